@@ -1,0 +1,112 @@
+"""A run's folder: one writer at a time, files that are whole or not there, exact going on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+
+from kdschemes.errors import UserError
+from kdschemes.files import write_whole
+
+CHECKPOINT = "checkpoint.pt"
+
+
+class RunFolder:
+    """The folder of one run. Entering it makes it and takes its lock; the lock dies with the process.
+
+    Raises:
+        UserError: another process holds the folder, or it cannot be written.
+    """
+
+    def __init__(self, path: Path, *, wait: bool = False) -> None:
+        self.path = path
+        self._wait = wait
+        self._lock = FileLock(path / "lock")
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._acquire()
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        for leftover in self.path.glob("*.partial"):
+            leftover.unlink()
+        return self
+
+    def _acquire(self) -> None:
+        try:
+            self._lock.acquire(timeout=0)
+        except Timeout:
+            if not self._wait:
+                raise UserError(
+                    f"{self.path} is in use by another process: wait for it, or choose another seed or output"
+                ) from None
+            print(f"waiting for the process that is training in {self.path}", flush=True)
+            self._lock.acquire()
+
+    def __exit__(self, *exception: object) -> None:
+        self._lock.release()
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state of tensors and plain data, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, onto the CPU, without running any code in it.
+
+    Raises:
+        UserError: the file is damaged or of another kind.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0][:80]
+        raise UserError(f"{path} is damaged ({reason}): delete it to start this run over") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is not a checkpoint of a run: delete it to start this run over")
+    return state
+
+
+def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
+    """Refuse to go on in a folder that another configuration made.
+
+    Raises:
+        UserError: it names the first keys that differ.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
+    try:
+        there = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path} is damaged: delete the folder to start this run over") from None
+    ours, theirs = _flat(tree), _flat(there if isinstance(there, dict) else {})
+    different = [
+        key
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key) and key.partition(".")[0] not in ignored
+    ]
+    if different:
+        shown = ", ".join(f"{key} ({theirs.get(key)} there, {ours.get(key)} here)" for key in different[:3])
+        raise UserError(f"{folder} holds a run of another configuration: {shown}; choose another output")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat

@@ -1,0 +1,91 @@
+"""Options of every data set, and the table that names them. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What every data set has: the split and the view."""
+
+    val_fraction: Annotated[
+        float, Field(ge=0, lt=1, description="share of the training images held out for selection; 0: no selection")
+    ] = 0.1
+    split_seed: Annotated[
+        int, Field(ge=0, description="seed of the validation split; apart from `seed`, so that all runs share it")
+    ] = 0
+    flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = True
+    cutout: Annotated[int, Field(ge=0, description="side in pixels of the square that is blanked; 0: none")] = 0
+    mixup: Annotated[
+        float, Field(ge=0, description="mix images and labels with weights from Beta(mixup, mixup); 0: none")
+    ] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class InMemory(Data):
+    """Small images that live on the device as bytes."""
+
+    root: Annotated[str, Field(description="folder of the data; downloaded there if missing")] = "data"
+    crop_padding: Annotated[int, Field(ge=0, description="pixels of zero padding before the random crop; 0: none")] = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Digits(InMemory):
+    """scikit-learn's 1,797 handwritten digits, 8x8, embedded: nothing is downloaded."""
+
+    name: Literal["digits"] = "digits"
+    val_fraction: Annotated[
+        float, Field(ge=0, lt=1, description="share of the training images held out for selection; 0: no selection")
+    ] = 0.2
+    flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = False
+    crop_padding: Annotated[int, Field(ge=0, description="pixels of zero padding before the random crop; 0: none")] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class FashionMNIST(InMemory):
+    """70,000 grey images of clothes, 28x28, 10 classes."""
+
+    name: Literal["fashion_mnist"] = "fashion_mnist"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CIFAR10(InMemory):
+    """60,000 colour images, 32x32, 10 classes."""
+
+    name: Literal["cifar10"] = "cifar10"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CIFAR100(InMemory):
+    """60,000 colour images, 32x32, 100 classes."""
+
+    name: Literal["cifar100"] = "cifar100"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder(Data):
+    """One folder a class under `root/train` and `root/test` (or `root/val`); images of any size."""
+
+    name: Literal["image_folder"] = "image_folder"
+    root: Annotated[str | None, Field(description="folder that holds train/ and test/ (or val/); required")] = None
+    image_size: Annotated[int, Field(ge=1, description="side in pixels that networks see")] = 224
+    min_scale: Annotated[
+        float, Field(gt=0, le=1, description="smallest share of the area that a training crop takes")
+    ] = 0.08
+    workers: Annotated[int, Field(ge=0, description="decoding processes of each process")] = 2
+    classes: Annotated[
+        int | None, Field(ge=2, description="how many classes there must be; null: as many as folders")
+    ] = None
+
+
+DATA: dict[str, type] = {
+    "digits": Digits,
+    "fashion_mnist": FashionMNIST,
+    "cifar10": CIFAR10,
+    "cifar100": CIFAR100,
+    "image_folder": ImageFolder,
+}

@@ -1,0 +1,327 @@
+"""Read `KEY=VALUE` overrides and recipes into a `Config`, and a `Config` back into plain data."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import TypeAdapter, ValidationError
+
+from kdschemes.config import MODELS, Config, Model, Optim, Teacher, Train, schemes
+from kdschemes.config.data import DATA
+from kdschemes.config.describe import allowed, choices
+from kdschemes.config.losses import FEATURE, RELATION, RESPONSE, Losses
+from kdschemes.errors import UserError, nearest, unknown
+
+LOSS_KINDS = {"response": RESPONSE, "feature": FEATURE, "relation": RELATION}
+DEFAULT_SCHEME = "online"
+DEFAULT_DATA = "digits"
+GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
+NOT_HASHED = ("output", "tracker", "project", "group")
+
+Tree = dict[str, Any]
+
+
+def load_config(arguments: Sequence[str], *, recipes: Path) -> Config:
+    """Build the configuration of a run from a command line.
+
+    Later wins: the defaults of the options, the losses that the method starts from, the recipe `experiment=NAME`
+    (`recipes/NAME.yaml`, or a path to any such file, a run's `config.yaml` too), the overrides in their order.
+
+    Raises:
+        UserError: an unknown key or choice, a value of the wrong type or out of range, a recipe that can't be read.
+    """
+    pairs = [_parse(argument) for argument in arguments]
+    tree: Tree = {}
+    for key, value in pairs:
+        if key == "experiment":
+            _merge(tree, _read_recipe(value, recipes))
+    overrides: Tree = {}
+    for key, value in pairs:
+        if key != "experiment":
+            _merge(overrides, _nest(key, value))
+    _forget_other_choices(tree, overrides)
+    _merge(tree, overrides)
+    return build_config(tree, strict=overrides)
+
+
+def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = None) -> Config:
+    """Build a `Config` from nested plain data, as `to_tree` writes it.
+
+    Groups in `strict` (what the user typed) that the scheme does not use are refused; elsewhere they are ignored.
+    """
+    fields = {field.name for field in dataclasses.fields(Config)}
+    for key in tree:
+        if key not in fields:
+            raise _unknown_key(key)
+    for group in GROUPS:
+        if not isinstance(tree.get(group, {}), Mapping):
+            raise UserError(f"{group}={tree[group]}: give its keys, as {group}.KEY=VALUE")
+    scheme_class = _scheme_class(tree.get("scheme", {}))
+    scheme = _make(scheme_class, tree.get("scheme", {}), "scheme")
+    for group, users in {"teacher": ("offline",), "losses": ("offline", "online", "self")}.items():
+        if strict and group in strict and scheme.name not in users:
+            raise UserError(
+                f"{group}.{next(iter(strict[group]))} has no effect with scheme={scheme.name}: "
+                f"only {', '.join(users)} {'uses' if len(users) == 1 else 'use'} {group}"
+            )
+    data_tree = tree.get("data", {})
+    data = _make(_choose(DATA, data_tree.get("name", DEFAULT_DATA), "data"), data_tree, "data")
+    if data.name == "image_folder" and data.root is None:
+        raise UserError("data=image_folder needs data.root, the folder that holds train/ and test/ (or val/)")
+    loss_tree: Tree = {}
+    if scheme.name != "supervised":
+        _merge(loss_tree, schemes.LOSS_DEFAULTS.get(scheme_class, {}))
+        given = _normalise_losses(tree.get("losses", {}))
+        _forget_other_choices({"losses": loss_tree}, {"losses": given})
+        _merge(loss_tree, given)
+    top = {key: value for key, value in tree.items() if key not in GROUPS}
+    if isinstance(top.get("tracker"), str):
+        top["tracker"] = [] if top["tracker"] == "none" else [top["tracker"]]
+    scalars = {field.name: getattr(Config(), field.name) for field in dataclasses.fields(Config)} | top
+    config = _validate(
+        Config,
+        scalars
+        | {
+            "scheme": scheme,
+            "data": data,
+            "model": _make(Model, tree.get("model", {}), "model"),
+            "teacher": _make(Teacher, tree.get("teacher", {}), "teacher"),
+            "losses": Losses(**{kind: _make_loss(kind, loss_tree.get(kind, {})) for kind in LOSS_KINDS}),
+            "optim": _make(Optim, tree.get("optim", {}), "optim"),
+            "train": _make(Train, tree.get("train", {}), "train"),
+        },
+        "",
+    )
+    _check_models(config)
+    _check_teachers(config)
+    return config
+
+
+def to_tree(config: Config) -> Tree:
+    """Return the resolved configuration as nested plain data; `build_config` gives the same `Config` back."""
+    tree = dataclasses.asdict(config)
+    if config.scheme.name != "offline":
+        del tree["teacher"]
+    if config.scheme.name == "supervised":
+        del tree["losses"]
+    return tree
+
+
+def config_hash(config: Config) -> str:
+    """Return 8 hexadecimal digits that name what is computed.
+
+    Where it is written and who watches (`output`, `tracker`, `project`, `group`) do not count, nor does a group that
+    the scheme does not use.
+    """
+    tree = {key: value for key, value in to_tree(config).items() if key not in NOT_HASHED}
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def run_name(config: Config) -> str:
+    """Return the name of the run's folder: readable parts, then the hash of the configuration."""
+    model = config.model.name.replace("/", "_")
+    parts = (config.scheme.name, config.scheme.method, config.data.name, model, f"seed{config.seed}")
+    return "-".join((*parts, config_hash(config)))
+
+
+def dump_yaml(config: Config) -> str:
+    """Return the text of a run's `config.yaml`, which `experiment=PATH` runs again."""
+    text: str = yaml.safe_dump(to_tree(config), sort_keys=False)
+    return text
+
+
+def all_keys() -> dict[str, dataclasses.Field[Any]]:
+    """Return every key of every choice, as typed on the command line, with its dataclass field."""
+    keys: dict[str, dataclasses.Field[Any]] = {}
+    for prefix, cls in choices():
+        for field in dataclasses.fields(cls):
+            keys.setdefault(f"{prefix}.{field.name}" if prefix else field.name, field)
+    return keys
+
+
+def _parse(argument: str) -> tuple[str, Any]:
+    key, equals, text = argument.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{argument}' is not KEY=VALUE{nearest(argument, ['--help'])} (--help lists the keys)")
+    if key.startswith(("+", "~", "-")):
+        raise UserError(f"'{argument}': write {key.lstrip('+~-')}=VALUE, without '{key[0]}'")
+    try:
+        return key, yaml.safe_load(text) if text else None
+    except yaml.YAMLError:
+        raise UserError(f"{argument}: the value cannot be read; put quotes around text with : , [ or {{") from None
+
+
+def _nest(key: str, value: Any) -> Tree:
+    if key == "method":
+        key = "scheme.method"
+    parts = key.split(".")
+    if (len(parts) == 1 and key in GROUPS) or (len(parts) == 2 and parts[0] == "losses" and parts[1] in LOSS_KINDS):
+        if key in ("losses", "train"):
+            raise UserError(f"{key}={value}: give its keys, as {key}.KEY=VALUE")
+        if not isinstance(value, Mapping):
+            parts.append("name")
+    for part in reversed(parts):
+        value = {part: value}
+    tree: Tree = value
+    return tree
+
+
+def _merge(into: Tree, update: Mapping[str, Any]) -> None:
+    for key, value in update.items():
+        if isinstance(value, Mapping):
+            if not isinstance(into.get(key), dict):
+                into[key] = {}
+            _merge(into[key], value)
+        else:
+            into[key] = value
+
+
+def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
+    """Where an override chooses another scheme, method, data set or loss, drop the keys that belonged to the old one."""
+    for group in ("scheme", "data"):
+        old, new = tree.get(group, {}), overrides.get(group, {})
+        changed = [key for key in ("name", "method") if key in new and key in old and new[key] != old[key]]
+        if changed:
+            del tree[group]
+            if "name" not in changed and "name" in old:
+                tree[group] = {"name": old["name"]}
+            if group == "scheme":
+                tree.pop("losses", None)
+    for kind, new in overrides.get("losses", {}).items() if isinstance(overrides.get("losses"), Mapping) else ():
+        old = tree.get("losses", {}).get(kind, {})
+        if isinstance(new, Mapping) and "name" in new and new["name"] != old.get("name", new["name"]):
+            del tree["losses"][kind]
+
+
+def _normalise_losses(tree: Mapping[str, Any]) -> Tree:
+    for kind in tree:
+        if kind not in LOSS_KINDS:
+            raise _unknown_key(f"losses.{kind}")
+    return {kind: value if isinstance(value, Mapping) else {"name": value} for kind, value in tree.items()}
+
+
+def _read_recipe(name: Any, recipes: Path) -> Tree:
+    path = Path(str(name))
+    if path.suffix not in (".yaml", ".yml"):
+        path = recipes / f"{name}.yaml"
+        if not path.is_file():
+            known = sorted(str(p.relative_to(recipes).with_suffix("")) for p in recipes.rglob("*.yaml"))
+            raise unknown("experiment", str(name), known) if known else UserError(f"no recipes in {recipes}")
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or 'not text'}") from None
+    except yaml.YAMLError as error:
+        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
+        raise UserError(f"recipe {path} is not YAML (line {line})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"recipe {path} holds no keys")
+    nested: Tree = {}
+    for key, value in tree.items():
+        _merge(nested, _nest(str(key), value))
+    return nested
+
+
+def _scheme_class(tree: Mapping[str, Any]) -> type:
+    name = tree.get("name", DEFAULT_SCHEME)
+    methods = _choose(schemes.SCHEMES, name, "scheme")
+    method = tree.get("method", next(iter(methods)))
+    if not isinstance(method, str) or method not in methods:
+        for other, table in schemes.SCHEMES.items():
+            if method in table:
+                raise UserError(f"method={method} belongs to scheme={other}; scheme={name} has {', '.join(methods)}")
+        raise unknown("method", str(method), methods)
+    return methods[method]
+
+
+def _choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:
+    if not isinstance(name, str) or name not in table:
+        raise unknown(kind, str(name), table)
+    return table[name]
+
+
+def _make_loss(kind: str, tree: Mapping[str, Any]) -> Any:
+    key = f"losses.{kind}"
+    return _make(_choose(LOSS_KINDS[kind], tree.get("name", "none"), key), tree, key)
+
+
+def _make(cls: type, tree: Mapping[str, Any], prefix: str) -> Any:
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for key in tree:
+        if key not in fields:
+            raise _unknown_key(f"{prefix}.{key}", holder=tree.get("name", getattr(cls, "name", "")))
+    return _validate(cls, tree, prefix)
+
+
+@cache
+def _adapter(cls: type) -> TypeAdapter[Any]:
+    return TypeAdapter(cls)
+
+
+def _validate(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    for key, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UserError(f"{_join(prefix, key)}={value}: must be a finite number")
+    try:
+        return _adapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        key = str(error.errors()[0]["loc"][0])
+        field = next(field for field in dataclasses.fields(cls) if field.name == key)
+        rule = allowed(field)
+        value = values[key]
+        hint = nearest(str(value), rule.words) if rule.words else ""
+        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+        raise UserError(f"{_join(prefix, key)}={shown} is not allowed{hint} (must be {rule.text})") from None
+
+
+def _unknown_key(key: str, holder: str = "") -> UserError:
+    known = all_keys()
+    leaf = key.rpartition(".")[2]
+    same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
+    where = f" for {key.partition('.')[0]}={holder}" if holder and key in known else ""
+    if key in known:
+        return UserError(f"key '{key}' does not exist{where} (--help lists the keys of each choice)")
+    suggestion = f"; did you mean '{same_leaf[0]}'?" if same_leaf else nearest(key, known)
+    if not suggestion:
+        by_leaf = {other.rpartition(".")[2]: other for other in known}
+        close = nearest(leaf, by_leaf)
+        suggestion = close.replace(close.split("'")[1], by_leaf[close.split("'")[1]]) if close else ""
+    return UserError(f"unknown key '{key}'{suggestion} (--help lists all keys)")
+
+
+def _join(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key
+
+
+def _check_models(config: Config) -> None:
+    names = [config.model.name]
+    names += _as_list(config.teacher.name) if config.scheme.name == "offline" else []
+    peers = getattr(config.scheme, "peers", None)
+    names += peers if isinstance(peers, list) else []
+    for name in names:
+        if name not in MODELS and not name.startswith("timm/"):
+            raise unknown("model", name, (*MODELS, "timm/NAME"))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _check_teachers(config: Config) -> None:
+    if config.scheme.name != "offline":
+        return
+    count = len(_as_list(config.teacher.name))
+    for key in ("weights", "checkpoint"):
+        value = getattr(config.teacher, key)
+        if value is not None and len(_as_list(value)) != count:
+            raise UserError(f"teacher.{key} has {len(_as_list(value))} entries for {count} teachers: give one each")
+    if config.teacher.weights is not None and sum(config.teacher.weights) <= 0:
+        raise UserError("teacher.weights are all zero: at least one teacher must count")

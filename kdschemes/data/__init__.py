@@ -1,0 +1,7 @@
+"""Data sets: reading them, splitting them, and the views that networks see."""
+
+from __future__ import annotations
+
+from kdschemes.data.loader import LoadedData, open_data
+
+__all__ = ["LoadedData", "open_data"]

@@ -1,0 +1,121 @@
+"""Files that may be missing, cut short or damaged: download them whole, read them with checks."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import http.client
+import shutil
+import tarfile
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from jaxtyping import UInt8
+
+from kdschemes.errors import UserError
+
+PATIENCE = 30.0  # seconds without an answer after which a download is given up
+
+
+def md5(path: Path) -> str:
+    """Return the MD5 sum of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
+    """Return what is wrong with the files of `folder`, given their MD5 sums by name: nothing if all are whole."""
+    faults = []
+    for name, expected in sums.items():
+        path = folder / name
+        if not path.is_file():
+            faults.append(f"{path} is missing")
+        elif md5(path) != expected:
+            faults.append(f"{path} is damaged or incomplete")
+    return faults
+
+
+@contextmanager
+def writing(root: Path) -> Iterator[None]:
+    """Let one process at a time write into `root`, which is made if missing."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(root / ".download.lock")
+        lock.acquire()
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {root} ({error}): set data.root to a folder that can be written to"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def fetch(url: str, path: Path, expected: str) -> None:
+    """Download `url` to `path` unless the file with this MD5 sum lies there already.
+
+    The file appears under its name only when it is whole.
+
+    Raises:
+        UserError: no answer, or other contents than expected.
+    """
+    if path.is_file() and md5(path) == expected:
+        return
+    part = path.with_name(path.name + ".part")
+    by_hand = f"check the network, or put {path.name} into {path.parent} by hand"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        request = urllib.request.Request(url, headers={"User-Agent": "kdschemes"})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer, part.open("wb") as stream:
+            shutil.copyfileobj(answer, stream)
+        whole = md5(part) == expected
+    except (OSError, http.client.HTTPException) as error:
+        part.unlink(missing_ok=True)
+        raise UserError(f"cannot download {url} to {path.parent} ({error}): {by_hand}") from error
+    if not whole:
+        part.unlink()
+        raise UserError(f"the download of {url} to {path.parent} came incomplete or changed (MD5 differs): {by_hand}")
+    part.replace(path)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpack a tar archive whose sum was checked into `folder`.
+
+    Raises:
+        UserError: the disk is full, or the folder cannot be written to.
+    """
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(folder, filter="data")
+    except (OSError, tarfile.TarError) as error:
+        raise UserError(f"cannot unpack {archive} ({error}): make room, or set data.root to another folder") from error
+
+
+def read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+    """Read bytes in MNIST's idx format, plain or gzip-compressed.
+
+    Raises:
+        UserError: not idx, another shape than `shape`, cut short, or damaged.
+    """
+    cure = "delete it and start again to download it, or put a whole copy there"
+    try:
+        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    except (OSError, EOFError, zlib.error) as error:
+        raise UserError(f"{path} is damaged or incomplete ({error}): {cure}") from error
+    start = 4 + 4 * len(shape)
+    if data[:4] != bytes((0, 0, 8, len(shape))):
+        raise UserError(f"{path} is not an idx file of bytes with {len(shape)} dimension(s): {cure}")
+    found = tuple(np.frombuffer(data[4:start], ">u4").tolist()) if len(data) >= start else ()
+    if found != shape or len(data) != start + int(np.prod(shape)):
+        raise UserError(
+            f"{path} is incomplete or of another data set (shape {found}, {max(len(data) - start, 0)} bytes; "
+            f"expected {shape}): {cure}"
+        )
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()

@@ -1,0 +1,239 @@
+"""From a data set to batches: who gets which samples at which step, in which view."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kdschemes.config.data import Data, ImageFolder, InMemory
+from kdschemes.data import views
+from kdschemes.data.image_folder import FolderSource
+from kdschemes.data.sets import READERS
+from kdschemes.data.splits import stratified_split
+from kdschemes.data.views import Stream
+from kdschemes.errors import UserError
+from kdschemes.outputs import Batch
+
+
+@runtime_checkable
+class Source(Protocol):
+    """Images by position in the "train" or the "test" array. Positions are on the CPU, images on the device."""
+
+    classes: list[str]
+    channels: int
+    image_size: int
+    labels: dict[str, Tensor]
+
+    def views(self, epoch: int, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the random views of batches of training positions, normalised."""
+
+    def plain(self, array: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield batches of positions of one array, normalised only."""
+
+
+class MemorySource:
+    """Images that live on the device as bytes, the training images with their padding."""
+
+    def __init__(self, options: InMemory, *, seed: int, device: torch.device, channels_last: bool) -> None:
+        arrays = READERS[type(options)](Path(options.root).expanduser())
+        self.classes, self.labels = arrays.classes, {"train": arrays.train_labels, "test": arrays.test_labels}
+        self.channels, self.image_size = arrays.train_images.shape[1:3]
+        self.mean, self.std, self.channels_last = arrays.mean, arrays.std, channels_last
+        self.flip, self.seed, self.device = options.flip, seed, device
+        self.padding = {"train": options.crop_padding, "test": 0}
+        border = (options.crop_padding,) * 4
+        self.images = {
+            "train": torch.nn.functional.pad(arrays.train_images.to(device), border),
+            "test": arrays.test_images.to(device).contiguous(),
+        }
+
+    def views(self, epoch: int, batches: Iterable[Int[Tensor, " n"]]) -> Iterator[Float[Tensor, "n c h w"]]:
+        """Yield the random views of batches of training positions: padded, cropped, flipped, normalised."""
+        offsets = 2 * self.padding["train"] + 1
+        for batch in batches:
+            index = batch.to(self.device)
+            row = views.integers(self.seed, epoch, index, Stream.ROW, offsets)
+            column = views.integers(self.seed, epoch, index, Stream.COLUMN, offsets)
+            flip = views.uniform(self.seed, epoch, index, Stream.FLIP) < (0.5 if self.flip else 0.0)
+            yield self._cut("train", index, row, column, flip)
+
+    def plain(self, array: str, batches: Iterable[Int[Tensor, " n"]]) -> Iterator[Float[Tensor, "n c h w"]]:
+        """Yield batches of positions of "train" or "test", normalised only."""
+        for batch in batches:
+            index = batch.to(self.device)
+            corner = torch.full_like(index, self.padding[array])
+            yield self._cut(array, index, corner, corner, torch.zeros_like(index, dtype=torch.bool))
+
+    def _cut(self, array: str, index: Tensor, row: Tensor, column: Tensor, flip: Tensor) -> Tensor:
+        pixels = views.crop(self.images[array], index, row, column, flip, self.image_size)
+        return views.normalise(pixels, self.mean, self.std, channels_last=self.channels_last)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one process gets of one micro-batch: positions in the training array, and how large the whole is."""
+
+    index: Int[Tensor, " n"]
+    micro_size: int
+    step_size: int
+
+
+@dataclass(frozen=True)
+class LoadedData:
+    """A data set that is open: its facts and its batches.
+
+    `positions` are those of each split in its array: "train" and "val" share the training array (`labels["train"]`),
+    "test" has its own. `Batch.index` is such a position. All batches are pure functions of the seed and the arguments.
+    """
+
+    source: Source
+    options: Data
+    labels: dict[str, Tensor]
+    positions: dict[str, Tensor]
+    seed: int
+    device: torch.device
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes, in the order of the labels."""
+        return self.source.classes
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+        return len(self.source.classes)
+
+    @property
+    def channels(self) -> int:
+        """Channels of an image: 1 or 3."""
+        return self.source.channels
+
+    @property
+    def image_size(self) -> int:
+        """Side in pixels of the square that networks see."""
+        return self.source.image_size
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """How many samples each split has: train, val, test."""
+        return {split: len(positions) for split, positions in self.positions.items()}
+
+    def steps_per_epoch(self, *, batch_size: int, drop_last: bool) -> int:
+        """Return how many optimizer steps one pass over the training split takes."""
+        size = self.sizes["train"]
+        return size // batch_size if drop_last else -(-size // batch_size)
+
+    def check_batches(self, batch_size: int, accumulation: int, world: int, drop_last: bool) -> None:
+        """Check that every process gets at least 2 samples of every micro-batch, as batch norm needs.
+
+        Raises:
+            UserError: it would get fewer, or there is no whole batch and smaller ones are dropped.
+        """
+        size = self.sizes["train"]
+        if drop_last and size < batch_size:
+            raise UserError(
+                f"train.batch_size={batch_size} is more than the {size} training images and train.drop_last=true drops "
+                f"them all: use train.batch_size={size} or less"
+            )
+        split = f"over {accumulation} micro-batch(es) and {world} process(es) leaves one with fewer than 2 samples"
+        if batch_size // accumulation // world < 2:
+            raise UserError(
+                f"train.batch_size={batch_size} {split}: use train.batch_size={2 * accumulation * world} or more"
+            )
+        last = size % batch_size
+        if last and not drop_last and last // accumulation // world < 2:
+            raise UserError(
+                f"the epoch's last batch of {last} samples (of {size}, train.batch_size={batch_size}) {split}: "
+                "use train.drop_last=true or another train.batch_size"
+            )
+
+    def train_steps(
+        self,
+        epoch: int,
+        *,
+        batch_size: int,
+        accumulation: int,
+        rank: int,
+        world: int,
+        drop_last: bool,
+        start: int = 0,
+    ) -> Iterator[list[Batch]]:
+        """Yield for each optimizer step of `epoch`, from number `start` on, the micro-batches of process `rank`.
+
+        The epoch's order is cut into steps of `batch_size` samples, each step into `accumulation` micro-batches, each
+        micro-batch into `world` shares: all of them contiguous, sizes apart by one at most, the larger ones first.
+        """
+        order = views.epoch_order(self.seed, epoch, self.positions["train"])
+        plan = []
+        for step in range(start, self.steps_per_epoch(batch_size=batch_size, drop_last=drop_last)):
+            samples = order[step * batch_size : (step + 1) * batch_size]
+            for micro in samples.tensor_split(accumulation):
+                plan.append(Share(micro.tensor_split(world)[rank], len(micro), len(samples)))
+        batches = self._train_batches(epoch, plan)
+        for _ in range(len(plan) // accumulation):
+            yield [next(batches) for _ in range(accumulation)]
+
+    def _train_batches(self, epoch: int, plan: list[Share]) -> Iterator[Batch]:
+        def with_partners(index: Tensor) -> Tensor:
+            if not self.options.mixup:
+                return index
+            return torch.cat([index, views.mixup_partners(self.seed, epoch, index, self.positions["train"])])
+
+        requests = [with_partners(share.index) for share in plan]
+        for share, request, images in zip(plan, requests, self.source.views(epoch, requests), strict=True):
+            shown = request.to(self.device)
+            if self.options.cutout:
+                views.cutout(images, shown, seed=self.seed, epoch=epoch, side=self.options.cutout)
+            labels, partner_labels, mix = self.labels["train"][shown], None, None
+            if self.options.mixup:
+                weights = views.mixup_weights(self.seed, epoch, share.index, self.options.mixup)
+                mix = weights.to(self.device)
+                own, partner = images.tensor_split(2)
+                images = partner.lerp(own, mix[:, None, None, None])
+                labels, partner_labels = labels.tensor_split(2)
+            index = shown[: len(share.index)]
+            yield Batch(images, labels, index, partner_labels, mix, share.micro_size, share.step_size)
+
+    def eval_batches(self, split: str, *, batch_size: int, rank: int, world: int) -> Iterator[Batch]:
+        """Yield process `rank`'s samples of "train", "val" or "test", `batch_size` at once, normalised only.
+
+        Each sample comes exactly once over all processes; a process may have none.
+        """
+        array = "test" if split == "test" else "train"
+        share = self.positions[split].tensor_split(world)[rank]
+        batches = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
+        for batch, images in zip(batches, self.source.plain(array, batches), strict=True):
+            index = batch.to(self.device)
+            yield Batch(images, self.labels[array][index], index)
+
+
+def open_data(options: Data, *, seed: int, device: torch.device, channels_last: bool = False) -> LoadedData:
+    """Open the data set that `options` describe, with the order and the views of `seed`.
+
+    The validation split depends on `options.split_seed` alone.
+
+    Raises:
+        UserError: files are missing, damaged or not what they should be, or options do not fit the images.
+    """
+    source: Source
+    if isinstance(options, ImageFolder):
+        source = FolderSource(options, seed=seed, device=device, channels_last=channels_last)
+    else:
+        assert isinstance(options, InMemory)
+        source = MemorySource(options, seed=seed, device=device, channels_last=channels_last)
+    if options.cutout > source.image_size:
+        raise UserError(
+            f"data.cutout={options.cutout} is larger than the images of {source.image_size} pixels: use a smaller side"
+        )
+    train, val = stratified_split(
+        source.labels["train"], options.val_fraction, seed=options.split_seed, classes=source.classes
+    )
+    positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
+    labels = {array: values.to(device) for array, values in source.labels.items()}
+    return LoadedData(source, options, labels, positions, seed, device)

@@ -1,0 +1,141 @@
+"""The view of a sample: a pure function of (seed, epoch, index), made for a whole batch at once.
+
+Random numbers come from a counter-based generator (the output function of SplitMix64, Steele et al. 2014), so that no
+state has to be kept, saved or shared: batch size, number of processes and resume point cannot change a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from scipy.special import betaincinv  # type: ignore[import-untyped]
+from torch import Tensor
+
+WORD = (1 << 64) - 1
+GOLDEN = 0x9E3779B97F4A7C15
+MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+
+
+class Stream(IntEnum):
+    """What a random number is for: the streams are independent of each other."""
+
+    ORDER = 0
+    ROW = 1
+    COLUMN = 2
+    FLIP = 3
+    CUTOUT_ROW = 4
+    CUTOUT_COLUMN = 5
+    PARTNER = 6
+    MIX = 7
+    SPLIT = 8
+    DECODE = 9
+
+
+def mix64(*words: int) -> int:
+    """Return a 64-bit hash of integers, order included: one SplitMix64 step a word."""
+    state = 0
+    for word in words:
+        state = (state + word + GOLDEN) & WORD
+        state = ((state ^ (state >> 30)) * MULTIPLIERS[0]) & WORD
+        state = ((state ^ (state >> 27)) * MULTIPLIERS[1]) & WORD
+        state ^= state >> 31
+    return state
+
+
+def _signed(word: int) -> int:
+    return word - (1 << 64) if word >> 63 else word
+
+
+def _shift(x: Int[Tensor, " n"], bits: int) -> Int[Tensor, " n"]:
+    """Shift right as if `x` were unsigned: torch's own shift of int64 copies the sign bit."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def random_bits(key: int, index: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return output number `index` of the SplitMix64 generator that starts at `key`, as int64 (all 64 bits)."""
+    x = index.long() * _signed(GOLDEN) + _signed(key)
+    x = (x ^ _shift(x, 30)) * _signed(MULTIPLIERS[0])
+    x = (x ^ _shift(x, 27)) * _signed(MULTIPLIERS[1])
+    return x ^ _shift(x, 31)
+
+
+def uniform(seed: int, epoch: int, index: Int[Tensor, " n"], stream: int) -> Float[Tensor, " n"]:
+    """Return one number in [0, 1) a sample, float64 with 53 random bits, on the device of `index`.
+
+    The same bits come out on every device, whatever the other samples of the batch are.
+    """
+    return _shift(random_bits(mix64(seed, epoch, stream), index), 11).double() * 2.0**-53
+
+
+def integers(seed: int, epoch: int, index: Int[Tensor, " n"], stream: int, count: int) -> Int[Tensor, " n"]:
+    """Return one integer in 0 .. count - 1 a sample, evenly distributed."""
+    return (uniform(seed, epoch, index, stream) * count).long()
+
+
+def epoch_order(seed: int, epoch: int, positions: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return `positions` in the random order of an epoch."""
+    return positions[torch.argsort(uniform(seed, epoch, positions, Stream.ORDER), stable=True)]
+
+
+def crop(
+    images: UInt8[Tensor, "all c tall wide"],
+    index: Int[Tensor, " n"],
+    row: Int[Tensor, " n"],
+    column: Int[Tensor, " n"],
+    flip: Bool[Tensor, " n"],
+    size: int,
+) -> UInt8[Tensor, "n c {size} {size}"]:
+    """Cut from images number `index` the squares of side `size` whose corner is (row, column); mirror where `flip`."""
+    _, channels, tall, wide = images.shape
+    line = torch.arange(size, device=images.device)
+    plane = index[:, None] * channels + torch.arange(channels, device=images.device)
+    rows = plane[:, :, None] * tall + (row[:, None] + line)[:, None, :]
+    strips = images.view(-1, wide).index_select(0, rows.flatten()).view(len(index), channels, size, wide)
+    columns = column[:, None] + torch.where(flip[:, None], size - 1 - line, line)
+    return strips.gather(3, columns[:, None, None, :].expand(-1, channels, size, -1))
+
+
+def normalise(
+    images: UInt8[Tensor, "n c h w"], mean: Sequence[float], std: Sequence[float], *, channels_last: bool = False
+) -> Float[Tensor, "n c h w"]:
+    """Return `(images / 255 - mean) / std` per channel in float32."""
+    images = images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    shift, scale = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
+    return images.float().div_(255).sub_(shift).div_(scale)
+
+
+def cutout(
+    images: Float[Tensor, "n c h w"], index: Int[Tensor, " n"], *, seed: int, epoch: int, side: int
+) -> Float[Tensor, "n c h w"]:
+    """Blank a square of `side` pixels in each image with 0, the mean colour (DeVries & Taylor 2017, Cutout).
+
+    The centre is any pixel with equal chance, so that the square may reach over the border. Works in place.
+    """
+
+    def inside(length: int, stream: Stream) -> Bool[Tensor, "n length"]:
+        first = integers(seed, epoch, index, stream, length) - side // 2
+        line = torch.arange(length, device=images.device)
+        return (line >= first[:, None]) & (line < first[:, None] + side)
+
+    height, width = images.shape[2:]
+    rows, columns = inside(height, Stream.CUTOUT_ROW), inside(width, Stream.CUTOUT_COLUMN)
+    return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
+def mixup_partners(
+    seed: int, epoch: int, index: Int[Tensor, " n"], positions: Int[Tensor, " train"]
+) -> Int[Tensor, " n"]:
+    """Return for each sample the one of `positions` that it is mixed with, any with equal chance."""
+    return positions[integers(seed, epoch, index, Stream.PARTNER, len(positions))]
+
+
+def mixup_weights(seed: int, epoch: int, index: Int[Tensor, " n"], concentration: float) -> Float[Tensor, " n"]:
+    """Return for each sample its own weight ~ Beta(a, a), a = `concentration` (Zhang et al. 2018, mixup), in float32.
+
+    The inverse of the distribution function is taken at a uniform number, on the CPU in float64.
+    """
+    share = uniform(seed, epoch, index.cpu(), Stream.MIX).numpy()
+    return torch.from_numpy(betaincinv(concentration, concentration, share)).float().to(index.device)

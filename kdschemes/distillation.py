@@ -1,0 +1,200 @@
+"""A scheme at work: nodes produce outputs, terms consume them, and their weighted sum is what training lowers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from kdschemes.config.losses import Losses, NoLoss, Ramp
+from kdschemes.distributed import world_size
+from kdschemes.losses.modules import build_loss
+from kdschemes.nodes import Node
+from kdschemes.outputs import Batch, Output, Outputs, Progress, StepResult
+from kdschemes.schedules import constant, ramp
+from kdschemes.terms import Supervise, Term, Transfer
+
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""For each output, the shape of one sample's feature at each stage, shallow to deep."""
+
+
+class Scheme(Protocol):
+    """All that the training loop knows of a scheme: an `nn.Module` with these."""
+
+    heads: tuple[str, ...]
+    teacher: str | None
+
+    def __call__(self, batch: Batch, progress: Progress) -> StepResult:
+        """Run one forward pass and every term."""
+
+    def predict(self, batch: Batch, names: Iterable[str]) -> Outputs:
+        """Return the named outputs."""
+
+    def after_step(self) -> None:
+        """Follow the optimizer's step."""
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the trained parameters of each network, with the projections that serve it."""
+
+
+class Distillation(nn.Module):
+    """Nodes, then terms, then the weighted sum.
+
+    Args:
+        nodes: by name, in the order in which they run; later ones may read earlier ones' outputs.
+        terms: every one is computed at every step, also while its weight is 0 (DDP waits for its parameters).
+        heads: the outputs that are evaluated, the reported one first.
+        teacher: the output that heads are compared with (agreement, KL), if any.
+    """
+
+    def __init__(
+        self, nodes: Mapping[str, Node], terms: Sequence[Term], heads: Sequence[str], teacher: str | None = None
+    ) -> None:
+        super().__init__()
+        self.nodes = nn.ModuleDict(nodes)
+        self.terms = nn.ModuleList(terms)
+        self.heads = tuple(heads)
+        self.teacher = teacher
+        self._producer = {output: node for node in nodes.values() for output in node.provides}
+        wanted = {*heads, *((teacher,) if teacher else ()), *(name for term in terms for name in term.reads)}
+        missing = wanted - set(self._producer)
+        assert not missing, f"no node provides {sorted(missing)}; there are {sorted(self._producer)}"
+        names = [term.name for term in terms]
+        assert len(set(names)) == len(names), f"terms share a name: {names}"
+
+    def forward(self, batch: Batch, progress: Progress) -> StepResult:
+        """Return the loss of one micro-batch on this process.
+
+        Each term is scaled so that the sum over micro-batches and the mean over processes (what accumulation and DDP
+        compute) is the term of the whole optimizer step, however unevenly the samples are spread.
+        """
+        outputs = self.predict(batch, {name for term in self._terms() for name in term.reads})
+        step_size = batch.step_size or len(batch)
+        local = len(batch) * world_size() / step_size
+        spanning = (batch.micro_size or len(batch)) / step_size
+        total: Tensor | None = None
+        losses, weights = {}, {}
+        for term in self._terms():
+            value = term(outputs, batch) * (spanning if term.spans_batch else local)
+            weight = term.weight(progress)
+            total = weight * value if total is None else total + weight * value
+            losses[term.name], weights[term.name] = value.detach(), weight
+        assert total is not None, "a scheme needs at least one term"
+        logits = {name: Output(output.logits.detach()) for name, output in outputs.items()}
+        return StepResult(total, losses, weights, logits)
+
+    def predict(self, batch: Batch, names: Iterable[str]) -> Outputs:
+        """Run the nodes that the named outputs need, in order, and return all their outputs."""
+        needed: set[Node] = set()
+        todo = list(names)
+        while todo:
+            node = self._producer[todo.pop()]
+            if node not in needed:
+                needed.add(node)
+                todo.extend(node.reads)
+        outputs: Outputs = {}
+        for node in self.nodes.values():
+            if node in needed:
+                outputs.update(node(batch, outputs))
+        return outputs
+
+    def after_step(self) -> None:
+        """Let every node follow the optimizer's step."""
+        for node in self.nodes.values():
+            assert isinstance(node, Node)
+            node.after_step()
+
+    def node_of(self, output: str) -> Node:
+        """Return the node that provides an output."""
+        return self._producer[output]
+
+    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
+        """Return the trained parameters by node; a term's projections are with the node that it teaches."""
+        groups: dict[str, list[nn.Parameter]] = {}
+        for name, node in self.nodes.items():
+            groups[name] = [p for p in node.parameters() if p.requires_grad]
+        node_names = {node: name for name, node in self.nodes.items()}
+        for term in self._terms():
+            groups[node_names[self._producer[term.target]]] += [p for p in term.parameters() if p.requires_grad]
+        return {name: parameters for name, parameters in groups.items() if parameters}
+
+    def _terms(self) -> Iterable[Term]:
+        for term in self.terms:
+            assert isinstance(term, Term)
+            yield term
+
+
+@dataclass(frozen=True)
+class Edge:
+    """`source` teaches `target`; factors multiply the weights of the losses it carries, None carries none of a kind."""
+
+    source: str
+    target: str
+    response: float | None = 1.0
+    feature: float | None = 1.0
+    relation: float | None = 1.0
+
+
+def distill(
+    nodes: Mapping[str, Node],
+    *,
+    supervised: Mapping[str, float],
+    edges: Sequence[Edge],
+    losses: Losses,
+    heads: Sequence[str],
+    task: Task,
+    teacher: str | None = None,
+    label_smoothing: float = 0.0,
+) -> Distillation:
+    """Build a scheme from its topology alone.
+
+    Every output in `supervised` gets cross-entropy on the labels with that weight; every edge carries each kind of
+    loss that `losses` names, unless the edge's factor for that kind is None. Projections are shaped by a probe.
+
+    Raises:
+        UserError: a loss that cannot be defined between two outputs, a stage that is not there.
+    """
+    terms: list[Term] = [
+        Supervise(target, constant(weight), label_smoothing=label_smoothing) for target, weight in supervised.items()
+    ]
+    shapes = probe(nodes.values(), task)
+    for kind in ("response", "feature", "relation"):
+        options = getattr(losses, kind)
+        if isinstance(options, NoLoss):
+            continue
+        assert isinstance(options, Ramp)
+        for edge in edges:
+            factor = getattr(edge, kind)
+            if factor is None:
+                continue
+            loss = build_loss(
+                options, student=shapes[edge.target], teacher=shapes[edge.source], classes=task.num_classes
+            )
+            weight = ramp(options.schedule, factor * options.weight, options.ramp_epochs)  # type: ignore[attr-defined]
+            terms.append(Transfer(options.name, edge.source, edge.target, loss, weight))  # type: ignore[attr-defined]
+    return Distillation(nodes, terms, heads, teacher)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the data ask of a network: classes, channels and the side of an image in pixels."""
+
+    num_classes: int
+    channels: int
+    image_size: int
+
+
+@torch.no_grad()
+def probe(nodes: Iterable[Node], task: Task) -> Shapes:
+    """Run every node once on two zero images in evaluation mode and return the feature shapes of each output."""
+    images = torch.zeros(2, task.channels, task.image_size, task.image_size)
+    batch = Batch(images, torch.zeros(2, dtype=torch.long), torch.arange(2))
+    outputs: dict[str, Output] = {}
+    for node in nodes:
+        mode = node.training
+        outputs.update(node.eval()(batch, outputs))
+        node.train(mode)
+    return {name: {s: tuple(f.shape[1:]) for s, f in output.features.items()} for name, output in outputs.items()}

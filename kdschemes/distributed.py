@@ -1,0 +1,183 @@
+"""What crosses processes: an autograd-aware gather, synchronised batch norm on CPU, sums, an agreed stop."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from kdschemes.errors import UserError
+from kdschemes.outputs import Batch
+
+T = TypeVar("T")
+
+
+def world_size() -> int:
+    """Return how many processes train together."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return this process's number, 0 for the first."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
+def share(total: int, parts: int, part: int) -> tuple[int, int]:
+    """Return where part `part` of `total` items begins and ends: contiguous, sizes differ by at most one."""
+    size, extra = divmod(total, parts)
+    start = part * size + min(part, extra)
+    return start, start + size + (part < extra)
+
+
+class _Gather(torch.autograd.Function):
+    """Concatenate the ranks' rows; each rank receives the gradient of its own rows, summed over ranks."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, local: Tensor, total: int) -> Tensor:
+        world, me = dist.get_world_size(), dist.get_rank()
+        sizes = [end - start for start, end in (share(total, world, r) for r in range(world))]
+        assert len(local) == sizes[me], f"rank {me} holds {len(local)} rows of {total}, not {sizes[me]}"
+        padded = local.new_zeros(max(sizes), *local.shape[1:])
+        padded[: len(local)] = local
+        parts = [torch.empty_like(padded) for _ in range(world)]
+        dist.all_gather(parts, padded)
+        ctx.bounds = share(total, world, me)  # type: ignore[attr-defined]
+        return torch.cat([part[:size] for part, size in zip(parts, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        gradient = gradients[0].contiguous()
+        dist.all_reduce(gradient)
+        start, end = ctx.bounds  # type: ignore[attr-defined]
+        return gradient[start:end], None
+
+
+def gather(local: Tensor, batch: Batch) -> Tensor:
+    """Return the micro-batch's rows of all processes, in order, from this process's `[n, ...]`.
+
+    Every process must compute the same loss of the result. Its backward sums the gradients of all processes, so that
+    the mean over processes which DDP takes afterwards is the gradient of that one loss: what one process computes.
+    """
+    if world_size() == 1:
+        return local
+    assert batch.micro_size is not None, "a batch of several processes must know its global size"
+    gathered = _Gather.apply(local.contiguous(), batch.micro_size)
+    assert isinstance(gathered, Tensor)
+    return gathered
+
+
+class _AllReduceSum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, value: Tensor) -> Tensor:
+        value = value.clone()
+        dist.all_reduce(value)
+        return value
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> Tensor:
+        gradient = gradients[0].clone()
+        dist.all_reduce(gradient)
+        return gradient
+
+
+class GlooSyncBatchNorm(nn.BatchNorm2d):
+    """Batch norm over the samples of all processes, for CPU, where `torch.nn.SyncBatchNorm` does not run.
+
+    Mean and biased variance are of all processes' samples (two exchanges a call, gradients through both), the running
+    variance is unbiased: what `nn.BatchNorm2d` computes on the whole batch in one process.
+    """
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        assert input.dim() in (2, 3, 4, 5), input.shape
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training:
+            return super().forward(input)
+        x = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
+        dims = [0, *range(2, x.dim())]
+        shape = [1, -1] + [1] * (x.dim() - 2)
+        count = torch.full((1,), x.numel() / x.shape[1], dtype=x.dtype)
+        total = _AllReduceSum.apply(torch.cat([x.sum(dims), count]))
+        assert isinstance(total, Tensor)
+        n = total[-1].detach()
+        mean = total[:-1] / n
+        centred = x - mean.view(shape)
+        squares = _AllReduceSum.apply(centred.square().sum(dims))
+        assert isinstance(squares, Tensor)
+        variance = squares / n
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            assert self.num_batches_tracked is not None
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                rate = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
+                self.running_var.lerp_((variance * n / (n - 1).clamp(min=1)).to(self.running_var.dtype), rate)
+        out = centred * torch.rsqrt(variance + self.eps).view(shape)
+        if self.affine:
+            out = out * self.weight.view(shape) + self.bias.view(shape)
+        return out.to(input.dtype)
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+    """Replace every batch norm below `module` by one over all processes (`nn.SyncBatchNorm` on CUDA).
+
+    Raises:
+        UserError: on CPU, a batch norm of another kind than torch's own (timm's fused ones).
+    """
+    if device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm
+
+        converted: nn.Module = convert_sync_batchnorm(module)
+        return converted
+    for name, child in module.named_children():
+        if type(child) in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
+            assert isinstance(child, nn.modules.batchnorm._BatchNorm)
+            new = GlooSyncBatchNorm(
+                child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
+            )
+            new.load_state_dict(child.state_dict())
+            setattr(module, name, new.train(child.training))
+        elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GlooSyncBatchNorm):
+            raise UserError(
+                f"a {type(child).__name__} cannot be synchronised on CPU: choose another model, one process, "
+                "or train.sync_bn=false (each process then normalises by its own samples)"
+            )
+        else:
+            synchronise_batch_norm(child, device)
+    return module
+
+
+def sum_over_processes(value: Tensor) -> Tensor:
+    """Return the sum over processes of a tensor without gradient (`value` itself is overwritten)."""
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value
+
+
+def gather_rows(value: Tensor) -> Tensor:
+    """Return the processes' values of a tensor without gradient, stacked, on every process."""
+    if world_size() == 1:
+        return value[None].clone()
+    rows = [torch.empty_like(value) for _ in range(world_size())]
+    dist.all_gather(rows, value)
+    return torch.stack(rows)
+
+
+def any_process(flag: bool, device: torch.device, group: dist.ProcessGroup | None = None) -> bool:
+    """Return whether `flag` is set on any process, the same answer on all."""
+    if world_size() == 1:
+        return flag
+    value = torch.tensor([float(flag)], device=device)
+    dist.all_reduce(value, op=dist.ReduceOp.MAX, group=group)
+    return bool(value.item())
+
+
+def from_first(value: T) -> T:
+    """Return rank 0's `value` on every process."""
+    if world_size() == 1:
+        return value
+    box = [value]
+    dist.broadcast_object_list(box, src=0)
+    return box[0]

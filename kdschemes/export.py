@@ -1,0 +1,66 @@
+"""What a run leaves for others: the reported head as a plain network, and what each head costs at inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdschemes.data import LoadedData
+from kdschemes.distillation import Distillation
+from kdschemes.models import ExitNetwork, count_exit_macs, count_macs, count_parameters, save_weights
+from kdschemes.models.cost import macs_of, probing
+from kdschemes.nodes import Ensemble, NetworkWithExits
+
+
+def export_network(scheme: Distillation, folder: Path, metadata: dict[str, Any]) -> None:
+    """Write the reported head's network as `model.safetensors` and `config.json`, without anything used to train it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    head = scheme.heads[0]
+    network = scheme.node_of(head).plain_network(head)
+    assert network is not None, f"the reported head {head} is no plain network"
+    save_weights(network, folder, metadata=metadata | {"head": head})
+
+
+def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, int]]:
+    """Return parameters and multiply-accumulates an image of what each head runs at inference.
+
+    An exit counts itself and what lies before it; an ensemble counts everything that its members need.
+    """
+    heads = (*scheme.heads, *((scheme.teacher,) if scheme.teacher else ()))
+    return {head: _cost(scheme, head, data) for head in heads}
+
+
+def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, int]:
+    node = scheme.node_of(head)
+    if isinstance(node, Ensemble):
+        exits = [scheme.node_of(name) for name in node.reads]
+        if isinstance(exits[0], NetworkWithExits):
+            network = exits[0].network
+            with probing(network, data.channels, data.image_size, batch=1) as image:
+                macs = macs_of(network.forward_exits, image)
+            return {"parameters": count_parameters(network), "macs": macs}
+        costs = [_cost(scheme, name, data) for name in node.reads]
+        return {key: sum(cost[key] for cost in costs) for key in ("parameters", "macs")}
+    if isinstance(node, NetworkWithExits) and head != node.provides[0]:
+        return _exit_cost(node.network, head.rpartition("/")[2], data)
+    network = node.plain_network(head)
+    assert network is not None, f"{head} is no plain network"
+    return {
+        "parameters": count_parameters(network),
+        "macs": count_macs(network, data.channels, data.image_size),
+    }
+
+
+def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, int]:
+    macs = count_exit_macs(network, data.channels, data.image_size)[name]
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    with probing(network, data.channels, data.image_size, batch=1) as image, torch.enable_grad():
+        answer = network.forward_until_exit(image, name).sum()
+        gradients = torch.autograd.grad(answer, parameters, allow_unused=True)
+    used = sum(p.numel() for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
+    return {"parameters": used, "macs": macs}

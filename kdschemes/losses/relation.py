@@ -1,0 +1,133 @@
+"""Losses between relations: of the samples of a batch to each other, of a network's stages to each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from kdschemes.losses.feature import hint, match_size
+from kdschemes.losses.precision import full_precision
+
+_CHUNK_ELEMENTS = 2**23
+
+
+@full_precision
+def rkd_distance(student: Float[Tensor, "n ds"], teacher: Float[Tensor, "n dt"]) -> Float[Tensor, ""]:
+    r"""Return the mean over all N^2 ordered pairs of $\ell(D^s_{ij}, D^t_{ij})$, $D_{ij} = \|x_i - x_j\| / \mu$.
+
+    Park et al. 2019, "Relational Knowledge Distillation". $\mu$ is the mean distance over pairs $i \ne j$, the
+    diagonal counts as 0, distances below 1e-6 as 1e-6 (without gradient), and $\ell$ is the smooth L1 loss with
+    beta 1: the authors' convention. Distances are taken from differences, so an offset common to all embeddings
+    costs no precision. A batch of 1 gives 0 and a gradient of 0. Gradients flow to both. The value depends on pairs
+    of samples: give it the whole batch.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings; the dimension may differ.
+    """
+    if len(student) == 1:
+        return 0.0 * (student.sum() + teacher.sum())
+    return functional.smooth_l1_loss(_relative_distances(student), _relative_distances(teacher))
+
+
+def _relative_distances(x: Tensor) -> Tensor:
+    n = len(x)
+    distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist").clamp(min=1e-6)
+    distances = distances * (1.0 - torch.eye(n, dtype=x.dtype, device=x.device))
+    return distances / (distances.sum() / (n * (n - 1)))
+
+
+@full_precision
+def rkd_angle(student: Float[Tensor, "n ds"], teacher: Float[Tensor, "n dt"]) -> Float[Tensor, ""]:
+    r"""Return the mean over all N^3 triplets of $\ell(\cos^s_{ijk}, \cos^t_{ijk})$, the cosines of the angles at j.
+
+    Park et al. 2019, "Relational Knowledge Distillation". $\cos_{ijk} = e_{ij} \cdot e_{kj}$ with
+    $e_{ij} = (x_i - x_j) / \|x_i - x_j\|$, 0 (without gradient) where $x_i = x_j$; $\ell$ is the smooth L1 loss with
+    beta 1, and triplets with equal members count: the authors' convention. Gradients flow to both, once: the
+    gradient is not differentiable again. It is found along with the value, a few anchors j at a time, so memory
+    stays near that of the embeddings. The value depends on triplets of samples: give it the whole batch.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings; the dimension may differ.
+    """
+    value = _Angle.apply(student, teacher)
+    assert isinstance(value, Tensor)
+    return value
+
+
+class _Angle(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, student: Tensor, teacher: Tensor) -> Tensor:
+        n = len(student)
+        chunk = max(1, _CHUNK_ELEMENTS // (n * max(n, student.shape[1], teacher.shape[1])))
+        total = student.new_zeros(())
+        gradients = [torch.zeros_like(x) if needed else None for x, needed in _inputs(ctx, student, teacher)]
+        for anchors in torch.arange(n, device=student.device).split(chunk):
+            units, lengths = zip(*(_unit_differences(x, anchors) for x in (student, teacher)), strict=True)
+            gap = units[0] @ units[0].mT - units[1] @ units[1].mT
+            total += functional.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="sum")
+            slope = gap.clamp(-1.0, 1.0)
+            for gradient, unit, length, sign in zip(gradients, units, lengths, (1.0, -1.0), strict=True):
+                if gradient is not None:
+                    _add_gradient(gradient, anchors, sign * slope, unit, length)
+        ctx.save_for_backward(*(None if g is None else g / n**3 for g in gradients))
+        return total / n**3
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        return tuple(None if g is None else upstream * g for g in ctx.saved_tensors)
+
+
+def _inputs(ctx: Any, *tensors: Tensor) -> list[tuple[Tensor, bool]]:
+    return list(zip(tensors, ctx.needs_input_grad, strict=True))
+
+
+def _unit_differences(x: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return `x_i - x_j` over its length, `[anchors j, i, d]`, and that length (1 where it is 0), `[j, i, 1]`."""
+    differences = x[None] - x[anchors, None]
+    lengths = differences.norm(dim=2, keepdim=True)
+    lengths = torch.where(lengths > 0, lengths, 1.0)
+    return differences / lengths, lengths
+
+
+def _add_gradient(gradient: Tensor, anchors: Tensor, slope: Tensor, unit: Tensor, length: Tensor) -> None:
+    """Add the gradient of a function of the cosines `unit unit^T` whose derivative is `slope` (symmetric)."""
+    by_unit = 2.0 * slope @ unit
+    by_difference = (by_unit - (by_unit * unit).sum(dim=2, keepdim=True) * unit) / length
+    by_difference = torch.where(unit.any(dim=2, keepdim=True), by_difference, 0.0)
+    gradient += by_difference.sum(dim=0)
+    gradient[anchors] -= by_difference.sum(dim=1)
+
+
+@full_precision
+def fsp_matrix(a: Float[Tensor, "n ca ha wa"], b: Float[Tensor, "n cb hb wb"]) -> Float[Tensor, "n ca cb"]:
+    r"""Return the flow between two stages: $G_{ij} = \frac1{HW} \sum_{hw} a_{ihw} b_{jhw}$.
+
+    Yim et al. 2017, "A Gift from Knowledge Distillation". Where sizes differ, the larger map is average-pooled to
+    the smaller height and width.
+    """
+    a, b = match_size(a, b)
+    return a.flatten(2) @ b.flatten(2).mT / (a.shape[2] * a.shape[3])
+
+
+def fsp(
+    student: tuple[Float[Tensor, "n ca hs1 ws1"], Float[Tensor, "n cb hs2 ws2"]],
+    teacher: tuple[Float[Tensor, "n ca ht1 wt1"], Float[Tensor, "n cb ht2 wt2"]],
+) -> Float[Tensor, ""]:
+    r"""Return the mean over samples and matrix entries of $(G^s - G^t)^2$, G as in `fsp_matrix`.
+
+    Yim et al. 2017, "A Gift from Knowledge Distillation", with RepDistiller's mean over the entries. Gradients flow
+    to both.
+
+    Args:
+        student: the maps of two stages.
+        teacher: the maps of two stages with as many channels; sizes may differ from the student's.
+    """
+    return hint(fsp_matrix(*student), fsp_matrix(*teacher))

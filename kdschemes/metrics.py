@@ -1,0 +1,80 @@
+"""What is measured of one evaluated head: accuracy, likelihood, calibration, closeness to the teacher."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import one_hot
+
+ECE_BINS = 15
+
+
+class HeadMetrics:
+    """Sums over the samples of a data set, from which the metrics of one head follow.
+
+    All sums lie in the one float64 vector `sums`, so that processes combine theirs by adding it
+    (`all_reduce(metrics.sums)`). Everything is computed in float64 and log space, whatever the logits' type.
+
+    Equal logits are ranked by class number, lowest first, as `argmax` does. A sample whose log-probabilities are not
+    numbers (NaN or +inf among its logits, or only -inf) counts as wrong and makes `nll`, `ece` and `kl` NaN.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.sums = torch.zeros(7 + 2 * ECE_BINS, dtype=torch.float64, device=device)
+
+    @torch.no_grad()
+    def update(
+        self,
+        logits: Float[Tensor, "n c"],
+        labels: Int[Tensor, " n"],
+        teacher_logits: Float[Tensor, "n c"] | None = None,
+    ) -> None:
+        """Add a batch. The teacher's logits are given with every batch or with none."""
+        logits = logits.double()
+        labels = labels.long()[:, None]
+        log_p = logits.log_softmax(dim=1)
+        valid = ~log_p.isnan().any(dim=1)
+        nll = -log_p.gather(1, labels).squeeze(1)
+
+        label_logit = logits.gather(1, labels)
+        lower_class = torch.arange(logits.shape[1], device=logits.device) < labels
+        rank = ((logits > label_logit) | ((logits == label_logit) & lower_class)).sum(dim=1)
+        top1 = ((rank < 1) & valid).double()
+        top5 = ((rank < 5) & valid).double()
+
+        confidence = log_p.amax(dim=1).exp()
+        bins = ((confidence.nan_to_num() * ECE_BINS).ceil().long() - 1).clamp(0, ECE_BINS - 1)
+        in_bin = one_hot(bins, ECE_BINS).double()
+
+        with_teacher = agreement = kl = torch.zeros_like(nll)
+        if teacher_logits is not None:
+            log_t = teacher_logits.double().log_softmax(dim=1)
+            t = log_t.exp()
+            kl = torch.where(t == 0, 0.0, t * (log_t - log_p)).sum(dim=1)
+            valid = valid & ~log_t.isnan().any(dim=1)
+            agreement = ((logits.argmax(dim=1) == teacher_logits.argmax(dim=1)) & valid).double()
+            with_teacher = torch.ones_like(nll)
+
+        totals = torch.stack([torch.ones_like(nll), top1, top5, nll, with_teacher, agreement, kl]).sum(dim=1)
+        by_bin = [(in_bin * value[:, None]).sum(dim=0) for value in (top1, confidence)]
+        self.sums = self.sums + torch.cat([totals, *by_bin])
+
+    def result(self) -> dict[str, float]:
+        """Return the metrics of all samples so far.
+
+        - `top1`, `top5`: percent of samples whose label is among the 1, or min(5, C), highest logits.
+        - `nll`: mean of -log p(label), in nats.
+        - `ece`: expected calibration error (Guo et al. 2017), in percent: over 15 bins of equal width of the highest
+          probability, each open below and closed above, the sum of n_bin / n * |accuracy - mean probability|.
+        - `agreement`: percent of samples whose highest class is the teacher's (only with a teacher).
+        - `kl`: mean of KL(teacher || head) at temperature 1, in nats (only with a teacher).
+        """
+        n, top1, top5, nll, with_teacher, agreement, kl, *by_bin = self.sums.tolist()
+        assert n > 0, "no samples"
+        assert with_teacher in (0, n), "the teacher's logits were given with some batches only"
+        gaps = (abs(correct - sure) for correct, sure in zip(by_bin[:ECE_BINS], by_bin[ECE_BINS:], strict=True))
+        metrics = {"top1": 100 * top1 / n, "top5": 100 * top5 / n, "nll": nll / n, "ece": 100 * sum(gaps) / n}
+        if with_teacher:
+            metrics |= {"agreement": 100 * agreement / n, "kl": kl / n}
+        return metrics

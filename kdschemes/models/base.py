@@ -1,0 +1,75 @@
+"""What every network offers: logits, features by stage, and a state with the plain network's tensor names."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a network: its name, depth (share of the network's MACs done, 0 to 1) and feature shape.
+
+    `shape` is that of one sample: (C, H, W) for a map, (L, D) for tokens, (D,) for a vector.
+    """
+
+    name: str
+    depth: float
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What `create_model` was asked for; enough to build the same network again."""
+
+    name: str
+    num_classes: int
+    channels: int
+    image_size: int
+
+
+class StagedNetwork(nn.Module, ABC):
+    """An image classifier that also gives its features by stage, shallow to deep.
+
+    `classifiers` names the layers whose first dimension is the number of classes.
+    """
+
+    spec: ModelSpec
+    stage_names: tuple[str, ...]
+    classifiers: tuple[str, ...]
+
+    @abstractmethod
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Return the logits."""
+
+    @abstractmethod
+    def forward_stages(
+        self, images: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
+        """Return the same logits as `forward`, and the features by stage name, shallow to deep."""
+
+    @abstractmethod
+    def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
+        """Return the features of one stage and compute nothing deeper."""
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers under the plain network's names (not copied)."""
+        return self.state_dict()
+
+    def load_plain_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `plain_state` gives; every name and shape must match."""
+        self.load_state_dict(state, strict=True)
+
+    def config(self) -> dict[str, Any]:
+        """Return what a folder's `config.json` says of the network."""
+        return asdict(self.spec)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -1,0 +1,156 @@
+"""Exits: classifiers on the stages of a network, beside its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.errors import UserError, unknown
+from kdschemes.models.base import Stage, StagedNetwork
+
+
+def pool(feature: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
+    """Average maps [N, C, H, W] over their positions, tokens [N, L, D] over tokens; vectors stay as they are."""
+    if feature.ndim == 4:
+        return feature.mean((2, 3))
+    return feature.mean(1) if feature.ndim == 3 else feature
+
+
+class LinearExit(nn.Module):
+    """Average pooling and a linear classifier; its feature is the stage's own."""
+
+    def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.Linear(shape[0] if len(shape) == 3 else shape[-1], num_classes)
+
+    def forward(self, feature: Float[Tensor, "n ..."]) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n ..."]]:
+        """Return the exit's logits and feature."""
+        return self.fc(pool(feature)), feature
+
+
+class BottleneckExit(nn.Module):
+    """Depthwise-separable convolutions to the shape of the last stage, then pooling and a linear classifier.
+
+    Each step is a depthwise 3x3 convolution (stride 2 while the map is larger than wanted), batch norm, ReLU, a 1x1
+    convolution, batch norm, ReLU; channels grow by 2 a step up to the last stage's. Where halving cannot end at the
+    wanted side (7 to 3), one more depthwise convolution without padding trims the rest. In the manner of
+    Zhang et al. 2019, section 3. The exit's feature is the map that is pooled.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], last: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        steps = [_step(shape[1:], last[1:])]
+        while steps[-1][1] != last[1:]:
+            steps.append(_step(steps[-1][1], last[1:]))
+        widths = [min(shape[0] * 2**k, last[0]) for k in range(len(steps))] + [last[0]]
+        layers: list[nn.Module] = []
+        for (convolution, _), (before, width) in zip(steps, pairwise(widths), strict=True):
+            kernel, stride, padding = zip(*convolution, strict=True)
+            layers += [
+                nn.Conv2d(before, before, kernel, stride, padding, groups=before, bias=False),
+                nn.BatchNorm2d(before),
+                nn.ReLU(inplace=True),
+                nn.Conv2d(before, width, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(inplace=True),
+            ]
+        self.body = nn.Sequential(*layers)
+        self.fc = nn.Linear(last[0], num_classes)
+
+    def forward(
+        self, feature: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n c2 h2 w2"]]:
+        """Return the exit's logits and feature."""
+        feature = self.body(feature)
+        return self.fc(pool(feature)), feature
+
+
+def _step(size: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[list[tuple[int, int, int]], tuple[int, ...]]:
+    """Return (kernel, stride, padding) by axis of the next convolution towards `wanted`, and the size after it."""
+    convolution, after = [], []
+    for side, goal in zip(size, wanted, strict=True):
+        half = (side + 1) // 2
+        if side == goal:
+            convolution.append((3, 1, 1))
+            after.append(side)
+        elif half >= goal:
+            convolution.append((3, 2, 1))
+            after.append(half)
+        else:
+            convolution.append((side - goal + 1, 1, 0))
+            after.append(goal)
+    return convolution, tuple(after)
+
+
+class ExitNetwork(nn.Module):
+    """A staged network with exits `exit1` to `exitK`, shallow to deep; `exit_stages` gives each one's stage.
+
+    `exits` is "all" (every stage but the last) or a list of stage names; `stages` are the network's, as
+    `kdschemes.models.stages` finds them. Raises `UserError` for an unknown or repeated stage, the last stage, no stage
+    at all, and for a bottleneck on a stage whose features are no maps or are smaller than the last.
+    """
+
+    def __init__(
+        self,
+        network: StagedNetwork,
+        exits: Literal["all"] | list[str],
+        head: Literal["linear", "bottleneck"],
+        *,
+        num_classes: int,
+        stages: Sequence[Stage],
+    ) -> None:
+        super().__init__()
+        self.network = network
+        chosen = _choose(network.spec.name, exits, stages)
+        self.exit_stages = {f"exit{number}": stage.name for number, stage in enumerate(chosen, start=1)}
+        heads = [_head(stage, stages[-1], head, num_classes) for stage in chosen]
+        self.exits = nn.ModuleDict(dict(zip(self.exit_stages, heads, strict=True)))
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Return the network's own logits."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def forward_exits(
+        self, images: Float[Tensor, "n c h w"]
+    ) -> tuple[
+        Float[Tensor, "n classes"],
+        dict[str, Float[Tensor, "n ..."]],
+        dict[str, tuple[Float[Tensor, "n classes"], Float[Tensor, "n ..."]]],
+    ]:
+        """Return the network's logits, its features by stage, and by exit the exit's logits and feature."""
+        logits, features = self.network.forward_stages(images)
+        return logits, features, {name: self.exits[name](features[s]) for name, s in self.exit_stages.items()}
+
+    def forward_until_exit(self, images: Float[Tensor, "n c h w"], name: str) -> Float[Tensor, "n classes"]:
+        """Return one exit's logits and compute nothing deeper."""
+        logits: Tensor = self.exits[name](self.network.forward_until(images, self.exit_stages[name]))[0]
+        return logits
+
+
+def _choose(network: str, exits: Literal["all"] | list[str], stages: Sequence[Stage]) -> list[Stage]:
+    *inner, last = stages
+    names = [stage.name for stage in inner] if exits == "all" else exits
+    if not names or len(set(names)) < len(names):
+        raise UserError(f"exits need one or more different stages of {network} before its last, {last.name}: {names}")
+    for name in names:
+        if name == last.name:
+            raise UserError(f"no exit can sit on {name}, the last stage of {network}: its classifier is there already")
+        if name not in [stage.name for stage in inner]:
+            raise unknown(f"stage of {network}", name, [stage.name for stage in inner])
+    return [stage for stage in inner if stage.name in names]
+
+
+def _head(stage: Stage, last: Stage, head: Literal["linear", "bottleneck"], num_classes: int) -> nn.Module:
+    if head == "linear":
+        return LinearExit(stage.shape, num_classes)
+    if len(stage.shape) != 3 or len(last.shape) != 3:
+        raise UserError(f"a bottleneck exit needs maps; stage {stage.name} has none: take exit_head=linear")
+    (c, h, w), (c_last, h_last, w_last) = stage.shape, last.shape
+    if h < h_last or w < w_last:
+        raise UserError(f"a bottleneck exit cannot enlarge the maps of stage {stage.name}: take exit_head=linear")
+    return BottleneckExit((c, h, w), (c_last, h_last, w_last), num_classes)

@@ -1,0 +1,130 @@
+"""Networks whose parts run one after the other, and their cut into a shared trunk and a branch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.errors import UserError, unknown
+from kdschemes.models.base import StagedNetwork
+
+Named = list[tuple[str, nn.Module]]
+
+
+class SequentialNetwork(StagedNetwork):
+    """Parts in order, then global average pooling and the linear classifier `fc`.
+
+    A part that is named in `stage_names` is a stage: its output is kept as that stage's features.
+    """
+
+    classifiers = ("fc",)
+
+    def __init__(
+        self, parts: Mapping[str, nn.Module], stage_names: tuple[str, ...], width: int, num_classes: int
+    ) -> None:
+        super().__init__()
+        assert set(stage_names) <= set(parts)
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self.fc = nn.Linear(width, num_classes)
+        self.part_names = tuple(parts)
+        self.stage_names = stage_names
+
+    def blocks(self) -> Named:
+        """Return the parts before the classifier, in the order in which they run."""
+        return [(name, self.get_submodule(name)) for name in self.part_names]
+
+    def classify(self, last_features: Float[Tensor, "n d h w"]) -> Float[Tensor, "n classes"]:
+        """Return the logits of the last part's output."""
+        return _classify(self.fc, last_features)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Return the logits."""
+        return self.forward_stages(images)[0]
+
+    def forward_stages(
+        self, images: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
+        """Return the logits and the features of every stage."""
+        last, features = _run(self.blocks(), images, self.stage_names)
+        return self.classify(last), features
+
+    def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
+        """Return the features of one stage and compute nothing deeper."""
+        return _run(self.blocks()[: self.part_names.index(stage) + 1], images, self.stage_names)[0]
+
+
+class Trunk(nn.Module):
+    """The first parts of a network, under their names in it."""
+
+    def __init__(self, parts: Named, stage_names: tuple[str, ...]) -> None:
+        super().__init__()
+        for name, part in parts:
+            self.add_module(name, part)
+        self.part_names = tuple(name for name, _ in parts)
+        self.stage_names = stage_names
+
+    def forward(
+        self, images: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n d2 h2 w2"], dict[str, Float[Tensor, "n ..."]]]:
+        """Return what the branches read, and the features of the trunk's stages."""
+        return _run([(name, self.get_submodule(name)) for name in self.part_names], images, self.stage_names)
+
+
+class Branch(nn.Module):
+    """The parts after the trunk and the classifier, under their names in the network."""
+
+    def __init__(self, parts: Named, stage_names: tuple[str, ...], fc: nn.Linear) -> None:
+        super().__init__()
+        for name, part in parts:
+            self.add_module(name, part)
+        self.fc = fc
+        self.part_names = tuple(name for name, _ in parts)
+        self.stage_names = stage_names
+
+    def forward(
+        self, tensor: Float[Tensor, "n d h w"]
+    ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
+        """Return the logits and the features of the branch's stages, from the trunk's tensor."""
+        last, features = _run([(name, self.get_submodule(name)) for name in self.part_names], tensor, self.stage_names)
+        return _classify(self.fc, last), features
+
+
+def split(network: StagedNetwork, stage: str) -> tuple[Trunk, Branch]:
+    """Cut a network before `stage`: the trunk runs all that comes before, the branch the rest.
+
+    Both hold the network's own modules, not copies, and `trunk.state_dict() | branch.state_dict()` is its plain
+    state. Raises `UserError` for an unknown stage, for a first stage with nothing before it, and for a network whose
+    stages cannot be taken apart.
+    """
+    if not isinstance(network, SequentialNetwork):
+        from kdschemes.models import MODELS
+
+        raise UserError(f"{network.spec.name} cannot be cut in trunk and branches; choose from {', '.join(MODELS)}")
+    if stage not in network.stage_names:
+        raise unknown(f"stage of {network.spec.name}", stage, network.stage_names)
+    blocks, cut = network.blocks(), network.part_names.index(stage)
+    if cut == 0:
+        raise UserError(
+            f"nothing comes before {stage} of {network.spec.name}, so nothing would be shared; "
+            f"cut before one of {', '.join(network.stage_names[1:])}"
+        )
+    first = network.stage_names.index(stage)
+    trunk = Trunk(blocks[:cut], network.stage_names[:first])
+    return trunk, Branch(blocks[cut:], network.stage_names[first:], network.fc)
+
+
+def _run(parts: Named, x: Tensor, stage_names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+    features = {}
+    for name, part in parts:
+        x = part(x)
+        if name in stage_names:
+            features[name] = x
+    return x, features
+
+
+def _classify(fc: nn.Linear, last: Tensor) -> Tensor:
+    logits: Tensor = fc(last.mean((2, 3)))
+    return logits

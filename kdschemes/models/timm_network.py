@@ -1,0 +1,123 @@
+"""Any timm model by name, with its features by stage."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, cast
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.errors import UserError, nearest
+from kdschemes.models.base import StagedNetwork, first_line
+
+MOST_STAGES = 4
+
+
+class TimmNetwork(StagedNetwork):
+    """A timm model whose features come from its own `forward_intermediates`.
+
+    At most four stages: the four deepest feature groups of a network that shrinks its maps on the way, or four evenly
+    spread blocks, the last included, of one that does not (vision transformers, mixers). Stages are named by timm's
+    modules with `_` for `.` (`layer4`, `blocks_11`). Features are maps [N, D, H, W] before the final norm, for
+    transformers too, without their class tokens. `takes_size` says whether the model was built for one image size.
+    """
+
+    def __init__(self, name: str, network: nn.Module, *, takes_size: bool) -> None:
+        super().__init__()
+        self.network = network
+        self._name, self._takes_size = name, takes_size
+        info = getattr(network, "feature_info", None)
+        groups = list(getattr(info, "info", info) or [])
+        if not hasattr(network, "forward_intermediates") or not groups:
+            raise UserError(f"timm/{name} gives no features by stage (timm's forward_intermediates); choose another")
+        total, count = len(groups), min(MOST_STAGES, len(groups))
+        if len({group["reduction"] for group in groups}) == 1:
+            self._indices = [round(total * (k + 1) / count) - 1 for k in range(count)]
+        else:
+            self._indices = list(range(total - count, total))
+        names = [groups[index]["module"].replace(".", "_") for index in self._indices]
+        distinct = len(set(names)) == count
+        self.stage_names = tuple(names if distinct else [f"stage{k}" for k in range(1, count + 1)])
+        classifier = self._cfg["classifier"]
+        self.classifiers = (classifier,) if isinstance(classifier, str) else tuple(classifier or ())
+
+    @property
+    def _timm(self) -> Any:
+        return self.network
+
+    @property
+    def _cfg(self) -> dict[str, Any]:
+        return cast("dict[str, Any]", self._timm.pretrained_cfg)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Return the logits."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def forward_stages(
+        self, images: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
+        """Return the logits and the features of every stage, in one pass."""
+        last, features = self._timm.forward_intermediates(images, indices=self._indices)
+        return self._timm.forward_head(last), dict(zip(self.stage_names, features, strict=True))
+
+    def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
+        """Return the features of one stage and compute nothing deeper (as far as the model can stop early)."""
+        index = self._indices[self.stage_names.index(stage)]
+        features: list[Tensor] = self._timm.forward_intermediates(
+            images, indices=[index], stop_early=True, intermediates_only=True
+        )
+        return features[0]
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Return the parameters and buffers under timm's names (not copied)."""
+        return self.network.state_dict()
+
+    def load_plain_state(self, state: Mapping[str, Tensor]) -> None:
+        """Load what `plain_state` gives; every name and shape must match."""
+        self.network.load_state_dict(state, strict=True)
+
+    def config(self) -> dict[str, Any]:
+        """Return the network's description, with what `timm.create_model("local-dir:...")` needs beside it."""
+        spec = self.spec
+        model_args: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.channels}
+        if self._takes_size:
+            model_args["img_size"] = spec.image_size
+        kept = ("mean", "std", "interpolation", "first_conv", "classifier", "pool_size", "fixed_input_size")
+        pretrained_cfg = {key: self._cfg[key] for key in kept if self._cfg.get(key) is not None}
+        pretrained_cfg |= {"input_size": [spec.channels, spec.image_size, spec.image_size], "crop_pct": 1.0}
+        architecture = self._name.partition(".")[0]
+        return super().config() | {
+            "architecture": architecture,
+            "model_args": model_args,
+            "pretrained_cfg": pretrained_cfg,
+        }
+
+
+def create_timm(name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool) -> TimmNetwork:
+    """Build a timm model for this many classes and channels, and for this image size where it takes one.
+
+    With `pretrained`, timm's published weights are downloaded and fitted to the number of channels and the image size;
+    a classifier for another number of classes starts anew. Raises `UserError` for a name that timm does not have, for
+    an image size that the model refuses, and when the weights cannot be had.
+    """
+    import timm
+
+    if not timm.is_model(name):
+        hint = nearest(name.partition(".")[0], timm.list_models())
+        raise UserError(f"unknown timm model '{name}'{hint} (timm.list_models() lists them all)")
+    options = {"num_classes": num_classes, "in_chans": channels, "pretrained": pretrained}
+    try:
+        try:
+            network, takes_size = timm.create_model(name, img_size=image_size, **options), True
+        except TypeError as error:
+            if "img_size" not in str(error):
+                raise
+            network, takes_size = timm.create_model(name, **options), False
+    except Exception as error:
+        weights = " with timm's weights" if pretrained else ""
+        raise UserError(
+            f"timm/{name} cannot be built for {channels}x{image_size}x{image_size} images{weights}: {first_line(error)}"
+        ) from error
+    return TimmNetwork(name, network, takes_size=takes_size)

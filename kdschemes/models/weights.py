@@ -1,0 +1,121 @@
+"""Weights of plain networks: read from files of several kinds, written so that others can read them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from kdschemes.errors import UserError
+from kdschemes.models.base import StagedNetwork, first_line
+
+WEIGHTS, CONFIG = "model.safetensors", "config.json"
+MOST_LISTED = 10
+
+
+def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) -> None:
+    """Load weights into a network: a .safetensors file, a torch file, or a folder that holds model.safetensors.
+
+    A torch file is read without running code; its tensors may sit under `state_dict` or `model`, and names may start
+    with `module.` or hold `_orig_mod.`. Raises `UserError` if the file is missing or broken, if its classifier has
+    another number of classes than `num_classes`, or if a tensor is missing, unexpected or of another shape.
+    """
+    path = Path(path).expanduser()
+    state = {_plain_name(name): tensor for name, tensor in _read(path).items()}
+    wanted = network.plain_state()
+    for classifier in network.classifiers:
+        tensor = state.get(f"{classifier}.weight")
+        if tensor is not None and tensor.ndim > 0 and len(tensor) != num_classes:
+            raise UserError(
+                f"{path} classifies {len(tensor)} classes, but the data has {num_classes}; "
+                f"take weights trained for {num_classes} classes"
+            )
+    problems = [f"missing {name}" for name in wanted if name not in state]
+    problems += [f"unexpected {name}" for name in state if name not in wanted]
+    problems += [
+        f"{name} is {list(state[name].shape)} instead of {list(wanted[name].shape)}"
+        for name in wanted
+        if name in state and state[name].shape != wanted[name].shape
+    ]
+    if problems:
+        listed = ", ".join(problems[:MOST_LISTED])
+        more = f", and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
+        raise UserError(f"{path} does not fit {network.spec.name}: {listed}{more}")
+    network.load_plain_state(state)
+
+
+def save_weights(
+    network: StagedNetwork,
+    folder: str | Path,
+    *,
+    state: Mapping[str, Tensor] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a network as `model.safetensors` and `config.json`; each file appears whole or not at all.
+
+    `state` replaces the network's own weights (a moving average, a trunk joined with a branch) and has plain names.
+    `metadata` must be JSON-able and is kept in the config; its `mean` and `std` are also given to timm. A timm model is
+    then loaded by `timm.create_model("local-dir:FOLDER", pretrained=True)`, any model by `kdschemes.models.load_model`.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = network.plain_state() if state is None else state
+    assert state.keys() == network.plain_state().keys()
+    metadata = dict(metadata or {})
+    config = network.config() | {"metadata": metadata}
+    if "pretrained_cfg" in config:
+        config["pretrained_cfg"] |= {key: metadata[key] for key in ("mean", "std") if key in metadata}
+    tensors = {
+        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
+    }
+    _write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    _write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _plain_name(name: str) -> str:
+    return name.replace("_orig_mod.", "").removeprefix("module.")
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file or folder by name, on the CPU."""
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"no weights at {file}: give a .safetensors or torch file, or a folder with {WEIGHTS}")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a broken file can make its reader fail in any way
+        raise UserError(
+            f"{file} cannot be read as tensors only (broken, or it holds code): {first_line(error)}"
+        ) from error
+    for key in ("state_dict", "model"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
+        raise UserError(f"{file} holds no dictionary of tensors; save the network's state_dict() there")
+    return dict(state)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write a file beside its place, flush it to the disk, then rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

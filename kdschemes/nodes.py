@@ -1,0 +1,187 @@
+"""Nodes: who produces outputs. Each maps a batch, and the outputs so far, to one or more named outputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
+from kdschemes.outputs import Batch, Output, Outputs
+
+
+class Node(nn.Module):
+    """Produces the outputs named in `provides`, from the batch and the outputs named in `reads`."""
+
+    def __init__(self, provides: Sequence[str], reads: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.provides = tuple(provides)
+        self.reads = tuple(reads)
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        """Return this node's outputs."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Follow the optimizer's step (a moving average, a snapshot)."""
+
+    def plain_network(self, head: str) -> StagedNetwork | None:
+        """Return the network that gives `head` at inference, or None where it is not one plain network."""
+        return None
+
+
+class Network(Node):
+    """A trained network; its output is called `name`."""
+
+    def __init__(self, name: str, network: StagedNetwork) -> None:
+        super().__init__([name])
+        self.network = network
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        logits, features = self.network.forward_stages(batch.images)
+        return {self.provides[0]: Output(logits, features)}
+
+    def plain_network(self, head: str) -> StagedNetwork:
+        return self.network
+
+
+class NetworkWithExits(Node):
+    """A trained network `name` with exits `name/exit1` (shallowest) to `name/exitK`.
+
+    An exit's only feature is called `exit`: the map that it classifies.
+    """
+
+    def __init__(self, name: str, network: ExitNetwork) -> None:
+        super().__init__([name, *(f"{name}/{exit_name}" for exit_name in network.exit_stages)])
+        self.network = network
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        logits, features, exits = self.network.forward_exits(batch.images)
+        name = self.provides[0]
+        produced = {name: Output(logits, features)}
+        for exit_name, (exit_logits, exit_feature) in exits.items():
+            produced[f"{name}/{exit_name}"] = Output(exit_logits, {"exit": exit_feature})
+        return produced
+
+    def plain_network(self, head: str) -> StagedNetwork | None:
+        return self.network.network if head == self.provides[0] else None
+
+
+class SharedStem(Node):
+    """One trained trunk, a branch a peer. The trunk's gradient is the sum over branches, divided by their number."""
+
+    def __init__(self, names: Sequence[str], trunk: Trunk, branches: Sequence[Branch], template: StagedNetwork) -> None:
+        super().__init__(names)
+        self.trunk = trunk
+        self.branches = nn.ModuleList(branches)
+        self._template = [template]
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        stem, features = self.trunk(batch.images)
+        produced = {}
+        for name, branch in zip(self.provides, self.branches, strict=True):
+            logits, deeper = branch(_scale_gradient(stem, 1.0 / len(self.branches)))
+            produced[name] = Output(logits, {**features, **deeper})
+        return produced
+
+    def plain_network(self, head: str) -> StagedNetwork:
+        network = copy.deepcopy(self._template[0])
+        branch = self.branches[self.provides.index(head)]
+        network.load_plain_state(self.trunk.state_dict() | branch.state_dict())
+        return network.to(next(branch.parameters()).device)
+
+
+class Frozen(Node):
+    """A teacher: no gradient, always in evaluation mode, in no state dict and no DDP bucket, but it follows `.to()`."""
+
+    def __init__(self, name: str, network: StagedNetwork) -> None:
+        super().__init__([name])
+        self._hidden = [network.eval().requires_grad_(False)]
+
+    @property
+    def network(self) -> StagedNetwork:
+        """The frozen network."""
+        return self._hidden[0]
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        self.network._apply(fn)
+        return super()._apply(fn, recurse)
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        logits, features = self.network.forward_stages(batch.images)
+        return {self.provides[0]: Output(logits, features)}
+
+    def plain_network(self, head: str) -> StagedNetwork:
+        return self.network
+
+
+class Ema(Node):
+    """A moving average of another node's network: `w <- decay * w + (1 - decay) * w_source` after each step.
+
+    Buffers (batch-norm statistics) are copied. It has no gradient, stays in evaluation mode and is checkpointed.
+    """
+
+    def __init__(self, name: str, source: Network | NetworkWithExits, decay: float) -> None:
+        super().__init__([name])
+        network = source.network.network if isinstance(source, NetworkWithExits) else source.network
+        self._source = [network]
+        self.decay = decay
+        self.network: StagedNetwork = copy.deepcopy(network).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Ema:
+        super().train(mode)
+        self.network.eval()
+        return self
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        logits, features = self.network.forward_stages(batch.images)
+        return {self.provides[0]: Output(logits, features)}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for average, weight in zip(self.network.parameters(), self._source[0].parameters(), strict=True):
+            average.lerp_(weight, 1.0 - self.decay)
+        for average, value in zip(self.network.buffers(), self._source[0].buffers(), strict=True):
+            average.copy_(value)
+
+    def plain_network(self, head: str) -> StagedNetwork:
+        return self.network
+
+
+class Ensemble(Node):
+    """The weighted mean of the logits of other outputs; it has no features."""
+
+    def __init__(self, name: str, members: Sequence[str], weights: Sequence[float] | None = None) -> None:
+        super().__init__([name], reads=members)
+        weights = weights if weights is not None else [1.0] * len(members)
+        self.weights = tuple(weight / sum(weights) for weight in weights)
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        logits = sum(
+            (weight * outputs[member].logits.float() for member, weight in zip(self.reads, self.weights, strict=True)),
+            start=torch.zeros((), device=batch.images.device),
+        )
+        assert isinstance(logits, Tensor)
+        return {self.provides[0]: Output(logits)}
+
+
+class _ScaleGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, value: Tensor, scale: float) -> Tensor:
+        ctx.scale = scale  # type: ignore[attr-defined]
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.scale, None  # type: ignore[attr-defined]
+
+
+def _scale_gradient(value: Tensor, scale: float) -> Tensor:
+    scaled = _ScaleGradient.apply(value, scale)
+    assert isinstance(scaled, Tensor)
+    return scaled

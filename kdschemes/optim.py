@@ -1,0 +1,54 @@
+"""The optimizer over all networks, the learning rate of a step, and clipping of each network by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from kdschemes.config import Optim
+from kdschemes.outputs import Progress
+from kdschemes.schedules import Schedule, learning_rate
+
+Groups = Mapping[str, Sequence[nn.Parameter]]
+
+
+def build_optimizer(options: Optim, groups: Groups) -> torch.optim.Optimizer:
+    """Return SGD or AdamW with one parameter group a network; weight decay is on every parameter."""
+    parameters = [{"params": list(group), "name": name} for name, group in groups.items()]
+    if options.name == "sgd":
+        nesterov = options.nesterov and options.momentum > 0
+        return torch.optim.SGD(
+            parameters, lr=options.lr, momentum=options.momentum, nesterov=nesterov, weight_decay=options.weight_decay
+        )
+    betas = (options.momentum, 0.999)
+    return torch.optim.AdamW(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
+
+
+def rate_schedule(options: Optim) -> Schedule:
+    """Return the learning rate as a function of progress."""
+    return learning_rate(
+        options.schedule,
+        options.lr,
+        warmup_epochs=options.warmup_epochs,
+        milestones=options.milestones,
+        gamma=options.gamma,
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress) -> float:
+    """Set the learning rate of the next step on every group and return it."""
+    rate = schedule(progress)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    return rate
+
+
+def clip_gradients(groups: Groups, largest: float) -> None:
+    """Scale the gradient of each network so that its own norm is at most `largest`.
+
+    A norm over all networks would couple peers: one peer's large gradient would shorten the step of the others.
+    """
+    for parameters in groups.values():
+        nn.utils.clip_grad_norm_(parameters, largest)

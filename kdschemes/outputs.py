@@ -1,0 +1,84 @@
+"""What flows through a step: a batch in, one `Output` a network or exit, one `StepResult` out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Samples of one micro-batch on one process, already on the device, their view already applied.
+
+    `index` is each sample's position in the training set (a memory bank's or a cache's key). With mixup a view is
+    `mix * view(index) + (1 - mix) * view(partner)` and `partner_labels` are the labels of the partners.
+    `micro_size` counts the samples of this micro-batch over all processes, `step_size` those of the whole optimizer
+    step (all processes, all accumulated micro-batches); None means that this batch is all there is.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    index: Int[Tensor, " n"]
+    partner_labels: Int[Tensor, " n"] | None = None
+    mix: Float[Tensor, " n"] | None = None
+    micro_size: int | None = None
+    step_size: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one network (or one exit of it) says of a batch.
+
+    `logits` are `[N, C]`; `features` maps a stage's name, shallow to deep, to a map `[N, C_s, H, W]`, tokens
+    `[N, L, D]` or a vector `[N, D]`.
+    """
+
+    logits: Float[Tensor, "n classes"]
+    features: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def detach(self) -> Output:
+        """Return the same values as constants: no gradient flows back through them."""
+        return replace(
+            self, logits=self.logits.detach(), features={name: f.detach() for name, f in self.features.items()}
+        )
+
+
+Outputs = dict[str, Output]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where training is: `step` optimizer steps done of `total_steps`, `steps_per_epoch` of them an epoch."""
+
+    step: int
+    total_steps: int
+    steps_per_epoch: int
+
+    @property
+    def epoch(self) -> float:
+        """Epochs done, with the fraction of the current one."""
+        return self.step / self.steps_per_epoch
+
+    @property
+    def fraction(self) -> float:
+        """Share of the whole training that is done, from 0 to 1."""
+        return self.step / self.total_steps
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """One forward pass: the weighted `total` to differentiate, and each term's own value and weight by name.
+
+    `losses` are unweighted and detached, `outputs` detached.
+    """
+
+    total: Float[Tensor, ""]
+    losses: dict[str, Tensor]
+    weights: dict[str, float]
+    outputs: Outputs

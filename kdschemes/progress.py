@@ -1,0 +1,76 @@
+"""What a person sees of a run: one bar on a terminal, plain lines elsewhere, on the first process only."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Reporter:
+    """Tells how far a training is. Where the output is no terminal, a line an epoch and one every 15 s."""
+
+    def __init__(self, *, show: bool) -> None:
+        self._show = show
+        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._losses = ""
+        self._total = 0
+        self._last_line = time.monotonic()
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        if self._show:
+            self._console.print(text, markup=False)
+
+    def start(self, total: int, done: int, *, title: str) -> None:
+        """Begin to report a training of `total` steps, `done` of them done before."""
+        if not self._show:
+            return
+        self._total = total
+        self._last_line = time.monotonic()
+        self.line(title)
+        if self._console.is_terminal:
+            self._bar = Progress(
+                BarColumn(bar_width=24),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[speed]:.0f} images/s {task.fields[losses]}"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task("", total=total, completed=done, speed=0.0, losses="")
+            self._bar.start()
+
+    def advance(self, step: int, images: int, seconds: float) -> None:
+        """Report that `step` steps are done, `images` images in `seconds` of training."""
+        if not self._show:
+            return
+        speed = images / seconds if seconds else 0.0
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=step, speed=speed, losses=self._losses)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.line(f"step {step}/{self._total}  {speed:.0f} images/s  {self._losses}")
+
+    def losses(self, row: Mapping[str, Any]) -> None:
+        """Take the terms of a line of metrics.jsonl into the report."""
+        terms = {key.removeprefix("loss/"): value for key, value in row.items() if key.startswith("loss/")}
+        self._losses = "  ".join(f"{name} {value:.3g}" for name, value in list(terms.items())[:4])
+
+    def epoch(self, epoch: int, epochs: int, top1: Mapping[str, float]) -> None:
+        """Report the validation accuracy of each head in percent."""
+        heads = "  ".join(f"{head} {value:.2f} %" for head, value in top1.items())
+        self.line(f"epoch {epoch}/{epochs}  validation: {heads}  {self._losses}")
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

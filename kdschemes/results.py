@@ -1,0 +1,135 @@
+"""What a run leaves behind: whole files or none, and the table that is printed at the end."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdschemes.errors import UserError
+
+WIDTH = 160
+"""Columns of a printed table where there is no terminal to ask."""
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part.
+
+    Raises:
+        UserError: the file can't be written (the disk is full, the folder is read-only); the old one is still there.
+    """
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except OSError as error:
+        try:
+            partial.unlink(missing_ok=True)
+        except OSError:
+            pass  # the first error is the one to report
+        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write `data` as JSON, whole or not at all; numbers that are not finite as `plain` gives them.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    write_whole(path, (json.dumps(plain(data), indent=2, allow_nan=False) + "\n").encode())
+
+
+def plain(value: Any) -> Any:
+    """Return `value` with floats that JSON has no number for as the strings "nan", "inf" and "-inf".
+
+    `float()` reads them back. Mappings become dicts, tuples become lists.
+    """
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(float(value))
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """Return the content of a `results.json` as plain text: one table for the last epoch, one for the best.
+
+    Each has one row a head, the reported head first. NLL, ECE, agreement and KL are those of the test set, or of the
+    validation split where no test set was evaluated, as the column's title says.
+    """
+    reported = results["reported"]
+    names = sorted(results["heads"], key=lambda name: name != reported)
+    parts = [_headline(results)]
+    for when, title in (("last", "Last epoch"), ("best", "Best epoch on the validation split")):
+        found = {name: results["heads"][name][when] for name in names if results["heads"][name].get(when)}
+        if found:
+            parts.append(f"{title}\n{_render(_table(found, results.get('cost', {}), reported))}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _headline(results: Mapping[str, Any]) -> str:
+    words = [str(results[key]) for key in ("scheme", "method", "data") if key in results]
+    words += [f"{key} {results[key]}" for key in ("seed", "epochs", "processes") if key in results]
+    if "wall_seconds" in results:
+        words.append(f"{results['wall_seconds']:.0f} s")
+    if "images_per_second" in results:
+        words.append(f"{results['images_per_second']:.0f} images/s")
+    return f"{results['run']}\n{', '.join(words)}"
+
+
+def _table(found: Mapping[str, Any], cost: Mapping[str, Any], reported: str) -> Table:
+    split = "test" if any(entry.get("test") for entry in found.values()) else "val"
+    columns: list[tuple[str, str, str, int]] = [
+        (f"{one} {title}", one, key, 2)
+        for one in ("val", "test")
+        for title, key in (("top-1 %", "top1"), ("top-5 %", "top5"))
+    ]
+    columns += [(f"{split} NLL", split, "nll", 4), (f"{split} ECE %", split, "ece", 2)]
+    if any("agreement" in (entry.get(split) or {}) for entry in found.values()):
+        columns += [("agreement %", split, "agreement", 2), ("KL(teacher)", split, "kl", 4)]
+    table = Table(box=box.MARKDOWN)
+    table.add_column("head", overflow="fold")
+    for title in ("epoch", *(column[0] for column in columns), "params", "MACs"):
+        table.add_column(title, justify="right", overflow="fold")
+    for name, entry in found.items():
+        cells = [f"{name} (reported)" if name == reported else name, str(entry["epoch"])]
+        cells += [_number((entry.get(one) or {}).get(key), digits) for _, one, key, digits in columns]
+        cells += [_count(cost.get(name, {}).get(key)) for key in ("parameters", "macs")]
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _number(value: float | str | None, digits: int) -> str:
+    return "-" if value is None else f"{float(value):.{digits}f}"
+
+
+def _count(value: int | None) -> str:
+    if value is None:
+        return "-"
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.4g}{unit}"
+    return str(value)
+
+
+def _render(table: Table) -> str:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    text = StringIO()
+    Console(file=text, width=width, force_terminal=False, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())

@@ -1,0 +1,33 @@
+"""The schemes: who teaches whom. Importing this imports every builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from kdschemes.config import Config
+from kdschemes.config import schemes as options
+from kdschemes.distillation import Distillation, Task
+from kdschemes.schemes import offline, online, self_distillation, supervised
+from kdschemes.schemes.networks import with_average
+
+Builder = Callable[[Config, Task], Distillation]
+
+BUILDERS: dict[type, Builder] = {
+    options.Supervised: supervised.plain,
+    options.LabelSmoothing: supervised.plain,
+    options.DeepSupervision: supervised.deep_supervision,
+    options.OfflineKD: offline.kd,
+    options.OnlineDML: online.dml,
+    options.SelfBYOT: self_distillation.byot,
+}
+"""Who builds the scheme of each class of options; names are in `kdschemes.config.schemes.SCHEMES`."""
+
+
+def build_scheme(config: Config, task: Task) -> Distillation:
+    """Build the scheme that a configuration names, with its networks' initial weights.
+
+    Raises:
+        UserError: a model, a checkpoint or a loss that does not fit.
+    """
+    scheme = BUILDERS[type(config.scheme)](config, task)
+    return with_average(scheme, config.train.ema) if config.train.ema is not None else scheme

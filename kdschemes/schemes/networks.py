@@ -1,0 +1,71 @@
+"""The networks of a scheme, with initial weights that depend on the run's seed and the network's name alone."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.config.schemes import ExitOptions
+from kdschemes.distillation import Distillation, Task
+from kdschemes.errors import UserError
+from kdschemes.models import ExitNetwork, StagedNetwork, create_model, load_weights, stages
+from kdschemes.nodes import Ema, Network, NetworkWithExits
+from kdschemes.seeding import seeded
+
+
+def student_network(config: Config, task: Task, role: str, model: str | None = None) -> StagedNetwork:
+    """Return a network to train, from its seed or from `model.checkpoint`."""
+    with seeded(config.seed, "init", role):
+        network = _create(model or config.model.name, task, config.model.pretrained)
+    if config.model.checkpoint is not None:
+        load_weights(network, config.model.checkpoint, num_classes=task.num_classes)
+    return network
+
+
+def network_with_exits(config: Config, task: Task, role: str) -> ExitNetwork:
+    """Return a network to train, with the exits that the scheme's options ask for."""
+    options = config.scheme
+    assert isinstance(options, ExitOptions)
+    network = student_network(config, task, role)
+    with seeded(config.seed, "exits", role):
+        return ExitNetwork(
+            network,
+            options.exits,
+            options.exit_head,
+            num_classes=task.num_classes,
+            stages=stages(network, task.channels, task.image_size),
+        )
+
+
+def teacher_network(config: Config, task: Task, number: int) -> StagedNetwork:
+    """Return teacher `number`, with its checkpoint's weights if it has one.
+
+    Raises:
+        UserError: the checkpoint does not fit, or its classes are not the data's.
+    """
+    names = config.teacher.name if isinstance(config.teacher.name, list) else [config.teacher.name]
+    with seeded(config.teacher.seed, "init", "teacher", number):
+        network = _create(names[number], task, config.teacher.pretrained)
+    checkpoints = config.teacher.checkpoint
+    if checkpoints is not None:
+        path = checkpoints[number] if isinstance(checkpoints, list) else checkpoints
+        load_weights(network, path, num_classes=task.num_classes)
+    return network
+
+
+def with_average(scheme: Distillation, decay: float) -> Distillation:
+    """Add a moving average of the reported network, evaluated as the last head, `NAME/ema`."""
+    source = scheme.node_of(scheme.heads[0])
+    if not isinstance(source, Network | NetworkWithExits):
+        raise UserError("train.ema averages a network of its own: choose scheme.topology=independent or train.ema=null")
+    name = f"{scheme.heads[0]}/ema"
+    nodes = {key: scheme.nodes[key] for key in scheme.nodes} | {name: Ema(name, source, decay)}
+    return Distillation(nodes, list(scheme.terms), [*scheme.heads, name], scheme.teacher)  # type: ignore[arg-type]
+
+
+def _create(name: str, task: Task, pretrained: bool) -> StagedNetwork:
+    return create_model(
+        name,
+        num_classes=task.num_classes,
+        channels=task.channels,
+        image_size=task.image_size,
+        pretrained=pretrained,
+    )

@@ -1,0 +1,35 @@
+"""No teacher: cross-entropy on the labels, on one network or on every exit of it."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.distillation import Distillation, Task, distill
+from kdschemes.nodes import Ensemble, Network, NetworkWithExits
+from kdschemes.schemes.networks import network_with_exits, student_network
+
+
+def plain(config: Config, task: Task) -> Distillation:
+    """Return one network under cross-entropy."""
+    return distill(
+        {"student": Network("student", student_network(config, task, "student"))},
+        supervised={"student": 1.0},
+        edges=[],
+        losses=config.losses,
+        heads=["student"],
+        task=task,
+        label_smoothing=config.scheme.label_smoothing,
+    )
+
+
+def deep_supervision(config: Config, task: Task) -> Distillation:
+    """Return one network under cross-entropy on its output and on every exit, with equal weights."""
+    student = NetworkWithExits("student", network_with_exits(config, task, "student"))
+    return distill(
+        {"student": student, "ensemble": Ensemble("ensemble", student.provides)},
+        supervised=dict.fromkeys(student.provides, 1.0),
+        edges=[],
+        losses=config.losses,
+        heads=[*student.provides, "ensemble"],
+        task=task,
+        label_smoothing=config.scheme.label_smoothing,
+    )

@@ -1,0 +1,82 @@
+"""Terms: who consumes outputs. Each turns named outputs into one scalar, weighted by a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from torch import Tensor, nn
+
+from kdschemes.distributed import gather
+from kdschemes.losses.modules import Loss
+from kdschemes.losses.response import cross_entropy
+from kdschemes.outputs import Batch, Output
+from kdschemes.schedules import Schedule
+
+
+class Term(nn.Module):
+    """A scalar of the outputs named in `reads`, a mean over the batch.
+
+    `name` reads like the topology (`kd/teacher->student`), `target` is the output that learns from it, `weight` gives
+    its weight over training. `spans_batch` says that the value depends on pairs of samples, so that it is computed on
+    the micro-batch of all processes.
+    """
+
+    spans_batch: bool = False
+
+    def __init__(self, name: str, target: str, weight: Schedule) -> None:
+        super().__init__()
+        self.name = name
+        self.target = target
+        self.weight = weight
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The outputs that the term needs."""
+        return (self.target,)
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        """Return the unweighted value."""
+        raise NotImplementedError
+
+
+class Supervise(Term):
+    """Cross-entropy of the target's logits on the labels."""
+
+    def __init__(self, target: str, weight: Schedule, *, label_smoothing: float = 0.0) -> None:
+        super().__init__(f"ce/{target}", target, weight)
+        self.label_smoothing = label_smoothing
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        return cross_entropy(
+            outputs[self.target].logits,
+            batch.labels,
+            label_smoothing=self.label_smoothing,
+            partner_labels=batch.partner_labels,
+            mix=batch.mix,
+        )
+
+
+class Transfer(Term):
+    """One edge of the topology: `source` teaches `target` by `loss`. The source is a constant unless told otherwise."""
+
+    def __init__(
+        self, name: str, source: str, target: str, loss: Loss, weight: Schedule, *, detach_source: bool = True
+    ) -> None:
+        super().__init__(f"{name}/{source}->{target}", target, weight)
+        self.source = source
+        self.loss = loss
+        self.detach_source = detach_source
+        self.spans_batch = loss.spans_batch
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.target, self.source)
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        source = outputs[self.source]
+        value = self.loss(
+            outputs[self.target], source.detach() if self.detach_source else source, batch, partial(gather, batch=batch)
+        )
+        assert isinstance(value, Tensor)
+        return value

@@ -1,0 +1,308 @@
+"""Batches: who gets what, and that views depend on (seed, epoch, index) alone."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from kdschemes.config.data import CIFAR100, Data, Digits
+from kdschemes.data import LoadedData, open_data
+from kdschemes.data.views import Stream, mixup_partners, mixup_weights, uniform
+from kdschemes.errors import UserError
+from kdschemes.outputs import Batch
+
+CPU = torch.device("cpu")
+PLAIN = Digits()
+RICH = Digits(flip=True, crop_padding=2, cutout=3, mixup=0.4)
+
+
+def load(options: Data = PLAIN, seed: int = 0, channels_last: bool = False) -> LoadedData:
+    return open_data(options, seed=seed, device=CPU, channels_last=channels_last)
+
+
+def steps(
+    data: LoadedData,
+    epoch: int = 0,
+    *,
+    batch_size: int = 64,
+    accumulation: int = 1,
+    rank: int = 0,
+    world: int = 1,
+    drop_last: bool = False,
+    start: int = 0,
+) -> list[list[Batch]]:
+    return list(
+        data.train_steps(
+            epoch,
+            batch_size=batch_size,
+            accumulation=accumulation,
+            rank=rank,
+            world=world,
+            drop_last=drop_last,
+            start=start,
+        )
+    )
+
+
+def join(batches: list[Batch], field: str) -> Tensor:
+    return torch.cat([getattr(batch, field) for batch in batches])
+
+
+def by_index(batches: list[Batch]) -> tuple[Tensor, Tensor]:
+    """Positions in ascending order, and the views in that order."""
+    index = join(batches, "index")
+    return index.sort().values, join(batches, "images")[index.argsort()]
+
+
+def flat(plan: list[list[Batch]]) -> list[Batch]:
+    return [batch for micros in plan for batch in micros]
+
+
+@pytest.fixture(scope="module")
+def rich() -> LoadedData:
+    return load(RICH)
+
+
+def test_facts() -> None:
+    data = load()
+    assert (data.num_classes, data.channels, data.image_size) == (10, 1, 8)
+    assert data.classes == [str(digit) for digit in range(10)]
+    assert sum(data.sizes.values()) == 1797
+    assert data.sizes["val"] == pytest.approx(0.2 * (data.sizes["train"] + data.sizes["val"]), abs=5)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(17, 1), (64, 3), (1006, 4), (200, 2)])
+def test_views_do_not_depend_on_the_batch_size(rich: LoadedData, batch_size: int, accumulation: int) -> None:
+    index, images = by_index(flat(steps(rich, 1, batch_size=64)))
+    other = flat(steps(rich, 1, batch_size=batch_size, accumulation=accumulation))
+    other_index, other_images = by_index(other)
+    assert torch.equal(index, other_index)
+    assert torch.equal(images, other_images)
+    for field in ("labels", "partner_labels", "mix"):
+        values = {int(i): v.item() for b in other for i, v in zip(b.index, getattr(b, field), strict=True)}
+        first = flat(steps(rich, 1, batch_size=64))
+        assert all(values[int(i)] == v.item() for b in first for i, v in zip(b.index, getattr(b, field), strict=True))
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_ranks_together_see_what_one_process_sees(rich: LoadedData, world: int, accumulation: int) -> None:
+    alone = steps(rich, 2, accumulation=accumulation)
+    ranks = [steps(rich, 2, accumulation=accumulation, rank=rank, world=world) for rank in range(world)]
+    assert all(len(plan) == len(alone) for plan in ranks)
+    for number, micros in enumerate(alone):
+        for k, batch in enumerate(micros):
+            shares = [plan[number][k] for plan in ranks]
+            for field in ("images", "labels", "index", "partner_labels", "mix"):
+                assert torch.equal(join(shares, field), getattr(batch, field))
+            sizes = [len(share) for share in shares]
+            assert sizes == [len(part) for part in batch.labels.tensor_split(world)]
+            assert {share.micro_size for share in shares} == {len(batch)} == {batch.micro_size}
+            assert {share.step_size for share in shares} == {sum(map(len, micros))} == {batch.step_size}
+
+
+def test_start_skips_whole_steps_exactly(rich: LoadedData) -> None:
+    whole = steps(rich, 3, accumulation=2)
+    for start in (1, len(whole) - 1):
+        rest = steps(rich, 3, accumulation=2, start=start)
+        assert len(rest) == len(whole) - start
+        for left, right in zip(flat(rest), flat(whole[start:]), strict=True):
+            assert torch.equal(left.images, right.images)
+            assert torch.equal(left.index, right.index)
+    assert steps(rich, 3, accumulation=2, start=len(whole)) == []
+
+
+def test_each_training_sample_comes_once_an_epoch_in_a_new_order_and_view(rich: LoadedData) -> None:
+    first, second = flat(steps(rich, 0)), flat(steps(rich, 1))
+    for batches in (first, second):
+        assert torch.equal(join(batches, "index").sort().values, rich.positions["train"])
+        assert torch.equal(join(batches, "labels"), rich.labels["train"][join(batches, "index")])
+    assert not torch.equal(join(first, "index"), join(second, "index"))
+    same = (by_index(first)[1] == by_index(second)[1]).flatten(1).all(1)
+    assert same.double().mean() < 0.05
+
+
+def test_seed_changes_order_and_views_but_not_the_split() -> None:
+    one, two = load(RICH, seed=1), load(RICH, seed=2)
+    assert torch.equal(one.positions["val"], two.positions["val"])
+    first, second = flat(steps(one)), flat(steps(two))
+    assert not torch.equal(join(first, "index"), join(second, "index"))
+    assert not torch.equal(by_index(first)[1], by_index(second)[1])
+    again = flat(steps(load(RICH, seed=1)))
+    assert torch.equal(join(again, "images"), join(first, "images"))
+
+
+def test_split_seed_changes_the_split() -> None:
+    one, two = load(), load(replace(PLAIN, split_seed=1))
+    assert not torch.equal(one.positions["val"], two.positions["val"])
+    assert len(one.positions["val"]) == len(two.positions["val"])
+
+
+def test_channels_last_changes_the_layout_only() -> None:
+    plain, last = flat(steps(load(RICH))), flat(steps(load(RICH, channels_last=True)))
+    assert torch.equal(join(plain, "images"), join(last, "images"))
+    assert all(batch.images.is_contiguous(memory_format=torch.channels_last) for batch in last)
+
+
+def test_drop_last_leaves_out_the_small_batch_only() -> None:
+    data = load()
+    size = data.sizes["train"]
+    assert size % 64
+    kept, dropped = steps(data), steps(data, drop_last=True)
+    assert len(kept) == data.steps_per_epoch(batch_size=64, drop_last=False) == size // 64 + 1
+    assert len(dropped) == data.steps_per_epoch(batch_size=64, drop_last=True) == size // 64
+    assert torch.equal(join(flat(kept[:-1]), "index"), join(flat(dropped), "index"))
+    assert len(kept[-1][0]) == size % 64
+
+
+def test_crop_offsets_and_flips_cover_everything_evenly() -> None:
+    data = load(replace(PLAIN, flip=True, crop_padding=2, val_fraction=0.0))
+    padded, mean, std = data.source.images["train"], data.source.mean[0], data.source.std[0]  # type: ignore[attr-defined]
+    seen, flips, total = set(), 0, 0
+    for epoch in range(3):
+        batches = flat(steps(data, epoch, batch_size=500))
+        for position, view in zip(join(batches, "index"), join(batches, "images"), strict=True):
+            row, column = (int(uniform(0, epoch, position[None], stream) * 5) for stream in (Stream.ROW, Stream.COLUMN))
+            flip = bool(uniform(0, epoch, position[None], Stream.FLIP) < 0.5)
+            cut = padded[position, 0, row : row + 8, column : column + 8]
+            expected = ((cut.flip(1) if flip else cut).float() / 255 - mean) / std
+            assert torch.allclose(view[0], expected, atol=1e-6)
+            seen.add((row, column))
+            flips, total = flips + flip, total + 1
+    assert len(seen) == 25
+    assert abs(flips / total - 0.5) < 4 * 0.5 / total**0.5
+
+
+def test_no_padding_and_no_flip_is_the_plain_image() -> None:
+    data = load(replace(PLAIN, crop_padding=0, val_fraction=0.0))
+    _, trained = by_index(flat(steps(data)))
+    _, plain = by_index(list(data.eval_batches("train", batch_size=300, rank=0, world=1)))
+    assert torch.equal(trained, plain)
+
+
+def test_mixup_mixes_the_two_views_and_names_both_labels() -> None:
+    options = replace(PLAIN, flip=True, crop_padding=2, cutout=2)
+    pure, mixed = load(options), load(replace(options, mixup=0.4))
+    position, view = by_index(flat(steps(pure, 5)))
+    views = dict(zip(position.tolist(), view, strict=True))
+    for batch in flat(steps(mixed, 5)):
+        assert batch.mix is not None
+        assert batch.partner_labels is not None
+        partner = mixup_partners(0, 5, batch.index, mixed.positions["train"])
+        assert torch.equal(batch.mix, mixup_weights(0, 5, batch.index, 0.4))
+        assert torch.equal(batch.partner_labels, mixed.labels["train"][partner])
+        for k in range(len(batch)):
+            weight = batch.mix[k]
+            expected = weight * views[int(batch.index[k])] + (1 - weight) * views[int(partner[k])]
+            assert torch.allclose(batch.images[k], expected, atol=1e-6)
+
+
+def test_without_mixup_there_is_no_partner() -> None:
+    (batch,) = steps(load())[0]
+    assert batch.mix is None
+    assert batch.partner_labels is None
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_evaluation_gives_each_sample_once_in_order(split: str, world: int) -> None:
+    data = load(RICH)
+    batches = [b for rank in range(world) for b in data.eval_batches(split, batch_size=50, rank=rank, world=world)]
+    assert torch.equal(join(batches, "index"), data.positions[split])
+    labels = data.labels["test" if split == "test" else "train"]
+    assert torch.equal(join(batches, "labels"), labels[data.positions[split]])
+    assert max(map(len, batches)) == 50
+    again = list(data.eval_batches(split, batch_size=7, rank=0, world=1))
+    assert torch.equal(join(again, "images"), join(batches, "images"))
+
+
+def test_evaluation_of_fewer_samples_than_processes() -> None:
+    data = load(replace(PLAIN, val_fraction=0.0))
+    assert data.sizes["val"] == 0
+    assert list(data.eval_batches("val", batch_size=8, rank=0, world=2)) == []
+
+
+def test_validation_and_test_images_are_never_trained_on() -> None:
+    data = load(RICH)
+    train, val = (set(data.positions[split].tolist()) for split in ("train", "val"))
+    assert not train & val
+    assert train | val == set(range(len(data.labels["train"])))
+    for epoch in range(3):
+        index = join(flat(steps(data, epoch)), "index")
+        assert set(index.tolist()) == train
+        partners = mixup_partners(0, epoch, index, data.positions["train"])
+        assert set(partners.tolist()) <= train
+    images = data.source.images  # type: ignore[attr-defined]
+    inner = images["train"][:, :, 2:-2, 2:-2]
+    known = {image.numpy().tobytes() for image in inner}
+    assert not any(image.numpy().tobytes() in known for image in images["test"])
+
+
+def test_too_small_batches_are_refused_with_a_cure() -> None:
+    data = load()  # 1007 training images
+    size = data.sizes["train"]
+    data.check_batches(64, 2, 2, drop_last=False)
+    with pytest.raises(UserError, match=r"train\.batch_size=8 or more"):
+        data.check_batches(7, 2, 2, drop_last=False)
+    data.check_batches(8, 2, 2, drop_last=True)
+    with pytest.raises(UserError, match=rf"last batch of 1 samples \(of {size}.*train\.drop_last=true"):
+        data.check_batches(size - 1, 1, 1, drop_last=False)
+    data.check_batches(size - 1, 1, 1, drop_last=True)
+    with pytest.raises(UserError, match=f"use train.batch_size={size} or less"):
+        data.check_batches(size + 1, 1, 1, drop_last=True)
+    data.check_batches(size + 1, 1, 1, drop_last=False)
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_accepted_batches_never_leave_a_rank_with_one_sample(drop_last: bool) -> None:
+    data = load(replace(PLAIN, val_fraction=0.95))
+    accepted = 0
+    for batch_size in range(2, data.sizes["train"] + 1):
+        for accumulation, world in ((1, 1), (1, 2), (3, 1), (2, 3)):
+            shape = {"batch_size": batch_size, "accumulation": accumulation, "world": world, "drop_last": drop_last}
+            smallest = min(
+                len(batch)
+                for rank in range(world)
+                for micros in steps(data, rank=rank, **shape)  # type: ignore[arg-type]
+                for batch in micros
+            )
+            try:
+                data.check_batches(**shape)  # type: ignore[arg-type]
+            except UserError:
+                assert smallest < 2
+            else:
+                assert smallest >= 2
+                accepted += 1
+    assert accepted > 20
+
+
+def test_cutout_larger_than_the_image_is_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.cutout=9 .* 8 pixels"):
+        load(replace(PLAIN, cutout=9))
+
+
+def test_global_random_state_is_neither_used_nor_changed() -> None:
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = join(flat(steps(load(RICH))), "images")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(join(flat(steps(load(RICH))), "images"), first)
+
+
+def test_cifar100(cifar100_root: Path) -> None:
+    data = load(CIFAR100(root=str(cifar100_root)))
+    assert (data.num_classes, data.channels, data.image_size) == (100, 3, 32)
+    assert data.sizes == {"train": 45_000, "val": 5_000, "test": 10_000}
+    assert torch.equal(data.labels["train"][data.positions["val"]].bincount(), torch.full((100,), 50))
+    batches = list(data.eval_batches("train", batch_size=5000, rank=0, world=1))
+    images = join(batches, "images")
+    assert images.mean((0, 2, 3)).abs().max() < 0.01
+    assert (images.std((0, 2, 3)) - 1).abs().max() < 0.01
+    (batch,) = next(data.train_steps(0, batch_size=128, accumulation=1, rank=0, world=1, drop_last=False))
+    assert batch.images.shape == (128, 3, 32, 32)
+    assert not set(batch.index.tolist()) & set(data.positions["val"].tolist())

@@ -1,0 +1,203 @@
+"""Views: the random numbers behind them, and each operation against a slow reference for one sample at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+from torch import Tensor
+from torchvision.transforms import v2
+
+from kdschemes.data.views import (
+    Stream,
+    crop,
+    cutout,
+    epoch_order,
+    integers,
+    mix64,
+    mixup_partners,
+    mixup_weights,
+    normalise,
+    random_bits,
+    uniform,
+)
+
+MASK = (1 << 64) - 1
+MANY = torch.arange(100_000)
+
+
+def splitmix64(seed: int, count: int) -> list[int]:
+    """SplitMix64 as published: a state that grows by a constant, and an output function, in exact integers."""
+    state, numbers = seed, []
+    for _ in range(count):
+        state = (state + 0x9E3779B97F4A7C15) & MASK
+        z = state
+        z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & MASK
+        z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & MASK
+        numbers.append(z ^ (z >> 31))
+    return numbers
+
+
+def test_generator_gives_the_published_numbers() -> None:
+    known = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431, 16408922859458223821]
+    assert splitmix64(1234567, 5) == known
+    assert [number & MASK for number in random_bits(1234567, torch.arange(1, 6)).tolist()] == known
+
+
+@pytest.mark.parametrize("key", [0, 1, 1 << 63, MASK])
+def test_generator_matches_exact_integers_for_any_key(key: int) -> None:
+    got = random_bits(key, torch.arange(1, 1001))
+    assert [number & MASK for number in got.tolist()] == splitmix64(key, 1000)
+
+
+def test_uniform_is_the_top_53_bits() -> None:
+    words = splitmix64(mix64(7, 3, Stream.FLIP), 100)
+    expected = torch.tensor([(word >> 11) / 2**53 for word in words], dtype=torch.float64)
+    assert torch.equal(uniform(7, 3, torch.arange(1, 101), Stream.FLIP), expected)
+
+
+def test_mix64_depends_on_every_word_and_their_order() -> None:
+    words = {mix64(a, b, c) for a in range(8) for b in range(8) for c in range(8)}
+    assert len(words) == 512
+    assert all(0 <= word <= MASK for word in words)
+
+
+def test_uniform_does_not_depend_on_the_other_samples_or_the_integer_type() -> None:
+    whole = uniform(1, 2, MANY, Stream.ROW)
+    some = torch.tensor([5, 99_999, 0, 5])
+    assert torch.equal(uniform(1, 2, some, Stream.ROW), whole[some])
+    assert torch.equal(uniform(1, 2, some.int(), Stream.ROW), whole[some])
+    assert uniform(1, 2, some[:0], Stream.ROW).shape == (0,)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_uniform_has_the_same_bits_on_a_gpu() -> None:
+    for stream in Stream:
+        assert torch.equal(uniform(3, 5, MANY.cuda(), stream).cpu(), uniform(3, 5, MANY, stream))
+
+
+@pytest.mark.parametrize(("seed", "epoch", "stream"), [(0, 0, Stream.ROW), (0, 1, Stream.FLIP), (123, 77, Stream.MIX)])
+def test_uniform_is_uniform(seed: int, epoch: int, stream: Stream) -> None:
+    u = uniform(seed, epoch, MANY, stream).numpy()
+    assert u.min() >= 0
+    assert u.max() < 1
+    assert abs(u.mean() - 0.5) < 4 * np.sqrt(1 / 12 / len(u))
+    assert abs(u.var() - 1 / 12) < 4 * np.sqrt(1 / 180 / len(u))
+    assert stats.kstest(u, "uniform").pvalue > 1e-3
+    low_bits = np.floor(u * 2**53).astype(np.int64) % 64
+    assert stats.chisquare(np.bincount(low_bits, minlength=64)).pvalue > 1e-3
+    assert abs(np.corrcoef(u[:-1], u[1:])[0, 1]) < 4 / np.sqrt(len(u))
+
+
+def test_streams_epochs_and_seeds_are_independent() -> None:
+    columns = [uniform(0, 0, MANY, stream) for stream in Stream]
+    columns += [uniform(0, epoch, MANY, Stream.ROW) for epoch in range(1, 6)]
+    columns += [uniform(seed, 0, MANY, Stream.ROW) for seed in range(1, 6)]
+    correlation = np.corrcoef(np.stack([column.numpy() for column in columns]))
+    assert np.abs(correlation - np.eye(len(columns))).max() < 5 / np.sqrt(len(MANY))
+    cells = (columns[Stream.ROW] * 9).long() * 9 + (columns[Stream.COLUMN] * 9).long()
+    assert stats.chisquare(torch.bincount(cells, minlength=81).numpy()).pvalue > 1e-3
+
+
+def test_integers_cover_their_range_evenly() -> None:
+    counts = torch.bincount(integers(4, 2, MANY, Stream.ROW, 9))
+    assert len(counts) == 9
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+def test_epoch_order_is_a_fresh_permutation_each_epoch_and_seed() -> None:
+    positions = torch.arange(3, 2000, 2)
+    orders = [epoch_order(seed, epoch, positions) for seed, epoch in ((0, 0), (0, 1), (1, 0))]
+    for order in orders:
+        assert torch.equal(order.sort().values, positions)
+        assert abs(np.corrcoef(order.numpy(), positions.numpy())[0, 1]) < 0.15
+    for left, right in ((0, 1), (0, 2), (1, 2)):
+        assert (orders[left] == orders[right]).double().mean() < 0.02
+    assert torch.equal(epoch_order(0, 1, positions), orders[1])
+
+
+def reference_view(image: np.ndarray, padding: int, row: int, column: int, flip: bool) -> np.ndarray:
+    channels, height, width = image.shape
+    padded = np.zeros((channels, height + 2 * padding, width + 2 * padding), np.uint8)
+    padded[:, padding : padding + height, padding : padding + width] = image
+    view = padded[:, row : row + height, column : column + width]
+    return view[:, :, ::-1] if flip else view
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize(("channels", "size", "padding"), [(1, 8, 1), (3, 32, 4), (3, 5, 0), (2, 7, 9)])
+def test_view_equals_slow_reference_for_each_sample(
+    channels: int, size: int, padding: int, channels_last: bool
+) -> None:
+    random = np.random.default_rng(0)
+    raw = random.integers(0, 256, (20, channels, size, size), np.uint8)
+    padded = torch.nn.functional.pad(torch.from_numpy(raw), (padding,) * 4)
+    index = torch.from_numpy(random.permutation(20)[:13])
+    row, column = (torch.from_numpy(random.integers(0, 2 * padding + 1, 13)) for _ in range(2))
+    flip = torch.from_numpy(random.random(13) < 0.5)
+    mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
+    views = normalise(crop(padded, index, row, column, flip, size), mean, std, channels_last=channels_last)
+    assert views.dtype == torch.float32
+    assert views.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    for k in range(13):
+        cut = reference_view(raw[index[k]], padding, int(row[k]), int(column[k]), bool(flip[k]))
+        expected = (cut.astype(np.float32) / np.float32(255) - np.float32(mean)[:, None, None]) / np.float32(std)[
+            :, None, None
+        ]
+        assert np.array_equal(views[k].numpy(), expected)
+
+
+def test_normalise_equals_torchvision() -> None:
+    images = torch.randint(0, 256, (6, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
+    expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(images)
+    assert torch.equal(normalise(images, mean, std), expected)
+
+
+@pytest.mark.parametrize("side", [1, 4, 5, 8])
+def test_cutout_blanks_one_clipped_square_around_any_pixel(side: int) -> None:
+    index = torch.arange(4000)
+    blank = cutout(torch.ones(4000, 2, 8, 8), index, seed=1, epoch=2, side=side) == 0
+    assert torch.equal(blank[:, 0], blank[:, 1])
+    centres = set()
+    for k, mask in enumerate(blank[:, 0]):
+        cy = int(uniform(1, 2, index[k : k + 1], Stream.CUTOUT_ROW) * 8)
+        cx = int(uniform(1, 2, index[k : k + 1], Stream.CUTOUT_COLUMN) * 8)
+        expected = torch.zeros(8, 8, dtype=torch.bool)
+        for y in range(cy - side // 2, cy - side // 2 + side):
+            for x in range(cx - side // 2, cx - side // 2 + side):
+                if 0 <= y < 8 and 0 <= x < 8:
+                    expected[y, x] = True
+        assert torch.equal(mask, expected)
+        centres.add((cy, cx))
+    assert len(centres) == 64
+
+
+def test_cutout_keeps_all_other_pixels() -> None:
+    images = torch.rand(10, 3, 8, 8, generator=torch.Generator().manual_seed(0)) + 1
+    cut = cutout(images.clone(), torch.arange(10), seed=0, epoch=0, side=4)
+    assert torch.equal(cut[cut != 0], images[cut != 0])
+    assert 0 < (cut == 0).double().mean() <= 16 / 64
+
+
+@pytest.mark.parametrize("concentration", [0.1, 0.2, 1.0, 8.0])
+def test_mixup_weights_follow_the_beta_distribution(concentration: float) -> None:
+    weights = mixup_weights(0, 3, torch.arange(20_000), concentration)
+    assert weights.dtype == torch.float32
+    assert weights.isfinite().all()
+    # float32 rounds the mass next to 1 onto 1 for small concentrations: compare up to that rounding
+    values = weights.double().numpy()
+    grid = np.linspace(0.001, 0.999, 400)
+    empirical = np.searchsorted(np.sort(values), grid) / len(values)
+    assert np.abs(empirical - stats.beta(concentration, concentration).cdf(grid)).max() < 1.95 / np.sqrt(20_000)
+    some = torch.tensor([7, 19_999, 0])
+    assert torch.equal(mixup_weights(0, 3, some, concentration), weights[some])
+
+
+def test_mixup_partners_are_spread_evenly_over_the_positions() -> None:
+    positions = torch.tensor([3, 5, 8, 13, 21])
+    partners = mixup_partners(0, 0, MANY, positions)
+    counts: Tensor = torch.bincount(partners)[positions]
+    assert counts.sum() == len(MANY)
+    assert stats.chisquare(counts.numpy()).pvalue > 1e-3
