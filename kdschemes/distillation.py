@@ -58,7 +58,7 @@ class Distillation(nn.Module):
         self.terms = nn.ModuleList(terms)
         self.heads = tuple(heads)
         self.teacher = teacher
-        self._producer = {output: node for node in nodes.values() for output in node.provides}
+        self._producer: dict[str, Node] = {output: node for node in nodes.values() for output in node.provides}
         wanted = {*heads, *((teacher,) if teacher else ()), *(name for term in terms for name in term.reads)}
         missing = wanted - set(self._producer)
         assert not missing, f"no node provides {sorted(missing)}; there are {sorted(self._producer)}"
@@ -91,10 +91,10 @@ class Distillation(nn.Module):
         needed: set[Node] = set()
         todo = list(names)
         while todo:
-            node = self._producer[todo.pop()]
-            if node not in needed:
-                needed.add(node)
-                todo.extend(node.reads)
+            producer = self._producer[todo.pop()]
+            if producer not in needed:
+                needed.add(producer)
+                todo.extend(producer.reads)
         outputs: Outputs = {}
         for node in self.nodes.values():
             if node in needed:

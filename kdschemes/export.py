@@ -48,12 +48,9 @@ def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, int]:
         return {key: sum(cost[key] for cost in costs) for key in ("parameters", "macs")}
     if isinstance(node, NetworkWithExits) and head != node.provides[0]:
         return _exit_cost(node.network, head.rpartition("/")[2], data)
-    network = node.plain_network(head)
-    assert network is not None, f"{head} is no plain network"
-    return {
-        "parameters": count_parameters(network),
-        "macs": count_macs(network, data.channels, data.image_size),
-    }
+    plain = node.plain_network(head)
+    assert plain is not None, f"{head} is no plain network"
+    return {"parameters": count_parameters(plain), "macs": count_macs(plain, data.channels, data.image_size)}
 
 
 def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, int]:

@@ -89,5 +89,7 @@ class StopSignal:
         if not (dist.is_available() and dist.is_initialized()):
             return self.received is not None
         if self._agreement is None and dist.get_backend() != "gloo":
-            self._agreement = dist.new_group(backend="gloo")
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._agreement = group
         return any_process(self.received is not None, torch.device("cpu"), self._agreement)

@@ -106,8 +106,8 @@ class Frozen(Node):
         return self._hidden[0]
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        self.network._apply(fn)
-        return super()._apply(fn, recurse)
+        self.network._apply(fn)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
@@ -144,10 +144,11 @@ class Ema(Node):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        for average, weight in zip(self.network.parameters(), self._source[0].parameters(), strict=True):
+        source = self._source[0]
+        for average, weight in zip(self.network.parameters(), source.parameters(), strict=True):
             average.lerp_(weight, 1.0 - self.decay)
-        for average, value in zip(self.network.buffers(), self._source[0].buffers(), strict=True):
-            average.copy_(value)
+        for buffer, value in zip(self.network.buffers(), source.buffers(), strict=True):
+            buffer.copy_(value)
 
     def plain_network(self, head: str) -> StagedNetwork:
         return self.network

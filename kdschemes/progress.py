@@ -18,7 +18,7 @@ class Reporter:
 
     def __init__(self, *, show: bool) -> None:
         self._show = show
-        self._console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self._console = Console(file=sys.stdout, highlight=False)
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         self._losses = ""
@@ -27,8 +27,10 @@ class Reporter:
 
     def line(self, text: str) -> None:
         """Print a line."""
-        if self._show:
-            self._console.print(text, markup=False)
+        if self._bar is not None:
+            self._console.print(text, markup=False, soft_wrap=True)
+        elif self._show:
+            print(text, flush=True)
 
     def start(self, total: int, done: int, *, title: str) -> None:
         """Begin to report a training of `total` steps, `done` of them done before."""

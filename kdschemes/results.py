@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -37,11 +38,14 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         partial.replace(path)
     except OSError as error:
-        try:
+        with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)
-        except OSError:
-            pass  # the first error is the one to report
-        raise UserError(f"{path} cannot be written: {error.strerror or error}") from None
+        raise cannot_write(path, error) from None
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    """Return the error that names the file and the system's reason."""
+    return UserError(f"{path} cannot be written ({error.strerror or error}): mend that and give the same command again")
 
 
 def write_json(path: Path, data: Any) -> None:

@@ -8,10 +8,10 @@ import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from kdschemes.errors import UserError
-from kdschemes.results import plain
+from kdschemes.results import cannot_write, plain
 
 PREEMPTED = 143
 """Exit code of a process that ended on SIGTERM (128 + 15)."""
@@ -34,24 +34,21 @@ class MetricsLog:
         self.path = path
         self.offset = offset
         try:
-            self._file = path.open("r+b" if path.exists() else "x+b")
-            size = path.stat().st_size
+            size = path.stat().st_size if path.exists() else 0
             if size < offset:
                 raise UserError(
                     f"{path} has {size} bytes where the checkpoint counts {offset}: restore it, or delete the "
                     "run's folder to start again"
                 )
-            if offset:
-                self._file.seek(offset - 1)
-                if self._file.read(1) != b"\n":
-                    raise UserError(
-                        f"{path} was changed since the checkpoint (byte {offset} ends no line): restore it, or delete "
-                        "the run's folder to start again"
-                    )
+            if offset and not path.read_bytes()[:offset].endswith(b"\n"):
+                raise UserError(
+                    f"{path} was changed since the checkpoint (byte {offset} ends no line): restore it, or delete "
+                    "the run's folder to start again"
+                )
+            self._file = path.open("ab", buffering=0)
             self._file.truncate(offset)
-            self._file.seek(offset)
         except OSError as error:
-            raise UserError(f"{path} cannot be written: {error.strerror}") from None
+            raise cannot_write(path, error) from None
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add one line.
@@ -60,12 +57,13 @@ class MetricsLog:
             UserError: the file can't be written.
         """
         line = (json.dumps(plain(row), allow_nan=False) + "\n").encode()
-        try:
-            self._file.write(line)
-            self._file.flush()
-        except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
         self.offset += len(line)
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
     def sync(self) -> None:
         """Wait until what was written is on the disk; to be called before a checkpoint records `offset`.
@@ -76,7 +74,7 @@ class MetricsLog:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
+            raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -204,17 +202,19 @@ class _Wandb:
             import wandb
         except ImportError:
             raise UserError("tracker=wandb needs the package wandb: pip install wandb") from None
-        mode = os.environ.get("WANDB_MODE") or None
-        if mode in (None, "online", "shared"):
+        chosen = os.environ.get("WANDB_MODE")
+        logged_in = False
+        if chosen in (None, "", "online", "shared"):
             try:
                 logged_in = wandb.login(prompt=False, verify=False)
             except wandb.errors.AuthenticationError as error:
                 raise UserError(f"tracker=wandb: {error}; mend the key, or set WANDB_MODE=offline") from None
-            if mode and not logged_in:
-                raise UserError(f"WANDB_MODE={mode}, but no key is known: run `wandb login`, or set WANDB_MODE=offline")
-            mode = mode or ("online" if logged_in else "offline")
+            if chosen and not logged_in:
+                raise UserError(
+                    f"WANDB_MODE={chosen}, but no key is known: run `wandb login`, or set WANDB_MODE=offline"
+                )
 
-        def start(mode: str) -> Any:
+        def start(mode: Literal["online", "offline"] | None) -> Any:
             return wandb.init(
                 mode=mode,
                 id=_run_id(folder / "wandb_run_id"),
@@ -230,7 +230,7 @@ class _Wandb:
             )
 
         try:
-            self._run = start(mode)
+            self._run = start(None if chosen else "online" if logged_in else "offline")
         except wandb.errors.CommError as error:
             reason = str(error).splitlines()[0]
             warnings.warn(
@@ -275,11 +275,9 @@ class _TensorBoard:
                 'tracker=tensorboard needs the package tensorboard: pip install "kdschemes[tensorboard]"'
             ) from None
         try:
-            self._writer: Any = SummaryWriter(  # type: ignore[no-untyped-call]
-                folder / "tensorboard", purge_step=resume_step + 1 if resume_step else None
-            )
+            self._writer: Any = SummaryWriter(folder / "tensorboard", purge_step=resume_step + 1 if resume_step else 0)
         except OSError as error:
-            raise UserError(f"{folder / 'tensorboard'} cannot be written: {error.strerror}") from None
+            raise cannot_write(folder / "tensorboard", error) from None
         if not resume_step:
             self._writer.add_text("config", f"```\n{json.dumps(plain(config), indent=2)}\n```")
 

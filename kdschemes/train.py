@@ -387,9 +387,8 @@ class _Run:
             self._load(load_state(path))
             self.report.line(f"going on from step {self.state.step} of {self.total_steps}: {self.folder}")
         if self.main:
-            timing = self.folder / "timing.jsonl"
             self.log = MetricsLog(self.folder / "metrics.jsonl", offset=self.state.metrics_offset)
-            self.timing = MetricsLog(timing, offset=timing.stat().st_size if timing.exists() else 0)
+            self.timing = MetricsLog(self.folder / "timing.jsonl", offset=_whole_lines(self.folder / "timing.jsonl"))
             model = config.model.name
             group = config.group or "-".join((config.scheme.name, config.scheme.method, config.data.name, model))
             self.trackers = Trackers(
@@ -499,7 +498,7 @@ class _Run:
         if self.log is not None:
             self.log.write(row)
         if self.trackers is not None:
-            self.trackers.log({key: value for key, value in row.items() if key != "kind"}, step=self.state.step)
+            self.trackers.log(row, step=self.state.step)
 
     def _close(self, error: BaseException | None) -> None:
         self.report.stop()
@@ -551,6 +550,11 @@ def _finished(folder: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         raise UserError(f"{folder / 'results.json'} is damaged: delete it and run again") from None
     return results
+
+
+def _whole_lines(path: Path) -> int:
+    """Return how many bytes of a log are whole lines."""
+    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
 
 def _eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:

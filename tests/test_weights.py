@@ -212,7 +212,7 @@ def test_folders_that_are_no_network(tmp_path: Path) -> None:
         folder.mkdir()
         if text is not None:
             (folder / "config.json").write_text(text)
-        with pytest.raises(UserError, match="no network at .*config.json cannot be read"):
+        with pytest.raises(UserError, match=r"no network at .*config.json cannot be read"):
             load_model(folder)
 
 

@@ -12,6 +12,7 @@ from pydantic import Field
 class Data:
     """What every data set has: the split and the view."""
 
+    name: str
     val_fraction: Annotated[
         float, Field(ge=0, lt=1, description="share of the training images held out for selection; 0: no selection")
     ] = 0.1

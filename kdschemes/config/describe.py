@@ -98,8 +98,12 @@ def _rule(hint: Any) -> Rule:
         if not bounds:
             return base
         if get_origin(arguments[0]) in (Union, types.UnionType):
-            inner = [_rule(Annotated[a, _Bounds(bounds)]) if a in (int, float) else _rule(a) for a in get_args(arguments[0])]
-            return Rule(" or ".join(r.text for r in inner))
+            members = [_rule(a) for a in get_args(arguments[0])]
+            texts = [
+                rule.text + (_bounds(bounds) if member in (int, float) else "")
+                for rule, member in zip(members, get_args(arguments[0]), strict=True)
+            ]
+            return Rule(" or ".join(texts), tuple(word for rule in members for word in rule.words))
         return Rule(base.text + _bounds(bounds), base.words)
     if origin is Literal:
         words = tuple(str(a) for a in arguments)
@@ -112,14 +116,6 @@ def _rule(hint: Any) -> Rule:
         return Rule(f"a list [{inner.text}, ...]", inner.words)
     names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
     return Rule(names.get(hint, "its keys"))
-
-
-class _Bounds(FieldInfo):
-    """Carry bounds from a field to one member of its union."""
-
-    def __init__(self, metadata: list[Any]) -> None:
-        super().__init__()
-        self.metadata = metadata
 
 
 def _bounds(bounds: list[Any]) -> str:

@@ -86,7 +86,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     if isinstance(top.get("tracker"), str):
         top["tracker"] = [] if top["tracker"] == "none" else [top["tracker"]]
     scalars = {field.name: getattr(Config(), field.name) for field in dataclasses.fields(Config)} | top
-    config = _validate(
+    config: Config = _validate(
         Config,
         scalars
         | {
@@ -239,7 +239,8 @@ def _scheme_class(tree: Mapping[str, Any]) -> type:
             if method in table:
                 raise UserError(f"method={method} belongs to scheme={other}; scheme={name} has {', '.join(methods)}")
         raise unknown("method", str(method), methods)
-    return methods[method]
+    cls: type = methods[method]
+    return cls
 
 
 def _choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:

@@ -141,15 +141,15 @@ class FolderSource:
         flat = {"train": [p for files in train for p in files], "test": [p for files in test for p in files]}
         self.decoder, self.workers = Decoder(options, seed, flat), options.workers
 
-    def views(self, epoch: int, batches: Iterable[Int[Tensor, " n"]]) -> Iterator[Float[Tensor, "n 3 h w"]]:
+    def views(self, epoch: int, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ 3 h w"]]:
         """Yield the random views of batches of training positions."""
         return self._decode(("view", epoch, batch.tolist()) for batch in batches)
 
-    def plain(self, array: str, batches: Iterable[Int[Tensor, " n"]]) -> Iterator[Float[Tensor, "n 3 h w"]]:
+    def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ 3 h w"]]:
         """Yield batches of positions of "train" or "test", resized and cropped around the centre."""
         return self._decode((array, 0, batch.tolist()) for batch in batches)
 
-    def _decode(self, requests: Iterator[Request]) -> Iterator[Float[Tensor, "n 3 h w"]]:
+    def _decode(self, requests: Iterator[Request]) -> Iterator[Float[Tensor, "_ 3 h w"]]:
         loader = DataLoader(
             self.decoder,
             batch_size=None,

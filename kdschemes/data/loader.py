@@ -30,10 +30,10 @@ class Source(Protocol):
     image_size: int
     labels: dict[str, Tensor]
 
-    def views(self, epoch: int, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def views(self, epoch: int, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
         """Yield the random views of batches of training positions, normalised."""
 
-    def plain(self, array: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
         """Yield batches of positions of one array, normalised only."""
 
 
@@ -53,7 +53,7 @@ class MemorySource:
             "test": arrays.test_images.to(device).contiguous(),
         }
 
-    def views(self, epoch: int, batches: Iterable[Int[Tensor, " n"]]) -> Iterator[Float[Tensor, "n c h w"]]:
+    def views(self, epoch: int, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
         """Yield the random views of batches of training positions: padded, cropped, flipped, normalised."""
         offsets = 2 * self.padding["train"] + 1
         for batch in batches:
@@ -63,7 +63,7 @@ class MemorySource:
             flip = views.uniform(self.seed, epoch, index, Stream.FLIP) < (0.5 if self.flip else 0.0)
             yield self._cut("train", index, row, column, flip)
 
-    def plain(self, array: str, batches: Iterable[Int[Tensor, " n"]]) -> Iterator[Float[Tensor, "n c h w"]]:
+    def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
         """Yield batches of positions of "train" or "test", normalised only."""
         for batch in batches:
             index = batch.to(self.device)

@@ -46,7 +46,7 @@ class BottleneckExit(nn.Module):
         steps = [_step(shape[1:], last[1:])]
         while steps[-1][1] != last[1:]:
             steps.append(_step(steps[-1][1], last[1:]))
-        widths = [min(shape[0] * 2**k, last[0]) for k in range(len(steps))] + [last[0]]
+        widths = [shape[0], *(min(shape[0] * 2**k, last[0]) for k in range(1, len(steps))), last[0]]
         layers: list[nn.Module] = []
         for (convolution, _), (before, width) in zip(steps, pairwise(widths), strict=True):
             kernel, stride, padding = zip(*convolution, strict=True)

@@ -33,7 +33,7 @@ class TimmNetwork(StagedNetwork):
             raise UserError(f"timm/{name} gives no features by stage (timm's forward_intermediates); choose another")
         total, count = len(groups), min(MOST_STAGES, len(groups))
         if len({group["reduction"] for group in groups}) == 1:
-            self._indices = [round(total * (k + 1) / count) - 1 for k in range(count)]
+            self._indices = [total * (k + 1) // count - 1 for k in range(count)]
         else:
             self._indices = list(range(total - count, total))
         names = [groups[index]["module"].replace(".", "_") for index in self._indices]
