@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import os
 import shutil
 import sys
 from collections.abc import Mapping
@@ -18,34 +16,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdschemes.errors import UserError
+from kdschemes.files import write_whole
 
 WIDTH = 160
 """Columns of a printed table where there is no terminal to ask."""
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that readers, and a crash at any moment, see the old content or the new, never a part.
-
-    Raises:
-        UserError: the file can't be written (the disk is full, the folder is read-only); the old one is still there.
-    """
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)
-        raise cannot_write(path, error) from None
-
-
-def cannot_write(path: Path, error: OSError) -> UserError:
-    """Return the error that names the file and the system's reason."""
-    return UserError(f"{path} cannot be written ({error.strerror or error}): mend that and give the same command again")
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -128,7 +102,7 @@ def _count(value: int | None) -> str:
         return "-"
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= size:
-            return f"{value / size:.4g}{unit}"
+            return f"{value / size:.2f}{unit}"
     return str(value)
 
 

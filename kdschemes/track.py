@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from kdschemes.errors import UserError
-from kdschemes.results import cannot_write, plain
+from kdschemes.results import plain
 
 PREEMPTED = 143
 """Exit code of a process that ended on SIGTERM (128 + 15)."""
+
+INIT_TIMEOUT = 30.0
+"""Seconds that W&B's server has to answer at the start."""
 
 
 class MetricsLog:
@@ -40,7 +43,7 @@ class MetricsLog:
                     f"{path} has {size} bytes where the checkpoint counts {offset}: restore it, or delete the "
                     "run's folder to start again"
                 )
-            if offset and not path.read_bytes()[:offset].endswith(b"\n"):
+            if offset and _byte(path, offset - 1) != b"\n":
                 raise UserError(
                     f"{path} was changed since the checkpoint (byte {offset} ends no line): restore it, or delete "
                     "the run's folder to start again"
@@ -48,7 +51,7 @@ class MetricsLog:
             self._file = path.open("ab", buffering=0)
             self._file.truncate(offset)
         except OSError as error:
-            raise cannot_write(path, error) from None
+            raise _cannot_write(path, error) from None
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add one line.
@@ -63,7 +66,7 @@ class MetricsLog:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise cannot_write(self.path, error) from None
+            raise _cannot_write(self.path, error) from None
 
     def sync(self) -> None:
         """Wait until what was written is on the disk; to be called before a checkpoint records `offset`.
@@ -74,7 +77,7 @@ class MetricsLog:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise cannot_write(self.path, error) from None
+            raise _cannot_write(self.path, error) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -198,21 +201,19 @@ class _Wandb:
         config: Mapping[str, Any],
     ) -> None:
         os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # the client would report from offline runs too
         try:
             import wandb
         except ImportError:
             raise UserError("tracker=wandb needs the package wandb: pip install wandb") from None
         chosen = os.environ.get("WANDB_MODE")
-        logged_in = False
-        if chosen in (None, "", "online", "shared"):
-            try:
-                logged_in = wandb.login(prompt=False, verify=False)
-            except wandb.errors.AuthenticationError as error:
-                raise UserError(f"tracker=wandb: {error}; mend the key, or set WANDB_MODE=offline") from None
-            if chosen and not logged_in:
-                raise UserError(
-                    f"WANDB_MODE={chosen}, but no key is known: run `wandb login`, or set WANDB_MODE=offline"
-                )
+        asks = chosen in (None, "", "online", "shared")
+        try:
+            logged_in = asks and wandb.login(prompt=False, verify=False)
+        except wandb.errors.AuthenticationError as error:
+            raise UserError(f"tracker=wandb: {error}; mend the key, or set WANDB_MODE=offline") from None
+        if chosen and asks and not logged_in:
+            raise UserError(f"WANDB_MODE={chosen}, but no key is known: run `wandb login`, or set WANDB_MODE=offline")
 
         def start(mode: Literal["online", "offline"] | None) -> Any:
             return wandb.init(
@@ -226,16 +227,14 @@ class _Wandb:
                 job_type=job_type,
                 tags=list(tags),
                 config=dict(config),
-                settings=wandb.Settings(silent=True, console="off", init_timeout=30),
+                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT),
             )
 
         try:
             self._run = start(None if chosen else "online" if logged_in else "offline")
         except wandb.errors.CommError as error:
-            reason = str(error).splitlines()[0]
-            warnings.warn(
-                f"W&B cannot be reached ({reason}): offline; `wandb sync` later", RuntimeWarning, stacklevel=3
-            )
+            message = f"W&B cannot start online ({str(error).splitlines()[0]}): offline, to be synced later"
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
             wandb.teardown()  # or the run's id counts as in use
             self._run = start("offline")
         except wandb.errors.Error as error:
@@ -277,7 +276,7 @@ class _TensorBoard:
         try:
             self._writer: Any = SummaryWriter(folder / "tensorboard", purge_step=resume_step + 1 if resume_step else 0)
         except OSError as error:
-            raise cannot_write(folder / "tensorboard", error) from None
+            raise _cannot_write(folder / "tensorboard", error) from None
         if not resume_step:
             self._writer.add_text("config", f"```\n{json.dumps(plain(config), indent=2)}\n```")
 
@@ -291,6 +290,16 @@ class _TensorBoard:
 
     def finish(self, exit_code: int, preempted: bool) -> None:
         self._writer.close()
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written: {error.strerror or error}; mend that and run again")
+
+
+def _byte(path: Path, position: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(position)
+        return file.read(1)
 
 
 def _run_id(path: Path) -> str:

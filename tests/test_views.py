@@ -24,7 +24,7 @@ from kdschemes.data.views import (
 )
 
 MASK = (1 << 64) - 1
-MANY = torch.arange(100_000)
+MANY = torch.arange(50_000)
 
 
 def splitmix64(seed: int, count: int) -> list[int]:
@@ -65,7 +65,7 @@ def test_mix64_depends_on_every_word_and_their_order() -> None:
 
 def test_uniform_does_not_depend_on_the_other_samples_or_the_integer_type() -> None:
     whole = uniform(1, 2, MANY, Stream.ROW)
-    some = torch.tensor([5, 99_999, 0, 5])
+    some = torch.tensor([5, 49_999, 0, 5])
     assert torch.equal(uniform(1, 2, some, Stream.ROW), whole[some])
     assert torch.equal(uniform(1, 2, some.int(), Stream.ROW), whole[some])
     assert uniform(1, 2, some[:0], Stream.ROW).shape == (0,)
@@ -125,11 +125,8 @@ def reference_view(image: np.ndarray, padding: int, row: int, column: int, flip:
     return view[:, :, ::-1] if flip else view
 
 
-@pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize(("channels", "size", "padding"), [(1, 8, 1), (3, 32, 4), (3, 5, 0), (2, 7, 9)])
-def test_view_equals_slow_reference_for_each_sample(
-    channels: int, size: int, padding: int, channels_last: bool
-) -> None:
+def test_view_equals_slow_reference_for_each_sample(channels: int, size: int, padding: int) -> None:
     random = np.random.default_rng(0)
     raw = random.integers(0, 256, (20, channels, size, size), np.uint8)
     padded = torch.nn.functional.pad(torch.from_numpy(raw), (padding,) * 4)
@@ -137,9 +134,8 @@ def test_view_equals_slow_reference_for_each_sample(
     row, column = (torch.from_numpy(random.integers(0, 2 * padding + 1, 13)) for _ in range(2))
     flip = torch.from_numpy(random.random(13) < 0.5)
     mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
-    views = normalise(crop(padded, index, row, column, flip, size), mean, std, channels_last=channels_last)
+    views = normalise(crop(padded, index, row, column, flip, size), mean, std)
     assert views.dtype == torch.float32
-    assert views.is_contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     for k in range(13):
         cut = reference_view(raw[index[k]], padding, int(row[k]), int(column[k]), bool(flip[k]))
         expected = (cut.astype(np.float32) / np.float32(255) - np.float32(mean)[:, None, None]) / np.float32(std)[
@@ -157,8 +153,8 @@ def test_normalise_equals_torchvision() -> None:
 
 @pytest.mark.parametrize("side", [1, 4, 5, 8])
 def test_cutout_blanks_one_clipped_square_around_any_pixel(side: int) -> None:
-    index = torch.arange(4000)
-    blank = cutout(torch.ones(4000, 2, 8, 8), index, seed=1, epoch=2, side=side) == 0
+    index = torch.arange(800)
+    blank = cutout(torch.ones(800, 2, 8, 8), index, seed=1, epoch=2, side=side) == 0
     assert torch.equal(blank[:, 0], blank[:, 1])
     centres = set()
     for k, mask in enumerate(blank[:, 0]):

@@ -33,9 +33,9 @@ def same(a: StagedNetwork, b: StagedNetwork) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-@pytest.mark.parametrize(("name", "images", "correct"), [("resnet20", 10_000, 6883), ("resnet56", 2_000, 1455)])
+@pytest.mark.parametrize(("name", "images", "correct"), [("resnet20", 10_000, 6883), ("resnet56", 1_000, 712)])
 def test_published_accuracy(name: str, images: int, correct: int, cifar100_root: str | Path) -> None:
-    """68.83 % and 72.63 % top-1 on all 10,000 test images; resnet56 is run on the first 2,000 to save time."""
+    """68.83 % and 72.63 % top-1 on all 10,000 test images; resnet56 is run on the first 1,000 to save time."""
     from torchvision.datasets import CIFAR100
 
     file = SHARED / f"cifar100_{name}.safetensors"
@@ -126,7 +126,7 @@ def test_load_model_imports_no_training_code(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True, cwd=REPOSITORY
     )
     loaded = {name for name in done.stdout.split() if not name.startswith("kdschemes.models")}
-    assert loaded == {"kdschemes.errors"}
+    assert loaded == {"kdschemes.errors", "kdschemes.files"}
 
 
 @pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "module.", "_orig_mod.", "module._orig_mod."])
@@ -224,7 +224,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.M
         raise OSError("no space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UserError, match="cannot be written: no space left"):
         save_weights(build(seed=1), tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "model.safetensors"]
     assert same(load_model(tmp_path), network)
@@ -236,3 +236,9 @@ def test_saving_shared_storage(tmp_path: Path) -> None:
     state: dict[str, Tensor] = network.plain_state() | {"bn1.weight": base[0], "bn1.bias": base[1]}
     save_weights(network, tmp_path, state=state)
     assert torch.equal(load_file(tmp_path / "model.safetensors")["bn1.bias"], base[1])
+
+
+def test_saving_where_a_file_is(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"folder .*file cannot be made"):
+        save_weights(build(), tmp_path / "file")

@@ -77,6 +77,8 @@ def fetch(url: str, path: Path, expected: str) -> None:
             shutil.copyfileobj(answer, stream)
         whole = md5(part) == expected
     except (OSError, http.client.HTTPException) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()
         part.unlink(missing_ok=True)
         raise UserError(f"cannot download {url} to {path.parent} ({error}): {by_hand}") from error
     if not whole:

@@ -116,7 +116,7 @@ class FolderSource:
 
     channels = 3
 
-    def __init__(self, options: ImageFolder, *, seed: int, device: torch.device, channels_last: bool) -> None:
+    def __init__(self, options: ImageFolder, *, seed: int, device: torch.device) -> None:
         if options.root is None:
             raise UserError("data.root is missing: name the folder that holds train/ and test/ (or val/)")
         root = Path(options.root).expanduser()
@@ -133,7 +133,7 @@ class FolderSource:
                 f"data.classes={options.classes}, but {root / 'train'} has {len(self.classes)} class folders: "
                 "correct one of them"
             )
-        self.image_size, self.device, self.channels_last = options.image_size, device, channels_last
+        self.image_size, self.device = options.image_size, device
         self.labels = {
             name: torch.repeat_interleave(torch.arange(len(paths)), torch.tensor([len(files) for files in paths]))
             for name, paths in (("train", train), ("test", test))
@@ -161,5 +161,4 @@ class FolderSource:
         for pixels in loader:
             if isinstance(pixels, UserError):
                 raise pixels
-            images = pixels.to(self.device, non_blocking=True)
-            yield normalise(images, MEAN, STD, channels_last=self.channels_last)
+            yield normalise(pixels.to(self.device, non_blocking=True), MEAN, STD)

@@ -40,11 +40,11 @@ class Source(Protocol):
 class MemorySource:
     """Images that live on the device as bytes, the training images with their padding."""
 
-    def __init__(self, options: InMemory, *, seed: int, device: torch.device, channels_last: bool) -> None:
+    def __init__(self, options: InMemory, *, seed: int, device: torch.device) -> None:
         arrays = READERS[type(options)](Path(options.root).expanduser())
         self.classes, self.labels = arrays.classes, {"train": arrays.train_labels, "test": arrays.test_labels}
         self.channels, self.image_size = arrays.train_images.shape[1:3]
-        self.mean, self.std, self.channels_last = arrays.mean, arrays.std, channels_last
+        self.mean, self.std = arrays.mean, arrays.std
         self.flip, self.seed, self.device = options.flip, seed, device
         self.padding = {"train": options.crop_padding, "test": 0}
         border = (options.crop_padding,) * 4
@@ -72,7 +72,7 @@ class MemorySource:
 
     def _cut(self, array: str, index: Tensor, row: Tensor, column: Tensor, flip: Tensor) -> Tensor:
         pixels = views.crop(self.images[array], index, row, column, flip, self.image_size)
-        return views.normalise(pixels, self.mean, self.std, channels_last=self.channels_last)
+        return views.normalise(pixels, self.mean, self.std)
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,7 @@ class LoadedData:
     positions: dict[str, Tensor]
     seed: int
     device: torch.device
+    memory_format: torch.memory_format
 
     @property
     def classes(self) -> list[str]:
@@ -198,6 +199,7 @@ class LoadedData:
                 images = partner.lerp(own, mix[:, None, None, None])
                 labels, partner_labels = labels.tensor_split(2)
             index = shown[: len(share.index)]
+            images = images.contiguous(memory_format=self.memory_format)
             yield Batch(images, labels, index, partner_labels, mix, share.micro_size, share.step_size)
 
     def eval_batches(self, split: str, *, batch_size: int, rank: int, world: int) -> Iterator[Batch]:
@@ -210,6 +212,7 @@ class LoadedData:
         batches = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
         for batch, images in zip(batches, self.source.plain(array, batches), strict=True):
             index = batch.to(self.device)
+            images = images.contiguous(memory_format=self.memory_format)
             yield Batch(images, self.labels[array][index], index)
 
 
@@ -223,10 +226,10 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
     """
     source: Source
     if isinstance(options, ImageFolder):
-        source = FolderSource(options, seed=seed, device=device, channels_last=channels_last)
+        source = FolderSource(options, seed=seed, device=device)
     else:
         assert isinstance(options, InMemory)
-        source = MemorySource(options, seed=seed, device=device, channels_last=channels_last)
+        source = MemorySource(options, seed=seed, device=device)
     if options.cutout > source.image_size:
         raise UserError(
             f"data.cutout={options.cutout} is larger than the images of {source.image_size} pixels: use a smaller side"
@@ -236,4 +239,5 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
     )
     positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
     labels = {array: values.to(device) for array, values in source.labels.items()}
-    return LoadedData(source, options, labels, positions, seed, device)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return LoadedData(source, options, labels, positions, seed, device, memory_format)

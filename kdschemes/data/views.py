@@ -99,10 +99,9 @@ def crop(
 
 
 def normalise(
-    images: UInt8[Tensor, "n c h w"], mean: Sequence[float], std: Sequence[float], *, channels_last: bool = False
+    images: UInt8[Tensor, "n c h w"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "n c h w"]:
     """Return `(images / 255 - mean) / std` per channel in float32."""
-    images = images.contiguous(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     shift, scale = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
     return images.float().div_(255).sub_(shift).div_(scale)
 

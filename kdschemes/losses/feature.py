@@ -27,7 +27,7 @@ def hint(student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"]) -> 
 
 @full_precision
 def attention_map(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h*w"]:
-    r"""Return $A = a / \|a\|_2$ with $a = \frac1C \sum_c f_c^2$, flattened over positions; 0 where the features are all 0.
+    r"""Return $A = a / \|a\|_2$ with $a = \frac1C \sum_c f_c^2$, flattened over positions; 0 where all features are 0.
 
     Zagoruyko & Komodakis 2017, "Paying More Attention to Attention". A does not depend on the scale of a sample's
     features, so they are divided by their largest magnitude first and no scale overflows or underflows.

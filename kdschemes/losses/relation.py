@@ -68,7 +68,7 @@ class _Angle(torch.autograd.Function):
         chunk = max(1, _CHUNK_ELEMENTS // (n * max(n, student.shape[1], teacher.shape[1])))
         total = student.new_zeros(())
         gradients = [torch.zeros_like(x) if needed else None for x, needed in _inputs(ctx, student, teacher)]
-        for anchors in torch.arange(n, device=student.device).split(chunk):
+        for anchors in torch.split(torch.arange(n, device=student.device), chunk):
             units, lengths = zip(*(_unit_differences(x, anchors) for x in (student, teacher)), strict=True)
             gap = units[0] @ units[0].mT - units[1] @ units[1].mT
             total += functional.smooth_l1_loss(gap, torch.zeros_like(gap), reduction="sum")

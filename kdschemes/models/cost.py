@@ -41,7 +41,7 @@ def count_exit_macs(network: ExitNetwork, channels: int, image_size: int) -> dic
 
 def macs_of(function: Callable[..., Any], images: Tensor) -> int:
     """Return the multiply-accumulates of `function(images)`, attention included."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+    with torch.enable_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         function(images)
     return int(counter.get_total_flops()) // 2
 

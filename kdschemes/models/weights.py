@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kdschemes.errors import UserError
+from kdschemes.files import write_whole
 from kdschemes.models.base import StagedNetwork, first_line
 
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
@@ -62,9 +62,13 @@ def save_weights(
     `state` replaces the network's own weights (a moving average, a trunk joined with a branch) and has plain names.
     `metadata` must be JSON-able and is kept in the config; its `mean` and `std` are also given to timm. A timm model is
     then loaded by `timm.create_model("local-dir:FOLDER", pretrained=True)`, any model by `kdschemes.models.load_model`.
+    Raises `UserError` if the folder cannot be written.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"folder {folder} cannot be made: {error.strerror}; name another") from error
     state = network.plain_state() if state is None else state
     assert state.keys() == network.plain_state().keys()
     metadata = dict(metadata or {})
@@ -74,8 +78,8 @@ def save_weights(
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
     }
-    _write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    _write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
+    write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def _plain_name(name: str) -> str:
@@ -101,21 +105,3 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
         raise UserError(f"{file} holds no dictionary of tensors; save the network's state_dict() there")
     return dict(state)
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write a file beside its place, flush it to the disk, then rename it into place."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
