@@ -27,6 +27,8 @@ def main(arguments: list[str]) -> int:
         if first:
             print(f"error: {error}", file=sys.stderr)
         return 2
+    # Threads that spin while they wait steal the cores from the ones that work; read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from kdschemes.results import results_table
     from kdschemes.train import TrainingStopped, train
 

@@ -59,6 +59,7 @@ class Distillation(nn.Module):
         self.heads = tuple(heads)
         self.teacher = teacher
         self._producer: dict[str, Node] = {output: node for node in nodes.values() for output in node.provides}
+        self._producer_order = tuple(nodes.values())
         wanted = {*heads, *((teacher,) if teacher else ()), *(name for term in terms for name in term.reads)}
         missing = wanted - set(self._producer)
         assert not missing, f"no node provides {sorted(missing)}; there are {sorted(self._producer)}"
@@ -88,18 +89,21 @@ class Distillation(nn.Module):
 
     def predict(self, batch: Batch, names: Iterable[str]) -> Outputs:
         """Run the nodes that the named outputs need, in order, and return all their outputs."""
-        needed: set[Node] = set()
+        outputs: Outputs = {}
+        for node in self.needed(names):
+            outputs.update(node(batch, outputs))
+        return outputs
+
+    def needed(self, names: Iterable[str]) -> list[Node]:
+        """Return the nodes that the named outputs need, in the order in which they run."""
+        found: set[Node] = set()
         todo = list(names)
         while todo:
             producer = self._producer[todo.pop()]
-            if producer not in needed:
-                needed.add(producer)
+            if producer not in found:
+                found.add(producer)
                 todo.extend(producer.reads)
-        outputs: Outputs = {}
-        for node in self.nodes.values():
-            if node in needed:
-                outputs.update(node(batch, outputs))
-        return outputs
+        return [node for node in self._producer_order if node in found]
 
     def after_step(self) -> None:
         """Let every node follow the optimizer's step."""

@@ -27,9 +27,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(
-    scheme: Distillation, batches: Iterable[Batch], device: torch.device
-) -> dict[str, dict[str, float]]:
+def evaluate(scheme: Distillation, batches: Iterable[Batch], device: torch.device) -> dict[str, dict[str, float]]:
     """Return each head's metrics over the samples of all processes.
 
     `batches` are this process's share. The result is the same on every process; training modes are left as they were.

@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdschemes.data import LoadedData
 from kdschemes.distillation import Distillation
 from kdschemes.models import ExitNetwork, count_exit_macs, count_macs, count_parameters, save_weights
 from kdschemes.models.cost import macs_of, probing
-from kdschemes.nodes import Ensemble, NetworkWithExits
+from kdschemes.nodes import Ensemble, Frozen, NetworkWithExits
+from kdschemes.outputs import Batch
 
 
 def export_network(scheme: Distillation, folder: Path, metadata: dict[str, Any]) -> None:
@@ -38,19 +40,20 @@ def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, in
 def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, int]:
     node = scheme.node_of(head)
     if isinstance(node, Ensemble):
-        exits = [scheme.node_of(name) for name in node.reads]
-        if isinstance(exits[0], NetworkWithExits):
-            network = exits[0].network
-            with probing(network, data.channels, data.image_size, batch=1) as image:
-                macs = macs_of(network.forward_exits, image)
-            return {"parameters": count_parameters(network), "macs": macs}
-        costs = [_cost(scheme, name, data) for name in node.reads]
-        return {key: sum(cost[key] for cost in costs) for key in ("parameters", "macs")}
+        with probing(scheme, data.channels, data.image_size, batch=1) as image:
+            index = torch.zeros(1, dtype=torch.long, device=image.device)
+            macs = macs_of(lambda x: scheme.predict(Batch(x, index, index), [head]), image)
+        return {"parameters": sum(count_parameters(n) for n in _members(scheme, head)), "macs": macs}
     if isinstance(node, NetworkWithExits) and head != node.provides[0]:
         return _exit_cost(node.network, head.rpartition("/")[2], data)
     plain = node.plain_network(head)
     assert plain is not None, f"{head} is no plain network"
     return {"parameters": count_parameters(plain), "macs": count_macs(plain, data.channels, data.image_size)}
+
+
+def _members(scheme: Distillation, head: str) -> list[nn.Module]:
+    """Return the modules that a head runs at inference."""
+    return [node.network if isinstance(node, Frozen) else node for node in scheme.needed([head])]
 
 
 def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, int]:

@@ -70,7 +70,7 @@ class NetworkWithExits(Node):
 
 
 class SharedStem(Node):
-    """One trained trunk, a branch a peer. The trunk's gradient is the sum over branches, divided by their number."""
+    """One trained trunk, a branch a peer. The trunk learns from every peer's terms: its gradient is their sum."""
 
     def __init__(self, names: Sequence[str], trunk: Trunk, branches: Sequence[Branch], template: StagedNetwork) -> None:
         super().__init__(names)
@@ -82,7 +82,7 @@ class SharedStem(Node):
         stem, features = self.trunk(batch.images)
         produced = {}
         for name, branch in zip(self.provides, self.branches, strict=True):
-            logits, deeper = branch(_scale_gradient(stem, 1.0 / len(self.branches)))
+            logits, deeper = branch(stem)
             produced[name] = Output(logits, {**features, **deeper})
         return produced
 
@@ -169,20 +169,3 @@ class Ensemble(Node):
         )
         assert isinstance(logits, Tensor)
         return {self.provides[0]: Output(logits)}
-
-
-class _ScaleGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, value: Tensor, scale: float) -> Tensor:
-        ctx.scale = scale  # type: ignore[attr-defined]
-        return value.view_as(value)
-
-    @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0] * ctx.scale, None  # type: ignore[attr-defined]
-
-
-def _scale_gradient(value: Tensor, scale: float) -> Tensor:
-    scaled = _ScaleGradient.apply(value, scale)
-    assert isinstance(scaled, Tensor)
-    return scaled

@@ -21,7 +21,7 @@ def linear_ramp(value: float, epochs: float) -> Schedule:
 
 
 def sigmoid_ramp(value: float, epochs: float) -> Schedule:
-    """Rise as `value * exp(-5 (1 - min(e, R) / R)^2)`, R = `epochs` (Laine & Aila 2017); 0.0067 `value` at the start."""
+    """Rise as `value * exp(-5 (1 - min(e, R) / R)^2)`, R = `epochs` (Laine & Aila 2017), from 0.0067 `value`."""
     return lambda progress: value * math.exp(-5.0 * (1.0 - min(progress.epoch / epochs, 1.0)) ** 2)
 
 

@@ -30,7 +30,11 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def make_deterministic() -> None:
-    """Ask torch for algorithms that give the same bits each time; it warns where there is none."""
+    """Ask torch for algorithms that give the same bits each time; it warns where there is none.
+
+    Memory that nobody reads is not filled for it: that made a ResNet-20's training step 7 times slower on CPU.
+    """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False

@@ -151,11 +151,13 @@ class Trackers:
                 self._mirrors[name] = _TensorBoard(folder, config, resume_step)
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
-        """Mirror the numbers of a row; `kd/loss` of a `train` row becomes `train/kd/loss`.
+        """Mirror the numbers of a row; `step` counts optimizer steps.
 
-        The prefix is the row's `split` where it has one, else its `kind`. `step` counts optimizer steps.
+        `lr` of a training row becomes `train/lr`, `HEAD/top1` of an evaluation `val/HEAD/top1`, and of the final one
+        `final/best/test/HEAD/top1`: the row's `kind` (but for `eval`), `which` and `split` come before the name.
         """
-        prefix = row.get("split", row["kind"])
+        kind = [] if row["kind"] == "eval" else [row["kind"]]
+        prefix = "/".join(kind + [row[key] for key in ("which", "split") if key in row])
         scalars = {f"{prefix}/{key}": float(value) for key, value in row.items() if _is_number(value) and key != "step"}
         self._each(lambda mirror: mirror.log(scalars, step))
 
@@ -206,6 +208,7 @@ class _Wandb:
             import wandb
         except ImportError:
             raise UserError("tracker=wandb needs the package wandb: pip install wandb") from None
+        self._wandb = wandb
         chosen = os.environ.get("WANDB_MODE")
         asks = chosen in (None, "", "online", "shared")
         try:
@@ -233,7 +236,7 @@ class _Wandb:
         try:
             self._run = start(None if chosen else "online" if logged_in else "offline")
         except wandb.errors.CommError as error:
-            message = f"W&B cannot start online ({str(error).splitlines()[0]}): offline, to be synced later"
+            message = f"W&B cannot start online ({' '.join(str(error).split())}): offline, to be synced later"
             warnings.warn(message, RuntimeWarning, stacklevel=3)
             wandb.teardown()  # or the run's id counts as in use
             self._run = start("offline")
@@ -261,6 +264,7 @@ class _Wandb:
         if preempted:
             self._run.mark_preempting()
         self._run.finish(exit_code=exit_code)
+        self._wandb.teardown()  # waits: finish() of an offline run may return before its file is written
 
 
 class _TensorBoard:

@@ -295,13 +295,18 @@ class _Run:
             return evaluate(self.scheme, batches, self.device)
 
     def _validate(self, epoch: int) -> None:
+        """Evaluate the heads on the validation split; keep the weights of the best epoch of the reported head.
+
+        Best is the highest top-1, among equals the lowest NLL, then the earliest.
+        """
         metrics = self._evaluate("val")
         self._write(_eval_row("val", epoch, self.state.step, metrics))
         reported = self.scheme.heads[0]
-        top1 = metrics[reported]["top1"]
+        top1, nll = metrics[reported]["top1"], metrics[reported]["nll"]
         self.report.epoch(epoch, self.config.train.epochs, {head: metrics[head]["top1"] for head in self.scheme.heads})
-        if self.state.best is None or top1 > self.state.best["top1"]:
-            self.state.best = {"epoch": epoch, "top1": top1, "file": f"best-epoch{epoch:04d}.pt"}
+        best = self.state.best
+        if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
+            self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": f"best-epoch{epoch:04d}.pt"}
             if self.main:
                 save_state(self.folder / self.state.best["file"], self.scheme.state_dict())
 
@@ -336,9 +341,7 @@ class _Run:
     def _check_weights(self) -> None:
         for name, parameters in self.groups.items():
             if not all(bool(p.isfinite().all()) for p in parameters):
-                raise TrainingStopped(
-                    f"a weight of {name} is not finite after step {self.state.step}: {self._keeps()}"
-                )
+                raise TrainingStopped(f"a weight of {name} is not finite after step {self.state.step}: {self._keeps()}")
 
     def _keeps(self) -> str:
         kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint was made"
@@ -506,7 +509,9 @@ class _Run:
             if log is not None:
                 log.close()
         if self.trackers is not None:
-            code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else int(error is not None)
+            code = (
+                error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else int(error is not None)
+            )
             self.trackers.finish(exit_code=code, preempted=isinstance(error, SystemExit))
 
 

@@ -195,6 +195,7 @@ def test_wandb_offline_keeps_every_row(alone, tmp_path):
         tracker.log(train(step, note="text", flag=True), step)
     tracker.log(val(10, 60.0), 10)
     tracker.log(val(20, 55.0), 20)
+    tracker.log({"which": "best"} | val(20, 61.0) | {"kind": "final"}, 20)  # beside the curve, not on it
     tracker.summary({"heads": {"student": {"last": {"test": {"top1": 54.0}, "val": None}}}, "run": "r1"})
     tracker.finish()
 
@@ -210,6 +211,7 @@ def test_wandb_offline_keeps_every_row(alone, tmp_path):
     }
     assert rows[9]["train/loss/kd/teacher->student"] == 0.1
     assert [row.get("val/student/exit1/top1") for row in rows[9:]] == [60.0, 55.0]
+    assert rows[10]["final/best/val/student/exit1/top1"] == 61.0
 
     found = records(path)
     run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
@@ -220,6 +222,7 @@ def test_wandb_offline_keeps_every_row(alone, tmp_path):
     defined = {record.metric.name or record.metric.glob_name: record.metric for record in found}
     assert {name: m.step_metric for name, m in defined.items() if name} == {
         "global_step": "",
+        "final/*": "global_step",
         "train/*": "global_step",
         "val/*": "global_step",
         "val/student/exit1/top1": "global_step",

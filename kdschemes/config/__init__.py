@@ -122,7 +122,7 @@ class Config:
         list[Literal["wandb", "tensorboard"]], Field(description="none, wandb, tensorboard, or a list of them")
     ] = field(default_factory=list)
     project: Annotated[str, Field(description="project of the runs in W&B")] = "kdschemes"
-    group: Annotated[
-        str | None, Field(description="group of the run in W&B; null: scheme, method, data and model")
-    ] = None
+    group: Annotated[str | None, Field(description="group of the run in W&B; null: scheme, method, data and model")] = (
+        None
+    )
     output: Annotated[str, Field(description="folder that holds the runs' folders")] = "runs"

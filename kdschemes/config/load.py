@@ -164,9 +164,9 @@ def _nest(key: str, value: Any) -> Tree:
         key = "scheme.method"
     parts = key.split(".")
     if (len(parts) == 1 and key in GROUPS) or (len(parts) == 2 and parts[0] == "losses" and parts[1] in LOSS_KINDS):
-        if key in ("losses", "train"):
-            raise UserError(f"{key}={value}: give its keys, as {key}.KEY=VALUE")
         if not isinstance(value, Mapping):
+            if key in ("losses", "train"):
+                raise UserError(f"{key}={value}: give its keys, as {key}.KEY=VALUE")
             parts.append("name")
     for part in reversed(parts):
         value = {part: value}
@@ -185,7 +185,7 @@ def _merge(into: Tree, update: Mapping[str, Any]) -> None:
 
 
 def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
-    """Where an override chooses another scheme, method, data set or loss, drop the keys that belonged to the old one."""
+    """Where an override chooses another scheme, method, data set or loss, drop the keys of the old one."""
     for group in ("scheme", "data"):
         old, new = tree.get(group, {}), overrides.get(group, {})
         changed = [key for key in ("name", "method") if key in new and key in old and new[key] != old[key]]

@@ -55,9 +55,7 @@ class OfflineKD:
 
     name: Literal["offline"] = "offline"
     method: Literal["kd"] = "kd"
-    alpha: Annotated[
-        float, Field(ge=0, le=1, description="weight of the soft term; the hard term has 1 - alpha")
-    ] = 0.9
+    alpha: Annotated[float, Field(ge=0, le=1, description="weight of the soft term; the hard term has 1 - alpha")] = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)

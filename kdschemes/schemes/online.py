@@ -40,7 +40,9 @@ def dml(config: Config, task: Task) -> Distillation:
 
 def _shared_stem(config: Config, task: Task, models: list[str], peers: list[str]) -> SharedStem:
     if len(set(models)) > 1:
-        raise UserError(f"scheme.topology=shared_stem: peers on one trunk have one architecture, not {', '.join(models)}")
+        raise UserError(
+            f"scheme.topology=shared_stem: peers on one trunk have one architecture, not {', '.join(models)}"
+        )
     networks = [student_network(config, task, peer, model) for peer, model in zip(peers, models, strict=True)]
     stage = config.scheme.split or networks[0].stage_names[-1]
     parts = [split(network, stage) for network in networks]

@@ -1,0 +1,38 @@
+"""Shapes in signatures are enforced in every test; data beside the repository is used where it lies."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("WANDB_MODE", "offline")
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("kdschemes", "beartype.beartype")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SHARED = REPOSITORY.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of reference values and data beside the repository."""
+    if not SHARED.is_dir():
+        pytest.skip("reference values and data are not here: no folder 'shared' beside the repository")
+    return SHARED
+
+
+@pytest.fixture(scope="session")
+def cifar100_root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that torchvision reads as CIFAR-100: $KDSCHEMES_CIFAR100, or unpacked from `shared` (20 s)."""
+    if "KDSCHEMES_CIFAR100" in os.environ:
+        return Path(os.environ["KDSCHEMES_CIFAR100"])
+    root = tmp_path_factory.mktemp("cifar100")
+    subprocess.run([sys.executable, str(shared / "data" / "unpack"), str(root)], check=True, capture_output=True)
+    return root
