@@ -116,7 +116,7 @@ def _train_with_teachers(
         done = first_alone(accelerator, lambda: _finished(folder))
         if done is not None:
             return Finished(folder, done, ran=False)
-        return _Run(config, accelerator, stop, report, data, scheme, folder).train()
+        return Run(config, accelerator, stop, report, data, scheme, folder).train()
 
 
 def _with_trained_teachers(config: Config, accelerator: Accelerator, stop: StopSignal, report: Reporter) -> Config:
@@ -146,7 +146,7 @@ def teacher_config(config: Config, name: str, number: int) -> Config:
     )
 
 
-class _Run:
+class Run:
     """One training in its folder."""
 
     def __init__(
@@ -197,7 +197,7 @@ class _Run:
         try:
             while self.state.step < self.total_steps:
                 epoch, done = divmod(self.state.step, self.steps_per_epoch)
-                self._train_epoch(epoch, done)
+                self.train_epoch(epoch, done)
                 if self.data.sizes["val"] and ((epoch + 1) % config.train.eval_every == 0 or self._at_end):
                     self._validate(epoch + 1)
                 if (epoch + 1) % config.train.checkpoint_every == 0 or self._at_end:
@@ -213,7 +213,7 @@ class _Run:
     def _at_end(self) -> bool:
         return self.state.step == self.total_steps
 
-    def _train_epoch(self, epoch: int, done: int) -> None:
+    def train_epoch(self, epoch: int, done: int) -> None:
         config, state = self.config, self.state
         self.scheme.train()
         steps = self.data.train_steps(
@@ -481,7 +481,7 @@ class _Run:
             "samples": self.data.sizes,
             "wall_seconds": state.seconds,
             "images_per_second": state.images / state.seconds,
-            "peak_memory_bytes": _peak_memory(self.device),
+            "peak_memory_bytes": peak_memory(self.device),
             "processes": self.accelerator.num_processes,
             "device": self.device.type,
             "precision": config.precision,
@@ -578,8 +578,12 @@ def _summary(results: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
+    """Return the bytes that this process held at most: tensors on a GPU, all of its memory on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")  # Linux: getrusage would count what the launcher held before it started us
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -163,11 +163,10 @@ def _nest(key: str, value: Any) -> Tree:
     if key == "method":
         key = "scheme.method"
     parts = key.split(".")
-    if (len(parts) == 1 and key in GROUPS) or (len(parts) == 2 and parts[0] == "losses" and parts[1] in LOSS_KINDS):
-        if not isinstance(value, Mapping):
-            if key in ("losses", "train"):
-                raise UserError(f"{key}={value}: give its keys, as {key}.KEY=VALUE")
-            parts.append("name")
+    if (key in GROUPS or key in {f"losses.{kind}" for kind in LOSS_KINDS}) and not isinstance(value, Mapping):
+        if key in ("losses", "train"):
+            raise UserError(f"{key}={value}: give its keys, as {key}.KEY=VALUE")
+        parts.append("name")
     for part in reversed(parts):
         value = {part: value}
     tree: Tree = value

@@ -1,0 +1,262 @@
+"""Benchmarks that print ratios measured in one run: `python -m experiments.bench step`, `... start`, `... views`."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import multiprocessing
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from kdschemes.config import Config
+from kdschemes.config.load import load_config
+from kdschemes.data import LoadedData, views
+from kdschemes.data.views import Stream
+from kdschemes.distillation import Task
+from kdschemes.launch import StopSignal, start_processes
+from kdschemes.losses.response import cross_entropy
+from kdschemes.nodes import Frozen, Network
+from kdschemes.progress import Reporter
+from kdschemes.schemes import build_scheme
+from kdschemes.train import Run, peak_memory
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PRECISIONS = ("fp32", "bf16")
+PADDING, SIDE, CLASSES = 4, 32, 100
+
+
+class RandomImages:
+    """CIFAR-sized random images in memory, viewed as CIFAR's are (crop with padding, flip, normalise)."""
+
+    channels, image_size = 3, SIDE
+
+    def __init__(self, count: int) -> None:
+        side = SIDE + 2 * PADDING
+        generator = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+        self.labels = {"train": torch.arange(count) % CLASSES}
+        self.classes = [str(label) for label in range(CLASSES)]
+
+    def views(self, epoch: int, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield the random views of batches of positions."""
+        for index in batches:
+            row, column = (views.integers(0, epoch, index, s, 2 * PADDING + 1) for s in (Stream.ROW, Stream.COLUMN))
+            flip = views.uniform(0, epoch, index, Stream.FLIP) < 0.5
+            pixels = views.crop(self.images, index, row, column, flip, SIDE)
+            yield views.normalise(pixels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+
+    def plain(self, array: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield batches of positions as they are."""
+        return self.views(0, batches)
+
+
+def offline_config(precision: str, batch_size: int) -> Config:
+    """Return the benchmark's run: ResNet-18 teaches the 1.2 M convnet, batch norm and all, SGD with momentum."""
+    return load_config(
+        [
+            "scheme=offline",
+            "model=convnet",
+            "teacher=resnet18_cifar",
+            "data=cifar100",
+            "train.epochs=1000",
+            f"precision={precision}",
+            f"train.batch_size={batch_size}",
+        ],
+        recipes=REPOSITORY / "experiments",
+    )
+
+
+def build(precision: str, batch_size: int, steps: int, folder: Path) -> Run:
+    """Return our training loop over `steps` steps of random images an epoch."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = offline_config(precision, batch_size)
+    accelerator = start_processes(config)
+    source = RandomImages(batch_size * steps)
+    data = LoadedData(
+        source=source,
+        options=config.data,
+        labels=source.labels,
+        positions={"train": torch.arange(batch_size * steps), "val": torch.arange(0), "test": torch.arange(0)},
+        seed=0,
+        device=accelerator.device,
+        memory_format=torch.channels_last,
+    )
+    scheme = build_scheme(config, Task(CLASSES, 3, SIDE))
+    return Run(config, accelerator, StopSignal(), Reporter(show=False), data, scheme, folder)
+
+
+def bare_parts(run: Run) -> dict[str, Callable[[], None]]:
+    """Return the parts of a step by themselves: teacher forward, student forward and backward, optimizer."""
+    teacher, student = (run.scheme.node_of(name) for name in ("teacher", "student"))
+    assert isinstance(teacher, Frozen)
+    assert isinstance(student, Network)
+    size = run.config.train.batch_size
+    steps = run.data.train_steps(0, batch_size=size, accumulation=1, rank=0, world=1, drop_last=False)
+    batch = next(steps)[0]
+
+    def teach() -> None:
+        with torch.no_grad(), run.accelerator.autocast():
+            teacher.network(batch.images)
+
+    def learn() -> None:
+        with run.accelerator.autocast():
+            logits = student.network(batch.images)
+        run.accelerator.backward(cross_entropy(logits, batch.labels))
+
+    def update() -> None:
+        run.optimizer.step()
+        run.optimizer.zero_grad(set_to_none=True)
+
+    return {"teacher forward": teach, "student forward and backward": learn, "optimizer": update}
+
+
+def bench_step(batch_size: int, steps: int, rounds: int) -> None:
+    """Print images/s of one offline step against the bare sum of its parts, interleaved in one process."""
+    print(
+        f"offline step: ResNet-18 teacher, 1.2 M convnet, batch {batch_size}, {SIDE}x{SIDE}, {rounds} rounds",
+        flush=True,
+    )
+    for precision in PRECISIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            run = build(precision, batch_size, steps, Path(folder))
+            parts = bare_parts(run)
+            ratios, ours, bare = [], [], []
+            shares: dict[str, list[float]] = {name: [] for name in parts}
+            for number in range(rounds + 1):
+                run.state.step = 0
+                whole = timed(partial(run.train_epoch, number, 0))
+                seconds = {name: sum(timed(part) for _ in range(steps)) for name, part in parts.items()}
+                if number == 0:
+                    continue
+                total = sum(seconds.values())
+                ours.append(batch_size * steps / whole)
+                bare.append(batch_size * steps / total)
+                ratios.append(total / whole)
+                for name in parts:
+                    shares[name].append(batch_size * steps / seconds[name])
+            print(
+                f"{precision}: ours {statistics.median(ours):.0f} images/s, bare sum {statistics.median(bare):.0f} "
+                f"images/s, ratio {100 * statistics.median(ratios):.1f} % (rounds "
+                + " ".join(f"{100 * ratio:.1f}" for ratio in ratios)
+                + ")"
+            )
+            for name, speeds in shares.items():
+                print(f"      {name}: {statistics.median(speeds):.0f} images/s")
+        peaks = {what: peak_of_process(what, precision, batch_size) for what in ("ours", "parts")}
+        print(
+            f"      peak memory: ours {peaks['ours'] / 2**20:.0f} MiB, parts {peaks['parts'] / 2**20:.0f} MiB, "
+            f"ratio {peaks['ours'] / peaks['parts']:.2f}",
+            flush=True,
+        )
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Return the seconds that `work` takes."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def peak_of_process(what: str, precision: str, batch_size: int) -> int:
+    """Return the peak memory in bytes of a fresh process that runs three steps, or the parts three times."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(_peak_of, (what, precision, batch_size))
+
+
+def _peak_of(what: str, precision: str, batch_size: int) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        run = build(precision, batch_size, 3, Path(folder))
+        parts = bare_parts(run)
+        if what == "ours":
+            run.train_epoch(0, 0)
+        else:
+            for part in list(parts.values()) * 3:
+                part()
+        return peak_memory(run.device)
+
+
+def bench_start() -> None:
+    """Print the seconds from the command to the end of the first step, with a cold page cache and a warm one."""
+    roots = [Path(sys.prefix), REPOSITORY / "kdschemes"]
+    forgotten = sum(_forget(root) for root in roots)
+    print(f"from `python run.py scheme=online` to its first step ({forgotten} files dropped from the cache before):")
+    for label in ("cold disk", "warm disk", "warm disk"):
+        print(f"{label}: {_until_first_step():.1f} s", flush=True)
+
+
+def _forget(root: Path) -> int:
+    count = 0
+    for path in root.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and not path.is_symlink():
+                file = os.open(path, os.O_RDONLY)
+                os.posix_fadvise(file, 0, 0, os.POSIX_FADV_DONTNEED)
+                os.close(file)
+                count += 1
+    return count
+
+
+def _until_first_step() -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        start = time.perf_counter()
+        command = [sys.executable, "run.py", "scheme=online", "train.log_every=1", f"output={folder}"]
+        process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
+        try:
+            while not any(path.stat().st_size for path in Path(folder).glob("*/timing.jsonl")):
+                if process.poll() is not None:
+                    raise SystemExit(f"the run ended with {process.returncode} before its first step")
+                time.sleep(0.01)
+            return time.perf_counter() - start
+        finally:
+            process.kill()
+            process.wait()
+
+
+def bench_views(batch_size: int, rounds: int) -> None:
+    """Print images/s of the view of a batch on one thread."""
+    torch.set_num_threads(1)
+    source = RandomImages(batch_size * 16)
+    batches = list(torch.arange(batch_size * 16).chunk(16))
+    speeds = []
+    for epoch in range(rounds + 1):
+        seconds = timed(partial(deque, source.views(epoch, batches), 0))
+        speeds.append(batch_size * 16 / seconds)
+    print(f"crop, flip and normalise, one thread, batch {batch_size}: {statistics.median(speeds[1:]):.0f} images/s")
+
+
+def main() -> None:
+    """Read the command line and run one benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
+    parser.add_argument("what", choices=("step", "start", "views"))
+    parser.add_argument("--batch-size", type=int, default=128, help="samples of a step")
+    parser.add_argument("--steps", type=int, default=8, help="steps of a round")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that is not counted")
+    options = parser.parse_args()
+    if options.what == "step":
+        bench_step(options.batch_size, options.steps, options.rounds)
+    elif options.what == "start":
+        bench_start()
+    else:
+        bench_views(options.batch_size, options.rounds)
+
+
+if __name__ == "__main__":
+    main()
