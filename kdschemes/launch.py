@@ -40,11 +40,7 @@ def start_processes(config: Config) -> Accelerator:
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=PRECISIONS[config.precision],
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(
-                broadcast_buffers=not config.train.sync_bn, gradient_as_bucket_view=True, find_unused_parameters=False
-            )
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
 from kdschemes.outputs import Batch, Output, Outputs
@@ -155,7 +155,7 @@ class Ema(Node):
 
 
 class Ensemble(Node):
-    """The weighted mean of the logits of other outputs; it has no features."""
+    """The weighted mean of the logits of other outputs, in float32 at least; it has no features."""
 
     def __init__(self, name: str, members: Sequence[str], weights: Sequence[float] | None = None) -> None:
         super().__init__([name], reads=members)
@@ -163,9 +163,6 @@ class Ensemble(Node):
         self.weights = tuple(weight / sum(weights) for weight in weights)
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        logits = sum(
-            (weight * outputs[member].logits.float() for member, weight in zip(self.reads, self.weights, strict=True)),
-            start=torch.zeros((), device=batch.images.device),
-        )
-        assert isinstance(logits, Tensor)
-        return {self.provides[0]: Output(logits)}
+        members = torch.stack([outputs[member].logits for member in self.reads])
+        members = members.to(torch.promote_types(members.dtype, torch.float32))
+        return {self.provides[0]: Output((members.new_tensor(self.weights)[:, None, None] * members).sum(0))}

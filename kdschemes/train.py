@@ -59,7 +59,7 @@ class Finished:
 
 @dataclass
 class State:
-    """Where a run is, beside weights and optimizer: all of it is in the checkpoint."""
+    """Where a run is, beside weights and optimizer: all of it is in the checkpoint. Times are in seconds."""
 
     step: int = 0
     window_sums: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -68,6 +68,7 @@ class State:
     metrics_offset: int = 0
     best: dict[str, Any] | None = None
     seconds: float = 0.0
+    wall: float = 0.0
     images: int = 0
 
 
@@ -116,7 +117,8 @@ def _train_with_teachers(
         done = first_alone(accelerator, lambda: _finished(folder))
         if done is not None:
             return Finished(folder, done, ran=False)
-        return Run(config, accelerator, stop, report, data, scheme, folder).train()
+        run = Run(config, accelerator, stop, report, data, scheme, folder, resolved.teacher.checkpoint)
+        return run.train()
 
 
 def _with_trained_teachers(config: Config, accelerator: Accelerator, stop: StopSignal, report: Reporter) -> Config:
@@ -158,7 +160,9 @@ class Run:
         data: LoadedData,
         scheme: Distillation,
         folder: Path,
+        teacher_checkpoint: str | list[str] | None = None,
     ) -> None:
+        self.teacher_checkpoint = teacher_checkpoint
         self.config, self.accelerator, self.stop, self.report = config, accelerator, stop, report
         self.data, self.folder = data, folder
         self.main = accelerator.is_main_process
@@ -184,6 +188,7 @@ class Run:
             window_sums=torch.zeros(columns, dtype=torch.float64, device=self.device),
             first_bad=torch.full((columns,), NEVER, dtype=torch.int64, device=self.device),
         )
+        self.opened = time.perf_counter()
         self.log: MetricsLog | None = None
         self.timing: MetricsLog | None = None
         self.trackers: Trackers | None = None
@@ -191,16 +196,17 @@ class Run:
     def train(self) -> Finished:
         """Run to the end from wherever the folder's checkpoint is."""
         config = self.config
-        first_then_all(self.accelerator, self._open_folder)
-        self._check_teacher()
-        self.report.start(self.total_steps, self.state.step, title=self.folder.name)
+        self.opened = time.perf_counter()
         try:
+            first_then_all(self.accelerator, self._open_folder)
+            self._check_teacher()
+            self.report.start(self.total_steps, self.state.step, title=self.folder.name)
             while self.state.step < self.total_steps:
                 epoch, done = divmod(self.state.step, self.steps_per_epoch)
                 self.train_epoch(epoch, done)
                 if self.data.sizes["val"] and ((epoch + 1) % config.train.eval_every == 0 or self._at_end):
                     self._validate(epoch + 1)
-                if (epoch + 1) % config.train.checkpoint_every == 0 or self._at_end:
+                if (epoch + 1) % config.train.checkpoint_every == 0 or self._at_end or self._checkpoint_step:
                     self._save()
             results = self._finish()
         except BaseException as error:
@@ -213,7 +219,13 @@ class Run:
     def _at_end(self) -> bool:
         return self.state.step == self.total_steps
 
+    @property
+    def _checkpoint_step(self) -> bool:
+        every = self.config.train.checkpoint_steps
+        return every is not None and self.state.step % every == 0
+
     def train_epoch(self, epoch: int, done: int) -> None:
+        """Take the optimizer steps of an epoch, from the one after the first `done`."""
         config, state = self.config, self.state
         self.scheme.train()
         steps = self.data.train_steps(
@@ -259,7 +271,7 @@ class Run:
             if state.step % config.train.log_every == 0 or self._at_end:
                 self._log_window(rate, result.weights)
             self.report.advance(state.step, state.images, state.seconds)
-            if config.train.checkpoint_steps and state.step % config.train.checkpoint_steps == 0:
+            if self._checkpoint_step and state.step % self.steps_per_epoch:
                 self._save()
 
     def _log_window(self, rate: float, weights: dict[str, float]) -> None:
@@ -315,7 +327,7 @@ class Run:
             return
         top1 = self._evaluate("val")[self.scheme.teacher]["top1"]
         chance = 100.0 / self.data.num_classes
-        self.report.line(f"teacher on the validation split: {top1:.2f} %")
+        self.report.line(f"teacher on the validation split: {top1:.2f} % (it may have been trained on these images)")
         if top1 < 2.0 * chance:
             self.report.line(
                 f"warning: the teacher is at chance level ({top1:.2f} % on the validation split, chance is "
@@ -370,6 +382,7 @@ class Run:
                     "metrics_offset": self.log.offset,
                     "best": state.best,
                     "seconds": state.seconds,
+                    "wall": self._wall(),
                     "images": state.images,
                 },
             )
@@ -421,6 +434,7 @@ class Run:
             self.state.metrics_offset = saved["metrics_offset"]
             self.state.best = saved["best"]
             self.state.seconds = saved["seconds"]
+            self.state.wall = saved["wall"]
             self.state.images = saved["images"]
         except (KeyError, RuntimeError, ValueError) as error:
             reason = str(error).splitlines()[0][:120]
@@ -476,10 +490,12 @@ class Run:
             "epochs": config.train.epochs,
             "reported": self.scheme.heads[0],
             "teacher": self.scheme.teacher,
+            "teacher_checkpoint": self.teacher_checkpoint,
             "heads": heads,
             "cost": head_costs(self.scheme, self.data),
             "samples": self.data.sizes,
-            "wall_seconds": state.seconds,
+            "wall_seconds": self._wall(),
+            "train_seconds": state.seconds,
             "images_per_second": state.images / state.seconds,
             "peak_memory_bytes": peak_memory(self.device),
             "processes": self.accelerator.num_processes,
@@ -496,6 +512,10 @@ class Run:
             write_json(self.folder / "results.json", results)
         self.accelerator.wait_for_everyone()
         return results
+
+    def _wall(self) -> float:
+        """Return the seconds since the run was opened, those before its last checkpoint included."""
+        return self.state.wall + time.perf_counter() - self.opened
 
     def _write(self, row: dict[str, Any]) -> None:
         if self.log is not None:

@@ -262,7 +262,7 @@ def _make(cls: type, tree: Mapping[str, Any], prefix: str) -> Any:
 
 
 @cache
-def _adapter(cls: type) -> TypeAdapter[Any]:
+def _adapter(cls: type) -> Any:
     return TypeAdapter(cls)
 
 

@@ -9,6 +9,7 @@ from kdschemes.config import schemes as options
 from kdschemes.distillation import Distillation, Task
 from kdschemes.schemes import offline, online, self_distillation, supervised
 from kdschemes.schemes.networks import with_average
+from kdschemes.seeding import seeded
 
 Builder = Callable[[Config, Task], Distillation]
 
@@ -24,10 +25,11 @@ BUILDERS: dict[type, Builder] = {
 
 
 def build_scheme(config: Config, task: Task) -> Distillation:
-    """Build the scheme that a configuration names, with its networks' initial weights.
+    """Build the scheme that a configuration names, with initial weights that depend on its seeds alone.
 
     Raises:
         UserError: a model, a checkpoint or a loss that does not fit.
     """
-    scheme = BUILDERS[type(config.scheme)](config, task)
+    with seeded(config.seed, "init", "projections"):
+        scheme = BUILDERS[type(config.scheme)](config, task)
     return with_average(scheme, config.train.ema) if config.train.ema is not None else scheme

@@ -1,0 +1,309 @@
+"""Every scheme and method: its value by an independent formula, its weights by seed, its errors, its golden trace.
+
+A golden trace is the total loss of the first steps on digits, in float64 (`golden/NAME.json`). A change that is not
+meant to change results must keep it. Written anew, after a change that is meant to, by
+`KDSCHEMES_WRITE_GOLDEN=1 python -m pytest tests/test_schemes.py -k golden`. The tolerance is that of the initial
+weights and images, which are float32: their last bit may depend on the machine.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import oracles
+import pytest
+import torch
+from scheme_cases import (
+    DEFAULTS,
+    METHODS,
+    OFFLINE,
+    ONLINE,
+    SELF,
+    START,
+    TASK,
+    VARIANTS,
+    base,
+    build,
+    configure,
+    in_double,
+    network_of,
+    random_batch,
+    same_state,
+    state_of,
+    trained,
+)
+
+from kdschemes.config import Config, schemes
+from kdschemes.config.data import Digits
+from kdschemes.data import open_data
+from kdschemes.distillation import Task
+from kdschemes.errors import UserError
+from kdschemes.losses.modules import MODULES
+from kdschemes.models import save_weights
+from kdschemes.outputs import Output, Outputs
+from kdschemes.schemes import BUILDERS
+
+GOLDEN = Path(__file__).parent / "golden"
+GOLDEN_STEPS = 12
+Formula = Callable[[Config, Outputs, list[int]], float]
+
+
+def array(x: torch.Tensor) -> oracles.Array:
+    return x.detach().double().numpy()
+
+
+def last(output: Output) -> tuple[oracles.Array, oracles.Array]:
+    return array(output.logits), array(list(output.features.values())[-1])
+
+
+def smoothed(config: Config, out: Outputs, labels: list[int]) -> float:
+    return oracles.supervised([array(out["student"].logits)], labels, smoothing=config.scheme.label_smoothing)
+
+
+def deep_supervision(config: Config, out: Outputs, labels: list[int]) -> float:
+    logits = [array(out[name].logits) for name in ("student", "student/exit1", "student/exit2")]
+    return oracles.supervised(logits, labels, smoothing=config.scheme.label_smoothing)
+
+
+def offline(config: Config, out: Outputs, labels: list[int]) -> float:
+    several = isinstance(config.teacher.name, list)
+    teachers = [array(out[name].logits) for name in (("teacher0", "teacher1") if several else ("teacher",))]
+    weights = config.teacher.weights or [1.0] * len(teachers)
+    temperature, alpha = config.losses.response.temperature, config.scheme.alpha
+    student = array(out["student"].logits)
+    return oracles.offline_kd(student, teachers, weights, labels, alpha=alpha, temperature=temperature)
+
+
+def mutual(config: Config, out: Outputs, labels: list[int]) -> float:
+    peers = [array(out[f"peer{k}"].logits) for k in range(config.scheme.peers)]
+    return oracles.dml(peers, labels, temperature=config.losses.response.temperature)
+
+
+def own_teacher(config: Config, out: Outputs, labels: list[int]) -> float:
+    return oracles.byot(
+        last(out["student"]),
+        [last(out["student/exit1"]), last(out["student/exit2"])],
+        labels,
+        alpha=config.scheme.alpha,
+        temperature=config.losses.response.temperature,
+        hint_weight=config.losses.feature.weight,
+    )
+
+
+FORMULAS: dict[type, Formula] = {
+    schemes.Supervised: smoothed,
+    schemes.LabelSmoothing: smoothed,
+    schemes.DeepSupervision: deep_supervision,
+    schemes.OfflineKD: offline,
+    schemes.OnlineDML: mutual,
+    schemes.SelfBYOT: own_teacher,
+}
+OTHER_VALUES = {
+    "ce-smoothed": [*base("supervised", "ce"), "scheme.label_smoothing=0.3"],
+    "deep-smoothed": [*base("supervised", "deep_supervision"), "scheme.label_smoothing=0.2"],
+    "kd-other": [*OFFLINE, "scheme.alpha=0.3", "losses.response.temperature=2"],
+    "dml-other": [*ONLINE, "scheme.peers=3", "losses.response.temperature=3"],
+    "byot-other": [*SELF, "scheme.alpha=0.2", "losses.response.temperature=1.5", "losses.feature.weight=2"],
+}
+EXACT = [*DEFAULTS, "offline-kd-two-teachers", "online-dml-three-peers", "online-dml-shared-stem", *OTHER_VALUES]
+
+
+def test_every_method_has_a_builder_and_a_formula() -> None:
+    methods = {options for table in schemes.SCHEMES.values() for options in table.values()}
+    assert methods == set(BUILDERS)
+    assert methods == set(FORMULAS), "write the method's formula in oracles.py"
+
+
+@pytest.mark.parametrize("name", EXACT)
+def test_total_is_the_formula_of_the_method(name: str) -> None:
+    overrides = (VARIANTS | OTHER_VALUES)[name]
+    config, scheme, batch = configure(*overrides), build(*overrides), random_batch(n=7)
+    with torch.no_grad():
+        outputs = scheme.predict(batch, {name for node in scheme.nodes.values() for name in node.provides})
+    expected = FORMULAS[type(config.scheme)](config, outputs, batch.labels.tolist())
+    assert scheme(batch, START).total.item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_total_is_the_weighted_sum_of_the_reported_losses(name: str) -> None:
+    result = build(*VARIANTS[name])(random_batch(), START)
+    assert result.losses.keys() == result.weights.keys()
+    assert not any(value.requires_grad for value in result.losses.values())
+    assert not any(output.logits.requires_grad for output in result.outputs.values())
+    total = sum(weight * result.losses[term].item() for term, weight in result.weights.items())
+    assert result.total.item() == pytest.approx(total, rel=1e-12)
+
+
+ARCHITECTURES = {
+    "convnet": TASK,
+    "resnet20": TASK,
+    "timm/mobilenetv3_small_050": Task(7, 3, 32),
+    "timm/test_vit": Task(7, 3, 32),
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_trains_every_parameter_of_any_architecture(method: str, architecture: str) -> None:
+    task = ARCHITECTURES[architecture]
+    scheme = build(*base(*METHODS[method], architecture), task=task)
+    result = scheme.train()(random_batch(task), START)
+    result.total.backward()
+    assert result.total.isfinite()
+    missing = [n for n, p in scheme.named_parameters() if p.requires_grad and p.grad is None]
+    silent = [n for n, p in scheme.named_parameters() if p.grad is not None and p.dim() > 1 and not p.grad.any()]
+    assert trained(scheme)
+    assert not missing
+    assert not silent
+    assert all(output.logits.shape == (6, task.num_classes) for output in result.outputs.values())
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_trained_parameter_is_in_one_group(name: str) -> None:
+    scheme = build(*VARIANTS[name])
+    grouped = [p for group in scheme.parameter_groups().values() for p in group]
+    assert len({id(p) for p in grouped}) == len(grouped)
+    assert {id(p) for p in grouped} == {id(p) for p in trained(scheme)}
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_initial_weights_are_a_function_of_the_seed_alone(name: str) -> None:
+    torch.manual_seed(1)
+    first = build(*VARIANTS[name], "seed=3")
+    torch.manual_seed(2)
+    before = torch.random.get_rng_state()
+    second, other = build(*VARIANTS[name], "seed=3"), build(*VARIANTS[name], "seed=4")
+    assert same_state(first, second)
+    assert not same_state(first, other)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_the_student_starts_the_same_in_every_scheme_and_peers_start_apart() -> None:
+    students = [network_of(build(*DEFAULTS[name]), "student") for name in DEFAULTS if not name.startswith("online")]
+    assert len(students) > 3
+    assert all(same_state(students[0], other) for other in students[1:])
+    peers = build(*VARIANTS["online-dml-three-peers"])
+    for a, b in itertools.combinations(("peer0", "peer1", "peer2"), 2):
+        assert not same_state(network_of(peers, a), network_of(peers, b))
+
+
+def test_teachers_come_from_their_own_seed_or_checkpoint(tmp_path: Path) -> None:
+    teacher = network_of(build(*OFFLINE, "seed=1"), "teacher")
+    assert same_state(teacher, network_of(build(*OFFLINE, "seed=2"), "teacher"))
+    other = network_of(build(*OFFLINE, "teacher.seed=5"), "teacher")
+    assert not same_state(teacher, other)
+    save_weights(other.float(), tmp_path / "other")
+    loaded = build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'other'}")
+    assert same_state(other.double(), network_of(loaded, "teacher"))
+    again = build(*OFFLINE, f"model.checkpoint={tmp_path / 'other'}")
+    assert same_state(other, network_of(again, "student"))
+    with pytest.raises(UserError, match="10 classes"):
+        build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'other'}", task=Task(7, 1, 8))
+
+
+@pytest.mark.parametrize("feature", ["hint", "at"])
+@pytest.mark.parametrize("relation", ["rkd", "fsp"])
+@pytest.mark.parametrize("scheme", ["offline", "online", "self"])
+def test_feature_and_relation_losses_plug_into_every_scheme(scheme: str, feature: str, relation: str) -> None:
+    overrides = [*{"offline": OFFLINE, "online": ONLINE, "self": SELF}[scheme], "losses.response=kd"]
+    overrides += [f"losses.feature={feature}", f"losses.relation={relation}"]
+    if scheme == "self" and relation == "fsp":
+        with pytest.raises(UserError, match="fsp needs at least two stage pairs"):
+            build(*overrides)
+        return
+    scheme_under_test = build(*overrides)
+    result = scheme_under_test(random_batch(), START)
+    edges = {name.partition("/")[2] for name in result.losses if not name.startswith("ce/")}
+    assert {f"{loss}/{edge}" for loss in ("kd", feature, relation) for edge in edges} <= result.losses.keys()
+    assert all(value > 0 for value in result.losses.values())
+    result.total.backward()
+    assert all(p.grad is not None for p in trained(scheme_under_test))
+
+
+def test_every_loss_of_the_tables_is_plugged_in_above() -> None:
+    assert {options.name for options in MODULES} == {"kd", "logit_mse", "hint", "at", "rkd", "fsp"}
+
+
+def test_alpha_weighs_the_response_alone_and_several_teachers_share_the_features() -> None:
+    weights = build(*OFFLINE, "losses.feature=hint", "scheme.alpha=0.3")(random_batch(), START).weights
+    assert weights == pytest.approx({"ce/student": 0.7, "kd/teacher->student": 0.3, "hint/teacher->student": 100.0})
+    weights = build(*OFFLINE, "losses.response=none", "losses.relation=rkd")(random_batch(), START).weights
+    assert weights == {"ce/student": 1.0, "rkd/teacher->student": 1.0}
+    overrides = [*VARIANTS["offline-kd-two-teachers"], "losses.relation=rkd", "losses.relation.weight=2"]
+    weights = build(*overrides)(random_batch(), START).weights
+    assert {"rkd/teacher0->student": 0.5, "rkd/teacher1->student": 1.5}.items() <= weights.items()
+    assert {name for name in weights if name.startswith("kd/")} == {"kd/teacher->student"}
+    assert "rkd/teacher->student" not in weights
+    weights = build(*SELF, "losses.response=none", "losses.feature=none")(random_batch(), START).weights
+    assert weights == {"ce/student": 1.0, "ce/student/exit1": 1.0, "ce/student/exit2": 1.0}
+    weights = build(*VARIANTS["online-dml-three-peers"], "losses.relation=rkd")(random_batch(), START).weights
+    assert weights["kd/peer0->peer2"] == weights["rkd/peer2->peer1"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*SELF, "losses.relation=fsp"], "fsp needs at least two stage pairs"),
+        ([*SELF, "model=convnet", "losses.feature=at"], "at needs more than one position"),
+        ([*SELF, "scheme.exits=[layer3]"], "no exit can sit on layer3"),
+        ([*SELF, "scheme.exits=[stage1]"], "unknown stage of resnet20 'stage1'"),
+        ([*ONLINE, "scheme.split=layer2"], "scheme.split belongs to scheme.topology=shared_stem"),
+        ([*ONLINE, "scheme.topology=shared_stem", "scheme.peers=[resnet20,convnet]"], "peers on one trunk have one"),
+        ([*ONLINE, "scheme.topology=shared_stem", "scheme.split=layer1", "model=convnet"], "unknown stage of convnet"),
+        ([*ONLINE, "scheme.topology=shared_stem", "train.ema=0.9"], "train.ema averages a network of its own"),
+        ([*OFFLINE, "losses.feature=hint", "losses.feature.stages=[layer9:layer1]"], "unknown student stage 'layer9'"),
+        ([*OFFLINE, "teacher.checkpoint=/nowhere"], "no weights at"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        build(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_shared_stem_shares_all_before_the_split_and_nothing_after() -> None:
+    scheme = build(*ONLINE, "scheme.topology=shared_stem", "scheme.split=layer2").eval()
+    features = scheme.predict(random_batch(), ["peer0", "peer1"])
+    assert torch.equal(features["peer0"].features["layer1"], features["peer1"].features["layer1"])
+    assert not torch.equal(features["peer0"].features["layer2"], features["peer1"].features["layer2"])
+    assert list(features["peer1"].features) == ["layer1", "layer2", "layer3"]
+    whole = build(*ONLINE)
+    assert same_state(network_of(whole, "peer0"), network_of(scheme, "peer0"))
+    own, stem = network_of(whole, "peer1").state_dict(), network_of(scheme, "peer1").state_dict()
+    for name, tensor in stem.items():
+        source = own if name.startswith(("layer2", "layer3", "fc")) else network_of(whole, "peer0").state_dict()
+        assert torch.equal(tensor, source[name]), name
+
+
+def trace(overrides: list[str]) -> list[float]:
+    """Return the total of each of the first steps on digits, by SGD with momentum."""
+    scheme = build(*overrides).train()
+    optimizer = torch.optim.SGD(trained(scheme), lr=0.02, momentum=0.9)
+    data = open_data(Digits(), seed=0, device=torch.device("cpu"))
+    steps = data.train_steps(0, batch_size=16, accumulation=1, rank=0, world=1, drop_last=False)
+    totals = []
+    for (batch,), _ in zip(steps, range(GOLDEN_STEPS), strict=False):
+        result = scheme(in_double(batch), START)
+        optimizer.zero_grad()
+        result.total.backward()
+        optimizer.step()
+        scheme.after_step()
+        totals.append(result.total.item())
+    return totals
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_golden_trace(name: str) -> None:
+    totals, path = trace(VARIANTS[name]), GOLDEN / f"{name}.json"
+    if os.environ.get("KDSCHEMES_WRITE_GOLDEN"):
+        content = {"overrides": VARIANTS[name], "torch": torch.__version__, "totals": totals}
+        path.write_text(json.dumps(content, indent=2) + "\n")
+    assert path.is_file(), "no golden trace yet: see the head of this file"
+    golden = json.loads(path.read_text())
+    assert golden["overrides"] == VARIANTS[name]
+    np.testing.assert_allclose(totals, golden["totals"], rtol=1e-6)
