@@ -242,3 +242,30 @@ def test_saving_where_a_file_is(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"folder .*file cannot be made"):
         save_weights(build(), tmp_path / "file")
+
+
+def test_hub_name_is_read_from_the_local_copy(tmp_path: Path) -> None:
+    """The hub's own client finds a repository in its cache and does not need the network."""
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    repository = tmp_path / "hub" / "models--someone--net"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(commit)
+    network = create_model("resnet20", num_classes=7, channels=3, image_size=32)
+    save_weights(network, repository / "snapshots" / commit)
+    script = f"""
+import sys, torch
+from kdschemes.models import create_model, load_weights
+network = create_model("resnet20", num_classes=7, channels=3, image_size=32)
+load_weights(network, "hf_hub:someone/net", num_classes=7)
+torch.save(network.state_dict(), {str(tmp_path / "read.pt")!r})
+from kdschemes.errors import UserError
+try:
+    load_weights(network, "hf_hub:someone/other", num_classes=7)
+except UserError as error:
+    sys.exit(0 if "hf_hub:someone/other cannot be downloaded" in str(error) and "\\n" not in str(error) else 1)
+sys.exit(3)
+"""
+    environment = os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    subprocess.run([sys.executable, "-c", script], check=True, env=environment, cwd=Path(__file__).parents[1])
+    read = torch.load(tmp_path / "read.pt", weights_only=True)
+    assert all(torch.equal(tensor, read[name]) for name, tensor in network.state_dict().items())

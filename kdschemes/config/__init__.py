@@ -21,7 +21,7 @@ class Model:
 
     name: Annotated[str, Field(description="a network of kdschemes, or any timm model as timm/NAME")] = "convnet"
     checkpoint: Annotated[
-        str | None, Field(description="weights to start from: a .safetensors or torch file, or a run's folder")
+        str | None, Field(description="weights to start from: a file, a run's folder, or hf_hub:OWNER/NAME")
     ] = None
     pretrained: Annotated[bool, Field(description="start from timm's published weights (downloads)")] = False
 
@@ -35,7 +35,9 @@ class Teacher:
     ] = "resnet18_cifar"
     checkpoint: Annotated[
         str | list[str] | None,
-        Field(description="weights of the teacher, or a list; null: the teacher is trained first, once"),
+        Field(
+            description="weights: file, run's folder or hf_hub:OWNER/NAME, or a list; null: it is trained first, once"
+        ),
     ] = None
     pretrained: Annotated[bool, Field(description="take timm's published weights (downloads)")] = False
     weights: Annotated[

@@ -15,18 +15,20 @@ from kdschemes.errors import UserError
 from kdschemes.files import write_whole
 from kdschemes.models.base import StagedNetwork, first_line
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
+WEIGHTS, TORCH_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+HUB = "hf_hub:"
 MOST_LISTED = 10
 
 
 def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) -> None:
     """Load weights into a network: a .safetensors file, a torch file, or a folder that holds model.safetensors.
 
+    `hf_hub:OWNER/NAME` is downloaded from the Hugging Face hub, once; its tensors go into the network that was built.
     A torch file is read without running code; its tensors may sit under `state_dict` or `model`, and names may start
     with `module.` or hold `_orig_mod.`. Raises `UserError` if the file is missing or broken, if its classifier has
     another number of classes than `num_classes`, or if a tensor is missing, unexpected or of another shape.
     """
-    path = Path(path).expanduser()
+    path = _fetch(str(path)) if str(path).startswith(HUB) else Path(path).expanduser()
     state = {_plain_name(name): tensor for name, tensor in _read(path).items()}
     wanted = network.plain_state()
     for classifier in network.classifiers:
@@ -80,6 +82,22 @@ def save_weights(
     }
     write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
     write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def _fetch(name: str) -> Path:
+    """Return the local copy of a hub repository's weights."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    try:
+        try:
+            return Path(hf_hub_download(name.removeprefix(HUB), WEIGHTS))
+        except EntryNotFoundError:
+            return Path(hf_hub_download(name.removeprefix(HUB), TORCH_WEIGHTS))
+    except Exception as error:  # no network, no such repository, no right to read it
+        raise UserError(
+            f"{name} cannot be downloaded ({first_line(error)}): check the name, or download the file and give its path"
+        ) from error
 
 
 def _plain_name(name: str) -> str:
