@@ -570,7 +570,7 @@ def first_in(accelerator: Accelerator, manager: contextlib.AbstractContextManage
 def _finished(folder: Path) -> dict[str, Any] | None:
     try:
         results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
         raise UserError(f"{folder / 'results.json'} is damaged: delete it and run again") from None

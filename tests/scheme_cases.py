@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -52,8 +54,12 @@ def configure(*overrides: str) -> Config:
 
 
 def build(*overrides: str, task: Task = TASK, dtype: torch.dtype = torch.float64) -> Distillation:
-    scheme = build_scheme(configure(*overrides), task)
-    return scheme.to(dtype)
+    return copy.deepcopy(_build(overrides, task)).to(dtype)
+
+
+@cache
+def _build(overrides: tuple[str, ...], task: Task) -> Distillation:
+    return build_scheme(configure(*overrides), task)
 
 
 def random_batch(task: Task = TASK, *, n: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> Batch:

@@ -155,7 +155,7 @@ def _parse(argument: str) -> tuple[str, Any]:
         raise UserError(f"'{argument}': write {key.lstrip('+~-')}=VALUE, without '{key[0]}'")
     try:
         return key, yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"{argument}: the value cannot be read; put quotes around text with : , [ or {{") from None
 
 
@@ -173,8 +173,9 @@ def _nest(key: str, value: Any) -> Tree:
     return tree
 
 
-def _merge(into: Tree, update: Mapping[str, Any]) -> None:
+def _merge(into: Tree, update: Mapping[Any, Any]) -> None:
     for key, value in update.items():
+        key = str(key)
         if isinstance(value, Mapping):
             if not isinstance(into.get(key), dict):
                 into[key] = {}
@@ -185,13 +186,15 @@ def _merge(into: Tree, update: Mapping[str, Any]) -> None:
 
 def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
     """Where an override chooses another scheme, method, data set or loss, drop the keys of the old one."""
-    for group in ("scheme", "data"):
+    for group, default in (("scheme", DEFAULT_SCHEME), ("data", DEFAULT_DATA)):
         old, new = tree.get(group, {}), overrides.get(group, {})
-        changed = [key for key in ("name", "method") if key in new and key in old and new[key] != old[key]]
-        if changed:
-            del tree[group]
-            if "name" not in changed and "name" in old:
-                tree[group] = {"name": old["name"]}
+        name = old.get("name", default)
+        other_name = new.get("name", name) != name
+        method = old.get("method", next(iter(schemes.SCHEMES.get(str(name), ())), None))
+        if other_name or new.get("method", method) != method:
+            tree.pop(group, None)
+            if not other_name:
+                tree[group] = {"name": name}
             if group == "scheme":
                 tree.pop("losses", None)
     for kind, new in overrides.get("losses", {}).items() if isinstance(overrides.get("losses"), Mapping) else ():
@@ -267,29 +270,49 @@ def _adapter(cls: type) -> Any:
 
 
 def _validate(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    for key, value in values.items():
-        if isinstance(value, float) and not math.isfinite(value):
-            raise UserError(f"{_join(prefix, key)}={value}: must be a finite number")
     try:
-        return _adapter(cls).validate_python(dict(values))
+        made = _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
-        key = str(error.errors()[0]["loc"][0])
-        field = next(field for field in dataclasses.fields(cls) if field.name == key)
-        rule = allowed(field)
-        value = values[key]
-        hint = nearest(str(value), rule.words) if rule.words else ""
-        shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-        raise UserError(f"{_join(prefix, key)}={shown} is not allowed{hint} (must be {rule.text})") from None
+        raise _not_allowed(cls, str(error.errors()[0]["loc"][0]), values, prefix) from None
+    for key, value in values.items():
+        if not _all_finite(getattr(made, key)):
+            raise UserError(f"{_join(prefix, key)}={value}: must be a finite number")
+        if _truth_taken_for_number(value, getattr(made, key)):
+            raise _not_allowed(cls, key, values, prefix)
+    return made
+
+
+def _not_allowed(cls: type, key: str, values: Mapping[str, Any], prefix: str) -> UserError:
+    rule = allowed(next(field for field in dataclasses.fields(cls) if field.name == key))
+    value = values[key]
+    hint = nearest(str(value), rule.words) if rule.words else ""
+    if "text" in rule.text and not isinstance(value, str | list | Mapping | None):
+        hint = f"""; quote it twice: '"{value}"'"""
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    return UserError(f"{_join(prefix, key)}={shown} is not allowed{hint} (must be {rule.text})")
+
+
+def _all_finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_all_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _truth_taken_for_number(given: Any, taken: Any) -> bool:
+    if isinstance(given, list) and isinstance(taken, list):
+        return any(map(_truth_taken_for_number, given, taken))
+    return isinstance(given, bool) and not isinstance(taken, bool)
 
 
 def _unknown_key(key: str, holder: str = "") -> UserError:
     known = all_keys()
     leaf = key.rpartition(".")[2]
     same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
-    where = f" for {key.partition('.')[0]}={holder}" if holder and key in known else ""
+    where = f" for {key.rpartition('.')[0]}={holder}" if holder and key in known else ""
     if key in known:
         return UserError(f"key '{key}' does not exist{where} (--help lists the keys of each choice)")
-    suggestion = f"; did you mean '{same_leaf[0]}'?" if same_leaf else nearest(key, known)
+    same = "' or '".join(same_leaf[:3])
+    suggestion = f"; did you mean '{same}'?" if same else nearest(key, known)
     if not suggestion:
         by_leaf = {other.rpartition(".")[2]: other for other in known}
         close = nearest(leaf, by_leaf)

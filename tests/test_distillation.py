@@ -1,0 +1,247 @@
+"""The core: where gradients flow, what a step is worth, what is computed, and what permutations change."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+import pytest
+import torch
+from scheme_cases import (
+    DEFAULTS,
+    OFFLINE,
+    START,
+    TASK,
+    VARIANTS,
+    base,
+    build,
+    in_double,
+    random_batch,
+    state_of,
+    trained,
+)
+from torch import Tensor
+
+from kdschemes.config.data import Digits
+from kdschemes.config.losses import KD, Losses
+from kdschemes.data import open_data
+from kdschemes.distillation import Distillation, Edge, distill, probe
+from kdschemes.nodes import Ensemble, Network, NetworkWithExits, SharedStem
+from kdschemes.outputs import Batch, Output, Progress
+from kdschemes.schedules import constant
+from kdschemes.terms import Supervise, Transfer
+
+
+def tensors(output: Output) -> list[Tensor]:
+    return [output.logits, *output.features.values()]
+
+
+def reached(value: Tensor, inputs: Iterable[Tensor]) -> list[bool]:
+    """Return for each input whether any gradient of `value` arrives there."""
+    inputs = list(inputs)
+    found: list[bool] = [False] * len(inputs)
+    places = [k for k, x in enumerate(inputs) if x.requires_grad]
+    if places:
+        gradients = torch.autograd.grad(value, [inputs[k] for k in places], retain_graph=True, allow_unused=True)
+        for k, gradient in zip(places, gradients, strict=True):
+            found[k] = gradient is not None and bool(gradient.any())
+    return found
+
+
+def all_outputs(scheme: Distillation, batch: Batch) -> dict[str, Output]:
+    return scheme.predict(batch, {name for node in scheme.nodes.values() for name in node.provides})
+
+
+def transfers(scheme: Distillation) -> list[Transfer]:
+    return [term for term in scheme.terms if isinstance(term, Transfer)]
+
+
+@pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("supervised")])
+def test_nothing_flows_to_the_source_of_an_edge(name: str) -> None:
+    scheme, batch = build(*VARIANTS[name]), random_batch()
+    outputs = all_outputs(scheme, batch)
+    assert transfers(scheme)
+    for term in transfers(scheme):
+        value = term(outputs, batch)
+        source, target = scheme.node_of(term.source), scheme.node_of(term.target)
+        assert any(reached(value, tensors(outputs[term.target]))), term.name
+        assert not reached(value, [outputs[term.source].logits])[0], term.name
+        if source is not target:
+            assert not any(reached(value, source.parameters())), term.name
+            assert not any(reached(value, tensors(outputs[term.source]))), term.name
+        elif isinstance(source, SharedStem):
+            branches = dict(zip(source.provides, source.branches, strict=True))
+            assert any(reached(value, source.trunk.parameters())), term.name
+            assert not any(reached(value, branches[term.source].parameters())), term.name
+        else:
+            assert isinstance(source, NetworkWithExits)
+            assert not any(reached(value, source.network.network.fc.parameters())), term.name
+            deepest = list(outputs[term.source].features.values())[-1]
+            assert not any(reached(value, [deepest])), term.name
+        bystanders = [node for node in scheme.nodes.values() if node is not target]
+        assert not any(reached(value, (p for node in bystanders for p in node.parameters()))), term.name
+
+
+@pytest.mark.parametrize("name", ["online-dml-hint-rkd", "self-byot"])
+def test_an_edge_that_does_not_detach_teaches_both_ends(name: str) -> None:
+    scheme, batch = build(*VARIANTS[name]), random_batch()
+    outputs = all_outputs(scheme, batch)
+    for term in transfers(scheme):
+        term.detach_source = False
+        assert any(reached(term(outputs, batch), tensors(outputs[term.source]))), term.name
+
+
+def test_the_trunk_learns_from_every_peer_and_a_branch_from_its_own_terms() -> None:
+    scheme, batch = build(*VARIANTS["online-dml-shared-stem"]), random_batch()
+    node = scheme.nodes["peers"]
+    assert isinstance(node, SharedStem)
+    trunk = list(node.trunk.parameters())
+    outputs = all_outputs(scheme, batch)
+    by_target: dict[str, list[Tensor]] = {}
+    for peer in ("peer0", "peer1", "peer2"):
+        value = torch.stack([t.weight(START) * t(outputs, batch) for t in scheme.terms if t.target == peer]).sum()
+        by_target[peer] = list(torch.autograd.grad(value, trunk, retain_graph=True))
+    scheme(batch, START).total.backward()
+    for place, parameter in enumerate(trunk):
+        expected = sum(gradients[place] for gradients in by_target.values())
+        torch.testing.assert_close(parameter.grad, expected)
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_term_of_weight_0_is_computed_and_waits_for_nobody(name: str) -> None:
+    scheme = build(*VARIANTS[name])
+    for term in scheme.terms:
+        term.weight = constant(0.0)
+    result = scheme(random_batch(), START)
+    assert result.losses.keys() == {term.name for term in scheme.terms}
+    assert result.total == 0
+    assert all(value > 0 for value in result.losses.values())
+    result.total.backward()
+    assert all(p.grad is not None and not p.grad.any() for p in trained(scheme))
+
+
+@pytest.mark.parametrize("overrides", [[*OFFLINE, "scheme.alpha=1"], [*OFFLINE, "scheme.alpha=0"]])
+def test_alpha_at_its_ends_still_computes_both_terms(overrides: list[str]) -> None:
+    result = build(*overrides, "losses.feature=hint", "losses.feature.weight=0")(random_batch(), START)
+    assert sorted(result.weights.values()) == [0.0, 0.0, 1.0]
+    assert all(value > 0 for value in result.losses.values())
+
+
+def test_a_ramp_multiplies_the_weight_of_its_term_over_training() -> None:
+    ramp = ["losses.response.schedule=linear", "losses.response.ramp_epochs=2", "losses.response.weight=3"]
+    scheme, batch = build(*OFFLINE, "scheme.alpha=0.5", *ramp), random_batch()
+    weights = [scheme(batch, Progress(step, 100, 10)).weights for step in (0, 5, 20, 90)]
+    assert [w["kd/teacher->student"] for w in weights] == pytest.approx([0.0, 1.5 * 0.25, 1.5, 1.5])
+    assert [w["ce/student"] for w in weights] == [0.5] * 4
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_order_of_samples_does_not_matter(name: str) -> None:
+    scheme, batch = build(*VARIANTS[name]), random_batch(n=5)
+    order = torch.tensor([3, 0, 4, 2, 1])
+    shuffled = Batch(batch.images[order], batch.labels[order], batch.index[order])
+    first, second = scheme(batch, START), scheme(shuffled, START)
+    for term, value in first.losses.items():
+        assert second.losses[term].item() == pytest.approx(value.item(), rel=1e-9), term
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_numbering_of_classes_does_not_matter(name: str) -> None:
+    scheme, batch = build(*VARIANTS[name]), random_batch()
+    outputs = all_outputs(scheme, batch)
+    order = torch.tensor([4, 7, 0, 9, 2, 1, 3, 8, 6, 5])
+    renamed = {key: dataclasses.replace(output, logits=output.logits[:, order]) for key, output in outputs.items()}
+    relabelled = dataclasses.replace(batch, labels=order.argsort()[batch.labels])
+    for term in scheme.terms:
+        assert term(renamed, relabelled).item() == pytest.approx(term(outputs, batch).item(), rel=1e-12), term.name
+
+
+@pytest.mark.parametrize("topology", ["independent", "shared_stem"])
+def test_peers_that_change_places_change_their_losses(topology: str) -> None:
+    overrides = [*VARIANTS["online-dml-three-peers"], f"scheme.topology={topology}"]
+    scheme, batch = build(*overrides), random_batch()
+    turn = {"peer0": "peer1", "peer1": "peer2", "peer2": "peer0"}
+    modules = [scheme.nodes[peer] for peer in turn] if topology == "independent" else scheme.nodes["peers"].branches
+    states = [state_of(module) for module in modules]
+    before = scheme(batch, START)
+    for module, state in zip(modules, [states[-1], *states[:-1]], strict=True):
+        module.load_state_dict(state)
+    after = scheme(batch, START)
+    assert after.total.item() == pytest.approx(before.total.item(), rel=1e-10)
+    for name, value in before.losses.items():
+        moved = "->".join(turn[peer] for peer in name.partition("/")[2].split("->"))
+        assert after.losses[f"{name.partition('/')[0]}/{moved}"].item() == pytest.approx(value.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("name", ["offline-kd-hint-rkd", "online-dml-mixed-peers", "self-byot-ema"])
+def test_predict_runs_only_what_the_named_outputs_need(name: str) -> None:
+    scheme = build(*VARIANTS[name])
+    for head in scheme.heads:
+        nodes = scheme.needed([head])
+        produced = set(scheme.predict(random_batch(), [head]))
+        assert head in produced
+        assert produced == {output for node in nodes for output in node.provides}
+        assert [node for node in scheme.nodes.values() if node in nodes] == nodes
+        if not isinstance(scheme.node_of(head), Ensemble):
+            assert nodes == [scheme.node_of(head)]
+
+
+def test_training_does_not_run_the_average_and_ensembles_of_heads_alone() -> None:
+    result = build(*VARIANTS["self-byot-ema"])(random_batch(), START)
+    assert result.outputs.keys() == {"student", "student/exit1", "student/exit2"}
+
+
+@pytest.mark.parametrize("name", ["offline-kd-at-fsp", "online-dml-three-peers", "self-byot", "supervised-ce"])
+def test_accumulated_micro_batches_add_up_to_the_mean_over_the_step(name: str) -> None:
+    """With batch norm frozen, the gradient of 13 samples is that of their micro-batches of 5, 4 and 4."""
+    scheme = build(*VARIANTS[name]).eval()
+    data = open_data(Digits(), seed=0, device=torch.device("cpu"))
+    totals, gradients = [], []
+    for accumulation in (1, 3):
+        steps = data.train_steps(0, batch_size=13, accumulation=accumulation, rank=0, world=1, drop_last=False)
+        scheme.zero_grad()
+        total = torch.zeros((), dtype=torch.float64)
+        for batch in next(steps):
+            result = scheme(in_double(batch), START)
+            result.total.backward()
+            total += result.total.detach()
+        totals.append(total.item())
+        gradients.append([p.grad.clone() for p in trained(scheme) if p.grad is not None])
+    assert totals[0] == pytest.approx(totals[1], rel=1e-12)
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+
+
+def test_probing_leaves_modes_and_statistics_as_they_were() -> None:
+    scheme = build(*OFFLINE, dtype=torch.float32).train()
+    before = state_of(scheme)
+    shapes = probe(scheme.nodes.values(), TASK)
+    assert shapes["student"] == {"layer1": (16, 8, 8), "layer2": (32, 4, 4), "layer3": (64, 2, 2)}
+    assert all(torch.equal(before[name], tensor) for name, tensor in scheme.state_dict().items())
+    assert scheme.nodes["student"].network.bn1.training
+    assert scheme.node_of("teacher").plain_network("teacher").training is False
+
+
+def test_a_topology_of_ones_own_takes_a_few_lines() -> None:
+    """Two students under one teacher, which runs once for both."""
+    teacher = build(*OFFLINE).nodes["teacher"]
+    students = {name: build(*base("supervised", "ce"), f"seed={k}").nodes["student"] for k, name in enumerate("ab")}
+    nodes = {"teacher": teacher} | {name: Network(name, node.network) for name, node in students.items()}
+    losses = Losses(response=KD())
+    edges = [Edge("teacher", name, response=0.9) for name in students]
+    for node in nodes.values():
+        node.float()
+    scheme = distill(nodes, supervised={"a": 0.1, "b": 0.1}, edges=edges, losses=losses, heads="ab", task=TASK)
+    result = scheme(random_batch(dtype=torch.float32), START)
+    assert set(result.losses) == {"ce/a", "ce/b", "kd/teacher->a", "kd/teacher->b"}
+    assert result.weights["kd/teacher->a"] == pytest.approx(0.9)
+    assert scheme.parameter_groups().keys() == {"a", "b"}
+
+
+def test_a_scheme_that_names_what_nobody_provides_is_a_mistake() -> None:
+    student = build(*base("supervised", "ce")).nodes["student"]
+    terms = [Supervise("student", constant(1.0))]
+    with pytest.raises(AssertionError, match="no node provides"):
+        Distillation({"student": student}, terms, ["studnt"])
+    with pytest.raises(AssertionError, match="share a name"):
+        Distillation({"student": student}, terms * 2, ["student"])

@@ -1,0 +1,164 @@
+"""The optimizer's groups, the rate of a step, and clipping that leaves the other networks alone."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from kdschemes.config import Optim
+from kdschemes.config.load import build_config
+from kdschemes.distillation import Distillation, Task
+from kdschemes.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
+from kdschemes.outputs import Batch, Progress
+from kdschemes.schemes import build_scheme
+
+TASK = Task(num_classes=10, channels=1, image_size=8)
+
+
+def parameters(*sizes: int) -> list[nn.Parameter]:
+    return [nn.Parameter(torch.arange(1.0, size + 1)) for size in sizes]
+
+
+def peers() -> Distillation:
+    return build_scheme(build_config({"scheme": {"name": "online", "peers": 2}}), TASK)
+
+
+def backward(scheme: Distillation, samples: slice, step_size: int = 12) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(step_size, 1, 8, 8, generator=generator)
+    labels = torch.arange(step_size) % 10
+    index = torch.arange(step_size)
+    batch = Batch(images[samples], labels[samples], index[samples], step_size=step_size)
+    scheme(batch, Progress(0, 10, 5)).total.backward()
+
+
+def test_one_group_a_network_with_every_trained_parameter_once() -> None:
+    scheme = peers()
+    groups = scheme.parameter_groups()
+    optimizer = build_optimizer(Optim(), groups)
+    assert [group["name"] for group in optimizer.param_groups] == list(groups) == ["peer0", "peer1"]
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(held) == len({id(parameter) for parameter in held})
+    assert {id(p) for p in held} == {id(p) for p in scheme.parameters() if p.requires_grad}
+
+
+def test_projections_train_with_the_network_that_they_serve() -> None:
+    scheme = build_scheme(build_config({"scheme": {"name": "self"}}), TASK)
+    groups = scheme.parameter_groups()
+    trained = {id(p) for p in scheme.parameters() if p.requires_grad}
+    inside = {id(p) for p in scheme.nodes.parameters() if p.requires_grad}
+    assert list(groups) == ["student"]
+    assert {id(p) for p in groups["student"]} == trained > inside
+
+
+def test_sgd_steps_with_nesterov_momentum_and_decay_on_every_parameter() -> None:
+    options = Optim(lr=0.1, momentum=0.9, weight_decay=0.01)
+    (weight,) = group = parameters(2)
+    optimizer = build_optimizer(options, {"student": group})
+    velocity, expected = torch.zeros(2), weight.detach().clone()
+    for gradient in (torch.tensor([1.0, -2.0]), torch.tensor([0.5, 0.5])):
+        weight.grad = gradient.clone()
+        optimizer.step()
+        decayed = gradient + 0.01 * expected
+        velocity = 0.9 * velocity + decayed
+        expected = expected - 0.1 * (decayed + 0.9 * velocity)
+    assert torch.allclose(weight, expected, rtol=1e-6)
+
+
+def test_sgd_without_momentum_or_nesterov() -> None:
+    for options in (Optim(momentum=0.0), Optim(nesterov=False)):
+        (group,) = build_optimizer(options, {"student": parameters(2)}).param_groups
+        assert group["nesterov"] is False
+        assert group["momentum"] == options.momentum
+
+
+def test_adamw_steps_with_decoupled_decay() -> None:
+    options = Optim(name="adamw", lr=0.1, momentum=0.8, weight_decay=0.5)
+    (weight,) = group = parameters(2)
+    optimizer = build_optimizer(options, {"student": group})
+    assert optimizer.param_groups[0]["betas"] == (0.8, 0.999)
+    weight.grad = torch.tensor([3.0, -0.01])
+    optimizer.step()
+    assert torch.allclose(weight, torch.tensor([1.0, 2.0]) * (1 - 0.1 * 0.5) - 0.1 * torch.tensor([1.0, -1.0]))
+
+
+def test_the_rate_is_set_on_every_group() -> None:
+    optimizer = build_optimizer(Optim(lr=0.4), {"peer0": parameters(2), "peer1": parameters(3), "peer2": parameters(1)})
+    schedule = rate_schedule(Optim(lr=0.4, schedule="step", milestones=[0.5], gamma=0.25, warmup_epochs=0.2))
+    for step, expected in ((0, 0.2), (1, 0.4), (9, 0.4), (10, 0.1), (19, 0.1)):
+        rate = set_rate(optimizer, schedule, Progress(step, total_steps=20, steps_per_epoch=10))
+        assert rate == pytest.approx(expected, rel=1e-12)
+        assert [group["lr"] for group in optimizer.param_groups] == [rate] * 3
+
+
+def test_the_options_choose_the_schedule() -> None:
+    middle = Progress(10, total_steps=20, steps_per_epoch=10)
+    assert rate_schedule(Optim(lr=0.4))(middle) == pytest.approx(0.2)
+    assert rate_schedule(Optim(lr=0.4, schedule="constant"))(middle) == 0.4
+    assert rate_schedule(Optim(lr=0.4, schedule="step", milestones=[0.5]))(middle) == pytest.approx(0.04)
+
+
+def test_each_network_is_clipped_by_its_own_norm() -> None:
+    groups = {"peer0": parameters(2, 3), "peer1": parameters(2, 3), "peer2": parameters(4)}
+    for name, size in (("peer0", 1e6), ("peer1", 0.01), ("peer2", 2.0)):
+        for parameter in groups[name]:
+            parameter.grad = torch.full_like(parameter, size)
+    before = {name: [p.grad.clone() for p in group if p.grad is not None] for name, group in groups.items()}
+    clip_gradients(groups, 1.0)
+
+    def norm(name: str) -> float:
+        return math.sqrt(sum(float(p.grad.square().sum()) for p in groups[name] if p.grad is not None))
+
+    assert norm("peer0") == pytest.approx(1.0, rel=1e-4)
+    assert norm("peer2") == pytest.approx(1.0, rel=1e-4)
+    for parameter, gradient in zip(groups["peer1"], before["peer1"], strict=True):
+        assert torch.equal(parameter.grad, gradient)
+    direction = torch.cat([p.grad for p in groups["peer0"] if p.grad is not None])
+    assert torch.allclose(direction, torch.full_like(direction, 1 / math.sqrt(5)))
+
+
+def test_a_huge_gradient_of_one_peer_leaves_the_step_of_the_other_as_it_is() -> None:
+    def weights_after(factor: float) -> dict[str, torch.Tensor]:
+        scheme = peers()
+        groups = scheme.parameter_groups()
+        optimizer = build_optimizer(Optim(clip=0.5), groups)
+        backward(scheme, slice(None))
+        for parameter in groups["peer0"]:
+            assert parameter.grad is not None
+            parameter.grad *= factor
+        clip_gradients(groups, 0.5)
+        optimizer.step()
+        return {name: torch.cat([p.detach().flatten() for p in group]) for name, group in groups.items()}
+
+    usual, huge = weights_after(1.0), weights_after(1e8)
+    assert torch.equal(usual["peer1"], huge["peer1"])
+    assert torch.isfinite(huge["peer0"]).all()
+
+
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_step() -> None:
+    config = build_config({"scheme": {"name": "online", "peers": 2}, "model": {"name": "convnet"}})
+
+    def gradients(*parts: slice) -> dict[str, torch.Tensor]:
+        scheme = build_scheme(config, TASK).eval().double()  # evaluation mode: batch norm would see the micro-batches
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(12, 1, 8, 8, generator=generator, dtype=torch.float64)
+        labels, index = torch.arange(12) % 10, torch.arange(12)
+        for part in parts:
+            batch = Batch(images[part], labels[part], index[part], micro_size=len(index[part]), step_size=12)
+            scheme(batch, Progress(0, 10, 5)).total.backward()
+        return {name: p.grad for name, p in scheme.named_parameters() if p.grad is not None}
+
+    whole, split = gradients(slice(None)), gradients(slice(0, 5), slice(5, 9), slice(9, 12))
+    assert whole.keys() == split.keys()
+    for name, gradient in whole.items():
+        assert torch.allclose(split[name], gradient, rtol=1e-9, atol=1e-12), name
+
+
+def test_the_rate_is_never_rescaled(tmp_path: Path) -> None:
+    """Accelerate steps a wrapped scheduler once a process, and others scale with the batch: neither happens here."""
+    options = build_config({"optim": {"lr": 0.3}, "train": {"batch_size": 512, "accumulation": 4}}).optim
+    assert rate_schedule(options)(Progress(0, 100, 10)) == 0.3
