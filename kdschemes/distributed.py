@@ -123,6 +123,8 @@ class GlooSyncBatchNorm(nn.BatchNorm2d):
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch norm below `module` by one over all processes (`nn.SyncBatchNorm` on CUDA).
 
+    Parameters and buffers stay the same objects.
+
     Raises:
         UserError: on CPU, a batch norm of another kind than torch's own (timm's fused ones).
     """
@@ -137,7 +139,9 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
             new = GlooSyncBatchNorm(
                 child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats
             )
-            new.load_state_dict(child.state_dict())
+            new.weight, new.bias = child.weight, child.bias
+            for buffer in ("running_mean", "running_var", "num_batches_tracked"):
+                setattr(new, buffer, getattr(child, buffer))
             setattr(module, name, new.train(child.training))
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GlooSyncBatchNorm):
             raise UserError(

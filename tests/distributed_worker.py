@@ -1,0 +1,168 @@
+"""What several processes compute, to be compared with one: `python distributed_worker.py FOLDER`, once a process.
+
+The environment says which process this is, as a launcher does; results go to `FOLDER/RANK.pt`. `test_distributed`
+starts them and calls the same functions in its own process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from scheme_cases import DEFAULTS, VARIANTS, configure, in_double
+from torch import Tensor, nn
+
+from kdschemes.data import open_data
+from kdschemes.distillation import Task
+from kdschemes.distributed import GlooSyncBatchNorm, gather, rank, share, synchronise_batch_norm, world_size
+from kdschemes.evaluate import evaluate
+from kdschemes.launch import start_processes
+from kdschemes.outputs import Batch, Progress
+from kdschemes.schemes import build_scheme
+
+CPU = torch.device("cpu")
+STEPS = 2
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scheme and how its optimizer steps are split. 13 samples divide evenly by nothing."""
+
+    overrides: list[str]
+    batch_size: int = 13
+    accumulation: int = 1
+
+
+CASES = {name: Case(overrides) for name, overrides in DEFAULTS.items()} | {
+    "two-teachers": Case(VARIANTS["offline-kd-two-teachers-hint"]),
+    "per-sample-relations": Case(VARIANTS["offline-kd-at-fsp"]),
+    "mixed-peers": Case(VARIANTS["online-dml-mixed-peers"]),
+    "average": Case(VARIANTS["self-byot-ema"]),
+    "mixup": Case([*VARIANTS["offline-kd-hint-rkd"], "data.mixup=0.5"]),
+    "even": Case(VARIANTS["online-dml-hint-rkd"], batch_size=12),
+    "accumulated-offline": Case(VARIANTS["offline-kd-hint-rkd"], accumulation=2),
+    "accumulated-online": Case(VARIANTS["online-dml-hint-rkd"], accumulation=2),
+    "accumulated-shared-stem": Case(VARIANTS["online-dml-shared-stem"], accumulation=2),
+    "accumulated-self": Case([*VARIANTS["self-byot-at-rkd"], "data.mixup=0.5"], accumulation=2),
+}
+OF_THREE = ["accumulated-offline", "accumulated-online", "accumulated-self", "mixup"]
+
+
+def run_case(case: Case, accelerator: Accelerator | None) -> dict[str, Any]:
+    """Take optimizer steps in float64 on digits and return gradients, losses, weights and validation metrics."""
+    config = configure(*case.overrides, "data.val_fraction=0.05")
+    data = open_data(config.data, seed=config.seed, device=CPU)
+    scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size)).double()
+    if accelerator is not None:
+        synchronise_batch_norm(scheme, CPU)
+    optimizer = torch.optim.SGD([p for p in scheme.parameters() if p.requires_grad], lr=0.02)
+    model: nn.Module = scheme
+    if accelerator is not None:
+        model, optimizer = accelerator.prepare(scheme, optimizer)
+    steps = data.train_steps(
+        0,
+        batch_size=case.batch_size,
+        accumulation=case.accumulation,
+        rank=rank(),
+        world=world_size(),
+        drop_last=True,
+    )
+    gradients, losses = [], []
+    scheme.train()
+    for step, micro_batches in zip(range(STEPS), steps, strict=False):
+        sums: dict[str, float] = {}
+        for number, batch in enumerate(micro_batches):
+            last = number + 1 == len(micro_batches)
+            waits = contextlib.nullcontext() if last or accelerator is None else accelerator.no_sync(model)
+            with waits:
+                result = model(in_double(batch), Progress(step, 10, 5))
+                result.total.backward() if accelerator is None else accelerator.backward(result.total)
+            for term, value in {"total": result.total.detach(), **result.losses}.items():
+                sums[term] = sums.get(term, 0.0) + value.item()
+        gradients.append({name: p.grad.clone() for name, p in scheme.named_parameters() if p.grad is not None})
+        losses.append(sums)
+        optimizer.step()
+        optimizer.zero_grad()
+        scheme.after_step()
+    batches = map(in_double, data.eval_batches("val", batch_size=50, rank=rank(), world=world_size()))
+    metrics = evaluate(scheme, batches, CPU)
+    if accelerator is not None:
+        accelerator.free_memory()
+    return {"gradients": gradients, "losses": losses, "state": dict(scheme.state_dict()), "metrics": metrics}
+
+
+NORMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "cumulative": {"momentum": None},
+    "without-scale": {"affine": False},
+    "without-statistics": {"track_running_stats": False},
+    "other-numbers": {"eps": 0.1, "momentum": 0.7},
+}
+SHAPES = {"maps": (7, 3, 4, 5), "vectors": (7, 3), "sequences": (7, 3, 6)}
+
+
+def run_norm(options: Mapping[str, Any], shape: tuple[int, ...]) -> dict[str, Any]:
+    """Pass this process's share of a batch twice through batch norm; return outputs, gradients and statistics."""
+    kinds: dict[int, Callable[..., nn.Module]] = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}
+    kind = kinds[len(shape)] if world_size() == 1 else GlooSyncBatchNorm
+    norm = kind(shape[1], **options).double()
+    generator = torch.Generator().manual_seed(0)
+    whole = torch.randn(2, *shape, dtype=torch.float64, generator=generator) * 3 + 1
+    wanted = torch.randn(shape, dtype=torch.float64, generator=generator)
+    start, end = share(shape[0], world_size(), rank())
+    outputs, gradients = [], []
+    for number in range(2):
+        x = whole[number, start:end].clone().requires_grad_()
+        out = norm(x)
+        (out.sin() * wanted[start:end]).sum().backward()
+        assert x.grad is not None
+        outputs.append(out.detach())
+        gradients.append(x.grad)
+    own = {name: p.grad for name, p in norm.named_parameters()}
+    evaluated = norm.eval()(whole[0]) if norm.running_mean is not None else whole[0]
+    return {
+        "output": torch.cat(outputs, dim=1 if len(shape) == 2 else 2),
+        "gradient": torch.cat(gradients, dim=1 if len(shape) == 2 else 2),
+        "own": own,
+        "state": dict(norm.state_dict()),
+        "evaluated": evaluated.detach(),
+    }
+
+
+def run_gather(total: int) -> dict[str, Tensor]:
+    """Return what is gathered of `total` rows, and this process's part of the gradient of one loss of all rows."""
+    generator = torch.Generator().manual_seed(1)
+    rows = torch.randn(total, 3, 2, dtype=torch.float64, generator=generator)
+    start, end = share(total, world_size(), rank())
+    labels = torch.zeros(end - start, dtype=torch.long)
+    batch = Batch(torch.zeros(end - start, 1, 2, 2), labels, labels, micro_size=total)
+    local = rows[start:end].clone().requires_grad_()
+    everything = gather(local, batch)
+    torch.cdist(everything.flatten(1), everything.flatten(1)).square().sin().sum().backward()
+    assert local.grad is not None
+    return {"rows": everything.detach(), "gradient": local.grad / world_size()}
+
+
+def run_all(names: list[str], accelerator: Accelerator | None) -> dict[str, Any]:
+    return {
+        "cases": {name: run_case(CASES[name], accelerator) for name in names},
+        "norms": {f"{a}-{b}": run_norm(NORMS[a], SHAPES[b]) for a in NORMS for b in SHAPES},
+        "gather": {str(total): run_gather(total) for total in (world_size(), 7)},
+    }
+
+
+def main() -> None:
+    accelerator = start_processes(configure("device=cpu", "train.threads=1"))
+    names = list(CASES) if accelerator.num_processes == 2 else OF_THREE
+    torch.save(run_all(names, accelerator), Path(sys.argv[1]) / f"{accelerator.process_index}.pt")
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+"""Two and three real processes (gloo, DDP through Accelerate) compute what one computes on the same global batch."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import REPOSITORY
+from distributed_worker import CASES, NORMS, OF_THREE, SHAPES, run_case, run_gather, run_norm
+from scheme_cases import DEFAULTS, VARIANTS, base, build, random_batch
+from torch import Tensor, nn
+
+from kdschemes.distillation import Task
+from kdschemes.distributed import (
+    GlooSyncBatchNorm,
+    any_process,
+    from_first,
+    gather,
+    gather_rows,
+    share,
+    sum_over_processes,
+    synchronise_batch_norm,
+)
+from kdschemes.errors import UserError
+
+CPU = torch.device("cpu")
+SECONDS = 300
+Results = list[dict[str, Any]]
+
+
+def launch(world: int, folder: Path) -> Results:
+    """Run the worker in `world` processes at once and return what each one wrote."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port = listener.getsockname()[1]
+    common = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
+    }
+    worker = [sys.executable, str(Path(__file__).parent / "distributed_worker.py"), str(folder)]
+    processes, logs = [], [folder / f"{rank}.log" for rank in range(world)]
+    for rank in range(world):
+        with logs[rank].open("w") as log:
+            environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(subprocess.Popen(worker, env=environment, stdout=log, stderr=subprocess.STDOUT))
+    end = time.monotonic() + SECONDS
+    try:
+        while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):
+            assert time.monotonic() < end, f"the processes hang: {[log.read_text()[-2000:] for log in logs]}"
+            time.sleep(0.1)
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+    failed = [log.read_text()[-4000:] for log, process in zip(logs, processes, strict=True) if process.returncode > 0]
+    assert not failed, "\n".join(failed)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(world)]
+
+
+@pytest.fixture(scope="module")
+def launched(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Results]:
+    return {world: launch(world, tmp_path_factory.mktemp(f"world{world}")) for world in (2, 3)}
+
+
+@cache
+def alone(name: str) -> dict[str, Any]:
+    return run_case(CASES[name], None)
+
+
+def close(several: dict[str, Tensor], one: dict[str, Tensor]) -> None:
+    assert several.keys() == one.keys()
+    for name, value in one.items():
+        scale = value.double().abs().max().item() if value.numel() else 0.0
+        torch.testing.assert_close(
+            several[name], value, rtol=1e-8, atol=1e-9 * scale + 1e-13, msg=lambda text, name=name: f"{name}: {text}"
+        )
+
+
+WORLDS = [(2, name) for name in CASES] + [(3, name) for name in OF_THREE]
+
+
+@pytest.mark.parametrize(("world", "name"), WORLDS)
+def test_gradients_of_every_parameter_equal_those_of_one_process(
+    world: int, name: str, launched: dict[int, Results]
+) -> None:
+    expected = alone(name)["gradients"]
+    assert len(expected) == 2
+    for results in launched[world]:
+        for several, one in zip(results["cases"][name]["gradients"], expected, strict=True):
+            close(several, one)
+
+
+@pytest.mark.parametrize(("world", "name"), WORLDS)
+def test_weights_statistics_and_averages_equal_those_of_one_process(
+    world: int, name: str, launched: dict[int, Results]
+) -> None:
+    for results in launched[world]:
+        close(results["cases"][name]["state"], alone(name)["state"])
+
+
+@pytest.mark.parametrize(("world", "name"), WORLDS)
+def test_reported_losses_are_the_mean_over_processes(world: int, name: str, launched: dict[int, Results]) -> None:
+    for step, expected in enumerate(alone(name)["losses"]):
+        ranks = [results["cases"][name]["losses"][step] for results in launched[world]]
+        means = {term: sum(values[term] for values in ranks) / world for term in expected}
+        assert all(values.keys() == expected.keys() for values in ranks)
+        assert means == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(("world", "name"), WORLDS)
+def test_metrics_of_shared_evaluation_equal_those_of_one_process(
+    world: int, name: str, launched: dict[int, Results]
+) -> None:
+    expected = alone(name)["metrics"]
+    for results in launched[world]:
+        metrics = results["cases"][name]["metrics"]
+        assert metrics.keys() == expected.keys()
+        for head in expected:
+            assert metrics[head] == pytest.approx(expected[head], rel=1e-7), head
+
+
+@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("options", NORMS)
+def test_batch_norm_over_processes_is_batch_norm_of_the_whole(
+    options: str, shape: str, world: int, launched: dict[int, Results]
+) -> None:
+    one = run_norm(NORMS[options], SHAPES[shape])
+    ranks = [results["norms"][f"{options}-{shape}"] for results in launched[world]]
+    for key in ("output", "gradient"):
+        torch.testing.assert_close(torch.cat([several[key] for several in ranks]), one[key], rtol=1e-9, atol=1e-12)
+    for name, gradient in one["own"].items():
+        torch.testing.assert_close(sum(several["own"][name] for several in ranks), gradient, rtol=1e-9, atol=1e-12)
+    for several in ranks:
+        close(several["state"], one["state"])
+        torch.testing.assert_close(several["evaluated"], one["evaluated"], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_gather_joins_uneven_rows_and_its_gradient_is_that_of_one_loss(
+    world: int, launched: dict[int, Results]
+) -> None:
+    for total in (world, 7):
+        one = run_gather(total)
+        parts = [results["gather"][str(total)] for results in launched[world]]
+        assert all(torch.equal(several["rows"], one["rows"]) for several in parts)
+        together = torch.cat([several["gradient"] for several in parts])
+        torch.testing.assert_close(together, one["gradient"], rtol=1e-12, atol=1e-12)
+
+
+def test_one_process_needs_no_exchange() -> None:
+    rows = torch.randn(6, 3, requires_grad=True)
+    assert gather(rows, random_batch()) is rows
+    value = torch.tensor([1.0, 2.0])
+    assert torch.equal(sum_over_processes(value), value)
+    assert torch.equal(gather_rows(value), value[None])
+    assert any_process(True, CPU)
+    assert not any_process(False, CPU)
+    assert from_first({"a": 1}) == {"a": 1}
+
+
+@pytest.mark.parametrize(("total", "parts"), [(13, 2), (13, 3), (7, 7), (2, 3), (0, 2), (12, 4)])
+def test_shares_are_those_of_the_loader(total: int, parts: int) -> None:
+    bounds = [share(total, parts, part) for part in range(parts)]
+    assert [list(range(*b)) for b in bounds] == [x.tolist() for x in torch.arange(total).tensor_split(parts)]
+
+
+@pytest.mark.parametrize("name", [*DEFAULTS, "online-dml-shared-stem", "self-byot-ema"])
+def test_every_batch_norm_of_a_scheme_is_synchronised_but_the_teachers(name: str) -> None:
+    scheme = build(*VARIANTS[name])
+    parameters, buffers = dict(scheme.named_parameters()), dict(scheme.named_buffers())
+    training = {key: module.training for key, module in scheme.named_modules()}
+    kinds = {key for key, module in scheme.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    synchronise_batch_norm(scheme, CPU)
+    assert kinds
+    assert {key for key, module in scheme.named_modules() if isinstance(module, GlooSyncBatchNorm)} == kinds
+    assert {key: module.training for key, module in scheme.named_modules()} == training
+    assert all(p is parameters[key] for key, p in scheme.named_parameters())
+    assert all(b is buffers[key] for key, b in scheme.named_buffers())
+    assert scheme.state_dict().keys() == {*parameters, *buffers}
+    if scheme.teacher:
+        teacher = scheme.node_of(scheme.teacher).plain_network(scheme.teacher)
+        assert teacher is not None
+        assert not any(isinstance(module, GlooSyncBatchNorm) for module in teacher.modules())
+
+
+def test_a_network_with_fused_batch_norm_is_refused_on_the_cpu() -> None:
+    scheme = build(*base("supervised", "ce", "timm/mobilenetv3_small_050"), task=Task(10, 3, 32))
+    with pytest.raises(UserError, match=r"BatchNormAct2d cannot be synchronised on CPU.*train.sync_bn=false"):
+        synchronise_batch_norm(scheme, CPU)
+
+
+def test_a_network_without_batch_norm_is_left_alone() -> None:
+    scheme = build(*base("supervised", "ce", "timm/test_vit"), task=Task(10, 3, 32))
+    modules = dict(scheme.named_modules())
+    assert synchronise_batch_norm(scheme, CPU) is scheme
+    assert dict(scheme.named_modules()) == modules

@@ -1,0 +1,182 @@
+"""What the README says is true: its commands, keys, links and examples, and a decision page for every library."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdschemes import cli
+from kdschemes.config.data import DATA
+from kdschemes.config.load import all_keys, load_config, to_tree
+from kdschemes.config.losses import FEATURE, RELATION, RESPONSE
+from kdschemes.config.schemes import SCHEMES
+from kdschemes.data import open_data
+from kdschemes.distillation import Task
+from kdschemes.models import MODELS
+from kdschemes.schemes import build_scheme
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+README = (REPOSITORY / "README.md").read_text()
+PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/decisions/{p.name}" for p in REPOSITORY.glob("docs/decisions/*.md"))]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def commands(program: str) -> list[list[str]]:
+    """Return the arguments of each command in the README that runs `program`."""
+    lines = [line for block in blocks("sh") for line in block.splitlines()]
+    words = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
+    return [found[found.index(program) + 1 :] for found in words if program in found]
+
+
+RUNS = commands("run.py")
+
+
+def test_the_two_commands_are_there() -> None:
+    assert "pip install -e . && accelerate launch run.py scheme=online" in blocks("sh")[0]
+    assert 'pip install -e ".[test]" && pytest' in blocks("sh")[1]
+    assert len(RUNS) > 10
+
+
+@pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
+def test_commands_parse_and_build(arguments: list[str]) -> None:
+    config = load_config(arguments, recipes=REPOSITORY / "experiments")
+    if "PATH" not in (config.model.checkpoint, config.teacher.checkpoint):
+        task = {"digits": Task(10, 1, 8), "cifar100": Task(100, 3, 32), "image_folder": Task(200, 3, 64)}
+        scheme = build_scheme(config, task[config.data.name])
+        assert scheme.parameter_groups()
+
+
+@pytest.mark.parametrize("arguments", commands("kdschemes"), ids=" ".join)
+def test_cli_commands_answer(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_keys_exist(page: str) -> None:
+    text = (REPOSITORY / page).read_text()
+    known = {*all_keys(), "method", "experiment", "scheme", "data", "model", "teacher"}
+    known |= {"losses.response", "losses.feature", "losses.relation"}
+    groups = "scheme|data|model|teacher|optim|train|losses"
+    spoken = set(re.findall(rf"`((?:{groups})\.[a-z_.]+)(?:=[^`]*)?`", text)) | set(re.findall(r"`([a-z_]+)=`", text))
+    spoken = {word for word in spoken if not word.endswith((".py", ".safetensors"))}
+    assert spoken <= known, f"{page} speaks of {sorted(spoken - known)}"
+    assert spoken or page != "README.md"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    folder = (REPOSITORY / page).parent
+    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (REPOSITORY / page).read_text())
+    assert [link for link in links if not (folder / link).exists()] == []
+
+
+def table_under(title: str) -> str:
+    section = README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
+    return "\n".join(line for line in section.splitlines() if line.startswith("|"))
+
+
+def test_tables_name_every_choice() -> None:
+    for scheme, methods in SCHEMES.items():
+        (row,) = [row for row in table_under("Schemes").splitlines() if row.startswith(f"| `{scheme}`")]
+        assert re.findall(r"`(\w+)`", row) == [scheme, *methods]
+    assert {*DATA} <= set(re.findall(r"`(\w+)`", table_under("Data")))
+    for name in (*MODELS, *RESPONSE, *FEATURE, *RELATION):
+        assert f"`{name}`" in README, name
+
+
+def test_default_losses_of_the_table() -> None:
+    rows = {row.split("`")[1]: row for row in table_under("Schemes").splitlines()[2:]}
+    for scheme in ("offline", "online", "self"):
+        tree = to_tree(load_config([f"scheme={scheme}"], recipes=REPOSITORY))
+        response, alpha = tree["losses"]["response"], tree["scheme"].get("alpha")
+        assert f"KL at T = {response['temperature']:g}" in rows[scheme]
+        if alpha is not None:
+            assert f"{1 - alpha:g} cross-entropy, {alpha:g} KL" in rows[scheme]
+        if tree["losses"]["feature"]["name"] != "none":
+            assert f"{tree['losses']['feature']['weight']:g} feature hint" in rows[scheme]
+
+
+def test_split_of_the_digits() -> None:
+    config = load_config([], recipes=REPOSITORY)
+    sizes = open_data(config.data, seed=0, device=torch.device("cpu")).sizes
+    said = re.search(r"([\d,]+) to train, (\d+) to validate, (\d+) to test", README)
+    assert said is not None
+    assert [int(number.replace(",", "")) for number in said.groups()] == [sizes[s] for s in ("train", "val", "test")]
+
+
+DRIVER = """
+import json, math, sys
+from pathlib import Path
+import torch
+from kdschemes.config.load import load_config
+from kdschemes.losses.modules import build_loss
+from kdschemes.outputs import Batch, Output
+from kdschemes.train import train
+
+z, v = [[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], [[0.0, 1.0, -1.0], [2.0, 2.0, -4.0]]
+loss = build_loss(ReverseKL(), student={}, teacher={}, classes=3)
+batch = Batch(torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.long), torch.arange(2))
+value = loss(Output(torch.tensor(z)), Output(torch.tensor(v)), batch, lambda x: x)
+run = train(load_config(sys.argv[1:], recipes=Path()))
+print(json.dumps({"value": float(value), "folder": str(run.folder), "heads": list(run.results["heads"])}))
+"""
+
+
+def test_examples_run(tmp_path: Path) -> None:
+    load, *extensions = blocks("python")
+    assert len(extensions) == 2
+    script = tmp_path / "example.py"
+    script.write_text("\n".join(extensions) + DRIVER)
+    options = ["method=ring", "losses.response=reverse_kl", "train.epochs=3", "train.log_every=1", "train.eval_every=3"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, str(script), *options, f"output={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+
+    def softmax(logits: list[float]) -> list[float]:
+        total = sum(torch.tensor(logits).exp().tolist())
+        return [x / total for x in torch.tensor(logits).exp().tolist()]
+
+    z, v = [[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], [[0.0, 1.0, -1.0], [2.0, 2.0, -4.0]]
+    expected = 0.0
+    for ours, theirs in zip(z, v, strict=True):
+        for q, p in zip(softmax(ours), softmax(theirs), strict=True):
+            expected += q * (torch.tensor(q).log() - torch.tensor(p).log()).item() / 2
+    assert found["value"] == pytest.approx(expected, rel=1e-5)
+
+    assert found["heads"] == ["peer0", "peer1", "peer2"]
+    rows = [json.loads(line) for line in (Path(found["folder"]) / "metrics.jsonl").read_text().splitlines()]
+    steps = [row for row in rows if row["kind"] == "train"]
+    transfers = {key for key in steps[0] if "->" in key and key.startswith("loss/")}
+    assert transfers == {f"loss/reverse_kl/peer{k}->peer{(k + 1) % 3}" for k in range(3)}
+    for peer in found["heads"]:
+        assert steps[-1][f"loss/ce/{peer}"] < 0.8 * steps[0][f"loss/ce/{peer}"]
+
+    names: dict[str, object] = {"images": torch.zeros(2, 1, 8, 8)}
+    assert '"runs/NAME"' in load
+    exec(load.replace("runs/NAME", found["folder"]), names)
+    assert names["logits"].shape == (2, 10)  # type: ignore[attr-defined]
+    assert list(names["features"]) == list(names["network"].stage_names)  # type: ignore[call-overload, attr-defined]
+
+
+def test_every_library_has_its_reason() -> None:
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+    extras = project["project"]["optional-dependencies"].values()
+    wanted = [*project["project"]["dependencies"], *(item for extra in extras for item in extra)]
+    names = {re.split(r"[\[<>=!~ ]", item, maxsplit=1)[0].lower() for item in wanted} - {"kdschemes"}
+    table = (REPOSITORY / "docs" / "decisions" / "libraries.md").read_text().lower()
+    assert [name for name in sorted(names) if name not in table] == []
