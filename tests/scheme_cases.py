@@ -69,7 +69,9 @@ def random_batch(task: Task = TASK, *, n: int = 6, seed: int = 0, dtype: torch.d
 
 
 def in_double(batch: Batch) -> Batch:
-    return dataclasses.replace(batch, images=batch.images.double(), mix=None if batch.mix is None else batch.mix.double())
+    return dataclasses.replace(
+        batch, images=batch.images.double(), mix=None if batch.mix is None else batch.mix.double()
+    )
 
 
 def trained(module: nn.Module) -> list[nn.Parameter]:

@@ -47,7 +47,7 @@ def test_one_group_a_network_with_every_trained_parameter_once() -> None:
 
 
 def test_projections_train_with_the_network_that_they_serve() -> None:
-    scheme = build_scheme(build_config({"scheme": {"name": "self"}}), TASK)
+    scheme = build_scheme(build_config({"scheme": {"name": "self", "exit_head": "linear"}}), TASK)
     groups = scheme.parameter_groups()
     trained = {id(p) for p in scheme.parameters() if p.requires_grad}
     inside = {id(p) for p in scheme.nodes.parameters() if p.requires_grad}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pty
 import re
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,13 +27,6 @@ def tell(report: Reporter) -> None:
     report.epoch(1, 2, {"peer0": 91.234, "peer1": 90.0})
     report.stop()
     report.line("after the end")
-
-
-@pytest.fixture
-def plain_lines(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    tell(Reporter(show=True))
-    assert capsys.readouterr().err == ""
-    return []
 
 
 def test_nothing_is_shown_by_other_processes(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,24 +68,37 @@ def test_no_line_more_often_than_that(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().out == "run\n"
 
 
-@pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
-    """The reading end of a terminal that standard output writes to."""
-    reading, writing = pty.openpty()
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "200")
+def on_a_terminal(work: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what `work` shows where standard output is a terminal.
+
+    A thread reads all along: a terminal holds 4 kB, and who writes more than that waits.
+    """
     for name in ("NO_COLOR", "FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    reading, writing = pty.openpty()
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # the other end was closed
+            while chunk := os.read(reading, 4096):
+                chunks.append(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
     with os.fdopen(writing, "w") as screen:
         monkeypatch.setattr("sys.stdout", screen)
-        yield reading
+        work()
         monkeypatch.undo()
+    reader.join(timeout=10)
     os.close(reading)
+    return b"".join(chunks).decode()
 
 
-def test_one_bar_on_a_terminal_and_whole_lines_above_it(terminal: int) -> None:
-    tell(Reporter(show=True))
-    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", os.read(terminal, 1 << 16).decode())
+def test_one_bar_on_a_terminal_and_whole_lines_above_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = on_a_terminal(lambda: tell(Reporter(show=True)), monkeypatch)
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", written)
     lines = [line.strip() for line in re.split(r"[\r\n]+", shown)]
     assert "before [bold]the start[/bold]" in lines
     assert "online-dml-digits" in lines

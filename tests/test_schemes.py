@@ -183,7 +183,9 @@ def test_initial_weights_are_a_function_of_the_seed_alone(name: str) -> None:
     assert same_state(first, second)
     assert torch.equal(torch.random.get_rng_state(), before)
     other = build(*VARIANTS[name])
-    assert all(not same_state(first.nodes[node], other.nodes[node]) for node in first.nodes if trained(first.nodes[node]))
+    assert all(
+        not same_state(first.nodes[node], other.nodes[node]) for node in first.nodes if trained(first.nodes[node])
+    )
     assert all(not torch.equal(p, q) for p, q in zip(trained(first.terms), trained(other.terms), strict=True))
 
 
