@@ -25,10 +25,8 @@ def main(arguments: list[str]) -> int:
         config = load_config(arguments, recipes=RECIPES)
     except UserError as error:
         if first:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(error)
         return 2
-    # Threads that spin while they wait steal the cores from the ones that work; read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     from kdschemes.results import results_table
     from kdschemes.train import TrainingStopped, train
 
@@ -36,12 +34,17 @@ def main(arguments: list[str]) -> int:
         finished = train(config)
     except (UserError, TrainingStopped) as error:
         if first:
-            print(f"error: {error}", file=sys.stderr)
+            print_error(error)
         return 2 if isinstance(error, UserError) else 1
     if first:
         print(results_table(finished.results))
         print(f"run folder: {finished.folder}")
     return 0
+
+
+def print_error(error: Exception) -> None:
+    """Print an error as one line, whatever line breaks a value or a library's message holds."""
+    print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0][:80]
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
         raise UserError(f"{path} is damaged ({reason}): delete it to start this run over") from None
     if not isinstance(state, dict):
         raise UserError(f"{path} is not a checkpoint of a run: delete it to start this run over")

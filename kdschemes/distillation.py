@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from kdschemes.config.losses import Losses, NoLoss, Ramp
 from kdschemes.distributed import world_size
+from kdschemes.errors import UserError
 from kdschemes.losses.modules import build_loss
 from kdschemes.nodes import Node
 from kdschemes.outputs import Batch, Output, Outputs, Progress, StepResult
@@ -193,12 +194,21 @@ class Task:
 
 @torch.no_grad()
 def probe(nodes: Iterable[Node], task: Task) -> Shapes:
-    """Run every node once on two zero images in evaluation mode and return the feature shapes of each output."""
+    """Run every node once on two zero images in evaluation mode and return the feature shapes of each output.
+
+    Raises:
+        UserError: a network that cannot read such images.
+    """
     images = torch.zeros(2, task.channels, task.image_size, task.image_size)
     batch = Batch(images, torch.zeros(2, dtype=torch.long), torch.arange(2))
     outputs: dict[str, Output] = {}
     for node in nodes:
         mode = node.training
-        outputs.update(node.eval()(batch, outputs))
+        try:
+            outputs.update(node.eval()(batch, outputs))
+        except (RuntimeError, AssertionError) as error:
+            size = "x".join(map(str, images.shape[1:]))
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"{node.provides[0]} cannot read {size} images: take another model ({reason})") from None
         node.train(mode)
     return {name: {s: tuple(f.shape[1:]) for s, f in output.features.items()} for name, output in outputs.items()}

@@ -267,7 +267,7 @@ class Run:
             state.seconds += now - started
             started = now
             if self.device.type == "cpu":
-                self._check_finite(agree=False)
+                self._check_finite()
             if state.step % config.train.log_every == 0 or self._at_end:
                 self._log_window(rate, result.weights)
             self.report.advance(state.step, state.images, state.seconds)
@@ -334,10 +334,10 @@ class Run:
                 f"{chance:.2f} %): are these its weights, its classes and its normalisation?"
             )
 
-    def _check_finite(self, *, agree: bool = True) -> None:
+    def _check_finite(self) -> None:
         """Stop if a term was not finite: name the first one, its step and the network that it teaches."""
         first = self.state.first_bad
-        if agree and self.accelerator.num_processes > 1:
+        if self.accelerator.num_processes > 1:
             torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
         steps = first.tolist()
         if min(steps) == NEVER:

@@ -7,7 +7,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -31,26 +31,40 @@ class Ended:
 
 
 class Started:
-    """`run.py ARGUMENTS` in a folder; `before` (picklable, from this module) is called in the process first."""
+    """`run.py ARGUMENTS` in a folder, with more environment variables; `before` is called in the process first."""
 
-    def __init__(self, arguments: Sequence[str], folder: Path, before: Before | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        folder: Path,
+        before: Before | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PYTHONPATH", str(REPOSITORY))
             forkserver.ensure_running()
         folder.mkdir(parents=True, exist_ok=True)
-        self._process = CONTEXT.Process(target=_main, args=(list(arguments), folder, before))
+        self._process = CONTEXT.Process(target=_main, args=(list(arguments), folder, before, dict(environment or {})))
         self._process.start()
-        self._printed = [folder.with_name(f"{folder.name}.{kind}{self._process.pid}") for kind in ("out", "err")]
+        self._printed = [_printed(folder, kind, self.pid) for kind in ("out", "err")]
+
+    @property
+    def pid(self) -> int:
+        """The number of the process."""
+        assert self._process.pid is not None
+        return self._process.pid
 
     @property
     def running(self) -> bool:
+        """Whether it has not ended."""
         return self._process.is_alive()
 
     def signal(self, number: signal.Signals) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
+        """Send a signal."""
+        os.kill(self.pid, number)
 
     def wait(self) -> Ended:
+        """Wait for its end."""
         self._process.join(PATIENCE)
         if self._process.is_alive():
             self._process.kill()
@@ -67,9 +81,10 @@ def run(arguments: Sequence[str], folder: Path, before: Before | None = None) ->
 
 
 @dataclass(frozen=True)
-class KillAtFile:
-    """Kill the process before it writes, renames or removes a file for the `count`-th time."""
+class SignalAtFile:
+    """Send the process a signal before it writes, renames or removes a whole file for the `count`-th time."""
 
+    number: signal.Signals
     count: int
     events: tuple[str, ...] = ("open", "os.rename", "os.remove")
 
@@ -78,10 +93,10 @@ class KillAtFile:
 
         def hook(event: str, arguments: tuple[Any, ...]) -> None:
             nonlocal seen
-            if event in self.events and (event != "open" or str(arguments[0]).endswith(".partial")):
+            if event in self.events and (event == "os.remove" or str(arguments[0]).endswith(".partial")):
                 seen += 1
                 if seen == self.count:
-                    os.kill(os.getpid(), signal.SIGKILL)
+                    os.kill(os.getpid(), self.number)
 
         sys.addaudithook(hook)
 
@@ -96,14 +111,18 @@ class LimitFiles:
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
 
 
-Before = KillAtFile | LimitFiles
+Before = SignalAtFile | LimitFiles
 
 
-def _main(arguments: list[str], folder: Path, before: Before | None) -> None:
+def _printed(folder: Path, kind: str, pid: int) -> Path:
+    return folder.with_name(f"{folder.name}.{kind}{pid}")
+
+
+def _main(arguments: list[str], folder: Path, before: Before | None, environment: dict[str, str]) -> None:
     os.chdir(folder)
+    os.environ.update(environment)
     for number, kind in ((1, "out"), (2, "err")):
-        path = folder.with_name(f"{folder.name}.{kind}{os.getpid()}")
-        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        file = os.open(_printed(folder, kind, os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)
         os.close(file)
     if before is not None:

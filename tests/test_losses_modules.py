@@ -12,7 +12,7 @@ from kdschemes.config import losses as config
 from kdschemes.config.losses import FEATURE, RELATION, RESPONSE, NoLoss
 from kdschemes.errors import UserError
 from kdschemes.losses import feature, relation, response
-from kdschemes.losses.modules import MODULES, Loss, build_loss
+from kdschemes.losses.modules import AT, MODULES, Loss, build_loss
 from kdschemes.losses.stages import map_shape, match_stages, to_map
 from kdschemes.outputs import Batch, Output
 
@@ -220,6 +220,8 @@ def test_match_stages(stages: Any, student: list[str], teacher: list[str], pairs
         (config.AT(), {"v": (8,)}, BIG, r"at needs a map, but stage 'v' is a vector of 8"),
         (config.AT(), {"v": (10, 8)}, BIG, r"stage 'v' is 10 tokens, not a square"),
         (config.AT(stages="last"), {"v": (8, 1, 1)}, BIG, r"'v:layer3' compares 1x1 maps"),
+        (config.AT(), {"v": (8, 1, 1)}, BIG, r"'v:layer3' compares 1x1 maps"),
+        (config.AT(), {"u": (8, 1, 1), "v": (8, 1, 1)}, BIG, r"every stage pair compares 1x1 maps"),
         (config.Hint(stages="last"), SMALL, {"v": (8,)}, r"hint needs a map, but stage 'v' is a vector of 8"),
         (config.Hint(stages="last"), {"x": (10, 4)}, {"y": (12, 4)}, r"stage 'x' is 10 tokens"),
         (config.FSP(stages="last"), SMALL, BIG, r"at least two stage pairs, got block3:layer3"),
@@ -231,6 +233,13 @@ def test_what_cannot_be_defined_is_refused_when_built(options: Any, student: Any
     with pytest.raises(UserError, match=message) as error:
         build(options, student=student, teacher=teacher)
     assert "\n" not in str(error.value)
+
+
+def test_all_pairs_leave_out_maps_of_one_position() -> None:
+    shapes = {"deep": (8, 2, 2), "deepest": (8, 1, 1)}
+    loss = build(config.AT(), student=shapes, teacher=shapes)
+    assert isinstance(loss, AT)
+    assert loss.pairs == [("deep", "deep")]
 
 
 @pytest.mark.parametrize("options", [config.KD(), config.LogitMSE()])

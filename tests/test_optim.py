@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -158,7 +157,7 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_step() -> None:
         assert torch.allclose(split[name], gradient, rtol=1e-9, atol=1e-12), name
 
 
-def test_the_rate_is_never_rescaled(tmp_path: Path) -> None:
+def test_the_rate_is_never_rescaled() -> None:
     """Accelerate steps a wrapped scheduler once a process, and others scale with the batch: neither happens here."""
     options = build_config({"optim": {"lr": 0.3}, "train": {"batch_size": 512, "accumulation": 4}}).optim
     assert rate_schedule(options)(Progress(0, 100, 10)) == 0.3

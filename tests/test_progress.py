@@ -8,7 +8,6 @@ import pty
 import re
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -111,6 +110,6 @@ def test_one_bar_on_a_terminal_and_whole_lines_above_it(monkeypatch: pytest.Monk
     assert all(line.count("images/s") == 1 for line in bars)
 
 
-def test_without_a_start_stop_does_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_start_stop_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     Reporter(show=True).stop()
     assert capsys.readouterr() == ("", "")

@@ -34,7 +34,6 @@ from scheme_cases import (
     network_of,
     random_batch,
     same_state,
-    state_of,
     trained,
 )
 

@@ -99,19 +99,28 @@ class Hint(Loss):
 
 
 class AT(Loss):
-    """Sum over stage pairs of `feature.attention_transfer`. Square tokens count as a map."""
+    """Sum over stage pairs of `feature.attention_transfer`. Square tokens count as a map.
+
+    Maps of one position have nothing to attend to (the term would always be 0): `stages=all` leaves such pairs out,
+    other choices of them are refused.
+    """
 
     def __init__(self, options: config.AT, *, student: StageShapes, teacher: StageShapes, classes: int) -> None:
         super().__init__(options, student=student, teacher=teacher, classes=classes)
-        self.pairs = match_stages(options.stages, student, teacher)
-        for a, b in self.pairs:
+        self.pairs: list[tuple[str, str]] = []
+        matched = match_stages(options.stages, student, teacher)
+        for a, b in matched:
             _, height, width = map_shape("at", a, student[a])
             _, their_height, their_width = map_shape("at", b, teacher[b])
-            if min(height, their_height) * min(width, their_width) == 1:
+            if min(height, their_height) * min(width, their_width) > 1:
+                self.pairs.append((a, b))
+            elif options.stages != "all" or len(matched) == 1:
                 raise UserError(
                     f"at needs more than one position, but '{a}:{b}' compares 1x1 maps and would always be 0: "
                     "pair other stages by losses.feature.stages=[...]"
                 )
+        if not self.pairs:
+            raise UserError("at needs more than one position, but every stage pair compares 1x1 maps")
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         maps = [(to_map(student.features[a]), to_map(teacher.features[b])) for a, b in self.pairs]
