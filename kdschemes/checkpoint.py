@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from kdschemes.errors import UserError
 from kdschemes.files import write_whole
+from kdschemes.models.base import first_line
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -70,8 +71,7 @@ def load_state(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:80]
-        raise UserError(f"{path} is damaged ({reason}): delete it to start this run over") from None
+        raise UserError(f"{path} is damaged ({first_line(error)[:80]}): delete it to start this run over") from None
     if not isinstance(state, dict):
         raise UserError(f"{path} is not a checkpoint of a run: delete it to start this run over")
     return state

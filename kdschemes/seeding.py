@@ -19,8 +19,8 @@ def derive(seed: int, *purpose: str | int) -> int:
 @contextlib.contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
     """Run a block under torch's CPU generator seeded for a purpose; the generator's state is restored after it."""
-    with torch.random.fork_rng():
-        torch.manual_seed(derive(seed, *purpose))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(derive(seed, *purpose))
         yield
 
 

@@ -59,6 +59,11 @@ class Started:
         """Whether it has not ended."""
         return self._process.is_alive()
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether it has printed anything, which a run does when its folder is open."""
+        return self._printed[0].exists() and self._printed[0].stat().st_size > 0
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal."""
         os.kill(self.pid, number)
@@ -71,7 +76,7 @@ class Started:
             self._process.join()
             raise AssertionError(f"still running after {PATIENCE} s")
         assert self._process.exitcode is not None
-        out, err = (path.read_text() for path in self._printed)
+        out, err = (path.read_text() if path.exists() else "" for path in self._printed)
         return Ended(self._process.exitcode, out, err)
 
 
