@@ -81,7 +81,7 @@ def draw(groups: Mapping[str, Group], path: Path) -> None:
             continue
         columns = [[curve[epoch] for curve in curves] for epoch in epochs]
         means = [statistics.mean(column) for column in columns]
-        axes.plot(epochs, means, color=colour, label=f"{label} ({len(curves)} seeds)", linewidth=1.8)
+        axes.plot(epochs, means, color=colour, label=f"{label} ({len(curves)} seed{"s" * (len(curves) > 1)})", linewidth=1.8)
         axes.fill_between(epochs, list(map(min, columns)), list(map(max, columns)), color=colour, alpha=0.15)
         lowest = min(lowest, *means[len(means) // 3 :])
     axes.set_xlabel("epoch")
