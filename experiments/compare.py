@@ -76,12 +76,13 @@ def draw(groups: Mapping[str, Group], path: Path) -> None:
     lowest = 100.0
     for (label, group), colour in zip(groups.items(), colours * 3, strict=False):
         curves = [_curve(run) for run in group.values()]
+        seeds = "seed" if len(curves) == 1 else "seeds"
         epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
         if not epochs:
             continue
         columns = [[curve[epoch] for curve in curves] for epoch in epochs]
         means = [statistics.mean(column) for column in columns]
-        axes.plot(epochs, means, color=colour, label=f"{label} ({len(curves)} seed{"s" * (len(curves) > 1)})", linewidth=1.8)
+        axes.plot(epochs, means, color=colour, label=f"{label} ({len(curves)} {seeds})", linewidth=1.8)
         axes.fill_between(epochs, list(map(min, columns)), list(map(max, columns)), color=colour, alpha=0.15)
         lowest = min(lowest, *means[len(means) // 3 :])
     axes.set_xlabel("epoch")
