@@ -87,7 +87,7 @@ def draw(groups: Mapping[str, Group], path: Path) -> None:
         lowest = min(lowest, *means[len(means) // 3 :])
     axes.set_xlabel("epoch")
     axes.set_ylabel("validation top-1 (%)")
-    axes.set_ylim(max(0.0, lowest - 3.0))
+    axes.set_ylim(max(0.0, lowest - 3.0), min(100.5, axes.get_ylim()[1]))
     axes.grid(alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)
     figure.savefig(path, dpi=150)

@@ -115,6 +115,7 @@ def test_each_network_is_clipped_by_its_own_norm() -> None:
     assert norm("peer0") == pytest.approx(1.0, rel=1e-4)
     assert norm("peer2") == pytest.approx(1.0, rel=1e-4)
     for parameter, gradient in zip(groups["peer1"], before["peer1"], strict=True):
+        assert parameter.grad is not None
         assert torch.equal(parameter.grad, gradient)
     direction = torch.cat([p.grad for p in groups["peer0"] if p.grad is not None])
     assert torch.allclose(direction, torch.full_like(direction, 1 / math.sqrt(5)))
