@@ -49,11 +49,16 @@ def start_processes(config: Config) -> Accelerator:
             "`accelerate launch --multi_gpu --num_processes N run.py ...` (on CPU too)"
         )
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(config.train.threads or max(1, len(os.sched_getaffinity(0)) // here))
+    torch.set_num_threads(config.train.threads or max(1, _cores() // here))
     if config.train.deterministic:
         make_deterministic()
     set_seed(config.seed)
     return accelerator
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class StopSignal:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import math
 import resource
 import sys
 import time
@@ -110,6 +111,8 @@ def _train_with_teachers(
         build_scheme(config, task)
         resolved = _with_trained_teachers(config, accelerator, stop, report)
     scheme = build_scheme(resolved, task)
+    if accelerator.num_processes > 1 and config.train.sync_bn:
+        synchronise_batch_norm(scheme, accelerator.device)
     manager: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if accelerator.is_main_process:
         manager = RunFolder(folder, wait=wait)
@@ -167,8 +170,6 @@ class Run:
         self.data, self.folder = data, folder
         self.main = accelerator.is_main_process
         self.device = accelerator.device
-        if accelerator.num_processes > 1 and config.train.sync_bn:
-            scheme = synchronise_batch_norm(scheme, self.device)  # type: ignore[assignment]
         if config.train.channels_last:
             scheme = scheme.to(memory_format=torch.channels_last)
         if config.train.compile:
@@ -323,15 +324,17 @@ class Run:
                 save_state(self.folder / self.state.best["file"], self.scheme.state_dict())
 
     def _check_teacher(self) -> None:
+        """Report the teacher's accuracy; warn if guessing could reach it (chance plus three standard deviations)."""
         if self.scheme.teacher is None or not self.data.sizes["val"]:
             return
         top1 = self._evaluate("val")[self.scheme.teacher]["top1"]
-        chance = 100.0 / self.data.num_classes
+        chance = 1.0 / self.data.num_classes
+        guessing = 100.0 * (chance + 3.0 * math.sqrt(chance * (1.0 - chance) / self.data.sizes["val"]))
         self.report.line(f"teacher on the validation split: {top1:.2f} % (it may have been trained on these images)")
-        if top1 < 2.0 * chance:
+        if top1 <= guessing:
             self.report.line(
                 f"warning: the teacher is at chance level ({top1:.2f} % on the validation split, chance is "
-                f"{chance:.2f} %): are these its weights, its classes and its normalisation?"
+                f"{100 * chance:.2f} %): are these its weights, its classes and its normalisation?"
             )
 
     def _check_finite(self) -> None:

@@ -248,3 +248,19 @@ def test_one_process_where_several_were_asked_for_is_refused(tmp_path: Path) -> 
     line = refused(started.wait(), tmp_path / "run")
     assert "several processes were asked for and one came up" in line
     assert "accelerate launch --multi_gpu --num_processes N run.py" in line
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_teacher_at_chance_level_is_warned_of(tmp_path: Path, trained: bool) -> None:
+    network = create_model("resnet20", num_classes=10, channels=1, image_size=8)
+    torch.nn.init.zeros_(network.fc.weight)
+    save_weights(network, tmp_path / "teacher")
+    if trained:
+        teacher = run(["scheme=supervised", "model=resnet20", "train.epochs=4", "train.threads=1"], tmp_path)
+        assert teacher.code == 0
+        (weights,) = (tmp_path / "runs").iterdir()
+    else:
+        weights = tmp_path / "teacher"
+    done = run(["scheme=offline", "teacher=resnet20", f"teacher.checkpoint={weights}", *FEW], tmp_path)
+    assert done.code == 0
+    assert ("warning: the teacher is at chance level" in done.out) is not trained
