@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from kdschemes.config.load import load_config
-from kdschemes.errors import UserError
+from kdschemes.errors import ToldByFirst, UserError
 
 RECIPES = Path(__file__).resolve().parent / "experiments"
 
@@ -32,10 +32,16 @@ def main(arguments: list[str]) -> int:
 
     try:
         finished = train(config)
-    except (UserError, TrainingStopped) as error:
+    except TrainingStopped as error:
         if first:
             print_error(error)
-        return 2 if isinstance(error, UserError) else 1
+        return 1
+    except UserError as error:
+        if not isinstance(error, ToldByFirst):
+            print_error(error)
+        return 2
+    except KeyboardInterrupt:
+        return 130
     if first:
         print(results_table(finished.results))
         print(f"run folder: {finished.folder}")

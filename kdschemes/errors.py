@@ -10,6 +10,10 @@ class UserError(ValueError):
     """A mistake in what the user gave: a key, a value, a file. Its message is one line that says what to do."""
 
 
+class ToldByFirst(UserError):
+    """The error of the first process, on another one: it is told once, by the first."""
+
+
 def nearest(value: str, allowed: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the allowed word closest to `value`, or nothing if none is close."""
     close = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.5)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
 import resource
 import sys
 import time
@@ -27,7 +28,7 @@ from kdschemes.curves import draw_curves
 from kdschemes.data import LoadedData, open_data
 from kdschemes.distillation import Distillation, Task
 from kdschemes.distributed import from_first, gather_rows, sum_over_processes, synchronise_batch_norm
-from kdschemes.errors import UserError
+from kdschemes.errors import ToldByFirst, UserError
 from kdschemes.evaluate import evaluate
 from kdschemes.export import export_network, head_costs
 from kdschemes.files import write_whole
@@ -83,7 +84,10 @@ def train(config: Config) -> Finished:
         TrainingStopped: a term or a weight is not finite.
         SystemExit: a signal asked to stop; the checkpoint is written.
     """
-    accelerator = start_processes(config)
+    try:
+        accelerator = start_processes(config)
+    except UserError as error:
+        raise error if os.environ.get("RANK", "0") == "0" else ToldByFirst(str(error)) from None
     report = Reporter(show=accelerator.is_main_process)
     with StopSignal() as stop:
         return _train_with_teachers(config, accelerator, stop, report, wait=False)
@@ -104,15 +108,16 @@ def _train_with_teachers(
         ),
     )
     sizes = config.train
-    data.check_batches(sizes.batch_size, sizes.accumulation, accelerator.num_processes, sizes.drop_last)
+    world = accelerator.num_processes
+    first_then_all(
+        accelerator, lambda: data.check_batches(sizes.batch_size, sizes.accumulation, world, sizes.drop_last)
+    )
     task = Task(data.num_classes, data.channels, data.image_size)
     resolved = config
     if config.scheme.name == "offline" and config.teacher.checkpoint is None and not config.teacher.pretrained:
-        build_scheme(config, task)
+        first_then_all(accelerator, lambda: build_scheme(config, task))
         resolved = _with_trained_teachers(config, accelerator, stop, report)
-    scheme = build_scheme(resolved, task)
-    if accelerator.num_processes > 1 and config.train.sync_bn:
-        synchronise_batch_norm(scheme, accelerator.device)
+    scheme = first_then_all(accelerator, lambda: _build(resolved, task, accelerator))
     manager: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if accelerator.is_main_process:
         manager = RunFolder(folder, wait=wait)
@@ -122,6 +127,13 @@ def _train_with_teachers(
             return Finished(folder, done, ran=False)
         run = Run(config, accelerator, stop, report, data, scheme, folder, resolved.teacher.checkpoint)
         return run.train()
+
+
+def _build(config: Config, task: Task, accelerator: Accelerator) -> Distillation:
+    scheme = build_scheme(config, task)
+    if accelerator.num_processes > 1 and config.train.sync_bn:
+        synchronise_batch_norm(scheme, accelerator.device)
+    return scheme
 
 
 def _with_trained_teachers(config: Config, accelerator: Accelerator, stop: StopSignal, report: Reporter) -> Config:
@@ -548,7 +560,7 @@ def first_alone(accelerator: Accelerator, work: Callable[[], T]) -> T:
             answer = (None, str(error))
     value, failure = from_first(answer)
     if failure is not None:
-        raise UserError(failure)
+        raise UserError(failure) if accelerator.is_main_process else ToldByFirst(failure)
     return value  # type: ignore[return-value]
 
 
