@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -27,16 +27,19 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(scheme: Distillation, batches: Iterable[Batch], device: torch.device) -> dict[str, dict[str, float]]:
-    """Return each head's metrics over the samples of all processes.
+def evaluate(
+    scheme: Distillation, batches: Iterable[Batch], device: torch.device, heads: Sequence[str] | None = None
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of `heads` (default: all, and the teacher) over the samples of all processes.
 
     `batches` are this process's share. The result is the same on every process; training modes are left as they were.
     """
-    names = [*scheme.heads, *((scheme.teacher,) if scheme.teacher else ())]
+    reference = [scheme.teacher] if scheme.teacher is not None else []
+    names = list(heads) if heads is not None else [*scheme.heads, *reference]
     metrics = {name: HeadMetrics(device) for name in names}
     with evaluation_mode(scheme):
         for batch in batches:
-            outputs = scheme.predict(batch, names)
+            outputs = scheme.predict(batch, [*names, *reference])
             teacher = outputs[scheme.teacher].logits if scheme.teacher else None
             for name in names:
                 metrics[name].update(outputs[name].logits, batch.labels, teacher)

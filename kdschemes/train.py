@@ -10,7 +10,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -309,7 +309,7 @@ class Run:
         state.window_sums.zero_()
         state.window_steps = 0
 
-    def _evaluate(self, split: str) -> dict[str, dict[str, float]]:
+    def _evaluate(self, split: str, heads: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
         batches = self.data.eval_batches(
             split,
             batch_size=self.config.train.eval_batch_size,
@@ -317,7 +317,7 @@ class Run:
             world=self.accelerator.num_processes,
         )
         with self.accelerator.autocast():
-            return evaluate(self.scheme, batches, self.device)
+            return evaluate(self.scheme, batches, self.device, heads)
 
     def _validate(self, epoch: int) -> None:
         """Evaluate the heads on the validation split; keep the weights of the best epoch of the reported head.
@@ -339,7 +339,7 @@ class Run:
         """Report the teacher's accuracy; warn if guessing could reach it (chance plus three standard deviations)."""
         if self.scheme.teacher is None or not self.data.sizes["val"]:
             return
-        top1 = self._evaluate("val")[self.scheme.teacher]["top1"]
+        top1 = self._evaluate("val", [self.scheme.teacher])[self.scheme.teacher]["top1"]
         chance = 1.0 / self.data.num_classes
         guessing = 100.0 * (chance + 3.0 * math.sqrt(chance * (1.0 - chance) / self.data.sizes["val"]))
         self.report.line(f"teacher on the validation split: {top1:.2f} % (it may have been trained on these images)")
@@ -475,16 +475,18 @@ class Run:
         if self.scheme.teacher is not None:
             heads[self.scheme.teacher] = {}
         splits = [split for split in ("val", "test") if self.data.sizes[split]]
+        found: dict[str, dict[str, dict[str, float]]] = {}
         last_weights = {name: value.clone() for name, value in self.scheme.state_dict().items()}
         for which, epoch in (("last", config.train.epochs), ("best", state.best["epoch"] if state.best else None)):
             if epoch is None:
                 for head in heads:
                     heads[head][which] = None
                 continue
-            if which == "best":
-                assert state.best is not None
+            if which == "last":
+                found = {split: self._evaluate(split) for split in splits}
+            elif state.best is not None and epoch < config.train.epochs:
                 self.scheme.load_state_dict(load_state(self.folder / state.best["file"]))
-            found = {split: self._evaluate(split) for split in splits}
+                found = {split: self._evaluate(split) for split in splits}
             for split, metrics in found.items():
                 self._write({"which": which} | _eval_row(split, epoch, state.step, metrics) | {"kind": "final"})
             for head in heads:

@@ -103,3 +103,11 @@ def test_no_gradient_is_kept() -> None:
     scheme, batch = build(*OFFLINE), random_batch()
     evaluate(scheme, [batch], CPU)
     assert all(p.grad is None for p in scheme.parameters())
+
+
+def test_chosen_heads_alone_have_the_same_metrics(data: LoadedData) -> None:
+    scheme = build(*OFFLINE)
+    everything = evaluate(scheme, batches(data), CPU)
+    assert list(everything) == ["student", "teacher"]
+    for head in everything:
+        assert evaluate(scheme, batches(data), CPU, [head]) == {head: everything[head]}
