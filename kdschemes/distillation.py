@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,25 +19,6 @@ from kdschemes.terms import Supervise, Term, Transfer
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 """For each output, the shape of one sample's feature at each stage, shallow to deep."""
-
-
-class Scheme(Protocol):
-    """All that the training loop knows of a scheme: an `nn.Module` with these."""
-
-    heads: tuple[str, ...]
-    teacher: str | None
-
-    def __call__(self, batch: Batch, progress: Progress) -> StepResult:
-        """Run one forward pass and every term."""
-
-    def predict(self, batch: Batch, names: Iterable[str]) -> Outputs:
-        """Return the named outputs."""
-
-    def after_step(self) -> None:
-        """Follow the optimizer's step."""
-
-    def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the trained parameters of each network, with the projections that serve it."""
 
 
 class Distillation(nn.Module):

@@ -36,7 +36,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, local: Tensor, total: int) -> Tensor:
-        world, me = dist.get_world_size(), dist.get_rank()
+        world, me = world_size(), rank()
         sizes = [end - start for start, end in (share(total, world, r) for r in range(world))]
         assert len(local) == sizes[me], f"rank {me} holds {len(local)} rows of {total}, not {sizes[me]}"
         padded = local.new_zeros(max(sizes), *local.shape[1:])
