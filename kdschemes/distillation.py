@@ -8,14 +8,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from kdschemes.config.losses import Losses, NoLoss, Ramp
+from kdschemes.config.losses import Losses
 from kdschemes.distributed import world_size
 from kdschemes.errors import UserError
-from kdschemes.losses.modules import build_loss
-from kdschemes.nodes import Node
+from kdschemes.losses.modules import Side, build_loss
+from kdschemes.nodes import LossHead, Node
 from kdschemes.outputs import Batch, Output, Outputs, Progress, StepResult
 from kdschemes.schedules import constant, ramp
+from kdschemes.task import Task
 from kdschemes.terms import Supervise, Term, Transfer
+
+__all__ = ["Distillation", "Edge", "Task", "distill", "probe"]
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 """For each output, the shape of one sample's feature at each stage, shallow to deep."""
@@ -60,6 +63,7 @@ class Distillation(nn.Module):
         total: Tensor | None = None
         losses, weights = {}, {}
         for term in self._terms():
+            term.follow(progress)
             value = term(outputs, batch) * (spanning if term.spans_batch else local)
             weight = term.weight(progress)
             total = weight * value if total is None else total + weight * value
@@ -145,31 +149,34 @@ def distill(
     terms: list[Term] = [
         Supervise(target, constant(weight), label_smoothing=label_smoothing) for target, weight in supervised.items()
     ]
-    shapes = probe(nodes.values(), task)
-    for kind in ("response", "feature", "relation"):
-        options = getattr(losses, kind)
-        if isinstance(options, NoLoss):
-            continue
-        assert isinstance(options, Ramp)
+    sides = _sides(nodes.values(), task)
+    producer = {output: node for node in nodes.values() for output in node.provides}
+    loss_heads: dict[str, Node] = {}
+    for kind, options in losses.chosen():
         for edge in edges:
             factor = getattr(edge, kind)
             if factor is None:
                 continue
-            loss = build_loss(
-                options, student=shapes[edge.target], teacher=shapes[edge.source], classes=task.num_classes
-            )
-            weight = ramp(options.schedule, factor * options.weight, options.ramp_epochs)  # type: ignore[attr-defined]
-            terms.append(Transfer(options.name, edge.source, edge.target, loss, weight))  # type: ignore[attr-defined]
-    return Distillation(nodes, terms, heads, teacher)
+            loss = build_loss(options, student=sides[edge.target], teacher=sides[edge.source], task=task)
+            weight = ramp(options.schedule, factor * options.weight, options.ramp_epochs)
+            terms.append(Transfer(options.name, edge.source, edge.target, loss, weight))
+            if loss.reads_preactivations:
+                for output in (edge.source, edge.target):
+                    producer[output].keep_preactivations()
+            if loss.head is not None:
+                head = LossHead(edge.target, loss)
+                if head.provides[0] in loss_heads:
+                    raise UserError(
+                        f"{options.name} gives {edge.target} a classifier, and two outputs teach it: choose one teacher"
+                    )
+                loss_heads[head.provides[0]] = head
+    return Distillation({**nodes, **loss_heads}, terms, [*loss_heads, *heads], teacher)
 
 
-@dataclass(frozen=True)
-class Task:
-    """What the data ask of a network: classes, channels and the side of an image in pixels."""
-
-    num_classes: int
-    channels: int
-    image_size: int
+def _sides(nodes: Iterable[Node], task: Task) -> dict[str, Side]:
+    nodes = list(nodes)
+    networks = {output: node.live_network(output) for node in nodes for output in node.provides}
+    return {name: Side(shapes, networks[name]) for name, shapes in probe(nodes, task).items()}
 
 
 @torch.no_grad()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
 
+from kdschemes.losses.modules import Loss
 from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
 from kdschemes.outputs import Batch, Output, Outputs
 
@@ -31,6 +33,14 @@ class Node(nn.Module):
         """Return the network that gives `head` at inference, or None where it is not one plain network."""
         return None
 
+    def live_network(self, head: str) -> StagedNetwork | None:
+        """Return the very network that gives `head` in training, or None where it is not one network by itself."""
+        return None
+
+    def keep_preactivations(self) -> bool:
+        """Give `Output.preactivations` from now on; return whether there are any."""
+        return False
+
 
 class Network(Node):
     """A trained network; its output is called `name`."""
@@ -38,13 +48,20 @@ class Network(Node):
     def __init__(self, name: str, network: StagedNetwork) -> None:
         super().__init__([name])
         self.network = network
+        self.preactivations = False
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        logits, features = self.network.forward_stages(batch.images)
-        return {self.provides[0]: Output(logits, features)}
+        return {self.provides[0]: _answer(self.network, batch, self.preactivations)}
 
     def plain_network(self, head: str) -> StagedNetwork:
         return self.network
+
+    def live_network(self, head: str) -> StagedNetwork:
+        return self.network
+
+    def keep_preactivations(self) -> bool:
+        self.preactivations = bool(self.network.activated)
+        return self.preactivations
 
 
 class NetworkWithExits(Node):
@@ -67,6 +84,24 @@ class NetworkWithExits(Node):
 
     def plain_network(self, head: str) -> StagedNetwork | None:
         return self.network.network if head == self.provides[0] else None
+
+    def live_network(self, head: str) -> StagedNetwork | None:
+        return self.plain_network(head)
+
+
+class LossHead(Node):
+    """The further output that a loss gives rise to, from the features of the student that it teaches.
+
+    The loss itself, and so its projections, belong to the term that holds it.
+    """
+
+    def __init__(self, source: str, loss: Loss[Any]) -> None:
+        assert loss.head is not None
+        super().__init__([f"{source}/{loss.head}"], reads=[source])
+        self._loss = [loss]
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        return {self.provides[0]: Output(self._loss[0].classify(outputs[self.reads[0]].features))}
 
 
 class SharedStem(Node):
@@ -99,6 +134,7 @@ class Frozen(Node):
     def __init__(self, name: str, network: StagedNetwork) -> None:
         super().__init__([name])
         self._hidden = [network.eval().requires_grad_(False)]
+        self.preactivations = False
 
     @property
     def network(self) -> StagedNetwork:
@@ -111,11 +147,17 @@ class Frozen(Node):
 
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        logits, features = self.network.forward_stages(batch.images)
-        return {self.provides[0]: Output(logits, features)}
+        return {self.provides[0]: _answer(self.network, batch, self.preactivations)}
 
     def plain_network(self, head: str) -> StagedNetwork:
         return self.network
+
+    def live_network(self, head: str) -> StagedNetwork:
+        return self.network
+
+    def keep_preactivations(self) -> bool:
+        self.preactivations = bool(self.network.activated)
+        return self.preactivations
 
 
 class Ema(Node):
@@ -153,6 +195,9 @@ class Ema(Node):
     def plain_network(self, head: str) -> StagedNetwork:
         return self.network
 
+    def live_network(self, head: str) -> StagedNetwork:
+        return self.network
+
 
 class Ensemble(Node):
     """The weighted mean of the logits of other outputs, in float32 at least; it has no features."""
@@ -166,3 +211,9 @@ class Ensemble(Node):
         members = torch.stack([outputs[member].logits for member in self.reads])
         members = members.to(torch.promote_types(members.dtype, torch.float32))
         return {self.provides[0]: Output((members.new_tensor(self.weights)[:, None, None] * members).sum(0))}
+
+
+def _answer(network: StagedNetwork, batch: Batch, preactivations: bool) -> Output:
+    if preactivations:
+        return Output(*network.forward_preactivations(batch.images))
+    return Output(*network.forward_stages(batch.images))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -36,16 +36,20 @@ class Output:
     """What one network (or one exit of it) says of a batch.
 
     `logits` are `[N, C]`; `features` maps a stage's name, shallow to deep, to a map `[N, C_s, H, W]`, tokens
-    `[N, L, D]` or a vector `[N, D]`.
+    `[N, L, D]` or a vector `[N, D]`. `preactivations` are the maps before the last ReLU of the stages that have one,
+    where a loss asked for them.
     """
 
     logits: Float[Tensor, "n classes"]
     features: Mapping[str, Tensor] = field(default_factory=dict)
+    preactivations: Mapping[str, Tensor] = field(default_factory=dict)
 
     def detach(self) -> Output:
         """Return the same values as constants: no gradient flows back through them."""
-        return replace(
-            self, logits=self.logits.detach(), features={name: f.detach() for name, f in self.features.items()}
+        return Output(
+            self.logits.detach(),
+            {name: f.detach() for name, f in self.features.items()},
+            {name: f.detach() for name, f in self.preactivations.items()},
         )
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 
 from kdschemes.distributed import gather
 from kdschemes.losses.modules import Loss
 from kdschemes.losses.response import cross_entropy
-from kdschemes.outputs import Batch, Output
+from kdschemes.outputs import Batch, Output, Progress
 from kdschemes.schedules import Schedule
 
 
@@ -34,6 +35,9 @@ class Term(nn.Module):
     def reads(self) -> tuple[str, ...]:
         """The outputs that the term needs."""
         return (self.target,)
+
+    def follow(self, progress: Progress) -> None:
+        """Learn where training is, before each forward pass."""
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         """Return the unweighted value."""
@@ -61,7 +65,7 @@ class Transfer(Term):
     """One edge of the topology: `source` teaches `target` by `loss`. The source is a constant unless told otherwise."""
 
     def __init__(
-        self, name: str, source: str, target: str, loss: Loss, weight: Schedule, *, detach_source: bool = True
+        self, name: str, source: str, target: str, loss: Loss[Any], weight: Schedule, *, detach_source: bool = True
     ) -> None:
         super().__init__(f"{name}/{source}->{target}", target, weight)
         self.source = source
@@ -72,6 +76,9 @@ class Transfer(Term):
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.target, self.source)
+
+    def follow(self, progress: Progress) -> None:
+        self.loss.follow(progress)
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         source = outputs[self.source]

@@ -112,7 +112,7 @@ def _train_with_teachers(
     first_then_all(
         accelerator, lambda: data.check_batches(sizes.batch_size, sizes.accumulation, world, sizes.drop_last)
     )
-    task = Task(data.num_classes, data.channels, data.image_size)
+    task = Task(data.num_classes, data.channels, data.image_size, data.train_labels)
     resolved = config
     if config.scheme.name == "offline" and config.teacher.checkpoint is None and not config.teacher.pretrained:
         first_then_all(accelerator, lambda: build_scheme(config, task))

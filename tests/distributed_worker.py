@@ -57,7 +57,7 @@ def run_case(case: Case, accelerator: Accelerator | None) -> dict[str, Any]:
     """Take optimizer steps in float64 on digits and return gradients, losses, weights and validation metrics."""
     config = configure(*case.overrides, "data.val_fraction=0.05")
     data = open_data(config.data, seed=config.seed, device=CPU)
-    scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size)).double()
+    scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels)).double()
     if accelerator is not None:
         synchronise_batch_norm(scheme, CPU)
     optimizer = torch.optim.SGD([p for p in scheme.parameters() if p.requires_grad], lr=0.02)

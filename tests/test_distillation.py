@@ -23,7 +23,8 @@ from scheme_cases import (
 from torch import Tensor
 
 from kdschemes.config.data import Digits
-from kdschemes.config.losses import KD, Losses
+from kdschemes.config.losses import Losses
+from kdschemes.config.losses.response import KD
 from kdschemes.data import open_data
 from kdschemes.distillation import Distillation, Edge, distill, probe
 from kdschemes.nodes import Ensemble, Network, NetworkWithExits, SharedStem

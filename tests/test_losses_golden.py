@@ -4,68 +4,27 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import references_adaptive
+import references_channels
+import references_maps
+import references_relation
+import references_response
 import torch
-from torch import Tensor
-from torch.nn import functional
-
-from kdschemes.losses.feature import attention_transfer, hint
-from kdschemes.losses.relation import fsp, rkd_angle, rkd_distance
-from kdschemes.losses.response import cross_entropy, kd
 
 ORACLE = Path(__file__).resolve().parents[1].parent / "shared" / "oracle"
 Case = dict[str, Any]
 
 
-def soft(x: dict[str, Tensor], p: Case) -> Tensor:
-    return kd(x["s"], x["t"], temperature=float(p["T"]))
-
-
-def soft_and_hard(x: dict[str, Tensor], p: Case) -> Tensor:
-    return p["alpha"] * soft(x, p) + (1 - p["alpha"]) * cross_entropy(x["s"], x["y"])
-
-
-def soft_over_classes_and_hard(x: dict[str, Tensor], p: Case) -> Tensor:
-    return p["alpha"] * soft(x, p) / x["s"].shape[1] + (1 - p["alpha"]) * cross_entropy(x["s"], x["y"])
-
-
-def attention(x: dict[str, Tensor], p: Case) -> Tensor:
-    return attention_transfer(x["s"], x["t"])
-
-
-def relations(x: dict[str, Tensor], p: Case) -> Tensor:
-    return p["wd"] * rkd_distance(x["s"], x["t"]) + p["wa"] * rkd_angle(x["s"], x["t"])
-
-
-def unit_relations(x: dict[str, Tensor], p: Case) -> Tensor:
-    return relations({name: functional.normalize(e, dim=1) for name, e in x.items()}, p)
-
-
-REFERENCES: dict[str, Callable[[dict[str, Tensor], Case], Tensor]] = {
-    "KD.RepDistiller": soft,
-    "KD.mdistiller": soft,
-    "KD.mmrazor": soft,
-    "KD.sota": soft,
-    "KD.attention-transfer": soft_and_hard,
-    "KD.torchdistill": lambda x, p: soft_and_hard(x, {**p, "alpha": 1 - p["alpha"]}),
-    "KD.torchdistill_alpha0": lambda x, p: soft(x, p) / p["T"] ** 2,
-    "KD.haitongli": soft_over_classes_and_hard,
-    "KD.Teacher-free": soft_over_classes_and_hard,
-    "FitNet.RepDistiller": lambda x, p: hint(x["s"], x["t"]),
-    "AT.RepDistiller": attention,
-    "AT.mdistiller": attention,
-    "AT.attention-transfer": attention,
-    "AT.torchdistill_code": attention,
-    "RKD.RepDistiller": relations,
-    "RKD.lenscloth": relations,
-    "RKD.mdistiller": relations,
-    "RKD.torchdistill": relations,
-    "RKD.mmrazor": unit_relations,
-    "FSP.RepDistiller": lambda x, p: fsp((x["s"], x["s2"]), (x["t"], x["t2"])),
+REFERENCES = {
+    **references_response.REFERENCES,
+    **references_adaptive.REFERENCES,
+    **references_maps.REFERENCES,
+    **references_channels.REFERENCES,
+    **references_relation.REFERENCES,
 }
 
 

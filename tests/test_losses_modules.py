@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from kdschemes.config import losses as config
-from kdschemes.config.losses import FEATURE, RELATION, RESPONSE, NoLoss
+from kdschemes.config.losses import FEATURE, RELATION, RESPONSE, NoLoss, feature_maps
+from kdschemes.config.losses import relation as relation_options
+from kdschemes.config.losses import response as response_options
 from kdschemes.errors import UserError
 from kdschemes.losses import feature, relation, response
-from kdschemes.losses.modules import AT, MODULES, Loss, build_loss
+from kdschemes.losses.modules import MODULES, Loss, Side, build_loss
+from kdschemes.losses.modules.feature_maps import AT
 from kdschemes.losses.stages import map_shape, match_stages, to_map
 from kdschemes.outputs import Batch, Output
+from kdschemes.task import Task
 
+config = SimpleNamespace(
+    **{k: v for m in (response_options, feature_maps, relation_options) for k, v in vars(m).items()}
+)
 NAMES = sorted({name for table in (RESPONSE, FEATURE, RELATION) for name in table} - {"none"})
 OPTIONS = {name: kind for table in (RESPONSE, FEATURE, RELATION) for name, kind in table.items()}
 SMALL = {"block1": (4, 8, 8), "block2": (6, 4, 4), "block3": (8, 4, 4)}
@@ -33,8 +40,8 @@ def batch(n: int = N) -> Batch:
     return Batch(torch.zeros(n, 3, 8, 8), torch.zeros(n, dtype=torch.long), torch.arange(n))
 
 
-def build(options: Any, student: Any = SMALL, teacher: Any = BIG, classes: int = CLASSES) -> Loss:
-    return build_loss(options, student=student, teacher=teacher, classes=classes)
+def build(options: Any, student: Any = SMALL, teacher: Any = BIG, classes: int = CLASSES) -> Loss[Any]:
+    return build_loss(options, student=Side(student), teacher=Side(teacher), task=Task(classes, 3, 8))
 
 
 def same(x: Tensor) -> Tensor:

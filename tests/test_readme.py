@@ -122,12 +122,13 @@ import json, math, sys
 from pathlib import Path
 import torch
 from kdschemes.config.load import load_config
-from kdschemes.losses.modules import build_loss
+from kdschemes.losses.modules import Side, build_loss
 from kdschemes.outputs import Batch, Output
+from kdschemes.task import Task
 from kdschemes.train import train
 
 z, v = [[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], [[0.0, 1.0, -1.0], [2.0, 2.0, -4.0]]
-loss = build_loss(ReverseKL(), student={}, teacher={}, classes=3)
+loss = build_loss(ReverseKL(), student=Side(), teacher=Side(), task=Task(3, 1, 8))
 batch = Batch(torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.long), torch.arange(2))
 value = loss(Output(torch.tensor(z)), Output(torch.tensor(v)), batch, lambda x: x)
 run = train(load_config(sys.argv[1:], recipes=Path()))

@@ -26,6 +26,9 @@ again goes on from its last checkpoint.
 """
 
 
+LOSS_PREFIXES = tuple(f"losses.{kind}" for kind in losses.KINDS)
+
+
 class Rule(NamedTuple):
     """What a value may be: in words, and the words to choose from where there are any."""
 
@@ -42,7 +45,8 @@ def choices() -> Iterator[tuple[str, type]]:
     for cls in DATA.values():
         yield "data", cls
     yield from (("model", Model), ("teacher", Teacher), ("optim", Optim), ("train", Train))
-    for kind, table in (("response", losses.RESPONSE), ("feature", losses.FEATURE), ("relation", losses.RELATION)):
+    yield "losses", losses.Losses
+    for kind, table in losses.KINDS.items():
         for cls in table.values():
             yield f"losses.{kind}", cls
 
@@ -50,6 +54,7 @@ def choices() -> Iterator[tuple[str, type]]:
 def help_text() -> str:
     """Return the text of `run.py --help`: every key of every choice with its default and meaning."""
     lines = [HELP_HEAD]
+    shared = dataclasses.fields(losses.Ramp)
     previous = None
     for prefix, cls in choices():
         if cls is losses.NoLoss:
@@ -58,13 +63,18 @@ def help_text() -> str:
         if prefix != previous or title:
             lines.append(f"\n{title or prefix or 'whole run'}")
         previous = prefix
+        if prefix == "losses":
+            for kind_field in shared:
+                rule = allowed(kind_field, losses.Ramp).text
+                key = f"losses.KIND.{kind_field.name}"
+                lines.append(_row(key, _show(_default(kind_field)), description(losses.Ramp, kind_field), rule))
         if not prefix:
             lines.append(_row("experiment", "", "a recipe to start from", "NAME or PATH"))
             lines.append(_row("method", "", "short for scheme.method", "see below"))
         for field in dataclasses.fields(cls):
             if field.name in ("name", "method") and get_origin(_hints(cls)[field.name]) is Literal:
                 continue
-            if not prefix and dataclasses.is_dataclass(_default(field)):
+            if dataclasses.is_dataclass(_default(field)) or (prefix in LOSS_PREFIXES and field in shared):
                 continue
             key = f"{prefix}.{field.name}" if prefix else field.name
             lines.append(_row(key, _show(_default(field)), description(cls, field), allowed(field, cls).text))
@@ -152,6 +162,8 @@ def _title(prefix: str, cls: type) -> str:
     name = getattr(cls, "name", None)
     if cls in (Model, Teacher, Optim, Train):
         return f"{prefix}: {doc}"
+    if prefix == "losses":
+        return f"losses (KIND is response, feature or relation): {doc}"
     if prefix == "scheme":
         return f"scheme={name} method={cls.method}: {doc}"  # type: ignore[attr-defined]
     return f"{prefix}={name}: {doc}" if prefix else ""

@@ -17,10 +17,9 @@ from pydantic import TypeAdapter, ValidationError
 from kdschemes.config import MODELS, Config, Model, Optim, Teacher, Train, schemes
 from kdschemes.config.data import DATA
 from kdschemes.config.describe import allowed, choices
-from kdschemes.config.losses import FEATURE, RELATION, RESPONSE, Losses
+from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.errors import UserError, nearest, unknown
 
-LOSS_KINDS = {"response": RESPONSE, "feature": FEATURE, "relation": RELATION}
 DEFAULT_SCHEME = "online"
 DEFAULT_DATA = "digits"
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
@@ -64,8 +63,10 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     for group in GROUPS:
         if not isinstance(tree.get(group, {}), Mapping):
             raise UserError(f"{group}={tree[group]}: give its keys, as {group}.KEY=VALUE")
-    scheme_class = _scheme_class(tree.get("scheme", {}))
-    scheme = _make(scheme_class, tree.get("scheme", {}), "scheme")
+    scheme_tree = dict(tree.get("scheme", {}))
+    scheme_class = _scheme_class(scheme_tree)
+    losses = _losses(tree, scheme_class)
+    scheme = _make(scheme_class, _as_published(scheme_tree, scheme_class, losses), "scheme")
     for group, users in {"teacher": ("offline",), "losses": ("offline", "online", "self")}.items():
         if strict and group in strict and scheme.name not in users:
             raise UserError(
@@ -76,12 +77,6 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     data = _make(_choose(DATA, data_tree.get("name", DEFAULT_DATA), "data"), data_tree, "data")
     if data.name == "image_folder" and data.root is None:
         raise UserError("data=image_folder needs data.root, the folder that holds train/ and test/ (or val/)")
-    loss_tree: Tree = {}
-    if scheme.name != "supervised":
-        _merge(loss_tree, schemes.LOSS_DEFAULTS.get(scheme_class, {}))
-        given = _normalise_losses(tree.get("losses", {}))
-        _forget_other_choices({"losses": loss_tree}, {"losses": given})
-        _merge(loss_tree, given)
     top = {key: value for key, value in tree.items() if key not in GROUPS}
     if isinstance(top.get("tracker"), str):
         top["tracker"] = [] if top["tracker"] == "none" else [top["tracker"]]
@@ -94,7 +89,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
             "data": data,
             "model": _make(Model, tree.get("model", {}), "model"),
             "teacher": _make(Teacher, tree.get("teacher", {}), "teacher"),
-            "losses": Losses(**{kind: _make_loss(kind, loss_tree.get(kind, {})) for kind in LOSS_KINDS}),
+            "losses": losses,
             "optim": _make(Optim, tree.get("optim", {}), "optim"),
             "train": _make(Train, tree.get("train", {}), "train"),
         },
@@ -102,6 +97,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     )
     _check_models(config)
     _check_teachers(config)
+    _check_labels(config)
     return config
 
 
@@ -163,7 +159,7 @@ def _nest(key: str, value: Any) -> Tree:
     if key == "method":
         key = "scheme.method"
     parts = key.split(".")
-    if (key in GROUPS or key in {f"losses.{kind}" for kind in LOSS_KINDS}) and not isinstance(value, Mapping):
+    if (key in GROUPS or key in {f"losses.{kind}" for kind in KINDS}) and not isinstance(value, Mapping):
         if key in ("losses", "train"):
             raise UserError(f"{key}={value}: give its keys, as {key}.KEY=VALUE")
         parts.append("name")
@@ -203,11 +199,49 @@ def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
             del tree["losses"][kind]
 
 
+def _losses(tree: Mapping[str, Any], scheme_class: type) -> Losses:
+    loss_tree: Tree = {}
+    more: list[Any] = []
+    if scheme_class.name != "supervised":  # type: ignore[attr-defined]
+        _merge(loss_tree, schemes.LOSS_DEFAULTS.get(scheme_class, {}))
+        given = dict(tree.get("losses", {}))
+        more = _more_losses(given.pop("more", None))
+        given = _normalise_losses(given)
+        _forget_other_choices({"losses": loss_tree}, {"losses": given})
+        _merge(loss_tree, given)
+    losses = Losses(**{kind: _make_loss(kind, loss_tree.get(kind, {})) for kind in KINDS}, more=more)
+    names = [options.name for _, options in losses.chosen()]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"the loss {name} is chosen twice: take it out of losses.more")
+    return losses
+
+
 def _normalise_losses(tree: Mapping[str, Any]) -> Tree:
     for kind in tree:
-        if kind not in LOSS_KINDS:
+        if kind not in KINDS:
             raise _unknown_key(f"losses.{kind}")
     return {kind: value if isinstance(value, Mapping) else {"name": value} for kind, value in tree.items()}
+
+
+def _more_losses(given: Any) -> list[Any]:
+    made = []
+    for entry in given if isinstance(given, list) else [] if given is None else [given]:
+        tree = entry if isinstance(entry, Mapping) else {"name": entry}
+        found = loss_named(str(tree.get("name")))
+        if found is None:
+            names = [name for table in KINDS.values() for name in table if name != "none"]
+            raise unknown("loss in losses.more", str(tree.get("name")), names)
+        made.append(_make(found[1], tree, "losses.more"))
+    return made
+
+
+def _as_published(tree: Tree, scheme_class: type, losses: Losses) -> Tree:
+    """Give the weight of cross-entropy that a loss was published beside, where the user gives none."""
+    published = [o.hard for _, o in losses.chosen() if o.hard is not None]
+    if published and "hard" in {field.name for field in dataclasses.fields(scheme_class)}:
+        tree = {"hard": published[0], "alpha": 1.0} | tree
+    return tree
 
 
 def _read_recipe(name: Any, recipes: Path) -> Tree:
@@ -253,7 +287,7 @@ def _choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:
 
 def _make_loss(kind: str, tree: Mapping[str, Any]) -> Any:
     key = f"losses.{kind}"
-    return _make(_choose(LOSS_KINDS[kind], tree.get("name", "none"), key), tree, key)
+    return _make(_choose(KINDS[kind], tree.get("name", "none"), key), tree, key)
 
 
 def _make(cls: type, tree: Mapping[str, Any], prefix: str) -> Any:
@@ -332,6 +366,15 @@ def _check_models(config: Config) -> None:
     for name in names:
         if name not in MODELS and not name.startswith("timm/"):
             raise unknown("model", name, (*MODELS, "timm/NAME"))
+
+
+def _check_labels(config: Config) -> None:
+    for _, options in config.losses.chosen():
+        if options.reads_labels and config.data.mixup:
+            raise UserError(
+                f"{options.name} needs one label a sample, and data.mixup={config.data.mixup} gives two: "
+                "set data.mixup=0 or choose another loss"
+            )
 
 
 def _as_list(value: Any) -> list[Any]:

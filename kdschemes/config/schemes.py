@@ -55,7 +55,12 @@ class OfflineKD:
 
     name: Literal["offline"] = "offline"
     method: Literal["kd"] = "kd"
-    alpha: Annotated[float, Field(ge=0, le=1, description="weight of the soft term; the hard term has 1 - alpha")] = 0.9
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="weight of the soft term; 1 with losses published beside a full hard term")
+    ] = 0.9
+    hard: Annotated[
+        float | None, Field(ge=0, description="weight of the hard term; null: 1 - alpha (or as the loss was published)")
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -111,6 +111,14 @@ class LoadedData:
         return len(self.source.classes)
 
     @property
+    def train_labels(self) -> Int[Tensor, " positions"]:
+        """The label of every position of the training array that is trained on, -1 elsewhere."""
+        labels = torch.full_like(self.labels["train"], -1)
+        trained = self.positions["train"].to(labels.device)
+        labels[trained] = self.labels["train"][trained]
+        return labels
+
+    @property
     def channels(self) -> int:
         """Channels of an image: 1 or 3."""
         return self.source.channels

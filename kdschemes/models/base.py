@@ -42,6 +42,25 @@ class StagedNetwork(nn.Module, ABC):
     spec: ModelSpec
     stage_names: tuple[str, ...]
     classifiers: tuple[str, ...]
+    activated: Mapping[str, nn.BatchNorm2d] = {}
+    """Stages whose last layer is a ReLU, with the batch norm whose output (a shortcut added or not) it reads."""
+
+    def forward_preactivations(
+        self, images: Float[Tensor, "n c h w"]
+    ) -> tuple[
+        Float[Tensor, "n classes"],
+        dict[str, Float[Tensor, "n ..."]],
+        dict[str, Float[Tensor, "n ..."]],
+    ]:
+        """Return what `forward_stages` does, and the maps before the last ReLU of the stages in `activated`."""
+        return (*self.forward_stages(images), {})
+
+    def linear_classifier(self) -> nn.Linear | None:
+        """Return the layer whose output on the last stage's features, averaged over positions, is the logits.
+
+        None where the network classifies in another way (a norm or a class token before the classifier).
+        """
+        return None
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:

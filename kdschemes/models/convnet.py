@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 
 from kdschemes.errors import UserError
-from kdschemes.models.sequential import SequentialNetwork
+from kdschemes.models.sequential import ActivatedStage, SequentialNetwork
 
 WIDTHS = (32, 64, 128, 256)
 
@@ -27,7 +27,7 @@ def convnet(num_classes: int, channels: int, image_size: int) -> SequentialNetwo
     return SequentialNetwork(parts, stage_names, WIDTHS[-1], num_classes)
 
 
-class ConvBlock(nn.Sequential):
+class ConvBlock(ActivatedStage):
     """Twice a 3x3 convolution with bias, batch norm and ReLU."""
 
     def __init__(self, before: int, width: int) -> None:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdschemes.models.sequential import SequentialNetwork
+from kdschemes.models.sequential import ActivatedStage, SequentialNetwork
 
 
 class BasicBlock(nn.Module):
@@ -26,9 +26,18 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
         """Return relu(residual(x) + shortcut(x))."""
+        return F.relu(self.before_activation(x), inplace=True)
+
+    def before_activation(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        """Return residual(x) + shortcut(x)."""
         shortcut = x if self.downsample is None else self.downsample(x)
         x = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        return F.relu(self.bn2(self.conv2(x)) + shortcut, inplace=True)
+        summed: Tensor = self.bn2(self.conv2(x)) + shortcut
+        return summed
+
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Return the residual branch's last batch norm."""
+        return self.bn2
 
 
 def _resnet(widths: Sequence[int], depths: Sequence[int], num_classes: int, channels: int) -> SequentialNetwork:
@@ -41,7 +50,7 @@ def _resnet(widths: Sequence[int], depths: Sequence[int], num_classes: int, chan
     for number, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
         stride = 1 if number == 1 else 2
         blocks = [BasicBlock(before, width, stride), *(BasicBlock(width, width, 1) for _ in range(depth - 1))]
-        parts[f"layer{number}"] = nn.Sequential(*blocks)
+        parts[f"layer{number}"] = ActivatedStage(*blocks)
         before = width
     stage_names = tuple(f"layer{number}" for number in range(1, len(widths) + 1))
     network = SequentialNetwork(parts, stage_names, widths[-1], num_classes)

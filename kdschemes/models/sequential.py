@@ -13,6 +13,28 @@ from kdschemes.models.base import StagedNetwork
 Named = list[tuple[str, nn.Module]]
 
 
+class ActivatedStage(nn.Sequential):
+    """Layers in order, the last of them a ReLU, or a block that ends in one and can run without it.
+
+    Such a block has `before_activation(x)`, its output before that ReLU, and `last_norm()`, the batch norm whose
+    output (a shortcut added or not) the ReLU reads.
+    """
+
+    def before_activation(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
+        """Return what the last ReLU reads."""
+        *first, last = self
+        for layer in first:
+            x = layer(x)
+        return x if isinstance(last, nn.ReLU) else last.before_activation(x)  # type: ignore[operator]
+
+    def last_norm(self) -> nn.BatchNorm2d:
+        """Return the batch norm before the last ReLU."""
+        last = self[-1]
+        norm = self[-2] if isinstance(last, nn.ReLU) else last.last_norm()  # type: ignore[operator]
+        assert isinstance(norm, nn.BatchNorm2d)
+        return norm
+
+
 class SequentialNetwork(StagedNetwork):
     """Parts in order, then global average pooling and the linear classifier `fc`.
 
@@ -32,6 +54,16 @@ class SequentialNetwork(StagedNetwork):
         self.part_names = tuple(parts)
         self.stage_names = stage_names
 
+    @property
+    def activated(self) -> dict[str, nn.BatchNorm2d]:  # type: ignore[override]
+        """Stages whose last layer is a ReLU, with the batch norm whose output it reads."""
+        stages = {name: self.get_submodule(name) for name in self.stage_names}
+        return {name: stage.last_norm() for name, stage in stages.items() if isinstance(stage, ActivatedStage)}
+
+    def linear_classifier(self) -> nn.Linear:
+        """Return `fc`."""
+        return self.fc
+
     def blocks(self) -> Named:
         """Return the parts before the classifier, in the order in which they run."""
         return [(name, self.get_submodule(name)) for name in self.part_names]
@@ -50,6 +82,18 @@ class SequentialNetwork(StagedNetwork):
         """Return the logits and the features of every stage."""
         last, features = _run(self.blocks(), images, self.stage_names)
         return self.classify(last), features
+
+    def forward_preactivations(
+        self, images: Float[Tensor, "n c h w"]
+    ) -> tuple[
+        Float[Tensor, "n classes"],
+        dict[str, Float[Tensor, "n ..."]],
+        dict[str, Float[Tensor, "n ..."]],
+    ]:
+        """Return logits and features, and the maps before the last ReLU of every stage that ends in one."""
+        before: dict[str, Tensor] = {}
+        last, features = _run(self.blocks(), images, self.stage_names, before)
+        return self.classify(last), features, before
 
     def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
         """Return the features of one stage and compute nothing deeper."""
@@ -116,10 +160,16 @@ def split(network: StagedNetwork, stage: str) -> tuple[Trunk, Branch]:
     return trunk, Branch(blocks[cut:], network.stage_names[first:], network.fc)
 
 
-def _run(parts: Named, x: Tensor, stage_names: tuple[str, ...]) -> tuple[Tensor, dict[str, Tensor]]:
+def _run(
+    parts: Named, x: Tensor, stage_names: tuple[str, ...], before: dict[str, Tensor] | None = None
+) -> tuple[Tensor, dict[str, Tensor]]:
     features = {}
     for name, part in parts:
-        x = part(x)
+        if before is not None and name in stage_names and isinstance(part, ActivatedStage):
+            before[name] = part.before_activation(x)
+            x = before[name].relu()
+        else:
+            x = part(x)
         if name in stage_names:
             features[name] = x
     return x, features

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, cast
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -31,6 +32,7 @@ class TimmNetwork(StagedNetwork):
         groups = list(getattr(info, "info", info) or [])
         if not hasattr(network, "forward_intermediates") or not groups:
             raise UserError(f"timm/{name} gives no features by stage (timm's forward_intermediates); choose another")
+        self._groups = groups
         total, count = len(groups), min(MOST_STAGES, len(groups))
         if len({group["reduction"] for group in groups}) == 1:
             self._indices = [total * (k + 1) // count - 1 for k in range(count)]
@@ -69,6 +71,24 @@ class TimmNetwork(StagedNetwork):
             images, indices=[index], stop_early=True, intermediates_only=True
         )
         return features[0]
+
+    @torch.no_grad()
+    def linear_classifier(self) -> nn.Linear | None:
+        """Return timm's classifier if it alone stands between the averaged last stage and the logits."""
+        layer = self._timm.get_classifier() if hasattr(self._timm, "get_classifier") else None
+        width = self._groups[self._indices[-1]]["num_chs"]
+        if not isinstance(layer, nn.Linear) or layer.in_features != width:
+            return None
+        mode = self.network.training
+        self.network.eval()
+        features = torch.linspace(-1.0, 1.0, 6 * width, device=layer.weight.device).reshape(1, width, 2, 3)
+        features = features.to(layer.weight.dtype)
+        try:
+            same = torch.allclose(self._timm.forward_head(features), layer(features.mean((2, 3))), rtol=1e-4, atol=1e-5)
+        except (RuntimeError, ValueError, TypeError, IndexError):
+            same = False
+        self.network.train(mode)
+        return layer if same else None
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the parameters and buffers under timm's names (not copied)."""

@@ -7,7 +7,7 @@ from kdschemes.config.schemes import ExitOptions
 from kdschemes.distillation import Distillation, Task
 from kdschemes.errors import UserError
 from kdschemes.models import ExitNetwork, StagedNetwork, create_model, load_weights, stages
-from kdschemes.nodes import Ema, Network, NetworkWithExits
+from kdschemes.nodes import Ema, LossHead, Network, NetworkWithExits
 from kdschemes.seeding import seeded
 
 
@@ -53,10 +53,12 @@ def teacher_network(config: Config, task: Task, number: int) -> StagedNetwork:
 
 def with_average(scheme: Distillation, decay: float) -> Distillation:
     """Add a moving average of the reported network, evaluated as the last head, `NAME/ema`."""
-    source = scheme.node_of(scheme.heads[0])
+    nodes_of_heads = {head: scheme.node_of(head) for head in scheme.heads}
+    head = next((head for head, node in nodes_of_heads.items() if not isinstance(node, LossHead)), scheme.heads[0])
+    source = nodes_of_heads[head]
     if not isinstance(source, Network | NetworkWithExits):
         raise UserError("train.ema averages a network of its own: choose scheme.topology=independent or train.ema=null")
-    name = f"{scheme.heads[0]}/ema"
+    name = f"{head}/ema"
     nodes = {key: scheme.nodes[key] for key in scheme.nodes} | {name: Ema(name, source, decay)}
     return Distillation(nodes, list(scheme.terms), [*scheme.heads, name], scheme.teacher)  # type: ignore[arg-type]
 

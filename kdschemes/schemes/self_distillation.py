@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from kdschemes.config import Config
-from kdschemes.config.losses import NoLoss
 from kdschemes.distillation import Distillation, Edge, Task, distill
 from kdschemes.nodes import Ensemble, NetworkWithExits
 from kdschemes.schemes.networks import network_with_exits
@@ -16,7 +15,8 @@ def byot(config: Config, task: Task) -> Distillation:
     """
     student = NetworkWithExits("student", network_with_exits(config, task, "student"))
     deepest, *exits = student.provides
-    alpha = 0.0 if isinstance(config.losses.response, NoLoss) else config.scheme.alpha
+    softened = any(kind == "response" for kind, _ in config.losses.chosen())
+    alpha = config.scheme.alpha if softened else 0.0
     return distill(
         {"student": student, "ensemble": Ensemble("ensemble", student.provides)},
         supervised={deepest: 1.0} | dict.fromkeys(exits, 1.0 - alpha),

@@ -1,4 +1,4 @@
-"""Losses between logits."""
+"""Soft targets: Hinton's loss, its limits, and cross-entropy on labels."""
 
 from __future__ import annotations
 
@@ -50,6 +50,24 @@ def _exp_beyond_linear(x: Tensor) -> Tensor:
     for k in range(_SERIES_TERMS, 2, -1):
         series = 1.0 + x / k * series
     return torch.where(x.abs() < _SERIES_BELOW, 0.5 * x.square() * series, torch.expm1(x) - x)
+
+
+@full_precision
+def standardise(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    r"""Return $Z(z) = (z - \bar z) / (\sigma(z) + 10^{-7})$ by sample, $\sigma$ the unbiased deviation over classes.
+
+    Sun et al. 2024, "Logit Standardization in Knowledge Distillation". Equal logits give 0, and a gradient of 0. With
+    two classes Z is always $\pm 1/\sqrt 2$: it depends on the sign of the gap alone and teaches nothing.
+
+    Args:
+        logits: of at least 2 classes.
+    """
+    assert logits.shape[1] > 1, "one class has no deviation"
+    centred = logits - logits.mean(dim=1, keepdim=True)
+    variance = centred.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
+    positive = variance > 0
+    deviation = torch.where(positive, torch.where(positive, variance, 1.0).sqrt(), 0.0)
+    return centred / (deviation + 1e-7)
 
 
 @full_precision

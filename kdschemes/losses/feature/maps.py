@@ -1,4 +1,4 @@
-"""Losses between the features of one stage of the student and one of the teacher."""
+"""Hints and attention: the features themselves, and where in a map they are."""
 
 from __future__ import annotations
 

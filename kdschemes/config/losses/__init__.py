@@ -1,0 +1,51 @@
+"""Options of every loss between two outputs, and the tables that name them. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from kdschemes.config.losses.base import NoLoss, Ramp, Stages
+from kdschemes.config.losses.feature_channels import FEATURE_CHANNELS
+from kdschemes.config.losses.feature_maps import FEATURE_MAPS
+from kdschemes.config.losses.relation import RELATION as RELATIONS
+from kdschemes.config.losses.response import RESPONSE_SOFT
+from kdschemes.config.losses.response_adaptive import RESPONSE_ADAPTIVE
+
+__all__ = ["FEATURE", "KINDS", "RELATION", "RESPONSE", "Losses", "NoLoss", "Ramp", "Stages", "loss_named"]
+
+RESPONSE: dict[str, type] = {"none": NoLoss, **RESPONSE_SOFT, **RESPONSE_ADAPTIVE}
+FEATURE: dict[str, type] = {"none": NoLoss, **FEATURE_MAPS, **FEATURE_CHANNELS}
+RELATION: dict[str, type] = {"none": NoLoss, **RELATIONS}
+KINDS: dict[str, dict[str, type]] = {"response": RESPONSE, "feature": FEATURE, "relation": RELATION}
+"""The tables by kind of knowledge. A loss's name is in one of them only."""
+
+
+def loss_named(name: str) -> tuple[str, type] | None:
+    """Return the kind and the options of the loss of that name."""
+    return next(((kind, table[name]) for kind, table in KINDS.items() if name in table and name != "none"), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Losses:
+    """What the edges of a scheme carry: any of the three kinds, alone or together, and any others beside them."""
+
+    response: Any = field(default_factory=NoLoss)
+    feature: Any = field(default_factory=NoLoss)
+    relation: Any = field(default_factory=NoLoss)
+    more: Annotated[
+        list[Any], Field(description="further losses, as [{name: at}, {name: sp, weight: 10}]; none of them twice")
+    ] = field(default_factory=list)
+
+    def chosen(self) -> Iterator[tuple[str, Any]]:
+        """Yield the kind and the options of every loss that is not `none`."""
+        for kind in KINDS:
+            if not isinstance(getattr(self, kind), NoLoss):
+                yield kind, getattr(self, kind)
+        for options in self.more:
+            found = loss_named(options.name)
+            assert found is not None, f"{options.name} is in no table"
+            yield found[0], options

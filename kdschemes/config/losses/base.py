@@ -1,0 +1,48 @@
+"""What the options of all losses share. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+Weight = Annotated[float, Field(ge=0, description="weight of the term")]
+WeightOfPair = Annotated[float, Field(ge=0, description="weight of the term, per stage pair")]
+Temperature = Annotated[float, Field(gt=0, description="temperature T of both softmaxes")]
+StageChoice = Annotated[
+    Literal["all", "last", "middle"] | list[str],
+    Field(description="stage pairs: all, last, middle, or a list of 'student_stage:teacher_stage'"),
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoLoss:
+    """No term of this kind."""
+
+    name: Literal["none"] = "none"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ramp:
+    """How a term's weight runs over training.
+
+    `hard` is the weight of cross-entropy that the loss was published beside where that is not 1 - alpha; then alpha,
+    too, is 1 by default. `reads_labels` says that the loss needs one label a sample, so that mixup is refused.
+    """
+
+    hard: ClassVar[float | None] = None
+    reads_labels: ClassVar[bool] = False
+
+    schedule: Annotated[
+        Literal["constant", "linear", "sigmoid", "cosine"],
+        Field(description="weight over training: constant, or a ramp from 0 (cosine: down to 0)"),
+    ] = "constant"
+    ramp_epochs: Annotated[float, Field(gt=0, description="length of the ramp in epochs")] = 20.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stages(Ramp):
+    """Which stages of the student meet which of the teacher."""
+
+    stages: StageChoice = "all"

@@ -1,0 +1,9 @@
+"""Independent float64 formulas of the relation losses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
