@@ -1,4 +1,4 @@
-"""Benchmarks that print ratios measured in one run: `python -m experiments.bench step`, `... start`, `... views`."""
+"""Benchmarks that print ratios measured in one run: `python -m experiments.bench step`, or another name."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ from kdschemes.data import LoadedData, views
 from kdschemes.data.views import Stream
 from kdschemes.distillation import Task
 from kdschemes.launch import StopSignal, start_processes
+from kdschemes.losses.feature import nst
+from kdschemes.losses.relation import rkd_angle
 from kdschemes.losses.response import cross_entropy
 from kdschemes.nodes import Frozen, Network
 from kdschemes.progress import Reporter
@@ -193,6 +195,82 @@ def _peak_of(what: str, precision: str, batch_size: int) -> int:
         return peak_memory(run.device)
 
 
+def added_memory(work: Callable[[], object]) -> int:
+    """Return the bytes that `work` adds at most to this process (Linux), or to the tensors on the GPU."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - before
+    Path("/proc/self/clear_refs").write_text("5")
+    status = Path("/proc/self/status").read_text()
+    before = int(status.partition("VmRSS:")[2].split()[0]) * 1024
+    work()
+    return peak_memory(torch.device("cpu")) - before
+
+
+def naive_angle(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return RKD's angle loss with all N^3 cosines and N^2 difference vectors at once."""
+    cosines = []
+    for x in (student, teacher):
+        unit = torch.nn.functional.normalize(x[None] - x[:, None], dim=2)
+        cosines.append(unit @ unit.mT)
+    return torch.nn.functional.smooth_l1_loss(*cosines)
+
+
+def naive_nst(student: Tensor, teacher: Tensor) -> Tensor:
+    """Return NST with the products of all pairs of channels at all positions at once."""
+    s, t = (torch.nn.functional.normalize(x.flatten(2), dim=2) for x in (student, teacher))
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a[:, None] * b[:, :, None]).sum(3).square().mean()
+
+    return kernel(t, t) + kernel(s, s) - 2 * kernel(s, t)
+
+
+PAIRWISE: dict[str, tuple[tuple[int, ...], Callable[..., Tensor], Callable[..., Tensor]]] = {
+    "rkd angle, N=256, D=256": ((256, 256), rkd_angle, naive_angle),
+    "nst, N=256, C=256, 8x8": ((256, 256, 8, 8), nst, naive_nst),
+}
+
+
+def _cost_of(name: str, which: int) -> tuple[float, int, float]:
+    """Return seconds and bytes of one forward and backward pass, and the value, in this process."""
+    shape, *functions = PAIRWISE[name]
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(shape, generator=generator) for _ in range(2))
+    student.requires_grad_()
+    small = tuple(min(size, 8) for size in shape)
+    functions[which](torch.randn(small, requires_grad=True), torch.randn(small)).backward()
+    found: list[float] = []
+
+    def work() -> None:
+        value = functions[which](student, teacher)
+        value.backward()
+        found.append(value.item())
+
+    seconds: list[float] = []
+    peak = added_memory(lambda: seconds.append(timed(work)))
+    return seconds[0], peak, found[0]
+
+
+def bench_pairwise() -> None:
+    """Print time and peak memory of the losses over pairs, ours beside the form of their authors."""
+    print("forward and backward, float32, each in a fresh process")
+    for name in PAIRWISE:
+        costs = []
+        for which in range(2):
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                costs.append(pool.apply(_cost_of, (name, which)))
+        (time_ours, peak_ours, value_ours), (time_naive, peak_naive, value_naive) = costs
+        print(
+            f"{name}: memory {peak_ours / 2**20:.0f} MiB against {peak_naive / 2**20:.0f} MiB "
+            f"(1/{peak_naive / peak_ours:.0f}), time {time_ours:.2f} s against {time_naive:.2f} s "
+            f"({time_ours / time_naive:.2f}); values {value_ours:.8g} and {value_naive:.8g}",
+            flush=True,
+        )
+
+
 def bench_start() -> None:
     """Print the seconds from the command to the end of the first step, with a cold page cache and a warm one."""
     roots = [Path(sys.prefix), REPOSITORY / "kdschemes"]
@@ -245,7 +323,7 @@ def bench_views(batch_size: int, rounds: int) -> None:
 def main() -> None:
     """Read the command line and run one benchmark."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
-    parser.add_argument("what", choices=("step", "start", "views"))
+    parser.add_argument("what", choices=("step", "start", "views", "pairwise"))
     parser.add_argument("--batch-size", type=int, default=128, help="samples of a step")
     parser.add_argument("--steps", type=int, default=8, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that is not counted")
@@ -254,6 +332,8 @@ def main() -> None:
         bench_step(options.batch_size, options.steps, options.rounds)
     elif options.what == "start":
         bench_start()
+    elif options.what == "pairwise":
+        bench_pairwise()
     else:
         bench_views(options.batch_size, options.rounds)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from scheme_cases import DEFAULTS, VARIANTS, configure, in_double
+from scheme_cases import DEFAULTS, LOSSES, OFFLINE, VARIANTS, configure, in_double
 from torch import Tensor, nn
 
 from kdschemes.data import open_data
@@ -49,6 +49,10 @@ CASES = {name: Case(overrides) for name, overrides in DEFAULTS.items()} | {
     "accumulated-online": Case(VARIANTS["online-dml-hint-rkd"], accumulation=2, steps=1),
     "accumulated-shared-stem": Case(VARIANTS["online-dml-shared-stem"], accumulation=2, steps=1),
     "accumulated-self": Case([*VARIANTS["self-byot-at-rkd"], "data.mixup=0.5"], accumulation=2, steps=1),
+}
+CASES |= {
+    f"{kind}-{name}": Case([*OFFLINE, "teacher=convnet", "losses.response=none", f"losses.{kind}={name}"], batch_size=7)
+    for kind, name in LOSSES
 }
 OF_THREE = ["accumulated-online", "accumulated-self", "mixup"]
 

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
+from kdschemes.config.losses import KINDS
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.distillation import Distillation, Task
 from kdschemes.models import StagedNetwork
 from kdschemes.outputs import Batch, Progress
 from kdschemes.schemes import build_scheme
 
-TASK = Task(num_classes=10, channels=1, image_size=8)
+TASK = Task(num_classes=10, channels=1, image_size=8, train_labels=torch.arange(60) % 10)
 START = Progress(step=0, total_steps=100, steps_per_epoch=10)
 
 
@@ -27,6 +28,9 @@ def base(scheme: str, method: str, model: str = "resnet20") -> list[str]:
     teacher = ["teacher=resnet20"] if scheme == "offline" else []
     return [f"scheme={scheme}", f"method={method}", f"model={model}", *teacher]
 
+
+LOSSES = [(kind, name) for kind, table in KINDS.items() for name in table if name != "none"]
+"""Every loss with its kind."""
 
 METHODS = {f"{scheme}-{method}": (scheme, method) for scheme, methods in SCHEMES.items() for method in methods}
 DEFAULTS = {name: base(*method) for name, method in METHODS.items()}

@@ -13,7 +13,7 @@ import yaml
 
 from kdschemes.config import MODELS, Config, losses, schemes
 from kdschemes.config.data import DATA
-from kdschemes.config.describe import choices, description, help_text
+from kdschemes.config.describe import LOSS_PREFIXES, choices, description, help_text
 from kdschemes.config.load import (
     NOT_HASHED,
     all_keys,
@@ -24,6 +24,7 @@ from kdschemes.config.load import (
     run_name,
     to_tree,
 )
+from kdschemes.config.losses import feature_maps, response
 from kdschemes.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -139,11 +140,13 @@ def test_another_choice_drops_the_options_of_the_old_one(tmp_path: Path) -> None
     online = loaded("scheme=online")
     assert online.scheme == schemes.OnlineDML()
     assert online.losses == load("scheme=online").losses
-    assert loaded("scheme=online", "losses.response.weight=3").losses.response == losses.KD(weight=3.0, temperature=1.0)
+    assert loaded("scheme=online", "losses.response.weight=3").losses.response == response.KD(
+        weight=3.0, temperature=1.0
+    )
     assert loaded("data=cifar100").data == load("data=cifar100").data
     assert loaded("data=cifar10").data.crop_padding == 2
-    assert loaded("losses.response=logit_mse").losses.response == losses.LogitMSE()
-    assert loaded("losses.response=logit_mse").losses.feature == losses.AT(weight=5.0)
+    assert loaded("losses.response=logit_mse").losses.response == response.LogitMSE()
+    assert loaded("losses.response=logit_mse").losses.feature == feature_maps.AT(weight=5.0)
     assert loaded("losses.response=kd").losses.response.temperature == 7
     assert loaded("losses.feature=none").losses.feature == losses.NoLoss()
     assert loaded("scheme=supervised").scheme == schemes.Supervised()
@@ -165,8 +168,8 @@ def test_another_method_of_the_same_scheme_drops_the_options_of_the_old_one(tmp_
 
 def test_losses_none_takes_the_default_loss_of_a_method_away() -> None:
     assert load("losses.response=none").losses.response == losses.NoLoss()
-    assert load("scheme=self", "losses.feature=at").losses.feature == losses.AT()
-    assert load("scheme=self", "losses.feature.weight=2").losses.feature == losses.Hint(weight=2.0)
+    assert load("scheme=self", "losses.feature=at").losses.feature == feature_maps.AT()
+    assert load("scheme=self", "losses.feature.weight=2").losses.feature == feature_maps.Hint(weight=2.0)
 
 
 @pytest.mark.parametrize("path", RECIPE_FILES, ids=lambda path: path.stem)
@@ -181,6 +184,43 @@ def test_every_recipe_loads_by_name(path: Path) -> None:
 
 def test_recipes_are_there() -> None:
     assert RECIPE_FILES
+
+
+def test_a_loss_brings_the_weight_of_cross_entropy_that_it_was_published_beside(tmp_path: Path) -> None:
+    def weights(*overrides: str) -> tuple[float, float | None]:
+        scheme = load("scheme=offline", *overrides).scheme
+        return scheme.alpha, scheme.hard
+
+    assert weights() == (0.9, None)
+    assert weights("losses.response=dkd") == (1.0, 1.0)
+    assert weights("losses.response=dkd", "scheme.hard=0.5") == (1.0, 0.5)
+    assert weights("losses.response=dkd", "scheme.alpha=0.4") == (0.4, 1.0)
+    assert weights("losses.more=[dkd]", "losses.response=none") == (1.0, 1.0)
+    assert load("scheme=self", "losses.response=dkd").scheme == schemes.SelfBYOT()
+    for first, second in (("kd", "dkd"), ("dkd", "kd")):
+        saved = tmp_path / f"{first}.yaml"
+        saved.write_text(dump_yaml(load("scheme=offline", f"losses.response={first}")))
+        assert weights(f"experiment={saved}", f"losses.response={second}") == weights(f"losses.response={second}")
+    kept = recipe(tmp_path, "scheme: {name: offline, alpha: 0.3}")
+    assert load("experiment=mine", "losses.response=logit_mse", recipes=kept).scheme.alpha == 0.3
+
+
+def test_further_losses_of_any_kind() -> None:
+    config = load("scheme=offline", "losses.feature=hint", "losses.more=[{name: at, weight: 5, stages: last}, rkd]")
+    chosen = [(kind, options.name) for kind, options in config.losses.chosen()]
+    assert chosen == [("response", "kd"), ("feature", "hint"), ("feature", "at"), ("relation", "rkd")]
+    assert config.losses.more[0] == feature_maps.AT(weight=5.0, stages="last")
+    assert build_config(to_tree(config)) == config
+    assert load("losses.more=at").losses.more == [feature_maps.AT()]
+    assert "chosen twice" in error("losses.more=[at]", "losses.feature=at")
+    assert "unknown loss in losses.more 'att'; did you mean 'at'?" in error("losses.more=[att]")
+    assert "losses.more.weigth" in error("losses.more=[{name: at, weigth: 3}]")
+    assert "losses.more.weight=-1 is not allowed" in error("losses.more=[{name: at, weight: -1}]")
+    assert "unknown loss" in error("losses.more=[3]")
+
+
+def test_a_loss_of_labels_refuses_mixed_labels() -> None:
+    assert "dkd needs one label a sample" in error("losses.response=dkd", "data.mixup=0.2")
 
 
 UNKNOWN_KEYS = {
@@ -383,6 +423,11 @@ def test_help_lists_every_key_with_its_default_and_what_is_allowed() -> None:
     groups = {"scheme", "data", "model", "teacher", "losses", "optim", "train"}
     for key, field in all_keys().items():
         names_a_choice = key.rpartition(".")[2] in ("name", "method")
+        kind, _, leaf = key.rpartition(".")
+        if kind in LOSS_PREFIXES and leaf in {field.name for field in fields(losses.Ramp)}:
+            key = f"losses.KIND.{leaf}"
+        if key in LOSS_PREFIXES:
+            continue
         assert key in words or key in groups or (names_a_choice and key not in ("model.name", "teacher.name")), key
         assert key in words or field.type not in ("int", "float", "str", "bool"), key
     for scheme, method in METHODS:
@@ -400,7 +445,8 @@ def test_help_lists_every_key_with_its_default_and_what_is_allowed() -> None:
 def test_every_key_says_what_it_means_and_its_default_is_allowed() -> None:
     for prefix, cls in choices():
         for field in fields(cls):
-            names_a_choice = field.name in ("name", "method") or is_dataclass(getattr(Config(), field.name, None))
+            names_a_choice = field.name in ("name", "method", *losses.KINDS)
+            names_a_choice = names_a_choice or is_dataclass(getattr(Config(), field.name, None))
             assert names_a_choice or description(cls, field), f"{prefix}.{field.name}"
     defaults = build_config({})
     for group in ("model", "optim", "train", "data"):

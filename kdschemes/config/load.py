@@ -193,10 +193,22 @@ def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
                 tree[group] = {"name": name}
             if group == "scheme":
                 tree.pop("losses", None)
+    _forget_published(tree, overrides)
     for kind, new in overrides.get("losses", {}).items() if isinstance(overrides.get("losses"), Mapping) else ():
         old = tree.get("losses", {}).get(kind, {})
         if isinstance(new, Mapping) and "name" in new and new["name"] != old.get("name", new["name"]):
             del tree["losses"][kind]
+
+
+def _forget_published(tree: Tree, overrides: Mapping[str, Any]) -> None:
+    """Where an override goes from or to a loss that was published with weights of its own, drop the old weights."""
+    old, new = tree.get("losses"), overrides.get("losses")
+    for kind in KINDS if isinstance(old, Mapping) and isinstance(new, Mapping) else ():
+        was, now = ((x[kind].get("name") if isinstance(x.get(kind), Mapping) else None) for x in (old, new))
+        found = [loss_named(str(name)) for name in (was, now) if now not in (None, was)]
+        if any(loss[1].hard is not None for loss in found if loss is not None):  # type: ignore[attr-defined]
+            for key in ("alpha", "hard"):
+                tree.get("scheme", {}).pop(key, None)
 
 
 def _losses(tree: Mapping[str, Any], scheme_class: type) -> Losses:

@@ -1,0 +1,170 @@
+"""One short run of every loss on digits, in one table: `python -m experiments.every_loss runs/every_loss`.
+
+Accuracy over seeds, and time and memory of a training step relative to KD's. Finished runs are found again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdschemes sets it, here before torch is loaded
+
+import torch
+from accelerate.state import AcceleratorState
+
+from experiments.bench import added_memory, timed
+from kdschemes.config import Config
+from kdschemes.config.load import load_config
+from kdschemes.config.losses import KINDS
+from kdschemes.data import open_data
+from kdschemes.distillation import Task
+from kdschemes.launch import StopSignal, start_processes
+from kdschemes.progress import Reporter
+from kdschemes.schemes import build_scheme
+from kdschemes.train import Run, train
+
+RECIPES = Path(__file__).resolve().parent
+TEACHER, STUDENT = "resnet8x4", "resnet20"
+PLAIN = ("none", "none")
+LOSSES = [(kind, name) for kind, table in KINDS.items() for name in table if name != "none"]
+
+
+def overrides(kind: str, name: str, output: Path | str, seed: int = 0) -> list[str]:
+    """Return the command of one run: the loss by its defaults, beside cross-entropy as it was published."""
+    off = [f"losses.{other}=none" for other in KINDS if other != kind]
+    return [
+        "scheme=offline",
+        f"teacher={TEACHER}",
+        f"model={STUDENT}",
+        *off,
+        *([] if name == "none" else [f"losses.{kind}={name}"]),
+        f"seed={seed}",
+        f"output={output}",
+        "train.threads=1",
+    ]
+
+
+def config_of(kind: str, name: str, output: Path | str, seed: int = 0) -> Config:
+    """Return that run's configuration."""
+    return load_config(overrides(kind, name, output, seed), recipes=RECIPES)
+
+
+def train_one(kind: str, name: str, output: str, seed: int) -> dict[str, Any]:
+    """Train one run, or find it, and return its results."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
+        return train(config_of(kind, name, output, seed)).results
+
+
+def accuracies(output: Path, seeds: Sequence[int], processes: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Return the results of every loss by seed; the teacher is trained first."""
+    train_one("response", "kd", str(output), seeds[0])
+    jobs = [(kind, name, str(output), seed) for seed in seeds for kind, name in [PLAIN, *LOSSES]]
+    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    with multiprocessing.get_context("spawn").Pool(processes) as pool:
+        pending = [(job, pool.apply_async(train_one, job)) for job in jobs]
+        for number, (job, result) in enumerate(pending, start=1):
+            found.setdefault(job[:2], []).append(result.get())
+            print(f"{number} of {len(jobs)}: {job[1]} seed {job[3]}", file=sys.stderr, flush=True)
+    return found
+
+
+def build(kind: str, name: str, folder: Path) -> Run:
+    """Return our training loop for one loss, at its first step."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    config = config_of(kind, name, folder)
+    accelerator = start_processes(config)
+    data = open_data(config.data, seed=0, device=accelerator.device, channels_last=config.train.channels_last)
+    scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels))
+    return Run(config, accelerator, StopSignal(), Reporter(show=False), data, scheme, folder)
+
+
+def times(rounds: int) -> dict[tuple[str, str], float]:
+    """Return the time of an epoch of every loss over that of KD: the median of interleaved rounds."""
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {loss: build(*loss, Path(folder)) for loss in LOSSES}
+        seconds: dict[tuple[str, str], list[float]] = {loss: [] for loss in LOSSES}
+        for number in range(rounds + 1):
+            for loss, run in runs.items():
+                run.state.step = 0
+                taken = timed(lambda run=run, number=number: run.train_epoch(number, 0))  # type: ignore[misc]
+                if number:
+                    seconds[loss].append(taken)
+    base = seconds["response", "kd"]
+    return {loss: statistics.median(a / b for a, b in zip(taken, base, strict=True)) for loss, taken in seconds.items()}
+
+
+def memory_of(kind: str, name: str) -> int:
+    """Return the bytes that building a run of this process and its first steps add to it at most."""
+
+    def work() -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            build(kind, name, Path(folder)).train_epoch(0, 0)
+
+    with tempfile.TemporaryDirectory() as folder:
+        build("response", "kd", Path(folder)).train_epoch(0, 0)
+    return added_memory(work)
+
+
+def memories() -> dict[tuple[str, str], float]:
+    """Return the peak memory of every loss over that of KD, each in a fresh process."""
+    found = {}
+    for loss in LOSSES:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[loss] = pool.apply(memory_of, loss)
+    return {loss: peak / found["response", "kd"] for loss, peak in found.items()}
+
+
+def table(
+    results: Mapping[tuple[str, str], Sequence[Mapping[str, Any]]],
+    time: Mapping[tuple[str, str], float],
+    memory: Mapping[tuple[str, str], float],
+) -> str:
+    """Return a Markdown table, a row a loss."""
+    lines = [
+        "| kind | loss | test top-1 %, last epoch | NLL | time of a step / KD | memory of a step / KD |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for loss, runs in results.items():
+        last = [run["heads"][run["reported"]]["last"]["test"] for run in runs]
+        cells = [loss[0], loss[1] if loss != PLAIN else "(cross-entropy alone)"]
+        cells += [_spread([r["top1"] for r in last], 2), _spread([r["nll"] for r in last], 3)]
+        cells += [f"{ratios[loss]:.2f}" if loss in ratios else "" for ratios in (time, memory)]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _spread(values: Sequence[float], digits: int) -> str:
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def main() -> None:
+    """Read the command line, train what is not done, measure, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.every_loss", description=__doc__)
+    parser.add_argument("output", type=Path, help="folder for the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--processes", type=int, default=2, help="runs side by side, one thread each")
+    parser.add_argument("--rounds", type=int, default=5, help="measured epochs of each loss, interleaved")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    results = accuracies(options.output, options.seeds, options.processes)
+    teacher = next(iter(results["response", "kd"]))["heads"]["teacher"]["last"]["test"]["top1"]
+    time, memory = times(options.rounds), memories()
+    (options.output / "costs.json").write_text(json.dumps({"/".join(k): [time[k], memory[k]] for k in time}))
+    print(f"digits, {TEACHER} ({teacher:.2f} %) teaches {STUDENT}; seeds {', '.join(map(str, options.seeds))}\n")
+    print(table(results, time, memory))
+
+
+if __name__ == "__main__":
+    main()
