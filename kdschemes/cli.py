@@ -1,15 +1,17 @@
-"""The command `kdschemes`: look at networks and methods without training anything."""
+"""The command `kdschemes`: look at networks, methods, losses and what a run used, without training anything."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
-from importlib.resources import files
+from pathlib import Path
 from typing import NoReturn
 
+from kdschemes import cards, cite
 from kdschemes.config.data import DATA, ImageFolder
-from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError, unknown
 
 SHAPES: dict[str, tuple[int, int, int]] = {
@@ -34,23 +36,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = _parser().parse_args(arguments)
         command: Callable[[argparse.Namespace], str] = options.command
-        print(command(options))
+        print(command(options), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def card(options: argparse.Namespace) -> str:
-    """Return the card of a method: paper, equation, defaults, deviations, cost.
+def methods(options: argparse.Namespace) -> str:
+    """Return the tables of all methods and losses, the same as a page of markdown, or the cards of one name.
 
     Raises:
-        UserError: there is no such method.
+        UserError: there is no such method or loss.
     """
-    methods = [method for table in SCHEMES.values() for method in table]
-    if options.method not in methods:
-        raise unknown("method", options.method, methods)
-    return (files("kdschemes") / "schemes" / "cards" / f"{options.method}.md").read_text().rstrip()
+    if options.markdown:
+        if options.name is not None:
+            raise UserError("--markdown prints all methods and losses: leave the name out")
+        return cards.markdown()
+    if options.name is not None:
+        return "\n\n".join(card.text for card in cards.cards_named(options.name))
+    return cards.listing(shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+
+
+def citations(options: argparse.Namespace) -> str:
+    """Return the BibTeX of what a run used.
+
+    Raises:
+        UserError: that is not the folder of a run.
+    """
+    return cite.cite(Path(options.run).expanduser())
 
 
 def stages(options: argparse.Namespace) -> str:
@@ -82,9 +98,13 @@ def _parser() -> Parser:
     look.add_argument("--channels", type=_positive, metavar="C", help="another number of channels")
     look.add_argument("--image-size", type=_positive, metavar="S", help="another side in pixels")
     look.set_defaults(command=stages)
-    read = commands.add_parser("card", help="paper, equation, defaults and deviations of a method")
-    read.add_argument("method", metavar="METHOD", help=", ".join(m for table in SCHEMES.values() for m in table))
-    read.set_defaults(command=card)
+    read = commands.add_parser("methods", help="all methods and losses, or the card of one: paper, equation, defaults")
+    read.add_argument("name", metavar="NAME", nargs="?", help="a method or a loss; SCHEME/METHOD or KIND/LOSS for one")
+    read.add_argument("--markdown", action="store_true", help="the page docs/losses.md")
+    read.set_defaults(command=methods)
+    credit = commands.add_parser("cite", help="the BibTeX of what a run used: method, losses, data, networks, options")
+    credit.add_argument("run", metavar="RUN", help="folder of the run")
+    credit.set_defaults(command=citations)
     return parser
 
 

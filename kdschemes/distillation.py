@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -137,6 +138,7 @@ def distill(
     task: Task,
     teacher: str | None = None,
     label_smoothing: float = 0.0,
+    label_smoothing_over: Literal["all", "others"] = "all",
 ) -> Distillation:
     """Build a scheme from its topology alone.
 
@@ -147,7 +149,8 @@ def distill(
         UserError: a loss that cannot be defined between two outputs, a stage that is not there.
     """
     terms: list[Term] = [
-        Supervise(target, constant(weight), label_smoothing=label_smoothing) for target, weight in supervised.items()
+        Supervise(target, constant(weight), label_smoothing=label_smoothing, label_smoothing_over=label_smoothing_over)
+        for target, weight in supervised.items()
     ]
     sides = _sides(nodes.values(), task)
     producer = {output: node for node in nodes.values() for output in node.provides}
@@ -164,7 +167,7 @@ def distill(
                 for output in (edge.source, edge.target):
                     producer[output].keep_preactivations()
             if loss.head is not None:
-                head = LossHead(edge.target, loss)
+                head = LossHead(edge.target, loss, producer[edge.target])
                 if head.provides[0] in loss_heads:
                     raise UserError(
                         f"{options.name} gives {edge.target} a classifier, and two outputs teach it: choose one teacher"

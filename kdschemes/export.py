@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdschemes.data import LoadedData
 from kdschemes.distillation import Distillation
 from kdschemes.models import ExitNetwork, count_exit_macs, count_macs, count_parameters, save_weights
 from kdschemes.models.cost import macs_of, probing
-from kdschemes.nodes import Ensemble, Frozen, NetworkWithExits
+from kdschemes.nodes import Ensemble, Frozen, LossHead, NetworkWithExits
 from kdschemes.outputs import Batch
 
 
@@ -48,6 +49,8 @@ def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, int]:
         return _exit_cost(node.network, head.rpartition("/")[2], data)
     plain = node.plain_network(head)
     assert plain is not None, f"{head} is no plain network"
+    if isinstance(node, LossHead):
+        return {"parameters": _used(plain, plain, data), "macs": count_macs(plain, data.channels, data.image_size)}
     return {"parameters": count_parameters(plain), "macs": count_macs(plain, data.channels, data.image_size)}
 
 
@@ -58,9 +61,13 @@ def _members(scheme: Distillation, head: str) -> list[nn.Module]:
 
 def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, int]:
     macs = count_exit_macs(network, data.channels, data.image_size)[name]
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    return {"parameters": _used(network, lambda image: network.forward_until_exit(image, name), data), "macs": macs}
+
+
+def _used(network: nn.Module, answer: Callable[[Tensor], Tensor], data: LoadedData) -> int:
+    """Return how many parameters of a network an answer depends on; frozen ones all count."""
+    trained = [p for p in network.parameters() if p.requires_grad]
     with probing(network, data.channels, data.image_size, batch=1) as image, torch.enable_grad():
-        answer = network.forward_until_exit(image, name).sum()
-        gradients = torch.autograd.grad(answer, parameters, allow_unused=True)
-    used = sum(p.numel() for p, gradient in zip(parameters, gradients, strict=True) if gradient is not None)
-    return {"parameters": used, "macs": macs}
+        gradients = torch.autograd.grad(answer(image).sum(), trained, allow_unused=True)
+    unused = sum(p.numel() for p, gradient in zip(trained, gradients, strict=True) if gradient is None)
+    return count_parameters(network) - unused

@@ -37,9 +37,8 @@ class Node(nn.Module):
         """Return the very network that gives `head` in training, or None where it is not one network by itself."""
         return None
 
-    def keep_preactivations(self) -> bool:
-        """Give `Output.preactivations` from now on; return whether there are any."""
-        return False
+    def keep_preactivations(self) -> None:
+        """Give `Output.preactivations` from now on, where there are any."""
 
 
 class Network(Node):
@@ -59,9 +58,8 @@ class Network(Node):
     def live_network(self, head: str) -> StagedNetwork:
         return self.network
 
-    def keep_preactivations(self) -> bool:
-        self.preactivations = bool(self.network.activated)
-        return self.preactivations
+    def keep_preactivations(self) -> None:
+        self.preactivations = True
 
 
 class NetworkWithExits(Node):
@@ -73,11 +71,12 @@ class NetworkWithExits(Node):
     def __init__(self, name: str, network: ExitNetwork) -> None:
         super().__init__([name, *(f"{name}/{exit_name}" for exit_name in network.exit_stages)])
         self.network = network
+        self.preactivations = False
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        logits, features, exits = self.network.forward_exits(batch.images)
         name = self.provides[0]
-        produced = {name: Output(logits, features)}
+        produced = {name: _answer(self.network.network, batch, self.preactivations)}
+        exits = self.network.classify_exits(produced[name].features)
         for exit_name, (exit_logits, exit_feature) in exits.items():
             produced[f"{name}/{exit_name}"] = Output(exit_logits, {"exit": exit_feature})
         return produced
@@ -88,20 +87,28 @@ class NetworkWithExits(Node):
     def live_network(self, head: str) -> StagedNetwork | None:
         return self.plain_network(head)
 
+    def keep_preactivations(self) -> None:
+        self.preactivations = True
+
 
 class LossHead(Node):
     """The further output that a loss gives rise to, from the features of the student that it teaches.
 
-    The loss itself, and so its projections, belong to the term that holds it.
+    The loss itself, and so its projections, belong to the term that holds it; `producer` is the student's node.
     """
 
-    def __init__(self, source: str, loss: Loss[Any]) -> None:
+    def __init__(self, source: str, loss: Loss[Any], producer: Node) -> None:
         assert loss.head is not None
         super().__init__([f"{source}/{loss.head}"], reads=[source])
         self._loss = [loss]
+        self._producer = [producer]
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         return {self.provides[0]: Output(self._loss[0].classify(outputs[self.reads[0]].features))}
+
+    def plain_network(self, head: str) -> StagedNetwork | None:
+        network = self._producer[0].plain_network(self.reads[0])
+        return None if network is None else self._loss[0].recombined(network)
 
 
 class SharedStem(Node):
@@ -155,9 +162,8 @@ class Frozen(Node):
     def live_network(self, head: str) -> StagedNetwork:
         return self.network
 
-    def keep_preactivations(self) -> bool:
-        self.preactivations = bool(self.network.activated)
-        return self.preactivations
+    def keep_preactivations(self) -> None:
+        self.preactivations = True
 
 
 class Ema(Node):

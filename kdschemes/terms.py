@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -47,15 +47,24 @@ class Term(nn.Module):
 class Supervise(Term):
     """Cross-entropy of the target's logits on the labels."""
 
-    def __init__(self, target: str, weight: Schedule, *, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        target: str,
+        weight: Schedule,
+        *,
+        label_smoothing: float = 0.0,
+        label_smoothing_over: Literal["all", "others"] = "all",
+    ) -> None:
         super().__init__(f"ce/{target}", target, weight)
         self.label_smoothing = label_smoothing
+        self.label_smoothing_over = label_smoothing_over
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         return cross_entropy(
             outputs[self.target].logits,
             batch.labels,
             label_smoothing=self.label_smoothing,
+            label_smoothing_over=self.label_smoothing_over,
             partner_labels=batch.partner_labels,
             mix=batch.mix,
         )

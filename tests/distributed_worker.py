@@ -51,7 +51,9 @@ CASES = {name: Case(overrides) for name, overrides in DEFAULTS.items()} | {
     "accumulated-self": Case([*VARIANTS["self-byot-at-rkd"], "data.mixup=0.5"], accumulation=2, steps=1),
 }
 CASES |= {
-    f"{kind}-{name}": Case([*OFFLINE, "teacher=convnet", "losses.response=none", f"losses.{kind}={name}"], batch_size=7)
+    f"{kind}-{name}": Case(
+        [*OFFLINE, "teacher=resnet8x4", "losses.response=none", f"losses.{kind}={name}"], batch_size=7
+    )
     for kind, name in LOSSES
 }
 OF_THREE = ["accumulated-online", "accumulated-self", "mixup"]

@@ -7,8 +7,15 @@ from typing import Any
 
 from torch import Tensor
 
+from kdschemes.losses.feature import cat_kd, cwd, pad, pkd
+
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]
 
 
-REFERENCES: dict[str, Reference] = {}
+REFERENCES: dict[str, Reference] = {
+    "CWD.mmrazor": lambda x, p: cwd(x["s"], x["t"], temperature=float(p["T"])),
+    "PKD.mmrazor": lambda x, p: pkd(x["s"], x["t"]),
+    "PAD_L2.torchdistill": lambda x, p: pad(x["s"], x["t"], log_variance=x["v"]),
+    "CAT_KD": lambda x, p: cat_kd(x["s"], x["t"], resolution=p["res"], normalise=p["norm"]),
+}

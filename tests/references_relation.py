@@ -5,10 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.losses.relation import fsp, rkd_angle, rkd_distance
+from kdschemes.losses.relation import (
+    fsp,
+    kernel_congruence,
+    log_normaliser,
+    memory_similarities,
+    neighbour_congruence,
+    noise_contrastive,
+    probabilistic_transfer,
+    refreshed_memory,
+    rkd_angle,
+    rkd_distance,
+    similarity_preserving,
+    unit_rows,
+)
 
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]
@@ -19,7 +33,37 @@ def relations(x: dict[str, Tensor], p: Case) -> Tensor:
 
 
 def unit_relations(x: dict[str, Tensor], p: Case) -> Tensor:
-    return relations({name: functional.normalize(e, dim=1) for name, e in x.items()}, p)
+    return relations({name: unit_rows(e) for name, e in x.items()}, p)
+
+
+def similarity(x: dict[str, Tensor], p: Case) -> Tensor:
+    return similarity_preserving(x["s"], x["t"])
+
+
+def neighbourhoods(x: dict[str, Tensor], p: Case) -> Tensor:
+    return probabilistic_transfer(x["s"], x["t"])
+
+
+def contrast(x: dict[str, Tensor], p: Case, *, steps: int) -> Tensor:
+    """The loss of the same batch in step number `steps`; temperature and Z are float32 in the reference."""
+    embeddings = {
+        "s": unit_rows(functional.linear(x["s"], x["Ws"], x["bs"])),
+        "t": unit_rows(functional.linear(x["t"], x["Wt"], x["bt"])),
+    }
+    memories = {"s": x["m1"].clone(), "t": x["m2"].clone()}
+    temperature = torch.tensor(p["tau"]).item()
+    normalisers: dict[str, Tensor] = {}
+    total = x["s"].new_zeros(())
+    for _ in range(steps):
+        total = x["s"].new_zeros(())
+        for side, other in (("s", "t"), ("t", "s")):
+            scores = memory_similarities(embeddings[side], memories[other].clone(), x["idx"], temperature=temperature)
+            first = log_normaliser(scores.detach(), population=p["n"])
+            rounded = first.exp().float().to(first.dtype).log()
+            total = total + noise_contrastive(scores, normalisers.setdefault(side, rounded), population=p["n"])
+        for side, memory in memories.items():
+            memory[x["y"]] = refreshed_memory(memory[x["y"]], embeddings[side].detach(), momentum=p["mom"])
+    return total
 
 
 REFERENCES: dict[str, Reference] = {
@@ -29,4 +73,16 @@ REFERENCES: dict[str, Reference] = {
     "RKD.torchdistill": relations,
     "RKD.mmrazor": unit_relations,
     "FSP.RepDistiller": lambda x, p: fsp((x["s"], x["s2"]), (x["t"], x["t2"])),
+    "FSP.torchdistill": lambda x, p: fsp((x["s"], x["s2"]), (x["t"], x["t2"]), pooling="max", distance="column_norms"),
+    "SP.RepDistiller": similarity,
+    "SP.mdistiller": similarity,
+    "SP.torchdistill": lambda x, p: similarity_preserving(x["s"], x["t"], rows="l1"),
+    "CC.RepDistiller": lambda x, p: neighbour_congruence(x["s"], x["t"]),
+    "CC.KDZoo": lambda x, p: kernel_congruence(x["s"], x["t"], gamma=p["g"], order=p["P"]),
+    "PKT.RepDistiller": neighbourhoods,
+    "PKT.mdistiller": neighbourhoods,
+    "PKT.original": neighbourhoods,
+    "PKT.torchdistill": neighbourhoods,
+    "CRD.RepDistiller": lambda x, p: contrast(x, p, steps=1),
+    "CRD.RepDistiller_step2": lambda x, p: contrast(x, p, steps=2),
 }

@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
-from kdschemes.losses.response import cross_entropy, kd
+from kdschemes.losses.response import cross_entropy, dist, dkd, kd, nkd, standardise, tfkd_reg, wsld
 
 Case = dict[str, Any]
-Reference = Callable[[dict[str, Tensor], Case], Tensor]
+Inputs = dict[str, Tensor]
+Reference = Callable[[Inputs, Case], Tensor]
 
 
-def soft(x: dict[str, Tensor], p: Case) -> Tensor:
-    return kd(x["s"], x["t"], temperature=float(p["T"]))
+def soft(x: Inputs, p: Case, **conventions: Any) -> Tensor:
+    return kd(x["s"], x["t"], temperature=float(p["T"]), **conventions)
 
 
-def soft_and_hard(x: dict[str, Tensor], p: Case) -> Tensor:
-    return p["alpha"] * soft(x, p) + (1 - p["alpha"]) * cross_entropy(x["s"], x["y"])
+def and_hard(share: float, term: Tensor, x: Inputs) -> Tensor:
+    return share * term + (1 - share) * cross_entropy(x["s"], x["y"])
 
 
-def soft_over_classes_and_hard(x: dict[str, Tensor], p: Case) -> Tensor:
-    return p["alpha"] * soft(x, p) / x["s"].shape[1] + (1 - p["alpha"]) * cross_entropy(x["s"], x["y"])
+def standardised(x: Inputs) -> Inputs:
+    return {**x, "s": standardise(x["s"]), "t": standardise(x["t"])}
+
+
+def decoupled(x: Inputs, p: Case) -> Tensor:
+    return dkd(x["s"], x["t"], x["y"], temperature=float(p["T"]), alpha=p["alpha"], beta=p["beta"])
+
+
+def relations(x: Inputs, p: Case, epsilon: Literal["none", "added", "clamped"] = "added", scale: bool = True) -> Tensor:
+    return dist(x["s"], x["t"], temperature=float(p["T"]), beta=1.0, gamma=1.0, epsilon=epsilon, scale=scale)
 
 
 REFERENCES: dict[str, Reference] = {
@@ -30,9 +39,27 @@ REFERENCES: dict[str, Reference] = {
     "KD.mdistiller": soft,
     "KD.mmrazor": soft,
     "KD.sota": soft,
-    "KD.attention-transfer": soft_and_hard,
-    "KD.torchdistill": lambda x, p: soft_and_hard(x, {**p, "alpha": 1 - p["alpha"]}),
-    "KD.torchdistill_alpha0": lambda x, p: soft(x, p) / p["T"] ** 2,
-    "KD.haitongli": soft_over_classes_and_hard,
-    "KD.Teacher-free": soft_over_classes_and_hard,
+    "KD.attention-transfer": lambda x, p: and_hard(p["alpha"], soft(x, p), x),
+    "KD.torchdistill": lambda x, p: and_hard(1 - p["alpha"], soft(x, p), x),
+    "KD.torchdistill_alpha0": lambda x, p: soft(x, p, scale=False),
+    "KD.haitongli": lambda x, p: and_hard(p["alpha"], soft(x, p, reduction="mean"), x),
+    "KD.Teacher-free": lambda x, p: and_hard(p["alpha"], soft(x, p, reduction="mean"), x),
+    "TF-KD_self": lambda x, p: and_hard(p["alpha"], p["m"] * soft(x, p, reduction="mean"), x),
+    "TF-KD_reg": lambda x, p: and_hard(
+        p["alpha"], tfkd_reg(x["s"], x["y"], temperature=float(p["T"]), correct=0.99, multiplier=p["m"]), x
+    ),
+    "LSKD_KD": lambda x, p: soft(standardised(x), p),
+    "LSKD_DKD": lambda x, p: decoupled(standardised(x), p),
+    "LSKD.torchdistill": lambda x, p: and_hard(1 - p["alpha"], soft(standardised(x), p), x),
+    "DKD.mdistiller": decoupled,
+    "DKD.mmrazor": decoupled,
+    "NKD.cls_KD": lambda x, p: nkd(x["s"], x["t"], x["y"], temperature=float(p["T"]), gamma=p["gamma"]),
+    "DIST.sota": relations,
+    "DIST.mmrazor": relations,
+    "DIST.DIST_KD_seg": lambda x, p: relations(x, {"T": 1.0}, scale=False),
+    "DIST.torchdistill": lambda x, p: relations(x, p, "clamped"),
+    "WSLD.mmrazor": lambda x, p: wsld(x["s"], x["t"], x["y"], temperature=float(p["T"])),
+    "LabelSmooth.Teacher-free": lambda x, p: cross_entropy(
+        x["s"], x["y"], label_smoothing=0.1, label_smoothing_over="others"
+    ),
 }

@@ -7,6 +7,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+LabelSmoothingMass = Annotated[float, Field(ge=0, lt=1, description="mass spread evenly over classes")]
+LabelSmoothingOver = Annotated[
+    Literal["all", "others"], Field(description="classes that share it: all C, or the C - 1 that are not the label's")
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised:
@@ -14,7 +19,8 @@ class Supervised:
 
     name: Literal["supervised"] = "supervised"
     method: Literal["ce"] = "ce"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="mass spread evenly over all classes")] = 0.0
+    label_smoothing: LabelSmoothingMass = 0.0
+    label_smoothing_over: LabelSmoothingOver = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +29,8 @@ class LabelSmoothing:
 
     name: Literal["supervised"] = "supervised"
     method: Literal["label_smoothing"] = "label_smoothing"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="mass spread evenly over all classes")] = 0.1
+    label_smoothing: LabelSmoothingMass = 0.1
+    label_smoothing_over: LabelSmoothingOver = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +53,8 @@ class DeepSupervision(ExitOptions):
 
     name: Literal["supervised"] = "supervised"
     method: Literal["deep_supervision"] = "deep_supervision"
-    label_smoothing: Annotated[float, Field(ge=0, lt=1, description="mass spread evenly over all classes")] = 0.0
+    label_smoothing: LabelSmoothingMass = 0.0
+    label_smoothing_over: LabelSmoothingOver = "all"
 
 
 @dataclass(frozen=True, kw_only=True)

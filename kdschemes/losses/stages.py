@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdschemes.errors import UserError, unknown
+from kdschemes.models.recombined import as_map as as_map
 
 StageShapes = Mapping[str, tuple[int, ...]]
 """By stage, shallow to deep, the shape of one sample's feature: map (C, H, W), tokens (L, D) or vector (D,)."""
@@ -72,3 +73,39 @@ def to_map(feature: Float[Tensor, "n ..."]) -> Float[Tensor, "n c h w"]:
         return feature
     square: Tensor = rearrange(feature, "n (h w) d -> n d h w", h=isqrt(feature.shape[1]))
     return square
+
+
+def as_map_shape(loss: str, stage: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+    """Return the (C, H, W) of a stage's feature as `as_map` gives it.
+
+    Raises:
+        UserError: tokens that are no square.
+    """
+    return (shape[0], 1, 1) if len(shape) == 1 else map_shape(loss, stage, shape)
+
+
+def pairs_of_positions(
+    loss: str, stages: str | list[str], student: StageShapes, teacher: StageShapes
+) -> list[tuple[str, str]]:
+    """Return the stage pairs as `match_stages` does, for a loss that has nothing to compare between 1x1 maps.
+
+    Of 'all' the pairs of one position are left out; other choices of them are refused.
+
+    Raises:
+        UserError: as `match_stages` and `map_shape` do, and where only one position is left to compare.
+    """
+    pairs: list[tuple[str, str]] = []
+    matched = match_stages(stages, student, teacher)
+    for a, b in matched:
+        _, height, width = map_shape(loss, a, student[a])
+        _, their_height, their_width = map_shape(loss, b, teacher[b])
+        if min(height, their_height) * min(width, their_width) > 1:
+            pairs.append((a, b))
+        elif stages != "all" or len(matched) == 1:
+            raise UserError(
+                f"{loss} needs more than one position, but '{a}:{b}' compares 1x1 maps and would always be 0: "
+                "pair other stages by losses.feature.stages=[...]"
+            )
+    if not pairs:
+        raise UserError(f"{loss} needs more than one position, but every stage pair compares 1x1 maps")
+    return pairs

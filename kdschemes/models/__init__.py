@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,16 +15,22 @@ from kdschemes.models.base import ModelSpec, Stage, StagedNetwork, first_line
 from kdschemes.models.convnet import convnet
 from kdschemes.models.cost import count_exit_macs, count_macs, count_parameters
 from kdschemes.models.exits import ExitNetwork
+from kdschemes.models.mobilenet import mobilenet_v2
 from kdschemes.models.probe import describe_stages, stages
-from kdschemes.models.resnet import cifar_resnet, resnet18_cifar
+from kdschemes.models.recombined import RECOMBINED, Recombined, rebuilt
+from kdschemes.models.resnet import cifar_resnet, cifar_resnet_x4, resnet18_cifar
 from kdschemes.models.sequential import Branch, SequentialNetwork, Trunk, split
+from kdschemes.models.shufflenet import shufflenet_v1, shufflenet_v2
+from kdschemes.models.vgg import vgg
 from kdschemes.models.weights import CONFIG, load_weights, save_weights
+from kdschemes.models.wide_resnet import wide_resnet
 
 __all__ = [
     "MODELS",
     "Branch",
     "ExitNetwork",
     "ModelSpec",
+    "Recombined",
     "Stage",
     "StagedNetwork",
     "Trunk",
@@ -47,6 +54,17 @@ MODELS: dict[str, Callable[[int, int, int], SequentialNetwork]] = {
     "resnet44": partial(cifar_resnet, depth=44),
     "resnet56": partial(cifar_resnet, depth=56),
     "resnet110": partial(cifar_resnet, depth=110),
+    "resnet8x4": partial(cifar_resnet_x4, depth=8),
+    "resnet32x4": partial(cifar_resnet_x4, depth=32),
+    "wrn_16_1": partial(wide_resnet, depth=16, widen=1),
+    "wrn_16_2": partial(wide_resnet, depth=16, widen=2),
+    "wrn_40_1": partial(wide_resnet, depth=40, widen=1),
+    "wrn_40_2": partial(wide_resnet, depth=40, widen=2),
+    "vgg8": partial(vgg, convolutions=1),
+    "vgg13": partial(vgg, convolutions=2),
+    "mobilenet_v2": mobilenet_v2,
+    "shufflenet_v1": shufflenet_v1,
+    "shufflenet_v2": shufflenet_v2,
 }
 """kdschemes' own networks: (number of classes, channels, image side in pixels) to a network."""
 
@@ -89,10 +107,19 @@ def load_model(folder: str | Path) -> StagedNetwork:
     file = Path(folder).expanduser() / CONFIG
     try:
         config = json.loads(file.read_text())
-        name, sizes = str(config["name"]), [int(config[key]) for key in ("num_classes", "channels", "image_size")]
+        with torch.random.fork_rng(devices=[]):
+            network = _described(config)
+    except UserError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"no network at {folder}: {file} cannot be read ({first_line(error)})") from error
-    with torch.random.fork_rng(devices=[]):
-        network = create_model(name, num_classes=sizes[0], channels=sizes[1], image_size=sizes[2])
-    load_weights(network, folder, num_classes=sizes[0])
+    load_weights(network, folder, num_classes=network.spec.num_classes)
     return network.eval()
+
+
+def _described(config: Mapping[str, Any]) -> StagedNetwork:
+    """Build the network that a `config.json` describes."""
+    if config["name"] == RECOMBINED:
+        return rebuilt(config, _described(config["student"]))
+    num_classes, channels, image_size = (int(config[key]) for key in ("num_classes", "channels", "image_size"))
+    return create_model(str(config["name"]), num_classes=num_classes, channels=channels, image_size=image_size)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Literal
 
@@ -124,7 +124,13 @@ class ExitNetwork(nn.Module):
     ]:
         """Return the network's logits, its features by stage, and by exit the exit's logits and feature."""
         logits, features = self.network.forward_stages(images)
-        return logits, features, {name: self.exits[name](features[s]) for name, s in self.exit_stages.items()}
+        return logits, features, self.classify_exits(features)
+
+    def classify_exits(
+        self, features: Mapping[str, Float[Tensor, "n ..."]]
+    ) -> dict[str, tuple[Float[Tensor, "n classes"], Float[Tensor, "n ..."]]]:
+        """Return by exit its logits and feature, from the network's features by stage."""
+        return {name: self.exits[name](features[stage]) for name, stage in self.exit_stages.items()}
 
     def forward_until_exit(self, images: Float[Tensor, "n c h w"], name: str) -> Float[Tensor, "n classes"]:
         """Return one exit's logits and compute nothing deeper."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kdschemes.models.init import he_normal
 from kdschemes.models.sequential import ActivatedStage, SequentialNetwork
 
 
@@ -40,13 +41,15 @@ class BasicBlock(nn.Module):
         return self.bn2
 
 
-def _resnet(widths: Sequence[int], depths: Sequence[int], num_classes: int, channels: int) -> SequentialNetwork:
+def _resnet(
+    stem: int, widths: Sequence[int], depths: Sequence[int], num_classes: int, channels: int
+) -> SequentialNetwork:
     parts: dict[str, nn.Module] = {
-        "conv1": nn.Conv2d(channels, widths[0], 3, padding=1, bias=False),
-        "bn1": nn.BatchNorm2d(widths[0]),
+        "conv1": nn.Conv2d(channels, stem, 3, padding=1, bias=False),
+        "bn1": nn.BatchNorm2d(stem),
         "act1": nn.ReLU(inplace=True),
     }
-    before = widths[0]
+    before = stem
     for number, (width, depth) in enumerate(zip(widths, depths, strict=True), start=1):
         stride = 1 if number == 1 else 2
         blocks = [BasicBlock(before, width, stride), *(BasicBlock(width, width, 1) for _ in range(depth - 1))]
@@ -54,9 +57,7 @@ def _resnet(widths: Sequence[int], depths: Sequence[int], num_classes: int, chan
         before = width
     stage_names = tuple(f"layer{number}" for number in range(1, len(widths) + 1))
     network = SequentialNetwork(parts, stage_names, widths[-1], num_classes)
-    for module in network.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    he_normal(network)
     return network
 
 
@@ -68,7 +69,17 @@ def cifar_resnet(num_classes: int, channels: int, image_size: int, *, depth: int
     defaults.
     """
     assert depth % 6 == 2
-    return _resnet((16, 32, 64), (depth // 6,) * 3, num_classes, channels)
+    return _resnet(16, (16, 32, 64), (depth // 6,) * 3, num_classes, channels)
+
+
+def cifar_resnet_x4(num_classes: int, channels: int, image_size: int, *, depth: int) -> SequentialNetwork:
+    """The ResNet of 6n + 2 layers with stages four times as wide, 64, 128 and 256 channels, after a stem of 32.
+
+    The "8x4" and "32x4" of the public CIFAR tables: 1,233,540 parameters and 177 M MACs, 7,433,860 and 1,083 M, for
+    32x32 RGB images and 100 classes. Otherwise as `cifar_resnet`.
+    """
+    assert depth % 6 == 2
+    return _resnet(32, (64, 128, 256), (depth // 6,) * 3, num_classes, channels)
 
 
 def resnet18_cifar(num_classes: int, channels: int, image_size: int) -> SequentialNetwork:
@@ -77,7 +88,7 @@ def resnet18_cifar(num_classes: int, channels: int, image_size: int) -> Sequenti
     11,220,132 parameters and 555.5 M MACs for 32x32 RGB images and 100 classes. Initialised as in timm: He's normal
     initialisation (fan-out) for convolutions, and zero for the scale of each residual branch's last batch norm.
     """
-    network = _resnet((64, 128, 256, 512), (2, 2, 2, 2), num_classes, channels)
+    network = _resnet(64, (64, 128, 256, 512), (2, 2, 2, 2), num_classes, channels)
     for module in network.modules():
         if isinstance(module, BasicBlock):
             nn.init.zeros_(module.bn2.weight)

@@ -18,6 +18,7 @@ def plain(config: Config, task: Task) -> Distillation:
         heads=["student"],
         task=task,
         label_smoothing=config.scheme.label_smoothing,
+        label_smoothing_over=config.scheme.label_smoothing_over,
     )
 
 
@@ -32,4 +33,5 @@ def deep_supervision(config: Config, task: Task) -> Distillation:
         heads=[*student.provides, "ensemble"],
         task=task,
         label_smoothing=config.scheme.label_smoothing,
+        label_smoothing_over=config.scheme.label_smoothing_over,
     )

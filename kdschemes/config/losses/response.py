@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kdschemes.config.losses.base import Ramp, Temperature
+from kdschemes.config.losses.base import Ramp, Temperature, Weight
 
 WeightBesideAlpha = Annotated[float, Field(ge=0, description="weight of the term, beside the scheme's alpha")]
 Standardise = Annotated[
     bool, Field(description="divide centred logits by their deviation over classes first (Sun et al. 2024)")
 ]
+Scale = Annotated[bool, Field(description="multiply by T^2, so that the gradient does not fall with T")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,22 @@ class KD(Ramp):
     name: Literal["kd"] = "kd"
     weight: WeightBesideAlpha = 1.0
     temperature: Temperature = 4.0
+    scale: Scale = True
+    reduction: Annotated[
+        Literal["batchmean", "mean"],
+        Field(description="sum over classes, or mean over samples and classes (Teacher-free, haitongli)"),
+    ] = "batchmean"
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SoftCE(Ramp):
+    """Cross-entropy with the teacher's softened output: KD plus the teacher's entropy (Hinton et al. 2015)."""
+
+    name: Literal["soft_ce"] = "soft_ce"
+    weight: WeightBesideAlpha = 1.0
+    temperature: Temperature = 4.0
+    scale: Scale = True
     standardise: Standardise = False
 
 
@@ -34,4 +51,91 @@ class LogitMSE(Ramp):
     standardise: Standardise = False
 
 
-RESPONSE_SOFT: dict[str, type] = {"kd": KD, "logit_mse": LogitMSE}
+@dataclass(frozen=True, kw_only=True)
+class DKD(Ramp):
+    """KD in two parts, of the label's class against the rest and among the rest (Zhao et al. 2022)."""
+
+    hard: ClassVar[float | None] = 1.0
+    reads_labels: ClassVar[bool] = True
+
+    name: Literal["dkd"] = "dkd"
+    weight: Weight = 1.0
+    schedule: Annotated[
+        Literal["constant", "linear", "sigmoid", "cosine"],
+        Field(description="weight over training: constant, or a ramp from 0 (cosine: down to 0)"),
+    ] = "linear"
+    temperature: Temperature = 4.0
+    alpha: Annotated[float, Field(ge=0, description="weight of the label's part within the term")] = 1.0
+    beta: Annotated[float, Field(ge=0, description="weight of the other classes' part within the term")] = 8.0
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class NKD(Ramp):
+    """Soft targets of the label's class and, normalised, of the other classes (Yang et al. 2023)."""
+
+    hard: ClassVar[float | None] = 1.0
+    reads_labels: ClassVar[bool] = True
+
+    name: Literal["nkd"] = "nkd"
+    weight: Weight = 1.0
+    temperature: Annotated[float, Field(gt=0, description="temperature T of the other classes' part")] = 1.0
+    gamma: Annotated[float, Field(ge=0, description="weight of the other classes' part within the term")] = 1.5
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class DIST(Ramp):
+    """Pearson correlation of outputs, between classes and between samples (Huang et al. 2022)."""
+
+    hard: ClassVar[float | None] = 1.0
+
+    name: Literal["dist"] = "dist"
+    weight: Weight = 1.0
+    temperature: Temperature = 4.0
+    beta: Annotated[float, Field(ge=0, description="weight within the term of the relation between classes")] = 2.0
+    gamma: Annotated[float, Field(ge=0, description="weight within the term of the relation between samples")] = 2.0
+    scale: Scale = True
+    epsilon: Annotated[
+        Literal["none", "added", "clamped"],
+        Field(description="exact correlation, or 1e-8 added to its denominator (authors), or each norm at least 1e-8"),
+    ] = "none"
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WSLD(Ramp):
+    """Soft targets with less weight where the student is ahead of the teacher (Zhou et al. 2021)."""
+
+    hard: ClassVar[float | None] = 1.0
+    reads_labels: ClassVar[bool] = True
+
+    name: Literal["wsld"] = "wsld"
+    weight: Weight = 2.5
+    temperature: Temperature = 2.0
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TFKDReg(Ramp):
+    """A teacher made by hand from the label; the teacher's output is not used (Yuan et al. 2020)."""
+
+    reads_labels: ClassVar[bool] = True
+
+    name: Literal["tfkd_reg"] = "tfkd_reg"
+    weight: WeightBesideAlpha = 1.0
+    temperature: Annotated[float, Field(gt=0, description="temperature T of the target alone")] = 20.0
+    correct: Annotated[float, Field(ge=0, le=1, description="the hand-made teacher's value on the label")] = 0.99
+    multiplier: Annotated[float, Field(ge=0, description="factor of the mean over samples and classes")] = 100.0
+
+
+RESPONSE_SOFT: dict[str, type] = {
+    "kd": KD,
+    "soft_ce": SoftCE,
+    "logit_mse": LogitMSE,
+    "dkd": DKD,
+    "nkd": NKD,
+    "dist": DIST,
+    "wsld": WSLD,
+    "tfkd_reg": TFKDReg,
+}

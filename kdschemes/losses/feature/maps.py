@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -26,31 +28,56 @@ def hint(student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"]) -> 
 
 
 @full_precision
-def attention_map(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n h*w"]:
-    r"""Return $A = a / \|a\|_2$ with $a = \frac1C \sum_c f_c^2$, flattened over positions; 0 where all features are 0.
+def attention_map(
+    features: Float[Tensor, "n c h w"], *, power: float = 2.0, eps: float = 0.0
+) -> Float[Tensor, "n h*w"]:
+    r"""Return $A = a / (\|a\|_2 + \epsilon)$, $a = \sum_c |f_c|^p$, flattened over positions; 0 where all f are 0.
 
-    Zagoruyko & Komodakis 2017, "Paying More Attention to Attention". A does not depend on the scale of a sample's
-    features, so they are divided by their largest magnitude first and no scale overflows or underflows.
+    Zagoruyko & Komodakis 2017, "Paying More Attention to Attention". With $\epsilon = 0$ a mean over channels gives
+    the same A, which does not depend on the scale of a sample's features. They are divided by their largest magnitude
+    first (and $\epsilon$ with them), so that no scale overflows or underflows.
+
+    Args:
+        features: maps.
+        power: p of at least 1.
+        eps: not negative.
     """
+    assert power >= 1, power
+    assert eps >= 0, eps
     largest = features.detach().abs().amax(dim=(1, 2, 3), keepdim=True)
-    scaled = features / torch.where(largest > 0, largest, 1.0)
-    return functional.normalize(scaled.square().mean(dim=1).flatten(1), dim=1)
+    scale = torch.where(largest > 0, largest, 1.0)
+    energy = (features / scale).abs().pow(power).sum(dim=1).flatten(1)
+    length = torch.linalg.vector_norm(energy, dim=1, keepdim=True)
+    length = torch.where(length > 0, length, 1.0)
+    return energy / (length + eps / scale.flatten(1).pow(power) if eps else length)
 
 
 @full_precision
-def attention_transfer(student: Float[Tensor, "n cs hs ws"], teacher: Float[Tensor, "n ct ht wt"]) -> Float[Tensor, ""]:
-    r"""Return the mean over samples and positions of $(A(f_s) - A(f_t))^2$, A as in `attention_map`.
+def attention_transfer(
+    student: Float[Tensor, "n cs hs ws"],
+    teacher: Float[Tensor, "n ct ht wt"],
+    *,
+    form: Literal["code", "paper"] = "code",
+    power: float = 2.0,
+    eps: float = 0.0,
+) -> Float[Tensor, ""]:
+    r"""Compare attention maps A, as in `attention_map`: a mean over samples and positions of $(A(f_s) - A(f_t))^2$.
 
-    Zagoruyko & Komodakis 2017, as in the authors' code (and RepDistiller): squared differences and a mean, where
-    the paper's text has an un-squared norm. Maps of different size are average-pooled to the smaller height and
-    the smaller width first. Gradients flow to both.
+    Zagoruyko & Komodakis 2017. That is the form of the authors' code (and RepDistiller's); the form of the paper's
+    text is the mean over samples of $\|A(f_s) - A(f_t)\|_2$, whose gradient jumps where the maps are equal: 0 there.
+    Maps of different size are average-pooled to the smaller height and the smaller width first. Gradients flow to
+    both.
 
     Args:
         student: feature maps.
         teacher: feature maps; channels and size may differ from the student's.
+        form: "code" or "paper".
+        power: of the features' magnitudes in a map.
+        eps: added to a map's length.
     """
     student, teacher = match_size(student, teacher)
-    return (attention_map(student) - attention_map(teacher)).square().mean()
+    gap = attention_map(student, power=power, eps=eps) - attention_map(teacher, power=power, eps=eps)
+    return torch.linalg.vector_norm(gap, dim=1).mean() if form == "paper" else gap.square().mean()
 
 
 def match_size(

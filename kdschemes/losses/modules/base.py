@@ -79,6 +79,10 @@ class Loss(nn.Module, ABC, Generic[Options]):
         """Return the logits of `head` from the student's features."""
         raise NotImplementedError
 
+    def recombined(self, network: StagedNetwork) -> StagedNetwork:
+        """Return the plain network that gives `head` at inference, of the student's network and this loss's parts."""
+        raise NotImplementedError
+
 
 class LogitLoss(Loss[Options]):
     """A loss of two logits, standardised first if `options.standardise` says so."""

@@ -12,7 +12,11 @@ from kdschemes.config.losses import feature_maps as config
 from kdschemes.errors import UserError
 from kdschemes.losses import feature
 from kdschemes.losses.modules.base import Gather, Loss, Side
-from kdschemes.losses.stages import map_shape, match_stages, to_map
+from kdschemes.losses.modules.feature_activation import FEATURE_ACTIVATION
+from kdschemes.losses.modules.feature_factor import FEATURE_FACTOR
+from kdschemes.losses.modules.feature_review import FEATURE_REVIEW
+from kdschemes.losses.stages import as_map_shape, map_shape, match_stages, pairs_of_positions, to_map
+from kdschemes.models.recombined import as_map
 from kdschemes.outputs import Batch, Output
 from kdschemes.task import Task
 
@@ -52,27 +56,69 @@ class AT(Loss[config.AT]):
 
     def __init__(self, options: config.AT, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs: list[tuple[str, str]] = []
-        matched = match_stages(options.stages, student.features, teacher.features)
-        for a, b in matched:
-            _, height, width = map_shape("at", a, student.features[a])
-            _, their_height, their_width = map_shape("at", b, teacher.features[b])
-            if min(height, their_height) * min(width, their_width) > 1:
-                self.pairs.append((a, b))
-            elif options.stages != "all" or len(matched) == 1:
-                raise UserError(
-                    f"at needs more than one position, but '{a}:{b}' compares 1x1 maps and would always be 0: "
-                    "pair other stages by losses.feature.stages=[...]"
-                )
-        if not self.pairs:
-            raise UserError("at needs more than one position, but every stage pair compares 1x1 maps")
+        self.pairs = pairs_of_positions("at", options.stages, student.features, teacher.features)
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         maps = [(to_map(student.features[a]), to_map(teacher.features[b])) for a, b in self.pairs]
-        return torch.stack([feature.attention_transfer(ours, theirs) for ours, theirs in maps]).sum()
+        form, power, eps = self.options.form, self.options.power, self.options.eps
+        return torch.stack(
+            [feature.attention_transfer(ours, theirs, form=form, power=power, eps=eps) for ours, theirs in maps]
+        ).sum()
 
 
-FEATURE_MAPS: dict[type, type[Loss[Any]]] = {config.Hint: Hint, config.AT: AT}
+class NST(Loss[config.NST]):
+    """Sum over stage pairs of `feature.nst`. Square tokens count as a map.
+
+    Channels of one position are all equal (the term would be 0): such pairs are treated as in `AT`.
+    """
+
+    def __init__(self, options: config.NST, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = pairs_of_positions("nst", options.stages, student.features, teacher.features)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        maps = [(to_map(student.features[a]), to_map(teacher.features[b])) for a, b in self.pairs]
+        return torch.stack([feature.nst(ours, theirs) for ours, theirs in maps]).sum()
+
+
+class VID(Loss[config.VID]):
+    """Sum over stage pairs of `feature.vid`, its mean found from the student's map by a learned regressor.
+
+    The regressor is three 1x1 convolutions without bias, of the teacher's channels, with a ReLU between them; it reads
+    the student's map after the larger of the two maps was average-pooled to the smaller one's size. The variances are
+    trained with it. Square tokens count as a map, a vector as a map of one position.
+    """
+
+    def __init__(self, options: config.VID, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        if options.variance <= options.eps:
+            raise UserError(f"vid starts from a variance above eps={options.eps}, not {options.variance}")
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        self.regressors, self.raw_variances = nn.ModuleList(), nn.ParameterList()
+        for a, b in self.pairs:
+            before = as_map_shape("vid", a, student.features[a])[0]
+            width = as_map_shape("vid", b, teacher.features[b])[0]
+            first, *others = (nn.Conv2d(c, width, 1, bias=False) for c in (before, width, width))
+            self.regressors.append(nn.Sequential(first, *(m for conv in others for m in (nn.ReLU(), conv))))
+            self.raw_variances.append(nn.Parameter(feature.vid_raw_variance(options.variance, width, eps=options.eps)))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for (a, b), regressor, raw in zip(self.pairs, self.regressors, self.raw_variances, strict=True):
+            ours, theirs = feature.match_size(as_map(student.features[a]), as_map(teacher.features[b]))
+            values.append(feature.vid(regressor(ours), theirs, raw_variance=raw, eps=self.options.eps))
+        return torch.stack(values).sum()
+
+
+FEATURE_MAPS: dict[type, type[Loss[Any]]] = {
+    config.Hint: Hint,
+    config.AT: AT,
+    config.NST: NST,
+    config.VID: VID,
+    **FEATURE_FACTOR,
+    **FEATURE_ACTIVATION,
+    **FEATURE_REVIEW,
+}
 
 
 def _regressor(a: str, ours: tuple[int, ...], b: str, theirs: tuple[int, ...]) -> nn.Module:

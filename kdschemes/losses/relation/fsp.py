@@ -2,35 +2,65 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from kdschemes.losses.feature.maps import hint, match_size
 from kdschemes.losses.precision import full_precision
 
+Pooling = Literal["average", "max"]
+Distance = Literal["squared", "column_norms"]
+
 
 @full_precision
-def fsp_matrix(a: Float[Tensor, "n ca ha wa"], b: Float[Tensor, "n cb hb wb"]) -> Float[Tensor, "n ca cb"]:
+def fsp_matrix(
+    a: Float[Tensor, "n ca ha wa"], b: Float[Tensor, "n cb hb wb"], *, pooling: Pooling = "average"
+) -> Float[Tensor, "n ca cb"]:
     r"""Return the flow between two stages: $G_{ij} = \frac1{HW} \sum_{hw} a_{ihw} b_{jhw}$.
 
-    Yim et al. 2017, "A Gift from Knowledge Distillation". Where sizes differ, the larger map is average-pooled to
-    the smaller height and width.
+    Yim et al. 2017, "A Gift from Knowledge Distillation". Where sizes differ, the larger map is pooled to the smaller
+    height and width: by `average` (RepDistiller) or `max` (torchdistill).
     """
-    a, b = match_size(a, b)
+    a, b = match_size(a, b) if pooling == "average" else _match_size_by_max(a, b)
     return a.flatten(2) @ b.flatten(2).mT / (a.shape[2] * a.shape[3])
 
 
 def fsp(
     student: tuple[Float[Tensor, "n ca hs1 ws1"], Float[Tensor, "n cb hs2 ws2"]],
     teacher: tuple[Float[Tensor, "n ca ht1 wt1"], Float[Tensor, "n cb ht2 wt2"]],
+    *,
+    pooling: Pooling = "average",
+    distance: Distance = "squared",
 ) -> Float[Tensor, ""]:
-    r"""Return the mean over samples and matrix entries of $(G^s - G^t)^2$, G as in `fsp_matrix`.
+    r"""Return the distance between the student's and the teacher's flow, G as in `fsp_matrix`.
 
-    Yim et al. 2017, "A Gift from Knowledge Distillation", with RepDistiller's mean over the entries. Gradients flow
-    to both.
+    Yim et al. 2017, "A Gift from Knowledge Distillation". `squared` is the mean over samples and matrix entries of
+    $(G^s - G^t)^2$ (RepDistiller's; the paper sums over the entries), `column_norms` the mean over samples of
+    $\sum_j \|G^s_{\cdot j} - G^t_{\cdot j}\|$ (torchdistill's), a column without a gap having no gradient. Gradients
+    flow to both.
 
     Args:
         student: the maps of two stages.
         teacher: the maps of two stages with as many channels; sizes may differ from the student's.
+        pooling: how the larger map of a network's two is brought to the size of the smaller.
+        distance: between the two matrices.
     """
-    return hint(fsp_matrix(*student), fsp_matrix(*teacher))
+    ours, theirs = fsp_matrix(*student, pooling=pooling), fsp_matrix(*teacher, pooling=pooling)
+    return hint(ours, theirs) if distance == "squared" else _column_norms(ours, theirs)
+
+
+@full_precision
+def _column_norms(ours: Float[Tensor, "n ca cb"], theirs: Float[Tensor, "n ca cb"]) -> Float[Tensor, ""]:
+    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} against {tuple(theirs.shape)}"
+    norms: Tensor = torch.linalg.vector_norm(ours - theirs, dim=1)
+    return norms.sum(dim=1).mean()
+
+
+def _match_size_by_max(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
+    ours, theirs = (x if x.shape[2:] == size else functional.adaptive_max_pool2d(x, size) for x in (a, b))
+    return ours, theirs

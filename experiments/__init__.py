@@ -1,0 +1,1 @@
+"""Recipes, benchmarks and comparisons: they depend on the package, never the reverse."""

@@ -1,0 +1,85 @@
+"""Maps before a ReLU: on which side of the boundary a neuron is, and what of it the ReLU lets through."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kdschemes.losses.feature.maps import match_size
+from kdschemes.losses.precision import full_precision
+
+_LOG_SQRT_2PI = 0.9189385332046727
+_TINY_MASS = 1e-3
+_DEVIATIONS_WHERE_TINY = 3.0
+
+
+@full_precision
+def ab(
+    student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"], *, margin: float = 1.0
+) -> Float[Tensor, ""]:
+    r"""Return the mean over samples of $\sum_{chw} \max(0, \mu - \mathrm{sgn}(t)\, s)^2$, sgn(0) = -1.
+
+    Heo et al. 2019, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons": a squared
+    hinge that asks of every neuron of the student to be active, by the margin $\mu$, where the teacher's is, and
+    inactive elsewhere. Sum over channels and positions, as torchdistill; RepDistiller's further factor 3/1000 and the
+    weights of the stages belong to the caller. Maps of different size are average-pooled to the smaller height and
+    the smaller width first. Only the sign of t counts, so gradients flow to the student alone.
+
+    Args:
+        student: maps before the activation, brought to the teacher's channels.
+        teacher: maps before the activation (those after a ReLU have the same sign).
+        margin: mu > 0.
+    """
+    assert margin > 0, margin
+    student, teacher = match_size(student, teacher)
+    missed = torch.where(teacher > 0, margin - student, margin + student).relu()
+    return missed.square().sum(dim=(1, 2, 3)).mean()
+
+
+@full_precision
+def ofd(
+    student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"], *, margin: Float[Tensor, " c"]
+) -> Float[Tensor, ""]:
+    r"""Return the mean over samples of $\sum_{chw} (s - t')^2 \, [t' > 0 \lor s > t']$ with $t' = \max(t, m_c)$.
+
+    Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation": the partial squared distance to the teacher's
+    margin ReLU. A student's neuron that is below a target which is not positive is left alone. Sum over channels and
+    positions, as mdistiller (the authors divide by 1000 more); the weights of the stages belong to the caller. Maps
+    of different size are average-pooled to the smaller height and the smaller width first (mdistiller always brings
+    the teacher's to the student's size). Gradients flow to both, to the teacher where t > m; none to the margins.
+
+    Args:
+        student: maps before the activation, brought to the teacher's channels.
+        teacher: maps before the activation.
+        margin: by channel, not positive; see `ofd_margin`.
+    """
+    student, teacher = match_size(student, teacher)
+    floor = margin.detach().to(teacher.dtype)[:, None, None]
+    target = torch.where(teacher > floor, teacher, floor)
+    gap = torch.where((target > 0) | (student > target), student - target, 0.0)
+    return gap.square().sum(dim=(1, 2, 3)).mean()
+
+
+@torch.no_grad()
+@full_precision
+def ofd_margin(weight: Float[Tensor, " c"], bias: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
+    r"""Return the expectation of the negative values of a batch norm's output, by channel.
+
+    Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation": for $x \sim N(b, w^2)$,
+    $E[x \mid x < 0] = b - |w| \, \varphi(b / |w|) / \Phi(-b / |w|)$. The authors' rule where hardly anything is
+    negative, $\Phi \le 10^{-3}$: $-3 |w|$. A weight of 0 gives the limit min(b, 0), where the references divide by
+    zero. Found in float64 from logarithms; no gradient.
+
+    Args:
+        weight: of the batch norm before the teacher's activation.
+        bias: of the same.
+    """
+    deviation, mean = weight.double().abs(), bias.double()
+    positive = deviation > 0
+    z = mean / torch.where(positive, deviation, 1.0)
+    log_mass = torch.special.log_ndtr(-z)
+    tail = deviation * (-0.5 * z.square() - _LOG_SQRT_2PI - log_mass).exp()
+    rare = log_mass.exp() <= _TINY_MASS
+    margin = torch.where(rare, -_DEVIATIONS_WHERE_TINY * deviation, mean - tail)
+    return torch.where(positive, margin, mean.clamp(max=0.0)).to(weight.dtype)

@@ -1,0 +1,61 @@
+"""Instance relationship graphs: a graph of the batch at each stage, and how it changes between stages."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.losses.feature.maps import match_size
+from kdschemes.losses.precision import full_precision
+
+
+@full_precision
+def irg_edges(features: Float[Tensor, "n *shape"]) -> Float[Tensor, "n n"]:
+    r"""Return $E_{ij} = \|f_i - f_j\|^2 / \max_{kl} \|f_k - f_l\|^2$ of flattened features; 0 where all are equal.
+
+    Liu et al. 2019, "Knowledge Distillation via Instance Relationship Graph", with the division by the largest
+    distance of Knowledge-Distillation-Zoo. Gradients flow through the largest too. E depends neither on an offset nor
+    on the scale of the features: their mean over the batch is taken off and the largest magnitude divided out first,
+    after which products lose no digits that matter beside the largest distance. Give it the whole batch.
+    """
+    x = features.flatten(1)
+    x = x - x.detach().mean(dim=0)
+    x = _without_scale(x)
+    squares = x.square().sum(dim=1)
+    distances = squares[:, None] + squares - 2.0 * x @ x.mT
+    return _relative_to_largest(distances.masked_fill(torch.eye(len(x), dtype=torch.bool, device=x.device), 0.0))
+
+
+@full_precision
+def irg_transformation(a: Float[Tensor, "n ca ha wa"], b: Float[Tensor, "n cb hb wb"]) -> Float[Tensor, " n"]:
+    r"""Return $t_n = \|a_n - b_n\|^2 / \max_m \|a_m - b_m\|^2$ between two stages of a network; 0 where all are 0.
+
+    Liu et al. 2019, "Knowledge Distillation via Instance Relationship Graph". The larger map is average-pooled to the
+    smaller height and width; of the one with more channels, groups of neighbouring channels are averaged. Gradients
+    flow through the largest too. Give it the whole batch.
+
+    Args:
+        a: the maps of the earlier stage.
+        b: the maps of the later one.
+    """
+    a, b = match_size(a, b)
+    channels = min(a.shape[1], b.shape[1])
+    gap = _without_scale(_average_channels(a, channels) - _average_channels(b, channels))
+    return _relative_to_largest(gap.square().sum(dim=(1, 2)))
+
+
+def _average_channels(features: Tensor, channels: int) -> Tensor:
+    x = features.flatten(2)
+    return x if x.shape[1] == channels else functional.adaptive_avg_pool1d(x.mT, channels).mT
+
+
+def _without_scale(x: Tensor) -> Tensor:
+    largest = x.detach().abs().amax()
+    return x / torch.where(largest > 0, largest, 1.0)
+
+
+def _relative_to_largest(distances: Tensor) -> Tensor:
+    largest = distances.amax()
+    return distances / torch.where(largest > 0, largest, 1.0)

@@ -1,0 +1,28 @@
+"""Rows of length one."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kdschemes.losses.precision import full_precision
+
+
+@full_precision
+def unit_rows(rows: Float[Tensor, "n d"], *, order: int = 2) -> Float[Tensor, "n d"]:
+    r"""Return each row divided by its length $\|x\|_p$; a row of zeros stays, with a gradient of 0.
+
+    The result does not depend on a row's scale, so rows are divided by their largest magnitude first and no scale
+    overflows or underflows.
+
+    Args:
+        rows: any scale.
+        order: p, 1 or 2.
+    """
+    assert order in (1, 2), order
+    largest = rows.detach().abs().amax(dim=1, keepdim=True)
+    positive = largest > 0
+    scaled = rows / torch.where(positive, largest, 1.0)
+    length = torch.linalg.vector_norm(scaled, ord=order, dim=1, keepdim=True)
+    return torch.where(positive, scaled / torch.where(positive, length, 1.0), 0.0)

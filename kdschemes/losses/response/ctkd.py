@@ -1,0 +1,85 @@
+"""Curriculum temperature: a temperature that is trained against the student, harder by the epoch."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.losses.precision import full_precision
+from kdschemes.losses.response.divergence import divergence_by_gap
+
+
+@full_precision
+def ctkd(
+    student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, temperature: Float[Tensor, ""]
+) -> Float[Tensor, ""]:
+    r"""Return Hinton's loss with a learned temperature: $T^2 \frac1N \sum_n KL(p_T(v_n) \| p_T(z_n))$.
+
+    Li et al. 2023, "Curriculum Temperature for Knowledge Distillation". The value is that of `kd`; the temperature
+    receives its gradient too, from $T^2$ and from both softmaxes (`learned_temperature` reverses it). Mean over the
+    batch; gradients flow to both sides.
+
+    Args:
+        student: logits z.
+        teacher: logits v.
+        temperature: T > 0.
+    """
+    log_p, log_q = (functional.log_softmax(x / temperature, dim=1) for x in (teacher, student))
+    return temperature.square() * divergence_by_gap((student - teacher) / temperature, log_p, log_q).mean()
+
+
+def learned_temperature(
+    parameter: Float[Tensor, ""], *, start: float, span: float, strength: float
+) -> Float[Tensor, ""]:
+    r"""Return $T = start + span \cdot sigmoid(\theta)$, whose gradient reaches $\theta$ times $-strength$.
+
+    Li et al. 2023: the optimizer that lowers the loss for the student raises it for the temperature.
+
+    Args:
+        parameter: theta.
+        start: the lowest temperature, > 0.
+        span: how far above it the temperature can rise.
+        strength: lambda, from 0 to 1.
+    """
+    assert start > 0, start
+    return start + span * torch.sigmoid(reverse_gradient(parameter, strength=strength))
+
+
+def curriculum_strength(epoch: float, *, epochs: float) -> float:
+    r"""Return $\lambda = \frac12 (1 - \cos(\pi \min(e / E, 1)))$ with e the number of the epoch, counted from 1.
+
+    Li et al. 2023: 0 would be no adversary, 1 the full one, reached in epoch E and kept. It is constant within an
+    epoch and above 0 from the first one on, as in the authors' code.
+
+    Args:
+        epoch: epochs done, with the fraction of the current one.
+        epochs: E.
+    """
+    number = math.floor(epoch) + 1
+    return 0.5 * (1.0 - math.cos(math.pi * min(number / epochs, 1.0)))
+
+
+def reverse_gradient(x: Float[Tensor, "*shape"], *, strength: float) -> Float[Tensor, "*shape"]:
+    r"""Return x; its gradient is multiplied by $-strength$.
+
+    Ganin, Lempitsky 2015, "Unsupervised Domain Adaptation by Backpropagation".
+    """
+    reversed_ = _Reverse.apply(x, strength)
+    assert isinstance(reversed_, Tensor)
+    return reversed_
+
+
+class _Reverse(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, strength: float) -> Tensor:
+        ctx.strength = strength
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return -ctx.strength * gradients[0], None

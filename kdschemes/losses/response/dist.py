@@ -1,0 +1,94 @@
+"""Relations between classes and between samples that the student's output keeps: Pearson's correlation."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.losses.precision import full_precision
+
+Epsilon = Literal["none", "added", "clamped"]
+
+
+@full_precision
+def dist(
+    student: Float[Tensor, "n c"],
+    teacher: Float[Tensor, "n c"],
+    *,
+    temperature: float,
+    beta: float = 2.0,
+    gamma: float = 2.0,
+    scale: bool = True,
+    epsilon: Epsilon = "none",
+) -> Float[Tensor, ""]:
+    r"""Return $T^2 (\beta (1 - \frac1N \sum_n \rho(P^s_{n:}, P^t_{n:})) + \gamma (1 - \frac1C \sum_c \rho(P^s_{:c}, P^t_{:c})))$.
+
+    Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher". P is the $N \times C$ matrix of softmaxes at
+    T and $\rho$ Pearson's correlation: of rows (inter-class), then of columns (intra-class). Columns run over samples:
+    give it the whole batch. Gradients flow to both.
+
+    $\rho$ does not depend on the scale of what it compares. With `epsilon='none'` it is computed as such: rows and
+    columns are rescaled before anything can underflow, and $1 - \rho = \frac12 \|a - b\|^2$ of unit vectors is never
+    negative. A row or column that is constant (every column of a batch of 1) correlates with nothing: $\rho = 0$, with
+    no gradient, which is also the value of the references. These divide by $|a| |b| + 10^{-8}$ ('added', the authors)
+    or by each norm, at least $10^{-8}$ ('clamped', torchdistill): at a high temperature or with many classes that is
+    no longer small beside $|a| |b|$, so $\rho$ and its gradient tend to 0.
+
+    Args:
+        student: logits.
+        teacher: logits.
+        temperature: T > 0.
+        beta: weight of the correlation of rows.
+        gamma: weight of the correlation of columns.
+        scale: multiply by $T^2$.
+        epsilon: how a denominator is kept from 0.
+    """
+    assert temperature > 0, temperature
+    ratios = _log_ratio_to_uniform(student / temperature), _log_ratio_to_uniform(teacher / temperature)
+    distance = _exact_distance if epsilon == "none" else _guarded_distance
+    value = beta * distance(*ratios, 1, epsilon).mean() + gamma * distance(*ratios, 0, epsilon).mean()
+    return temperature**2 * value if scale else value
+
+
+def _log_ratio_to_uniform(logits: Tensor) -> Tensor:
+    """Return log(C p), p the softmax of the logits, to full relative precision where p is nearly uniform."""
+    below = logits - logits.detach().amax(dim=1, keepdim=True)
+    mean = torch.expm1(below).mean(dim=1, keepdim=True)
+    return torch.where(
+        mean > -0.5, below - torch.log1p(mean), functional.log_softmax(logits, dim=1) + math.log(logits.shape[1])
+    )
+
+
+def _exact_distance(log_a: Tensor, log_b: Tensor, dim: int, _: Epsilon) -> Tensor:
+    (a, a_varies), (b, b_varies) = _unit_deviations(log_a, dim), _unit_deviations(log_b, dim)
+    return torch.where(a_varies & b_varies, 0.5 * (a - b).square().sum(dim=dim), 1.0)
+
+
+def _unit_deviations(log_x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return x - mean(x) at unit length (0 where x is constant) and whether x varies; the scale of x cancels."""
+    relative = torch.expm1(log_x - log_x.detach().amax(dim=dim, keepdim=True))
+    deviations = relative - relative.mean(dim=dim, keepdim=True)
+    largest = deviations.detach().abs().amax(dim=dim, keepdim=True)
+    varies = largest > 0
+    deviations = deviations / torch.where(varies, largest, 1.0)
+    square = deviations.square().sum(dim=dim, keepdim=True)
+    return deviations / torch.where(varies, square, 1.0).sqrt(), varies.squeeze(dim)
+
+
+def _guarded_distance(log_a: Tensor, log_b: Tensor, dim: int, epsilon: Epsilon) -> Tensor:
+    a, b = _deviations(log_a, dim), _deviations(log_b, dim)
+    if epsilon == "clamped":
+        return 1.0 - functional.cosine_similarity(a, b, dim=dim, eps=1e-8)
+    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+    return 1.0 - (a * b).sum(dim=dim) / (norms + 1e-8)
+
+
+def _deviations(log_ratio: Tensor, dim: int) -> Tensor:
+    classes = log_ratio.shape[1]
+    relative = torch.expm1(log_ratio) / classes
+    return relative - relative.mean(dim=dim, keepdim=True)

@@ -1,0 +1,110 @@
+"""Universal self-knowledge distillation: soft labels from the student's own logits and a shallower stage."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.losses.precision import full_precision
+
+Rank = Literal["reference", "probabilities"]
+
+_EPSILON = 1e-6
+
+
+@full_precision
+def uskd(
+    student: Float[Tensor, "n c"],
+    weak: Float[Tensor, "n c"],
+    labels: Int[Tensor, " n"],
+    *,
+    alpha: float,
+    beta: float,
+    mu: float,
+    rank: Rank,
+    smoothing: float = 0.1,
+) -> Float[Tensor, ""]:
+    r"""Return $\alpha L_{target} + \beta L_{non} + \mu L_{weak}$ of `uskd_target`, `uskd_non_target`, `uskd_weak`.
+
+    Yang et al. 2023, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized
+    Loss and Customized Soft Labels". There is no teacher. The value depends on the whole batch. The student's logits
+    receive gradient from the first two parts, the weak ones from the last.
+
+    Args:
+        student: logits z.
+        weak: logits from a shallower stage.
+        labels: class indices.
+        alpha: weight of the target part.
+        beta: weight of the non-target part.
+        mu: weight of the weak part.
+        rank: see `uskd_non_target`.
+        smoothing: see `uskd_weak`.
+    """
+    target = uskd_target(student, labels)
+    non_target = uskd_non_target(student, weak, labels, rank=rank)
+    return alpha * target + beta * non_target + mu * uskd_weak(weak, labels, smoothing=smoothing)
+
+
+@full_precision
+def uskd_target(student: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
+    r"""Return $-\frac1N \sum_n w_n \log p_n(y_n)$, $w_n = p_n(y_n)^2 + 1 - \frac1N \sum_m p_m(y_m)^2$.
+
+    Yang et al. 2023: the label's own soft target. No gradient flows through w, whose mean needs the whole batch.
+    """
+    log_p = functional.log_softmax(student, dim=1).gather(1, labels[:, None])
+    squares = (2.0 * log_p).detach().exp()
+    return -((squares + 1.0 - squares.mean()) * log_p).mean()
+
+
+@full_precision
+def uskd_weak(weak: Float[Tensor, "n c"], labels: Int[Tensor, " n"], *, smoothing: float = 0.1) -> Float[Tensor, ""]:
+    """Return the mean cross-entropy of the weak logits, with the label smoothing that the authors use.
+
+    Args:
+        weak: logits from a shallower stage.
+        labels: class indices.
+        smoothing: mass spread evenly over all classes.
+    """
+    return functional.cross_entropy(weak, labels, label_smoothing=smoothing)
+
+
+@full_precision
+def uskd_non_target(
+    student: Float[Tensor, "n c"], weak: Float[Tensor, "n c"], labels: Int[Tensor, " n"], *, rank: Rank
+) -> Float[Tensor, ""]:
+    r"""Return $-\frac1N \sum_n \sum_{c \ne y} t_{nc} \log \hat p_{nc}$, $\hat p$ the softmax over the other classes.
+
+    Yang et al. 2023. $t_{nc}$ is $1 / r_{nc}$ (Zipf's law) over the sum of these over $c \ne y$, where r is the rank
+    from 1 of class c among all C, the label's included, by descending score; equal scores keep the order of classes.
+    With p and w the probabilities of the student and of the weak logits and $\epsilon = 10^{-6}$ the score is
+    $\frac{w_c}{1 - w_y + \epsilon} + \frac{p_c}{1 - p_y + \epsilon}$ in the paper (`rank="probabilities"`), while the
+    authors' code has log-probabilities in place of p (`rank="reference"`): there the student's order prevails, unless
+    the weak logits' probabilities differ much. 1/r is rounded to float32 whatever the logits are, as in the
+    authors' code. Mean over the batch. No gradient flows through t; with two classes value and gradient are 0.
+
+    Args:
+        student: logits z.
+        weak: logits from a shallower stage.
+        labels: class indices.
+        rank: what the score is made of.
+    """
+    n, c = student.shape
+    label = labels[:, None]
+    log_p, log_w = (functional.log_softmax(x.detach(), dim=1) for x in (student, weak))
+    log_p_label, log_w_label = log_p.gather(1, label), log_w.gather(1, label)
+    score = log_w.exp() / (_EPSILON - torch.expm1(log_w_label))
+    if rank == "reference":
+        score = score + log_p / (1.0 + _EPSILON - log_p_label)
+    else:
+        score = score + log_p.exp() / (_EPSILON - torch.expm1(log_p_label))
+    order = score.argsort(dim=1, descending=True, stable=True)
+    zipf = torch.arange(1, c + 1, dtype=torch.float32, device=student.device).reciprocal().to(student.dtype)
+    is_label = torch.zeros_like(score, dtype=torch.bool).scatter(1, label, True)
+    soft = torch.zeros_like(score).scatter(1, order, zipf.expand(n, c)).masked_fill(is_label, 0.0)
+    soft = soft / soft.sum(dim=1, keepdim=True)
+    others = torch.logsumexp(student.masked_fill(is_label, -torch.inf), dim=1, keepdim=True)
+    return -(soft * (student - others).masked_fill(is_label, 0.0)).sum(dim=1).mean()

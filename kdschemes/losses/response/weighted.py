@@ -1,0 +1,45 @@
+"""Soft labels weighted by sample."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.losses.precision import full_precision
+from kdschemes.losses.response.decoupled import split_label
+from kdschemes.losses.response.soft import soft_cross_entropy
+
+
+@full_precision
+def wsld(
+    student: Float[Tensor, "n c"],
+    teacher: Float[Tensor, "n c"],
+    labels: Int[Tensor, " n"],
+    *,
+    temperature: float = 2.0,
+) -> Float[Tensor, ""]:
+    r"""Return $-T^2 \frac1N \sum_n w_n \sum_c p_T(v_n)_c \log p_T(z_n)_c$, $w_n = 1 - e^{-\ell^s_n / (\ell^t_n + 10^{-7})}$.
+
+    Zhou et al. 2021, "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective".
+    $\ell$ is the cross-entropy on the label without temperature, z the student's logits, v the teacher's: a sample
+    that the student has learned better than the teacher counts less. The soft part is a cross-entropy, so at equality
+    the value is not 0. Mean over the batch. The weights pass no gradient (as in the authors' code); the soft part
+    passes it to both. $\ell = -\log \sigma(z_y - \log \sum_{c \ne y} e^{z_c})$, so the ratio keeps its digits where both
+    networks are certain.
+
+    Args:
+        student: logits z of at least 2 classes.
+        teacher: logits v.
+        labels: class indices.
+        temperature: T > 0.
+    """
+    with torch.no_grad():
+        weight = -torch.expm1(-_label_loss(student, labels) / (_label_loss(teacher, labels) + 1e-7))
+    return temperature**2 * (weight * soft_cross_entropy(student, teacher, temperature=temperature)).mean()
+
+
+def _label_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    label, others = split_label(logits, labels)
+    return -functional.logsigmoid(label - others.logsumexp(dim=1))

@@ -1,0 +1,127 @@
+"""A network put together from a student, a projector of its last map and a teacher's classifier."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import isqrt
+from typing import Any
+
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdschemes.models.base import ModelSpec, StagedNetwork
+
+RECOMBINED = "recombined"
+PROJECTED = "projected"
+
+
+class Projector(nn.Module):
+    """Brings a student's last feature to a teacher's channels, where needed pooled to a smaller size first.
+
+    A 1x1, a 3x3 and a 1x1 convolution without bias, each followed by batch norm and ReLU, as in Chen et al. 2022
+    ("Knowledge Distillation with the Reused Teacher Classifier"). Tokens and vectors count as maps.
+
+    Args:
+        channels: of the student's feature.
+        width: of the two layers between.
+        out_channels: of the teacher's feature.
+        size: height and width of the map that is projected.
+    """
+
+    def __init__(self, channels: int, width: int, out_channels: int, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.sizes = {"channels": channels, "width": width, "out_channels": out_channels, "size": list(size)}
+        self.size = size
+        self.transfer = nn.Sequential(
+            *_normalised(nn.Conv2d(channels, width, 1, bias=False)),
+            *_normalised(nn.Conv2d(width, width, 3, padding=1, bias=False)),
+            *_normalised(nn.Conv2d(width, out_channels, 1, bias=False)),
+        )
+
+    def forward(self, feature: Float[Tensor, "n ..."]) -> Float[Tensor, "n c h w"]:
+        """Return the feature in the teacher's space."""
+        maps = as_map(feature)
+        if maps.shape[2:] != self.size:
+            maps = functional.adaptive_avg_pool2d(maps, self.size)
+        projected: Tensor = self.transfer(maps)
+        return projected
+
+
+class Recombined(StagedNetwork):
+    """The student up to its last stage, the projector, average pooling, the teacher's classifier.
+
+    The student's own classifier is kept but not run. It holds the very modules that it is given, not copies. The
+    projected map is a further stage, `projected`.
+    """
+
+    classifiers = ("classifier",)
+
+    def __init__(self, network: StagedNetwork, projector: Projector, classifier: nn.Linear) -> None:
+        super().__init__()
+        self.network = network
+        self.projector = projector
+        self.classifier = classifier
+        self.stage_names = (*network.stage_names, PROJECTED)
+        spec = network.spec
+        self.spec = ModelSpec(RECOMBINED, classifier.out_features, spec.channels, spec.image_size)
+
+    def linear_classifier(self) -> nn.Linear:
+        """Return the teacher's classifier."""
+        return self.classifier
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Return the logits."""
+        last = self.network.forward_until(images, self.network.stage_names[-1])
+        return classify(self.classifier, self.projector(last))
+
+    def forward_stages(
+        self, images: Float[Tensor, "n c h w"]
+    ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
+        """Return the logits and the features of every stage."""
+        features = self.network.forward_stages(images)[1]
+        projected = self.projector(features[self.network.stage_names[-1]])
+        return classify(self.classifier, projected), {**features, PROJECTED: projected}
+
+    def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
+        """Return the features of one stage and compute nothing deeper."""
+        if stage != PROJECTED:
+            return self.network.forward_until(images, stage)
+        projected: Tensor = self.projector(self.network.forward_until(images, self.network.stage_names[-1]))
+        return projected
+
+    def config(self) -> dict[str, Any]:
+        """Return what `rebuilt` needs: the student's description, the sizes of the projector and of the classifier."""
+        classifier = {"bias": self.classifier.bias is not None}
+        parts = {"student": self.network.config(), "projector": self.projector.sizes, "classifier": classifier}
+        return super().config() | parts
+
+
+def as_map(feature: Float[Tensor, "n ..."]) -> Float[Tensor, "n c h w"]:
+    """Return a map as it is, tokens as the square map that they fill, a vector as a map of one position."""
+    if feature.dim() == 4:
+        return feature
+    if feature.dim() == 2:
+        return feature[:, :, None, None]
+    square: Tensor = rearrange(feature, "n (h w) d -> n d h w", h=isqrt(feature.shape[1]))
+    return square
+
+
+def classify(classifier: nn.Linear, projected: Float[Tensor, "n d h w"]) -> Float[Tensor, "n classes"]:
+    """Return the logits of a projected map."""
+    logits: Tensor = classifier(projected.mean((2, 3)))
+    return logits
+
+
+def rebuilt(config: Mapping[str, Any], student: StagedNetwork) -> Recombined:
+    """Return the network that `Recombined.config` describes, around a student, with weights of its own."""
+    sizes = config["projector"]
+    height, width = (int(side) for side in sizes["size"])
+    projector = Projector(int(sizes["channels"]), int(sizes["width"]), int(sizes["out_channels"]), (height, width))
+    bias = bool(config["classifier"]["bias"])
+    return Recombined(student, projector, nn.Linear(int(sizes["out_channels"]), int(config["num_classes"]), bias=bias))
+
+
+def _normalised(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
+    return convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)
