@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
+import numpy as np
 from torch import Tensor
 
 from kdschemes.losses.response import cross_entropy, dist, dkd, kd, nkd, standardise, tfkd_reg, wsld
@@ -34,6 +35,14 @@ def relations(x: Inputs, p: Case, epsilon: Literal["none", "added", "clamped"] =
     return dist(x["s"], x["t"], temperature=float(p["T"]), beta=1.0, gamma=1.0, epsilon=epsilon, scale=scale)
 
 
+def smoothed_by_single_precision(x: Inputs, p: Case) -> Tensor:
+    """label_smoothing=0.1 over the others, but for the reference's rounding of its targets to float32."""
+    others = x["s"].shape[1] - 1
+    on, off = (float(np.float32(share)) for share in (0.9, 0.1 / others))
+    spread = cross_entropy(x["s"], x["y"], label_smoothing=1.0, label_smoothing_over="others")
+    return on * cross_entropy(x["s"], x["y"]) + off * others * spread
+
+
 REFERENCES: dict[str, Reference] = {
     "KD.RepDistiller": soft,
     "KD.mdistiller": soft,
@@ -59,7 +68,5 @@ REFERENCES: dict[str, Reference] = {
     "DIST.DIST_KD_seg": lambda x, p: relations(x, {"T": 1.0}, scale=False),
     "DIST.torchdistill": lambda x, p: relations(x, p, "clamped"),
     "WSLD.mmrazor": lambda x, p: wsld(x["s"], x["t"], x["y"], temperature=float(p["T"])),
-    "LabelSmooth.Teacher-free": lambda x, p: cross_entropy(
-        x["s"], x["y"], label_smoothing=0.1, label_smoothing_over="others"
-    ),
+    "LabelSmooth.Teacher-free": smoothed_by_single_precision,
 }
