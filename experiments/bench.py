@@ -211,11 +211,12 @@ def added_memory(work: Callable[[], object]) -> int:
 
 def naive_angle(student: Tensor, teacher: Tensor) -> Tensor:
     """Return RKD's angle loss with all N^3 cosines and N^2 difference vectors at once."""
-    cosines = []
-    for x in (student, teacher):
+
+    def cosines(x: Tensor) -> Tensor:
         unit = torch.nn.functional.normalize(x[None] - x[:, None], dim=2)
-        cosines.append(unit @ unit.mT)
-    return torch.nn.functional.smooth_l1_loss(*cosines)
+        return unit @ unit.mT
+
+    return torch.nn.functional.smooth_l1_loss(cosines(student), cosines(teacher))
 
 
 def naive_nst(student: Tensor, teacher: Tensor) -> Tensor:
@@ -241,12 +242,12 @@ def _cost_of(name: str, which: int) -> tuple[float, int, float]:
     student, teacher = (torch.randn(shape, generator=generator) for _ in range(2))
     student.requires_grad_()
     small = tuple(min(size, 8) for size in shape)
-    functions[which](torch.randn(small, requires_grad=True), torch.randn(small)).backward()
+    torch.autograd.backward(functions[which](torch.randn(small, requires_grad=True), torch.randn(small)))
     found: list[float] = []
 
     def work() -> None:
         value = functions[which](student, teacher)
-        value.backward()
+        torch.autograd.backward(value)
         found.append(value.item())
 
     seconds: list[float] = []

@@ -31,7 +31,7 @@ from kdschemes.distillation import Task
 from kdschemes.launch import StopSignal, start_processes
 from kdschemes.progress import Reporter
 from kdschemes.schemes import build_scheme
-from kdschemes.train import Run, train
+from kdschemes.train import Run, TrainingStopped, train
 
 RECIPES = Path(__file__).resolve().parent
 TEACHER, STUDENT = "resnet8x4", "resnet20"
@@ -50,6 +50,10 @@ def overrides(kind: str, name: str, output: Path | str, seed: int = 0) -> list[s
         *([] if name == "none" else [f"losses.{kind}={name}"]),
         f"seed={seed}",
         f"output={output}",
+        "optim.lr=0.05",
+        "optim.clip=5",
+        "train.epochs=10",
+        "train.eval_every=10",
         "train.threads=1",
     ]
 
@@ -59,11 +63,14 @@ def config_of(kind: str, name: str, output: Path | str, seed: int = 0) -> Config
     return load_config(overrides(kind, name, output, seed), recipes=RECIPES)
 
 
-def train_one(kind: str, name: str, output: str, seed: int) -> dict[str, Any]:
-    """Train one run, or find it, and return its results."""
+def train_one(kind: str, name: str, output: str, seed: int) -> dict[str, Any] | None:
+    """Train one run, or find it, and return its results; None where it diverged."""
     AcceleratorState._reset_state(reset_partial_state=True)
     with open(os.devnull, "w") as quiet, contextlib.redirect_stdout(quiet):
-        return train(config_of(kind, name, output, seed)).results
+        try:
+            return train(config_of(kind, name, output, seed)).results
+        except TrainingStopped:
+            return None
 
 
 def accuracies(output: Path, seeds: Sequence[int], processes: int) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -74,7 +81,9 @@ def accuracies(output: Path, seeds: Sequence[int], processes: int) -> dict[tuple
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
         pending = [(job, pool.apply_async(train_one, job)) for job in jobs]
         for number, (job, result) in enumerate(pending, start=1):
-            found.setdefault(job[:2], []).append(result.get())
+            found.setdefault(job[:2], [])
+            if (results := result.get()) is not None:
+                found[job[:2]].append(results)
             print(f"{number} of {len(jobs)}: {job[1]} seed {job[3]}", file=sys.stderr, flush=True)
     return found
 
@@ -137,7 +146,12 @@ def table(
     ]
     for loss, runs in results.items():
         last = [run["heads"][run["reported"]]["last"]["test"] for run in runs]
+        if not last:
+            lines.append(f"| {loss[0]} | {loss[1]} | diverged | | | |")
+            continue
         cells = [loss[0], loss[1] if loss != PLAIN else "(cross-entropy alone)"]
+        if len(last) < max(map(len, results.values())):
+            cells[1] += f" ({len(last)} seeds; the others diverged)"
         cells += [_spread([r["top1"] for r in last], 2), _spread([r["nll"] for r in last], 3)]
         cells += [f"{ratios[loss]:.2f}" if loss in ratios else "" for ratios in (time, memory)]
         lines.append("| " + " | ".join(cells) + " |")

@@ -81,7 +81,27 @@ class Card:
         """The first indented line of the equation, with dots where the formula goes on."""
         lines = [line for line in self.sections.get("Equation", "").splitlines() if line.startswith("    ")]
         goes_on = len(lines) > 1 and lines[1].startswith("     ")
-        return (lines[0].strip() + " ..." * goes_on) if lines else ""
+        return " ".join(lines[0].split()) + " ..." * goes_on if lines else ""
+
+    @property
+    def reference(self) -> str:
+        """What the convention names first, if that is short: the reference implementation."""
+        text = " ".join(self.sections.get("Convention", "").split())
+        text = re.sub(r"^(`[^`]+` \(the default\): |The default is )", "", text)
+        first = re.split(r"[.;:](?=\s|$)|,? (?:which|with|beside|to which|on its|at the)\b", text)[0]
+        return first.strip(",") if len(first) <= 90 else "see the card"
+
+
+def entries(self) -> list[Entry]:
+        """The BibTeX of the paper."""
+        return entries("\n".join(re.findall(r"```bibtex\n(.*?)```", self.sections.get("Paper", ""), flags=re.DOTALL)))
+
+    @property
+    def formula(self) -> str:
+        """The first indented line of the equation, with dots where the formula goes on."""
+        lines = [line for line in self.sections.get("Equation", "").splitlines() if line.startswith("    ")]
+        goes_on = len(lines) > 1 and lines[1].startswith("     ")
+        return " ".join(lines[0].split()) + " ..." * goes_on if lines else ""
 
     @property
     def reference(self) -> str:

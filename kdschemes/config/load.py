@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from kdschemes.errors import UserError, nearest, unknown
 DEFAULT_SCHEME = "online"
 DEFAULT_DATA = "digits"
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
+RECIPES_SHOWN = 12
 NOT_HASHED = ("output", "tracker", "project", "group")
 
 Tree = dict[str, Any]
@@ -202,9 +204,9 @@ def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
 
 def _forget_published(tree: Tree, overrides: Mapping[str, Any]) -> None:
     """Where an override goes from or to a loss that was published with weights of its own, drop the old weights."""
-    old, new = tree.get("losses"), overrides.get("losses")
-    for kind in KINDS if isinstance(old, Mapping) and isinstance(new, Mapping) else ():
-        was, now = ((x[kind].get("name") if isinstance(x.get(kind), Mapping) else None) for x in (old, new))
+    old, new = (x["losses"] if isinstance(x.get("losses"), Mapping) else {} for x in (tree, overrides))
+    for kind in KINDS:
+        was, now = (x[kind].get("name") if isinstance(x.get(kind), Mapping) else None for x in (old, new))
         found = [loss_named(str(name)) for name in (was, now) if now not in (None, was)]
         if any(loss[1].hard is not None for loss in found if loss is not None):  # type: ignore[attr-defined]
             for key in ("alpha", "hard"):
@@ -262,7 +264,7 @@ def _read_recipe(name: Any, recipes: Path) -> Tree:
         path = recipes / f"{name}.yaml"
         if not path.is_file():
             known = sorted(str(p.relative_to(recipes).with_suffix("")) for p in recipes.rglob("*.yaml"))
-            raise unknown("experiment", str(name), known) if known else UserError(f"no recipes in {recipes}")
+            raise _unknown_recipe(str(name), known, recipes)
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -276,6 +278,18 @@ def _read_recipe(name: Any, recipes: Path) -> Tree:
     for key, value in tree.items():
         _merge(nested, _nest(str(key), value))
     return nested
+
+
+def _unknown_recipe(name: str, known: Sequence[str], recipes: Path) -> UserError:
+    """Return the error for a recipe that is not there; of many recipes it names the closest only."""
+    if not known:
+        return UserError(f"no recipes in {recipes}")
+    if len(known) <= RECIPES_SHOWN:
+        return unknown("experiment", name, known)
+    closest = ", ".join(get_close_matches(name, known, n=RECIPES_SHOWN, cutoff=0.0))
+    return UserError(
+        f"unknown experiment '{name}'{nearest(name, known)} (the closest of the {len(known)} in {recipes}: {closest})"
+    )
 
 
 def _scheme_class(tree: Mapping[str, Any]) -> type:
