@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources import files
 
 from kdschemes.config.load import build_config
@@ -87,27 +87,10 @@ class Card:
     def reference(self) -> str:
         """What the convention names first, if that is short: the reference implementation."""
         text = " ".join(self.sections.get("Convention", "").split())
-        text = re.sub(r"^(`[^`]+` \(the default\): |The default is )", "", text)
+        text = re.sub(r"^`[^`]+` \(the default\): |^The default is | \((the default|golden)\)", "", text)
         first = re.split(r"[.;:](?=\s|$)|,? (?:which|with|beside|to which|on its|at the)\b", text)[0]
-        return first.strip(",") if len(first) <= 90 else "see the card"
-
-
-def entries(self) -> list[Entry]:
-        """The BibTeX of the paper."""
-        return entries("\n".join(re.findall(r"```bibtex\n(.*?)```", self.sections.get("Paper", ""), flags=re.DOTALL)))
-
-    @property
-    def formula(self) -> str:
-        """The first indented line of the equation, with dots where the formula goes on."""
-        lines = [line for line in self.sections.get("Equation", "").splitlines() if line.startswith("    ")]
-        goes_on = len(lines) > 1 and lines[1].startswith("     ")
-        return " ".join(lines[0].split()) + " ..." * goes_on if lines else ""
-
-    @property
-    def reference(self) -> str:
-        """What the convention names first, if that is short: the reference implementation."""
-        first = re.split(r"[.;:](?=\s|$)", " ".join(self.sections.get("Convention", "").split()))[0]
-        return first if len(first) <= 90 else "see the card"
+        names_code = "`" in first or first.endswith("code")
+        return first.strip(",") if names_code and len(first) <= 100 else "see the card"
 
 
 def entries(bibtex: str) -> list[Entry]:
@@ -141,9 +124,7 @@ def loss_card(kind: str, name: str) -> Card:
 
 def all_cards() -> list[Card]:
     """Read every card: the methods by scheme, then the losses by kind, in the order of their tables."""
-    methods = [method_card(scheme, method) for scheme, table in SCHEMES.items() for method in table]
-    losses = [(kind, name) for kind, table in KINDS.items() for name, cls in table.items() if cls is not NoLoss]
-    return methods + [loss_card(kind, name) for kind, name in losses]
+    return [read() for _, _, read in _all()]
 
 
 def cards_named(name: str) -> list[Card]:
@@ -152,10 +133,10 @@ def cards_named(name: str) -> list[Card]:
     Raises:
         UserError: there is none.
     """
-    cards = all_cards()
-    found = [card for card in cards if name in (card.name, f"{card.kind}/{card.name}")]
+    there = _all()
+    found = [read() for kind, own, read in there if name in (own, f"{kind}/{own}")]
     if not found:
-        known = [card.name for card in cards] + [f"{card.kind}/{card.name}" for card in cards]
+        known = [own for _, own, _ in there] + [f"{kind}/{own}" for kind, own, _ in there]
         raise UserError(f"unknown method or loss '{name}'{nearest(name, known)} (kdschemes methods lists them)")
     return found
 
@@ -185,6 +166,14 @@ def markdown() -> str:
         ),
     )
     return f"{PAGE_HEAD}\n\n## Methods\n\n{tables[0]}\n\n## Losses\n\n{tables[1]}"
+
+
+def _all() -> list[tuple[str, str, Callable[[], Card]]]:
+    methods = [
+        (scheme, method, partial(method_card, scheme, method)) for scheme in SCHEMES for method in SCHEMES[scheme]
+    ]
+    losses = [(kind, name) for kind, table in KINDS.items() for name, cls in table.items() if cls is not NoLoss]
+    return [*methods, *((kind, name, partial(loss_card, kind, name)) for kind, name in losses)]
 
 
 def _read(name: str, kind: str, family: str, weight: str) -> Card:

@@ -135,14 +135,17 @@ def fsp(student: tuple[Array, Array], teacher: tuple[Array, Array]) -> float:
     return hint(fsp_matrix(*student), fsp_matrix(*teacher))
 
 
-def one_hot(labels: list[int], classes: int, *, smoothing: float = 0.0) -> Array:
+def one_hot(labels: list[int], classes: int, *, smoothing: float = 0.0, over: str = "all") -> Array:
+    if over == "others":
+        off = smoothing / (classes - 1)
+        return np.array([[1 - smoothing if c == y else off for c in range(classes)] for y in labels])
     rows = [[(1 - smoothing) * (c == y) + smoothing / classes for c in range(classes)] for y in labels]
     return np.array(rows)
 
 
-def supervised(exits: list[Array], labels: list[int], *, smoothing: float) -> float:
+def supervised(exits: list[Array], labels: list[int], *, smoothing: float, over: str = "all") -> float:
     """Cross-entropy of each output on the labels, equal weights."""
-    return sum(cross_entropy(z, one_hot(labels, z.shape[1], smoothing=smoothing)) for z in exits)
+    return sum(cross_entropy(z, one_hot(labels, z.shape[1], smoothing=smoothing, over=over)) for z in exits)
 
 
 def offline_kd(

@@ -125,7 +125,3 @@ def tfkd_reg(student: Array, labels: list[int], *, temperature: float, correct: 
         target = softmax(made / temperature)
         total += math.fsum(target * (np.log(target) - log_softmax(z)))
     return multiplier * total / student.size
-
-
-def one_hot_over_others(labels: list[int], classes: int, *, smoothing: float) -> Array:
-    return np.array([[1 - smoothing if c == y else smoothing / (classes - 1) for c in range(classes)] for y in labels])

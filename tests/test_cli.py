@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,14 @@ import torch
 from kdschemes import cli
 from kdschemes.config.data import DATA
 from kdschemes.config.load import load_config
+from kdschemes.config.losses import KINDS
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.data import open_data
 
-CARDS = Path(cli.__file__).parent / "schemes" / "cards"
+PACKAGE = Path(cli.__file__).parent
+CARDS = PACKAGE / "schemes" / "cards"
+METHODS = {method: scheme for scheme, table in SCHEMES.items() for method in table}
+LOSSES = {loss: kind for kind, table in KINDS.items() for loss in table if loss != "none"}
 
 
 def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
@@ -23,9 +29,74 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return out
 
 
-@pytest.mark.parametrize("method", [method for table in SCHEMES.values() for method in table])
-def test_card_prints_the_file(method: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert answer(capsys, "card", method) == (CARDS / f"{method}.md").read_text()
+def card(family: str, name: str) -> str:
+    return (PACKAGE / family / "cards" / f"{name}.md").read_text()
+
+
+@pytest.mark.parametrize("name", dict.fromkeys([*METHODS, *LOSSES]))
+def test_methods_prints_the_cards_of_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    method = [card("schemes", name)] if name in METHODS else []
+    loss = [card("losses", name)] if name in LOSSES else []
+    assert answer(capsys, "methods", name) == "\n".join(method + loss)
+    if method:
+        assert answer(capsys, "methods", f"{METHODS[name]}/{name}") == method[0]
+    if loss:
+        assert answer(capsys, "methods", f"{LOSSES[name]}/{name}") == loss[0]
+
+
+def test_methods_lists_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    methods, losses = (table.splitlines() for table in answer(capsys, "methods").split("\n\n"))
+    assert methods[0].split() == ["method", "paper", "scheme", "formula", "default"]
+    assert losses[0].split() == ["loss", "paper", "kind", "formula", "weight"]
+    for (head, *lines), expected in ((methods, METHODS), (losses, LOSSES)):
+        starts = [head.index(word) for word in head.split()]
+        rows = [[line[a:b].strip() for a, b in zip(starts, [*starts[1:], None], strict=True)] for line in lines]
+        assert {row[0]: row[2] for row in rows} == expected
+    by_name = {line.split()[0]: line for line in methods}
+    assert by_name["byot"].split()[-6:] == ["alpha", "0.5,", "kd", "1,", "hint", "0.03"]
+    assert "Hinton et al. 2015" in by_name["kd"]
+    assert "KL(softmax(v_n / T) || softmax(z_n / T))" in by_name["kd"]
+    (line,) = (line for line in losses if line.startswith("at "))
+    assert "Zagoruyko & Komodakis 2017" in line
+    assert line.endswith("  1000")
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_methods_fits_the_terminal(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = answer(capsys, "methods").splitlines()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", str(width))
+    fitted = answer(capsys, "methods").splitlines()
+    assert max(map(len, fitted)) == width
+    assert [line.split()[:1] for line in fitted] == [line.split()[:1] for line in full]
+
+
+def test_methods_is_quick_and_may_be_cut_off() -> None:
+    command = [sys.executable, "-m", "kdschemes.cli", "methods"]
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run(command, capture_output=True, check=True, cwd=PACKAGE.parent)
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False, cwd=PACKAGE.parent)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_page_of_losses_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = PACKAGE.parent / "docs" / "losses.md"
+    text = answer(capsys, "methods", "--markdown")
+    assert page.read_text() == text, "write it anew: kdschemes methods --markdown > docs/losses.md"
+    links = [line.split("](")[1].split(")")[0] for line in text.splitlines() if line.startswith("| [")]
+    assert len(links) == len(METHODS) + len(LOSSES)
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+    columns = {len(line.replace("\\|", "").split(" | ")) for line in text.splitlines() if line.startswith("| ")}
+    assert columns == {6, 7}
 
 
 def test_stages(capsys: pytest.CaptureFixture[str]) -> None:
@@ -54,13 +125,17 @@ def test_sizes_are_those_of_the_data() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["card", "dlm"], ["unknown method 'dlm'", "did you mean 'dml'?", "byot"]),
+        (["methods", "dlm"], ["unknown method or loss 'dlm'", "did you mean 'dml'?"]),
+        (["methods", "offline/dml"], ["unknown method or loss 'offline/dml'", "did you mean 'online/dml'?"]),
+        (["methods", "none"], ["unknown method or loss 'none'"]),
+        (["methods", "kd", "--markdown"], ["--markdown prints all", "leave the name out"]),
+        (["cite"], ["RUN", "kdschemes cite --help"]),
         (["stages", "resnt20"], ["unknown model 'resnt20'", "did you mean 'resnet20'?", "timm/NAME"]),
         (["stages", "convnet", "--data", "cifar"], ["unknown data 'cifar'", "cifar10", "image_folder"]),
         (["stages", "convnet", "--image-size", "0"], ["--image-size", "'0' is not a whole number above 0", "--help"]),
         (["stages", "convnet", "--image-size", "4"], ["needs 8x8 or more, not 4x4"]),
         (["stages"], ["MODEL", "kdschemes stages --help"]),
-        (["train"], ["train", "stages", "card"]),
+        (["train"], ["train", "stages", "methods", "cite"]),
         ([], ["COMMAND", "kdschemes --help"]),
     ],
 )
@@ -75,7 +150,9 @@ def test_mistakes_are_told_in_one_line(
     assert [word for word in words if word not in err] == []
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["card", "kd"], ["card", "nothing"], ["stages", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["methods"], ["methods", "kd"], ["methods", "nothing"], ["cite", "."]]
+)
 def test_torch_is_imported_only_when_needed(arguments: list[str]) -> None:
     program = (
         "import sys\nfrom kdschemes.cli import main\n"

@@ -80,9 +80,7 @@ def test_kd_is_decoupled_into_both_parts(temperature: float, scale: float) -> No
     parts = []
     for i in range(len(z)):
         row = z[i : i + 1], v[i : i + 1], y[i : i + 1]
-        target, others = (
-            dkd(*row, temperature=temperature, alpha=a, beta=b) for a, b in ((1.0, 0.0), (0.0, 1.0))
-        )
+        target, others = (dkd(*row, temperature=temperature, alpha=a, beta=b) for a, b in ((1.0, 0.0), (0.0, 1.0)))
         parts.append(target + (1 - share[i]) * others)
     torch.testing.assert_close(torch.stack(parts).mean(), kd(z, v, temperature=temperature), rtol=1e-9, atol=0)
 
@@ -175,7 +173,7 @@ def test_wsld_weighs_certain_samples_exactly(ahead: float, behind: float, dtype:
     v = torch.tensor([[behind, 1.0, 0.0]], dtype=dtype)
     value = wsld(z, v, torch.tensor([0]), temperature=2.0)
     truth = oracles_response.wsld(z.double().numpy(), v.double().numpy(), [0], temperature=2.0)
-    assert value.item() == pytest.approx(truth, rel=1e-9 if dtype == torch.float64 else 1e-4, abs=1e-30)
+    assert value.item() == pytest.approx(truth, rel=1e-9 if dtype == torch.float64 else 1e-4, abs=1e-7)
 
 
 @SIZES

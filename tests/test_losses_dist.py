@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import numpy as np
 import oracles_response as oracles
 import pytest
 import torch
@@ -23,9 +22,7 @@ def logits(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> Tensor:
 @pytest.mark.parametrize("epsilon", EPSILONS)
 @pytest.mark.parametrize(("n", "c"), [(6, 10), (2, 3), (1, 7), (4, 100)])
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 100.0])
-def test_equals_the_oracle(
-    epsilon: Literal["none", "added", "clamped"], n: int, c: int, temperature: float
-) -> None:
+def test_equals_the_oracle(epsilon: Literal["none", "added", "clamped"], n: int, c: int, temperature: float) -> None:
     for scale in (0.1, 1.0, 5.0):
         z, v = logits(0, n, c, scale), logits(1, n, c, scale)
         value = dist(z, v, temperature=temperature, beta=2.0, gamma=3.0, epsilon=epsilon)
@@ -114,13 +111,12 @@ def test_constant_rows_correlate_with_nothing(epsilon: Literal["none", "added", 
     assert value.item() == pytest.approx(2.0)
     gradients = torch.autograd.grad(value, (z, v))
     assert all(g.isfinite().all() for g in gradients)
-    if epsilon == "none":
-        assert not any(g.any() for g in gradients)
+    assert not gradients[0].any()
 
 
 def test_columns_that_underflow_keep_their_relations() -> None:
     z, v = logits(15, scale=60.0).float(), logits(16, scale=60.0).float()
     value = dist(z, v, temperature=1.0, beta=0.0, gamma=1.0)
     truth = oracles.dist(z.double().numpy(), v.double().numpy(), temperature=1.0, beta=0.0, gamma=1.0, epsilon="none")
-    assert np.exp(-(z.amax(1, keepdim=True) - z)).amax(0).min() < 1e-10
+    assert torch.softmax(z, 1).amax(0).min() < 1e-10
     assert value.item() == pytest.approx(truth, rel=1e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Literal
 
 import numpy as np
 import oracles
@@ -164,18 +165,30 @@ def test_logit_mse_equals_the_oracle() -> None:
     assert logit_mse(z, v).item() == pytest.approx(oracles.logit_mse(z.numpy(), v.numpy()), rel=1e-13)
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_cross_entropy_equals_the_oracle(smoothing: float) -> None:
+@pytest.mark.parametrize("over", ["all", "others"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.95, 1.0])
+def test_cross_entropy_equals_the_oracle(smoothing: float, over: Literal["all", "others"]) -> None:
     z, labels, partners = logits(21), torch.tensor([0, 9, 3, 3, 1, 5]), torch.tensor([1, 9, 0, 7, 7, 2])
     mix = torch.tensor([1.0, 0.0, 0.3, 0.5, 0.9, 0.25])
-    one_hot = np.eye(10)[labels] * (1 - smoothing) + smoothing / 10
-    partner_one_hot = np.eye(10)[partners] * (1 - smoothing) + smoothing / 10
-    value = cross_entropy(z, labels, label_smoothing=smoothing)
-    assert value.item() == pytest.approx(oracles.cross_entropy(z.numpy(), one_hot), rel=1e-12)
+    own, partner = (oracles.one_hot(y.tolist(), 10, smoothing=smoothing, over=over) for y in (labels, partners))
+    value = cross_entropy(z, labels, label_smoothing=smoothing, label_smoothing_over=over)
+    assert value.item() == pytest.approx(oracles.cross_entropy(z.numpy(), own), rel=1e-12)
     share = mix.double().numpy()[:, None]
-    mixed = cross_entropy(z, labels, label_smoothing=smoothing, partner_labels=partners, mix=mix)
-    truth = oracles.cross_entropy(z.numpy(), share * one_hot + (1 - share) * partner_one_hot)
-    assert mixed.item() == pytest.approx(truth, rel=1e-12)
+    mixed = cross_entropy(
+        z, labels, label_smoothing=smoothing, label_smoothing_over=over, partner_labels=partners, mix=mix
+    )
+    assert mixed.item() == pytest.approx(
+        oracles.cross_entropy(z.numpy(), share * own + (1 - share) * partner), rel=1e-12
+    )
+
+
+def test_smoothing_over_the_others_is_more_smoothing_over_all() -> None:
+    z, labels = logits(22).requires_grad_(), torch.tensor([0, 9, 3, 3, 1, 5])
+    others = cross_entropy(z, labels, label_smoothing=0.09, label_smoothing_over="others")
+    torch.testing.assert_close(others, cross_entropy(z, labels, label_smoothing=0.1))
+    steep = cross_entropy(z, labels, label_smoothing=0.99, label_smoothing_over="others")
+    target = torch.from_numpy(oracles.one_hot(labels.tolist(), 10, smoothing=0.99, over="others"))
+    torch.testing.assert_close(gradient(steep, z), (torch.softmax(z, 1) - target) / 6)
 
 
 def test_cross_entropy_at_extreme_logits() -> None:

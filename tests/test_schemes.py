@@ -61,12 +61,16 @@ def last(output: Output) -> tuple[oracles.Array, oracles.Array]:
 
 
 def smoothed(config: Config, out: Outputs, labels: list[int]) -> float:
-    return oracles.supervised([array(out["student"].logits)], labels, smoothing=config.scheme.label_smoothing)
+    scheme = config.scheme
+    return oracles.supervised(
+        [array(out["student"].logits)], labels, smoothing=scheme.label_smoothing, over=scheme.label_smoothing_over
+    )
 
 
 def deep_supervision(config: Config, out: Outputs, labels: list[int]) -> float:
     logits = [array(out[name].logits) for name in ("student", "student/exit1", "student/exit2")]
-    return oracles.supervised(logits, labels, smoothing=config.scheme.label_smoothing)
+    scheme = config.scheme
+    return oracles.supervised(logits, labels, smoothing=scheme.label_smoothing, over=scheme.label_smoothing_over)
 
 
 def offline(config: Config, out: Outputs, labels: list[int]) -> float:
@@ -105,6 +109,12 @@ FORMULAS: dict[type, Formula] = {
 OTHER_VALUES = {
     "ce-smoothed": [*base("supervised", "ce"), "scheme.label_smoothing=0.3"],
     "deep-smoothed": [*base("supervised", "deep_supervision"), "scheme.label_smoothing=0.2"],
+    "smoothed-over-others": [*base("supervised", "label_smoothing"), "scheme.label_smoothing_over=others"],
+    "deep-smoothed-over-others": [
+        *base("supervised", "deep_supervision"),
+        "scheme.label_smoothing=0.2",
+        "scheme.label_smoothing_over=others",
+    ],
     "kd-other": [*OFFLINE, "scheme.alpha=0.3", "losses.response.temperature=2"],
     "dml-other": [*ONLINE, "scheme.peers=3", "losses.response.temperature=3"],
     "byot-other": [*SELF, "scheme.alpha=0.2", "losses.response.temperature=1.5", "losses.feature.weight=2"],

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from kdschemes.losses.precision import full_precision
 
-_CHUNK_ELEMENTS = 2**23
+_CHUNK_ELEMENTS = 2**20
 
 
 @full_precision

@@ -96,7 +96,7 @@ def split_label(
     assert logits.shape[1] > 1, "there are no classes beside the label's"
     order = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = order + (order >= labels[:, None])
-    return logits.gather(1, labels[:, None].long())[:, 0], logits.gather(1, others)
+    return logits.gather(1, labels[:, None])[:, 0], logits.gather(1, others)
 
 
 def _log_label_or_not(label: Tensor, others: Tensor) -> Tensor:

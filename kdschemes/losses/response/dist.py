@@ -26,7 +26,7 @@ def dist(
     scale: bool = True,
     epsilon: Epsilon = "none",
 ) -> Float[Tensor, ""]:
-    r"""Return $T^2 (\beta (1 - \frac1N \sum_n \rho(P^s_{n:}, P^t_{n:})) + \gamma (1 - \frac1C \sum_c \rho(P^s_{:c}, P^t_{:c})))$.
+    r"""Return $T^2 (\beta (1 - mean_n \rho(P^s_n, P^t_n)) + \gamma (1 - mean_c \rho(P^s_{\cdot c}, P^t_{\cdot c})))$.
 
     Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher". P is the $N \times C$ matrix of softmaxes at
     T and $\rho$ Pearson's correlation: of rows (inter-class), then of columns (intra-class). Columns run over samples:
@@ -71,8 +71,7 @@ def _exact_distance(log_a: Tensor, log_b: Tensor, dim: int, _: Epsilon) -> Tenso
 
 def _unit_deviations(log_x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return x - mean(x) at unit length (0 where x is constant) and whether x varies; the scale of x cancels."""
-    relative = torch.expm1(log_x - log_x.detach().amax(dim=dim, keepdim=True))
-    deviations = relative - relative.mean(dim=dim, keepdim=True)
+    deviations = _relative_deviations(log_x, dim)
     largest = deviations.detach().abs().amax(dim=dim, keepdim=True)
     varies = largest > 0
     deviations = deviations / torch.where(varies, largest, 1.0)
@@ -80,15 +79,24 @@ def _unit_deviations(log_x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     return deviations / torch.where(varies, square, 1.0).sqrt(), varies.squeeze(dim)
 
 
-def _guarded_distance(log_a: Tensor, log_b: Tensor, dim: int, epsilon: Epsilon) -> Tensor:
-    a, b = _deviations(log_a, dim), _deviations(log_b, dim)
-    if epsilon == "clamped":
-        return 1.0 - functional.cosine_similarity(a, b, dim=dim, eps=1e-8)
-    norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
-    return 1.0 - (a * b).sum(dim=dim) / (norms + 1e-8)
-
-
-def _deviations(log_ratio: Tensor, dim: int) -> Tensor:
-    classes = log_ratio.shape[1]
-    relative = torch.expm1(log_ratio) / classes
+def _relative_deviations(log_x: Tensor, dim: int) -> Tensor:
+    """Return x - mean(x) over the largest x, which is a constant to the gradient."""
+    relative = torch.expm1(log_x - log_x.detach().amax(dim=dim, keepdim=True))
     return relative - relative.mean(dim=dim, keepdim=True)
+
+
+def _guarded_distance(log_a: Tensor, log_b: Tensor, dim: int, epsilon: Epsilon) -> Tensor:
+    (a, a_varies), (b, b_varies) = _deviations(log_a, dim), _deviations(log_b, dim)
+    if epsilon == "clamped":
+        correlation = functional.cosine_similarity(a, b, dim=dim, eps=1e-8)
+    else:
+        norms = torch.linalg.vector_norm(a, dim=dim) * torch.linalg.vector_norm(b, dim=dim)
+        correlation = (a * b).sum(dim=dim) / (norms + 1e-8)
+    return torch.where(a_varies & b_varies, 1.0 - correlation, 1.0)
+
+
+def _deviations(log_ratio: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """Return p - mean(p), p given as log(C p), and whether p varies."""
+    relative = _relative_deviations(log_ratio, dim)
+    largest = log_ratio.detach().amax(dim=dim, keepdim=True).exp() / log_ratio.shape[1]
+    return relative * largest, relative.detach().any(dim=dim)

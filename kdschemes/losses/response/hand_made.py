@@ -19,12 +19,12 @@ def tfkd_reg(
     correct: float = 0.99,
     multiplier: float = 100.0,
 ) -> Float[Tensor, ""]:
-    r"""Return $m \frac1{NC} \sum_n KL(softmax(u_n / T) \| softmax(z_n))$, u being a on the label and $(1 - a) / (C - 1)$ off.
+    r"""Return $m \frac1{NC} \sum_n KL(softmax(u_n / T) \| softmax(z_n))$, u made by hand from the label.
 
-    Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", in the authors' code:
-    the softmax is of u itself, which is a distribution already, so at T = 20 the target is almost uniform; z, the
-    student's logits, has no temperature; the mean is over samples and classes, and there is no $T^2$. The student
-    alone gets gradient.
+    Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", in the authors' code.
+    u is a on the label and $(1 - a) / (C - 1)$ on each other class; the softmax is of u itself, which is a
+    distribution already, so at T = 20 the target is almost uniform. z, the student's logits, has no temperature; the
+    mean is over samples and classes, and there is no $T^2$. The student alone gets gradient.
 
     Args:
         student: logits z of at least 2 classes.
@@ -37,5 +37,5 @@ def tfkd_reg(
     classes = student.shape[1]
     assert classes > 1, "there are no classes beside the label's"
     target = torch.full_like(student, (1.0 - correct) / (classes - 1), requires_grad=False)
-    target = target.scatter(1, labels[:, None].long(), correct)
+    target = target.scatter(1, labels[:, None], correct)
     return multiplier * divergence(student, target / temperature).mean() / classes

@@ -20,14 +20,14 @@ def wsld(
     *,
     temperature: float = 2.0,
 ) -> Float[Tensor, ""]:
-    r"""Return $-T^2 \frac1N \sum_n w_n \sum_c p_T(v_n)_c \log p_T(z_n)_c$, $w_n = 1 - e^{-\ell^s_n / (\ell^t_n + 10^{-7})}$.
+    r"""Return $-T^2 \frac1N \sum_n w_n \sum_c p_T(v_n)_c \log p_T(z_n)_c$, w below 1 where the student is ahead.
 
     Zhou et al. 2021, "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective".
-    $\ell$ is the cross-entropy on the label without temperature, z the student's logits, v the teacher's: a sample
-    that the student has learned better than the teacher counts less. The soft part is a cross-entropy, so at equality
-    the value is not 0. Mean over the batch. The weights pass no gradient (as in the authors' code); the soft part
-    passes it to both. $\ell = -\log \sigma(z_y - \log \sum_{c \ne y} e^{z_c})$, so the ratio keeps its digits where both
-    networks are certain.
+    $w_n = 1 - e^{-\ell^s_n / (\ell^t_n + 10^{-7})}$ with $\ell$ the cross-entropy on the label without temperature;
+    z are the student's logits, v the teacher's. The soft part is a cross-entropy, so at equality the value is not 0.
+    Mean over the batch. The weights pass no gradient (as in the reference code); the soft part passes it to both.
+    $\ell$ is computed as $-\log \sigma(z_y - \log \sum_{c \ne y} e^{z_c})$, so that the ratio keeps its digits where
+    both networks are certain.
 
     Args:
         student: logits z of at least 2 classes.
