@@ -89,7 +89,7 @@ class Card:
         text = " ".join(self.sections.get("Convention", "").split())
         text = re.sub(r"^`[^`]+` \(the default\): |^The default is | \((the default|golden)\)", "", text)
         first = re.split(r"[.;:](?=\s|$)|,? (?:which|with|beside|to which|on its|at the)\b", text)[0]
-        names_code = "`" in first or first.endswith("code")
+        names_code = ("`" in first or "code" in first) and first.count("(") == first.count(")")
         return first.strip(",") if names_code and len(first) <= 100 else "see the card"
 
 

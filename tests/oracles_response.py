@@ -98,7 +98,7 @@ def dist(student: Array, teacher: Array, *, temperature: float, beta: float, gam
     s, t = (np.stack([softmax(row) for row in x / temperature]) for x in (student, teacher))
     inter = sum(1 - correlation(a, b, epsilon) for a, b in zip(s, t, strict=True)) / len(s)
     intra = sum(1 - correlation(a, b, epsilon) for a, b in zip(s.T, t.T, strict=True)) / s.shape[1]
-    return temperature**2 * (beta * inter + gamma * intra)
+    return float(temperature**2 * (beta * inter + gamma * intra))
 
 
 def label_loss(row: Array, label: int) -> float:
@@ -106,7 +106,7 @@ def label_loss(row: Array, label: int) -> float:
     odds = [x - row[label] for c, x in enumerate(row) if c != label]
     largest = max(0.0, *odds)
     if largest > 30:
-        return largest + math.log(math.exp(-largest) + math.fsum(math.exp(x - largest) for x in odds))
+        return float(largest + math.log(math.exp(-largest) + math.fsum(math.exp(x - largest) for x in odds)))
     return math.log1p(math.fsum(math.exp(x) for x in odds))
 
 

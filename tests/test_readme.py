@@ -53,12 +53,16 @@ def test_the_two_commands_are_there() -> None:
 def test_commands_parse_and_build(arguments: list[str]) -> None:
     config = load_config(arguments, recipes=REPOSITORY / "experiments")
     if "PATH" not in (config.model.checkpoint, config.teacher.checkpoint):
-        task = {"digits": Task(10, 1, 8), "cifar100": Task(100, 3, 32), "image_folder": Task(200, 3, 64)}
+        task = {
+            "digits": Task(10, 1, 8, torch.arange(20) % 10),
+            "cifar100": Task(100, 3, 32),
+            "image_folder": Task(200, 3, 64),
+        }
         scheme = build_scheme(config, task[config.data.name])
         assert scheme.parameter_groups()
 
 
-@pytest.mark.parametrize("arguments", commands("kdschemes"), ids=" ".join)
+@pytest.mark.parametrize("arguments", [c for c in commands("kdschemes") if c[0] != "cite"], ids=" ".join)
 def test_cli_commands_answer(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out
