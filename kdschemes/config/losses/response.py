@@ -121,9 +121,10 @@ class TFKDReg(Ramp):
     """A teacher made by hand from the label; the teacher's output is not used (Yuan et al. 2020)."""
 
     reads_labels: ClassVar[bool] = True
+    hard: ClassVar[float | None] = 0.9
 
     name: Literal["tfkd_reg"] = "tfkd_reg"
-    weight: WeightBesideAlpha = 1.0
+    weight: WeightBesideAlpha = 0.1
     temperature: Annotated[float, Field(gt=0, description="temperature T of the target alone")] = 20.0
     correct: Annotated[float, Field(ge=0, le=1, description="the hand-made teacher's value on the label")] = 0.99
     multiplier: Annotated[float, Field(ge=0, description="factor of the mean over samples and classes")] = 100.0
