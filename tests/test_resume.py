@@ -33,6 +33,10 @@ SMALL = [
 CASES = {
     "online": ["scheme=online", *SMALL],
     "self": ["scheme=self", "optim=adamw", "optim.lr=0.001", *SMALL],
+    "memory": [
+        *["scheme=online", "model=resnet20", "losses.response=ctkd", "losses.relation=crd"],
+        *["losses.relation.negatives=64", *SMALL],
+    ],
     "average": ["scheme=supervised", "train.ema=0.9", "train.accumulation=2", "optim.clip=1", *SMALL],
 }
 FILES = ("config.yaml", "metrics.jsonl", "model.safetensors", "best/model.safetensors")
@@ -103,7 +107,7 @@ def going_on(stopped: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
-@pytest.mark.parametrize(("case", "first"), [("online", 1), ("self", 2), ("average", 3)])
+@pytest.mark.parametrize(("case", "first"), [("online", 1), ("self", 2), ("average", 3), ("memory", 4)])
 def test_a_run_killed_while_it_writes_files_goes_on_exactly(
     case: str, first: int, tmp_path: Path, whole: Callable[[str], Path]
 ) -> None:
