@@ -9,6 +9,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from kdschemes.distributed import gather
+from kdschemes.errors import UserError
 from kdschemes.losses.modules import Loss
 from kdschemes.losses.response import cross_entropy
 from kdschemes.outputs import Batch, Output, Progress
@@ -82,6 +83,16 @@ class Transfer(Term):
         self.detach_source = detach_source
         self.spans_batch = loss.spans_batch
 
+    def stay_local(self) -> None:
+        """Compute a loss between samples on each process's own samples, as if it were a loss of single samples.
+
+        Raises:
+            UserError: the loss remembers samples, so that all processes must see the same ones.
+        """
+        if self.loss.remembers:
+            raise UserError(f"{self.name} remembers samples, which all processes must see: set train.gather=true")
+        self.spans_batch = False
+
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.target, self.source)
@@ -92,7 +103,14 @@ class Transfer(Term):
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         source = outputs[self.source]
         value = self.loss(
-            outputs[self.target], source.detach() if self.detach_source else source, batch, partial(gather, batch=batch)
+            outputs[self.target],
+            source.detach() if self.detach_source else source,
+            batch,
+            partial(gather, batch=batch) if self.spans_batch else _own,
         )
         assert isinstance(value, Tensor)
         return value
+
+
+def _own(local: Tensor) -> Tensor:
+    return local

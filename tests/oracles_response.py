@@ -33,10 +33,10 @@ def soft_ce(student: Array, teacher: Array, *, temperature: float) -> float:
 
 
 def target_divergence(student: Array, teacher: Array, labels: list[int], *, temperature: float) -> list[float]:
-    """KL of (p_y, 1 - p_y) by sample, in decimal arithmetic of 2000 digits: exact at any logits."""
+    """KL of (p_y, 1 - p_y) by sample, in decimal arithmetic of 600 digits: exact for gaps up to 1000."""
     found = []
     with localcontext() as context:
-        context.prec = 2000
+        context.prec = 600
         for z, v, y in zip(student.tolist(), teacher.tolist(), labels, strict=True):
             b = []
             for row in (z, v):
@@ -44,7 +44,7 @@ def target_divergence(student: Array, teacher: Array, labels: list[int], *, temp
                 b.append((mass[y] / sum(mass), (sum(mass) - mass[y]) / sum(mass)))
             context.prec = 60
             found.append(float(sum(p * (p.ln() - q.ln()) for q, p in zip(*b, strict=True))))
-            context.prec = 2000
+            context.prec = 600
     return found
 
 

@@ -118,6 +118,20 @@ def test_in_the_other_schemes(scheme: str, kind: str, name: str) -> None:
     check_it_teaches(build(*overrides), TASK, torch.float64)
 
 
+def test_gathering_is_in_the_configuration() -> None:
+    batch = random_batch()
+    overrides = [*base("offline", "kd", "resnet8x4"), "losses.relation=sp"]
+    totals = []
+    for gather in ("true", "false"):
+        scheme = build(*overrides, f"train.gather={gather}").eval()
+        term = next(term for term in transfer_terms(scheme) if term.name.startswith("sp/"))
+        assert term.spans_batch == (gather == "true")
+        totals.append(scheme(batch, MIDWAY).total.item())
+    assert totals[0] == totals[1], "one process's own samples are all there are"
+    with pytest.raises(UserError, match="crd/teacher->student remembers samples"):
+        build(*base("offline", "kd", "resnet8x4"), "losses.relation=crd", "train.gather=false")
+
+
 def test_losses_of_one_kind_and_of_all_kinds_together() -> None:
     more = ", ".join(name for _, name in LOSSES if name not in ("kd", "hint", "rkd", "simkd"))
     scheme = build(

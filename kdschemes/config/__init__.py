@@ -115,6 +115,9 @@ class Train:
         float | None, Field(gt=0, lt=1, description="decay of a moving average of the student's weights; null: none")
     ] = None
     sync_bn: Annotated[bool, Field(description="batch norm over all processes, as one process would compute it")] = True
+    gather: Annotated[
+        bool, Field(description="losses between samples see the batch of all processes, not each process's own")
+    ] = True
     channels_last: Annotated[bool, Field(description="memory format of images and convolutions")] = True
     compile: Annotated[bool, Field(description="torch.compile each network")] = False
     deterministic: Annotated[bool, Field(description="the same command gives the same bits")] = True

@@ -10,6 +10,7 @@ from kdschemes.distillation import Distillation, Task
 from kdschemes.schemes import offline, online, self_distillation, supervised
 from kdschemes.schemes.networks import with_average
 from kdschemes.seeding import seeded
+from kdschemes.terms import Transfer
 
 Builder = Callable[[Config, Task], Distillation]
 
@@ -32,4 +33,8 @@ def build_scheme(config: Config, task: Task) -> Distillation:
     """
     with seeded(config.seed, "init", "projections"):
         scheme = BUILDERS[type(config.scheme)](config, task)
+    if not config.train.gather:
+        for term in scheme.terms:
+            if isinstance(term, Transfer):
+                term.stay_local()
     return with_average(scheme, config.train.ema) if config.train.ema is not None else scheme

@@ -45,10 +45,10 @@ class Loss(nn.Module, ABC, Generic[Options]):
     Everything that can be wrong for a pair of networks is found when a loss is built.
 
     `spans_batch` says that the value depends on pairs of samples: such a loss applies `gather` to every tensor that it
-    compares, then computes the same value on each process; no other loss gathers. `reads_preactivations` asks the
-    networks to keep the maps before each stage's last ReLU (`Output.preactivations`). `head` names a further output
-    that the loss gives rise to (`classify`), evaluated before the student's own. Parameters are trained with the
-    student.
+    compares, then computes the same value on each process; no other loss gathers. `remembers` says that it keeps
+    samples for later steps. `reads_preactivations` asks the networks to keep the maps before each stage's last ReLU
+    (`Output.preactivations`). `head` names a further output that the loss gives rise to (`classify`), evaluated before
+    the student's own. Parameters are trained with the student.
 
     Args:
         options: the loss's dataclass in `kdschemes.config.losses`.
@@ -61,6 +61,7 @@ class Loss(nn.Module, ABC, Generic[Options]):
     """
 
     spans_batch: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
     reads_preactivations: ClassVar[bool] = False
     head: ClassVar[str | None] = None
 

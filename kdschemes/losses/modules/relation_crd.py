@@ -30,6 +30,7 @@ class CRD(Loss[config.CRD]):
     """
 
     spans_batch = True
+    remembers = True
 
     def __init__(self, options: config.CRD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
