@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -14,6 +15,7 @@ import statistics
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,9 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdschemes sets it, her
 
 import torch
 from accelerate.state import AcceleratorState
+from torch.profiler import ProfilerActivity, profile
 
-from experiments.bench import added_memory, timed
+from experiments.bench import timed
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
@@ -99,38 +102,39 @@ def build(kind: str, name: str, folder: Path) -> Run:
 
 
 def times(rounds: int) -> dict[tuple[str, str], float]:
-    """Return the time of an epoch of every loss over that of KD: the median of interleaved rounds."""
+    """Return the time of an epoch of every loss over that of KD just before it: the median of the rounds."""
     with tempfile.TemporaryDirectory() as folder:
         runs = {loss: build(*loss, Path(folder)) for loss in LOSSES}
-        seconds: dict[tuple[str, str], list[float]] = {loss: [] for loss in LOSSES}
+        ratios: dict[tuple[str, str], list[float]] = {loss: [] for loss in LOSSES}
         for number in range(rounds + 1):
             for loss, run in runs.items():
-                run.state.step = 0
-                taken = timed(lambda run=run, number=number: run.train_epoch(number, 0))  # type: ignore[misc]
+                base, taken = (_epoch(each, number) for each in (runs["response", "kd"], run))
                 if number:
-                    seconds[loss].append(taken)
-    base = seconds["response", "kd"]
-    return {loss: statistics.median(a / b for a, b in zip(taken, base, strict=True)) for loss, taken in seconds.items()}
+                    ratios[loss].append(taken / base)
+    return {loss: statistics.median(found) for loss, found in ratios.items()}
+
+
+def _epoch(run: Run, number: int) -> float:
+    run.state.step = 0
+    return timed(partial(run.train_epoch, number, 0))
 
 
 def memory_of(kind: str, name: str) -> int:
-    """Return the bytes that building a run of this process and its first steps add to it at most."""
-
-    def work() -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            build(kind, name, Path(folder)).train_epoch(0, 0)
-
+    """Return the bytes of tensors that a run on CPU holds at most in its first steps, weights included."""
     with tempfile.TemporaryDirectory() as folder:
-        build("response", "kd", Path(folder)).train_epoch(0, 0)
-    return added_memory(work)
+        run = build(kind, name, Path(folder))
+        held = sum(x.numel() * x.element_size() for x in run.scheme.state_dict().values())
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            run.train_epoch(0, 0)
+    assert profiled.profiler is not None
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    changes: list[int] = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]
+    return held + max(itertools.accumulate(changes))
 
 
 def memories() -> dict[tuple[str, str], float]:
-    """Return the peak memory of every loss over that of KD, each in a fresh process."""
-    found = {}
-    for loss in LOSSES:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:
-            found[loss] = pool.apply(memory_of, loss)
+    """Return the peak memory of every loss over that of KD."""
+    found = {loss: memory_of(*loss) for loss in LOSSES}
     return {loss: peak / found["response", "kd"] for loss, peak in found.items()}
 
 
