@@ -123,7 +123,7 @@ def memory_of(kind: str, name: str) -> int:
     """Return the bytes of tensors that a run on CPU holds at most in its first steps, weights included."""
     with tempfile.TemporaryDirectory() as folder:
         run = build(kind, name, Path(folder))
-        held = sum(x.numel() * x.element_size() for x in run.scheme.state_dict().values())
+        held: int = sum(x.numel() * x.element_size() for x in run.scheme.state_dict().values())
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
             run.train_epoch(0, 0)
     assert profiled.profiler is not None
