@@ -219,6 +219,10 @@ def test_further_losses_of_any_kind() -> None:
     assert "unknown loss" in error("losses.more=[3]")
 
 
+def test_a_loss_of_another_kind_is_shown_its_place() -> None:
+    assert error("losses.response=ofd") == "losses.response=ofd: ofd is a feature loss, write losses.feature=ofd"
+
+
 def test_a_loss_of_labels_refuses_mixed_labels() -> None:
     assert "dkd needs one label a sample" in error("losses.response=dkd", "data.mixup=0.2")
 

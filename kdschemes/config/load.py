@@ -313,6 +313,10 @@ def _choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:
 
 def _make_loss(kind: str, tree: Mapping[str, Any]) -> Any:
     key = f"losses.{kind}"
+    name = str(tree.get("name", "none"))
+    elsewhere = loss_named(name)
+    if name not in KINDS[kind] and elsewhere is not None:
+        raise UserError(f"{key}={name}: {name} is a {elsewhere[0]} loss, write losses.{elsewhere[0]}={name}")
     return _make(_choose(KINDS[kind], tree.get("name", "none"), key), tree, key)
 
 
