@@ -40,9 +40,7 @@ def start_processes(config: Config) -> Accelerator:
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=PRECISIONS[config.precision],
-        kwargs_handlers=[
-            DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=not config.train.sync_bn)
-        ],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
