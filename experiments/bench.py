@@ -53,11 +53,12 @@ class RandomImages:
         self.labels = {"train": torch.arange(count) % CLASSES}
         self.classes = [str(label) for label in range(CLASSES)]
 
-    def views(self, epoch: int, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def views(self, epoch: int, batches: Iterable[Tensor], number: int = 0) -> Iterator[Tensor]:
         """Yield the random views of batches of positions."""
+        seed = views.view_seed(0, number)
         for index in batches:
-            row, column = (views.integers(0, epoch, index, s, 2 * PADDING + 1) for s in (Stream.ROW, Stream.COLUMN))
-            flip = views.uniform(0, epoch, index, Stream.FLIP) < 0.5
+            row, column = (views.integers(seed, epoch, index, s, 2 * PADDING + 1) for s in (Stream.ROW, Stream.COLUMN))
+            flip = views.uniform(seed, epoch, index, Stream.FLIP) < 0.5
             pixels = views.crop(self.images, index, row, column, flip, SIDE)
             yield views.normalise(pixels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 

@@ -48,6 +48,12 @@ def table(groups: Mapping[str, Group]) -> str:
     ]
     for label, group in groups.items():
         results = [json.loads((path / "results.json").read_text()) for path in group.values()]
+        for number, result in enumerate(results):
+            if result.get("mean_over_peers"):
+                results[number] = result | {
+                    "heads": result["heads"] | {"mean over peers": result["mean_over_peers"]},
+                    "cost": result["cost"] | {"mean over peers": result["cost"][result["reported"]]},
+                }
         for head in results[0]["heads"]:
             cost = results[0]["cost"][head]
             cells = [label, head, ", ".join(map(str, group))]

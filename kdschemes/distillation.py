@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,40 +33,57 @@ class Distillation(nn.Module):
         terms: every one is computed at every step, also while its weight is 0 (DDP waits for its parameters).
         heads: the outputs that are evaluated, the reported one first.
         teacher: the output that heads are compared with (agreement, KL), if any.
+        peers: the heads that are equals, whose mean is reported beside them.
+        rates: by node, what the learning rate is multiplied by; 1 elsewhere.
+        turns: the nodes that step together, in the order of their turns: each turn computes everything anew, with the
+            weights that the turn before has left. Without turns all nodes step at once.
     """
 
     def __init__(
-        self, nodes: Mapping[str, Node], terms: Sequence[Term], heads: Sequence[str], teacher: str | None = None
+        self,
+        nodes: Mapping[str, Node],
+        terms: Sequence[Term],
+        heads: Sequence[str],
+        teacher: str | None = None,
+        *,
+        peers: Sequence[str] = (),
+        rates: Mapping[str, float] | None = None,
+        turns: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__()
         self.nodes = nn.ModuleDict(nodes)
         self.terms = nn.ModuleList(terms)
         self.heads = tuple(heads)
         self.teacher = teacher
+        self.peers = tuple(peers)
+        self.rates = dict(rates or {})
+        self.turns = tuple(tuple(turn) for turn in turns)
+        wanted_in_training = (node.companions for node in nodes.values())
+        self.companions = tuple(sorted({name for names in wanted_in_training for name in names}))
         self._producer: dict[str, Node] = {output: node for node in nodes.values() for output in node.provides}
         self._producer_order = tuple(nodes.values())
+        self._node_names: dict[Node, str] = {node: name for name, node in nodes.items()}
         wanted = {*heads, *((teacher,) if teacher else ()), *(name for term in terms for name in term.reads)}
         missing = wanted - set(self._producer)
         assert not missing, f"no node provides {sorted(missing)}; there are {sorted(self._producer)}"
         names = [term.name for term in terms]
         assert len(set(names)) == len(names), f"terms share a name: {names}"
 
-    def forward(self, batch: Batch, progress: Progress) -> StepResult:
-        """Return the loss of one micro-batch on this process.
+    def forward(self, batch: Batch, progress: Progress, turn: int = 0) -> StepResult:
+        """Return the loss of one micro-batch on this process; where nodes take turns, of the nodes of this turn.
 
         Each term is scaled so that the sum over micro-batches and the mean over processes (what accumulation and DDP
         compute) is the term of the whole optimizer step, however unevenly the samples are spread.
         """
         outputs = self.predict(batch, {name for term in self._terms() for name in term.reads})
-        step_size = batch.step_size or len(batch)
-        local = len(batch) * world_size() / step_size
-        spanning = (batch.micro_size or len(batch)) / step_size
         total: Tensor | None = None
         losses, weights = {}, {}
         for term in self._terms():
             term.follow(progress)
-            value = term(outputs, batch) * (spanning if term.spans_batch else local)
+            value = term(outputs, batch) * _share_of_step(term, batch)
             weight = term.weight(progress)
+            if self.turns and self._node_names[self._producer[term.target]] not in self.turns[turn]:
+                value, weight = 0.0 * value, 0.0
             total = weight * value if total is None else total + weight * value
             losses[term.name], weights[term.name] = value.detach(), weight
         assert total is not None, "a scheme needs at least one term"
@@ -97,6 +114,38 @@ class Distillation(nn.Module):
             assert isinstance(node, Node)
             node.after_step()
 
+    def before_epoch(self, held_out: Callable[[], Iterable[Batch]]) -> None:
+        """Let every node look at the validation split before an epoch's first step."""
+        for node in self.nodes.values():
+            assert isinstance(node, Node)
+            node.before_epoch(self.predict, held_out)
+
+    def still(self, turn: int = 0) -> set[str]:
+        """Return the nodes whose weights skip this step: those that rest, and those whose turn it is not."""
+        resting = {name for name, node in self.nodes.items() if node.resting}
+        return resting | (set(self.nodes) - set(self.turns[turn]) if self.turns else set())
+
+    def alike(self) -> list[str]:
+        """Return the names of the buffers that every process updates in the same way."""
+        names = [f"nodes.{name}.{buffer}" for name, node in self.nodes.items() for buffer in node.alike]  # type: ignore[union-attr]
+        for number, term in enumerate(self._terms()):
+            if isinstance(term, Transfer) and term.loss.remembers:
+                names += [f"terms.{number}.loss.{name}" for name, _ in term.loss.named_buffers()]
+        return names
+
+    def extended(self, nodes: Mapping[str, Node], heads: Sequence[str]) -> Distillation:
+        """Return this scheme with more nodes and heads, evaluated last."""
+        there: dict[str, Node] = dict(self.nodes.items())  # type: ignore[arg-type]
+        return Distillation(
+            there | dict(nodes),
+            list(self._terms()),
+            [*self.heads, *heads],
+            self.teacher,
+            peers=self.peers,
+            rates=self.rates,
+            turns=self.turns,
+        )
+
     def node_of(self, output: str) -> Node:
         """Return the node that provides an output."""
         return self._producer[output]
@@ -106,9 +155,9 @@ class Distillation(nn.Module):
         groups: dict[str, list[nn.Parameter]] = {}
         for name, node in self.nodes.items():
             groups[name] = [p for p in node.parameters() if p.requires_grad]
-        node_names = {node: name for name, node in self.nodes.items()}
         for term in self._terms():
-            groups[node_names[self._producer[term.target]]] += [p for p in term.parameters() if p.requires_grad]
+            trained = [p for p in term.parameters() if p.requires_grad]
+            groups[self._node_names[self._producer[term.target]]] += trained
         return {name: parameters for name, parameters in groups.items() if parameters}
 
     def _terms(self) -> Iterable[Term]:
@@ -139,16 +188,21 @@ def distill(
     teacher: str | None = None,
     label_smoothing: float = 0.0,
     label_smoothing_over: Literal["all", "others"] = "all",
+    terms: Sequence[Term] = (),
+    peers: Sequence[str] = (),
+    rates: Mapping[str, float] | None = None,
+    turns: Sequence[Sequence[str]] = (),
 ) -> Distillation:
     """Build a scheme from its topology alone.
 
     Every output in `supervised` gets cross-entropy on the labels with that weight; every edge carries each kind of
     loss that `losses` names, unless the edge's factor for that kind is None. Projections are shaped by a probe.
+    `terms` come beside these; `peers`, `rates` and `turns` are those of `Distillation`.
 
     Raises:
         UserError: a loss that cannot be defined between two outputs, a stage that is not there.
     """
-    terms: list[Term] = [
+    made: list[Term] = [
         Supervise(target, constant(weight), label_smoothing=label_smoothing, label_smoothing_over=label_smoothing_over)
         for target, weight in supervised.items()
     ]
@@ -162,7 +216,7 @@ def distill(
                 continue
             loss = build_loss(options, student=sides[edge.target], teacher=sides[edge.source], task=task)
             weight = ramp(options.schedule, factor * options.weight, options.ramp_epochs)
-            terms.append(Transfer(options.name, edge.source, edge.target, loss, weight))
+            made.append(Transfer(options.name, edge.source, edge.target, loss, weight))
             if loss.reads_preactivations:
                 for output in (edge.source, edge.target):
                     producer[output].keep_preactivations()
@@ -173,7 +227,26 @@ def distill(
                         f"{options.name} gives {edge.target} a classifier, and two outputs teach it: choose one teacher"
                     )
                 loss_heads[head.provides[0]] = head
-    return Distillation({**nodes, **loss_heads}, terms, [*loss_heads, *heads], teacher)
+    return Distillation(
+        {**nodes, **loss_heads},
+        [*made, *terms],
+        [*loss_heads, *heads],
+        teacher,
+        peers=peers,
+        rates=rates,
+        turns=turns,
+    )
+
+
+def _share_of_step(term: Term, batch: Batch) -> float:
+    """Return what a term's mean over its samples here counts within the optimizer step."""
+    batches = term.batches(batch)
+    step_size = sum(len(b) if b.step_size is None else b.step_size for b in batches)
+    if step_size == 0:
+        return 0.0
+    if term.spans_batch:
+        return sum(len(b) if b.micro_size is None else b.micro_size for b in batches) / step_size
+    return sum(map(len, batches)) * world_size() / step_size
 
 
 def _sides(nodes: Iterable[Node], task: Task) -> dict[str, Side]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdschemes.data import LoadedData
 from kdschemes.distillation import Distillation
-from kdschemes.models import ExitNetwork, count_exit_macs, count_macs, count_parameters, save_weights
+from kdschemes.models import ExitNetwork, count_exit_macs, count_macs, count_parameters, save_exits, save_weights
 from kdschemes.models.cost import macs_of, probing
 from kdschemes.nodes import Ensemble, Frozen, LossHead, NetworkWithExits
 from kdschemes.outputs import Batch
@@ -27,6 +27,17 @@ def export_network(scheme: Distillation, folder: Path, metadata: dict[str, Any])
     network = scheme.node_of(head).plain_network(head)
     assert network is not None, f"the reported head {head} is no plain network"
     save_weights(network, folder, metadata=metadata | {"head": head})
+
+
+def export_exits(scheme: Distillation, folder: Path) -> None:
+    """Write the exits of the reported head's network, where it has some, beside the network that was exported.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    node = scheme.node_of(scheme.heads[0])
+    if isinstance(node, NetworkWithExits):
+        save_exits(node.network, folder)
 
 
 def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, int]]:

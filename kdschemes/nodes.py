@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from kdschemes.distributed import gather
 from kdschemes.losses.modules import Loss
 from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
 from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.task import Task
+
+Predict = Callable[[Batch, Iterable[str]], Outputs]
+"""Gives the named outputs of a batch."""
 
 
 class Node(nn.Module):
     """Produces the outputs named in `provides`, from the batch and the outputs named in `reads`."""
+
+    companions: tuple[str, ...] = ()
+    """The companions of a batch that the node looks at (`Batch.companions`)."""
+    alike: tuple[str, ...] = ()
+    """Buffers that every process updates in the same way, so that they need not be sent from one to the others."""
+    resting: bool = False
+    """Whether the node's weights skip this optimizer step; set in its forward pass, the same on all processes."""
 
     def __init__(self, provides: Sequence[str], reads: Sequence[str] = ()) -> None:
         super().__init__()
@@ -28,6 +40,12 @@ class Node(nn.Module):
 
     def after_step(self) -> None:
         """Follow the optimizer's step (a moving average, a snapshot)."""
+
+    def before_epoch(self, predict: Predict, held_out: Callable[[], Iterable[Batch]]) -> None:
+        """Look, before an epoch's first step, at what `predict` answers to the validation split.
+
+        `held_out()` gives this process's share of it; a node that looks must come to the same state on every process.
+        """
 
     def plain_network(self, head: str) -> StagedNetwork | None:
         """Return the network that gives `head` at inference, or None where it is not one plain network."""
@@ -42,15 +60,17 @@ class Node(nn.Module):
 
 
 class Network(Node):
-    """A trained network; its output is called `name`."""
+    """A trained network; its output is called `name`. `view` names the companion that it sees in training."""
 
-    def __init__(self, name: str, network: StagedNetwork) -> None:
+    def __init__(self, name: str, network: StagedNetwork, view: str | None = None) -> None:
         super().__init__([name])
         self.network = network
+        self.view = view
+        self.companions = () if view is None else (view,)
         self.preactivations = False
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        return {self.provides[0]: _answer(self.network, batch, self.preactivations)}
+        return {self.provides[0]: _answer(self.network, batch.companion(self.view), self.preactivations)}
 
     def plain_network(self, head: str) -> StagedNetwork:
         return self.network
@@ -112,21 +132,48 @@ class LossHead(Node):
 
 
 class SharedStem(Node):
-    """One trained trunk, a branch a peer. The trunk learns from every peer's terms: its gradient is their sum."""
+    """One trained trunk, a branch a peer. The trunk learns from every peer's terms: its gradient is their sum.
 
-    def __init__(self, names: Sequence[str], trunk: Trunk, branches: Sequence[Branch], template: StagedNetwork) -> None:
+    `views` name the companion that each peer sees in training (None: the batch itself); the trunk then runs once, on
+    all views together. `stem_gradient` multiplies the gradient that reaches the trunk.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        trunk: Trunk,
+        branches: Sequence[Branch],
+        template: StagedNetwork,
+        *,
+        views: Sequence[str | None] | None = None,
+        stem_gradient: float = 1.0,
+    ) -> None:
         super().__init__(names)
         self.trunk = trunk
         self.branches = nn.ModuleList(branches)
+        self.views = tuple(views) if views is not None else (None,) * len(branches)
+        self.companions = tuple(view for view in self.views if view is not None)
+        self.stem_gradient = stem_gradient
         self._template = [template]
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        stem, features = self.trunk(batch.images)
         produced = {}
-        for name, branch in zip(self.provides, self.branches, strict=True):
+        stems = self.stems(batch)
+        for name, branch, (stem, features) in zip(self.provides, self.branches, stems, strict=True):
             logits, deeper = branch(stem)
             produced[name] = Output(logits, {**features, **deeper})
         return produced
+
+    def stems(self, batch: Batch) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Return what each branch reads and the features of the trunk's stages, of the peer's view."""
+        seen = list(dict.fromkeys(self.views)) if batch.companions else [None]
+        stem, features = self.trunk(torch.cat([batch.companion(view).images for view in seen]))
+        if self.stem_gradient != 1.0:
+            stem = _ScaleGradient.apply(stem, self.stem_gradient)
+            features = {name: _ScaleGradient.apply(f, self.stem_gradient) for name, f in features.items()}
+        parts = [{name: f.chunk(len(seen))[k] for name, f in features.items()} for k in range(len(seen))]
+        by_view = dict(zip(seen, zip(stem.chunk(len(seen)), parts, strict=True), strict=True))
+        return [by_view[view if batch.companions else None] for view in self.views]
 
     def plain_network(self, head: str) -> StagedNetwork:
         network = copy.deepcopy(self._template[0])
@@ -167,42 +214,79 @@ class Frozen(Node):
 
 
 class Ema(Node):
-    """A moving average of another node's network: `w <- decay * w + (1 - decay) * w_source` after each step.
+    """A moving average of another node: `w <- decay * w + (1 - decay) * w_source` after each step.
 
-    Buffers (batch-norm statistics) are copied. It has no gradient, stays in evaluation mode and is checkpointed.
+    It provides what its source does, in the views that its source sees, each output under its name in `names`. Buffers
+    (batch-norm statistics) are copied. It has no gradient, stays in evaluation mode and is checkpointed.
     """
 
-    def __init__(self, name: str, source: Network | NetworkWithExits, decay: float) -> None:
-        super().__init__([name])
-        network = source.network.network if isinstance(source, NetworkWithExits) else source.network
-        self._source = [network]
+    def __init__(self, source: Node, names: Mapping[str, str], decay: float) -> None:
+        super().__init__([names[output] for output in source.provides])
+        self._source = [source]
+        self._original = dict(zip(self.provides, source.provides, strict=True))
+        self.companions = source.companions
         self.decay = decay
-        self.network: StagedNetwork = copy.deepcopy(network).requires_grad_(False)
+        self.average: Node = copy.deepcopy(source).requires_grad_(False)
         self.train(self.training)
 
     def train(self, mode: bool = True) -> Ema:
         super().train(mode)
-        self.network.eval()
+        self.average.eval()
         return self
 
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        logits, features = self.network.forward_stages(batch.images)
-        return {self.provides[0]: Output(logits, features)}
+        produced = self.average(batch, outputs)
+        return {name: produced[original] for name, original in self._original.items() if original in produced}
 
     @torch.no_grad()
     def after_step(self) -> None:
         source = self._source[0]
-        for average, weight in zip(self.network.parameters(), source.parameters(), strict=True):
+        for average, weight in zip(self.average.parameters(), source.parameters(), strict=True):
             average.lerp_(weight, 1.0 - self.decay)
-        for buffer, value in zip(self.network.buffers(), source.buffers(), strict=True):
+        for buffer, value in zip(self.average.buffers(), source.buffers(), strict=True):
             buffer.copy_(value)
 
-    def plain_network(self, head: str) -> StagedNetwork:
-        return self.network
+    def plain_network(self, head: str) -> StagedNetwork | None:
+        return self.average.plain_network(self._original[head])
 
-    def live_network(self, head: str) -> StagedNetwork:
-        return self.network
+    def live_network(self, head: str) -> StagedNetwork | None:
+        return self.average.live_network(self._original[head])
+
+    def keep_preactivations(self) -> None:
+        self.average.keep_preactivations()
+
+
+class Memory(Node):
+    """What a network answered each training sample when it last saw it: predictions of the epoch, or step, before.
+
+    `name` holds the remembered logits of the samples of `companion` (None: of the batch itself), constants, `known`
+    where there are any. In training the answers of `source` to the batch are then remembered, those of all processes
+    on each process. It holds 4 bytes for each class of each position of the training array.
+    """
+
+    alike = ("logits", "known")
+    logits: Tensor
+    known: Tensor
+
+    def __init__(self, name: str, source: str, task: Task, companion: str | None = None) -> None:
+        super().__init__([name], reads=[source])
+        assert task.train_labels is not None, "a memory of predictions needs the training samples"
+        self.companion = companion
+        self.companions = () if companion is None else (companion,)
+        positions = len(task.train_labels)
+        self.register_buffer("logits", torch.zeros(positions, task.num_classes))
+        self.register_buffer("known", torch.zeros(positions, dtype=torch.bool))
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        asked = batch.companion(self.companion).index
+        recalled = Output(self.logits[asked], known=self.known[asked])
+        if self.training:
+            index = gather(batch.index[:, None], batch).squeeze(1)
+            self.logits[index] = gather(outputs[self.reads[0]].logits.to(self.logits.dtype), batch)
+            self.known[index] = True
+        return {self.provides[0]: recalled}
 
 
 class Ensemble(Node):
@@ -217,6 +301,19 @@ class Ensemble(Node):
         members = torch.stack([outputs[member].logits for member in self.reads])
         members = members.to(torch.promote_types(members.dtype, torch.float32))
         return {self.provides[0]: Output((members.new_tensor(self.weights)[:, None, None] * members).sum(0))}
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, value: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor  # type: ignore[attr-defined]
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None  # type: ignore[attr-defined]
 
 
 def _answer(network: StagedNetwork, batch: Batch, preactivations: bool) -> Output:

@@ -14,9 +14,13 @@ from kdschemes.schedules import Schedule, learning_rate
 Groups = Mapping[str, Sequence[nn.Parameter]]
 
 
-def build_optimizer(options: Optim, groups: Groups) -> torch.optim.Optimizer:
-    """Return SGD or AdamW with one parameter group a network; weight decay is on every parameter."""
-    parameters = [{"params": list(group), "name": name} for name, group in groups.items()]
+def build_optimizer(options: Optim, groups: Groups, rates: Mapping[str, float] | None = None) -> torch.optim.Optimizer:
+    """Return SGD or AdamW with one parameter group a network; weight decay is on every parameter.
+
+    `rates` gives by network what its learning rate is multiplied by, 1 where it says nothing.
+    """
+    factors = {name: (rates or {}).get(name, 1.0) for name in groups}
+    parameters = [{"params": list(group), "name": name, "factor": factors[name]} for name, group in groups.items()]
     if options.name == "sgd":
         nesterov = options.nesterov and options.momentum > 0
         return torch.optim.SGD(
@@ -38,10 +42,10 @@ def rate_schedule(options: Optim) -> Schedule:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress) -> float:
-    """Set the learning rate of the next step on every group and return it."""
+    """Set the learning rate of the next step on every group, times the group's factor, and return it without."""
     rate = schedule(progress)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["factor"]
     return rate
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
@@ -17,6 +17,10 @@ class Batch:
     `mix * view(index) + (1 - mix) * view(partner)` and `partner_labels` are the labels of the partners.
     `micro_size` counts the samples of this micro-batch over all processes, `step_size` those of the whole optimizer
     step (all processes, all accumulated micro-batches); None means that this batch is all there is.
+
+    `companions` are further batches that a scheme trains on beside this one, by name: `view1`, `view2`, ... (the same
+    samples in other views), `classmate` (for each sample another one of its class), `previous` (the samples of the
+    optimizer step before, in another view than they had; none at the first step). Evaluation has none.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -26,9 +30,14 @@ class Batch:
     mix: Float[Tensor, " n"] | None = None
     micro_size: int | None = None
     step_size: int | None = None
+    companions: Mapping[str, Batch] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def companion(self, name: str | None) -> Batch:
+        """Return the companion of that name; this batch itself for None, and in evaluation, where there are none."""
+        return self if name is None or not self.companions else self.companions[name]
 
 
 @dataclass(frozen=True)
@@ -37,12 +46,14 @@ class Output:
 
     `logits` are `[N, C]`; `features` maps a stage's name, shallow to deep, to a map `[N, C_s, H, W]`, tokens
     `[N, L, D]` or a vector `[N, D]`. `preactivations` are the maps before the last ReLU of the stages that have one,
-    where a loss asked for them.
+    where a loss asked for them. `known` says for which samples there is an answer at all (a memory of earlier
+    predictions has none for a sample never seen); None: for all.
     """
 
     logits: Float[Tensor, "n classes"]
     features: Mapping[str, Tensor] = field(default_factory=dict)
     preactivations: Mapping[str, Tensor] = field(default_factory=dict)
+    known: Bool[Tensor, " n"] | None = None
 
     def detach(self) -> Output:
         """Return the same values as constants: no gradient flows back through them."""
@@ -50,6 +61,7 @@ class Output:
             self.logits.detach(),
             {name: f.detach() for name, f in self.features.items()},
             {name: f.detach() for name, f in self.preactivations.items()},
+            self.known,
         )
 
 

@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,32 @@ def plain(value: Any) -> Any:
     return value
 
 
+def mean_over_peers(heads: Mapping[str, Any], peers: Sequence[str]) -> dict[str, Any] | None:
+    """Return the mean of each metric over heads that are equals, shaped as the entry of one head; None without peers.
+
+    It is the number to report of peers, beside that of a peer chosen beforehand; never the best of them.
+    """
+    if not peers:
+        return None
+
+    def mean(which: str, split: str) -> dict[str, float] | None:
+        found = [heads[peer][which][split] for peer in peers]
+        if found[0] is None:
+            return None
+        return {name: sum(metrics[name] for metrics in found) / len(found) for name in found[0]}
+
+    return {
+        which: None
+        if heads[peers[0]][which] is None
+        else {"epoch": heads[peers[0]][which]["epoch"]} | {split: mean(which, split) for split in ("val", "test")}
+        for which in ("last", "best")
+    }
+
+
 def results_table(results: Mapping[str, Any]) -> str:
     """Return the content of a `results.json` as plain text: one table for the last epoch, one for the best.
+
+    A network with exits gets a third: what early exit costs and gives.
 
     Each has one row a head, the reported head first. NLL, ECE, agreement and KL are those of the test set, or of the
     validation split where no test set was evaluated, as the column's title says.
@@ -56,9 +80,30 @@ def results_table(results: Mapping[str, Any]) -> str:
     parts = [_headline(results)]
     for when, title in (("last", "Last epoch"), ("best", "Best epoch on the validation split")):
         found = {name: results["heads"][name][when] for name in names if results["heads"][name].get(when)}
+        if (results.get("mean_over_peers") or {}).get(when):
+            found["mean over peers"] = results["mean_over_peers"][when]
         if found:
             parts.append(f"{title}\n{_render(_table(found, results.get('cost', {}), reported))}")
+    if results.get("early_exit"):
+        parts.append(f"Early exit on the test set, last epoch\n{_early_exit(results['early_exit'])}")
     return "\n\n".join(parts) + "\n"
+
+
+def _early_exit(found: Mapping[str, Any]) -> str:
+    """Return the table of all exits, of the network without any, and of the named budgets, or why there are none."""
+    table = Table(box=box.MARKDOWN)
+    budgets = found["budgets"] or {}
+    shares = f"left at {' / '.join(name.rpartition('/')[2] for name in found['exits'])} %"
+    for title in ("answer", "MACs", "latency ms", "test top-1 %", *([shares] if budgets else [])):
+        table.add_column(title, justify="left" if title == "answer" else "right", overflow="fold")
+    rows = [*found["exits"].items(), ("without exits", found["static"])]
+    rows += [(f"budget {name}", budget) for name, budget in budgets.items()]
+    for name, entry in rows:
+        cells = [name, _count(round(entry["macs"])), _number(entry.get("latency_ms"), 2), _number(entry["top1"], 2)]
+        if budgets:
+            cells.append(" / ".join(_number(value, 1) for value in entry.get("shares", {}).values()) or "-")
+        table.add_row(*(Text(cell) for cell in cells))
+    return "\n".join([_render(table), *([found["note"]] if "note" in found else [])])
 
 
 def _headline(results: Mapping[str, Any]) -> str:

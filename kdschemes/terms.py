@@ -40,6 +40,10 @@ class Term(nn.Module):
     def follow(self, progress: Progress) -> None:
         """Learn where training is, before each forward pass."""
 
+    def batches(self, batch: Batch) -> tuple[Batch, ...]:
+        """Return the batches over whose samples the term is a mean: by default the batch alone."""
+        return (batch,)
+
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         """Return the unweighted value."""
         raise NotImplementedError

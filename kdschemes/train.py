@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -18,26 +17,27 @@ from typing import Any, TypeVar
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from kdschemes import __version__
 from kdschemes.checkpoint import CHECKPOINT, RunFolder, check_same_config, load_state, save_state
-from kdschemes.config import Config, Model
+from kdschemes.config import Config
 from kdschemes.config.load import NOT_HASHED, dump_yaml, run_name, to_tree
-from kdschemes.config.schemes import Supervised
 from kdschemes.curves import draw_curves
 from kdschemes.data import LoadedData, open_data
 from kdschemes.distillation import Distillation, Task
 from kdschemes.distributed import from_first, gather_rows, sum_over_processes, synchronise_batch_norm
+from kdschemes.early_exit import evaluate_early_exit, summary, write_early_exit
 from kdschemes.errors import ToldByFirst, UserError
-from kdschemes.evaluate import evaluate
-from kdschemes.export import export_network, head_costs
+from kdschemes.evaluate import evaluate, evaluation_mode
+from kdschemes.export import export_exits, export_network, head_costs
 from kdschemes.files import write_whole
 from kdschemes.launch import StopSignal, start_processes
 from kdschemes.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
-from kdschemes.outputs import Progress
+from kdschemes.outputs import Batch, Progress
 from kdschemes.progress import Reporter
-from kdschemes.results import write_json
-from kdschemes.schemes import build_scheme
+from kdschemes.results import mean_over_peers, write_json
+from kdschemes.schemes import build_scheme, earlier_runs, taught_by
 from kdschemes.seeding import seed_step
 from kdschemes.track import MetricsLog, Trackers
 
@@ -114,9 +114,9 @@ def _train_with_teachers(
     )
     task = Task(data.num_classes, data.channels, data.image_size, data.train_labels)
     resolved = config
-    if config.scheme.name == "offline" and config.teacher.checkpoint is None and not config.teacher.pretrained:
+    if earlier := earlier_runs(config):
         first_then_all(accelerator, lambda: build_scheme(config, task))
-        resolved = _with_trained_teachers(config, accelerator, stop, report)
+        resolved = taught_by(config, _train_earlier(earlier, accelerator, stop, report))
     scheme = first_then_all(accelerator, lambda: _build(resolved, task, accelerator))
     manager: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
     if accelerator.is_main_process:
@@ -136,31 +136,18 @@ def _build(config: Config, task: Task, accelerator: Accelerator) -> Distillation
     return scheme
 
 
-def _with_trained_teachers(config: Config, accelerator: Accelerator, stop: StopSignal, report: Reporter) -> Config:
-    """Return the configuration with the checkpoint of each teacher, trained now where that was not done before."""
-    names = config.teacher.name if isinstance(config.teacher.name, list) else [config.teacher.name]
+def _train_earlier(
+    earlier: Sequence[Config], accelerator: Accelerator, stop: StopSignal, report: Reporter
+) -> list[str]:
+    """Return the folders of runs that teach another one, trained now where that was not done before."""
     folders = []
-    for number, name in enumerate(names):
-        teacher = teacher_config(config, name, number)
-        folder = Path(config.output) / run_name(teacher)
-        report.line(f"teacher {name} has no checkpoint: its run is {folder}")
-        finished = _train_with_teachers(teacher, accelerator, stop, report, wait=True)
+    for run in earlier:
+        folder = Path(run.output) / run_name(run)
+        report.line(f"teacher {run.model.name} has no checkpoint: its run is {folder}")
+        finished = _train_with_teachers(run, accelerator, stop, report, wait=True)
         accelerator.free_memory()
         folders.append(str(finished.folder))
-    return dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, checkpoint=folders))
-
-
-def teacher_config(config: Config, name: str, number: int) -> Config:
-    """Return the supervised run that trains teacher `number` of an offline run which has no checkpoint for it."""
-    return dataclasses.replace(
-        config,
-        scheme=Supervised(),
-        model=Model(name=name),
-        teacher=type(config.teacher)(),
-        losses=type(config.losses)(),
-        train=dataclasses.replace(config.train, epochs=config.teacher.epochs or config.train.epochs, ema=None),
-        seed=config.teacher.seed + number,
-    )
+    return folders
 
 
 class Run:
@@ -189,9 +176,14 @@ class Run:
                 node.compile()
         self.scheme = scheme
         self.groups = scheme.parameter_groups()
-        self.model, self.optimizer = accelerator.prepare(scheme, build_optimizer(config.optim, self.groups))
+        # Not sent from the first process to the others before each forward pass: all update them in the same way.
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
+            scheme, scheme.alike()
+        )
+        optimizer = build_optimizer(config.optim, self.groups, scheme.rates)
+        self.model, self.optimizer = accelerator.prepare(scheme, optimizer)
         self.rate = rate_schedule(config.optim)
-        self.term_names = [term.name for term in scheme.terms]
+        self.term_names = [str(term.name) for term in scheme.terms]
         self.steps_per_epoch = data.steps_per_epoch(
             batch_size=config.train.batch_size, drop_last=config.train.drop_last
         )
@@ -240,6 +232,9 @@ class Run:
     def train_epoch(self, epoch: int, done: int) -> None:
         """Take the optimizer steps of an epoch, from the one after the first `done`."""
         config, state = self.config, self.state
+        if done == 0:
+            with evaluation_mode(self.scheme), self.accelerator.autocast():
+                self.scheme.before_epoch(lambda: self._batches("val"))
         self.scheme.train()
         steps = self.data.train_steps(
             epoch,
@@ -249,6 +244,7 @@ class Run:
             world=self.accelerator.num_processes,
             drop_last=config.train.drop_last,
             start=done,
+            companions=self.scheme.companions,
         )
         started = time.perf_counter()
         for micro_batches in steps:
@@ -257,18 +253,16 @@ class Run:
             progress = Progress(state.step, self.total_steps, self.steps_per_epoch)
             rate = set_rate(self.optimizer, self.rate, progress)
             seed_step(config.seed, state.step, self.accelerator.process_index)
-            values = torch.zeros_like(state.window_sums)
-            for number, batch in enumerate(micro_batches):
-                last = number + 1 == len(micro_batches)
-                with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                    result = self.model(batch, progress)
-                    self.accelerator.backward(result.total)
-                    values += torch.stack([result.total.detach(), *result.losses.values()]).to(values.dtype)
-            if config.optim.clip is not None:
-                self.accelerator.unscale_gradients(self.optimizer)
-                clip_gradients(self.groups, config.optim.clip)
-            self.optimizer.step()
-            self.optimizer.zero_grad(set_to_none=True)
+            values, weights = torch.zeros_like(state.window_sums), dict.fromkeys(self.term_names, 0.0)
+            for turn in range(max(1, len(self.scheme.turns))):
+                for number, batch in enumerate(micro_batches):
+                    last = number + 1 == len(micro_batches)
+                    with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                        result = self.model(batch, progress, turn)
+                        self.accelerator.backward(result.total)
+                        values += torch.stack([result.total.detach(), *result.losses.values()]).to(values.dtype)
+                weights = {name: weight + result.weights[name] for name, weight in weights.items()}
+                self._update(turn)
             self.scheme.after_step()
             state.step += 1
             state.images += micro_batches[0].step_size or config.train.batch_size
@@ -282,10 +276,21 @@ class Run:
             if self.device.type == "cpu":
                 self._check_finite()
             if state.step % config.train.log_every == 0 or self._at_end:
-                self._log_window(rate, result.weights)
+                self._log_window(rate, weights)
             self.report.advance(state.step, state.images, state.seconds)
             if self._checkpoint_step and state.step % self.steps_per_epoch:
                 self._save()
+
+    def _update(self, turn: int) -> None:
+        """Take one optimizer step; nodes that stand still keep their weights and their momentum."""
+        for name in self.scheme.still(turn):
+            for parameter in self.groups.get(name, ()):
+                parameter.grad = None
+        if self.config.optim.clip is not None:
+            self.accelerator.unscale_gradients(self.optimizer)
+            clip_gradients(self.groups, self.config.optim.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
 
     def _log_window(self, rate: float, weights: dict[str, float]) -> None:
         state = self.state
@@ -310,14 +315,17 @@ class Run:
         state.window_steps = 0
 
     def _evaluate(self, split: str, heads: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
-        batches = self.data.eval_batches(
+        with self.accelerator.autocast():
+            return evaluate(self.scheme, self._batches(split), self.device, heads)
+
+    def _batches(self, split: str) -> Iterator[Batch]:
+        """Yield this process's share of a split, normalised only."""
+        return self.data.eval_batches(
             split,
             batch_size=self.config.train.eval_batch_size,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
-        with self.accelerator.autocast():
-            return evaluate(self.scheme, batches, self.device, heads)
 
     def _validate(self, epoch: int) -> None:
         """Evaluate the heads on the validation split; keep the weights of the best epoch of the reported head.
@@ -497,7 +505,10 @@ class Run:
                 place = self.folder if which == "last" else self.folder / "best"
                 metadata = {"run": self.folder.name, "which": which, "epoch": epoch, "data": config.data.name}
                 export_network(self.scheme, place, metadata | {"classes": self.data.classes})
+                export_exits(self.scheme, place)
         self.scheme.load_state_dict(last_weights)
+        with self.accelerator.autocast():
+            early_exit = evaluate_early_exit(self.scheme, self.data, config.train.eval_batch_size)
         results: dict[str, Any] = {
             "run": self.folder.name,
             "scheme": config.scheme.name,
@@ -509,6 +520,7 @@ class Run:
             "teacher": self.scheme.teacher,
             "teacher_checkpoint": self.teacher_checkpoint,
             "heads": heads,
+            "mean_over_peers": mean_over_peers(heads, self.scheme.peers),
             "cost": head_costs(self.scheme, self.data),
             "samples": self.data.sizes,
             "wall_seconds": self._wall(),
@@ -520,10 +532,14 @@ class Run:
             "precision": config.precision,
             "versions": {"kdschemes": __version__, "torch": torch.__version__},
         }
+        if early_exit is not None:
+            results["early_exit"] = summary(early_exit)
         if self.main:
             assert self.log is not None
             self.log.sync()
             draw_curves(self.folder / "metrics.jsonl", self.folder / "curves.png", title=self.folder.name)
+            if early_exit is not None:
+                write_early_exit(early_exit, self.folder)
             if self.trackers is not None:
                 self.trackers.summary(_summary(results))
             write_json(self.folder / "results.json", results)

@@ -77,6 +77,7 @@ def run_case(case: Case, accelerator: Accelerator | None) -> dict[str, Any]:
         rank=rank(),
         world=world_size(),
         drop_last=True,
+        companions=scheme.companions,
     )
     gradients, losses = [], []
     scheme.train()

@@ -8,49 +8,33 @@ from functools import cache
 from pathlib import Path
 
 import torch
+import variants_offline
+import variants_online
+import variants_self
+import variants_supervised
 from torch import Tensor, nn
+from variants import DEFAULTS, LOSSES, METHODS, OFFLINE, ONLINE, SELF, base
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
-from kdschemes.config.losses import KINDS
-from kdschemes.config.schemes import SCHEMES
 from kdschemes.distillation import Distillation, Task
 from kdschemes.models import StagedNetwork
 from kdschemes.outputs import Batch, Progress
 from kdschemes.schemes import build_scheme
 
+__all__ = ["DEFAULTS", "LOSSES", "METHODS", "OFFLINE", "ONLINE", "SELF", "base"]
+
 TASK = Task(num_classes=10, channels=1, image_size=8, train_labels=torch.arange(60) % 10)
 START = Progress(step=0, total_steps=100, steps_per_epoch=10)
 
 
-def base(scheme: str, method: str, model: str = "resnet20") -> list[str]:
-    """Return the overrides of a method by its defaults, on small networks."""
-    teacher = ["teacher=resnet20"] if scheme == "offline" else []
-    return [f"scheme={scheme}", f"method={method}", f"model={model}", *teacher]
-
-
-LOSSES = [(kind, name) for kind, table in KINDS.items() for name in table if name != "none"]
-"""Every loss with its kind."""
-
-METHODS = {f"{scheme}-{method}": (scheme, method) for scheme, methods in SCHEMES.items() for method in methods}
-DEFAULTS = {name: base(*method) for name, method in METHODS.items()}
-OFFLINE, ONLINE, SELF = base("offline", "kd"), base("online", "dml"), base("self", "byot")
-VARIANTS = DEFAULTS | {
-    "offline-kd-two-teachers": [*OFFLINE, "teacher.name=[resnet20,convnet]", "teacher.weights=[1,3]"],
-    "offline-kd-two-teachers-hint": [*OFFLINE, "teacher.name=[resnet20,convnet]", "losses.feature=hint"],
-    "offline-kd-hint-rkd": [*OFFLINE, "teacher=convnet", "losses.feature=hint", "losses.relation=rkd"],
-    "offline-kd-at-fsp": [*OFFLINE, "losses.feature=at", "losses.relation=fsp", "losses.response=logit_mse"],
-    "offline-kd-fsp-adapters": [*OFFLINE, "teacher=convnet", "losses.relation=fsp", "losses.response=none"],
-    "online-dml-three-peers": [*ONLINE, "scheme.peers=3"],
-    "online-dml-mixed-peers": [*ONLINE, "scheme.peers=[resnet20,convnet]", "losses.feature=hint"],
-    "online-dml-shared-stem": [*ONLINE, "scheme.topology=shared_stem", "scheme.peers=3"],
-    "online-dml-hint-rkd": [*ONLINE, "losses.feature=hint", "losses.relation=rkd"],
-    "online-dml-at-fsp": [*ONLINE, "losses.feature=at", "losses.relation=fsp"],
-    "self-byot-linear": [*SELF, "scheme.exit_head=linear", "losses.feature=hint"],
-    "self-byot-at-rkd": [*SELF, "losses.feature=at", "losses.relation=rkd"],
-    "supervised-ce-ema": [*base("supervised", "ce"), "train.ema=0.9"],
-    "self-byot-ema": [*SELF, "train.ema=0.9"],
-}
+VARIANTS = (
+    DEFAULTS
+    | variants_supervised.VARIANTS
+    | variants_offline.VARIANTS
+    | variants_online.VARIANTS
+    | variants_self.VARIANTS
+)
 
 
 def configure(*overrides: str) -> Config:
@@ -66,6 +50,22 @@ def _build(overrides: tuple[str, ...], task: Task) -> Distillation:
     return build_scheme(configure(*overrides), task)
 
 
+def batch_for(
+    scheme: Distillation, task: Task = TASK, *, n: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Batch:
+    """Return a random batch with the companions that a scheme wants; `classmate` has other samples of the labels."""
+    batch = random_batch(task, n=n, seed=seed, dtype=dtype)
+    companions = {}
+    for number, name in enumerate(scheme.companions, start=1):
+        other = random_batch(task, n=n, seed=seed + 1000 * number, dtype=dtype)
+        if name == "previous":
+            other = dataclasses.replace(other, labels=(other.labels + 3) % task.num_classes, index=other.index + 20)
+        if name == "classmate":
+            other = dataclasses.replace(other, index=other.index + 10)
+        companions[name] = other
+    return dataclasses.replace(batch, companions=companions)
+
+
 def random_batch(task: Task = TASK, *, n: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(n, task.channels, task.image_size, task.image_size, generator=generator)
@@ -74,7 +74,10 @@ def random_batch(task: Task = TASK, *, n: int = 6, seed: int = 0, dtype: torch.d
 
 def in_double(batch: Batch) -> Batch:
     return dataclasses.replace(
-        batch, images=batch.images.double(), mix=None if batch.mix is None else batch.mix.double()
+        batch,
+        images=batch.images.double(),
+        mix=None if batch.mix is None else batch.mix.double(),
+        companions={name: in_double(companion) for name, companion in batch.companions.items()},
     )
 
 

@@ -14,6 +14,7 @@ from scheme_cases import (
     TASK,
     VARIANTS,
     base,
+    batch_for,
     build,
     in_double,
     random_batch,
@@ -59,7 +60,8 @@ def transfers(scheme: Distillation) -> list[Transfer]:
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if not name.startswith("supervised")])
 def test_nothing_flows_to_the_source_of_an_edge(name: str) -> None:
-    scheme, batch = build(*VARIANTS[name]), random_batch()
+    scheme = build(*VARIANTS[name])
+    batch = batch_for(scheme)
     outputs = all_outputs(scheme, batch)
     assert transfers(scheme)
     for term in transfers(scheme):
@@ -85,7 +87,8 @@ def test_nothing_flows_to_the_source_of_an_edge(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["online-dml-hint-rkd", "self-byot"])
 def test_an_edge_that_does_not_detach_teaches_both_ends(name: str) -> None:
-    scheme, batch = build(*VARIANTS[name]), random_batch()
+    scheme = build(*VARIANTS[name])
+    batch = batch_for(scheme)
     outputs = all_outputs(scheme, batch)
     for term in transfers(scheme):
         term.detach_source = False
@@ -113,7 +116,7 @@ def test_a_term_of_weight_0_is_computed_and_waits_for_nobody(name: str) -> None:
     scheme = build(*VARIANTS[name])
     for term in scheme.terms:
         term.weight = constant(0.0)
-    result = scheme(random_batch(), START)
+    result = scheme(batch_for(scheme), START)
     assert result.losses.keys() == {term.name for term in scheme.terms}
     assert result.total == 0
     assert all(value > 0 for value in result.losses.values())
@@ -136,23 +139,35 @@ def test_a_ramp_multiplies_the_weight_of_its_term_over_training() -> None:
     assert [w["ce/student"] for w in weights] == [0.5] * 4
 
 
+def reordered(batch: Batch, order: Tensor) -> Batch:
+    companions = {name: reordered(companion, order) for name, companion in batch.companions.items()}
+    return Batch(batch.images[order], batch.labels[order], batch.index[order], companions=companions)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_order_of_samples_does_not_matter(name: str) -> None:
-    scheme, batch = build(*VARIANTS[name]), random_batch(n=5)
+    scheme = build(*VARIANTS[name])
+    batch = batch_for(scheme, n=5)
     order = torch.tensor([3, 0, 4, 2, 1])
-    shuffled = Batch(batch.images[order], batch.labels[order], batch.index[order])
+    shuffled = reordered(batch, order)
     first, second = scheme(batch, START), scheme(shuffled, START)
     for term, value in first.losses.items():
         assert second.losses[term].item() == pytest.approx(value.item(), rel=1e-9), term
 
 
+def renumbered(batch: Batch, numbers: Tensor) -> Batch:
+    companions = {name: renumbered(companion, numbers) for name, companion in batch.companions.items()}
+    return dataclasses.replace(batch, labels=numbers[batch.labels], companions=companions)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_the_numbering_of_classes_does_not_matter(name: str) -> None:
-    scheme, batch = build(*VARIANTS[name]), random_batch()
+    scheme = build(*VARIANTS[name])
+    batch = batch_for(scheme)
     outputs = all_outputs(scheme, batch)
     order = torch.tensor([4, 7, 0, 9, 2, 1, 3, 8, 6, 5])
     renamed = {key: dataclasses.replace(output, logits=output.logits[:, order]) for key, output in outputs.items()}
-    relabelled = dataclasses.replace(batch, labels=order.argsort()[batch.labels])
+    relabelled = renumbered(batch, order.argsort())
     for term in scheme.terms:
         assert term(renamed, relabelled).item() == pytest.approx(term(outputs, batch).item(), rel=1e-12), term.name
 

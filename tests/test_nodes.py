@@ -13,6 +13,7 @@ from scheme_cases import (
     START,
     VARIANTS,
     base,
+    batch_for,
     build,
     network_of,
     random_batch,
@@ -35,7 +36,7 @@ def steps(scheme: Distillation, count: int, lr: float = 0.1) -> None:
     dtype = next(iter(trained(scheme))).dtype
     for seed in range(count):
         optimizer.zero_grad()
-        scheme(random_batch(seed=seed, dtype=dtype), START).total.backward()
+        scheme(batch_for(scheme, seed=seed, dtype=dtype), START).total.backward()
         optimizer.step()
         scheme.after_step()
 
@@ -109,23 +110,25 @@ def test_average_is_the_formula_over_steps(name: str) -> None:
     scheme, decay = build(*VARIANTS[name]).train(), 0.9
     source, node = network_of(scheme, "student"), scheme.nodes["student/ema"]
     assert isinstance(node, Ema)
-    assert same_state(node.network, source)
+    averaged = node.live_network("student/ema")
+    assert averaged is not None
+    assert same_state(averaged, source)
     expected = state_of(source)
     parameters = {parameter for parameter, _ in source.named_parameters()}
     optimizer = torch.optim.SGD(trained(scheme), lr=0.1)
     for seed in range(4):
         optimizer.zero_grad()
-        scheme(random_batch(seed=seed), START).total.backward()
+        scheme(batch_for(scheme, seed=seed), START).total.backward()
         optimizer.step()
         scheme.after_step()
         for key, value in source.state_dict().items():
             expected[key] = decay * expected[key] + (1 - decay) * value if key in parameters else value.clone()
-    for key, value in node.network.state_dict().items():
+    for key, value in averaged.state_dict().items():
         torch.testing.assert_close(value, expected[key], rtol=1e-12, atol=1e-14)
-    assert not same_state(node.network, source)
-    assert not any(p.requires_grad for p in node.network.parameters())
+    assert not same_state(averaged, source)
+    assert not any(p.requires_grad for p in averaged.parameters())
     scheme.train()
-    assert not any(module.training for module in node.network.modules())
+    assert not any(module.training for module in averaged.modules())
     assert any(key.startswith("nodes.student/ema.") for key in scheme.state_dict())
 
 

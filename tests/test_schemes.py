@@ -8,16 +8,20 @@ weights and images, which are float32: their last bit may depend on the machine.
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
+import formulas_offline
+import formulas_online
+import formulas_self
+import formulas_supervised
 import numpy as np
-import oracles
 import pytest
 import torch
+from formulas import Formula, Seen
 from scheme_cases import (
     DEFAULTS,
     METHODS,
@@ -28,6 +32,7 @@ from scheme_cases import (
     TASK,
     VARIANTS,
     base,
+    batch_for,
     build,
     configure,
     in_double,
@@ -37,109 +42,48 @@ from scheme_cases import (
     trained,
 )
 
-from kdschemes.config import Config, schemes
 from kdschemes.config.data import Digits
+from kdschemes.config.schemes import SCHEMES
 from kdschemes.data import open_data
 from kdschemes.distillation import Task
 from kdschemes.errors import UserError
 from kdschemes.models import save_weights
-from kdschemes.outputs import Output, Outputs
+from kdschemes.outputs import Progress
 from kdschemes.schemes import BUILDERS, build_scheme
 
 GOLDEN = Path(__file__).parent / "golden"
 GOLDEN_STEPS = 10
-Formula = Callable[[Config, Outputs, list[int]], float]
-
-
-def array(x: torch.Tensor) -> oracles.Array:
-    return x.detach().double().numpy()
-
-
-def last(output: Output) -> tuple[oracles.Array, oracles.Array]:
-    return array(output.logits), array(list(output.features.values())[-1])
-
-
-def smoothed(config: Config, out: Outputs, labels: list[int]) -> float:
-    scheme = config.scheme
-    return oracles.supervised(
-        [array(out["student"].logits)], labels, smoothing=scheme.label_smoothing, over=scheme.label_smoothing_over
-    )
-
-
-def deep_supervision(config: Config, out: Outputs, labels: list[int]) -> float:
-    logits = [array(out[name].logits) for name in ("student", "student/exit1", "student/exit2")]
-    scheme = config.scheme
-    return oracles.supervised(logits, labels, smoothing=scheme.label_smoothing, over=scheme.label_smoothing_over)
-
-
-def offline(config: Config, out: Outputs, labels: list[int]) -> float:
-    several = isinstance(config.teacher.name, list)
-    teachers = [array(out[name].logits) for name in (("teacher0", "teacher1") if several else ("teacher",))]
-    weights = config.teacher.weights or [1.0] * len(teachers)
-    temperature, alpha = config.losses.response.temperature, config.scheme.alpha
-    student = array(out["student"].logits)
-    return oracles.offline_kd(student, teachers, weights, labels, alpha=alpha, temperature=temperature)
-
-
-def mutual(config: Config, out: Outputs, labels: list[int]) -> float:
-    peers = [array(out[f"peer{k}"].logits) for k in range(config.scheme.peers)]
-    return oracles.dml(peers, labels, temperature=config.losses.response.temperature)
-
-
-def own_teacher(config: Config, out: Outputs, labels: list[int]) -> float:
-    return oracles.byot(
-        last(out["student"]),
-        [last(out["student/exit1"]), last(out["student/exit2"])],
-        labels,
-        alpha=config.scheme.alpha,
-        temperature=config.losses.response.temperature,
-        hint_weight=config.losses.feature.weight,
-    )
-
-
-FORMULAS: dict[type, Formula] = {
-    schemes.Supervised: smoothed,
-    schemes.LabelSmoothing: smoothed,
-    schemes.DeepSupervision: deep_supervision,
-    schemes.OfflineKD: offline,
-    schemes.OnlineDML: mutual,
-    schemes.SelfBYOT: own_teacher,
+FAMILIES = (formulas_supervised, formulas_offline, formulas_online, formulas_self)
+FORMULAS: dict[type, Formula] = {cls: formula for family in FAMILIES for cls, formula in family.FORMULAS.items()}
+EXACT: dict[str, list[str]] = DEFAULTS | {
+    name: overrides for family in FAMILIES for name, overrides in family.EXACT.items()
 }
-OTHER_VALUES = {
-    "ce-smoothed": [*base("supervised", "ce"), "scheme.label_smoothing=0.3"],
-    "deep-smoothed": [*base("supervised", "deep_supervision"), "scheme.label_smoothing=0.2"],
-    "smoothed-over-others": [*base("supervised", "label_smoothing"), "scheme.label_smoothing_over=others"],
-    "deep-smoothed-over-others": [
-        *base("supervised", "deep_supervision"),
-        "scheme.label_smoothing=0.2",
-        "scheme.label_smoothing_over=others",
-    ],
-    "kd-other": [*OFFLINE, "scheme.alpha=0.3", "losses.response.temperature=2"],
-    "dml-other": [*ONLINE, "scheme.peers=3", "losses.response.temperature=3"],
-    "byot-other": [*SELF, "scheme.alpha=0.2", "losses.response.temperature=1.5", "losses.feature.weight=2"],
-}
-EXACT = [*DEFAULTS, "offline-kd-two-teachers", "online-dml-three-peers", "online-dml-shared-stem", *OTHER_VALUES]
+LATER = Progress(step=37, total_steps=100, steps_per_epoch=10)
 
 
 def test_every_method_has_a_builder_and_a_formula() -> None:
-    methods = {options for table in schemes.SCHEMES.values() for options in table.values()}
+    methods = {options for table in SCHEMES.values() for options in table.values()}
     assert methods == set(BUILDERS)
-    assert methods == set(FORMULAS), "write the method's formula in oracles.py"
+    assert methods == set(FORMULAS), "write the method's formula in formulas_*.py"
 
 
 @pytest.mark.parametrize("name", EXACT)
 def test_total_is_the_formula_of_the_method(name: str) -> None:
-    overrides = (VARIANTS | OTHER_VALUES)[name]
-    config, scheme, batch = configure(*overrides), build(*overrides), random_batch(n=7)
-    with torch.no_grad():
-        outputs = scheme.predict(batch, {name for node in scheme.nodes.values() for name in node.provides})
-    expected = FORMULAS[type(config.scheme)](config, outputs, batch.labels.tolist())
-    assert scheme(batch, START).total.item() == pytest.approx(expected, rel=1e-12)
+    """In training mode, twice: at the start, and later, when ramps have risen and memories are filled."""
+    config, scheme = configure(*EXACT[name]), build(*EXACT[name]).train()
+    for progress, seed in ((START, 0), (LATER, 1)):
+        batch = batch_for(scheme, n=7, seed=seed)
+        before = copy.deepcopy(scheme)
+        with torch.no_grad():
+            outputs = before.predict(batch, {name for node in before.nodes.values() for name in node.provides})
+        expected = FORMULAS[type(config.scheme)](Seen(config, scheme, outputs, batch, progress))
+        assert scheme(batch, progress).total.item() == pytest.approx(expected, rel=1e-10)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
 def test_total_is_the_weighted_sum_of_the_reported_losses(name: str) -> None:
-    result = build(*VARIANTS[name])(random_batch(), START)
+    scheme = build(*VARIANTS[name])
+    result = scheme(batch_for(scheme), START)
     assert result.losses.keys() == result.weights.keys()
     assert not any(value.requires_grad for value in result.losses.values())
     assert not any(output.logits.requires_grad for output in result.outputs.values())
@@ -162,7 +106,7 @@ ARCHITECTURES = {
 def test_every_method_trains_every_parameter_of_any_architecture(method: str, architecture: str) -> None:
     task = ARCHITECTURES[architecture]
     scheme = build(*base(*METHODS[method], architecture), task=task)
-    result = scheme.train()(random_batch(task), START)
+    result = scheme.train()(batch_for(scheme, task), START)
     result.total.backward()
     assert result.total.isfinite()
     missing = [n for n, p in scheme.named_parameters() if p.requires_grad and p.grad is None]
@@ -278,7 +222,7 @@ def test_what_does_not_fit_is_refused_in_one_line(overrides: list[str], message:
 
 def test_shared_stem_shares_all_before_the_split_and_nothing_after() -> None:
     scheme = build(*ONLINE, "scheme.topology=shared_stem", "scheme.split=layer2").eval()
-    features = scheme.predict(random_batch(), ["peer0", "peer1"])
+    features = scheme.predict(batch_for(scheme), ["peer0", "peer1"])
     assert torch.equal(features["peer0"].features["layer1"], features["peer1"].features["layer1"])
     assert not torch.equal(features["peer0"].features["layer2"], features["peer1"].features["layer2"])
     assert list(features["peer1"].features) == ["layer1", "layer2", "layer3"]
@@ -295,7 +239,9 @@ def trace(overrides: list[str]) -> list[float]:
     scheme = build(*overrides).train()
     optimizer = torch.optim.SGD(trained(scheme), lr=0.02, momentum=0.9)
     data = open_data(Digits(), seed=0, device=torch.device("cpu"))
-    steps = data.train_steps(0, batch_size=16, accumulation=1, rank=0, world=1, drop_last=False)
+    steps = data.train_steps(
+        0, batch_size=16, accumulation=1, rank=0, world=1, drop_last=False, companions=scheme.companions
+    )
     totals = []
     for (batch,), _ in zip(steps, range(GOLDEN_STEPS), strict=False):
         result = scheme(in_double(batch), START)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from kdschemes.config.data import Data, Digits
 from kdschemes.config.losses import Losses
-from kdschemes.config.schemes import OnlineDML
+from kdschemes.config.schemes.online import OnlineDML
 
 MODELS = (
     "convnet",

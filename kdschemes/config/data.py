@@ -24,6 +24,12 @@ class Data:
     mixup: Annotated[
         float, Field(ge=0, description="mix images and labels with weights from Beta(mixup, mixup); 0: none")
     ] = 0.0
+    cutmix: Annotated[
+        float, Field(ge=0, description="put boxes of other images in, their area from Beta(cutmix, cutmix); 0: none")
+    ] = 0.0
+    cutmix_probability: Annotated[
+        float, Field(gt=0, le=1, description="cutmix: share of the images that get a box (published: 0.5 on CIFAR)")
+    ] = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)

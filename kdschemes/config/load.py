@@ -69,11 +69,17 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     scheme_class = _scheme_class(scheme_tree)
     losses = _losses(tree, scheme_class)
     scheme = _make(scheme_class, _as_published(scheme_tree, scheme_class, losses), "scheme")
-    for group, users in {"teacher": ("offline",), "losses": ("offline", "online", "self")}.items():
-        if strict and group in strict and scheme.name not in users:
+    for group in ("teacher", "losses"):
+        if strict and group in strict and not getattr(scheme, f"uses_{group}"):
+            users = [
+                f"{name}/{method}"
+                for name, methods in schemes.SCHEMES.items()
+                for method, cls in methods.items()
+                if getattr(cls, f"uses_{group}")
+            ]
             raise UserError(
-                f"{group}.{next(iter(strict[group]))} has no effect with scheme={scheme.name}: "
-                f"only {', '.join(users)} {'uses' if len(users) == 1 else 'use'} {group}"
+                f"{group}.{next(iter(strict[group]))} has no effect with scheme={scheme.name} method={scheme.method}: "
+                f"{group} is for {', '.join(users)}"
             )
     data_tree = tree.get("data", {})
     data = _make(_choose(DATA, data_tree.get("name", DEFAULT_DATA), "data"), data_tree, "data")
@@ -106,10 +112,9 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
 def to_tree(config: Config) -> Tree:
     """Return the resolved configuration as nested plain data; `build_config` gives the same `Config` back."""
     tree = dataclasses.asdict(config)
-    if config.scheme.name != "offline":
-        del tree["teacher"]
-    if config.scheme.name == "supervised":
-        del tree["losses"]
+    for group in ("teacher", "losses"):
+        if not getattr(config.scheme, f"uses_{group}"):
+            del tree[group]
     return tree
 
 
@@ -216,8 +221,8 @@ def _forget_published(tree: Tree, overrides: Mapping[str, Any]) -> None:
 def _losses(tree: Mapping[str, Any], scheme_class: type) -> Losses:
     loss_tree: Tree = {}
     more: list[Any] = []
-    if scheme_class.name != "supervised":  # type: ignore[attr-defined]
-        _merge(loss_tree, schemes.LOSS_DEFAULTS.get(scheme_class, {}))
+    if scheme_class.uses_losses:  # type: ignore[attr-defined]
+        _merge(loss_tree, scheme_class.losses)  # type: ignore[attr-defined]
         given = dict(tree.get("losses", {}))
         more = _more_losses(given.pop("more", None))
         given = _normalise_losses(given)
@@ -390,21 +395,28 @@ def _join(prefix: str, key: str) -> str:
 
 def _check_models(config: Config) -> None:
     names = [config.model.name]
-    names += _as_list(config.teacher.name) if config.scheme.name == "offline" else []
-    peers = getattr(config.scheme, "peers", None)
-    names += peers if isinstance(peers, list) else []
+    names += _as_list(config.teacher.name) if config.scheme.uses_teacher else []
+    for key in ("peers", "assistants"):
+        models = getattr(config.scheme, key, None)
+        names += models if isinstance(models, list) else []
     for name in names:
         if name not in MODELS and not name.startswith("timm/"):
             raise unknown("model", name, (*MODELS, "timm/NAME"))
 
 
 def _check_labels(config: Config) -> None:
-    for _, options in config.losses.chosen():
-        if options.reads_labels and config.data.mixup:
-            raise UserError(
-                f"{options.name} needs one label a sample, and data.mixup={config.data.mixup} gives two: "
-                "set data.mixup=0 or choose another loss"
-            )
+    mixes = [key for key in ("mixup", "cutmix") if getattr(config.data, key)]
+    if len(mixes) > 1:
+        raise UserError(
+            f"data.mixup={config.data.mixup} and data.cutmix={config.data.cutmix} exclude each other: set one to 0"
+        )
+    readers = [options.name for _, options in config.losses.chosen() if options.reads_labels]
+    readers += [config.scheme.method] * config.scheme.reads_labels
+    for key in mixes if readers else ():
+        raise UserError(
+            f"{readers[0]} needs one label a sample, and data.{key}={getattr(config.data, key)} gives two: "
+            f"set data.{key}=0 or choose another {'loss' if readers[0] != config.scheme.method else 'method'}"
+        )
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -412,7 +424,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _check_teachers(config: Config) -> None:
-    if config.scheme.name != "offline":
+    if not config.scheme.uses_teacher:
         return
     count = len(_as_list(config.teacher.name))
     for key in ("weights", "checkpoint"):

@@ -20,12 +20,12 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from kdschemes.config.data import ImageFolder
-from kdschemes.data.views import Stream, mix64, normalise
+from kdschemes.data.views import Stream, mix64, normalise, view_seed
 from kdschemes.errors import UserError
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-Request = tuple[str, int, list[int]]
+Request = tuple[int | str, int, list[int]]
 
 
 def list_images(folder: Path) -> tuple[list[str], list[list[str]]]:
@@ -79,13 +79,13 @@ def read_image(path: str) -> Image.Image:
 
 
 class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
-    """From a request (kind of view, epoch, positions) to a batch of bytes; runs inside workers.
+    """From a request (number of the random view or name of an array, epoch, positions) to bytes; runs inside workers.
 
     A fault is returned, not raised: the loader would wrap it into a trace of many lines.
     """
 
     def __init__(self, options: ImageFolder, seed: int, paths: dict[str, list[str]]) -> None:
-        self.paths, self.seed = paths, seed
+        self.paths, self.seed, self.size = paths, seed, options.image_size
         size, enlarged = options.image_size, round(options.image_size * 256 / 224)
         flip = [v2.RandomHorizontalFlip()] if options.flip else []
         self.random = v2.Compose(
@@ -93,19 +93,22 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
         )
         self.plain = v2.Compose([v2.Resize(enlarged, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
-    def view(self, epoch: int, position: int) -> UInt8[Tensor, "3 h w"]:
-        """Return the view of a training image: torch's generator is seeded for it and put back as it was."""
+    def view(self, epoch: int, position: int, number: int = 0) -> UInt8[Tensor, "3 h w"]:
+        """Return a view of a training image: torch's generator is seeded for it and put back as it was."""
         image = read_image(self.paths["train"][position])
         with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(mix64(self.seed, epoch, Stream.DECODE, position))
+            seed = view_seed(self.seed, number)
+            torch.default_generator.manual_seed(mix64(seed, epoch, Stream.DECODE, position))
             pixels: Tensor = self.random(image)
         return pixels
 
     def __getitem__(self, request: Request) -> UInt8[Tensor, "n 3 h w"] | UserError:
         kind, epoch, positions = request
+        if not positions:
+            return torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8)
         try:
-            if kind == "view":
-                return torch.stack([self.view(epoch, position) for position in positions])
+            if isinstance(kind, int):
+                return torch.stack([self.view(epoch, position, kind) for position in positions])
             return torch.stack([self.plain(read_image(self.paths[kind][position])) for position in positions])
         except UserError as error:
             return error
@@ -141,9 +144,11 @@ class FolderSource:
         flat = {"train": [p for files in train for p in files], "test": [p for files in test for p in files]}
         self.decoder, self.workers = Decoder(options, seed, flat), options.workers
 
-    def views(self, epoch: int, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ 3 h w"]]:
-        """Yield the random views of batches of training positions."""
-        return self._decode(("view", epoch, batch.tolist()) for batch in batches)
+    def views(
+        self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
+    ) -> Iterator[Float[Tensor, "_ 3 h w"]]:
+        """Yield the random views of batches of training positions; `number` tells views of an epoch apart."""
+        return self._decode((number, epoch, batch.tolist()) for batch in batches)
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ 3 h w"]]:
         """Yield batches of positions of "train" or "test", resized and cropped around the centre."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -30,8 +31,10 @@ class Source(Protocol):
     image_size: int
     labels: dict[str, Tensor]
 
-    def views(self, epoch: int, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield the random views of batches of training positions, normalised."""
+    def views(
+        self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
+    ) -> Iterator[Float[Tensor, "_ c h w"]]:
+        """Yield random views of batches of training positions, normalised; `number` tells those of an epoch apart."""
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
         """Yield batches of positions of one array, normalised only."""
@@ -53,14 +56,17 @@ class MemorySource:
             "test": arrays.test_images.to(device).contiguous(),
         }
 
-    def views(self, epoch: int, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
+    def views(
+        self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
+    ) -> Iterator[Float[Tensor, "_ c h w"]]:
         """Yield the random views of batches of training positions: padded, cropped, flipped, normalised."""
         offsets = 2 * self.padding["train"] + 1
+        seed = views.view_seed(self.seed, number)
         for batch in batches:
             index = batch.to(self.device)
-            row = views.integers(self.seed, epoch, index, Stream.ROW, offsets)
-            column = views.integers(self.seed, epoch, index, Stream.COLUMN, offsets)
-            flip = views.uniform(self.seed, epoch, index, Stream.FLIP) < (0.5 if self.flip else 0.0)
+            row = views.integers(seed, epoch, index, Stream.ROW, offsets)
+            column = views.integers(seed, epoch, index, Stream.COLUMN, offsets)
+            flip = views.uniform(seed, epoch, index, Stream.FLIP) < (0.5 if self.flip else 0.0)
             yield self._cut("train", index, row, column, flip)
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
@@ -172,43 +178,86 @@ class LoadedData:
         world: int,
         drop_last: bool,
         start: int = 0,
+        companions: Sequence[str] = (),
     ) -> Iterator[list[Batch]]:
         """Yield for each optimizer step of `epoch`, from number `start` on, the micro-batches of process `rank`.
 
         The epoch's order is cut into steps of `batch_size` samples, each step into `accumulation` micro-batches, each
         micro-batch into `world` shares: all of them contiguous, sizes apart by one at most, the larger ones first.
+        Each batch has the `companions` named (`Batch.companions`), of the same process and micro-batch.
         """
         order = views.epoch_order(self.seed, epoch, self.positions["train"])
-        plan = []
-        for step in range(start, self.steps_per_epoch(batch_size=batch_size, drop_last=drop_last)):
-            samples = order[step * batch_size : (step + 1) * batch_size]
-            for micro in samples.tensor_split(accumulation):
-                plan.append(Share(micro.tensor_split(world)[rank], len(micro), len(samples)))
-        batches = self._train_batches(epoch, plan)
-        for _ in range(len(plan) // accumulation):
-            yield [next(batches) for _ in range(accumulation)]
 
-    def _train_batches(self, epoch: int, plan: list[Share]) -> Iterator[Batch]:
+        def shares_of(samples: Tensor) -> Iterator[Share]:
+            for micro in samples.tensor_split(accumulation):
+                yield Share(micro.tensor_split(world)[rank], len(micro), len(samples))
+
+        count = self.steps_per_epoch(batch_size=batch_size, drop_last=drop_last)
+        of_step = [order[step * batch_size : (step + 1) * batch_size] for step in range(count)]
+        plan = [share for samples in of_step[start:] for share in shares_of(samples)]
+        batches = self._train_batches(epoch, plan)
+        beside = {name: self._companion(name, epoch, plan) for name in companions if name != "previous"}
+        if "previous" in companions:
+            before = [share for samples in of_step[max(start, 1) - 1 : -1] for share in shares_of(samples)]
+            beside["previous"] = self._train_batches(epoch, before, number=1)
+            if start == 0:
+                order = views.epoch_order(self.seed, epoch - 1, self.positions["train"])
+                last = order[(count - 1) * batch_size : count * batch_size] if epoch else order[:0]
+                first = self._train_batches(max(epoch - 1, 0), list(shares_of(last)), number=1)
+                beside["previous"] = itertools.chain(first, beside["previous"])
+        for _ in range(len(plan) // accumulation):
+            micro_batches = [next(batches) for _ in range(accumulation)]
+            yield [
+                replace(batch, companions={name: next(more) for name, more in beside.items()})
+                for batch in micro_batches
+            ]
+
+    def _companion(self, name: str, epoch: int, plan: list[Share]) -> Iterator[Batch]:
+        if name == "classmate":
+            train = self.positions["train"]
+            labels = self.labels["train"].cpu()[train]
+            found = [views.classmates(self.seed, epoch, share.index, train, labels) for share in plan]
+            mates = [replace(share, index=index) for share, index in zip(plan, found, strict=True)]
+            return self._train_batches(epoch, mates, number=1)
+        assert name.startswith("view"), f"no companion {name}"
+        return self._train_batches(epoch, plan, number=int(name.removeprefix("view")))
+
+    def _train_batches(self, epoch: int, plan: list[Share], number: int = 0) -> Iterator[Batch]:
+        """Yield the batches of a plan in view `number`; who is mixed with whom is the same in every view."""
+        mixes = bool(self.options.mixup or self.options.cutmix)
+
         def with_partners(index: Tensor) -> Tensor:
-            if not self.options.mixup:
+            if not mixes:
                 return index
             return torch.cat([index, views.mixup_partners(self.seed, epoch, index, self.positions["train"])])
 
         requests = [with_partners(share.index) for share in plan]
-        for share, request, images in zip(plan, requests, self.source.views(epoch, requests), strict=True):
+        for share, request, images in zip(plan, requests, self.source.views(epoch, requests, number), strict=True):
             shown = request.to(self.device)
             if self.options.cutout:
-                views.cutout(images, shown, seed=self.seed, epoch=epoch, side=self.options.cutout)
+                seed = views.view_seed(self.seed, number)
+                views.cutout(images, shown, seed=seed, epoch=epoch, side=self.options.cutout)
             labels, partner_labels, mix = self.labels["train"][shown], None, None
-            if self.options.mixup:
-                weights = views.mixup_weights(self.seed, epoch, share.index, self.options.mixup)
-                mix = weights.to(self.device)
-                own, partner = images.tensor_split(2)
-                images = partner.lerp(own, mix[:, None, None, None])
+            if mixes:
+                images, mix = self._mix(epoch, share.index, *images.tensor_split(2))
                 labels, partner_labels = labels.tensor_split(2)
             index = shown[: len(share.index)]
             images = images.contiguous(memory_format=self.memory_format)
             yield Batch(images, labels, index, partner_labels, mix, share.micro_size, share.step_size)
+
+    def _mix(self, epoch: int, index: Tensor, own: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
+        if self.options.mixup:
+            mix = views.mixup_weights(self.seed, epoch, index, self.options.mixup).to(self.device)
+            return partner.lerp(own, mix[:, None, None, None]), mix
+        return views.cutmix(
+            own,
+            partner,
+            index.to(self.device),
+            seed=self.seed,
+            epoch=epoch,
+            concentration=self.options.cutmix,
+            probability=self.options.cutmix_probability,
+        )
 
     def eval_batches(self, split: str, *, batch_size: int, rank: int, world: int) -> Iterator[Batch]:
         """Yield process `rank`'s samples of "train", "val" or "test", `batch_size` at once, normalised only.

@@ -32,6 +32,16 @@ class Stream(IntEnum):
     MIX = 7
     SPLIT = 8
     DECODE = 9
+    CLASSMATE = 10
+    CUTMIX = 11
+    CUTMIX_BOX = 12
+    CUTMIX_ROW = 13
+    CUTMIX_COLUMN = 14
+
+
+def view_seed(seed: int, number: int) -> int:
+    """Return the seed of view `number` of the samples: the run's own for view 0, others for view 1, 2, ..."""
+    return mix64(seed, number) if number else seed
 
 
 def mix64(*words: int) -> int:
@@ -124,6 +134,62 @@ def cutout(
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 
+def classmates(
+    seed: int,
+    epoch: int,
+    index: Int[Tensor, " n"],
+    positions: Int[Tensor, " train"],
+    labels: Int[Tensor, " train"],
+) -> Int[Tensor, " n"]:
+    """Return for each sample another one of its class, any of `positions` with equal chance.
+
+    `labels` are those of `positions`. A class of one sample has only that one to give.
+    """
+    by_class = torch.argsort(labels, stable=True)
+    counts = torch.bincount(labels)
+    first = counts.cumsum(0) - counts
+    rank = torch.empty_like(by_class)
+    rank[by_class] = torch.arange(len(labels)) - first[labels[by_class]]
+    place = torch.searchsorted(positions, index)
+    own, others = labels[place], counts[labels[place]] - 1
+    share = uniform(seed, epoch, index, Stream.CLASSMATE)
+    chosen = (share * others).long()
+    chosen += (chosen >= rank[place]) & (others > 0)
+    return positions[by_class[first[own] + chosen]]
+
+
+def cutmix(
+    images: Float[Tensor, "n c h w"],
+    partners: Float[Tensor, "n c h w"],
+    index: Int[Tensor, " n"],
+    *,
+    seed: int,
+    epoch: int,
+    concentration: float,
+    probability: float,
+) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, " n"]]:
+    """Put a box of each partner into its image (Yun et al. 2019, CutMix); return the images and what is left of each.
+
+    The box covers 1 - lambda of the area before it is cut at the border, lambda ~ Beta(a, a), a = `concentration`; its
+    centre is any pixel with equal chance. With a chance of 1 - `probability` an image stays as it is. The share that
+    is left is counted in pixels.
+    """
+    height, width = images.shape[2:]
+    rest = _beta(seed, epoch, index, concentration, Stream.CUTMIX_BOX)
+    mixed = uniform(seed, epoch, index, Stream.CUTMIX) < probability
+
+    def inside(length: int, stream: Stream) -> Bool[Tensor, "n length"]:
+        side = (length * (1.0 - rest).sqrt()).long()
+        first = integers(seed, epoch, index, stream, length) - side // 2
+        line = torch.arange(length, device=images.device)
+        return (line >= first[:, None]) & (line < (first + side)[:, None])
+
+    rows, columns = inside(height, Stream.CUTMIX_ROW), inside(width, Stream.CUTMIX_COLUMN)
+    box = rows[:, :, None] & columns[:, None, :] & mixed[:, None, None]
+    left = 1.0 - box.sum((1, 2)) / (height * width)
+    return torch.where(box[:, None], partners, images), left
+
+
 def mixup_partners(
     seed: int, epoch: int, index: Int[Tensor, " n"], positions: Int[Tensor, " train"]
 ) -> Int[Tensor, " n"]:
@@ -132,9 +198,11 @@ def mixup_partners(
 
 
 def mixup_weights(seed: int, epoch: int, index: Int[Tensor, " n"], concentration: float) -> Float[Tensor, " n"]:
-    """Return for each sample its own weight ~ Beta(a, a), a = `concentration` (Zhang et al. 2018, mixup), in float32.
+    """Return for each sample its own weight ~ Beta(a, a), a = `concentration` (Zhang et al. 2018, mixup)."""
+    return _beta(seed, epoch, index, concentration, Stream.MIX).float()
 
-    The inverse of the distribution function is taken at a uniform number, on the CPU in float64.
-    """
-    share = uniform(seed, epoch, index.cpu(), Stream.MIX).numpy()
-    return torch.from_numpy(betaincinv(concentration, concentration, share)).float().to(index.device)
+
+def _beta(seed: int, epoch: int, index: Int[Tensor, " n"], concentration: float, stream: Stream) -> Float[Tensor, " n"]:
+    """Return one number ~ Beta(a, a) a sample: the inverse of the distribution function, on the CPU in float64."""
+    share = uniform(seed, epoch, index.cpu(), stream).numpy()
+    return torch.from_numpy(betaincinv(concentration, concentration, share)).to(index.device)

@@ -14,7 +14,7 @@ from kdschemes.errors import UserError, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork, first_line
 from kdschemes.models.convnet import convnet
 from kdschemes.models.cost import count_exit_macs, count_macs, count_parameters
-from kdschemes.models.exits import ExitNetwork
+from kdschemes.models.exits import EarlyExit, ExitNetwork, confidence
 from kdschemes.models.mobilenet import mobilenet_v2
 from kdschemes.models.probe import describe_stages, stages
 from kdschemes.models.recombined import RECOMBINED, Recombined, rebuilt
@@ -22,25 +22,29 @@ from kdschemes.models.resnet import cifar_resnet, cifar_resnet_x4, resnet18_cifa
 from kdschemes.models.sequential import Branch, SequentialNetwork, Trunk, split
 from kdschemes.models.shufflenet import shufflenet_v1, shufflenet_v2
 from kdschemes.models.vgg import vgg
-from kdschemes.models.weights import CONFIG, load_weights, save_weights
+from kdschemes.models.weights import CONFIG, EXITS_CONFIG, load_exit_weights, load_weights, save_exits, save_weights
 from kdschemes.models.wide_resnet import wide_resnet
 
 __all__ = [
     "MODELS",
     "Branch",
+    "EarlyExit",
     "ExitNetwork",
     "ModelSpec",
     "Recombined",
     "Stage",
     "StagedNetwork",
     "Trunk",
+    "confidence",
     "count_exit_macs",
     "count_macs",
     "count_parameters",
     "create_model",
     "describe_stages",
+    "load_exit_model",
     "load_model",
     "load_weights",
+    "save_exits",
     "save_weights",
     "split",
     "stages",
@@ -115,6 +119,30 @@ def load_model(folder: str | Path) -> StagedNetwork:
         raise UserError(f"no network at {folder}: {file} cannot be read ({first_line(error)})") from error
     load_weights(network, folder, num_classes=network.spec.num_classes)
     return network.eval()
+
+
+def load_exit_model(folder: str | Path) -> ExitNetwork:
+    """Build the network and its exits that `save_weights` and `save_exits` wrote into a folder, in evaluation mode.
+
+    The random generators are left as they were. Raises `UserError` if the folder does not hold such a network.
+    """
+    network = load_model(folder)
+    file = Path(folder).expanduser() / EXITS_CONFIG
+    spec = network.spec
+    try:
+        config = json.loads(file.read_text())
+        names, head = list(config["stages"]), str(config["head"])
+        if head not in ("linear", "bottleneck"):
+            raise ValueError(f"no exit is of the kind {head!r}")
+        with torch.random.fork_rng(devices=[]):
+            found = stages(network, spec.channels, spec.image_size)
+            exits = ExitNetwork(network, names, head, num_classes=spec.num_classes, stages=found)  # type: ignore[arg-type]
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"no exits at {folder}: {file} cannot be read ({first_line(error)})") from error
+    load_exit_weights(exits, folder)
+    return exits.eval()
 
 
 def _described(config: Mapping[str, Any]) -> StagedNetwork:

@@ -14,8 +14,10 @@ from torch import Tensor
 from kdschemes.errors import UserError
 from kdschemes.files import write_whole
 from kdschemes.models.base import StagedNetwork, first_line
+from kdschemes.models.exits import ExitNetwork
 
 WEIGHTS, TORCH_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+EXITS, EXITS_CONFIG = "exits.safetensors", "exits.json"
 HUB = "hf_hub:"
 MOST_LISTED = 10
 
@@ -38,6 +40,19 @@ def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) 
                 f"{path} classifies {len(tensor)} classes, but the data has {num_classes}; "
                 f"take weights trained for {num_classes} classes"
             )
+    _check_fit(state, wanted, path, network.spec.name)
+    network.load_plain_state(state)
+
+
+def load_exit_weights(network: ExitNetwork, folder: str | Path) -> None:
+    """Load into a network's exits what `save_exits` wrote. Raises `UserError` if it is missing, broken or another's."""
+    path = Path(folder).expanduser() / EXITS
+    state = _read(path)
+    _check_fit(state, network.exits.state_dict(), path, f"the exits of {network.network.spec.name}")
+    network.exits.load_state_dict(state)
+
+
+def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, whose: str) -> None:
     problems = [f"missing {name}" for name in wanted if name not in state]
     problems += [f"unexpected {name}" for name in state if name not in wanted]
     problems += [
@@ -48,8 +63,7 @@ def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) 
     if problems:
         listed = ", ".join(problems[:MOST_LISTED])
         more = f", and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
-        raise UserError(f"{path} does not fit {network.spec.name}: {listed}{more}")
-    network.load_plain_state(state)
+        raise UserError(f"{path} does not fit {whose}: {listed}{more}")
 
 
 def save_weights(
@@ -77,11 +91,25 @@ def save_weights(
     config = network.config() | {"metadata": metadata}
     if "pretrained_cfg" in config:
         config["pretrained_cfg"] |= {key: metadata[key] for key in ("mean", "std") if key in metadata}
+    _write(folder / WEIGHTS, state)
+    write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+
+
+def save_exits(network: ExitNetwork, folder: str | Path) -> None:
+    """Write a network's exits, as `exits.safetensors` and `exits.json`, into the folder where `save_weights` wrote it.
+
+    `kdschemes.models.load_exit_model` loads both together. Raises `UserError` if the folder cannot be written.
+    """
+    folder = Path(folder)
+    _write(folder / EXITS, network.exits.state_dict())
+    write_whole(folder / EXITS_CONFIG, (json.dumps(network.config(), indent=2) + "\n").encode())
+
+
+def _write(path: Path, state: Mapping[str, Tensor]) -> None:
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
     }
-    write_whole(folder / WEIGHTS, save(tensors, metadata={"format": "pt"}))
-    write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    write_whole(path, save(tensors, metadata={"format": "pt"}))
 
 
 def _fetch(name: str) -> Path:

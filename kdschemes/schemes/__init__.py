@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Sequence
 
 from kdschemes.config import Config
-from kdschemes.config import schemes as options
 from kdschemes.distillation import Distillation, Task
-from kdschemes.schemes import offline, online, self_distillation, supervised
+from kdschemes.schemes.base import Builder, Builders, Earlier
+from kdschemes.schemes.earlier import EARLIER
 from kdschemes.schemes.networks import with_average
+from kdschemes.schemes.offline import OFFLINE
+from kdschemes.schemes.online import ONLINE
+from kdschemes.schemes.self_distillation import SELF
+from kdschemes.schemes.supervised import SUPERVISED
 from kdschemes.seeding import seeded
 from kdschemes.terms import Transfer
 
-Builder = Callable[[Config, Task], Distillation]
+__all__ = ["BUILDERS", "EARLIER", "Builder", "Builders", "Earlier", "build_scheme", "earlier_runs", "taught_by"]
 
-BUILDERS: dict[type, Builder] = {
-    options.Supervised: supervised.plain,
-    options.LabelSmoothing: supervised.plain,
-    options.DeepSupervision: supervised.deep_supervision,
-    options.OfflineKD: offline.kd,
-    options.OnlineDML: online.dml,
-    options.SelfBYOT: self_distillation.byot,
-}
+BUILDERS: Builders = {**SUPERVISED, **OFFLINE, **ONLINE, **SELF}
 """Who builds the scheme of each class of options; names are in `kdschemes.config.schemes.SCHEMES`."""
 
 
@@ -38,3 +36,16 @@ def build_scheme(config: Config, task: Task) -> Distillation:
             if isinstance(term, Transfer):
                 term.stay_local()
     return with_average(scheme, config.train.ema) if config.train.ema is not None else scheme
+
+
+def earlier_runs(config: Config) -> list[Config]:
+    """Return the runs whose reported networks teach this one and that have to be finished first, in order."""
+    find = EARLIER.get(type(config.scheme))
+    return find(config) if find is not None else []
+
+
+def taught_by(config: Config, folders: Sequence[str]) -> Config:
+    """Return a configuration with the folders of its earlier runs as its teachers' checkpoints."""
+    names = [run.model.name for run in earlier_runs(config)]
+    teacher = dataclasses.replace(config.teacher, name=names, checkpoint=list(folders))
+    return dataclasses.replace(config, teacher=teacher)

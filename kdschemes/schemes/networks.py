@@ -11,9 +11,14 @@ from kdschemes.nodes import Ema, LossHead, Network, NetworkWithExits
 from kdschemes.seeding import seeded
 
 
-def student_network(config: Config, task: Task, role: str, model: str | None = None) -> StagedNetwork:
-    """Return a network to train, from its seed or from `model.checkpoint`."""
-    with seeded(config.seed, "init", role):
+def student_network(
+    config: Config, task: Task, role: str, model: str | None = None, seed: int | None = None
+) -> StagedNetwork:
+    """Return a network to train, from its seed or from `model.checkpoint`.
+
+    `seed` gives its initial weights; None: those of the run's seed and the role.
+    """
+    with seeded(config.seed, "init", role) if seed is None else seeded(seed, "init"):
         network = _create(model or config.model.name, task, config.model.pretrained)
     if config.model.checkpoint is not None:
         load_weights(network, config.model.checkpoint, num_classes=task.num_classes)
@@ -59,8 +64,8 @@ def with_average(scheme: Distillation, decay: float) -> Distillation:
     if not isinstance(source, Network | NetworkWithExits):
         raise UserError("train.ema averages a network of its own: choose scheme.topology=independent or train.ema=null")
     name = f"{head}/ema"
-    nodes = {key: scheme.nodes[key] for key in scheme.nodes} | {name: Ema(name, source, decay)}
-    return Distillation(nodes, list(scheme.terms), [*scheme.heads, name], scheme.teacher)  # type: ignore[arg-type]
+    averaged = Network(head, source.network.network) if isinstance(source, NetworkWithExits) else source
+    return scheme.extended({name: Ema(averaged, {head: name}, decay)}, [name])
 
 
 def _create(name: str, task: Task, pretrained: bool) -> StagedNetwork:

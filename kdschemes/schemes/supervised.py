@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from kdschemes.config import Config
+from kdschemes.config.schemes import supervised as options
 from kdschemes.distillation import Distillation, Task, distill
 from kdschemes.nodes import Ensemble, Network, NetworkWithExits
+from kdschemes.schemes.base import Builders
 from kdschemes.schemes.networks import network_with_exits, student_network
 
 
@@ -35,3 +37,10 @@ def deep_supervision(config: Config, task: Task) -> Distillation:
         label_smoothing=config.scheme.label_smoothing,
         label_smoothing_over=config.scheme.label_smoothing_over,
     )
+
+
+SUPERVISED: Builders = {
+    options.Supervised: plain,
+    options.LabelSmoothing: plain,
+    options.DeepSupervision: deep_supervision,
+}

@@ -1,0 +1,11 @@
+"""What the options of the self-distillation methods open, to be tested like their defaults."""
+
+from __future__ import annotations
+
+from variants import SELF
+
+VARIANTS = {
+    "self-byot-linear": [*SELF, "scheme.exit_head=linear", "losses.feature=hint"],
+    "self-byot-at-rkd": [*SELF, "losses.feature=at", "losses.relation=rkd"],
+    "self-byot-ema": [*SELF, "train.ema=0.9"],
+}
