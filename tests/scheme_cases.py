@@ -10,7 +10,10 @@ from pathlib import Path
 import torch
 import variants_offline
 import variants_online
-import variants_self
+import variants_online_branches
+import variants_self_exits
+import variants_self_generations
+import variants_self_single
 import variants_supervised
 from torch import Tensor, nn
 from variants import DEFAULTS, LOSSES, METHODS, OFFLINE, ONLINE, SELF, base
@@ -28,13 +31,20 @@ TASK = Task(num_classes=10, channels=1, image_size=8, train_labels=torch.arange(
 START = Progress(step=0, total_steps=100, steps_per_epoch=10)
 
 
-VARIANTS = (
-    DEFAULTS
-    | variants_supervised.VARIANTS
-    | variants_offline.VARIANTS
-    | variants_online.VARIANTS
-    | variants_self.VARIANTS
+FAMILIES = (
+    variants_supervised,
+    variants_offline,
+    variants_online,
+    variants_online_branches,
+    variants_self_exits,
+    variants_self_single,
+    variants_self_generations,
 )
+VARIANTS: dict[str, list[str]] = DEFAULTS | {
+    name: overrides for family in FAMILIES for name, overrides in family.VARIANTS.items()
+}
+REFUSED: dict[tuple[str, str], str] = {pair: words for family in FAMILIES for pair, words in family.REFUSED.items()}
+"""Pairs of method (`SCHEME-METHOD`) and architecture that a builder refuses, with a part of what it says."""
 
 
 def configure(*overrides: str) -> Config:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from variants import base
 
-VARIANTS = {
+VARIANTS: dict[str, list[str]] = {
     "supervised-ce-ema": [*base("supervised", "ce"), "train.ema=0.9"],
 }
+REFUSED: dict[tuple[str, str], str] = {}
+"""Pairs of method and architecture that a builder refuses, with a part of what it says."""

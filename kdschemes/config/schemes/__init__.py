@@ -5,7 +5,10 @@ from __future__ import annotations
 from kdschemes.config.schemes.base import ExitOptions, Method
 from kdschemes.config.schemes.offline import OFFLINE
 from kdschemes.config.schemes.online import ONLINE
+from kdschemes.config.schemes.online_branches import ONLINE_BRANCHES
 from kdschemes.config.schemes.self_exits import SELF_EXITS
+from kdschemes.config.schemes.self_generations import SELF_GENERATIONS
+from kdschemes.config.schemes.self_single import SELF_SINGLE
 from kdschemes.config.schemes.supervised import SUPERVISED
 
 __all__ = ["SCHEMES", "ExitOptions", "Method"]
@@ -13,7 +16,7 @@ __all__ = ["SCHEMES", "ExitOptions", "Method"]
 SCHEMES: dict[str, dict[str, type[Method]]] = {
     "supervised": SUPERVISED,
     "offline": OFFLINE,
-    "online": ONLINE,
-    "self": SELF_EXITS,
+    "online": ONLINE | ONLINE_BRANCHES,
+    "self": SELF_EXITS | SELF_SINGLE | SELF_GENERATIONS,
 }
 """Every scheme, its methods and their options; a scheme's first method is its default."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from variants import SELF
 
-VARIANTS = {
+VARIANTS: dict[str, list[str]] = {
     "self-byot-linear": [*SELF, "scheme.exit_head=linear", "losses.feature=hint"],
     "self-byot-at-rkd": [*SELF, "losses.feature=at", "losses.relation=rkd"],
     "self-byot-ema": [*SELF, "train.ema=0.9"],
 }
+REFUSED: dict[tuple[str, str], str] = {}
+"""Pairs of method and architecture that a builder refuses, with a part of what it says."""

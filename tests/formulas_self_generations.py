@@ -1,0 +1,8 @@
+"""The totals of the self-distillation methods that teach from an earlier run, and other values of their options to try."""
+
+from __future__ import annotations
+
+from formulas import Formula
+
+FORMULAS: dict[type, Formula] = {}
+EXACT: dict[str, list[str]] = {}
