@@ -94,7 +94,7 @@ def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str,
     different = [
         key
         for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key) and key.partition(".")[0] not in ignored
+        if ours.get(key) != theirs.get(key) and not {key, key.partition(".")[0]} & set(ignored)
     ]
     if different:
         shown = ", ".join(f"{key} ({theirs.get(key)} there, {ours.get(key)} here)" for key in different[:3])

@@ -12,6 +12,7 @@ import yaml
 from kdschemes.cards import Entry, entries, loss_card, method_card
 from kdschemes.config import Config
 from kdschemes.config.load import build_config
+from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError
 
 DATA_PAPERS: dict[str, tuple[str, ...]] = {
@@ -75,8 +76,9 @@ def used(config: Config) -> Iterator[tuple[str, Entry]]:
     """Yield everything with a paper that a run uses, and the entry of its paper."""
     papers = {entry.key: entry for entry in entries((files("kdschemes") / "papers.bib").read_text(encoding="utf-8"))}
     scheme = config.scheme
-    for entry in method_card(scheme.name, scheme.method).entries:
-        yield f"method {scheme.name}/{scheme.method}", entry
+    if scheme.name in SCHEMES:
+        for entry in method_card(scheme.name, scheme.method).entries:
+            yield f"method {scheme.name}/{scheme.method}", entry
     for kind, options in config.losses.chosen():
         for entry in loss_card(kind, options.name).entries:
             yield f"loss {options.name} ({kind})", entry
@@ -107,7 +109,7 @@ def _networks(config: Config) -> Iterator[tuple[str, str]]:
     peers = getattr(config.scheme, "peers", None)
     for name in peers if isinstance(peers, list) else [config.model.name]:
         yield "model", name
-    if config.scheme.name == "offline":
+    if config.scheme.uses_teacher:
         teachers = config.teacher.name
         for name in teachers if isinstance(teachers, list) else [teachers]:
             yield "teacher", name

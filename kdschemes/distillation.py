@@ -168,13 +168,19 @@ class Distillation(nn.Module):
 
 @dataclass(frozen=True)
 class Edge:
-    """`source` teaches `target`; factors multiply the weights of the losses it carries, None carries none of a kind."""
+    """`source` teaches `target`; factors multiply the weights of the losses it carries, None carries none of a kind.
+
+    `losses` are those of this edge alone; None: those that the whole topology is given. `detach` makes a constant of
+    what the source says; without it the source learns from the edge, too.
+    """
 
     source: str
     target: str
     response: float | None = 1.0
     feature: float | None = 1.0
     relation: float | None = 1.0
+    losses: Losses | None = None
+    detach: bool = True
 
 
 def distill(
@@ -209,14 +215,16 @@ def distill(
     sides = _sides(nodes.values(), task)
     producer = {output: node for node in nodes.values() for output in node.provides}
     loss_heads: dict[str, Node] = {}
-    for kind, options in losses.chosen():
-        for edge in edges:
-            factor = getattr(edge, kind)
-            if factor is None:
-                continue
+    groups = [(losses, [edge for edge in edges if edge.losses is None])]
+    groups += [(edge.losses, [edge]) for edge in edges if edge.losses is not None]
+    carried = [(kind, options, edge) for own, bundle in groups for kind, options in own.chosen() for edge in bundle]
+    for kind, options, edge in carried:
+        factor = getattr(edge, kind)
+        if factor is not None:
             loss = build_loss(options, student=sides[edge.target], teacher=sides[edge.source], task=task)
             weight = ramp(options.schedule, factor * options.weight, options.ramp_epochs)
-            made.append(Transfer(options.name, edge.source, edge.target, loss, weight))
+            transfer = Transfer(options.name, edge.source, edge.target, loss, weight, detach_source=edge.detach)
+            made.append(transfer)
             if loss.reads_preactivations:
                 for output in (edge.source, edge.target):
                     producer[output].keep_preactivations()

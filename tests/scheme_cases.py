@@ -15,6 +15,7 @@ import variants_self_exits
 import variants_self_generations
 import variants_self_single
 import variants_supervised
+import variants_topologies
 from torch import Tensor, nn
 from variants import DEFAULTS, LOSSES, METHODS, OFFLINE, ONLINE, SELF, base
 
@@ -27,7 +28,14 @@ from kdschemes.schemes import build_scheme
 
 __all__ = ["DEFAULTS", "LOSSES", "METHODS", "OFFLINE", "ONLINE", "SELF", "base"]
 
+RECIPES = Path(__file__).resolve().parents[1] / "experiments"
 TASK = Task(num_classes=10, channels=1, image_size=8, train_labels=torch.arange(60) % 10)
+ARCHITECTURES = {
+    "convnet": TASK,
+    "resnet20": TASK,
+    "timm/mobilenetv3_small_050": Task(7, 3, 32),
+    "timm/test_vit": Task(7, 3, 32),
+}
 START = Progress(step=0, total_steps=100, steps_per_epoch=10)
 
 
@@ -39,6 +47,7 @@ FAMILIES = (
     variants_self_exits,
     variants_self_single,
     variants_self_generations,
+    variants_topologies,
 )
 VARIANTS: dict[str, list[str]] = DEFAULTS | {
     name: overrides for family in FAMILIES for name, overrides in family.VARIANTS.items()
@@ -48,7 +57,7 @@ REFUSED: dict[tuple[str, str], str] = {pair: words for family in FAMILIES for pa
 
 
 def configure(*overrides: str) -> Config:
-    return load_config(overrides, recipes=Path())
+    return load_config(overrides, recipes=RECIPES)
 
 
 def build(*overrides: str, task: Task = TASK, dtype: torch.dtype = torch.float64) -> Distillation:

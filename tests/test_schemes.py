@@ -21,11 +21,14 @@ import formulas_self_exits
 import formulas_self_generations
 import formulas_self_single
 import formulas_supervised
+import formulas_topologies
 import numpy as np
 import pytest
 import torch
+import variants_topologies
 from formulas import Formula, Seen
 from scheme_cases import (
+    ARCHITECTURES,
     DEFAULTS,
     METHODS,
     OFFLINE,
@@ -48,6 +51,7 @@ from scheme_cases import (
 
 from kdschemes.config.data import Digits
 from kdschemes.config.schemes import SCHEMES
+from kdschemes.config.schemes.topology import Topology
 from kdschemes.data import open_data
 from kdschemes.distillation import Task
 from kdschemes.errors import UserError
@@ -65,6 +69,7 @@ FAMILIES = (
     formulas_self_exits,
     formulas_self_single,
     formulas_self_generations,
+    formulas_topologies,
 )
 FORMULAS: dict[type, Formula] = {cls: formula for family in FAMILIES for cls, formula in family.FORMULAS.items()}
 EXACT: dict[str, list[str]] = DEFAULTS | {
@@ -75,6 +80,7 @@ LATER = Progress(step=37, total_steps=100, steps_per_epoch=10)
 
 def test_every_method_has_a_builder_and_a_formula() -> None:
     methods = {options for table in SCHEMES.values() for options in table.values()}
+    methods.add(Topology)
     assert methods == set(BUILDERS)
     assert methods == set(FORMULAS), "write the method's formula in formulas_*.py"
 
@@ -104,13 +110,14 @@ def test_total_is_the_weighted_sum_of_the_reported_losses(name: str) -> None:
 
 
 PROJECTING = ["offline-kd-hint-rkd", "offline-kd-fsp-adapters", "online-dml-mixed-peers", "self-byot-linear"]
-TRACED = [*DEFAULTS, *PROJECTING, "offline-kd-two-teachers-hint", "online-dml-shared-stem", "self-byot-at-rkd"]
-ARCHITECTURES = {
-    "convnet": TASK,
-    "resnet20": TASK,
-    "timm/mobilenetv3_small_050": Task(7, 3, 32),
-    "timm/test_vit": Task(7, 3, 32),
-}
+TRACED = [
+    *DEFAULTS,
+    *variants_topologies.VARIANTS,
+    *PROJECTING,
+    "offline-kd-two-teachers-hint",
+    "online-dml-shared-stem",
+    "self-byot-at-rkd",
+]
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

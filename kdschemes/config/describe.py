@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 
 from kdschemes.config import Config, Model, Optim, Teacher, Train, losses, schemes
 from kdschemes.config.data import DATA
+from kdschemes.config.schemes.topology import Topology
 
 HELP_HEAD = """\
 usage: run.py [KEY=VALUE ...]        (or: accelerate launch run.py [KEY=VALUE ...])
@@ -42,6 +43,7 @@ def choices() -> Iterator[tuple[str, type]]:
     for methods in schemes.SCHEMES.values():
         for cls in methods.values():
             yield "scheme", cls
+    yield "scheme", Topology
     for cls in DATA.values():
         yield "data", cls
     yield from (("model", Model), ("teacher", Teacher), ("optim", Optim), ("train", Train))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import hashlib
 import json
@@ -19,13 +20,15 @@ from kdschemes.config import MODELS, Config, Model, Optim, Teacher, Train, schem
 from kdschemes.config.data import DATA
 from kdschemes.config.describe import allowed, choices
 from kdschemes.config.losses import KINDS, Losses, loss_named
+from kdschemes.config.schemes.topology import Topology
 from kdschemes.errors import UserError, nearest, unknown
 
 DEFAULT_SCHEME = "online"
 DEFAULT_DATA = "digits"
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
 RECIPES_SHOWN = 12
-NOT_HASHED = ("output", "tracker", "project", "group")
+NOT_HASHED = ("output", "tracker", "project", "group", "scheme.file")
+TOPOLOGY, TOPOLOGIES = "topology", "topologies"
 
 Tree = dict[str, Any]
 
@@ -125,6 +128,7 @@ def config_hash(config: Config) -> str:
     the scheme does not use.
     """
     tree = {key: value for key, value in to_tree(config).items() if key not in NOT_HASHED}
+    tree["scheme"] = {key: value for key, value in tree["scheme"].items() if f"scheme.{key}" not in NOT_HASHED}
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -265,11 +269,15 @@ def _as_published(tree: Tree, scheme_class: type, losses: Losses) -> Tree:
 
 def _read_recipe(name: Any, recipes: Path) -> Tree:
     path = Path(str(name))
-    if path.suffix not in (".yaml", ".yml"):
-        path = recipes / f"{name}.yaml"
-        if not path.is_file():
-            known = sorted(str(p.relative_to(recipes).with_suffix("")) for p in recipes.rglob("*.yaml"))
+    if path.suffix not in (".yaml", ".yml", ".py"):
+        found = [place for place in (recipes / f"{name}.yaml", recipes / f"{name}.py") if place.is_file()]
+        if not found:
+            files = [*recipes.rglob("*.yaml"), *recipes.glob(f"{TOPOLOGIES}/*.py")]
+            known = sorted(str(p.relative_to(recipes).with_suffix("")) for p in files)
             raise _unknown_recipe(str(name), known, recipes)
+        path = found[0]
+    if path.suffix == ".py":
+        return _read_topology(path)
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -279,6 +287,34 @@ def _read_recipe(name: Any, recipes: Path) -> Tree:
         raise UserError(f"recipe {path} is not YAML (line {line})") from None
     if not isinstance(tree, dict):
         raise UserError(f"recipe {path} holds no keys")
+    return _nested(tree)
+
+
+def _read_topology(path: Path) -> Tree:
+    """Read a recipe in Python without running it: where it is, what it is, and the keys in its literal `RECIPE`."""
+    try:
+        text = path.read_bytes()
+        parsed = ast.parse(text, filename=str(path))
+    except OSError as error:
+        raise UserError(f"recipe {path} cannot be read: {error.strerror or error}") from None
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"recipe {path} is not Python (line {getattr(error, 'lineno', None) or 1})") from None
+    tree: Tree = {}
+    for statement in parsed.body:
+        if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["RECIPE"]:
+            try:
+                tree = ast.literal_eval(statement.value)
+            except ValueError:
+                tree = {}
+            if not tree or not isinstance(tree, dict):
+                raise UserError(f"RECIPE in {path} must be a dictionary of keys and plain values") from None
+    scheme = {"name": TOPOLOGY, "method": path.stem, "file": str(path)}
+    nested = _nested(tree)
+    _merge(nested, {"scheme": scheme | {"digest": hashlib.sha256(text).hexdigest()[:16]}})
+    return nested
+
+
+def _nested(tree: Mapping[Any, Any]) -> Tree:
     nested: Tree = {}
     for key, value in tree.items():
         _merge(nested, _nest(str(key), value))
@@ -299,6 +335,9 @@ def _unknown_recipe(name: str, known: Sequence[str], recipes: Path) -> UserError
 
 def _scheme_class(tree: Mapping[str, Any]) -> type:
     name = tree.get("name", DEFAULT_SCHEME)
+    if name == TOPOLOGY:
+        _check_topology(tree)
+        return Topology
     methods = _choose(schemes.SCHEMES, name, "scheme")
     method = tree.get("method", next(iter(methods)))
     if not isinstance(method, str) or method not in methods:
@@ -308,6 +347,16 @@ def _scheme_class(tree: Mapping[str, Any]) -> type:
         raise unknown("method", str(method), methods)
     cls: type = methods[method]
     return cls
+
+
+def _check_topology(tree: Mapping[str, Any]) -> None:
+    path = Path(str(tree.get("file") or ""))
+    if not tree.get("file"):
+        raise UserError(f"scheme={TOPOLOGY} is a recipe in Python: choose it by experiment=NAME or experiment=PATH.py")
+    if not path.is_file():
+        raise UserError(f"recipe {path} is not there")
+    if hashlib.sha256(path.read_bytes()).hexdigest()[:16] != tree.get("digest"):
+        raise UserError(f"recipe {path} is not the one that this configuration was made with: choose it by experiment=")
 
 
 def _choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:

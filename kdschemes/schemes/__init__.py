@@ -14,12 +14,13 @@ from kdschemes.schemes.offline import OFFLINE
 from kdschemes.schemes.online import ONLINE
 from kdschemes.schemes.self_distillation import SELF
 from kdschemes.schemes.supervised import SUPERVISED
+from kdschemes.schemes.topology import TOPOLOGY
 from kdschemes.seeding import seeded
 from kdschemes.terms import Transfer
 
 __all__ = ["BUILDERS", "EARLIER", "Builder", "Builders", "Earlier", "build_scheme", "earlier_runs", "taught_by"]
 
-BUILDERS: Builders = {**SUPERVISED, **OFFLINE, **ONLINE, **SELF}
+BUILDERS: Builders = {**SUPERVISED, **OFFLINE, **ONLINE, **SELF, **TOPOLOGY}
 """Who builds the scheme of each class of options; names are in `kdschemes.config.schemes.SCHEMES`."""
 
 

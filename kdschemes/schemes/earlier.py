@@ -8,12 +8,13 @@ from kdschemes.config import Config, Model
 from kdschemes.config.schemes import Method
 from kdschemes.config.schemes.offline import OfflineKD
 from kdschemes.config.schemes.supervised import Supervised
+from kdschemes.config.schemes.topology import Topology
 from kdschemes.schemes.base import Earlier
 
 
 def teachers(config: Config) -> list[Config]:
     """Return the supervised runs that train the teachers, where the user gives no weights for them."""
-    if config.teacher.checkpoint is not None or config.teacher.pretrained:
+    if not config.scheme.uses_teacher or config.teacher.checkpoint is not None or config.teacher.pretrained:
         return []
     names = config.teacher.name if isinstance(config.teacher.name, list) else [config.teacher.name]
     return [teacher_config(config, name, number) for number, name in enumerate(names)]
@@ -32,5 +33,5 @@ def teacher_config(config: Config, name: str, number: int) -> Config:
     )
 
 
-EARLIER: dict[type[Method], Earlier] = {OfflineKD: teachers}
+EARLIER: dict[type[Method], Earlier] = {OfflineKD: teachers, Topology: teachers}
 """Who knows the earlier runs of each class of options; the others need none."""

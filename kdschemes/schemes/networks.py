@@ -25,10 +25,11 @@ def student_network(
     return network
 
 
-def network_with_exits(config: Config, task: Task, role: str) -> ExitNetwork:
-    """Return a network to train, with the exits that the scheme's options ask for."""
-    options = config.scheme
-    assert isinstance(options, ExitOptions)
+def network_with_exits(config: Config, task: Task, role: str, options: ExitOptions | None = None) -> ExitNetwork:
+    """Return a network to train, with the exits that `options` ask for (None: the scheme's own options)."""
+    if options is None:
+        assert isinstance(config.scheme, ExitOptions)
+        options = config.scheme
     network = student_network(config, task, role)
     with seeded(config.seed, "exits", role):
         return ExitNetwork(

@@ -1,0 +1,33 @@
+"""Offline and online: a frozen teacher joins two peers, which also teach each other.
+
+Each peer: CE, half of KD from the teacher and half of KD from the other peer, T = 4.
+
+    python run.py experiment=topologies/offline_online
+"""
+
+from kdschemes.config import Config
+from kdschemes.distillation import Distillation, Edge, Task, distill
+from kdschemes.nodes import Ensemble, Frozen, Network
+from kdschemes.schemes.networks import student_network, teacher_network
+
+RECIPE = {"scheme.teacher": True, "losses.response": "kd", "losses.response.temperature": 4.0}
+
+
+def topology(config: Config, task: Task) -> Distillation:
+    """Return two peers under one teacher."""
+    peers = {name: Network(name, student_network(config, task, name)) for name in ("peer0", "peer1")}
+    return distill(
+        {
+            "teacher": Frozen("teacher", teacher_network(config, task, 0)),
+            **peers,
+            "ensemble": Ensemble("ensemble", [*peers]),
+        },
+        supervised=dict.fromkeys(peers, 1.0),
+        edges=[Edge("teacher", peer, response=0.5) for peer in peers]
+        + [Edge("peer0", "peer1", response=0.5), Edge("peer1", "peer0", response=0.5)],
+        losses=config.losses,
+        heads=[*peers, "ensemble"],
+        task=task,
+        teacher="teacher",
+        peers=[*peers],
+    )
