@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +22,6 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.data import LoadedData, views
 from kdschemes.data.views import Stream
@@ -67,26 +66,15 @@ class RandomImages:
         return self.views(0, batches)
 
 
-def offline_config(precision: str, batch_size: int) -> Config:
-    """Return the benchmark's run: ResNet-18 teaches the 1.2 M convnet, batch norm and all, SGD with momentum."""
-    return load_config(
-        [
-            "scheme=offline",
-            "model=convnet",
-            "teacher=resnet18_cifar",
-            "data=cifar100",
-            "train.epochs=1000",
-            f"precision={precision}",
-            f"train.batch_size={batch_size}",
-        ],
-        recipes=REPOSITORY / "experiments",
-    )
+OFFLINE = ("scheme=offline", "model=convnet", "teacher=resnet18_cifar")
+"""The benchmark's run: ResNet-18 teaches the 1.2 M convnet, batch norm and all, SGD with momentum."""
 
 
-def build(precision: str, batch_size: int, steps: int, folder: Path) -> Run:
+def build(precision: str, batch_size: int, steps: int, folder: Path, overrides: Sequence[str] = OFFLINE) -> Run:
     """Return our training loop over `steps` steps of random images an epoch."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    config = offline_config(precision, batch_size)
+    common = ["data=cifar100", "train.epochs=1000", f"precision={precision}", f"train.batch_size={batch_size}"]
+    config = load_config([*overrides, *common], recipes=REPOSITORY / "experiments")
     accelerator = start_processes(config)
     source = RandomImages(batch_size * steps)
     data = LoadedData(
@@ -98,7 +86,7 @@ def build(precision: str, batch_size: int, steps: int, folder: Path) -> Run:
         device=accelerator.device,
         memory_format=torch.channels_last,
     )
-    scheme = build_scheme(config, Task(CLASSES, 3, SIDE))
+    scheme = build_scheme(config, Task(CLASSES, 3, SIDE, data.train_labels))
     return Run(config, accelerator, StopSignal(), Reporter(show=False), data, scheme, folder)
 
 
@@ -165,6 +153,47 @@ def bench_step(batch_size: int, steps: int, rounds: int) -> None:
             f"ratio {peaks['ours'] / peaks['parts']:.2f}",
             flush=True,
         )
+
+
+ONE = ("scheme=supervised",)
+SCHEMES: dict[str, tuple[tuple[str, ...], int]] = {
+    "2 peers (dml)": (("scheme=online", "scheme.peers=2"), 2),
+    "3 peers (dml)": (("scheme=online", "scheme.peers=3"), 3),
+    "3 peers on one trunk (dml)": (("scheme=online", "scheme.peers=3", "scheme.topology=shared_stem"), 3),
+    "3 linear exits, cross-entropy": (
+        ("scheme=supervised", "method=deep_supervision", "scheme.exit_head=linear"),
+        1,
+    ),
+    "3 bottleneck exits, cross-entropy": (("scheme=supervised", "method=deep_supervision"), 1),
+    "3 bottleneck exits (byot)": (("scheme=self", "method=byot"), 1),
+}
+"""By title the overrides, and with how many plain runs of the same network the cost is compared."""
+
+
+def bench_schemes(model: str, batch_size: int, steps: int, rounds: int) -> None:
+    """Print the time of a step with peers or exits over that of as many plain runs, interleaved in one process."""
+    print(f"{model}, batch {batch_size}, {SIDE}x{SIDE}, fp32, {rounds} rounds, each beside a plain run", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        plain = build("fp32", batch_size, steps, Path(folder), (*ONE, f"model={model}"))
+        for title, (overrides, count) in SCHEMES.items():
+            run = build("fp32", batch_size, steps, Path(folder), (*overrides, f"model={model}"))
+            ratios, speeds = [], []
+            for number in range(rounds + 1):
+                one, taken = (timed(partial(_whole_epoch, each, number)) for each in (plain, run))
+                if number:
+                    ratios.append(taken / (count * one))
+                    speeds.append(batch_size * steps / taken)
+            runs = "1 run" if count == 1 else f"{count} independent runs"
+            print(
+                f"{title}: {statistics.median(ratios):.2f} times {runs} "
+                f"(rounds {' '.join(f'{ratio:.2f}' for ratio in ratios)}; {statistics.median(speeds):.0f} images/s)",
+                flush=True,
+            )
+
+
+def _whole_epoch(run: Run, number: int) -> None:
+    run.state.step = 0
+    run.train_epoch(number, 0)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -325,13 +354,16 @@ def bench_views(batch_size: int, rounds: int) -> None:
 def main() -> None:
     """Read the command line and run one benchmark."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench", description=__doc__)
-    parser.add_argument("what", choices=("step", "start", "views", "pairwise"))
+    parser.add_argument("what", choices=("step", "schemes", "start", "views", "pairwise"))
+    parser.add_argument("--model", default="convnet", help="schemes: the network of a peer")
     parser.add_argument("--batch-size", type=int, default=128, help="samples of a step")
     parser.add_argument("--steps", type=int, default=8, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that is not counted")
     options = parser.parse_args()
     if options.what == "step":
         bench_step(options.batch_size, options.steps, options.rounds)
+    elif options.what == "schemes":
+        bench_schemes(options.model, options.batch_size, options.steps, options.rounds)
     elif options.what == "start":
         bench_start()
     elif options.what == "pairwise":

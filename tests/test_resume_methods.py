@@ -1,0 +1,61 @@
+"""Every method, killed by SIGKILL and gone on with, equals itself undisturbed, bit for bit; the earlier runs too."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+import pytest
+from processes import SignalAtFile, Started, run
+from scheme_cases import METHODS, base, configure
+from test_resume import FILES
+from variants_topologies import NAMES, TOPOLOGIES, topology
+
+from kdschemes.schemes import earlier_runs
+
+SMALL = [
+    "data.val_fraction=0.9",  # 126 training images: 2 steps an epoch
+    "train.batch_size=64",
+    "train.epochs=2",
+    "train.checkpoint_steps=1",
+    "train.eval_every=2",
+    "train.log_every=1",
+    "train.threads=1",
+]
+CASES = {name: base(*method) for name, method in METHODS.items()}
+CASES |= {f"topology-{name}": [f"experiment={TOPOLOGIES / name}.py", *topology(name)[1:]] for name in NAMES}
+KILLS = (4, 16)
+"""Each process dies before it renames its n-th file; the second time only where other runs come first."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_killed_run_goes_on_exactly(name: str, tmp_path: Path) -> None:
+    arguments = [*CASES[name], *SMALL]
+    whole = Started(arguments, tmp_path / "whole")
+    for count in KILLS if earlier_runs(configure(*arguments)) else KILLS[:1]:
+        killed = run(arguments, tmp_path / "run", SignalAtFile(signal.SIGKILL, count, ("os.rename",)))
+        assert (killed.code, killed.err) == (-signal.SIGKILL, "")
+    gone_on = run(arguments, tmp_path / "run")
+    undisturbed = whole.wait()
+    assert (gone_on.code, gone_on.err) == (undisturbed.code, undisturbed.err) == (0, "")
+    assert "going on from step" in gone_on.out
+    expected = sorted((tmp_path / "whole" / "runs").iterdir())
+    found = sorted((tmp_path / "run" / "runs").iterdir())
+    assert [folder.name for folder in found] == [folder.name for folder in expected]
+    assert len(expected) == 1 + len(_chain(arguments))
+    for ours, theirs in zip(found, expected, strict=True):
+        for file in FILES:
+            assert (ours / file).read_bytes() == (theirs / file).read_bytes(), f"{ours.name}: {file}"
+
+
+def _chain(arguments: list[str]) -> set[str]:
+    """Return the names of all runs that come first, with those that come before them."""
+    from kdschemes.config.load import run_name
+
+    names: set[str] = set()
+    waiting = earlier_runs(configure(*arguments))
+    while waiting:
+        config = waiting.pop()
+        names.add(run_name(config))
+        waiting += earlier_runs(config)
+    return names
