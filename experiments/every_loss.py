@@ -156,13 +156,14 @@ def table(
         cells = [loss[0], loss[1] if loss != PLAIN else "(cross-entropy alone)"]
         if len(last) < max(map(len, results.values())):
             cells[1] += f" ({len(last)} seeds; the others diverged)"
-        cells += [_spread([r["top1"] for r in last], 2), _spread([r["nll"] for r in last], 3)]
+        cells += [spread([r["top1"] for r in last], 2), spread([r["nll"] for r in last], 3)]
         cells += [f"{ratios[loss]:.2f}" if loss in ratios else "" for ratios in (time, memory)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _spread(values: Sequence[float], digits: int) -> str:
+def spread(values: Sequence[float], digits: int) -> str:
+    """Return mean and deviation of values over seeds."""
     deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):.{digits}f}{deviation}"
 
