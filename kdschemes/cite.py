@@ -113,3 +113,5 @@ def _networks(config: Config) -> Iterator[tuple[str, str]]:
         teachers = config.teacher.name
         for name in teachers if isinstance(teachers, list) else [teachers]:
             yield "teacher", name
+    for name in getattr(config.scheme, "assistants", ()):
+        yield "assistant", name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -223,7 +223,15 @@ def distill(
         if factor is not None:
             loss = build_loss(options, student=sides[edge.target], teacher=sides[edge.source], task=task)
             weight = ramp(options.schedule, factor * options.weight, options.ramp_epochs)
-            transfer = Transfer(options.name, edge.source, edge.target, loss, weight, detach_source=edge.detach)
+            transfer = Transfer(
+                options.name,
+                edge.source,
+                edge.target,
+                loss,
+                weight,
+                detach_source=edge.detach,
+                companion=producer[edge.target].samples.get(edge.target),
+            )
             made.append(transfer)
             if loss.reads_preactivations:
                 for output in (edge.source, edge.target):
@@ -271,7 +279,9 @@ def probe(nodes: Iterable[Node], task: Task) -> Shapes:
         UserError: a network that cannot read such images.
     """
     images = torch.zeros(2, task.channels, task.image_size, task.image_size)
+    nodes = list(nodes)
     batch = Batch(images, torch.zeros(2, dtype=torch.long), torch.arange(2))
+    batch = replace(batch, companions={name: batch for node in nodes for name in node.companions})
     outputs: dict[str, Output] = {}
     for node in nodes:
         mode = node.training

@@ -35,7 +35,7 @@ def evaluate(
     `batches` are this process's share. The result is the same on every process; training modes are left as they were.
     """
     reference = [scheme.teacher] if scheme.teacher is not None else []
-    names = list(heads) if heads is not None else [*scheme.heads, *reference]
+    names = list(heads) if heads is not None else list(dict.fromkeys([*scheme.heads, *reference]))
     metrics = {name: HeadMetrics(device) for name in names}
     with evaluation_mode(scheme):
         for batch in batches:

@@ -13,7 +13,7 @@ from kdschemes.data import LoadedData
 from kdschemes.distillation import Distillation
 from kdschemes.models import ExitNetwork, count_exit_macs, count_macs, count_parameters, save_exits, save_weights
 from kdschemes.models.cost import macs_of, probing
-from kdschemes.nodes import Ensemble, Frozen, LossHead, NetworkWithExits
+from kdschemes.nodes import Frozen, LossHead, NetworkWithExits
 from kdschemes.outputs import Batch
 
 
@@ -43,7 +43,7 @@ def export_exits(scheme: Distillation, folder: Path) -> None:
 def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, int]]:
     """Return parameters and multiply-accumulates an image of what each head runs at inference.
 
-    An exit counts itself and what lies before it; an ensemble counts everything that its members need.
+    An exit counts itself and what lies before it; what is no plain network (an ensemble) everything that it needs.
     """
     heads = (*scheme.heads, *((scheme.teacher,) if scheme.teacher else ()))
     return {head: _cost(scheme, head, data) for head in heads}
@@ -51,15 +51,14 @@ def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, in
 
 def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, int]:
     node = scheme.node_of(head)
-    if isinstance(node, Ensemble):
+    if isinstance(node, NetworkWithExits) and head != node.provides[0]:
+        return _exit_cost(node.network, head.rpartition("/")[2], data)
+    plain = node.plain_network(head)
+    if plain is None:
         with probing(scheme, data.channels, data.image_size, batch=1) as image:
             index = torch.zeros(1, dtype=torch.long, device=image.device)
             macs = macs_of(lambda x: scheme.predict(Batch(x, index, index), [head]), image)
         return {"parameters": sum(count_parameters(n) for n in _members(scheme, head)), "macs": macs}
-    if isinstance(node, NetworkWithExits) and head != node.provides[0]:
-        return _exit_cost(node.network, head.rpartition("/")[2], data)
-    plain = node.plain_network(head)
-    assert plain is not None, f"{head} is no plain network"
     if isinstance(node, LossHead):
         return {"parameters": _used(plain, plain, data), "macs": count_macs(plain, data.channels, data.image_size)}
     return {"parameters": count_parameters(plain), "macs": count_macs(plain, data.channels, data.image_size)}

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kdschemes.distributed import gather
@@ -24,6 +25,8 @@ class Node(nn.Module):
 
     companions: tuple[str, ...] = ()
     """The companions of a batch that the node looks at (`Batch.companions`)."""
+    samples: Mapping[str, str] = {}
+    """By output, the companion whose samples it answers, where these are not the batch's own."""
     alike: tuple[str, ...] = ()
     """Buffers that every process updates in the same way, so that they need not be sent from one to the others."""
     resting: bool = False
@@ -157,9 +160,12 @@ class SharedStem(Node):
         self._template = [template]
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        return self.answers(self.stems(batch))
+
+    def answers(self, stems: Sequence[tuple[Tensor, Mapping[str, Tensor]]]) -> Outputs:
+        """Return the peers' outputs from what `stems` gives."""
         produced = {}
-        stems = self.stems(batch)
-        for name, branch, (stem, features) in zip(self.provides, self.branches, stems, strict=True):
+        for name, branch, (stem, features) in zip(self.provides, self.branches, stems, strict=False):
             logits, deeper = branch(stem)
             produced[name] = Output(logits, {**features, **deeper})
         return produced
@@ -175,7 +181,7 @@ class SharedStem(Node):
         by_view = dict(zip(seen, zip(stem.chunk(len(seen)), parts, strict=True), strict=True))
         return [by_view[view if batch.companions else None] for view in self.views]
 
-    def plain_network(self, head: str) -> StagedNetwork:
+    def plain_network(self, head: str) -> StagedNetwork | None:
         network = copy.deepcopy(self._template[0])
         branch = self.branches[self.provides.index(head)]
         network.load_plain_state(self.trunk.state_dict() | branch.state_dict())
@@ -217,15 +223,21 @@ class Ema(Node):
     """A moving average of another node: `w <- decay * w + (1 - decay) * w_source` after each step.
 
     It provides what its source does, in the views that its source sees, each output under its name in `names`. Buffers
-    (batch-norm statistics) are copied. It has no gradient, stays in evaluation mode and is checkpointed.
+    (batch-norm statistics) are copied. It has no gradient, stays in evaluation mode and is checkpointed. With `warm_up`
+    the decay after step t = 1, 2, ... is 1 - 1 / (t + 1) until that is more than `decay` (Tarvainen & Valpola 2017).
     """
 
-    def __init__(self, source: Node, names: Mapping[str, str], decay: float) -> None:
+    steps: Tensor | None
+
+    def __init__(self, source: Node, names: Mapping[str, str], decay: float, *, warm_up: bool = False) -> None:
         super().__init__([names[output] for output in source.provides])
         self._source = [source]
         self._original = dict(zip(self.provides, source.provides, strict=True))
         self.companions = source.companions
         self.decay = decay
+        self.register_buffer("steps", torch.zeros(()) if warm_up else None)
+        if warm_up:
+            self.alike = ("steps",)
         self.average: Node = copy.deepcopy(source).requires_grad_(False)
         self.train(self.training)
 
@@ -242,8 +254,12 @@ class Ema(Node):
     @torch.no_grad()
     def after_step(self) -> None:
         source = self._source[0]
+        rate: float | Tensor = 1.0 - self.decay
+        if self.steps is not None:
+            self.steps += 1
+            rate = (1.0 / (self.steps + 1.0)).clamp(min=rate)
         for average, weight in zip(self.average.parameters(), source.parameters(), strict=True):
-            average.lerp_(weight, 1.0 - self.decay)
+            average.lerp_(weight, rate if isinstance(rate, float) else rate.to(average.dtype))
         for buffer, value in zip(self.average.buffers(), source.buffers(), strict=True):
             buffer.copy_(value)
 
@@ -258,35 +274,48 @@ class Ema(Node):
 
 
 class Memory(Node):
-    """What a network answered each training sample when it last saw it: predictions of the epoch, or step, before.
+    """What a network answered each training sample when it was last trained on it: predictions of the epoch before.
 
-    `name` holds the remembered logits of the samples of `companion` (None: of the batch itself), constants, `known`
-    where there are any. In training the answers of `source` to the batch are then remembered, those of all processes
-    on each process. It holds 4 bytes for each class of each position of the training array.
+    `name` holds the remembered logits of the batch's samples, constants, `known` where there are any. In training the
+    answers of `source` are remembered after the optimizer's step, those of all processes on each process. It holds 4
+    bytes for each class of each position of the training array (`size`), on the device and in checkpoints.
+
+    Args:
+        name: the output.
+        source: the output that is remembered.
+        task: the training samples and their classes.
+        prior: logits that are answered, as known, for the samples not seen yet, a row each position; None: unknown.
     """
 
     alike = ("logits", "known")
     logits: Tensor
     known: Tensor
 
-    def __init__(self, name: str, source: str, task: Task, companion: str | None = None) -> None:
+    def __init__(self, name: str, source: str, task: Task, prior: Float[Tensor, "positions classes"] | None = None):
         super().__init__([name], reads=[source])
         assert task.train_labels is not None, "a memory of predictions needs the training samples"
-        self.companion = companion
-        self.companions = () if companion is None else (companion,)
         positions = len(task.train_labels)
-        self.register_buffer("logits", torch.zeros(positions, task.num_classes))
-        self.register_buffer("known", torch.zeros(positions, dtype=torch.bool))
+        self.register_buffer("logits", torch.zeros(positions, task.num_classes) if prior is None else prior.clone())
+        self.register_buffer("known", torch.full((positions,), prior is not None))
+        self._new: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def size(self) -> int:
+        """The bytes that the memory takes, on each process."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in (self.logits, self.known))
 
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        asked = batch.companion(self.companion).index
-        recalled = Output(self.logits[asked], known=self.known[asked])
         if self.training:
-            index = gather(batch.index[:, None], batch).squeeze(1)
-            self.logits[index] = gather(outputs[self.reads[0]].logits.to(self.logits.dtype), batch)
+            self._new.append(answers_of_all(batch, outputs[self.reads[0]], self.logits.dtype))
+        return {self.provides[0]: Output(self.logits[batch.index], known=self.known[batch.index])}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for index, logits in self._new:
+            self.logits[index] = logits
             self.known[index] = True
-        return {self.provides[0]: recalled}
+        self._new.clear()
 
 
 class Ensemble(Node):
@@ -301,6 +330,13 @@ class Ensemble(Node):
         members = torch.stack([outputs[member].logits for member in self.reads])
         members = members.to(torch.promote_types(members.dtype, torch.float32))
         return {self.provides[0]: Output((members.new_tensor(self.weights)[:, None, None] * members).sum(0))}
+
+
+def answers_of_all(
+    batch: Batch, output: Output, dtype: torch.dtype
+) -> tuple[Int[Tensor, " all"], Float[Tensor, "all classes"]]:
+    """Return the index and the logits of the micro-batch's samples of all processes, the same on each."""
+    return gather(batch.index[:, None], batch).squeeze(1), gather(output.logits.detach().to(dtype), batch)
 
 
 class _ScaleGradient(torch.autograd.Function):

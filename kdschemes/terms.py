@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
+import torch
 from torch import Tensor, nn
 
 from kdschemes.distributed import gather
@@ -76,12 +78,26 @@ class Supervise(Term):
 
 
 class Transfer(Term):
-    """One edge of the topology: `source` teaches `target` by `loss`. The source is a constant unless told otherwise."""
+    """One edge of the topology: `source` teaches `target` by `loss`. The source is a constant unless told otherwise.
+
+    `companion` names the batch whose samples the target answers (None: the batch itself): the mean is over these. A
+    sample of which the source knows nothing (`Output.known`) is answered as by the target itself; without any sample
+    the value is 0.
+    """
 
     def __init__(
-        self, name: str, source: str, target: str, loss: Loss[Any], weight: Schedule, *, detach_source: bool = True
+        self,
+        name: str,
+        source: str,
+        target: str,
+        loss: Loss[Any],
+        weight: Schedule,
+        *,
+        detach_source: bool = True,
+        companion: str | None = None,
     ) -> None:
         super().__init__(f"{name}/{source}->{target}", target, weight)
+        self.companion = companion
         self.source = source
         self.loss = loss
         self.detach_source = detach_source
@@ -104,14 +120,20 @@ class Transfer(Term):
     def follow(self, progress: Progress) -> None:
         self.loss.follow(progress)
 
+    def batches(self, batch: Batch) -> tuple[Batch, ...]:
+        return (batch.companion(self.companion),)
+
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
-        source = outputs[self.source]
-        value = self.loss(
-            outputs[self.target],
-            source.detach() if self.detach_source else source,
-            batch,
-            partial(gather, batch=batch) if self.spans_batch else _own,
-        )
+        (samples,) = self.batches(batch)
+        target, source = outputs[self.target], outputs[self.source]
+        if len(samples) == 0:
+            return 0.0 * sum((p.sum() for p in self.parameters()), target.logits.sum())
+        if self.detach_source:
+            source = source.detach()
+        if source.known is not None:
+            answered = torch.where(source.known[:, None], source.logits, target.logits.detach())
+            source = replace(source, logits=answered)
+        value = self.loss(target, source, samples, partial(gather, batch=samples) if self.spans_batch else _own)
         assert isinstance(value, Tensor)
         return value
 

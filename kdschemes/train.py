@@ -33,6 +33,7 @@ from kdschemes.evaluate import evaluate, evaluation_mode
 from kdschemes.export import export_exits, export_network, head_costs
 from kdschemes.files import write_whole
 from kdschemes.launch import StopSignal, start_processes
+from kdschemes.nodes import Memory
 from kdschemes.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
 from kdschemes.outputs import Batch, Progress
 from kdschemes.progress import Reporter
@@ -114,8 +115,8 @@ def _train_with_teachers(
     )
     task = Task(data.num_classes, data.channels, data.image_size, data.train_labels)
     resolved = config
-    if earlier := earlier_runs(config):
-        first_then_all(accelerator, lambda: build_scheme(config, task))
+    if earlier := first_then_all(accelerator, lambda: earlier_runs(config)):
+        first_then_all(accelerator, lambda: build_scheme(taught_by(config, None), task))
         resolved = taught_by(config, _train_earlier(earlier, accelerator, stop, report))
     scheme = first_then_all(accelerator, lambda: _build(resolved, task, accelerator))
     manager: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
@@ -205,6 +206,7 @@ class Run:
         try:
             first_then_all(self.accelerator, self._open_folder)
             self._check_teacher()
+            self._report_memories()
             self.report.start(self.total_steps, self.state.step, title=self.folder.name)
             while self.state.step < self.total_steps:
                 epoch, done = divmod(self.state.step, self.steps_per_epoch)
@@ -356,6 +358,15 @@ class Run:
                 f"warning: the teacher is at chance level ({top1:.2f} % on the validation split, chance is "
                 f"{100 * chance:.2f} %): are these its weights, its classes and its normalisation?"
             )
+
+    def _report_memories(self) -> None:
+        for node in self.scheme.nodes.values():
+            if isinstance(node, Memory):
+                rows, classes = node.logits.shape
+                self.report.line(
+                    f"memory of {node.reads[0]}'s answers to {rows} training images of {classes} classes: "
+                    f"{node.size:,} bytes on the device of each process, and in every checkpoint"
+                )
 
     def _check_finite(self) -> None:
         """Stop if a term was not finite: name the first one, its step and the network that it teaches."""

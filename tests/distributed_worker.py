@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,12 @@ import torch
 from accelerate import Accelerator
 from scheme_cases import DEFAULTS, LOSSES, OFFLINE, VARIANTS, configure, in_double
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from kdschemes.data import open_data
 from kdschemes.distillation import Task
 from kdschemes.distributed import GlooSyncBatchNorm, gather, rank, share, synchronise_batch_norm, world_size
-from kdschemes.evaluate import evaluate
+from kdschemes.evaluate import evaluate, evaluation_mode
 from kdschemes.launch import start_processes
 from kdschemes.outputs import Batch, Progress
 from kdschemes.schemes import build_scheme
@@ -42,13 +43,26 @@ class Case:
 CASES = {name: Case(overrides) for name, overrides in DEFAULTS.items()} | {
     "two-teachers": Case(VARIANTS["offline-kd-two-teachers-hint"]),
     "per-sample-relations": Case(VARIANTS["offline-kd-at-fsp"]),
+    "confident-teachers": Case(VARIANTS["offline-camkd-from-the-start"]),
+    "accumulated-partial": Case(VARIANTS["offline-partial-layer2-hint"], accumulation=2, steps=1),
     "mixed-peers": Case(VARIANTS["online-dml-mixed-peers"]),
     "average": Case(VARIANTS["self-byot-ema"]),
     "mixup": Case([*VARIANTS["offline-kd-hint-rkd"], "data.mixup=0.5"]),
     "even": Case(VARIANTS["online-dml-hint-rkd"], batch_size=12),
+    "in-turn": Case(VARIANTS["online-dml-sequential"]),
+    "accumulated-in-turn": Case(VARIANTS["online-dml-sequential"], accumulation=2, steps=1),
+    "linear-mix": Case(VARIANTS["online-kdcl-linear"]),
+    "held-out-mix": Case(VARIANTS["online-kdcl-general"]),
+    "accumulated-switch": Case(VARIANTS["online-switokd-big"], accumulation=2, steps=1),
     "accumulated-online": Case(VARIANTS["online-dml-hint-rkd"], accumulation=2, steps=1),
     "accumulated-shared-stem": Case(VARIANTS["online-dml-shared-stem"], accumulation=2, steps=1),
+    "accumulated-views": Case(VARIANTS["online-pcl"], accumulation=2, steps=1),
+    "views-cutmix": Case([*VARIANTS["self-ddgsd-hint-rkd"], "data.cutmix=1"], accumulation=2, steps=1),
+    "accumulated-past": Case([*VARIANTS["self-dlb-dist"], "data.mixup=0.5"], accumulation=2, steps=3),
     "accumulated-self": Case([*VARIANTS["self-byot-at-rkd"], "data.mixup=0.5"], accumulation=2, steps=1),
+    "norm-of-the-batch": Case(VARIANTS["self-byot-authors"]),
+    "sum-over-the-step": Case(VARIANTS["self-byot-luanyunteng"], accumulation=2),
+    "warming-exits": Case(VARIANTS["self-multi_exit-warming"], accumulation=2),
 }
 CASES |= {
     f"{kind}-{name}": Case(
@@ -56,17 +70,23 @@ CASES |= {
     )
     for kind, name in LOSSES
 }
-OF_THREE = ["accumulated-online", "accumulated-self", "mixup"]
+OF_THREE = ["accumulated-in-turn", "linear-mix", "held-out-mix", "accumulated-online", "accumulated-self", "mixup"]
+OF_THREE += ["accumulated-past"]
 
 
 def run_case(case: Case, accelerator: Accelerator | None) -> dict[str, Any]:
-    """Take optimizer steps in float64 on digits and return gradients, losses, weights and validation metrics."""
+    """Take optimizer steps in float64 on digits and return gradients, losses, weights and validation metrics.
+
+    Each step counts as an epoch for nodes that look at the validation split.
+    """
     config = configure(*case.overrides, "data.val_fraction=0.05")
     data = open_data(config.data, seed=config.seed, device=CPU)
     scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels)).double()
     if accelerator is not None:
         synchronise_batch_norm(scheme, CPU)
     optimizer = torch.optim.SGD([p for p in scheme.parameters() if p.requires_grad], lr=0.02)
+    groups = scheme.parameter_groups()
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(scheme, scheme.alike())
     model: nn.Module = scheme
     if accelerator is not None:
         model, optimizer = accelerator.prepare(scheme, optimizer)
@@ -79,25 +99,37 @@ def run_case(case: Case, accelerator: Accelerator | None) -> dict[str, Any]:
         drop_last=True,
         companions=scheme.companions,
     )
-    gradients, losses = [], []
+
+    def held_out() -> Iterable[Batch]:
+        return map(in_double, data.eval_batches("val", batch_size=50, rank=rank(), world=world_size()))
+
+    gradients: list[dict[str, Tensor]] = []
+    losses = []
     scheme.train()
     for step, micro_batches in zip(range(case.steps), steps, strict=False):
+        with evaluation_mode(scheme):
+            scheme.before_epoch(held_out)
         sums: dict[str, float] = {}
-        for number, batch in enumerate(micro_batches):
-            last = number + 1 == len(micro_batches)
-            waits = contextlib.nullcontext() if last or accelerator is None else accelerator.no_sync(model)
-            with waits:
-                result = model(in_double(batch), Progress(step, 10, 5))
-                result.total.backward() if accelerator is None else accelerator.backward(result.total)
-            for term, value in {"total": result.total.detach(), **result.losses}.items():
-                sums[term] = sums.get(term, 0.0) + value.item()
-        gradients.append({name: p.grad.clone() for name, p in scheme.named_parameters() if p.grad is not None})
+        gradients.append({})
+        for turn in range(max(1, len(scheme.turns))):
+            for number, batch in enumerate(micro_batches):
+                last = number + 1 == len(micro_batches)
+                waits = contextlib.nullcontext() if last or accelerator is None else accelerator.no_sync(model)
+                with waits:
+                    result = model(in_double(batch), Progress(step, 10, 5), turn)
+                    result.total.backward() if accelerator is None else accelerator.backward(result.total)
+                for term, value in {"total": result.total.detach(), **result.losses}.items():
+                    sums[term] = sums.get(term, 0.0) + value.item()
+            for name in scheme.still(turn):
+                for parameter in groups.get(name, ()):
+                    parameter.grad = None
+            moving = {name: p.grad.clone() for name, p in scheme.named_parameters() if p.grad is not None}
+            gradients[-1] |= moving
+            optimizer.step()
+            optimizer.zero_grad()
         losses.append(sums)
-        optimizer.step()
-        optimizer.zero_grad()
         scheme.after_step()
-    batches = map(in_double, data.eval_batches("val", batch_size=50, rank=rank(), world=world_size()))
-    metrics = evaluate(scheme, batches, CPU)
+    metrics = evaluate(scheme, held_out(), CPU)
     if accelerator is not None:
         accelerator.free_memory()
     return {"gradients": gradients, "losses": losses, "state": dict(scheme.state_dict()), "metrics": metrics}

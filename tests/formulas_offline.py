@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import oracles
-from formulas import Formula, Seen
-from variants import OFFLINE
+import oracles_offline
+from formulas import Formula, Seen, array
+from variants import OFFLINE, base
 
 from kdschemes.config.schemes import offline as options
+
+TWO_TEACHERS = "teacher.name=[resnet20,convnet]"
 
 
 def kd(seen: Seen) -> float:
@@ -20,8 +23,64 @@ def kd(seen: Seen) -> float:
     )
 
 
-FORMULAS: dict[type, Formula] = {options.OfflineKD: kd}
+def camkd(seen: Seen) -> float:
+    names, scheme = ["teacher0", "teacher1"], seen.config.scheme
+    begun = seen.progress.epoch >= scheme.feature_delay
+    read = [seen.out[f"student/{name}"] for name in names]
+    return oracles_offline.camkd(
+        seen.logits("student"),
+        [seen.logits(name) for name in names],
+        [(array(output.logits), array(output.features["embedded"])) for output in read],
+        [array(list(seen.out[name].features.values())[-1]) for name in names],
+        seen.labels,
+        temperature=scheme.temperature,
+        weights=(scheme.hard, scheme.alpha, scheme.beta if begun else 0.0),
+    )
+
+
+def partial(seen: Seen) -> float:
+    scheme, temperature = seen.config.scheme, seen.config.losses.response.temperature
+    student, teacher = seen.logits("student"), seen.logits("teacher")
+    ours = {"hard": scheme.hard, "alpha": scheme.alpha, "temperature": temperature}
+    theirs = {"hard": scheme.teacher_hard, "alpha": scheme.teacher_alpha, "temperature": temperature}
+    there = oracles_offline.hard_and_soft(student, teacher, seen.labels, **ours)
+    return there + oracles_offline.hard_and_soft(teacher, student, seen.labels, **theirs)
+
+
+def dpkd(seen: Seen) -> float:
+    scheme = seen.config.scheme
+    several = isinstance(seen.config.teacher.name, list)
+    members = [seen.logits(name) for name in ("start", *(("teacher0", "teacher1") if several else ("teacher",)))]
+    target = oracles_offline.most_confident(members, seen.labels, scheme.confidence)
+    weights = {"hard": 1.0 - scheme.alpha, "alpha": scheme.alpha}
+    temperature = seen.config.losses.response.temperature
+    return oracles_offline.hard_and_soft(
+        seen.logits("student"), target, seen.labels, **weights, temperature=temperature
+    )
+
+
+FORMULAS: dict[type, Formula] = {
+    options.OfflineKD: kd,
+    options.OfflineTAKD: kd,
+    options.OfflineCAMKD: camkd,
+    options.OfflinePartial: partial,
+    options.OfflineDPKD: dpkd,
+}
 EXACT = {
     "kd-other": [*OFFLINE, "scheme.alpha=0.3", "losses.response.temperature=2"],
-    "kd-two-teachers": [*OFFLINE, "teacher.name=[resnet20,convnet]", "teacher.weights=[1,3]"],
+    "kd-two-teachers": [*OFFLINE, TWO_TEACHERS, "teacher.weights=[1,3]"],
+    "takd-other": [*base("offline", "takd"), "scheme.assistants=[resnet56,convnet]", "scheme.alpha=0.4"],
+    "camkd-other": [
+        *[*base("offline", "camkd"), "scheme.feature_delay=0", "scheme.temperature=2", "scheme.through_weights=false"],
+        *["scheme.hard=0.5", "scheme.alpha=0.3", "scheme.beta=7"],
+    ],
+    "partial-other": [
+        *[*base("offline", "partial"), "scheme.trained_from=layer2", "scheme.alpha=0.6", "scheme.hard=0.2"],
+        *["scheme.teacher_hard=0.3", "scheme.teacher_alpha=0.7", "losses.response.temperature=2"],
+    ],
+    "partial-all": [*base("offline", "partial"), "scheme.trained_from=all"],
+    "dpkd-other": [
+        *[*base("offline", "dpkd"), "scheme.confidence=max_probability", "scheme.alpha=0.3"],
+        *["losses.response.temperature=3", TWO_TEACHERS],
+    ],
 }

@@ -25,6 +25,7 @@ from kdschemes.distillation import Distillation, Task
 from kdschemes.models import StagedNetwork
 from kdschemes.outputs import Batch, Progress
 from kdschemes.schemes import build_scheme
+from kdschemes.schemes.self_distillation.past import LastStep
 
 __all__ = ["DEFAULTS", "LOSSES", "METHODS", "OFFLINE", "ONLINE", "SELF", "base"]
 
@@ -33,8 +34,8 @@ TASK = Task(num_classes=10, channels=1, image_size=8, train_labels=torch.arange(
 ARCHITECTURES = {
     "convnet": TASK,
     "resnet20": TASK,
-    "timm/mobilenetv3_small_050": Task(7, 3, 32),
-    "timm/test_vit": Task(7, 3, 32),
+    "timm/mobilenetv3_small_050": Task(7, 3, 32, torch.arange(60) % 7),
+    "timm/test_vit": Task(7, 3, 32, torch.arange(60) % 7),
 }
 START = Progress(step=0, total_steps=100, steps_per_epoch=10)
 
@@ -72,7 +73,10 @@ def _build(overrides: tuple[str, ...], task: Task) -> Distillation:
 def batch_for(
     scheme: Distillation, task: Task = TASK, *, n: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64
 ) -> Batch:
-    """Return a random batch with the companions that a scheme wants; `classmate` has other samples of the labels."""
+    """Return a random batch with the companions that a scheme wants; `classmate` has other samples of the labels.
+
+    A scheme that remembers the step before comes to remember answers to the samples of `previous`.
+    """
     batch = random_batch(task, n=n, seed=seed, dtype=dtype)
     companions = {}
     for number, name in enumerate(scheme.companions, start=1):
@@ -82,6 +86,10 @@ def batch_for(
         if name == "classmate":
             other = dataclasses.replace(other, index=other.index + 10)
         companions[name] = other
+    for node in scheme.nodes.values():
+        if isinstance(node, LastStep):
+            node.index[:n] = companions["previous"].index
+            node.logits[:n] = torch.randn(n, task.num_classes, generator=torch.Generator().manual_seed(seed))
     return dataclasses.replace(batch, companions=companions)
 
 

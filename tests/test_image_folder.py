@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,10 +58,23 @@ def load(chosen: ImageFolder, seed: int = 0) -> LoadedData:
 
 
 def epoch(
-    data: LoadedData, number: int = 0, *, batch_size: int = 6, accumulation: int = 1, start: int = 0
+    data: LoadedData,
+    number: int = 0,
+    *,
+    batch_size: int = 6,
+    accumulation: int = 1,
+    start: int = 0,
+    companions: Sequence[str] = (),
 ) -> list[Batch]:
     plan = data.train_steps(
-        number, batch_size=batch_size, accumulation=accumulation, rank=0, world=1, drop_last=False, start=start
+        number,
+        batch_size=batch_size,
+        accumulation=accumulation,
+        rank=0,
+        world=1,
+        drop_last=False,
+        start=start,
+        companions=companions,
     )
     return [batch for micros in plan for batch in micros]
 
@@ -272,3 +287,35 @@ def test_unreadable_test_image_is_named(tmp_path: Path) -> None:
     data = load(options(tmp_path))
     with pytest.raises(UserError, match=r"owl/1\.png"):
         list(data.eval_batches("test", batch_size=4, rank=0, world=1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_companions_are_other_views_classmates_and_the_step_before(root: Path, workers: int) -> None:
+    data = load(options(root, workers=workers))
+    names = ("classmate", "previous", "view1")
+    batches = epoch(data, 1, companions=names)
+    own, others = views(batches), views([batch.companions["view1"] for batch in batches])
+    assert own.keys() == others.keys()
+    assert not any(torch.equal(own[position], others[position]) for position in own)
+    for batch in batches:
+        mates = batch.companions["classmate"]
+        assert torch.equal(mates.labels, batch.labels)
+        assert not (mates.index == batch.index).any()
+        assert all(torch.equal(image, others[int(i)]) for image, i in zip(mates.images, mates.index, strict=True))
+    for before, batch in itertools.pairwise(batches):
+        assert torch.equal(batch.companions["previous"].index, before.index)
+        assert torch.equal(batch.companions["previous"].images, before.companions["view1"].images)
+    again = views([b.companions["view1"] for b in epoch(data, 1, batch_size=5, accumulation=2, companions=["view1"])])
+    assert all(torch.equal(again[position], others[position]) for position in others)
+    assert len(epoch(data, 0, companions=["previous"])[0].companions["previous"]) == 0
+
+
+def test_views_share_what_cutmix_takes_from_whom(root: Path) -> None:
+    data = load(options(root, cutmix=1.0, cutmix_probability=1.0))
+    for batch in epoch(data, companions=["view1"]):
+        other = batch.companions["view1"]
+        assert batch.mix is not None
+        assert batch.partner_labels is not None
+        assert other.mix is not None
+        assert torch.equal(batch.mix, other.mix)
+        assert torch.equal(batch.partner_labels, other.partner_labels)  # type: ignore[arg-type]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from kdschemes.config.data import CIFAR100, Data, Digits
 from kdschemes.data import LoadedData, open_data
-from kdschemes.data.views import Stream, mixup_partners, mixup_weights, uniform
+from kdschemes.data.views import Stream, classmates, mixup_partners, mixup_weights, uniform, view_seed
 from kdschemes.errors import UserError
 from kdschemes.outputs import Batch
 
@@ -34,6 +36,7 @@ def steps(
     world: int = 1,
     drop_last: bool = False,
     start: int = 0,
+    companions: Sequence[str] = (),
 ) -> list[list[Batch]]:
     return list(
         data.train_steps(
@@ -44,6 +47,7 @@ def steps(
             world=world,
             drop_last=drop_last,
             start=start,
+            companions=companions,
         )
     )
 
@@ -283,6 +287,109 @@ def test_accepted_batches_never_leave_a_rank_with_one_sample(drop_last: bool) ->
 def test_cutout_larger_than_the_image_is_refused() -> None:
     with pytest.raises(UserError, match=r"data\.cutout=9 .* 8 pixels"):
         load(replace(PLAIN, cutout=9))
+
+
+COMPANIONS = ("classmate", "previous", "view1", "view2")
+MIXES = {
+    "plain": replace(RICH, mixup=0.0),
+    "mixup": RICH,
+    "cutmix": replace(RICH, mixup=0.0, cutmix=1.0, cutmix_probability=1.0),
+}
+
+
+def same_batch(a: Batch, b: Batch) -> bool:
+    """Whether images, labels, positions and what is mixed in are the same to the last bit."""
+    pairs = [(getattr(a, field), getattr(b, field)) for field in ("images", "labels", "index", "partner_labels", "mix")]
+    return all(x is y is None or (x is not None and y is not None and torch.equal(x, y)) for x, y in pairs)
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_views_of_a_sample_differ_in_pixels_alone(mix: str) -> None:
+    data = load(MIXES[mix])
+    for batch in flat(steps(data, 1, companions=["view1", "view2"])):
+        views = [batch, batch.companions["view1"], batch.companions["view2"]]
+        for other in views[1:]:
+            assert same_batch(replace(other, images=batch.images, companions={}), replace(batch, companions={}))
+            assert (other.micro_size, other.step_size) == (batch.micro_size, batch.step_size)
+        for a, b in ((0, 1), (0, 2), (1, 2)):
+            equal = (views[a].images == views[b].images).flatten(1).all(1)
+            assert equal.double().mean() < 0.2
+
+
+def test_a_numbered_view_is_that_of_a_seed_of_its_own() -> None:
+    options = MIXES["plain"]
+    views = by_index([b.companions["view2"] for b in flat(steps(load(options, seed=3), 1, companions=["view2"]))])
+    alone = by_index(flat(steps(load(options, seed=view_seed(3, 2)), 1)))
+    assert torch.equal(views[1], alone[1])
+
+
+@pytest.mark.parametrize("mix", MIXES)
+def test_companions_do_not_depend_on_batches_processes_or_resumption(mix: str) -> None:
+    data = load(replace(MIXES[mix], val_fraction=0.8))
+    whole = steps(data, 2, companions=COMPANIONS)
+
+    def joined(plan: list[list[Batch]], step: int, name: str) -> Batch:
+        shares = [batch.companions[name] for batch in plan[step]]
+        partners, mixes = (
+            None if getattr(shares[0], field) is None else join(shares, field) for field in ("partner_labels", "mix")
+        )
+        return Batch(*(join(shares, field) for field in ("images", "labels", "index")), partners, mixes)
+
+    for accumulation, world, start in ((1, 1, 0), (2, 1, 1), (1, 3, 2), (3, 2, 0)):
+        shape = {"accumulation": accumulation, "world": world, "start": start}
+        ranks = [steps(data, 2, rank=rank, companions=COMPANIONS, **shape) for rank in range(world)]  # type: ignore[arg-type]
+        plan = [[p[step][k] for k in range(accumulation) for p in ranks] for step in range(len(ranks[0]))]
+        assert len(plan) == len(whole) - start
+        for step in range(len(plan)):
+            for name in COMPANIONS:
+                assert same_batch(joined(plan, step, name), joined(whole, start + step, name)), (name, shape)
+                micros = [batch.companions[name].micro_size for batch in plan[step]]
+                assert sum(micros) == world * joined(plan, step, name).labels.numel()  # type: ignore[arg-type]
+    others = flat(steps(data, 2, batch_size=50, companions=["view1", "classmate"]))
+    for name in ("view1", "classmate"):
+        owner = join(others, "index").argsort()
+        pixels = join([b.companions[name] for b in others], "images")[owner]
+        first = flat(whole)
+        assert torch.equal(pixels, join([b.companions[name] for b in first], "images")[join(first, "index").argsort()])
+
+
+def test_a_classmate_is_another_sample_of_the_class_in_view_1() -> None:
+    data = load(MIXES["plain"])
+    views = {}
+    for batch in flat(steps(data, 4, companions=["view1"])):
+        views |= dict(zip(batch.index.tolist(), batch.companions["view1"].images, strict=True))
+    train = data.positions["train"]
+    for batch in flat(steps(data, 4, companions=["classmate"])):
+        mates = batch.companions["classmate"]
+        assert torch.equal(mates.labels, batch.labels)
+        assert not (mates.index == batch.index).any()
+        assert torch.equal(mates.index, classmates(0, 4, batch.index, train, data.labels["train"][train]))
+        assert all(torch.equal(image, views[int(i)]) for image, i in zip(mates.images, mates.index, strict=True))
+
+
+@pytest.mark.parametrize("mix", MIXES)
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_previous_are_the_samples_of_the_step_before_also_over_epochs_and_resumption(mix: str, drop_last: bool) -> None:
+    data = load(replace(MIXES[mix], val_fraction=0.8))
+    epochs = [steps(data, e, drop_last=drop_last, companions=["view1", "previous"]) for e in range(3)]
+    run = [micros for plan in epochs for micros in plan]
+    (first,) = run[0]
+    assert len(first.companions["previous"]) == 0
+    assert first.companions["previous"].images.shape[1:] == first.images.shape[1:]
+    assert first.companions["previous"].step_size == 0
+    for (before,), (batch,) in itertools.pairwise(run):
+        previous, expected = batch.companions["previous"], before.companions["view1"]
+        assert same_batch(previous, expected)
+        assert (previous.micro_size, previous.step_size) == (before.micro_size, before.step_size)
+    for start in range(1, len(epochs[1])):
+        (batch,) = steps(data, 1, drop_last=drop_last, start=start, companions=["previous"])[0]
+        assert same_batch(batch.companions["previous"], epochs[1][start][0].companions["previous"])
+
+
+def test_evaluation_has_no_companions() -> None:
+    (batch,) = load().eval_batches("val", batch_size=1000, rank=0, world=1)
+    assert batch.companions == {}
+    assert batch.companion("view1") is batch
 
 
 def test_global_random_state_is_neither_used_nor_changed() -> None:

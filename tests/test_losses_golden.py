@@ -13,6 +13,11 @@ import references_channels
 import references_maps
 import references_relation
 import references_response
+import references_schemes_branches
+import references_schemes_exits
+import references_schemes_offline
+import references_schemes_peers
+import references_schemes_self
 import torch
 
 ORACLE = Path(__file__).resolve().parents[1].parent / "shared" / "oracle"
@@ -25,6 +30,11 @@ REFERENCES = {
     **references_maps.REFERENCES,
     **references_channels.REFERENCES,
     **references_relation.REFERENCES,
+    **references_schemes_exits.REFERENCES,
+    **references_schemes_offline.REFERENCES,
+    **references_schemes_branches.REFERENCES,
+    **references_schemes_peers.REFERENCES,
+    **references_schemes_self.REFERENCES,
 }
 
 

@@ -182,7 +182,7 @@ def test_a_heads_plain_network_gives_the_heads_logits_to_the_last_bit(name: str)
             expected: Tensor = scheme.predict(batch, [head])[head].logits
             assert torch.equal(network.eval()(batch.images), expected), head
         else:
-            assert "exit" in head or head == "ensemble"
+            assert "exit" in head or head in ("ensemble", "fused", "self_teacher")
 
 
 def test_a_network_with_exits_names_its_outputs_and_their_features() -> None:

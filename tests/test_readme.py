@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import run
+from scheme_cases import RECIPES, START, TASK
 
 from kdschemes import cli
 from kdschemes.config.data import DATA
@@ -141,7 +143,7 @@ print(json.dumps({"value": float(value), "folder": str(run.folder), "heads": lis
 
 
 def test_examples_run(tmp_path: Path) -> None:
-    load, *extensions = blocks("python")
+    _, _, load, *extensions = blocks("python")
     assert len(extensions) == 2
     script = tmp_path / "example.py"
     script.write_text("\n".join(extensions) + DRIVER)
@@ -176,6 +178,30 @@ def test_examples_run(tmp_path: Path) -> None:
     exec(load.replace("runs/NAME", found["folder"]), names)
     assert names["logits"].shape == (2, 10)  # type: ignore[attr-defined]
     assert list(names["features"]) == list(names["network"].stage_names)  # type: ignore[call-overload, attr-defined]
+
+
+def test_early_exit_example_runs(tmp_path: Path) -> None:
+    small = ["data.val_fraction=0.9", "train.epochs=1", "train.threads=1", "scheme.exit_head=linear"]
+    ended = run(["scheme=self", "losses.feature=none", *small], tmp_path / "run")
+    assert (ended.code, ended.err) == (0, "")
+    (folder,) = (tmp_path / "run" / "runs").iterdir()
+    names: dict[str, object] = {"images": torch.zeros(2, 1, 8, 8)}
+    exec(blocks("python")[0].replace("runs/NAME", str(folder)), names)
+    assert names["logits"].shape == (2, 10)  # type: ignore[attr-defined]
+    assert names["taken"].shape == (2,)  # type: ignore[attr-defined]
+
+
+def test_topology_example_is_the_shipped_one(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(blocks("python")[1])
+    mine, shipped = (
+        build_scheme(load_config([f"experiment={name}", "teacher.name=resnet20"], recipes=RECIPES), TASK)
+        for name in (file, "topologies/offline_online")
+    )
+    assert [(term.name, term.weight(START)) for term in mine.terms] == [
+        (term.name, term.weight(START)) for term in shipped.terms
+    ]
+    assert (mine.heads, mine.peers) == (shipped.heads, shipped.peers)
 
 
 def test_every_library_has_its_reason() -> None:

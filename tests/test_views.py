@@ -11,7 +11,9 @@ from torchvision.transforms import v2
 
 from kdschemes.data.views import (
     Stream,
+    classmates,
     crop,
+    cutmix,
     cutout,
     epoch_order,
     integers,
@@ -197,3 +199,83 @@ def test_mixup_partners_are_spread_evenly_over_the_positions() -> None:
     counts: Tensor = torch.bincount(partners)[positions]
     assert counts.sum() == len(MANY)
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
+
+
+def test_classmates_are_spread_evenly_over_the_others_of_the_class() -> None:
+    positions = torch.tensor([2, 3, 5, 8, 9, 13, 21, 34])
+    labels = torch.tensor([0, 1, 0, 2, 1, 0, 0, 1])
+    for own, label in zip(positions, labels, strict=True):
+        others = {int(p) for p, y in zip(positions, labels, strict=True) if y == label and p != own}
+        found = [int(classmates(seed, 3, own[None], positions, labels)) for seed in range(400)]
+        if not others:
+            assert set(found) == {int(own)}
+            continue
+        assert set(found) == others
+        assert stats.chisquare([found.count(other) for other in others]).pvalue > 1e-3
+
+
+def test_classmates_do_not_depend_on_the_other_samples_asked_for() -> None:
+    positions = torch.arange(1, 400, 2)
+    labels = (positions // 2) % 7
+    whole = dict(zip(positions.tolist(), classmates(1, 2, positions, positions, labels).tolist(), strict=True))
+    some = torch.tensor([399, 1, 1, 77])
+    assert classmates(1, 2, some, positions, labels).tolist() == [whole[int(p)] for p in some]
+    assert classmates(1, 2, some[:0], positions, labels).shape == (0,)
+    assert whole != dict(zip(whole, classmates(1, 3, positions, positions, labels).tolist(), strict=True))
+
+
+def reference_cutmix(
+    image: np.ndarray, partner: np.ndarray, rest: float, row: int, column: int, mixes: bool
+) -> tuple[np.ndarray, float]:
+    """Paste the partner's pixels one by one into a box around (row, column) that is cut at the border."""
+    mixed, (height, width) = image.copy(), image.shape[1:]
+    tall, wide = int(height * np.sqrt(1 - rest)), int(width * np.sqrt(1 - rest))
+    pasted = 0
+    for y in range(row - tall // 2, row - tall // 2 + tall):
+        for x in range(column - wide // 2, column - wide // 2 + wide):
+            if mixes and 0 <= y < height and 0 <= x < width:
+                mixed[:, y, x] = partner[:, y, x]
+                pasted += 1
+    return mixed, 1 - pasted / (height * width)
+
+
+@pytest.mark.parametrize("probability", [0.5, 1.0])
+@pytest.mark.parametrize("size", [(8, 8), (5, 9)])
+def test_cutmix_pastes_one_box_of_the_partner_cut_at_the_border(probability: float, size: tuple[int, int]) -> None:
+    height, width = size
+    generator = torch.Generator().manual_seed(0)
+    images, partners = (torch.rand(300, 2, height, width, generator=generator) for _ in range(2))
+    index = torch.arange(50, 350)
+    options = {"seed": 4, "epoch": 2, "concentration": 1.0, "probability": probability}
+    mixed, left = cutmix(images, partners, index, **options)  # type: ignore[arg-type]
+    rests = uniform(4, 2, index, Stream.CUTMIX_BOX)  # Beta(1, 1) is uniform
+    boxes = 0
+    for k in range(300):
+        row, column, chance = (
+            float(uniform(4, 2, index[k : k + 1], stream))
+            for stream in (Stream.CUTMIX_ROW, Stream.CUTMIX_COLUMN, Stream.CUTMIX)
+        )
+        arrays = images[k].numpy(), partners[k].numpy()
+        mixes = chance < probability
+        expected, share = reference_cutmix(*arrays, float(rests[k]), int(row * height), int(column * width), mixes)
+        assert np.array_equal(mixed[k].numpy(), expected)
+        assert float(left[k]) == pytest.approx(share, abs=1e-6)
+        boxes += mixes
+    assert abs(boxes / 300 - probability) < 4 * 0.5 / 300**0.5
+    some = torch.tensor([7, 299, 0])
+    again, left_again = cutmix(images[some], partners[some], index[some], **options)  # type: ignore[arg-type]
+    assert torch.equal(again, mixed[some])
+    assert torch.equal(left_again, left[some])
+
+
+def test_cutmix_of_nothing_and_of_everything() -> None:
+    none = torch.rand(0, 3, 8, 8)
+    options = {"seed": 0, "epoch": 0, "concentration": 1.0, "probability": 1.0}
+    mixed, left = cutmix(none, none, torch.arange(0), **options)  # type: ignore[arg-type]
+    assert mixed.shape == none.shape
+    assert left.shape == (0,)
+    ones, zeros = torch.ones(2000, 1, 8, 8), torch.zeros(2000, 1, 8, 8)
+    mixed, left = cutmix(ones, zeros, torch.arange(2000), **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(mixed.mean((1, 2, 3)), left.to(mixed.dtype))
+    assert left.min() >= 0
+    assert left.max() == 1

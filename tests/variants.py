@@ -5,10 +5,13 @@ from __future__ import annotations
 from kdschemes.config.losses import KINDS
 from kdschemes.config.schemes import SCHEMES
 
+TEACHERS = {"camkd": "[resnet20,convnet]"}
+"""Methods that need other teachers than one resnet20."""
+
 
 def base(scheme: str, method: str, model: str = "resnet20") -> list[str]:
     """Return the overrides of a method by its defaults, on small networks."""
-    teacher = ["teacher=resnet20"] if SCHEMES[scheme][method].uses_teacher else []
+    teacher = [f"teacher={TEACHERS.get(method, 'resnet20')}"] if SCHEMES[scheme][method].uses_teacher else []
     return [f"scheme={scheme}", f"method={method}", f"model={model}", *teacher]
 
 

@@ -70,8 +70,9 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
             raise UserError(f"{group}={tree[group]}: give its keys, as {group}.KEY=VALUE")
     scheme_tree = dict(tree.get("scheme", {}))
     scheme_class = _scheme_class(scheme_tree)
-    losses = _losses(tree, scheme_class)
-    scheme = _make(scheme_class, _as_published(scheme_tree, scheme_class, losses), "scheme")
+    variant = dict(scheme_class.variants.get(str(scheme_tree.get("variant")), {}))  # type: ignore[attr-defined]
+    losses = _losses(tree, scheme_class, variant.pop("losses", scheme_class.losses))  # type: ignore[attr-defined]
+    scheme = _make(scheme_class, _as_published(variant | scheme_tree, scheme_class, losses), "scheme")
     for group in ("teacher", "losses"):
         if strict and group in strict and not getattr(scheme, f"uses_{group}"):
             users = [
@@ -204,11 +205,23 @@ def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
                 tree[group] = {"name": name}
             if group == "scheme":
                 tree.pop("losses", None)
+    _forget_variant(tree, overrides)
     _forget_published(tree, overrides)
     for kind, new in overrides.get("losses", {}).items() if isinstance(overrides.get("losses"), Mapping) else ():
         old = tree.get("losses", {}).get(kind, {})
         if isinstance(new, Mapping) and "name" in new and new["name"] != old.get("name", new["name"]):
             del tree["losses"][kind]
+
+
+def _forget_variant(tree: Tree, overrides: Mapping[str, Any]) -> None:
+    """Where an override chooses another variant of a method, drop what the variants set, the losses included."""
+    old, new = tree.get("scheme", {}), overrides.get("scheme", {})
+    if "variant" not in new:
+        return
+    scheme_class = _scheme_class(old | new)
+    if new["variant"] != old.get("variant", getattr(scheme_class, "variant", None)):
+        for key in {key for keys in scheme_class.variants.values() for key in keys}:  # type: ignore[attr-defined]
+            (tree if key == "losses" else old).pop(key, None)
 
 
 def _forget_published(tree: Tree, overrides: Mapping[str, Any]) -> None:
@@ -222,11 +235,11 @@ def _forget_published(tree: Tree, overrides: Mapping[str, Any]) -> None:
                 tree.get("scheme", {}).pop(key, None)
 
 
-def _losses(tree: Mapping[str, Any], scheme_class: type) -> Losses:
+def _losses(tree: Mapping[str, Any], scheme_class: type, start: Mapping[str, Any]) -> Losses:
     loss_tree: Tree = {}
     more: list[Any] = []
     if scheme_class.uses_losses:  # type: ignore[attr-defined]
-        _merge(loss_tree, scheme_class.losses)  # type: ignore[attr-defined]
+        _merge(loss_tree, start)
         given = dict(tree.get("losses", {}))
         more = _more_losses(given.pop("more", None))
         given = _normalise_losses(given)
@@ -262,8 +275,9 @@ def _more_losses(given: Any) -> list[Any]:
 def _as_published(tree: Tree, scheme_class: type, losses: Losses) -> Tree:
     """Give the weight of cross-entropy that a loss was published beside, where the user gives none."""
     published = [o.hard for _, o in losses.chosen() if o.hard is not None]
-    if published and "hard" in {field.name for field in dataclasses.fields(scheme_class)}:
-        tree = {"hard": published[0], "alpha": 1.0} | tree
+    fields = {field.name for field in dataclasses.fields(scheme_class)}
+    if published and "hard" in fields:
+        tree = {key: value for key, value in {"hard": published[0], "alpha": 1.0}.items() if key in fields} | tree
     return tree
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Collection, Generator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -75,6 +75,19 @@ class StagedNetwork(nn.Module, ABC):
     @abstractmethod
     def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
         """Return the features of one stage and compute nothing deeper."""
+
+    def forward_by_stage(
+        self, images: Float[Tensor, "n c h w"], stages: Collection[str]
+    ) -> Generator[Tensor, Tensor | None, None]:
+        """Yield the features of `stages`, shallow to deep, then the logits, each computed when it is asked for.
+
+        What is sent back at a stage are the rows that go on from there (positions in what was yielded; None: all).
+        Here every stage computes anew what lies before it; networks that can go on from a stage do.
+        """
+        for stage in [name for name in self.stage_names if name in stages]:
+            rows = yield self.forward_until(images, stage)
+            images = images if rows is None else images[rows]
+        yield self(images)
 
     def plain_state(self) -> dict[str, Tensor]:
         """Return the parameters and buffers under the plain network's names (not copied)."""

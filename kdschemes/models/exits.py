@@ -1,12 +1,13 @@
-"""Exits: classifiers on the stages of a network, beside its own."""
+"""Exits: classifiers on the stages of a network, beside its own, and inference that stops at the first sure one."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kdschemes.errors import UserError, unknown
@@ -105,6 +106,7 @@ class ExitNetwork(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
+        self.head = head
         chosen = _choose(network.spec.name, exits, stages)
         self.exit_stages = {f"exit{number}": stage.name for number, stage in enumerate(chosen, start=1)}
         heads = [_head(stage, stages[-1], head, num_classes) for stage in chosen]
@@ -136,6 +138,60 @@ class ExitNetwork(nn.Module):
         """Return one exit's logits and compute nothing deeper."""
         logits: Tensor = self.exits[name](self.network.forward_until(images, self.exit_stages[name]))[0]
         return logits
+
+    def forward_by_exit(self, images: Float[Tensor, "n c h w"]) -> Generator[Tensor, Tensor | None, None]:
+        """Yield the logits of exit1 to exitK, then the network's own, each computed when it is asked for.
+
+        What is sent back are the rows that go on (positions in what was yielded; None: all).
+        """
+        running = self.network.forward_by_stage(images, list(self.exit_stages.values()))
+        feature = next(running)
+        for exit_ in self.exits.values():
+            rows = yield exit_(feature)[0]
+            feature = running.send(rows)
+        yield feature
+
+    def config(self) -> dict[str, Any]:
+        """Return what builds the exits again beside the network: their stages and their kind."""
+        return {"stages": list(self.exit_stages.values()), "head": self.head}
+
+
+def confidence(logits: Float[Tensor, "*n classes"]) -> Float[Tensor, "*n"]:
+    """Return the highest softmax probability, in float64; 0 where the logits give none (NaN)."""
+    return logits.double().softmax(-1).amax(-1).nan_to_num(0.0)
+
+
+class EarlyExit(nn.Module):
+    """Inference that ends, for each sample, at the first exit whose confidence reaches its threshold.
+
+    `thresholds` are those of exit1 to exitK; what reaches none of them gets the network's own answer. Samples that
+    have left are not computed further, and nothing is computed twice.
+    """
+
+    def __init__(self, network: ExitNetwork, thresholds: Sequence[float]) -> None:
+        super().__init__()
+        assert len(thresholds) == len(network.exit_stages), f"{len(thresholds)} thresholds: {network.exit_stages}"
+        self.network = network
+        self.thresholds = tuple(thresholds)
+
+    def forward(self, images: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
+        """Return the logits of the exit that each sample took, and its number: 0 for exit1, K for the network's own."""
+        answering = self.network.forward_by_exit(images)
+        logits = next(answering)
+        answers = torch.empty_like(logits)
+        taken = torch.full((len(images),), len(self.thresholds), device=logits.device)
+        here = torch.arange(len(images), device=logits.device)
+        for number, threshold in enumerate(self.thresholds):
+            leaves = confidence(logits) >= threshold
+            leaving, going = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
+            answers[here[leaving]] = logits[leaving]
+            taken[here[leaving]] = number
+            if not len(going):
+                return answers, taken
+            here = here[going]
+            logits = answering.send(going if len(leaving) else None)
+        answers[here] = logits
+        return answers, taken
 
 
 def _choose(network: str, exits: Literal["all"] | list[str], stages: Sequence[Stage]) -> list[Stage]:

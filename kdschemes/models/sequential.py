@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Generator, Mapping
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -98,6 +98,18 @@ class SequentialNetwork(StagedNetwork):
     def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
         """Return the features of one stage and compute nothing deeper."""
         return _run(self.blocks()[: self.part_names.index(stage) + 1], images, self.stage_names)[0]
+
+    def forward_by_stage(
+        self, images: Float[Tensor, "n c h w"], stages: Collection[str]
+    ) -> Generator[Tensor, Tensor | None, None]:
+        """Yield the features of `stages`, then the logits; rows sent back go on, and nothing is computed twice."""
+        x = images
+        for name, part in self.blocks():
+            x = part(x)
+            if name in stages:
+                rows = yield x
+                x = x if rows is None else x[rows]
+        yield self.classify(x)
 
 
 class Trunk(nn.Module):

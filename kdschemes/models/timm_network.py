@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -72,6 +73,31 @@ class TimmNetwork(StagedNetwork):
         )
         return features[0]
 
+    def forward_by_stage(
+        self, images: Float[Tensor, "n c h w"], stages: Collection[str]
+    ) -> Generator[Tensor, Tensor | None, None]:
+        """Yield the features of `stages`, then the logits; rows sent back go on.
+
+        timm cannot start a network in its middle. So each stage is asked for from the images on, and what the stages
+        before it have computed is answered from a record of the network's modules.
+        """
+        record: Record = []
+        for position, stage in enumerate(self.stage_names):
+            if stage not in stages:
+                continue
+            with _recorded(self.network, record, len(images)):
+                features = self._timm.forward_intermediates(
+                    images, indices=self._indices[: position + 1], stop_early=True, intermediates_only=True
+                )
+            rows = yield features[-1]
+            if rows is not None:
+                images = images[rows]
+                record[:] = [(module, None if output is None else output[rows]) for module, output in record]
+        with _recorded(self.network, record, len(images)):
+            last, _ = self._timm.forward_intermediates(images, indices=self._indices)
+            logits = self._timm.forward_head(last)
+        yield logits
+
     @torch.no_grad()
     def linear_classifier(self) -> nn.Linear | None:
         """Return timm's classifier if it alone stands between the averaged last stage and the logits."""
@@ -113,6 +139,62 @@ class TimmNetwork(StagedNetwork):
             "model_args": model_args,
             "pretrained_cfg": pretrained_cfg,
         }
+
+
+Record = list[tuple[nn.Module, Tensor | None]]
+"""Calls of a network's modules in order, with their outputs; None for a call that has to be made again."""
+
+
+@contextmanager
+def _recorded(network: nn.Module, record: Record, rows: int) -> Iterator[None]:
+    """Within the block, answer the calls that the network makes of its modules from `record`, as far as that goes.
+
+    Further calls are made and recorded, with their output if that and the first argument are tensors of `rows` rows.
+    Calls inside a module that is being called are left alone.
+    """
+    modules = list(dict.fromkeys(_called(network)))
+    calls, inside = 0, False
+
+    def answering(module: nn.Module, forward: Callable[..., Any]) -> Callable[..., Any]:
+        def answer(*arguments: Any, **options: Any) -> Any:
+            nonlocal calls, inside
+            if inside:
+                return forward(*arguments, **options)
+            calls += 1
+            if calls <= len(record) and record[calls - 1][0] is not module:
+                del record[calls - 1 :]
+            if calls <= len(record) and record[calls - 1][1] is not None:
+                return record[calls - 1][1]
+            inside = True
+            try:
+                output = forward(*arguments, **options)
+            finally:
+                inside = False
+            if calls > len(record):
+                by_row = all(isinstance(x, Tensor) and x.shape[:1] == (rows,) for x in (*arguments[:1], output))
+                record.append((module, output if arguments and by_row else None))
+            return output
+
+        return answer
+
+    own = [module.__dict__.get("forward") for module in modules]
+    for module in modules:
+        module.__dict__["forward"] = answering(module, module.forward)
+    try:
+        yield
+    finally:
+        for module, forward in zip(modules, own, strict=True):
+            del module.__dict__["forward"]
+            if forward is not None:
+                module.__dict__["forward"] = forward
+
+
+def _called(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules that a network calls itself: its children, and those of its lists and sequences."""
+    for child in network.children():
+        yield child
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            yield from _called(child)
 
 
 def create_timm(name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool) -> TimmNetwork:

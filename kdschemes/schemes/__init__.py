@@ -45,8 +45,9 @@ def earlier_runs(config: Config) -> list[Config]:
     return find(config) if find is not None else []
 
 
-def taught_by(config: Config, folders: Sequence[str]) -> Config:
-    """Return a configuration with the folders of its earlier runs as its teachers' checkpoints."""
+def taught_by(config: Config, folders: Sequence[str] | None) -> Config:
+    """Return a configuration whose teachers are its earlier runs, in these folders (None: not trained yet)."""
     names = [run.model.name for run in earlier_runs(config)]
-    teacher = dataclasses.replace(config.teacher, name=names, checkpoint=list(folders))
+    checkpoint = list(folders) if folders is not None else None
+    teacher = dataclasses.replace(config.teacher, name=names, checkpoint=checkpoint, pretrained=False)
     return dataclasses.replace(config, teacher=teacher)

@@ -6,9 +6,11 @@ import dataclasses
 
 from kdschemes.config import Config, Model
 from kdschemes.config.schemes import Method
-from kdschemes.config.schemes.offline import OfflineKD
+from kdschemes.config.schemes.offline import OfflineCAMKD, OfflineDPKD, OfflineKD, OfflinePartial, OfflineTAKD
+from kdschemes.config.schemes.self_generations import SelfBAN, SelfTfKD
 from kdschemes.config.schemes.supervised import Supervised
 from kdschemes.config.schemes.topology import Topology
+from kdschemes.errors import UserError
 from kdschemes.schemes.base import Earlier
 
 
@@ -33,5 +35,54 @@ def teacher_config(config: Config, name: str, number: int) -> Config:
     )
 
 
-EARLIER: dict[type[Method], Earlier] = {OfflineKD: teachers, Topology: teachers}
+def assistants(config: Config) -> list[Config]:
+    """Return the run of the last assistant, which the assistants before it teach, or the teacher if there is none."""
+    *before, last = config.scheme.assistants
+    scheme = (
+        dataclasses.replace(config.scheme, assistants=before)
+        if before
+        else OfflineKD(alpha=config.scheme.alpha, hard=config.scheme.hard)
+    )
+    train = dataclasses.replace(config.train, epochs=config.teacher.epochs or config.train.epochs, ema=None)
+    seed = config.teacher.seed
+    return [dataclasses.replace(config, scheme=scheme, model=Model(name=last), train=train, seed=seed)]
+
+
+def generations(config: Config) -> list[Config]:
+    """Return the runs of generations 1 to k - 1, the last of which teaches generation k; the plain run teaches 1."""
+    count = config.scheme.generations
+    if count == 1:
+        return plain_run(config)
+    schemes = [dataclasses.replace(config.scheme, generations=number) for number in range(1, count)]
+    return [dataclasses.replace(config, scheme=scheme) for scheme in schemes]
+
+
+def plain_run(config: Config) -> list[Config]:
+    """Return the supervised run of the same network with the same seed."""
+    return [dataclasses.replace(config, scheme=Supervised(), losses=type(config.losses)())]
+
+
+def peers(config: Config) -> list[Config]:
+    """Return the runs of the teachers of a student that is trained already.
+
+    Raises:
+        UserError: it is not.
+    """
+    if config.model.checkpoint is None and not config.model.pretrained:
+        raise UserError(
+            f"method={config.scheme.method} goes on from a trained student: give model.checkpoint=FILE_OR_RUN_FOLDER"
+        )
+    return teachers(config)
+
+
+EARLIER: dict[type[Method], Earlier] = {
+    OfflineKD: teachers,
+    OfflineTAKD: assistants,
+    OfflineCAMKD: teachers,
+    OfflinePartial: teachers,
+    OfflineDPKD: peers,
+    SelfBAN: generations,
+    SelfTfKD: plain_run,
+    Topology: teachers,
+}
 """Who knows the earlier runs of each class of options; the others need none."""

@@ -65,8 +65,8 @@ def with_average(scheme: Distillation, decay: float) -> Distillation:
     if not isinstance(source, Network | NetworkWithExits):
         raise UserError("train.ema averages a network of its own: choose scheme.topology=independent or train.ema=null")
     name = f"{head}/ema"
-    averaged = Network(head, source.network.network) if isinstance(source, NetworkWithExits) else source
-    return scheme.extended({name: Ema(averaged, {head: name}, decay)}, [name])
+    network = source.network.network if isinstance(source, NetworkWithExits) else source.network
+    return scheme.extended({name: Ema(Network(head, network), {head: name}, decay)}, [name])
 
 
 def _create(name: str, task: Task, pretrained: bool) -> StagedNetwork:

@@ -12,14 +12,16 @@ from pydantic import Field
 class Method:
     """What a method takes from the other groups of a configuration.
 
-    `losses` is what the `losses` group starts from, before recipes and overrides. `reads_labels` says that the method
-    needs one label a sample, so that mixup and cutmix are refused.
+    `losses` is what the `losses` group starts from, before recipes and overrides; `variants` gives, by the value of the
+    key `variant`, the method's keys that start from another value, and `losses` where they do. `reads_labels` says
+    that the method needs one label a sample, so that mixup and cutmix are refused.
     """
 
     uses_teacher: ClassVar[bool] = False
     uses_losses: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = False
     losses: ClassVar[dict[str, Any]] = {}
+    variants: ClassVar[dict[str, dict[str, Any]]] = {}
 
     name: str
     method: str

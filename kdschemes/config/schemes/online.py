@@ -56,4 +56,63 @@ class OnlineDML(PeerOptions):
     ] = "joint"
 
 
-ONLINE: dict[str, type[Method]] = {"dml": OnlineDML}
+@dataclass(frozen=True, kw_only=True)
+class OnlineMean(PeerOptions):
+    """The mean of the peers teaches each of them (codistillation, Anil et al. 2018)."""
+
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 3.0}}
+
+    name: Literal["online"] = "online"
+    method: Literal["mean"] = "mean"
+    average: Annotated[
+        Literal["logits", "probabilities"],
+        Field(description="what is averaged: logits, or softmax outputs at temperature 1"),
+    ] = "logits"
+    members: Annotated[
+        Literal["all", "others"], Field(description="whose mean teaches a peer: all peers, itself too, or the others")
+    ] = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineKDCL(PeerOptions):
+    """A mix of the peers that is better than each of them, as the labels say, teaches each (Guo et al. 2020)."""
+
+    reads_labels: ClassVar[bool] = True
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 2.0}}
+
+    name: Literal["online"] = "online"
+    method: Literal["kdcl"] = "kdcl"
+    views: PeerViews = "own"
+    ensemble: Annotated[
+        Literal["naive", "linear", "minlogit", "general"],
+        Field(
+            description="naive: a sample's best peer; linear: the convex mix that is best on the batch; minlogit: each "
+            "class's smallest margin; general: weights from the errors on the validation split, once an epoch"
+        ),
+    ] = "minlogit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineSwitOKD(Method):
+    """A small and a big network teach each other; the big one waits while it is too far ahead (Qian et al. 2022)."""
+
+    reads_labels: ClassVar[bool] = True
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 1.0}}
+
+    name: Literal["online"] = "online"
+    method: Literal["switokd"] = "switokd"
+    big: Annotated[
+        str | None, Field(description="model of the big network, which is trained too; null: that of the student")
+    ] = None
+    rates: Annotated[
+        list[Annotated[float, Field(gt=0)]] | None,
+        Field(description="what optim.lr is multiplied by: [student, big]; null: 1 for both"),
+    ] = None
+
+
+ONLINE: dict[str, type[Method]] = {
+    "dml": OnlineDML,
+    "mean": OnlineMean,
+    "kdcl": OnlineKDCL,
+    "switokd": OnlineSwitOKD,
+}

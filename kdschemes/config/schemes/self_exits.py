@@ -1,4 +1,4 @@
-"""Options of the self-distillation methods whose network has exits. Nothing here imports torch."""
+"""Options of the self-distillation methods between exits or stages of one network. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,117 @@ class SelfBYOT(ExitOptions):
         "response": {"name": "kd", "temperature": 3.0},
         "feature": {"name": "hint", "weight": 0.03},
     }
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "authors": {
+            "alpha": 0.3,
+            "beta": 0.03,
+            "losses": {"response": {"name": "soft_ce", "temperature": 3.0, "scale": False}},
+        },
+        "luanyunteng": {
+            "alpha": 0.1,
+            "beta": 1e-6,
+            "losses": {"response": {"name": "soft_ce", "temperature": 3.0}},
+        },
+    }
 
     name: Literal["self"] = "self"
     method: Literal["byot"] = "byot"
+    variant: Annotated[
+        Literal["ours", "authors", "luanyunteng"],
+        Field(description="ours, or the form and the defaults of a public code: the authors' or luanyunteng's"),
+    ] = "ours"
     alpha: Annotated[
         float, Field(ge=0, le=1, description="weight of the soft term of an exit; its hard term has 1 - alpha")
     ] = 0.5
+    beta: Annotated[
+        float, Field(ge=0, description="weight of a public variant's own feature term (ours has losses.feature)")
+    ] = 0.0
 
 
-SELF_EXITS: dict[str, type[Method]] = {"byot": SelfBYOT}
+@dataclass(frozen=True, kw_only=True)
+class SelfMultiExit(ExitOptions):
+    """The deepest exit teaches each shallower one at a growing temperature (Phuong & Lampert 2019)."""
+
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "soft_ce", "temperature": 1.0}}
+
+    name: Literal["self"] = "self"
+    method: Literal["multi_exit"] = "multi_exit"
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="weight of the soft term of an exit; hard terms have 1 - alpha")
+    ] = 0.5
+    deepest: Annotated[
+        float | None, Field(ge=0, description="weight of the deepest exit's hard term; null: 1 - alpha")
+    ] = None
+    scale: Annotated[
+        float, Field(gt=0, description="factor of hard and soft terms (the authors on CIFAR: 10 / number of exits)")
+    ] = 1.0
+    growth: Annotated[
+        float, Field(ge=1, description="factor of the temperature after each step at which the deepest exit is sure")
+    ] = 1.05
+    confidence: Annotated[
+        float, Field(ge=0, le=1, description="mean highest softened probability above which the deepest exit is sure")
+    ] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfSAD(Method):
+    """Each stage's attention follows that of the next deeper stage (Hou et al. 2019, self attention distillation)."""
+
+    uses_losses: ClassVar[bool] = False
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "original": {"weight": 0.1, "channels": "sum", "enlarged": "attention", "start": 2 / 3}
+    }
+
+    name: Literal["self"] = "self"
+    method: Literal["sad"] = "sad"
+    variant: Annotated[
+        Literal["classification", "original"],
+        Field(description="defaults of a port to classification, or of the lane detection that it was published for"),
+    ] = "classification"
+    stages: Annotated[
+        Literal["all"] | Annotated[list[str], Field(min_length=2)],
+        Field(description="stages of the chain, each taught by the next deeper one"),
+    ] = "all"
+    weight: Annotated[float, Field(ge=0, description="weight of the term, per pair of stages")] = 1000.0
+    channels: Annotated[
+        Literal["mean", "sum"], Field(description="attention: mean or sum over channels of the squares")
+    ] = "mean"
+    enlarged: Annotated[
+        Literal["features", "attention"],
+        Field(description="what is enlarged to the shallower stage's size: the deeper features, or their attention"),
+    ] = "features"
+    positions: Annotated[
+        Literal["mean", "sum"], Field(description="mean or sum over positions of the squared differences")
+    ] = "mean"
+    start: Annotated[float, Field(ge=0, lt=1, description="share of the training before the term counts")] = 0.0
+    detach: Annotated[
+        bool, Field(description="the deeper stage is a constant; false: it learns from the term, too")
+    ] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfFRSKD(Method):
+    """A self-teacher refines the network's feature maps and teaches it (Ji et al. 2021)."""
+
+    losses: ClassVar[dict[str, Any]] = {
+        "response": {"name": "kd", "temperature": 4.0, "weight": 2.0},
+        "feature": {"name": "at", "weight": 100.0},
+    }
+
+    name: Literal["self"] = "self"
+    method: Literal["frskd"] = "frskd"
+    width: Annotated[
+        int, Field(ge=1, description="channels of the self-teacher's maps over those of the network's")
+    ] = 2
+    depth: Annotated[int, Field(ge=1, description="convolutions in each of the self-teacher's blocks")] = 2
+    detach: Annotated[
+        bool, Field(description="the self-teacher's labels do not train the network (the authors': they do)")
+    ] = False
+
+
+SELF_EXITS: dict[str, type[Method]] = {
+    "byot": SelfBYOT,
+    "multi_exit": SelfMultiExit,
+    "sad": SelfSAD,
+    "frskd": SelfFRSKD,
+}

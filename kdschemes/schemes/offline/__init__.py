@@ -4,6 +4,15 @@ from __future__ import annotations
 
 from kdschemes.config.schemes import offline as options
 from kdschemes.schemes.base import Builders
-from kdschemes.schemes.offline.kd import kd
+from kdschemes.schemes.offline.camkd import camkd
+from kdschemes.schemes.offline.dpkd import dpkd
+from kdschemes.schemes.offline.kd import kd, takd
+from kdschemes.schemes.offline.partial import partial
 
-OFFLINE: Builders = {options.OfflineKD: kd}
+OFFLINE: Builders = {
+    options.OfflineKD: kd,
+    options.OfflineTAKD: takd,
+    options.OfflineCAMKD: camkd,
+    options.OfflinePartial: partial,
+    options.OfflineDPKD: dpkd,
+}

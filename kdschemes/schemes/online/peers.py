@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdschemes.config import Config
 from kdschemes.config.schemes.online import PeerOptions
-from kdschemes.distillation import Task
+from kdschemes.distillation import Edge, Task
 from kdschemes.errors import UserError
 from kdschemes.models import Branch, StagedNetwork, Trunk, split
 from kdschemes.nodes import Network, Node, SharedStem
@@ -32,11 +32,12 @@ class Stem:
     template: StagedNetwork
 
 
-def build_peers(config: Config, task: Task, *, stem_gradient: float = 1.0) -> Peers:
+def build_peers(config: Config, task: Task, *, leader: str | None = None) -> Peers:
     """Return the peers that `scheme.peers`, `topology`, `views`, `rates` and `seeds` describe.
 
     Outputs are `peer0`, `peer1`, ...; on one trunk they come from one node, `peers`, whose trunk has peer 0's weights.
-    `stem_gradient` multiplies the gradient that reaches a shared trunk.
+    `leader` is the output of one more network, of `model` and the run's seed, which sees the batch itself and is not
+    among the names; on one trunk it is the last branch.
 
     Raises:
         UserError: options that exclude each other, or lists of another length than the number of peers.
@@ -44,25 +45,76 @@ def build_peers(config: Config, task: Task, *, stem_gradient: float = 1.0) -> Pe
     options = config.scheme
     assert isinstance(options, PeerOptions)
     models = peer_models(config)
-    names = [f"peer{number}" for number in range(len(models))]
-    for key in ("rates", "seeds"):
-        given = getattr(options, key)
-        if given is not None and len(given) != len(models):
-            raise UserError(f"scheme.{key} has {len(given)} entries for {len(models)} peers: give one each")
+    names = peer_names(len(models))
+    one_a_peer("rates", options.rates, len(models))
+    one_a_peer("seeds", options.seeds, len(models))
     views = peer_views(options.views, len(models))
+    rates = dict(zip(names, options.rates or [1.0] * len(names), strict=True))
+    everybody = list(names)
+    if leader is not None:
+        models, everybody, views = [*models, config.model.name], [*names, leader], [*views, None]
     if options.topology == "shared_stem":
         if options.rates is not None:
             raise UserError("scheme.rates belongs to scheme.topology=independent: peers on one trunk share its rate")
-        stem = build_stem(config, task, models, names)
-        node = SharedStem(names, stem.trunk, stem.branches, stem.template, views=views, stem_gradient=stem_gradient)
+        stem = build_stem(config, task, models, everybody)
+        node = SharedStem(everybody, stem.trunk, stem.branches, stem.template, views=views)
         return Peers({"peers": node}, names, {})
     if options.split is not None:
         raise UserError("scheme.split belongs to scheme.topology=shared_stem; independent peers share nothing")
-    networks = peer_networks(config, task, models, names)
+    networks = peer_networks(config, task, models, everybody)
     nodes: dict[str, Node] = {
-        name: Network(name, network, view) for name, network, view in zip(names, networks, views, strict=True)
+        name: Network(name, network, view) for name, network, view in zip(everybody, networks, views, strict=True)
     }
-    return Peers(nodes, names, dict(zip(names, options.rates or [1.0] * len(names), strict=True)))
+    return Peers(nodes, names, rates)
+
+
+def last_stage(
+    method: str, name: str, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
+) -> tuple[str, tuple[int, ...]]:
+    """Return the deepest stage of an output, and the shape of one sample's feature there.
+
+    Raises:
+        UserError: the output has no features.
+    """
+    if not shapes[name]:
+        raise UserError(f"{method} needs the peers' features, and {name} gives none: choose a model that has stages")
+    return list(shapes[name].items())[-1]
+
+
+def last_width(method: str, name: str, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> int:
+    """Return the length of an output's deepest feature once it is averaged over positions.
+
+    Raises:
+        UserError: the output has no features.
+    """
+    shape = last_stage(method, name, shapes)[1]
+    return shape[0] if len(shape) == 3 else shape[-1]
+
+
+def peer_names(count: int) -> list[str]:
+    """Return the names of that many peers' outputs."""
+    return [f"peer{number}" for number in range(count)]
+
+
+def one_a_peer(key: str, given: Sequence[object] | None, count: int) -> None:
+    """Check that a list of the scheme's options has an entry for each peer.
+
+    Raises:
+        UserError: it has more or fewer.
+    """
+    if given is not None and len(given) != count:
+        raise UserError(f"scheme.{key} has {len(given)} entries for {count} peers: give one each")
+
+
+def edges_from(sources: Mapping[str, str]) -> list[Edge]:
+    """Return the edges by which a mix of peers, `sources[peer]`, teaches each peer.
+
+    A mix has logits alone: features and relations, where such losses are chosen, come from each other peer with a
+    share of 1/(K-1).
+    """
+    share = 1.0 / (len(sources) - 1)
+    mixes = [Edge(source, peer, feature=None, relation=None) for peer, source in sources.items()]
+    return mixes + [Edge(j, k, None, share, share) for k in sources for j in sources if j != k]
 
 
 def peer_models(config: Config) -> list[str]:
@@ -77,11 +129,23 @@ def peer_views(views: str, count: int) -> list[str | None]:
 
 
 def peer_networks(config: Config, task: Task, models: Sequence[str], names: Sequence[str]) -> list[StagedNetwork]:
-    """Return a network for each peer, from its own seed."""
-    seeds: Sequence[int | None] = config.scheme.seeds or [None] * len(names)
+    """Return a network for each name, from its own seed where `scheme.seeds` has one."""
+    given: list[int] = config.scheme.seeds or []
+    seeds = [*given, *[None] * (len(names) - len(given))]
     return [
         student_network(config, task, name, model, seed) for name, model, seed in zip(names, models, seeds, strict=True)
     ]
+
+
+def build_branches(config: Config, task: Task) -> tuple[list[str], Stem]:
+    """Return the names of `scheme.peers` branches of `model`, and the trunk that they part from.
+
+    Raises:
+        UserError: a network that cannot be cut, or a list of another length than the number of branches.
+    """
+    names = peer_names(config.scheme.peers)
+    one_a_peer("seeds", config.scheme.seeds, len(names))
+    return names, build_stem(config, task, [config.model.name] * len(names), names)
 
 
 def build_stem(config: Config, task: Task, models: Sequence[str], names: Sequence[str]) -> Stem:

@@ -1,0 +1,166 @@
+"""Several teachers, each weighed for each sample by how well it knows the label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdschemes.config import Config
+from kdschemes.distillation import Distillation, Task, probe
+from kdschemes.errors import UserError
+from kdschemes.losses.modules.base import embedding
+from kdschemes.losses.stages import as_map, as_map_shape, match_stages
+from kdschemes.nodes import Frozen, Network, Node
+from kdschemes.outputs import Batch, Output, Outputs, Progress
+from kdschemes.schedules import Schedule, constant
+from kdschemes.schemes.networks import student_network
+from kdschemes.schemes.offline.confidence import teacher_weights, weighted_hint, weighted_kd
+from kdschemes.schemes.offline.teachers import build_teachers
+from kdschemes.terms import Supervise, Term
+
+EMBEDDED = "embedded"
+Shape = tuple[int, int, int]
+
+
+def camkd(config: Config, task: Task) -> Distillation:
+    """Return CE + alpha `weighted_kd` + beta `weighted_hint`, the last one after `scheme.feature_delay` epochs.
+
+    Raises:
+        UserError: fewer than two teachers, `teacher.weights`, or a teacher whose classifier does not read the mean of
+            its last map.
+    """
+    options, teachers = config.scheme, build_teachers(config, task)
+    if len(teachers.names) < 2:
+        raise UserError(f"camkd weighs teachers, and teacher.name={config.teacher.name} is one: give a list of models")
+    if config.teacher.weights is not None:
+        raise UserError("teacher.weights has no effect with method=camkd, which weighs them for each sample: leave out")
+    student = Network("student", student_network(config, task, "student"))
+    shapes = probe([student, *teachers.frozen], task)
+    pairs = [match_stages("last", shapes["student"], shapes[name])[0] for name in teachers.names]
+    ours = as_map_shape("camkd", pairs[0][0], shapes["student"][pairs[0][0]])
+    theirs = [as_map_shape("camkd", b, shapes[name][b]) for name, (_, b) in zip(teachers.names, pairs, strict=True)]
+    reader = ReadByTeachers("student", teachers.frozen, ours, theirs)
+    stages = [b for _, b in pairs]
+    return Distillation(
+        {**teachers.nodes, "student": student, "embedded": reader},
+        [
+            Supervise("student", constant(options.hard)),
+            ConfidentKD("student", teachers.names, constant(options.alpha), options.temperature),
+            ConfidentHint(
+                "student",
+                dict(zip(teachers.names, stages, strict=True)),
+                reader.provides,
+                _delayed(options.beta, options.feature_delay),
+                through_weights=options.through_weights,
+            ),
+        ],
+        ["student"],
+        "teacher",
+    )
+
+
+class ReadByTeachers(Node):
+    """The student's last map in each teacher's space, and what that teacher's classifier makes of it.
+
+    Each teacher has a learned embedding: the map brought to the teacher's size (average-pooled, or interpolated where
+    it is smaller), then a 1x1 convolution, batch norm and ReLU. The classifiers are constants.
+    """
+
+    def __init__(self, source: str, teachers: Sequence[Frozen], ours: Shape, theirs: Sequence[Shape]) -> None:
+        super().__init__([f"{source}/{teacher.provides[0]}" for teacher in teachers], reads=[source])
+        self._classifiers = [_classifier(teacher) for teacher in teachers]
+        self.sizes = [shape[1:] for shape in theirs]
+        self.embeddings = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(ours[0], shape[0], 1), nn.BatchNorm2d(shape[0]), nn.ReLU(inplace=True))
+            for shape in theirs
+        )
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        last = as_map(list(outputs[self.reads[0]].features.values())[-1])
+        produced = {}
+        for name, layer, size, classifier in zip(
+            self.provides, self.embeddings, self.sizes, self._classifiers, strict=True
+        ):
+            embedded = layer(_resized(last, size))
+            bias = None if classifier.bias is None else classifier.bias.detach()
+            pooled = embedding(embedded).to(classifier.weight.dtype)
+            logits = functional.linear(pooled, classifier.weight.detach(), bias)
+            produced[name] = Output(logits, {EMBEDDED: embedded})
+        return produced
+
+
+class ConfidentKD(Term):
+    """`weighted_kd`: the teachers are constants."""
+
+    def __init__(self, target: str, sources: Sequence[str], weight: Schedule, temperature: float) -> None:
+        super().__init__(f"camkd/teachers->{target}", target, weight)
+        self.sources = tuple(sources)
+        self.temperature = temperature
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.target, *self.sources)
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        teachers = torch.stack([outputs[name].logits.detach() for name in self.sources])
+        weights = teacher_weights(teachers, batch.labels)
+        return weighted_kd(outputs[self.target].logits, teachers, weights, temperature=self.temperature)
+
+
+class ConfidentHint(Term):
+    """`weighted_hint` of the last maps: weights are by what the teachers' classifiers make of the student's map."""
+
+    def __init__(
+        self,
+        target: str,
+        stages: Mapping[str, str],
+        readings: Sequence[str],
+        weight: Schedule,
+        *,
+        through_weights: bool,
+    ) -> None:
+        super().__init__(f"camkd_hint/teachers->{target}", target, weight)
+        self.stages = dict(stages)
+        self.readings = tuple(readings)
+        self.through_weights = through_weights
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.target, *self.stages, *self.readings)
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        read = [outputs[name] for name in self.readings]
+        weights = teacher_weights(torch.stack([output.logits for output in read]), batch.labels)
+        return weighted_hint(
+            [output.features[EMBEDDED] for output in read],
+            [as_map(outputs[name].features[stage].detach()) for name, stage in self.stages.items()],
+            weights if self.through_weights else weights.detach(),
+        )
+
+
+def _classifier(teacher: Frozen) -> nn.Linear:
+    layer = teacher.network.linear_classifier()
+    if layer is None:
+        raise UserError(
+            f"camkd needs each teacher's linear classifier on the averaged features of its last stage, "
+            f"but {teacher.network.spec.name} has none that reads just these: choose another teacher"
+        )
+    return layer
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[2:] == size:
+        return maps
+    if maps.shape[2] >= size[0] and maps.shape[3] >= size[1]:
+        return functional.adaptive_avg_pool2d(maps, size)
+    return functional.interpolate(maps, size, mode="bilinear")
+
+
+def _delayed(value: float, epochs: float) -> Schedule:
+    def weight(progress: Progress) -> float:
+        return value if progress.epoch >= epochs else 0.0
+
+    return weight

@@ -1,0 +1,58 @@
+"""Trained networks go on learning from each other, each sample from whoever is surer of it."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+import torch
+
+from kdschemes.config import Config
+from kdschemes.distillation import Distillation, Task, distill
+from kdschemes.nodes import Frozen, Network, Node
+from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.networks import student_network
+from kdschemes.schemes.offline.confidence import most_confident
+from kdschemes.schemes.offline.teachers import build_teachers, soft_and_hard
+
+
+def dpkd(config: Config, task: Task) -> Distillation:
+    """Return (1 - alpha) CE + alpha response(target -> student).
+
+    The target of a sample is the output of the most confident of the teachers and `start`, a frozen copy of the
+    student as it starts: built anew from `model.checkpoint` whenever the run goes on. Feature and relation terms come
+    from each teacher.
+    """
+    teachers = build_teachers(config, task)
+    network = student_network(config, task, "student")
+    start = Frozen("start", copy.deepcopy(network))
+    alpha, hard = soft_and_hard(config)
+    nodes: dict[str, Node] = {
+        **teachers.nodes,
+        "start": start,
+        "target": MostConfident("target", ["start", *teachers.names], config.scheme.confidence),
+        "student": Network("student", network),
+    }
+    return distill(
+        nodes,
+        supervised={"student": hard},
+        edges=teachers.edges("target", alpha),
+        losses=config.losses,
+        heads=["student", "start"],
+        task=task,
+        teacher="teacher",
+    )
+
+
+class MostConfident(Node):
+    """For each sample the logits of the most confident of several outputs, of equals the first's; no features."""
+
+    def __init__(self, name: str, members: Sequence[str], by: Literal["supervised", "max_probability"]) -> None:
+        super().__init__([name], reads=members)
+        self.by = by
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        logits = torch.stack([outputs[member].logits for member in self.reads])
+        chosen = most_confident(logits, batch.labels, self.by)
+        return {self.provides[0]: Output(logits[chosen, torch.arange(len(chosen), device=chosen.device)])}

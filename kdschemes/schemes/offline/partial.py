@@ -1,0 +1,71 @@
+"""A teacher that is trained along with the student from one of its stages on."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+
+from kdschemes.config import Config
+from kdschemes.distillation import Distillation, Edge, Task, distill
+from kdschemes.errors import UserError
+from kdschemes.models import StagedNetwork, split
+from kdschemes.nodes import Network, Node
+from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.networks import student_network, teacher_network
+from kdschemes.schemes.offline.teachers import soft_and_hard
+
+
+def partial(config: Config, task: Task) -> Distillation:
+    """Return CE and response(teacher -> student) for the student, CE and response(student -> teacher) for the teacher.
+
+    The teacher's parts before `scheme.trained_from` are constants. Feature and relation terms teach the student alone.
+
+    Raises:
+        UserError: several teachers, an unknown stage, a teacher that cannot be cut there.
+    """
+    if isinstance(config.teacher.name, list) and len(config.teacher.name) > 1:
+        raise UserError(f"method=partial trains one teacher, not {len(config.teacher.name)}: give one model")
+    options, network = config.scheme, teacher_network(config, task, 0)
+    alpha, hard = soft_and_hard(config)
+    stage = network.stage_names[-1] if options.trained_from == "last" else options.trained_from
+    teacher = Network("teacher", network) if stage == "all" else PartlyFrozen("teacher", network, stage)
+    back = Edge("student", "teacher", response=options.teacher_alpha, feature=None, relation=None)
+    return distill(
+        {"teacher": teacher, "student": Network("student", student_network(config, task, "student"))},
+        supervised={"student": hard, "teacher": options.teacher_hard},
+        edges=[Edge("teacher", "student", response=alpha), back],
+        losses=config.losses,
+        heads=["student", "teacher"],
+        task=task,
+        teacher="teacher",
+        rates={"teacher": options.teacher_rate},
+    )
+
+
+class PartlyFrozen(Node):
+    """A network that is trained from `stage` on. What comes before is a constant and always in evaluation mode."""
+
+    def __init__(self, name: str, network: StagedNetwork, stage: str) -> None:
+        super().__init__([name])
+        self.trunk, self.branch = split(network, stage)
+        self.trunk.requires_grad_(False)
+        self._template = [network]
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> PartlyFrozen:
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        with torch.no_grad():
+            stem, features = self.trunk(batch.images)
+        logits, deeper = self.branch(stem)
+        return {self.provides[0]: Output(logits, {**features, **deeper})}
+
+    def plain_network(self, head: str) -> StagedNetwork:
+        network = copy.deepcopy(self._template[0])
+        network.load_plain_state(self.trunk.state_dict() | self.branch.state_dict())
+        return network.to(next(self.branch.parameters()).device)

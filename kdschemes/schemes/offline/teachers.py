@@ -1,0 +1,57 @@
+"""The frozen teachers of an offline scheme."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from kdschemes.config import Config
+from kdschemes.distillation import Edge, Task
+from kdschemes.nodes import Ensemble, Frozen, Node
+from kdschemes.schemes.networks import teacher_network
+
+
+@dataclass(frozen=True)
+class Teachers:
+    """Nodes by name, the outputs of the single teachers in order, and the share of each in their mean.
+
+    The output `teacher` is the only teacher, or the weighted mean of the logits of `teacher0`, `teacher1`, ...
+    """
+
+    nodes: dict[str, Node]
+    frozen: list[Frozen]
+    shares: list[float]
+
+    @property
+    def names(self) -> list[str]:
+        """The outputs of the single teachers."""
+        return [node.provides[0] for node in self.frozen]
+
+    def edges(self, response: str, alpha: float) -> list[Edge]:
+        """Return the edges to the student: the output `response` by its logits, each teacher by its features."""
+        if self.names == [response]:
+            return [Edge(response, "student", response=alpha)]
+        mean = Edge(response, "student", response=alpha, feature=None, relation=None)
+        pairs = zip(self.names, self.shares, strict=True)
+        return [mean, *(Edge(name, "student", response=None, feature=share, relation=share) for name, share in pairs)]
+
+
+def build_teachers(config: Config, task: Task) -> Teachers:
+    """Return the teachers that the `teacher` group describes."""
+    count = len(config.teacher.name) if isinstance(config.teacher.name, list) else 1
+    weights = config.teacher.weights or [1.0] * count
+    names = ["teacher"] if count == 1 else [f"teacher{k}" for k in range(count)]
+    frozen = [Frozen(name, teacher_network(config, task, number)) for number, name in enumerate(names)]
+    nodes: dict[str, Node] = {node.provides[0]: node for node in frozen}
+    if count > 1:
+        nodes["teacher"] = Ensemble("teacher", names, weights)
+    return Teachers(nodes, frozen, [weight / sum(weights) for weight in weights])
+
+
+def soft_and_hard(config: Config) -> tuple[float, float]:
+    """Return the weights of the soft and the hard term that `scheme.alpha` and `scheme.hard` give.
+
+    Without a response loss there is nothing to weigh cross-entropy against, and its weight is 1.
+    """
+    softened = any(kind == "response" for kind, _ in config.losses.chosen())
+    alpha: float = config.scheme.alpha if softened else 0.0
+    return alpha, 1.0 - alpha if config.scheme.hard is None else config.scheme.hard

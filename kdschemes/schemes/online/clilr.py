@@ -1,0 +1,41 @@
+"""CL-ILR: heads on one trunk, each taught by the mean of the others."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.distillation import Distillation, Edge, Task, distill
+from kdschemes.nodes import Ensemble, Node, SharedStem
+from kdschemes.schemes.online.peers import build_branches, peer_views
+
+
+def clilr(config: Config, task: Task) -> Distillation:
+    """Return, for each head h of H, (1 - alpha) CE_h + alpha response(mean of the other heads -> h).
+
+    Song & Chai 2018, "Collaborative Learning for Deep Neural Networks". Targets are constants. Each head learns from
+    its own terms at full strength, the trunk from their mean: its gradient is divided by H. Feature and relation terms,
+    where chosen, come from each other head with weight 1 / (H - 1). Without a response loss each CE has weight 1.
+
+    Raises:
+        UserError: a network that cannot be cut, or a list of another length than the number of heads.
+    """
+    names, stem = build_branches(config, task)
+    views = peer_views(config.scheme.views, len(names))
+    heads = SharedStem(names, stem.trunk, stem.branches, stem.template, views=views, stem_gradient=1.0 / len(names))
+    others = {name: [other for other in names if other != name] for name in names}
+    mean_of_others = {name: f"others{number}" for number, name in enumerate(names)}
+    nodes: dict[str, Node] = {"peers": heads, "ensemble": Ensemble("ensemble", names)}
+    nodes |= {mean: Ensemble(mean, others[name]) for name, mean in mean_of_others.items()}
+    softened = any(kind == "response" for kind, _ in config.losses.chosen())
+    alpha = config.scheme.alpha if softened else 0.0
+    share = 1.0 / (len(names) - 1)
+    edges = [Edge(mean, name, response=alpha, feature=None, relation=None) for name, mean in mean_of_others.items()]
+    edges += [Edge(j, k, response=None, feature=share, relation=share) for k in names for j in others[k]]
+    return distill(
+        nodes,
+        supervised=dict.fromkeys(names, 1.0 - alpha),
+        edges=edges,
+        losses=config.losses,
+        heads=[*names, "ensemble"],
+        task=task,
+        peers=names,
+    )

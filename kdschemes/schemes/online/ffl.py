@@ -1,0 +1,97 @@
+"""FFL: the peers' last maps are fused; the fused classifier and the peers teach each other."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.config import Config
+from kdschemes.distillation import Distillation, Edge, Task, distill, probe
+from kdschemes.errors import UserError
+from kdschemes.losses.stages import as_map, as_map_shape
+from kdschemes.models.init import he_normal
+from kdschemes.nodes import Ensemble, Node
+from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.online.peers import build_peers, last_stage
+
+
+class FusionModule(nn.Module):
+    """Depthwise 3x3 and pointwise 1x1 convolution of the peers' maps, then pooling and a linear classifier.
+
+    Kim et al. 2021, "Feature Fusion for Online Mutual Knowledge Distillation". Convolutions have no bias and start
+    from He's initialisation; each is followed by batch norm and ReLU.
+    """
+
+    def __init__(self, channels: int, width: int, num_classes: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, width, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(inplace=True),
+        )
+        self.fc = nn.Linear(width, num_classes)
+        he_normal(self.body)
+
+    def forward(
+        self, maps: Sequence[Float[Tensor, "n _ h w"]]
+    ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n d h w"]]:
+        """Return the logits and the fused map of maps of one size, joined by channels."""
+        fused = self.body(torch.cat(list(maps), dim=1))
+        return self.fc(fused.mean((2, 3))), fused
+
+
+class Fusion(Node):
+    """The fused classifier `fused` of the peers' last maps, with the fused map as its only feature.
+
+    Its gradients reach the peers.
+    """
+
+    def __init__(self, peers: Sequence[str], module: FusionModule) -> None:
+        super().__init__(["fused"], reads=peers)
+        self.module = module
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        maps = [as_map(list(outputs[name].features.values())[-1]) for name in self.reads]
+        logits, fused = self.module(maps)
+        return {"fused": Output(logits, {"fused": fused})}
+
+
+def ffl(config: Config, task: Task) -> Distillation:
+    """Return CE of peers and fused classifier + sum_k response(fused -> k) + response(mean of peers -> fused).
+
+    Kim et al. 2021. Every target is a constant. The CE of the fused classifier trains the peers too, and so does what
+    it is taught: their maps are not constants. Feature and relation terms, where chosen, go from the fused map to each
+    peer's.
+
+    Raises:
+        UserError: peers whose last maps differ in size, or are no maps; a network that cannot be cut.
+    """
+    peers = build_peers(config, task)
+    shapes = probe(peers.nodes.values(), task)
+    found = {name: as_map_shape("ffl", *last_stage("ffl", name, shapes)) for name in peers.names}
+    sizes = {name: "x".join(map(str, shape[1:])) for name, shape in found.items()}
+    if len(set(sizes.values())) > 1:
+        different = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise UserError(f"ffl joins the peers' last maps, whose sizes differ: {different}; take other models")
+    width = found[peers.names[0]][0]
+    fusion = Fusion(peers.names, FusionModule(sum(shape[0] for shape in found.values()), width, task.num_classes))
+    nodes: dict[str, Node] = {**peers.nodes, "fused": fusion, "mean": Ensemble("mean", peers.names)}
+    return distill(
+        nodes,
+        supervised=dict.fromkeys([*peers.names, "fused"], 1.0),
+        edges=[
+            *(Edge("fused", name) for name in peers.names),
+            Edge("mean", "fused", feature=None, relation=None),
+        ],
+        losses=config.losses,
+        heads=[*peers.names, "fused"],
+        task=task,
+        peers=peers.names,
+        rates=peers.rates,
+    )

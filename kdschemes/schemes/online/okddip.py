@@ -1,0 +1,92 @@
+"""OKDDip: peers with targets of their own by attention, and a leader that learns from all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdschemes.config import Config
+from kdschemes.distillation import Distillation, Edge, Task, distill, probe
+from kdschemes.errors import UserError
+from kdschemes.losses.modules.base import embedding
+from kdschemes.losses.precision import full_precision
+from kdschemes.nodes import Ensemble, Node
+from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.online.peers import build_peers, last_width
+
+LEADER = "leader"
+
+
+@full_precision
+def attention(queries: Float[Tensor, "n m d"], keys: Float[Tensor, "n m d"]) -> Float[Tensor, "n m m"]:
+    r"""Return for each peer a what it gives to each peer b, itself included: $softmax_b(q_a \cdot k_b)$.
+
+    Chen et al. 2020, "Online Knowledge Distillation with Diverse Peers"; dot products are not scaled. Gradients flow
+    to both.
+    """
+    return functional.softmax(queries @ keys.transpose(1, 2), dim=2)
+
+
+@full_precision
+def attended(weights: Float[Tensor, "n m m"], logits: Float[Tensor, "n m c"]) -> Float[Tensor, "n m c"]:
+    r"""Return each peer's target, the logits $\sum_b \alpha_{ab} z_b$. Gradients flow to both."""
+    return weights @ logits
+
+
+class PeerAttention(Node):
+    """Gives peer number a's target, `attendeda`: all peers' logits, weighed by attention between their features.
+
+    A feature is the last stage's, averaged over positions. Queries and keys are one linear projection each, without
+    bias, which all peers share. With `detach` logits and features are constants, so that only the projections learn
+    from who is taught; without, the peers that are attended to learn too.
+    """
+
+    def __init__(self, peers: Sequence[str], width: int, narrow: int, *, detach: bool) -> None:
+        super().__init__([f"attended{number}" for number in range(len(peers))], reads=peers)
+        self.query = nn.Linear(width, narrow, bias=False)
+        self.key = nn.Linear(width, narrow, bias=False)
+        self.detach = detach
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        peers = [outputs[name].detach() if self.detach else outputs[name] for name in self.reads]
+        features = torch.stack([embedding(list(peer.features.values())[-1]) for peer in peers], dim=1)
+        weights = attention(self.query(features), self.key(features))
+        targets = attended(weights, torch.stack([peer.logits for peer in peers], dim=1))
+        return {name: Output(targets[:, number]) for number, name in enumerate(self.provides)}
+
+
+def okddip(config: Config, task: Task) -> Distillation:
+    """Return CE of peers and leader + sum_a response(attended a -> peer a) + response(mean of peers -> leader).
+
+    Chen et al. 2020. The attention learns through the targets that it makes; `scheme.detach` says whether the peers
+    behind these, and behind the leader's, learn from them too.
+
+    Raises:
+        UserError: peers whose last features differ in width, a network without features or that cannot be cut, a
+            feature or relation loss (targets have logits alone).
+    """
+    options = config.scheme
+    peers = build_peers(config, task, leader=LEADER)
+    shapes = probe(peers.nodes.values(), task)
+    widths = [last_width("okddip", name, shapes) for name in peers.names]
+    if len(set(widths)) > 1:
+        raise UserError(f"okddip: peers share projections of their last features, which are {widths} wide: take one")
+    if widths[0] < options.reduction:
+        raise UserError(f"scheme.reduction={options.reduction} is more than the {widths[0]} channels of the features")
+    heed = PeerAttention(peers.names, widths[0], widths[0] // options.reduction, detach=options.detach)
+    edges = [Edge(target, name, detach=False) for target, name in zip(heed.provides, peers.names, strict=True)]
+    nodes: dict[str, Node] = {**peers.nodes, "attention": heed, "mean": Ensemble("mean", peers.names)}
+    return distill(
+        nodes,
+        supervised=dict.fromkeys([LEADER, *peers.names], 1.0),
+        edges=[*edges, Edge("mean", LEADER, detach=options.detach)],
+        losses=config.losses,
+        heads=[LEADER, *peers.names],
+        task=task,
+        peers=peers.names,
+        rates=peers.rates,
+    )

@@ -1,0 +1,63 @@
+"""PCL: a head on all peers' features and the peers' moving averages teach each peer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from kdschemes.config import Config
+from kdschemes.distillation import Distillation, Edge, Task, distill, probe
+from kdschemes.losses.modules.base import embedding
+from kdschemes.nodes import Ema, Node
+from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.online.peers import build_peers, last_width
+
+
+class PeerEnsemble(Node):
+    """The peer ensemble `ensemble`: one linear classifier of all peers' last features, averaged over positions.
+
+    Its gradients reach the peers.
+    """
+
+    def __init__(self, peers: Sequence[str], width: int, num_classes: int) -> None:
+        super().__init__(["ensemble"], reads=peers)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        features = [embedding(list(outputs[name].features.values())[-1]) for name in self.reads]
+        return {"ensemble": Output(self.fc(torch.cat(features, dim=1)))}
+
+
+def pcl(config: Config, task: Task) -> Distillation:
+    """Return CE of ensemble and peers + sum_j response(ensemble -> j) + sum_j mean over k != j of response(EMA_k -> j).
+
+    Wu & Gong 2021, "Peer Collaborative Learning for Online Knowledge Distillation". Targets are constants. Each peer,
+    and its moving average, sees its own view. Feature and relation terms, where chosen, go from the other peers'
+    averages to each peer with weight 1 / (m - 1).
+
+    Raises:
+        UserError: a network without features, or that cannot be cut.
+    """
+    peers = build_peers(config, task)
+    shapes = probe(peers.nodes.values(), task)
+    width = sum(last_width("pcl", name, shapes) for name in peers.names)
+    averages = {name: f"{name}/ema" for name in peers.names}
+    nodes: dict[str, Node] = {**peers.nodes, "ensemble": PeerEnsemble(peers.names, width, task.num_classes)}
+    nodes |= {
+        f"{name}/ema": Ema(node, averages, config.scheme.decay, warm_up=True) for name, node in peers.nodes.items()
+    }
+    share = 1.0 / (len(peers.names) - 1)
+    edges = [Edge("ensemble", name, feature=None, relation=None) for name in peers.names]
+    edges += [Edge(averages[k], j, share, share, share) for j in peers.names for k in peers.names if k != j]
+    return distill(
+        nodes,
+        supervised=dict.fromkeys(["ensemble", *peers.names], 1.0),
+        edges=edges,
+        losses=config.losses,
+        heads=[*peers.names, "ensemble", *averages.values()],
+        task=task,
+        peers=peers.names,
+        rates=peers.rates,
+    )

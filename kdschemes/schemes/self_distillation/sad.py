@@ -1,0 +1,82 @@
+"""Self: the attention of each stage follows that of the next deeper one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+from math import prod
+
+from torch import Tensor
+
+from kdschemes.config import Config
+from kdschemes.config.schemes.self_exits import SelfSAD
+from kdschemes.distillation import Distillation, Task, probe
+from kdschemes.errors import UserError, unknown
+from kdschemes.losses.stages import to_map
+from kdschemes.nodes import Network
+from kdschemes.outputs import Batch, Output
+from kdschemes.schedules import Schedule, constant
+from kdschemes.schemes.networks import student_network
+from kdschemes.schemes.self_distillation.attention import self_attention, stage_maps
+from kdschemes.terms import Supervise, Term
+
+Maps = Mapping[str, tuple[int, int, int]]
+
+
+class SelfAttention(Term):
+    """`self_attention` between two stages of one output; the deeper one is a constant if the options detach it."""
+
+    def __init__(self, target: str, shallow: str, deep: str, options: SelfSAD) -> None:
+        super().__init__(f"sad/{target}/{deep}->{shallow}", target, _from(options.start, options.weight))
+        self.shallow, self.deep, self.options = shallow, deep, options
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        features, options = outputs[self.target].features, self.options
+        deep = features[self.deep].detach() if options.detach else features[self.deep]
+        return self_attention(
+            to_map(features[self.shallow]),
+            to_map(deep),
+            channels=options.channels,
+            enlarged=options.enlarged,
+            positions=options.positions,
+        )
+
+
+def sad(config: Config, task: Task) -> Distillation:
+    """Return CE + weight * sum over successive stages m of the squared gap between attention of m and of m + 1.
+
+    Tokens count as the square map that they fill. Pairs with a map of one position, whose attention says nothing, are
+    left out of `stages=all`; other choices of them are refused.
+
+    Raises:
+        UserError: a stage that is not there or gives no map, and where no pair has an attention to follow.
+    """
+    options = config.scheme
+    assert isinstance(options, SelfSAD)
+    student = Network("student", student_network(config, task, "student"))
+    maps = stage_maps("sad", probe([student], task)["student"])
+    pairs = _pairs(options.stages, maps, config.model.name)
+    attention = [SelfAttention("student", shallow, deep, options) for shallow, deep in pairs]
+    return Distillation({"student": student}, [Supervise("student", constant(1.0)), *attention], ["student"])
+
+
+def _pairs(stages: str | list[str], maps: Maps, model: str) -> list[tuple[str, str]]:
+    chosen = list(maps) if isinstance(stages, str) else [name for name in maps if name in stages]
+    for name in stages if isinstance(stages, list) else ():
+        if name not in maps:
+            raise unknown(f"stage of {model}", name, maps)
+    if len(chosen) < 2:
+        raise UserError(f"sad needs two or more stages, not {len(chosen)} of {model}: choose more, or another model")
+    pairs = list(pairwise(chosen))
+    taught = [pair for pair in pairs if prod(map(min, *(maps[stage][1:] for stage in pair))) > 1]
+    if not taught or (stages != "all" and len(taught) < len(pairs)):
+        shallow, deep = next(pair for pair in pairs if pair not in taught)
+        raise UserError(
+            f"sad needs more than one position, but '{deep}' teaches '{shallow}' by a 1x1 map: choose other stages by "
+            "scheme.stages=[...], larger images or another model"
+        )
+    return taught
+
+
+def _from(start: float, value: float) -> Schedule:
+    return lambda progress: value if progress.fraction >= start else 0.0

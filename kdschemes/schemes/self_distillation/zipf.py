@@ -1,0 +1,131 @@
+"""Self: soft labels by Zipf's law, over ranks that the positions of the network's last map vote for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdschemes.config import Config
+from kdschemes.config.schemes.self_single import SelfZipf
+from kdschemes.distillation import Distillation, Task, probe
+from kdschemes.errors import UserError
+from kdschemes.losses.precision import full_precision
+from kdschemes.losses.response.divergence import divergence_by_gap
+from kdschemes.nodes import Network
+from kdschemes.outputs import Batch, Output
+from kdschemes.schedules import constant
+from kdschemes.schemes.networks import student_network
+from kdschemes.terms import Supervise, Term
+
+
+class ZipfLabels(Term):
+    """`zipf_loss` of the target's logits, its ranks from `dense_votes` of the last map or from the logits."""
+
+    def __init__(self, target: str, options: SelfZipf, classifier: nn.Linear | None) -> None:
+        super().__init__(f"zipf/{target}", target, constant(options.weight))
+        self.options = options
+        self._classifier = [classifier]
+
+    @property
+    def classifier(self) -> nn.Linear | None:
+        """The student's own, for dense votes."""
+        return self._classifier[0]
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        output, classifier = outputs[self.target].detach(), self.classifier
+        scores = output.logits
+        if classifier is not None:
+            last = list(output.features.values())[-1]
+            bias = None if classifier.bias is None else classifier.bias.detach()
+            scores = dense_votes(last, classifier.weight.detach(), bias, upsample=self.options.upsample)
+        labels = zipf_labels(scores, batch.labels, power=self.options.power)
+        return zipf_loss(outputs[self.target].logits, labels, batch.labels)
+
+
+@full_precision
+def dense_votes(
+    features: Float[Tensor, "n d h w"],
+    weight: Float[Tensor, "c d"],
+    bias: Float[Tensor, " c"] | None,
+    *,
+    upsample: int,
+) -> Float[Tensor, "n c"]:
+    """Return for each class how many positions of the enlarged map the classifier gives to it.
+
+    Args:
+        features: the map that is averaged and classified.
+        weight: of the classifier.
+        bias: of the classifier.
+        upsample: the factor by which the map is enlarged first, bilinearly.
+    """
+    if upsample > 1:
+        features = functional.interpolate(features, scale_factor=float(upsample), mode="bilinear")
+    chosen = functional.linear(features.flatten(2).mT, weight, bias).argmax(dim=2)
+    votes = torch.zeros(len(features), len(weight), dtype=features.dtype, device=features.device)
+    return votes.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=votes.dtype))
+
+
+@full_precision
+def zipf_labels(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], *, power: float) -> Float[Tensor, "n c"]:
+    r"""Return $q_c \propto 1 / r_c^{power}$ on the classes other than the label, and 0 on the label.
+
+    $r_c$ is 1 + the number of classes, the label's included, of a greater score: equal scores share the best rank.
+
+    Args:
+        scores: by which classes are ranked.
+        labels: class indices.
+        power: of the law.
+    """
+    ascending = scores.sort(dim=1).values
+    rank = 1 + scores.shape[1] - torch.searchsorted(ascending, scores.contiguous(), right=True)
+    share = rank.to(scores.dtype).pow(-power).scatter(1, labels[:, None], 0.0)
+    return share / share.sum(dim=1, keepdim=True)
+
+
+@full_precision
+def zipf_loss(
+    student: Float[Tensor, "n c"], soft: Float[Tensor, "n c"], labels: Int[Tensor, " n"]
+) -> Float[Tensor, ""]:
+    r"""Return $\frac1N \sum_n KL(q_n \| softmax(z_{n, c \ne y}))$ over the classes other than the label.
+
+    Liang et al. 2022, "Efficient One Pass Self-distillation with Zipf's Label Smoothing". The student's logits get
+    gradient, q is what the caller gives. With two classes the value is 0.
+
+    Args:
+        student: logits z.
+        soft: q, 0 on the label.
+        labels: class indices.
+    """
+    others = torch.ones_like(student, dtype=torch.bool).scatter(1, labels[:, None], False)
+    shape = (len(student), student.shape[1] - 1)
+    log_p = soft[others].view(shape).log()
+    z = student[others].view(shape)
+    return divergence_by_gap(z - log_p, log_p, functional.log_softmax(z, dim=1)).mean()
+
+
+def zipf(config: Config, task: Task) -> Distillation:
+    """Return CE + weight times the divergence from Zipf's law over the ranks of the other classes.
+
+    Raises:
+        UserError: fewer than 2 classes, or votes of a map's positions where the last map is not what is classified.
+    """
+    options = config.scheme
+    assert isinstance(options, SelfZipf)
+    if task.num_classes < 2:
+        raise UserError(f"method=zipf ranks the classes beside the label's, the task has {task.num_classes} class(es)")
+    student = Network("student", student_network(config, task, "student"))
+    classifier = None
+    if options.votes == "dense":
+        classifier = student.network.linear_classifier()
+        last = list(probe([student], task)["student"].values())[-1]
+        if classifier is None or len(last) != 3:
+            raise UserError(
+                f"scheme.votes=dense needs one linear layer on the averaged last map, which {config.model.name} "
+                "has not: use scheme.votes=logits"
+            )
+    terms = [Supervise("student", constant(1.0)), ZipfLabels("student", options, classifier)]
+    return Distillation({"student": student}, terms, ["student"])
