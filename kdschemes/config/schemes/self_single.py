@@ -72,7 +72,7 @@ class SelfEMA(Method):
     method: Literal["ema"] = "ema"
     decay: Annotated[float, Field(ge=0, lt=1, description="share of the average that stays at a step")] = 0.999
     warm_up: Annotated[
-        bool, Field(description="after step t = 1, 2, ... at most 1 - 1 / (t + 1) stays, so that the start is forgotten")
+        bool, Field(description="after step t = 1, 2, ... at most 1 - 1 / (t + 1) stays: the start is forgotten")
     ] = True
     view: Annotated[
         Literal["own", "shared"], Field(description="own: the average sees another random view; shared: the same one")

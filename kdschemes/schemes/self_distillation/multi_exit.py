@@ -47,7 +47,7 @@ class WarmingExits(NetworkWithExits):
         super().__init__(name, network)
         self.temperature, self.growth, self.confidence = temperature, growth, confidence
         self.register_buffer("growths", torch.zeros((), dtype=torch.long))
-        self.register_buffer("sure", torch.zeros(2, dtype=torch.float64), persistent=False)
+        self.register_buffer("sure", torch.zeros(2, dtype=torch.float64))
 
     @property
     def factor(self) -> Tensor:

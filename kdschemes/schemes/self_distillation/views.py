@@ -48,8 +48,11 @@ class NetworkTwice(Network):
         name, again = self.provides
         other = batch.companion(self.companions[0])
         if self.together:
-            joined = (torch.cat([getattr(b, field) for b in (batch, other)]) for field in ("images", "labels", "index"))
-            both = self._answers(Batch(*joined))[name]
+            pair = (batch, other)
+            images, labels, index = (
+                torch.cat([getattr(b, key) for b in pair]) for key in ("images", "labels", "index")
+            )
+            both = self._answers(Batch(images, labels, index))[name]
             return {name: _rows(both, slice(0, len(batch))), again: _rows(both, slice(len(batch), None))}
         answer = self._answers(batch)[name]
         if len(other) == 0:
