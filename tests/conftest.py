@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 os.environ.setdefault("WANDB_MODE", "offline")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process a core
 
 import subprocess
 import sys

@@ -19,6 +19,7 @@ from scheme_cases import (
     START,
     VARIANTS,
     base,
+    batch_for,
     build,
     network_of,
     random_batch,
@@ -58,7 +59,7 @@ def stepped(name: str) -> Distillation:
     optimizer = torch.optim.SGD(trained(scheme), lr=0.01)
     for seed in range(2):
         optimizer.zero_grad()
-        scheme(random_batch(seed=seed, dtype=torch.float32), START).total.backward()
+        scheme(batch_for(scheme, seed=seed, dtype=torch.float32), START).total.backward()
         optimizer.step()
         scheme.after_step()
     return scheme

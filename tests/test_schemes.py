@@ -61,7 +61,7 @@ from kdschemes.outputs import Progress
 from kdschemes.schemes import BUILDERS, build_scheme
 
 GOLDEN = Path(__file__).parent / "golden"
-GOLDEN_STEPS = 10
+GOLDEN_STEPS = 20
 FAMILIES = (
     formulas_supervised,
     formulas_offline,

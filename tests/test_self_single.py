@@ -341,6 +341,8 @@ def test_own_labels_stand_beside_the_published_share_of_cross_entropy(method: st
     assert weights == pytest.approx({"ce/student": hard, f"{method}/student->student": weight})
     assert configure(*base("self", method)).scheme.hard == hard
     assert configure(*base("self", method), "scheme.hard=0.3").scheme.hard == 0.3
+    again = build(*base("self", method), "scheme.hard=null")
+    assert again(random_batch(), START).weights["ce/student"] == hard
 
 
 @pytest.mark.parametrize("loss", ["losses.response=kd", "losses.feature=at", "losses.relation=rkd"])
