@@ -23,7 +23,7 @@ from scheme_cases import (
     state_of,
     trained,
 )
-from torch import Tensor
+from torch import Tensor, nn
 
 from kdschemes.config.data import Digits
 from kdschemes.config.losses import Losses
@@ -31,7 +31,7 @@ from kdschemes.config.losses.response import KD
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.data import open_data
 from kdschemes.distillation import Distillation, Edge, distill, probe
-from kdschemes.nodes import Ensemble, Network, NetworkWithExits, Node, SharedStem
+from kdschemes.nodes import Ensemble, Frozen, Network, NetworkWithExits, Node, SharedStem
 from kdschemes.outputs import Batch, Output, Progress
 from kdschemes.schedules import constant
 from kdschemes.schemes.self_distillation.views import NetworkTwice
@@ -274,6 +274,33 @@ def test_accumulated_micro_batches_add_up_to_the_mean_over_the_step(name: str) -
     assert totals[0] == pytest.approx(totals[1], rel=1e-12)
     for whole, parts in zip(*gradients, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-9, atol=1e-12)
+
+
+TWO_PASSES = ["self-cskd", "self-dlb"]
+"""Methods whose second batch of images follows in a pass of its own, without gradient or with its own statistics."""
+
+
+@pytest.mark.parametrize("name", DEFAULTS)
+def test_a_step_runs_each_network_once(name: str) -> None:
+    """The first layer of every network sees each image of the batch, and of the companions that it wants, once."""
+    scheme = build(*VARIANTS[name]).train()
+    seen: dict[str, list[int]] = {}
+    trained_on = scheme.needed({output for term in scheme.terms for output in term.reads})
+    for key, node in scheme.nodes.items():
+        if node not in trained_on:
+            continue
+        network = node.network if isinstance(node, Frozen) else node
+        first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+        if first is not None and not node.reads:
+            seen[key] = []
+            first.register_forward_hook(lambda module, x, y, key=key: seen[key].append(len(x[0])))
+    scheme(batch_for(scheme), START)
+    assert seen
+    for key, rows in seen.items():
+        companions = scheme.nodes[key].companions
+        passes = 2 if name in TWO_PASSES and companions else 1
+        assert len(rows) == passes, f"{key} ran {len(rows)} times"
+        assert 6 <= sum(rows) <= 6 * (1 + len(companions)), key
 
 
 def test_probing_leaves_modes_and_statistics_as_they_were() -> None:

@@ -11,6 +11,8 @@ from scheme_cases import METHODS, base, configure
 from test_resume import FILES
 from variants_topologies import NAMES, TOPOLOGIES, topology
 
+from kdschemes.config.load import run_name
+from kdschemes.models import create_model, save_weights
 from kdschemes.schemes import earlier_runs
 
 SMALL = [
@@ -31,6 +33,9 @@ KILLS = (4, 16)
 @pytest.mark.parametrize("name", CASES)
 def test_a_killed_run_goes_on_exactly(name: str, tmp_path: Path) -> None:
     arguments = [*CASES[name], *SMALL]
+    if name == "offline-dpkd":  # it goes on from a network that is trained already
+        save_weights(create_model("resnet20", num_classes=10, channels=1, image_size=8), tmp_path / "before")
+        arguments.append(f"model.checkpoint={tmp_path / 'before'}")
     whole = Started(arguments, tmp_path / "whole")
     for count in KILLS if earlier_runs(configure(*arguments)) else KILLS[:1]:
         killed = run(arguments, tmp_path / "run", SignalAtFile(signal.SIGKILL, count, ("os.rename",)))
@@ -50,8 +55,6 @@ def test_a_killed_run_goes_on_exactly(name: str, tmp_path: Path) -> None:
 
 def _chain(arguments: list[str]) -> set[str]:
     """Return the names of all runs that come first, with those that come before them."""
-    from kdschemes.config.load import run_name
-
     names: set[str] = set()
     waiting = earlier_runs(configure(*arguments))
     while waiting:
