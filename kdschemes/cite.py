@@ -109,6 +109,8 @@ def _networks(config: Config) -> Iterator[tuple[str, str]]:
     peers = getattr(config.scheme, "peers", None)
     for name in peers if isinstance(peers, list) else [config.model.name]:
         yield "model", name
+    if (big := getattr(config.scheme, "big", None)) is not None:
+        yield "model", big
     if config.scheme.uses_teacher:
         teachers = config.teacher.name
         for name in teachers if isinstance(teachers, list) else [teachers]:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn import functional
 
 from kdschemes.distributed import gather
 from kdschemes.losses.modules import Loss
@@ -330,6 +331,17 @@ class Ensemble(Node):
         members = torch.stack([outputs[member].logits for member in self.reads])
         members = members.to(torch.promote_types(members.dtype, torch.float32))
         return {self.provides[0]: Output((members.new_tensor(self.weights)[:, None, None] * members).sum(0))}
+
+
+class MeanOfProbabilities(Ensemble):
+    """The weighted mean of the probabilities of other outputs, as logarithms, in float32 at least; no features."""
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        members = torch.stack([outputs[member].logits for member in self.reads])
+        members = members.to(torch.promote_types(members.dtype, torch.float32))
+        log_p = functional.log_softmax(members, dim=2)
+        shares = log_p.new_tensor(self.weights).log()
+        return {self.provides[0]: Output((shares[:, None, None] + log_p).logsumexp(dim=0))}
 
 
 def answers_of_all(

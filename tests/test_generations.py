@@ -20,9 +20,9 @@ from kdschemes.config import Config
 from kdschemes.config.load import run_name
 from kdschemes.errors import UserError
 from kdschemes.models import create_model, save_weights
+from kdschemes.nodes import MeanOfProbabilities
 from kdschemes.outputs import Output
 from kdschemes.schemes import build_scheme, earlier_runs, taught_by
-from kdschemes.schemes.self_distillation.generations import MeanOfProbabilities
 
 BAN, TFKD = base("self", "ban", "convnet"), base("self", "tfkd_self", "convnet")
 PLAIN = base("supervised", "ce", "convnet")

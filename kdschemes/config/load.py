@@ -462,6 +462,7 @@ def _check_models(config: Config) -> None:
     for key in ("peers", "assistants"):
         models = getattr(config.scheme, key, None)
         names += models if isinstance(models, list) else []
+    names += [big] if (big := getattr(config.scheme, "big", None)) is not None else []
     for name in names:
         if name not in MODELS and not name.startswith("timm/"):
             raise unknown("model", name, (*MODELS, "timm/NAME"))

@@ -2,30 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-import torch
-
 from kdschemes.config import Config
 from kdschemes.distillation import Distillation, Task, distill
-from kdschemes.losses.precision import full_precision
-from kdschemes.nodes import Ensemble, Node
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.nodes import Ensemble, MeanOfProbabilities, Node
 from kdschemes.schemes.online.peers import build_peers, edges_from
-
-
-class MeanProbabilities(Ensemble):
-    r"""The mean of other outputs' probabilities, as logits: $\log \frac1K \sum_k softmax(z_k)$, in float32 at least."""
-
-    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        members = torch.stack([outputs[member].logits for member in self.reads])
-        return {self.provides[0]: Output(_log_mean(members))}
-
-
-@full_precision
-def _log_mean(logits: torch.Tensor) -> torch.Tensor:
-    return logits.log_softmax(2).logsumexp(0) - math.log(len(logits))
 
 
 def mean(config: Config, task: Task) -> Distillation:
@@ -38,7 +18,7 @@ def mean(config: Config, task: Task) -> Distillation:
         UserError: peers that cannot be built as the options say.
     """
     peers = build_peers(config, task)
-    kind = Ensemble if config.scheme.average == "logits" else MeanProbabilities
+    kind = Ensemble if config.scheme.average == "logits" else MeanOfProbabilities
     nodes: dict[str, Node] = {**peers.nodes, "ensemble": kind("ensemble", peers.names)}
     if config.scheme.members == "all":
         sources = dict.fromkeys(peers.names, "ensemble")

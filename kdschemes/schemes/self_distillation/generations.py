@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-import torch
-from torch.nn import functional
-
 from kdschemes.config import Config
 from kdschemes.distillation import Distillation, Edge, Task, distill
 from kdschemes.models import StagedNetwork, load_weights
-from kdschemes.nodes import Ensemble, Frozen, Network, Node
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.nodes import Ensemble, Frozen, MeanOfProbabilities, Network, Node
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.offline.teachers import soft_and_hard
 
@@ -39,17 +33,6 @@ def ban(config: Config, task: Task) -> Distillation:
 def tfkd_self(config: Config, task: Task) -> Distillation:
     """Return (1 - alpha) CE + alpha response(teacher -> student): from the supervised run to a fresh network."""
     return _taught(config, task, {"teacher": Frozen("teacher", _earlier_network(config, task, 0, 0))}, ["student"], 1)
-
-
-class MeanOfProbabilities(Ensemble):
-    """The weighted mean of the probabilities of other outputs, as logarithms, in float32 at least; no features."""
-
-    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        members = torch.stack([outputs[member].logits for member in self.reads])
-        members = members.to(torch.promote_types(members.dtype, torch.float32))
-        log_p = functional.log_softmax(members, dim=2)
-        shares = log_p.new_tensor(self.weights).log()
-        return {self.provides[0]: Output((shares[:, None, None] + log_p).logsumexp(dim=0))}
 
 
 def _taught(config: Config, task: Task, nodes: dict[str, Node], heads: list[str], generation: int) -> Distillation:
