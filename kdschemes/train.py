@@ -632,9 +632,10 @@ def _eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, fl
 
 
 def _summary(results: dict[str, Any]) -> dict[str, float]:
+    heads = results["heads"] | ({"mean over peers": mean} if (mean := results["mean_over_peers"]) else {})
     return {
         f"{which}/{split}/{head}/{name}": value
-        for head, both in results["heads"].items()
+        for head, both in heads.items()
         for which, splits in both.items()
         if splits
         for split in ("val", "test")

@@ -33,7 +33,7 @@ from kdschemes.errors import UserError
 from kdschemes.nodes import Frozen
 
 CPU = torch.device("cpu")
-SECONDS = 300
+SECONDS = 600
 Results = list[dict[str, Any]]
 
 

@@ -10,7 +10,7 @@ from matplotlib.image import imread
 
 from kdschemes.curves import MAX_POINTS, STYLES, _head, _lines, _means, draw_curves
 from kdschemes.errors import UserError
-from kdschemes.results import plain, results_table, write_json
+from kdschemes.results import mean_over_peers, plain, results_table, write_json
 from kdschemes.track import MetricsLog
 
 
@@ -148,6 +148,29 @@ def test_table_of_stored_results_with_numbers_that_are_not_finite(tmp_path):
     write_json(tmp_path / "results.json", results)
     last, _ = cells(results_table(json.loads((tmp_path / "results.json").read_text())))
     assert last[0]["test NLL"] == "nan"
+
+
+def test_the_mean_over_peers_is_of_the_peers_alone_and_never_the_best():
+    def entry(top1: float) -> dict[str, object]:
+        return {"epoch": 4, "val": None, "test": {"top1": top1, "nll": top1 / 10}}
+
+    heads = {
+        name: {"last": entry(top1), "best": None}
+        for name, top1 in (("peer0", 10.0), ("peer1", 40.0), ("ensemble", 90.0))
+    }
+    assert mean_over_peers(heads, ["peer0", "peer1"]) == {
+        "last": {"epoch": 4, "val": None, "test": {"top1": 25.0, "nll": 2.5}},
+        "best": None,
+    }
+    assert mean_over_peers(heads, []) is None
+    results = {
+        "run": "r",
+        "reported": "peer0",
+        "heads": heads,
+        "mean_over_peers": mean_over_peers(heads, ["peer0", "peer1"]),
+    }
+    (row,) = [line for line in results_table(results).splitlines() if "mean over peers" in line]
+    assert " 25.00 " in row
 
 
 def test_brackets_in_names_are_text():
