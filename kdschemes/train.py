@@ -27,7 +27,8 @@ from kdschemes.curves import draw_curves
 from kdschemes.data import LoadedData, open_data
 from kdschemes.distillation import Distillation, Task
 from kdschemes.distributed import from_first, gather_rows, sum_over_processes, synchronise_batch_norm
-from kdschemes.early_exit import evaluate_early_exit, summary, write_early_exit
+from kdschemes.early_exit import evaluate_early_exit, summary
+from kdschemes.early_exit_picture import write_early_exit
 from kdschemes.errors import ToldByFirst, UserError
 from kdschemes.evaluate import evaluate, evaluation_mode
 from kdschemes.export import export_exits, export_network, head_costs

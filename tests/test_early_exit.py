@@ -32,8 +32,8 @@ from kdschemes.early_exit import (
     latencies,
     stop_at,
     summary,
-    write_early_exit,
 )
+from kdschemes.early_exit_picture import write_early_exit
 from kdschemes.errors import UserError
 from kdschemes.export import export_exits, export_network
 from kdschemes.models import (
