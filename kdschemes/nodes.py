@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -223,9 +224,10 @@ class Frozen(Node):
 class Ema(Node):
     """A moving average of another node: `w <- decay * w + (1 - decay) * w_source` after each step.
 
-    It provides what its source does, in the views that its source sees, each output under its name in `names`. Buffers
-    (batch-norm statistics) are copied. It has no gradient, stays in evaluation mode and is checkpointed. With `warm_up`
-    the decay after step t = 1, 2, ... is 1 - 1 / (t + 1) until that is more than `decay` (Tarvainen & Valpola 2017).
+    It provides what its source does, in the views that its source sees, each output under its name in `names`. Batch
+    norm's statistics are averaged like the weights that they belong to; counts are copied. It has no gradient, stays
+    in evaluation mode and is checkpointed. With `warm_up` the decay after step t = 1, 2, ... is 1 - 1 / (t + 1) until
+    that is more than `decay` (Tarvainen & Valpola 2017).
     """
 
     steps: Tensor | None
@@ -259,10 +261,13 @@ class Ema(Node):
         if self.steps is not None:
             self.steps += 1
             rate = (1.0 / (self.steps + 1.0)).clamp(min=rate)
-        for average, weight in zip(self.average.parameters(), source.parameters(), strict=True):
-            average.lerp_(weight, rate if isinstance(rate, float) else rate.to(average.dtype))
-        for buffer, value in zip(self.average.buffers(), source.buffers(), strict=True):
-            buffer.copy_(value)
+        averages = itertools.chain(self.average.parameters(), self.average.buffers())
+        values = itertools.chain(source.parameters(), source.buffers())
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, rate if isinstance(rate, float) else rate.to(average.dtype))
+            else:
+                average.copy_(value)
 
     def plain_network(self, head: str) -> StagedNetwork | None:
         return self.average.plain_network(self._original[head])
