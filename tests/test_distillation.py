@@ -31,9 +31,12 @@ from kdschemes.config.losses.response import KD
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.data import open_data
 from kdschemes.distillation import Distillation, Edge, distill, probe
-from kdschemes.nodes import Ensemble, Frozen, Network, NetworkWithExits, Node, SharedStem
+from kdschemes.nodes import Ema, Ensemble, Frozen, Network, NetworkWithExits, Node, SharedStem
 from kdschemes.outputs import Batch, Output, Progress
 from kdschemes.schedules import constant
+from kdschemes.schemes.online.ffl import Fusion
+from kdschemes.schemes.online.one import GatedStem
+from kdschemes.schemes.online.pcl import PeerEnsemble
 from kdschemes.schemes.self_distillation.views import NetworkTwice
 from kdschemes.terms import Supervise, Transfer
 
@@ -189,8 +192,6 @@ def test_the_numbering_of_classes_does_not_matter(name: str) -> None:
         assert term(renamed, relabelled).item() == pytest.approx(expected, rel=1e-12), term.name
 
 
-ORDERED = ["online-one", "online-ffl", "online-pcl"]
-"""Methods with a module that reads the peers in their order: exchanged peers are not all that would change places."""
 UNEQUAL = ["online-switokd"]
 """Methods whose networks differ in what they do."""
 EXCHANGED = {name: DEFAULTS[name] for name in METHODS if METHODS[name][0] == "online"} | {
@@ -201,19 +202,28 @@ EXCHANGED = {name: DEFAULTS[name] for name in METHODS if METHODS[name][0] == "on
 }
 EXCHANGED |= {name: VARIANTS[name] for name in VARIANTS if name.startswith(("online-kdcl-", "online-mean-codi"))}
 EXCHANGED = {
-    name: [*overrides, "scheme.peers=3"]
-    for name, overrides in EXCHANGED.items()
-    if not name.startswith((*ORDERED, *UNEQUAL))
+    name: [*overrides, "scheme.peers=3"] for name, overrides in EXCHANGED.items() if not name.startswith(tuple(UNEQUAL))
 }
 TURN = {"peer0": "peer1", "peer1": "peer2", "peer2": "peer0"}
 
 
 def exchange_peers(node: Node) -> None:
-    """Give each peer of a node the weights of the one before."""
+    """Give each peer of a node the weights of the one before, where the node reads peers in their order too."""
     if isinstance(node, SharedStem):
         branches = [node.branches[node.provides.index(peer)] for peer in TURN]
         for branch, state in zip(branches, [state_of(branches[k - 1]) for k in range(3)], strict=True):
             branch.load_state_dict(state)
+    read_in_order: list[tuple[nn.Module, int]] = []
+    if isinstance(node, GatedStem):
+        read_in_order = [(node.gate.fc, 0), (node.gate.norm, 0)]
+    elif isinstance(node, PeerEnsemble):
+        read_in_order = [(node.fc, 1)]
+    elif isinstance(node, Fusion):
+        read_in_order = [(node.module.body[0], 0), (node.module.body[1], 0), (node.module.body[3], 1)]
+    for module, side in read_in_order:
+        for tensor in module.state_dict().values():
+            if tensor.dim() > side:
+                tensor.copy_(torch.cat([tensor.chunk(3, side)[k - 1] for k in range(3)], side))
 
 
 @pytest.mark.parametrize("name", EXCHANGED)
@@ -225,10 +235,11 @@ def test_peers_that_change_places_change_their_losses(name: str) -> None:
     batch = dataclasses.replace(batch, companions=dict.fromkeys(scheme.companions, batch))
     before = scheme(batch, HALFWAY)
     for node in scheme.nodes.values():
-        exchange_peers(node)
-    states = {TURN[peer]: state_of(scheme.nodes[peer]) for peer in TURN if peer in scheme.nodes}
-    for peer, state in states.items():
-        scheme.nodes[peer].load_state_dict(state)
+        exchange_peers(node.average if isinstance(node, Ema) else node)
+    for kind in ("", "/ema"):
+        states = {TURN[peer]: state_of(scheme.nodes[peer + kind]) for peer in TURN if peer + kind in scheme.nodes}
+        for peer, state in states.items():
+            scheme.nodes[peer + kind].load_state_dict(state)
     after = scheme(batch, HALFWAY)
     assert after.total.item() == pytest.approx(before.total.item(), rel=1e-10)
     for name, value in before.losses.items():
