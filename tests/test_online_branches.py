@@ -37,8 +37,8 @@ RISEN = "losses.response.schedule=constant"
 HEADS = {
     "clilr": ["peer0", "peer1", "peer2", "peer3", "ensemble"],
     "one": ["peer0", "peer1", "peer2", "ensemble"],
-    "okddip": ["leader", "peer0", "peer1", "peer2"],
-    "ffl": ["peer0", "peer1", "fused"],
+    "okddip": ["leader", "peer0", "peer1", "peer2", "ensemble"],
+    "ffl": ["peer0", "peer1", "fused", "ensemble"],
     "pcl": ["peer0", "peer1", "peer2", "ensemble", "peer0/ema", "peer1/ema", "peer2/ema"],
 }
 
@@ -82,25 +82,25 @@ def learners(scheme: Distillation, term: str, batch: Batch) -> set[str]:
             OKDDIP,
             {
                 "kd/attended1->peer1": {"trunk", "peer1", "attention"},
-                "kd/mean->leader": {"trunk", "leader"},
+                "kd/ensemble->leader": {"trunk", "leader"},
             },
         ),
         (
             [*OKDDIP, "scheme.topology=independent"],
-            {"kd/attended1->peer1": {"peer1", "attention"}, "kd/mean->leader": {"leader"}, "ce/leader": {"leader"}},
+            {"kd/attended1->peer1": {"peer1", "attention"}, "kd/ensemble->leader": {"leader"}, "ce/leader": {"leader"}},
         ),
         (
             [*OKDDIP, "scheme.topology=independent", "scheme.detach=false"],
             {
                 "kd/attended1->peer1": {"peer0", "peer1", "peer2", "attention"},
-                "kd/mean->leader": {"peer0", "peer1", "peer2", "leader"},
+                "kd/ensemble->leader": {"peer0", "peer1", "peer2", "leader"},
             },
         ),
         (
             FFL,
             {
                 "kd/fused->peer1": {"trunk", "peer1"},
-                "kd/mean->fused": {"trunk", "peer0", "peer1", "fused"},
+                "kd/ensemble->fused": {"trunk", "peer0", "peer1", "fused"},
                 "ce/fused": {"trunk", "peer0", "peer1", "fused"},
             },
         ),
@@ -122,8 +122,8 @@ def test_who_learns_from_a_term(overrides: list[str], expected: dict[str, set[st
 
 def test_the_fused_classifier_learns_through_its_features_and_not_through_the_mean_that_teaches_it() -> None:
     scheme, batch = build(*FFL, RISEN), random_batch()
-    outputs = scheme.predict(batch, ["mean", "fused"])
-    (term,) = [term for term in scheme.terms if term.name == "kd/mean->fused"]
+    outputs = scheme.predict(batch, ["ensemble", "fused"])
+    (term,) = [term for term in scheme.terms if term.name == "kd/ensemble->fused"]
     peers = [outputs[name] for name in scheme.peers]
     wanted = [*(peer.logits for peer in peers), *(peer.features["layer3"] for peer in peers)]
     found = torch.autograd.grad(term(outputs, batch), wanted, allow_unused=True)
@@ -209,12 +209,12 @@ def test_attention_shares_out_1_and_equal_features_give_the_mean() -> None:
 def test_the_leader_is_attended_to_by_nobody_and_starts_apart() -> None:
     scheme, batch = build(*OKDDIP), random_batch()
     attention_node = scheme.nodes["attention"]
-    assert attention_node.reads == ("peer0", "peer1", "peer2") == scheme.nodes["mean"].reads
+    assert attention_node.reads == ("peer0", "peer1", "peer2") == scheme.nodes["ensemble"].reads
     torch.nn.init.zeros_(scheme.nodes["peers"].branches[3].fc.weight)
-    again = build(*OKDDIP).predict(batch, ["attended0", "mean"])
-    found = scheme.predict(batch, ["attended0", "mean"])
-    assert all(torch.equal(found[name].logits, again[name].logits) for name in ("attended0", "mean"))
-    weights = [network_of(build(*OKDDIP), head).fc.weight for head in scheme.heads]
+    again = build(*OKDDIP).predict(batch, ["attended0", "ensemble"])
+    found = scheme.predict(batch, ["attended0", "ensemble"])
+    assert all(torch.equal(found[name].logits, again[name].logits) for name in ("attended0", "ensemble"))
+    weights = [network_of(build(*OKDDIP), head).fc.weight for head in scheme.heads[:-1]]
     assert not any(torch.equal(weights[0], other) for other in weights[1:])
 
 
@@ -293,8 +293,8 @@ def test_heads_the_reported_one_first_and_what_they_cost(method: str) -> None:
     assert single["parameters"] == count_parameters(network_of(scheme, scheme.heads[0]))
     for head in together:
         count, branch = len(scheme.peers), count_parameters(scheme.nodes["peers"].branches[0])
-        more = {"one": 3 * 32 + 3 + 6, "pcl": 192 * 10 + 10, "clilr": 0}.get(method)
-        more = count_parameters(scheme.nodes["fused"]) if more is None else more
+        more = {"one": 3 * 32 + 3 + 6, "pcl": 192 * 10 + 10, "okddip": branch}.get(method, 0)  # the leader's branch
+        more += count_parameters(scheme.nodes["fused"]) if head == "fused" else 0
         assert costs[head]["parameters"] == single["parameters"] + (count - 1) * branch + more
         assert single["macs"] < costs[head]["macs"] < count * single["macs"]
 

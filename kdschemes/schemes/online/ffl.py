@@ -81,16 +81,16 @@ def ffl(config: Config, task: Task) -> Distillation:
         raise UserError(f"ffl joins the peers' last maps, whose sizes differ: {different}; take other models")
     width = found[peers.names[0]][0]
     fusion = Fusion(peers.names, FusionModule(sum(shape[0] for shape in found.values()), width, task.num_classes))
-    nodes: dict[str, Node] = {**peers.nodes, "fused": fusion, "mean": Ensemble("mean", peers.names)}
+    nodes: dict[str, Node] = {**peers.nodes, "fused": fusion, "ensemble": Ensemble("ensemble", peers.names)}
     return distill(
         nodes,
         supervised=dict.fromkeys([*peers.names, "fused"], 1.0),
         edges=[
             *(Edge("fused", name) for name in peers.names),
-            Edge("mean", "fused", feature=None, relation=None),
+            Edge("ensemble", "fused", feature=None, relation=None),
         ],
         losses=config.losses,
-        heads=[*peers.names, "fused"],
+        heads=[*peers.names, "fused", "ensemble"],
         task=task,
         peers=peers.names,
         rates=peers.rates,

@@ -79,13 +79,13 @@ def okddip(config: Config, task: Task) -> Distillation:
         raise UserError(f"scheme.reduction={options.reduction} is more than the {widths[0]} channels of the features")
     heed = PeerAttention(peers.names, widths[0], widths[0] // options.reduction, detach=options.detach)
     edges = [Edge(target, name, detach=False) for target, name in zip(heed.provides, peers.names, strict=True)]
-    nodes: dict[str, Node] = {**peers.nodes, "attention": heed, "mean": Ensemble("mean", peers.names)}
+    nodes: dict[str, Node] = {**peers.nodes, "attention": heed, "ensemble": Ensemble("ensemble", peers.names)}
     return distill(
         nodes,
         supervised=dict.fromkeys([LEADER, *peers.names], 1.0),
-        edges=[*edges, Edge("mean", LEADER, detach=options.detach)],
+        edges=[*edges, Edge("ensemble", LEADER, detach=options.detach)],
         losses=config.losses,
-        heads=[LEADER, *peers.names],
+        heads=[LEADER, *peers.names, "ensemble"],
         task=task,
         peers=peers.names,
         rates=peers.rates,
