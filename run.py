@@ -6,8 +6,10 @@ import os
 import sys
 from pathlib import Path
 
+from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.errors import ToldByFirst, UserError
+from kdschemes.stop import StopSignal
 
 RECIPES = Path(__file__).resolve().parent / "experiments"
 
@@ -27,11 +29,17 @@ def main(arguments: list[str]) -> int:
         if first:
             print_error(error)
         return 2
+    with StopSignal() as stop:
+        return run(config, stop, first=first)
+
+
+def run(config: Config, stop: StopSignal, *, first: bool) -> int:
+    """Train one run; return the process's exit code. Importing torch takes seconds: signals are remembered by then."""
     from kdschemes.results import results_table
     from kdschemes.train import TrainingStopped, train
 
     try:
-        finished = train(config)
+        finished = train(config, stop)
     except TrainingStopped as error:
         if first:
             print_error(error)

@@ -26,13 +26,14 @@ from kdschemes.config.load import load_config
 from kdschemes.data import LoadedData, views
 from kdschemes.data.views import Stream
 from kdschemes.distillation import Task
-from kdschemes.launch import StopSignal, start_processes
+from kdschemes.launch import start_processes
 from kdschemes.losses.feature import nst
 from kdschemes.losses.relation import rkd_angle
 from kdschemes.losses.response import cross_entropy
 from kdschemes.nodes import Frozen, Network
 from kdschemes.progress import Reporter
 from kdschemes.schemes import build_scheme
+from kdschemes.stop import StopSignal
 from kdschemes.train import Run, peak_memory
 
 REPOSITORY = Path(__file__).resolve().parents[1]

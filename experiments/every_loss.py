@@ -31,9 +31,10 @@ from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
 from kdschemes.data import open_data
 from kdschemes.distillation import Task
-from kdschemes.launch import StopSignal, start_processes
+from kdschemes.launch import start_processes
 from kdschemes.progress import Reporter
 from kdschemes.schemes import build_scheme
+from kdschemes.stop import StopSignal
 from kdschemes.train import Run, TrainingStopped, train
 
 RECIPES = Path(__file__).resolve().parent

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,50 +10,67 @@ from typing import Any
 
 import torch
 import yaml
-from filelock import FileLock, Timeout
 
 from kdschemes.errors import UserError
-from kdschemes.files import write_whole
+from kdschemes.files import guarded, write_whole
+from kdschemes.guard import Lease
 from kdschemes.models.base import first_line
+from kdschemes.stop import StopSignal
 
 CHECKPOINT = "checkpoint.pt"
 
 
 class RunFolder:
-    """The folder of one run. Entering it makes it and takes its lock; the lock dies with the process.
+    """The folder of one run. Entering it makes it and takes its lease; `lost` tells that another process took it over.
+
+    `asked` tells that this process is to stop: it then waits no longer for another one.
 
     Raises:
         UserError: another process holds the folder, or it cannot be written.
+        SystemExit: `stop` was asked for while waiting.
     """
 
-    def __init__(self, path: Path, *, wait: bool = False) -> None:
+    def __init__(self, path: Path, stop: StopSignal, *, wait: bool = False) -> None:
         self.path = path
         self._wait = wait
-        self._lock = FileLock(path / "lock")
+        self._stop = stop
+        self._lease = Lease(path)
+        self._entered = contextlib.ExitStack()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the folder over."""
+        return self._lease.lost
+
+    def hold(self) -> None:
+        """Make sure that the folder is still this process's.
+
+        Raises:
+            FolderLost: it is not.
+        """
+        self._lease.hold()
 
     def __enter__(self) -> RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._acquire()
+            taken = self._lease.acquire(
+                wait=self._wait,
+                say=lambda text: print(text, flush=True),
+                asked=lambda: self._stop.received is not None,
+            )
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
-        for leftover in self.path.glob("*.partial"):
-            leftover.unlink()
+        if not taken:
+            self._stop.tell_job("waiting")
+            raise SystemExit(self._stop.exit_code)
+        self._entered.callback(self._lease.release)
+        self._entered.enter_context(guarded(self.path, self._lease.hold))
+        for leftover in self.path.rglob("*.partial"):
+            leftover.unlink(missing_ok=True)
         return self
 
-    def _acquire(self) -> None:
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout:
-            if not self._wait:
-                raise UserError(
-                    f"{self.path} is in use by another process: wait for it, or choose another seed or output"
-                ) from None
-            print(f"waiting for the process that is training in {self.path}", flush=True)
-            self._lock.acquire()
-
     def __exit__(self, *exception: object) -> None:
-        self._lock.release()
+        self._entered.close()
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:

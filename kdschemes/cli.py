@@ -1,4 +1,4 @@
-"""The command `kdschemes`: look at networks, methods, losses and what a run used, without training anything."""
+"""The command `kdschemes`: studies on a cluster, and a look at networks, methods, losses and what runs gave."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit code."""
     try:
-        options = _parser().parse_args(arguments)
+        options = _options(sys.argv[1:] if arguments is None else arguments)
         command: Callable[[argparse.Namespace], str] = options.command
         print(command(options), flush=True)
     except BrokenPipeError:
@@ -69,6 +69,47 @@ def citations(options: argparse.Namespace) -> str:
     return cite.cite(Path(options.run).expanduser())
 
 
+def submit(options: argparse.Namespace) -> str:
+    """Submit the runs of a study that are not finished, or say what would be submitted.
+
+    Raises:
+        UserError: a mistake in the study, or SLURM refuses.
+    """
+    from kdschemes.study.submit import submit as submit_study
+
+    return submit_study(
+        options.study,
+        options.override,
+        parallel=options.parallel,
+        extra=options.sbatch,
+        dry_run=options.dry_run,
+    )
+
+
+def status(options: argparse.Namespace) -> str:
+    """Return the table of a study's runs.
+
+    Raises:
+        UserError: there is no such study.
+    """
+    from kdschemes.study.places import find_study
+    from kdschemes.study.status import status as look
+    from kdschemes.study.status import table
+
+    return table(look(find_study(options.study, options.output)))
+
+
+def report(options: argparse.Namespace) -> str:
+    """Write the report of a study, or of runs, and return it.
+
+    Raises:
+        UserError: there is no such study or run, or the report can't be written.
+    """
+    from kdschemes.report import report as write_report
+
+    return write_report(options.of, output=options.output, out=options.out)
+
+
 def stages(options: argparse.Namespace) -> str:
     """Return a table of a model's stages: name, depth in percent of the MACs, shape of one sample's features.
 
@@ -90,8 +131,25 @@ def stages(options: argparse.Namespace) -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser(prog="kdschemes", description="Look at networks and methods. Training is run.py's: run.py --help.")
+    description = "Studies on a cluster; a look at networks, methods and runs. Training is run.py's: run.py --help."
+    parser = Parser(prog="kdschemes", description=description)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    send = commands.add_parser("submit", help="submit the runs of a study to SLURM that are not finished")
+    send.usage = "kdschemes submit STUDY [KEY=VALUE ...] [--parallel P] [--dry-run] [-- OPTIONS OF SBATCH]"
+    send.add_argument("study", metavar="STUDY", help="a study of experiments/studies, or the path of its file")
+    send.add_argument("override", metavar="KEY=VALUE", nargs="*", help="for all runs; none: as submitted before")
+    send.add_argument("--parallel", type=_positive, metavar="P", help="runs of an array at once [no limit]")
+    send.add_argument("--dry-run", action="store_true", help="print what would be submitted, and write nothing")
+    send.set_defaults(command=submit)
+    tell = commands.add_parser("status", help="how far the runs of a study are, and why some failed")
+    tell.add_argument("study", metavar="STUDY", help="name, file or folder of a study")
+    tell.add_argument("--output", metavar="FOLDER", help="folder that holds the runs' folders [runs]")
+    tell.set_defaults(command=status)
+    show = commands.add_parser("report", help="mean and deviation over seeds, curves, what is missing")
+    show.add_argument("of", metavar="STUDY_OR_RUN", nargs="+", help="a study's name or folder, or folders of runs")
+    show.add_argument("--output", metavar="FOLDER", help="folder that holds the runs' folders [runs]")
+    show.add_argument("--out", metavar="FILE", help="where to write it [a study: report.md in its folder]")
+    show.set_defaults(command=report)
     look = commands.add_parser("stages", help="where the stages of a model are: depth, name, shape of the features")
     look.add_argument("model", metavar="MODEL", help="a network of kdschemes, or any timm model as timm/NAME")
     look.add_argument("--data", metavar="NAME", default="digits", help=f"images as in {', '.join(SHAPES)} [digits]")
@@ -106,6 +164,22 @@ def _parser() -> Parser:
     credit.add_argument("run", metavar="RUN", help="folder of the run")
     credit.set_defaults(command=citations)
     return parser
+
+
+def _options(arguments: Sequence[str]) -> argparse.Namespace:
+    """Read the command line. What follows `--` after `submit` is sbatch's; its KEY=VALUE may stand between options."""
+    words, sbatch = list(arguments), []
+    if words[:1] == ["submit"] and "--" in words:
+        end = words.index("--")
+        words, sbatch = words[:end], words[end + 1 :]
+    parser = _parser()
+    options, more = parser.parse_known_args(words)
+    if more and (options.command is not submit or any(word.startswith("-") for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if options.command is submit:
+        options.override += more
+        options.sbatch = sbatch
+    return options
 
 
 def _positive(text: str) -> int:

@@ -2,24 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from kdschemes.errors import UserError
+
+_GUARDS: dict[Path, Callable[[], None]] = {}
+
+
+@contextlib.contextmanager
+def guarded(folder: Path, hold: Callable[[], None]) -> Iterator[None]:
+    """Within the block, call `hold` right before a file is put in place anywhere below `folder`; it may raise."""
+    _GUARDS[folder.absolute()] = hold
+    try:
+        yield
+    finally:
+        del _GUARDS[folder.absolute()]
 
 
 def write_whole(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old file or the new one, never a part.
 
+    The part has a name that no other process gives: whoever takes a folder over removes it, and then it cannot be put
+    in place any more.
+
     Raises:
         UserError: the disk is full, or the folder cannot be written; the old file is untouched.
+        FolderLost: another process has taken the guarded folder over.
     """
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    holds = [hold for folder, hold in _GUARDS.items() if path.absolute().is_relative_to(folder)]
     try:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        for hold in holds:
+            hold()
         partial.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -27,5 +49,11 @@ def write_whole(path: Path, data: bytes) -> None:
         finally:
             os.close(folder)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
+        for hold in holds:
+            hold()
         raise UserError(f"{path} cannot be written: {error.strerror or error}; free the disk and run again") from None
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,18 +1,14 @@
-"""Processes, device and arithmetic of a run; and the signals that ask it to stop."""
+"""Processes, device and arithmetic of a run."""
 
 from __future__ import annotations
 
 import os
-import signal
-import types
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from kdschemes.config import Config
-from kdschemes.distributed import any_process
 from kdschemes.errors import UserError
 from kdschemes.seeding import make_deterministic
 
@@ -23,8 +19,8 @@ def start_processes(config: Config) -> Accelerator:
     """Join the processes that were launched together and choose device, precision and threads.
 
     Raises:
-        UserError: the launcher was asked for more processes than came up, a GPU was asked for where there is none, or
-            a precision that the device lacks.
+        UserError: the launcher was asked for more processes than came up, or for a wrapper that is not ours; a GPU was
+            asked for where there is none, or a precision that the device lacks.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no GPU here (use device=auto or device=cpu)")
@@ -37,6 +33,12 @@ def start_processes(config: Config) -> Accelerator:
             "several processes were asked for and one came up: launch with "
             "`accelerate launch --multi_gpu --num_processes N run.py ...` (on CPU too)"
         )
+    for wrapper in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{wrapper}", "false").lower() == "true":
+            raise UserError(
+                f"Accelerate was told to use {wrapper}, whose settings have no effect here: launch with "
+                "distributed_type: MULTI_GPU (slurm/accelerate/fsdp2.yaml) and split the weights by train.shard=true"
+            )
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=PRECISIONS[config.precision],
@@ -59,38 +61,3 @@ def start_processes(config: Config) -> Accelerator:
 def _cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-class StopSignal:
-    """Remembers SIGTERM, SIGUSR2 or SIGINT until the loop asks; the second SIGINT stops at once."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
-        self._agreement: dist.ProcessGroup | None = None
-
-    def __enter__(self) -> StopSignal:
-        for number in self.SIGNALS:
-            self._before[number] = signal.signal(number, self._remember)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _remember(self, number: int, frame: types.FrameType | None) -> None:
-        if number == signal.SIGINT and self.received is not None:
-            raise KeyboardInterrupt
-        self.received = signal.Signals(number)
-
-    def agreed(self) -> bool:
-        """Return whether any process was asked to stop: the same answer on all, without waiting for a GPU."""
-        if not (dist.is_available() and dist.is_initialized()):
-            return self.received is not None
-        if self._agreement is None and dist.get_backend() != "gloo":
-            group = dist.new_group(backend="gloo")
-            assert isinstance(group, dist.ProcessGroup)
-            self._agreement = group
-        return any_process(self.received is not None, torch.device("cpu"), self._agreement)

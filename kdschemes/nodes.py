@@ -191,12 +191,18 @@ class SharedStem(Node):
 
 
 class Frozen(Node):
-    """A teacher: no gradient, always in evaluation mode, in no state dict and no DDP bucket, but it follows `.to()`."""
+    """A teacher: no gradient, always in evaluation mode, in no state dict and no DDP bucket, but it follows `.to()`.
+
+    `stays` are the modules of its network that do not follow. With `bf16` it computes in bfloat16 and answers in
+    float32.
+    """
 
     def __init__(self, name: str, network: StagedNetwork) -> None:
         super().__init__([name])
         self._hidden = [network.eval().requires_grad_(False)]
         self.preactivations = False
+        self.stays: frozenset[nn.Module] = frozenset()
+        self.bf16 = False
 
     @property
     def network(self) -> StagedNetwork:
@@ -204,12 +210,17 @@ class Frozen(Node):
         return self._hidden[0]
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
-        self.network._apply(fn)  # type: ignore[no-untyped-call]
+        for module in self.network.modules():
+            if module not in self.stays:
+                module._apply(fn, recurse=False)  # type: ignore[no-untyped-call]
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        return {self.provides[0]: _answer(self.network, batch, self.preactivations)}
+        if not self.bf16:
+            return {self.provides[0]: _answer(self.network, batch, self.preactivations)}
+        with torch.autocast(batch.images.device.type, torch.bfloat16):
+            return {self.provides[0]: _answer(self.network, batch, self.preactivations).float()}
 
     def plain_network(self, head: str) -> StagedNetwork:
         return self.network

@@ -64,6 +64,15 @@ class Output:
             self.known,
         )
 
+    def float(self) -> Output:
+        """Return the same values in float32."""
+        return Output(
+            self.logits.float(),
+            {name: f.float() for name, f in self.features.items()},
+            {name: f.float() for name, f in self.preactivations.items()},
+            self.known,
+        )
+
 
 Outputs = dict[str, Output]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from kdschemes.errors import UserError
+from kdschemes.files import write_whole
 from kdschemes.results import plain
 
 PREEMPTED = 143
@@ -31,6 +32,8 @@ class MetricsLog:
     def __init__(self, path: Path, offset: int = 0) -> None:
         """Open the log: from the start, or after its first `offset` bytes, as the checkpoint says; the rest is cut.
 
+        A log that is there is replaced by a copy: what another process still writes into the old one is not seen.
+
         Raises:
             UserError: the file can't be written, or is not the one that the checkpoint speaks of.
         """
@@ -48,8 +51,9 @@ class MetricsLog:
                     f"{path} was changed since the checkpoint (byte {offset} ends no line): restore it, or delete "
                     "the run's folder to start again"
                 )
+            if path.exists():
+                write_whole(path, path.read_bytes()[:offset])
             self._file = path.open("ab", buffering=0)
-            self._file.truncate(offset)
         except OSError as error:
             raise _cannot_write(path, error) from None
 
@@ -308,7 +312,7 @@ def _byte(path: Path, position: int) -> bytes:
 
 def _run_id(path: Path) -> str:
     if not path.exists():
-        path.write_text(secrets.token_hex(4))
+        write_whole(path, secrets.token_hex(4).encode())
     return path.read_text().strip()
 
 

@@ -26,21 +26,31 @@ from kdschemes.config.load import NOT_HASHED, dump_yaml, run_name, to_tree
 from kdschemes.curves import draw_curves
 from kdschemes.data import LoadedData, open_data
 from kdschemes.distillation import Distillation, Task
-from kdschemes.distributed import from_first, gather_rows, sum_over_processes, synchronise_batch_norm
+from kdschemes.distributed import any_process, from_first, gather_rows, sum_over_processes, synchronise_batch_norm
 from kdschemes.early_exit import evaluate_early_exit, summary
 from kdschemes.early_exit_picture import write_early_exit
 from kdschemes.errors import ToldByFirst, UserError
 from kdschemes.evaluate import evaluate, evaluation_mode
 from kdschemes.export import export_exits, export_network, head_costs
 from kdschemes.files import write_whole
-from kdschemes.launch import StopSignal, start_processes
+from kdschemes.launch import start_processes
 from kdschemes.nodes import Memory
 from kdschemes.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
 from kdschemes.outputs import Batch, Progress
+from kdschemes.placement import check_placement, place_frozen, split_keys, split_trained
 from kdschemes.progress import Reporter
 from kdschemes.results import mean_over_peers, write_json
 from kdschemes.schemes import build_scheme, earlier_runs, taught_by
 from kdschemes.seeding import seed_step
+from kdschemes.sharding import (
+    evenly,
+    joined,
+    load_joined,
+    load_joined_optimizer,
+    local,
+    whole,
+)
+from kdschemes.stop import StopSignal
 from kdschemes.track import MetricsLog, Trackers
 
 T = TypeVar("T")
@@ -76,10 +86,11 @@ class State:
     images: int = 0
 
 
-def train(config: Config) -> Finished:
+def train(config: Config, stop: StopSignal | None = None) -> Finished:
     """Train the run that a configuration names, or go on with it, or return it if it is done.
 
-    An offline teacher without weights is trained first, as a run of its own that later students find again.
+    An offline teacher without weights is trained first, as a run of its own that later students find again. Signals are
+    remembered by `stop`, if it is given and entered, so that those that came before this call count too.
 
     Raises:
         UserError: something the user can mend; nothing is lost.
@@ -91,8 +102,8 @@ def train(config: Config) -> Finished:
     except UserError as error:
         raise error if os.environ.get("RANK", "0") == "0" else ToldByFirst(str(error)) from None
     report = Reporter(show=accelerator.is_main_process)
-    with StopSignal() as stop:
-        return _train_with_teachers(config, accelerator, stop, report, wait=False)
+    with contextlib.nullcontext(stop) if stop is not None else StopSignal() as signals:
+        return _train_with_teachers(config, accelerator, signals, report, wait=False)
 
 
 def _train_with_teachers(
@@ -119,20 +130,19 @@ def _train_with_teachers(
     if earlier := first_then_all(accelerator, lambda: earlier_runs(config)):
         first_then_all(accelerator, lambda: build_scheme(taught_by(config, None), task))
         resolved = taught_by(config, _train_earlier(earlier, accelerator, stop, report))
-    scheme = first_then_all(accelerator, lambda: _build(resolved, task, accelerator))
-    manager: contextlib.AbstractContextManager[Any] = contextlib.nullcontext()
-    if accelerator.is_main_process:
-        manager = RunFolder(folder, wait=wait)
-    with first_in(accelerator, manager):
+    scheme = first_then_all(accelerator, lambda: _build(resolved, task, data, accelerator))
+    guard = RunFolder(folder, stop, wait=wait) if accelerator.is_main_process else None
+    with first_in(accelerator, guard or contextlib.nullcontext()):
         done = first_alone(accelerator, lambda: _finished(folder))
         if done is not None:
             return Finished(folder, done, ran=False)
-        run = Run(config, accelerator, stop, report, data, scheme, folder, resolved.teacher.checkpoint)
+        run = Run(config, accelerator, stop, report, data, scheme, folder, resolved.teacher.checkpoint, guard)
         return run.train()
 
 
-def _build(config: Config, task: Task, accelerator: Accelerator) -> Distillation:
+def _build(config: Config, task: Task, data: LoadedData, accelerator: Accelerator) -> Distillation:
     scheme = build_scheme(config, task)
+    check_placement(config, scheme, data.sizes, accelerator.num_processes)
     if accelerator.num_processes > 1 and config.train.sync_bn:
         synchronise_batch_norm(scheme, accelerator.device)
     return scheme
@@ -165,17 +175,23 @@ class Run:
         scheme: Distillation,
         folder: Path,
         teacher_checkpoint: str | list[str] | None = None,
+        guard: RunFolder | None = None,
     ) -> None:
         self.teacher_checkpoint = teacher_checkpoint
+        self.guard = guard
         self.config, self.accelerator, self.stop, self.report = config, accelerator, stop, report
         self.data, self.folder = data, folder
         self.main = accelerator.is_main_process
         self.device = accelerator.device
+        self.costs = head_costs(scheme, data)
         if config.train.channels_last:
             scheme = scheme.to(memory_format=torch.channels_last)
+        place_frozen(scheme, config.teacher, self.device)
         if config.train.compile:
             for node in scheme.nodes.values():
                 node.compile()
+        if config.train.shard:
+            split_trained(scheme, self.device)
         self.scheme = scheme
         self.groups = scheme.parameter_groups()
         # Not sent from the first process to the others before each forward pass: all update them in the same way.
@@ -183,7 +199,11 @@ class Run:
             scheme, scheme.alike()
         )
         optimizer = build_optimizer(config.optim, self.groups, scheme.rates)
-        self.model, self.optimizer = accelerator.prepare(scheme, optimizer)
+        if config.train.shard:
+            self.model = accelerator.prepare_model(scheme, device_placement=False, evaluation_mode=True)
+            self.optimizer = accelerator.prepare(optimizer)
+        else:
+            self.model, self.optimizer = accelerator.prepare(scheme, optimizer)
         self.rate = rate_schedule(config.optim)
         self.term_names = [str(term.name) for term in scheme.terms]
         self.steps_per_epoch = data.steps_per_epoch(
@@ -196,6 +216,7 @@ class Run:
             first_bad=torch.full((columns,), NEVER, dtype=torch.int64, device=self.device),
         )
         self.opened = time.perf_counter()
+        self.kept_best: str | None = None
         self.log: MetricsLog | None = None
         self.timing: MetricsLog | None = None
         self.trackers: Trackers | None = None
@@ -251,7 +272,7 @@ class Run:
         )
         started = time.perf_counter()
         for micro_batches in steps:
-            if self.stop.agreed():
+            if self.stop.agreed(also=self.guard is not None and self.guard.lost):
                 self._interrupt()
             progress = Progress(state.step, self.total_steps, self.steps_per_epoch)
             rate = set_rate(self.optimizer, self.rate, progress)
@@ -268,6 +289,7 @@ class Run:
                 self._update(turn)
             self.scheme.after_step()
             state.step += 1
+            self.stop.steps += 1
             state.images += micro_batches[0].step_size or config.train.batch_size
             state.window_sums += values
             state.window_steps += 1
@@ -323,12 +345,11 @@ class Run:
 
     def _batches(self, split: str) -> Iterator[Batch]:
         """Yield this process's share of a split, normalised only."""
-        return self.data.eval_batches(
-            split,
-            batch_size=self.config.train.eval_batch_size,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
+        size = self.config.train.eval_batch_size
+        batches = self.data.eval_batches(
+            split, batch_size=size, rank=self.accelerator.process_index, world=self.accelerator.num_processes
         )
+        return evenly(batches, self.data.sizes[split], size) if any(split_keys(self.config).values()) else batches
 
     def _validate(self, epoch: int) -> None:
         """Evaluate the heads on the validation split; keep the weights of the best epoch of the reported head.
@@ -343,8 +364,9 @@ class Run:
         best = self.state.best
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": f"best-epoch{epoch:04d}.pt"}
+            weights = joined(self.scheme.state_dict())
             if self.main:
-                save_state(self.folder / self.state.best["file"], self.scheme.state_dict())
+                save_state(self.folder / self.state.best["file"], weights)
 
     def _check_teacher(self) -> None:
         """Report the teacher's accuracy; warn if guessing could reach it (chance plus three standard deviations)."""
@@ -387,7 +409,8 @@ class Run:
 
     def _check_weights(self) -> None:
         for name, parameters in self.groups.items():
-            if not all(bool(p.isfinite().all()) for p in parameters):
+            finite = all(bool(local(p).isfinite().all()) for p in parameters)
+            if any_process(not finite, self.device):
                 raise TrainingStopped(f"a weight of {name} is not finite after step {self.state.step}: {self._keeps()}")
 
     def _keeps(self) -> str:
@@ -398,6 +421,7 @@ class Run:
         self._check_finite()
         self._check_weights()
         windows = gather_rows(self.state.window_sums)
+        weights, momenta = joined(self.scheme.state_dict()), joined(self.optimizer.state_dict())
         if self.main:
             assert self.log is not None
             self.log.sync()
@@ -408,8 +432,8 @@ class Run:
                 {
                     "version": __version__,
                     "processes": self.accelerator.num_processes,
-                    "scheme": self.scheme.state_dict(),
-                    "optimizer": self.optimizer.state_dict(),
+                    "scheme": weights,
+                    "optimizer": momenta,
                     "scaler": scaler.state_dict() if scaler is not None else None,
                     "step": state.step,
                     "window_sums": windows.cpu(),
@@ -421,9 +445,10 @@ class Run:
                     "images": state.images,
                 },
             )
-            for path in self.folder.glob("best-epoch*.pt"):
-                if state.best is None or path.name != state.best["file"]:
-                    path.unlink()
+            best = state.best["file"] if state.best is not None else None
+            if self.kept_best not in (None, best):
+                (self.folder / str(self.kept_best)).unlink(missing_ok=True)
+            self.kept_best = best
         self.accelerator.wait_for_everyone()
 
     def _open_folder(self) -> None:
@@ -433,11 +458,15 @@ class Run:
             check_same_config(self.folder, to_tree(config), NOT_HASHED)
             if not (self.folder / "config.yaml").exists():
                 write_whole(self.folder / "config.yaml", dump_yaml(config).encode())
-            (self.folder / INTERRUPTED).unlink(missing_ok=True)
         if path.exists():
             self._load(load_state(path))
             self.report.line(f"going on from step {self.state.step} of {self.total_steps}: {self.folder}")
         if self.main:
+            self.kept_best = self.state.best["file"] if self.state.best is not None else None
+            (self.folder / INTERRUPTED).unlink(missing_ok=True)
+            for leftover in self.folder.glob("best-epoch*.pt"):
+                if leftover.name != self.kept_best:
+                    leftover.unlink()
             self.log = MetricsLog(self.folder / "metrics.jsonl", offset=self.state.metrics_offset)
             self.timing = MetricsLog(self.folder / "timing.jsonl", offset=_whole_lines(self.folder / "timing.jsonl"))
             model = config.model.name
@@ -456,8 +485,8 @@ class Run:
 
     def _load(self, saved: dict[str, Any]) -> None:
         try:
-            self.scheme.load_state_dict(saved["scheme"])
-            self.optimizer.load_state_dict(saved["optimizer"])
+            load_joined(self.scheme, saved["scheme"])
+            load_joined_optimizer(self.optimizer, saved["optimizer"])
             if self.accelerator.scaler is not None and saved["scaler"] is not None:
                 self.accelerator.scaler.load_state_dict(saved["scaler"])
             self.state.step = saved["step"]
@@ -478,13 +507,18 @@ class Run:
             ) from None
 
     def _interrupt(self) -> None:
-        """Save, leave a marker, close the trackers, and exit as a process that a signal ended would."""
+        """Save, leave a marker, close the trackers, and exit as a process that a signal ended would.
+
+        A run whose folder another process has taken over saves nothing and ends with an error.
+        """
+        first_alone(self.accelerator, lambda: self.guard.hold() if self.guard is not None else None)
         received = from_first(self.stop.received)
         self._save()
         name = received.name if received is not None else "a signal on another process"
         if self.main:
             marker = {"signal": name, "step": self.state.step, "total_steps": self.total_steps}
             write_json(self.folder / INTERRUPTED, marker)
+            self.stop.tell_job(name)
         self.report.line(f"stopped by {name} after step {self.state.step}; the same command goes on: {self.folder}")
         raise SystemExit(128 + (received.value if received is not None else 15))
 
@@ -505,7 +539,7 @@ class Run:
             if which == "last":
                 found = {split: self._evaluate(split) for split in splits}
             elif state.best is not None and epoch < config.train.epochs:
-                self.scheme.load_state_dict(load_state(self.folder / state.best["file"]))
+                load_joined(self.scheme, load_state(self.folder / state.best["file"]))
                 found = {split: self._evaluate(split) for split in splits}
             for split, metrics in found.items():
                 self._write({"which": which} | _eval_row(split, epoch, state.step, metrics) | {"kind": "final"})
@@ -513,13 +547,14 @@ class Run:
                 heads[head][which] = {"epoch": epoch} | {
                     split: found[split][head] if split in found else None for split in ("val", "test")
                 }
-            if self.main:
-                place = self.folder if which == "last" else self.folder / "best"
-                metadata = {"run": self.folder.name, "which": which, "epoch": epoch, "data": config.data.name}
-                export_network(self.scheme, place, metadata | {"classes": self.data.classes})
-                export_exits(self.scheme, place)
+            with whole(self.scheme):
+                if self.main:
+                    place = self.folder if which == "last" else self.folder / "best"
+                    metadata = {"run": self.folder.name, "which": which, "epoch": epoch, "data": config.data.name}
+                    export_network(self.scheme, place, metadata | {"classes": self.data.classes})
+                    export_exits(self.scheme, place)
         self.scheme.load_state_dict(last_weights)
-        with self.accelerator.autocast():
+        with whole(self.scheme), self.accelerator.autocast():
             early_exit = evaluate_early_exit(self.scheme, self.data, config.train.eval_batch_size)
         results: dict[str, Any] = {
             "run": self.folder.name,
@@ -533,7 +568,7 @@ class Run:
             "teacher_checkpoint": self.teacher_checkpoint,
             "heads": heads,
             "mean_over_peers": mean_over_peers(heads, self.scheme.peers),
-            "cost": head_costs(self.scheme, self.data),
+            "cost": self.costs,
             "samples": self.data.sizes,
             "wall_seconds": self._wall(),
             "train_seconds": state.seconds,
@@ -581,16 +616,20 @@ class Run:
 
 
 def first_alone(accelerator: Accelerator, work: Callable[[], T]) -> T:
-    """Run `work` on the first process only and return its value on all; if it fails there, it fails on all."""
-    answer: tuple[T | None, str | None] = (None, None)
+    """Run `work` on the first process only and return its value on all; if it fails or exits there, so do all."""
+    answer: tuple[T | None, str | None, Any] = (None, None, None)
     if accelerator.is_main_process:
         try:
-            answer = (work(), None)
+            answer = (work(), None, None)
         except UserError as error:
-            answer = (None, str(error))
-    value, failure = from_first(answer)
+            answer = (None, str(error), None)
+        except SystemExit as exit:
+            answer = (None, None, exit.code)
+    value, failure, exit_code = from_first(answer)
     if failure is not None:
         raise UserError(failure) if accelerator.is_main_process else ToldByFirst(failure)
+    if exit_code is not None:
+        raise SystemExit(exit_code)
     return value  # type: ignore[return-value]
 
 

@@ -1,5 +1,7 @@
 """What several processes compute, to be compared with one: `python distributed_worker.py FOLDER`, once a process.
 
+With `split CASE ...` after the folder, the parameters are split over the processes.
+
 The environment says which process this is, as a launcher does; results go to `FOLDER/RANK.pt`. `test_distributed`
 starts them and calls the same functions in its own process.
 """
@@ -25,7 +27,9 @@ from kdschemes.distributed import GlooSyncBatchNorm, gather, rank, share, synchr
 from kdschemes.evaluate import evaluate, evaluation_mode
 from kdschemes.launch import start_processes
 from kdschemes.outputs import Batch, Progress
+from kdschemes.placement import split_trained
 from kdschemes.schemes import build_scheme
+from kdschemes.sharding import evenly, joined
 
 CPU = torch.device("cpu")
 
@@ -74,21 +78,23 @@ OF_THREE = ["accumulated-in-turn", "linear-mix", "held-out-mix", "accumulated-on
 OF_THREE += ["accumulated-past"]
 
 
-def run_case(case: Case, accelerator: Accelerator | None) -> dict[str, Any]:
+def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False) -> dict[str, Any]:
     """Take optimizer steps in float64 on digits and return gradients, losses, weights and validation metrics.
 
-    Each step counts as an epoch for nodes that look at the validation split.
+    Each step counts as an epoch for nodes that look at the validation split. `split` splits the parameters.
     """
     config = configure(*case.overrides, "data.val_fraction=0.05")
     data = open_data(config.data, seed=config.seed, device=CPU)
     scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels)).double()
     if accelerator is not None:
         synchronise_batch_norm(scheme, CPU)
+    if split:
+        split_trained(scheme, CPU)
     optimizer = torch.optim.SGD([p for p in scheme.parameters() if p.requires_grad], lr=0.02)
     groups = scheme.parameter_groups()
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(scheme, scheme.alike())
     model: nn.Module = scheme
-    if accelerator is not None:
+    if accelerator is not None and not split:
         model, optimizer = accelerator.prepare(scheme, optimizer)
     steps = data.train_steps(
         0,
@@ -101,7 +107,8 @@ def run_case(case: Case, accelerator: Accelerator | None) -> dict[str, Any]:
     )
 
     def held_out() -> Iterable[Batch]:
-        return map(in_double, data.eval_batches("val", batch_size=50, rank=rank(), world=world_size()))
+        batches = data.eval_batches("val", batch_size=50, rank=rank(), world=world_size())
+        return map(in_double, evenly(batches, data.sizes["val"], 50) if split else batches)
 
     gradients: list[dict[str, Tensor]] = []
     losses = []
@@ -124,7 +131,7 @@ def run_case(case: Case, accelerator: Accelerator | None) -> dict[str, Any]:
                 for parameter in groups.get(name, ()):
                     parameter.grad = None
             moving = {name: p.grad.clone() for name, p in scheme.named_parameters() if p.grad is not None}
-            gradients[-1] |= moving
+            gradients[-1] |= joined(moving)
             optimizer.step()
             optimizer.zero_grad()
         losses.append(sums)
@@ -132,7 +139,7 @@ def run_case(case: Case, accelerator: Accelerator | None) -> dict[str, Any]:
     metrics = evaluate(scheme, held_out(), CPU)
     if accelerator is not None:
         accelerator.free_memory()
-    return {"gradients": gradients, "losses": losses, "state": dict(scheme.state_dict()), "metrics": metrics}
+    return {"gradients": gradients, "losses": losses, "state": joined(scheme.state_dict()), "metrics": metrics}
 
 
 NORMS: dict[str, dict[str, Any]] = {
@@ -197,8 +204,13 @@ def run_all(names: list[str], accelerator: Accelerator | None) -> dict[str, Any]
 
 def main() -> None:
     accelerator = start_processes(configure("device=cpu", "train.threads=1"))
+    folder, *more = sys.argv[1:]
+    if more:
+        results = {name: run_case(CASES[name], accelerator, split=True) for name in more[1:]}
+        torch.save(results, Path(folder) / f"{accelerator.process_index}.pt")
+        return accelerator.end_training()
     names = list(CASES) if accelerator.num_processes == 2 else OF_THREE
-    torch.save(run_all(names, accelerator), Path(sys.argv[1]) / f"{accelerator.process_index}.pt")
+    torch.save(run_all(names, accelerator), Path(folder) / f"{accelerator.process_index}.pt")
     accelerator.end_training()
 
 

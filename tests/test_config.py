@@ -31,7 +31,7 @@ from kdschemes.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "experiments"
-RECIPE_FILES = sorted(RECIPES.rglob("*.yaml"))
+RECIPE_FILES = sorted(file for file in RECIPES.rglob("*.yaml") if file.parent.name != "studies")
 METHODS = [(scheme, method) for scheme, methods in schemes.SCHEMES.items() for method in methods]
 
 

@@ -157,7 +157,7 @@ def test_signals_stop_a_run_at_the_next_step_and_it_goes_on_exactly(
 ) -> None:
     place = tmp_path / "run"
     steps = [0]
-    for number, file in ((signal.SIGTERM, 2), (signal.SIGUSR2, 2), (signal.SIGINT, 1)):
+    for number, file in ((signal.SIGTERM, 2), (signal.SIGUSR2, 4), (signal.SIGINT, 3)):
         ended = run(CASES["average"], place, SignalAtFile(number, file, ("os.rename",)))
         assert (ended.code, ended.err) == (128 + number, "")
         marker = json.loads((run_folder(place) / "interrupted").read_text())
@@ -165,7 +165,7 @@ def test_signals_stop_a_run_at_the_next_step_and_it_goes_on_exactly(
         assert marker == {"signal": number.name, "step": steps[-1], "total_steps": STEPS}
         assert checkpoint(place)["step"] == steps[-1]
         assert f"stopped by {number.name} after step {steps[-1]}; the same command goes on" in ended.out
-    assert steps == [0, 3, 4, 6]  # each time while a checkpoint was written: of step 3, of epoch 1, of step 6
+    assert steps == [0, 3, 4, 6]  # while a checkpoint was written: of step 3, of epoch 1, of step 6 (going on renames two logs before)
     finish("average", place)
     check_equal(place, whole("average"))
 
@@ -173,13 +173,15 @@ def test_signals_stop_a_run_at_the_next_step_and_it_goes_on_exactly(
 def test_a_second_process_on_a_folder_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "run"
     first = Started(CASES["average"], place, SignalAtFile(signal.SIGSTOP, 1, ("os.rename",)))
-    while not list(place.glob("runs/*/config.yaml.partial")):
+    while not list(place.glob("runs/*/config.yaml.*.partial")):
         assert first.running
         time.sleep(0.01)
     second = run(CASES["average"], place)
     assert second.code == 2
-    assert "is in use by another process: wait for it, or choose another seed or output" in one_line(second)
-    assert (run_folder(place) / "config.yaml.partial").exists()
+    told = one_line(second)
+    assert f"is in use by another process (process {first.pid} on " in told
+    assert told.endswith(": wait for it, or choose another seed or output")
+    assert list(run_folder(place).glob("config.yaml.*.partial"))
     first.signal(signal.SIGKILL)
     first.signal(signal.SIGCONT)
     assert first.wait().code == -signal.SIGKILL

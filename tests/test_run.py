@@ -105,7 +105,7 @@ def test_what_a_run_leaves(tiny: Done) -> None:
     found = {str(path.relative_to(tiny.folder)) for path in tiny.folder.rglob("*") if path.is_file()}
     exported = {"model.safetensors", "config.json", "best/model.safetensors", "best/config.json"}
     logs = {"config.yaml", "metrics.jsonl", "timing.jsonl", "results.json", "curves.png"}
-    assert found == exported | logs | {"checkpoint.pt", "best-epoch0001.pt", "lock"}
+    assert found == exported | logs | {"checkpoint.pt", "best-epoch0001.pt"}
     assert [path.name for path in tiny.place.iterdir()] == ["runs"]
     assert (tiny.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     kinds = [row["kind"] for row in read_rows(tiny.folder / "metrics.jsonl")]
@@ -131,12 +131,12 @@ def test_the_exported_network_reproduces_the_reported_numbers(tiny: Done, which:
 
 
 def test_the_same_command_again_does_not_train_again(tiny: Done) -> None:
-    before = {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*") if path.name != "lock"}
+    before = {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")}
     again = run(TINY, tiny.place)
     assert (again.code, again.err) == (0, "")
     assert again.out.splitlines()[0] == f"this run is done already: runs/{tiny.folder.name}"
     assert again.out.splitlines()[2:] == tiny.out.splitlines()[3:]
-    assert {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*") if path.name != "lock"} == before
+    assert {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")} == before
 
 
 @pytest.mark.parametrize("source", ["command", "config.yaml"])

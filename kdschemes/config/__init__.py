@@ -63,6 +63,17 @@ class Teacher:
         list[Annotated[float, Field(ge=0)]] | None,
         Field(description="weight of each teacher in their mean; null: equal weights"),
     ] = None
+    precision: Annotated[
+        Literal["fp32", "bf16"],
+        Field(description="of the frozen weights; bf16: half the memory, and the teacher computes in it, too"),
+    ] = "fp32"
+    placement: Annotated[
+        Literal["device", "offload", "sharded"],
+        Field(
+            description="the frozen weights: on the device; on the CPU and brought layer by layer; "
+            "or sharded over the processes (FSDP2)"
+        ),
+    ] = "device"
     epochs: Annotated[
         int | None, Field(ge=1, description="epochs of a teacher that is trained first; null: as the student")
     ] = None
@@ -114,6 +125,9 @@ class Train:
     ema: Annotated[
         float | None, Field(gt=0, lt=1, description="decay of a moving average of the student's weights; null: none")
     ] = None
+    shard: Annotated[
+        bool, Field(description="split trained weights, gradients and optimizer state over the processes (FSDP2)")
+    ] = False
     sync_bn: Annotated[bool, Field(description="batch norm over all processes, as one process would compute it")] = True
     gather: Annotated[
         bool, Field(description="losses between samples see the batch of all processes, not each process's own")

@@ -27,8 +27,8 @@ DEFAULT_SCHEME = "online"
 DEFAULT_DATA = "digits"
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
 RECIPES_SHOWN = 12
-NOT_HASHED = ("output", "tracker", "project", "group", "scheme.file")
-TOPOLOGY, TOPOLOGIES = "topology", "topologies"
+NOT_HASHED = ("output", "tracker", "project", "group", "scheme.file", "teacher.placement", "train.shard")
+TOPOLOGY, TOPOLOGIES, STUDIES = "topology", "topologies", "studies"
 
 Tree = dict[str, Any]
 
@@ -110,6 +110,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     _check_models(config)
     _check_teachers(config)
     _check_labels(config)
+    _check_large(config)
     return config
 
 
@@ -125,11 +126,13 @@ def to_tree(config: Config) -> Tree:
 def config_hash(config: Config) -> str:
     """Return 8 hexadecimal digits that name what is computed.
 
-    Where it is written and who watches (`output`, `tracker`, `project`, `group`) do not count, nor does a group that
-    the scheme does not use.
+    Where it is written and who watches (`output`, `tracker`, `project`, `group`) do not count, nor where weights are
+    kept, nor a group that the scheme does not use.
     """
-    tree = {key: value for key, value in to_tree(config).items() if key not in NOT_HASHED}
-    tree["scheme"] = {key: value for key, value in tree["scheme"].items() if f"scheme.{key}" not in NOT_HASHED}
+    tree = to_tree(config)
+    for name in NOT_HASHED:
+        group, _, key = name.rpartition(".")
+        (tree.get(group, {}) if group else tree).pop(key, None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
 
 
@@ -286,7 +289,8 @@ def _read_recipe(name: Any, recipes: Path) -> Tree:
     if path.suffix not in (".yaml", ".yml", ".py"):
         found = [place for place in (recipes / f"{name}.yaml", recipes / f"{name}.py") if place.is_file()]
         if not found:
-            files = [*recipes.rglob("*.yaml"), *recipes.glob(f"{TOPOLOGIES}/*.py")]
+            files = [file for file in recipes.rglob("*.yaml") if file.parent.name != STUDIES]
+            files += recipes.glob(f"{TOPOLOGIES}/*.py")
             known = sorted(str(p.relative_to(recipes).with_suffix("")) for p in files)
             raise _unknown_recipe(str(name), known, recipes)
         path = found[0]
@@ -481,6 +485,21 @@ def _check_labels(config: Config) -> None:
             f"{readers[0]} needs one label a sample, and data.{key}={getattr(config.data, key)} gives two: "
             f"set data.{key}=0 or choose another {'loss' if readers[0] != config.scheme.method else 'method'}"
         )
+
+
+def _check_large(config: Config) -> None:
+    """Refuse what split or offloaded weights cannot be combined with."""
+    placement = config.teacher.placement
+    for key, chosen in (
+        ("train.shard=true", config.train.shard),
+        (f"teacher.placement={placement}", placement != "device"),
+    ):
+        if chosen and config.train.compile:
+            raise UserError(f"{key} and train.compile=true exclude each other: leave one out")
+    if config.train.shard and not config.train.sync_bn:
+        raise UserError("train.shard=true needs train.sync_bn=true: no process sends its statistics to the others")
+    if config.train.shard and config.precision == "fp16":
+        raise UserError("train.shard=true has no gradient scaler for precision=fp16: use precision=bf16 or fp32")
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -1,0 +1,135 @@
+"""How the weights of frozen networks are kept: in bfloat16, in the memory of the CPU, or split over the processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from kdschemes.config import Config, Teacher
+from kdschemes.distillation import Distillation
+from kdschemes.errors import UserError
+from kdschemes.nodes import Frozen
+from kdschemes.sharding import blocks, split_over_processes
+
+
+def frozen_nodes(scheme: Distillation) -> list[Frozen]:
+    """Return the nodes whose networks are constants."""
+    return [node for node in scheme.nodes.values() if isinstance(node, Frozen)]
+
+
+def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, int], world: int) -> None:
+    """Refuse to keep or split weights where it cannot be done, in `world` processes with splits of these `sizes`.
+
+    Raises:
+        UserError: it names the key.
+    """
+    teacher = config.teacher
+    for key, value in (("precision", teacher.precision), ("placement", teacher.placement)):
+        if value not in ("fp32", "device") and not frozen_nodes(scheme):
+            method = f"scheme={config.scheme.name} method={config.scheme.method}"
+            raise UserError(f"teacher.{key}={value} is for frozen teachers, and {method} has none here: leave it out")
+    splits = [key for key, chosen in split_keys(config).items() if chosen]
+    for key in splits:
+        if world < 2:
+            raise UserError(
+                f"{key} splits weights over processes, and this is one process: launch more or leave it out"
+            )
+        if config.train.eval_batch_size < 2:
+            raise UserError(f"{key} needs train.eval_batch_size=2 or more, not {config.train.eval_batch_size}")
+        for split, size in sizes.items():
+            if 0 < size < world:
+                raise UserError(
+                    f"{key} needs a sample of each split for each process: {size} in {split}, {world} processes"
+                )
+    if config.train.shard:
+        for name, parameter in scheme.named_parameters():
+            if parameter.dim() == 0:
+                raise UserError(
+                    f"train.shard=true splits vectors and matrices, but {name} is a single trained number: "
+                    "choose another loss or train.shard=false"
+                )
+
+
+def split_keys(config: Config) -> dict[str, bool]:
+    """Return the settings that split weights over processes, and which are chosen."""
+    return {"train.shard=true": config.train.shard, "teacher.placement=sharded": config.teacher.placement == "sharded"}
+
+
+def split_trained(scheme: Distillation, device: torch.device) -> None:
+    """Split everything that a scheme trains, and its averages, over the processes. Frozen networks go to `device`.
+
+    Networks are gathered block by block, the rest (classifiers, projections) for the whole of a forward pass.
+    """
+    for node in frozen_nodes(scheme):
+        node.to(device)
+    split_over_processes(scheme, blocks(scheme.nodes), device, "predict")
+
+
+def place_frozen(scheme: Distillation, options: Teacher, device: torch.device) -> None:
+    """Keep the frozen networks of a scheme as `teacher.precision` and `teacher.placement` say, `device` computing.
+
+    Losses may read a frozen network's linear classifier, outside the network: it stays in float32, whole and where
+    the scheme is. All processes must ask together.
+    """
+    for node in frozen_nodes(scheme):
+        classifier = node.network.linear_classifier()
+        if options.precision == "bf16":
+            keep_in_bf16(node, classifier)
+        if options.placement == "offload":
+            offload(node, classifier)
+        elif options.placement == "sharded":
+            method = "forward_preactivations" if node.preactivations else "forward_stages"
+            whole = [] if classifier is None else list(classifier.to(device).parameters())
+            split_over_processes(node.network, blocks(node.network), device, method, whole)
+            node.stays = frozenset(node.network.modules())
+
+
+def keep_in_bf16(node: Frozen, classifier: nn.Module | None) -> None:
+    """Round a frozen network's weights to bfloat16, in which it then computes; it goes on to answer in float32.
+
+    Batch norms keep theirs, which are few and which bfloat16 would round by up to 0.4 %.
+    """
+    for module in node.network.modules():
+        if module is not classifier and not isinstance(module, _BatchNorm):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.bfloat16()
+    node.bf16 = True
+
+
+def offload(node: Frozen, classifier: nn.Module | None) -> None:
+    """Leave the weights of a frozen network's layers on the CPU; each layer is brought to its input while it is called.
+
+    What a module with layers of its own holds itself (tokens, positions) follows the scheme to its device.
+    """
+    layers = [m for m in node.network.modules() if m is not classifier and not any(True for _ in m.children())]
+    for layer in layers:
+        tensors = list(_tensors(layer))
+        if tensors:
+            if torch.cuda.is_available():
+                for tensor in tensors:
+                    tensor.data = tensor.data.pin_memory()
+            layer.register_forward_pre_hook(_bring)
+            layer.register_forward_hook(_let_go, always_call=True)
+    node.stays = frozenset(layers)
+
+
+def _tensors(layer: nn.Module) -> Iterator[Tensor]:
+    yield from layer.parameters(recurse=False)
+    yield from layer.buffers(recurse=False)
+
+
+def _bring(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
+    device = arguments[0].device
+    layer._home = [tensor.data for tensor in _tensors(layer)]  # type: ignore[assignment]
+    for tensor in _tensors(layer):
+        tensor.data = tensor.data.to(device, non_blocking=True)
+
+
+def _let_go(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+    for tensor, home in zip(_tensors(layer), layer._home, strict=True):  # type: ignore[arg-type]
+        tensor.data = home
+    layer._home = []  # type: ignore[assignment]

@@ -1,0 +1,146 @@
+"""Runs that differ in nothing but their seed, side by side."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdschemes.config.load import NOT_HASHED
+from kdschemes.errors import UserError
+from kdschemes.study import traces
+from kdschemes.study.folder import Entry
+from kdschemes.study.status import Row, Status, look
+
+Protocol = dict[str, Any]
+"""What must be equal in runs that are averaged."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Member:
+    """One run of a group. `results` is None where it is not finished."""
+
+    row: Row
+    folder: Path
+    results: Mapping[str, Any] | None
+
+    @property
+    def protocol(self) -> Protocol:
+        """How a finished run was trained and evaluated."""
+        assert self.results is not None
+        data = (read_config(self.folder) or {}).get("data", {})
+        return {
+            "epochs": self.results["epochs"],
+            "data": self.results["data"],
+            **{f"{split} images": count for split, count in self.results["samples"].items()},
+            "data.split_seed": data.get("split_seed"),
+            "processes": self.results["processes"],
+            "device": self.results["device"],
+            "precision": self.results["precision"],
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """Runs of one point of a study. The finished ones share one protocol. `earlier`: they teach the others."""
+
+    label: str
+    members: tuple[Member, ...]
+    earlier: bool = False
+
+    @property
+    def finished(self) -> list[Member]:
+        """The members with results."""
+        return [member for member in self.members if member.results is not None]
+
+
+def study_groups(found: Status) -> list[Group]:
+    """Return the groups of a study: its points in their order, then the runs that teach them."""
+    groups: dict[tuple[bool, str], list[Member]] = defaultdict(list)
+    for row in sorted(found.rows, key=lambda row: row.entry.earlier):
+        label = row.entry.label.rpartition(" seed=" if not row.entry.earlier else "-seed")[0]
+        groups[row.entry.earlier, label or found.study.name].append(_member(row, found.study.output))
+    return [part for (earlier, label), group in groups.items() for part in _by_protocol(label, group, earlier)]
+
+
+def run_groups(folders: Iterable[Path]) -> list[Group]:
+    """Return the groups of runs, by their configurations without the seed.
+
+    Groups of one scheme, method, data set and model are told apart by the keys in which they differ.
+
+    Raises:
+        UserError: the same run is there twice.
+    """
+    groups: dict[str, dict[str, list[Member]]] = defaultdict(lambda: defaultdict(list))
+    keys: dict[str, dict[str, Any]] = {}
+    for folder in folders:
+        config = read_config(folder) or {}
+        flat = {key: value for key, value in _flat(config).items() if key not in (*NOT_HASHED, "seed")}
+        name = folder.name.rpartition("-seed")[0] or folder.name
+        key = repr(sorted(flat.items(), key=lambda item: item[0])) if flat else folder.name
+        seed = config.get("seed", 0)
+        epochs = config.get("train", {}).get("epochs", 0)
+        entry = Entry(label=folder.name, folder=folder.name, epochs=epochs, seed=seed)
+        group = groups[name][key]
+        if seed in [member.row.entry.seed for member in group]:
+            raise UserError(f"{folder} is the same run as {group[0].folder.with_name(folder.name)}: give one of them")
+        group.append(_member(look(folder, entry), folder.parent))
+        keys[key] = flat
+    return [
+        part
+        for name, by_key in groups.items()
+        for key, group in by_key.items()
+        for part in _by_protocol(_told_apart(name, keys[key], [keys[other] for other in by_key]), group, False)
+    ]
+
+
+def read_config(folder: Path) -> dict[str, Any] | None:
+    """Return a run's `config.yaml` as plain data; None where it has none that can be read."""
+    try:
+        tree = yaml.safe_load((folder / "config.yaml").read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    return tree if isinstance(tree, dict) else None
+
+
+def _member(row: Row, output: Path) -> Member:
+    folder = output / row.entry.folder
+    try:
+        return Member(row=row, folder=folder, results=traces.results(folder))
+    except (OSError, ValueError):
+        return Member(row=row, folder=folder, results=None)
+
+
+def _by_protocol(label: str, members: Sequence[Member], earlier: bool) -> list[Group]:
+    """Return one group, or one for each protocol among its finished runs, named by what differs."""
+    parts: dict[str, list[Member]] = defaultdict(list)
+    protocols: dict[str, Protocol] = {}
+    for member in members:
+        if member.results is not None:
+            protocols[repr(member.protocol)] = member.protocol
+            parts[repr(member.protocol)].append(member)
+    if len(parts) < 2:
+        return [Group(label=label, members=tuple(members), earlier=earlier)]
+    unfinished = [member for member in members if member.results is None]
+    names = {key: _told_apart("", protocol, list(protocols.values())) for key, protocol in protocols.items()}
+    groups = [(f"{label} ({names[key].strip()})", part) for key, part in parts.items()]
+    groups += [(label, unfinished)] if unfinished else []
+    return [Group(label=name, members=tuple(part), earlier=earlier) for name, part in groups]
+
+
+def _told_apart(name: str, keys: Mapping[str, Any], all_keys: Sequence[Mapping[str, Any]]) -> str:
+    """Return a name with the keys whose values are not the same in all."""
+    names = dict.fromkeys(key for each in all_keys for key in each)
+    differ = [key for key in names if any(each.get(key) != keys.get(key) for each in all_keys)]
+    return " ".join([name, *(f"{key}={keys.get(key)}" for key in differ)])
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

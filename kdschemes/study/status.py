@@ -1,0 +1,166 @@
+"""How far the runs of a study are, by their folders, their logs and SLURM's word."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from kdschemes import guard
+from kdschemes.results import WIDTH
+from kdschemes.study import slurm, traces
+from kdschemes.study.folder import Element, Entry, Study, elements, read_arrays
+
+STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not submitted")
+ACTIVE = ("running", "queued")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """Where one run is. `done` counts epochs; `restarts` is None where SLURM does not know the job any more."""
+
+    entry: Entry
+    state: str
+    done: float = 0.0
+    job: str | None = None
+    restarts: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Where every run of a study is, and what has to be known about that. `asked`: SLURM gave an answer."""
+
+    study: Study
+    rows: tuple[Row, ...]
+    asked: bool
+    note: str = ""
+
+    def of(self, folder: str) -> Row:
+        """Return the row of a run by the name of its folder."""
+        return next(row for row in self.rows if row.entry.folder == folder)
+
+
+def status(study: Study) -> Status:
+    """Look at every run of a study. Where SLURM is not here, or does not answer, the note says so.
+
+    Raises:
+        UserError: the study's folder is damaged.
+    """
+    arrays = read_arrays(study.folder)
+    submitted = elements(study.folder, arrays)
+    note, asked = "", True
+    jobs: Mapping[str, slurm.Job] = {}
+    if arrays:
+        try:
+            jobs = slurm.known_jobs(array.job for array in arrays)
+        except slurm.NoAnswer as error:
+            asked, note = False, f"{error}; the states are from folders and logs alone"
+    rows = tuple(
+        look(study.output / entry.folder, entry, submitted.get(entry.folder, ()), jobs, asked=asked)
+        for entry in study.entries
+    )
+    return Status(study=study, rows=rows, asked=asked, note=note)
+
+
+def look(
+    run: Path,
+    entry: Entry,
+    submitted: Sequence[Element] = (),
+    jobs: Mapping[str, slurm.Job] | None = None,
+    *,
+    asked: bool = True,
+) -> Row:
+    """Look at the run in a folder, at the elements that it was submitted as, and at what SLURM knows of them."""
+    jobs = jobs if jobs is not None else {}
+    known = {e.job: jobs[e.job] for e in submitted if e.job in jobs and jobs[e.job].name == e.name}
+    active = [job for job in known.values() if not job.over]
+    last = active[-1].job if active else submitted[-1].job if submitted else None
+    job = known.get(last) if last is not None else None
+
+    def row(state: str, reason: str = "", done: float | None = None) -> Row:
+        restarts = job.restarts if job is not None else None
+        done = traces.epochs_done(run, entry.epochs) if done is None else done
+        return Row(entry=entry, state=state, done=done, job=last, restarts=restarts, reason=reason)
+
+    try:
+        if traces.results(run) is not None:
+            return row("finished", done=entry.epochs)
+    except (OSError, ValueError):
+        return row("failed", "results.json is damaged: delete it and submit again")
+    if job is not None and not job.over:
+        return row("queued" if job.waits else "running", job.reason)
+    holder = guard.holder(run)
+    if holder is not None and holder.fresh:
+        return row("running", str(holder))
+    told = traces.error_in(submitted[-1].log) if submitted else None
+    if told is not None:
+        return row("failed", told if job is None or job.state in ("FAILED", "COMPLETED") else f"{told} ({job.ending})")
+    stopped = traces.interruption(run)
+    if stopped is not None:
+        return row("interrupted", f"{stopped} ({job.ending})" if job is not None else stopped)
+    if submitted:
+        return row(*_why_over(submitted[-1], job, asked))
+    if (run / "config.yaml").exists():
+        return row("interrupted", f"last held by {holder}" if holder is not None else "no process goes on with it")
+    return row("not submitted")
+
+
+def _why_over(element: Element, job: slurm.Job | None, asked: bool) -> tuple[str, str]:
+    """Return the state of a run whose last job is over, or unknown, and left neither result nor error; and why."""
+    ended = traces.exit_in(element.log)
+    if job is not None:
+        words = "ended without a result" if job.state == "COMPLETED" else job.ending
+        return "failed", f"{ended} ({words})" if ended else words
+    if ended:
+        return "failed", ended
+    if not asked:
+        return "unknown", "submitted; neither its folder nor its log tells more"
+    if element.log.exists():
+        return "failed", "over without a result or an error in its log; SLURM knows no more"
+    return "failed", "cancelled before it began"
+
+
+def table(found: Status) -> str:
+    """Return what `kdschemes status` prints: a row a run, then the counts, then notes."""
+    shown = Table(box=box.MARKDOWN)
+    for title in ("run", "state", "epochs", "job", "restarts", "reason"):
+        shown.add_column(title, justify="right" if title in ("epochs", "restarts") else "left", overflow="fold")
+    for row in found.rows:
+        cells = (
+            f"{row.entry.label} (comes first)" if row.entry.earlier else row.entry.label,
+            row.state,
+            f"{int(10 * row.done) / 10:g}/{row.entry.epochs}",
+            row.job or "",
+            "" if row.restarts is None else str(row.restarts),
+            row.reason,
+        )
+        shown.add_row(*map(Text, cells))
+    lines = [f"{found.study.name}: {found.study.question}", _printed(shown), counts(found.rows)]
+    return "\n".join([*lines, *([found.note] if found.note else [])])
+
+
+def counts(rows: Sequence[Row]) -> str:
+    """Return in a line how many runs are in which state."""
+    words = []
+    for earlier, title in ((False, "runs"), (True, "that come first")):
+        states = [row.state for row in rows if row.entry.earlier is earlier]
+        if states:
+            numbers = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+            words.append(f"{len(states)} {title}: {numbers}")
+    return "; ".join(words)
+
+
+def _printed(shown: Table) -> str:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    text = StringIO()
+    Console(file=text, width=width, force_terminal=False, color_system=None).print(shown)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())

@@ -1,0 +1,90 @@
+# shellcheck shell=bash
+# What the batch scripts have in common, read by them: the site's settings, the launch, signals, going on.
+
+set -u
+
+fail() {
+    echo "error: $*" >&2
+    exit 2
+}
+
+repository=${KDSCHEMES_REPOSITORY:-$SLURM_SUBMIT_DIR}
+[ -f "$repository/run.py" ] || fail "no run.py in $repository: submit from the repository, or set KDSCHEMES_REPOSITORY"
+container=()
+srun_options=()
+if [ -f "$repository/slurm/site.sh" ]; then
+    # shellcheck source=slurm/site.example.sh
+    . "$repository/slurm/site.sh"
+    if declare -F site_environment >/dev/null; then
+        site_environment
+    fi
+fi
+if [ ${#container[@]} -eq 0 ] && ! command -v accelerate >/dev/null; then
+    fail "no command accelerate on $(hostname): activate the environment in slurm/site.sh (see slurm/site.example.sh)"
+fi
+
+# Start `run.py ARGUMENTS` on every node of the job and wait for its end. A run that was asked to stop (ahead of the
+# time limit, or by `scancel --signal=TERM`) has written its checkpoint, and its job is put into the queue again.
+run_until_done() {
+    local code=0 limit="" ending="" woken="" name="" steps="" srun nagging=""
+    local nodes=$SLURM_NNODES per_node address port
+    per_node=${KDSCHEMES_PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
+    address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+    port=$((10000 + (SLURM_JOB_ID * 13 + ${SLURM_RESTART_COUNT:-0}) % 20000))
+    export KDSCHEMES_STOPPED="$PWD/.kdschemes-$SLURM_JOB_ID.stopped"
+    rm -f "$KDSCHEMES_STOPPED"
+    echo "job $(job_name), start $((${SLURM_RESTART_COUNT:-0} + 1)), $nodes x $per_node processes: $SLURM_JOB_NODELIST"
+
+    srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=1 "${srun_options[@]}" \
+        ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
+        bash "$repository/slurm/node.sh" "$nodes" "$per_node" "$address" "$port" "$repository" "${container[@]}" -- "$@" &
+    srun=$!
+    # SLURM's word ahead of the time limit. It is repeated: a process that is only starting up does not hear it yet.
+    trap 'woken=1; if [ -z "$limit" ]; then limit=1; nag "$srun" & nagging=$!; fi' USR2
+    # SLURM ends the job itself: it was cancelled, preempted or requeued, and SLURM knows what comes next.
+    trap 'woken=1; ending=1' TERM
+    while true; do
+        wait "$srun"
+        code=$?
+        [ -n "$woken" ] || break
+        woken=""
+    done
+    [ -z "$nagging" ] || kill "$nagging" 2>/dev/null
+    [ ! -f "$KDSCHEMES_STOPPED" ] || read -r name steps <"$KDSCHEMES_STOPPED"
+    rm -f "$KDSCHEMES_STOPPED"
+
+    if [ "$code" -eq 0 ] || [ -n "$ending" ]; then
+        exit "$code"
+    elif [ -n "$limit" ] && [ "$name" != waiting ] && [ "${steps:-0}" -eq 0 ]; then
+        fail "job $(job_name) came near its time limit before its first step and would do so again: give it more (--time)"
+    elif [ -n "$limit" ] || [ -n "$name" ] || [ "$code" -eq 143 ]; then
+        requeue
+    fi
+    exit "$code"
+}
+
+# srun gives the signal to every process of the job, also to launchers that are deaf to it.
+nag() {
+    while kill -USR2 "$1" 2>/dev/null; do
+        sleep 10
+    done
+}
+
+job_name() {
+    if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then
+        echo "${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"
+    else
+        echo "$SLURM_JOB_ID"
+    fi
+}
+
+# Put the job into the queue again, unless SLURM has done so: on a node that it took for lost, it runs elsewhere by now.
+requeue() {
+    local restarts
+    restarts=$(scontrol --oneliner show job "$SLURM_JOB_ID" | grep -o 'Restarts=[0-9]*' | cut -d= -f2)
+    [ "${restarts:-0}" = "${SLURM_RESTART_COUNT:-0}" ] || fail "SLURM started job $(job_name) again elsewhere"
+    echo "job $(job_name) stopped before its end: into the queue again"
+    scontrol requeue "$(job_name)" || fail "job $(job_name) cannot be requeued: submit it again, it goes on"
+    sleep 60
+    exit 0
+}
