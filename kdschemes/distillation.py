@@ -75,7 +75,7 @@ class Distillation(nn.Module):
         Each term is scaled so that the sum over micro-batches and the mean over processes (what accumulation and DDP
         compute) is the term of the whole optimizer step, however unevenly the samples are spread.
         """
-        outputs = self._run(batch, {name for term in self._terms() for name in term.reads})
+        outputs = self.predict(batch, {name for term in self._terms() for name in term.reads})
         total: Tensor | None = None
         losses, weights = {}, {}
         for term in self._terms():
@@ -91,13 +91,7 @@ class Distillation(nn.Module):
         return StepResult(total, losses, weights, logits)
 
     def predict(self, batch: Batch, names: Iterable[str]) -> Outputs:
-        """Run the nodes that the named outputs need, in order, and return all their outputs.
-
-        Outside `forward` only: where the parameters are split over processes, each of the two gathers them.
-        """
-        return self._run(batch, names)
-
-    def _run(self, batch: Batch, names: Iterable[str]) -> Outputs:
+        """Run the nodes that the named outputs need, in order, and return all their outputs."""
         outputs: Outputs = {}
         for node in self.needed(names):
             outputs.update(node(batch, outputs))

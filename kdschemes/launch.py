@@ -10,6 +10,7 @@ from accelerate.utils import DistributedDataParallelKwargs, set_seed
 
 from kdschemes.config import Config
 from kdschemes.errors import UserError
+from kdschemes.placement import split_keys
 from kdschemes.seeding import make_deterministic
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
@@ -50,6 +51,8 @@ def start_processes(config: Config) -> Accelerator:
             f"{wanted} processes were launched and {accelerator.num_processes} joined: launch with "
             "`accelerate launch --multi_gpu --num_processes N run.py ...` (on CPU too)"
         )
+    for key in split_keys(config) if wanted == 1 else ():
+        raise UserError(f"{key} splits weights over processes, and this is one process: launch more or leave it out")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(config.train.threads or max(1, _cores() // here))
     if config.train.deterministic:

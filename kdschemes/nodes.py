@@ -159,7 +159,7 @@ class SharedStem(Node):
         self.views = tuple(views) if views is not None else (None,) * len(branches)
         self.companions = tuple(view for view in self.views if view is not None)
         self.stem_gradient = stem_gradient
-        self._template = [template]
+        self._template = [copy.deepcopy(template).to("meta")]
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         return self.answers(self.stems(batch))
@@ -184,10 +184,8 @@ class SharedStem(Node):
         return [by_view[view if batch.companions else None] for view in self.views]
 
     def plain_network(self, head: str) -> StagedNetwork | None:
-        network = copy.deepcopy(self._template[0])
         branch = self.branches[self.provides.index(head)]
-        network.load_plain_state(self.trunk.state_dict() | branch.state_dict())
-        return network.to(next(branch.parameters()).device)
+        return filled(self._template[0], self.trunk.state_dict() | branch.state_dict())
 
 
 class Frozen(Node):
@@ -365,6 +363,14 @@ def answers_of_all(
 ) -> tuple[Int[Tensor, " all"], Float[Tensor, "all classes"]]:
     """Return the index and the logits of the micro-batch's samples of all processes, the same on each."""
     return gather(batch.index[:, None], batch).squeeze(1), gather(output.logits.detach().to(dtype), batch)
+
+
+def filled(template: StagedNetwork, state: Mapping[str, Tensor]) -> StagedNetwork:
+    """Return a network like one on the `meta` device, with this plain state, where the state is and of its type."""
+    some = next(value for value in state.values() if value.is_floating_point())
+    network = copy.deepcopy(template).to_empty(device=some.device).to(some.dtype)
+    network.load_plain_state(state)
+    return network
 
 
 class _ScaleGradient(torch.autograd.Function):

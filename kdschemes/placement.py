@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from kdschemes.config import Config, Teacher
 from kdschemes.distillation import Distillation
 from kdschemes.errors import UserError
 from kdschemes.nodes import Frozen
+from kdschemes.outputs import Batch
 from kdschemes.sharding import blocks, split_over_processes
 
 
@@ -32,12 +33,7 @@ def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, in
         if value not in ("fp32", "device") and not frozen_nodes(scheme):
             method = f"scheme={config.scheme.name} method={config.scheme.method}"
             raise UserError(f"teacher.{key}={value} is for frozen teachers, and {method} has none here: leave it out")
-    splits = [key for key, chosen in split_keys(config).items() if chosen]
-    for key in splits:
-        if world < 2:
-            raise UserError(
-                f"{key} splits weights over processes, and this is one process: launch more or leave it out"
-            )
+    for key in split_keys(config):
         if config.train.eval_batch_size < 2:
             raise UserError(f"{key} needs train.eval_batch_size=2 or more, not {config.train.eval_batch_size}")
         for split, size in sizes.items():
@@ -54,9 +50,10 @@ def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, in
                 )
 
 
-def split_keys(config: Config) -> dict[str, bool]:
-    """Return the settings that split weights over processes, and which are chosen."""
-    return {"train.shard=true": config.train.shard, "teacher.placement=sharded": config.teacher.placement == "sharded"}
+def split_keys(config: Config) -> list[str]:
+    """Return the settings of a run that split weights over processes."""
+    sharded = config.scheme.uses_teacher and config.teacher.placement == "sharded"
+    return ["train.shard=true"] * config.train.shard + ["teacher.placement=sharded"] * sharded
 
 
 def split_trained(scheme: Distillation, device: torch.device) -> None:
@@ -103,33 +100,42 @@ def keep_in_bf16(node: Frozen, classifier: nn.Module | None) -> None:
 def offload(node: Frozen, classifier: nn.Module | None) -> None:
     """Leave the weights of a frozen network's layers on the CPU; each layer is brought to its input while it is called.
 
-    What a module with layers of its own holds itself (tokens, positions) follows the scheme to its device.
+    What the network reads of a layer without calling it, and what a module with layers of its own holds itself
+    (tokens, positions), follows the scheme to its device.
     """
-    layers = [m for m in node.network.modules() if m is not classifier and not any(True for _ in m.children())]
+    layers = [layer for layer in _called(node) if layer is not classifier and not [*layer.children()]]
     for layer in layers:
-        tensors = list(_tensors(layer))
-        if tensors:
-            if torch.cuda.is_available():
-                for tensor in tensors:
-                    tensor.data = tensor.data.pin_memory()
-            layer.register_forward_pre_hook(_bring)
-            layer.register_forward_hook(_let_go, always_call=True)
+        if torch.cuda.is_available():
+            for tensor in [*layer.parameters(recurse=False), *layer.buffers(recurse=False)]:
+                tensor.data = tensor.data.pin_memory()
+        layer.register_forward_pre_hook(_bring)
+        layer.register_forward_hook(_let_go, always_call=True)
     node.stays = frozenset(layers)
 
 
-def _tensors(layer: nn.Module) -> Iterator[Tensor]:
-    yield from layer.parameters(recurse=False)
-    yield from layer.buffers(recurse=False)
+def _called(node: Frozen) -> list[nn.Module]:
+    """Return the modules with weights that a frozen network calls, found by running it on one zero image."""
+    called: dict[nn.Module, None] = {}
+    with_weights = [m for m in node.network.modules() if [*m.parameters(recurse=False), *m.buffers(recurse=False)]]
+    handles = [
+        module.register_forward_pre_hook(lambda module, arguments: called.setdefault(module)) for module in with_weights
+    ]
+    spec, zero = node.network.spec, torch.zeros(1, dtype=torch.long)
+    node(Batch(torch.zeros(1, spec.channels, spec.image_size, spec.image_size), zero, zero), {})
+    for handle in handles:
+        handle.remove()
+    return list(called)
 
 
 def _bring(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-    device = arguments[0].device
-    layer._home = [tensor.data for tensor in _tensors(layer)]  # type: ignore[assignment]
-    for tensor in _tensors(layer):
-        tensor.data = tensor.data.to(device, non_blocking=True)
+    layer._home = dict(layer._parameters), dict(layer._buffers)  # type: ignore[assignment]
+    for tensors in (layer._parameters, layer._buffers):
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                tensors[name] = tensor.to(arguments[0].device, non_blocking=True)  # type: ignore[assignment]
 
 
 def _let_go(layer: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-    for tensor, home in zip(_tensors(layer), layer._home, strict=True):  # type: ignore[arg-type]
-        tensor.data = home
-    layer._home = []  # type: ignore[assignment]
+    parameters, buffers = layer._home  # type: ignore[misc]
+    layer._parameters.update(parameters)
+    layer._buffers.update(buffers)

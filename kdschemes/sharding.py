@@ -27,8 +27,8 @@ def split_over_processes(
     """Leave to each process its part of every parameter of `module`, but of those in `whole`.
 
     Each of `parts` is gathered when it is called and let go afterwards; what lies outside is gathered when the module
-    is called, or its method of that name, which must not call each other. Gradients are averaged over processes, as
-    DDP does. Weights get torch's plain memory format, the only one that can be split.
+    is called, or its method of that name. Gradients are averaged over processes, as DDP does. Weights get torch's plain
+    memory format, the only one that can be split.
     """
     ignored = set(whole)
     for parameter in module.parameters():
@@ -38,9 +38,19 @@ def split_over_processes(
         part.register_forward_hook(_no_view)
         fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
         if hasattr(part, "before_activation"):
-            register_fsdp_forward_method(part, "before_activation")
+            _gather_for(part, "before_activation")
     fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
+    _gather_for(module, method)
+
+
+def _gather_for(module: nn.Module, method: str) -> None:
+    """Gather a module for a method of its own, too, but not once more where its `forward` calls that method."""
+    plain = getattr(module, method)
     register_fsdp_forward_method(module, method)
+    gathering, within = getattr(module, method), []
+    module.register_forward_pre_hook(lambda *_: within.append(True))
+    module.register_forward_hook(lambda *_: within.clear(), always_call=True)
+    setattr(module, method, lambda *arguments: (plain if within else gathering)(*arguments))
 
 
 def _no_view(part: nn.Module, arguments: object, output: object) -> object:

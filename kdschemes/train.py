@@ -128,7 +128,7 @@ def _train_with_teachers(
     task = Task(data.num_classes, data.channels, data.image_size, data.train_labels)
     resolved = config
     if earlier := first_then_all(accelerator, lambda: earlier_runs(config)):
-        first_then_all(accelerator, lambda: build_scheme(taught_by(config, None), task))
+        first_then_all(accelerator, lambda: _build(taught_by(config, None), task, data, accelerator))
         resolved = taught_by(config, _train_earlier(earlier, accelerator, stop, report))
     scheme = first_then_all(accelerator, lambda: _build(resolved, task, data, accelerator))
     guard = RunFolder(folder, stop, wait=wait) if accelerator.is_main_process else None
@@ -349,7 +349,7 @@ class Run:
         batches = self.data.eval_batches(
             split, batch_size=size, rank=self.accelerator.process_index, world=self.accelerator.num_processes
         )
-        return evenly(batches, self.data.sizes[split], size) if any(split_keys(self.config).values()) else batches
+        return evenly(batches, self.data.sizes[split], size) if split_keys(self.config) else batches
 
     def _validate(self, epoch: int) -> None:
         """Evaluate the heads on the validation split; keep the weights of the best epoch of the reported head.

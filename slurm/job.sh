@@ -66,7 +66,7 @@ run_until_done() {
 # srun gives the signal to every process of the job, also to launchers that are deaf to it.
 nag() {
     while kill -USR2 "$1" 2>/dev/null; do
-        sleep 10
+        sleep 3
     done
 }
 

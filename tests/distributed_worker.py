@@ -1,7 +1,5 @@
 """What several processes compute, to be compared with one: `python distributed_worker.py FOLDER`, once a process.
 
-With `split CASE ...` after the folder, the parameters are split over the processes.
-
 The environment says which process this is, as a launcher does; results go to `FOLDER/RANK.pt`. `test_distributed`
 starts them and calls the same functions in its own process.
 """
@@ -204,13 +202,8 @@ def run_all(names: list[str], accelerator: Accelerator | None) -> dict[str, Any]
 
 def main() -> None:
     accelerator = start_processes(configure("device=cpu", "train.threads=1"))
-    folder, *more = sys.argv[1:]
-    if more:
-        results = {name: run_case(CASES[name], accelerator, split=True) for name in more[1:]}
-        torch.save(results, Path(folder) / f"{accelerator.process_index}.pt")
-        return accelerator.end_training()
     names = list(CASES) if accelerator.num_processes == 2 else OF_THREE
-    torch.save(run_all(names, accelerator), Path(folder) / f"{accelerator.process_index}.pt")
+    torch.save(run_all(names, accelerator), Path(sys.argv[1]) / f"{accelerator.process_index}.pt")
     accelerator.end_training()
 
 

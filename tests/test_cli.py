@@ -133,7 +133,12 @@ def test_sizes_are_those_of_the_data() -> None:
         (["stages", "convnet", "--image-size", "0"], ["--image-size", "'0' is not a whole number above 0", "--help"]),
         (["stages", "convnet", "--image-size", "4"], ["needs 8x8 or more, not 4x4"]),
         (["stages"], ["MODEL", "kdschemes stages --help"]),
-        (["train"], ["train", "stages", "methods", "cite"]),
+        (["train"], ["train", "stages", "methods", "cite", "submit", "status", "report"]),
+        (["methods", "kd", "dml"], ["unrecognized arguments: dml"]),
+        (["status"], ["STUDY", "kdschemes status --help"]),
+        (["status", "alpha_digit"], ["unknown study 'alpha_digit'", "did you mean 'alpha_digits'?"]),
+        (["report"], ["STUDY_OR_RUN", "kdschemes report --help"]),
+        (["submit", "alpha_digits", "epochs"], ["alpha_digits.yaml: run 'alpha=0 seed=0': 'epochs' is not KEY=VALUE"]),
         ([], ["COMMAND", "kdschemes --help"]),
     ],
 )
@@ -149,7 +154,11 @@ def test_mistakes_are_told_in_one_line(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["methods"], ["methods", "kd"], ["methods", "nothing"], ["cite", "."]]
+    "arguments",
+    [
+        *(["--help"], ["methods"], ["methods", "kd"], ["methods", "nothing"], ["cite", "."]),
+        *(["submit", "nothing"], ["status", "nothing"], ["status", "alpha_digits"], ["report", "nothing"]),
+    ],
 )
 def test_torch_is_imported_only_when_needed(arguments: list[str]) -> None:
     program = (

@@ -97,9 +97,13 @@ def test_a_scheme_without_a_method_takes_its_first() -> None:
 def test_the_hash_counts_what_is_computed_and_nothing_else() -> None:
     base = load()
     assert re.fullmatch("[0-9a-f]{8}", config_hash(base))
-    watched = load("output=elsewhere", "tracker=wandb", "project=p", "group=g")
+    watched = load("output=elsewhere", "tracker=wandb", "project=p", "group=g", "train.shard=true")
     assert config_hash(watched) == config_hash(base)
-    assert {"output", "tracker", "project", "group", "scheme.file"} == set(NOT_HASHED)
+    offline = load("scheme=offline")
+    assert config_hash(load("scheme=offline", "teacher.placement=sharded")) == config_hash(offline)
+    assert config_hash(load("scheme=offline", "teacher.precision=bf16")) != config_hash(offline)
+    watchers = {"output", "tracker", "project", "group"}
+    assert watchers | {"scheme.file", "teacher.placement", "train.shard"} == set(NOT_HASHED)
     for other in ("seed=1", "train.epochs=16", "optim.lr=0.2", "data.mixup=0.1", "losses.response.temperature=2"):
         assert config_hash(load(other)) != config_hash(base)
         assert config_hash(load(other)) == config_hash(load(other))

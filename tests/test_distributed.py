@@ -37,8 +37,8 @@ SECONDS = 600
 Results = list[dict[str, Any]]
 
 
-def launch(world: int, folder: Path) -> Results:
-    """Run the worker in `world` processes at once and return what each one wrote."""
+def launch(world: int, folder: Path, worker: str = "distributed_worker.py") -> Results:
+    """Run a worker in `world` processes at once and return what each one wrote."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -50,12 +50,12 @@ def launch(world: int, folder: Path) -> Results:
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")]),
     }
-    worker = [sys.executable, str(Path(__file__).parent / "distributed_worker.py"), str(folder)]
+    command = [sys.executable, str(Path(__file__).parent / worker), str(folder)]
     processes, logs = [], [folder / f"{rank}.log" for rank in range(world)]
     for rank in range(world):
         with logs[rank].open("w") as log:
             environment = os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(subprocess.Popen(worker, env=environment, stdout=log, stderr=subprocess.STDOUT))
+            processes.append(subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT))
     end = time.monotonic() + SECONDS
     try:
         while any(p.poll() is None for p in processes) and not any(p.poll() for p in processes):

@@ -60,11 +60,16 @@ class Group:
 
 def study_groups(found: Status) -> list[Group]:
     """Return the groups of a study: its points in their order, then the runs that teach them."""
-    groups: dict[tuple[bool, str], list[Member]] = defaultdict(list)
-    for row in sorted(found.rows, key=lambda row: row.entry.earlier):
-        label = row.entry.label.rpartition(" seed=" if not row.entry.earlier else "-seed")[0]
-        groups[row.entry.earlier, label or found.study.name].append(_member(row, found.study.output))
-    return [part for (earlier, label), group in groups.items() for part in _by_protocol(label, group, earlier)]
+    points: dict[str, list[Member]] = defaultdict(list)
+    labels: dict[str, str] = {}
+    for row in found.rows:
+        if not row.entry.earlier:
+            point = repr((row.entry.variant, row.entry.grid))
+            labels[point] = row.entry.label.rpartition(" seed=")[0] or found.study.name
+            points[point].append(_member(row, found.study.output))
+    groups = [part for point, members in points.items() for part in _by_protocol(labels[point], members, earlier=False)]
+    earlier = [_member(row, found.study.output) for row in found.rows if row.entry.earlier]
+    return groups + _by_configuration(earlier, earlier=True)
 
 
 def run_groups(folders: Iterable[Path]) -> list[Group]:
@@ -75,27 +80,39 @@ def run_groups(folders: Iterable[Path]) -> list[Group]:
     Raises:
         UserError: the same run is there twice.
     """
-    groups: dict[str, dict[str, list[Member]]] = defaultdict(lambda: defaultdict(list))
-    keys: dict[str, dict[str, Any]] = {}
+    members = []
     for folder in folders:
         config = read_config(folder) or {}
-        flat = {key: value for key, value in _flat(config).items() if key not in (*NOT_HASHED, "seed")}
-        name = folder.name.rpartition("-seed")[0] or folder.name
-        key = repr(sorted(flat.items(), key=lambda item: item[0])) if flat else folder.name
-        seed = config.get("seed", 0)
         epochs = config.get("train", {}).get("epochs", 0)
-        entry = Entry(label=folder.name, folder=folder.name, epochs=epochs, seed=seed)
-        group = groups[name][key]
-        if seed in [member.row.entry.seed for member in group]:
-            raise UserError(f"{folder} is the same run as {group[0].folder.with_name(folder.name)}: give one of them")
-        group.append(_member(look(folder, entry), folder.parent))
+        entry = Entry(label=folder.name, folder=folder.name, epochs=epochs, seed=config.get("seed", 0))
+        members.append(_member(look(folder, entry), folder.parent))
+    return _by_configuration(members, earlier=False)
+
+
+def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group]:
+    groups: dict[str, dict[str, list[Member]]] = defaultdict(lambda: defaultdict(list))
+    keys: dict[str, dict[str, Any]] = {}
+    alone = []
+    for member in members:
+        folder = member.folder
+        config = read_config(folder)
+        if config is None:
+            alone.append(Group(label=folder.name, members=(member,), earlier=earlier))
+            continue
+        flat = {key: value for key, value in _flat(config).items() if key not in (*NOT_HASHED, "seed")}
+        key = repr(sorted(flat.items()))
+        group = groups[folder.name.rpartition("-seed")[0] or folder.name][key]
+        if twin := next((other for other in group if other.row.entry.seed == member.row.entry.seed), None):
+            raise UserError(f"{folder} is the same run as {twin.folder}: give one of them")
+        group.append(member)
         keys[key] = flat
-    return [
-        part
-        for name, by_key in groups.items()
-        for key, group in by_key.items()
-        for part in _by_protocol(_told_apart(name, keys[key], [keys[other] for other in by_key]), group, False)
-    ]
+    found = []
+    for name, by_key in groups.items():
+        all_keys = [keys[key] for key in by_key]
+        parts = [(_told_apart(name, keys[key], all_keys), group) for key, group in by_key.items()]
+        for label, group in sorted(parts, key=lambda part: part[0]):
+            found += _by_protocol(label, group, earlier=earlier)
+    return found + alone
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
@@ -115,7 +132,7 @@ def _member(row: Row, output: Path) -> Member:
         return Member(row=row, folder=folder, results=None)
 
 
-def _by_protocol(label: str, members: Sequence[Member], earlier: bool) -> list[Group]:
+def _by_protocol(label: str, members: Sequence[Member], *, earlier: bool) -> list[Group]:
     """Return one group, or one for each protocol among its finished runs, named by what differs."""
     parts: dict[str, list[Member]] = defaultdict(list)
     protocols: dict[str, Protocol] = {}

@@ -71,5 +71,5 @@ def curve(member: Member) -> Curve:
     found: Curve = {}
     for row in rows:
         if row.get("kind") == "eval" and row.get("split") == "val":
-            found[row["epoch"]] = next(value for key, value in row.items() if key.endswith("/top1"))
+            found[row["epoch"]] = float(next(value for key, value in row.items() if key.endswith("/top1")))
     return found

@@ -36,11 +36,12 @@ def with_earlier(study: StudyFile) -> list[StudyRun]:
         except UserError as error:
             raise UserError(f"study {study.path}: run '{run.label}': {error}") from None
     own = {run.folder for run in study.runs}
-    first = [
-        StudyRun(
-            label=name.rpartition("-")[0], seed=config.seed, config=config, grid={}, earlier=True, needs=needs[name]
-        )
-        for name, config in configs.items()
-        if name not in own
-    ]
+    others = {name: name.rpartition("-")[0] for name in configs if name not in own}
+    first = []
+    for name, label in others.items():
+        if list(others.values()).count(label) > 1:
+            label = name
+        config = configs[name]
+        run = StudyRun(label=label, seed=config.seed, config=config, grid={}, earlier=True, needs=needs[name])
+        first.append(run)
     return first + [dataclasses.replace(run, needs=needs[run.folder]) for run in study.runs]

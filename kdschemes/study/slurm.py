@@ -137,9 +137,13 @@ def sbatch(words: Sequence[str], site: Path | None) -> str:
 
 
 def cancel(numbers: Sequence[str]) -> None:
-    """Cancel jobs that must not run after all."""
-    if numbers:
-        _run(["scancel", *numbers], {})
+    """Cancel jobs that must not run after all.
+
+    Raises:
+        NoAnswer: they could not be cancelled.
+    """
+    if numbers and (answer := _run(["scancel", *numbers], {})).returncode != 0:
+        raise NoAnswer(f"scancel: {_line(answer.stderr)}; cancel the jobs {', '.join(numbers)} by hand")
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -93,7 +93,7 @@ def look(
 
     try:
         if traces.results(run) is not None:
-            return row("finished", done=entry.epochs)
+            return row("finished", done=float(entry.epochs))
     except (OSError, ValueError):
         return row("failed", "results.json is damaged: delete it and submit again")
     if job is not None and not job.over:
@@ -151,11 +151,11 @@ def table(found: Status) -> str:
 def counts(rows: Sequence[Row]) -> str:
     """Return in a line how many runs are in which state."""
     words = []
-    for earlier, title in ((False, "runs"), (True, "that come first")):
+    for earlier, one, several in ((False, "run", "runs"), (True, "that comes first", "that come first")):
         states = [row.state for row in rows if row.entry.earlier is earlier]
         if states:
             numbers = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
-            words.append(f"{len(states)} {title}: {numbers}")
+            words.append(f"{len(states)} {one if len(states) == 1 else several}: {numbers}")
     return "; ".join(words)
 
 

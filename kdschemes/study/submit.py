@@ -63,7 +63,8 @@ def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: 
 def _check_extra(extra: Sequence[str]) -> None:
     for word in extra:
         option = word.partition("=")[0]
-        if option.removeprefix("--") in OURS if word.startswith("--") else option[:2] in OURS_SHORT:
+        ours = any(name.startswith(option[2:]) for name in OURS) if word.startswith("--") else option[:2] in OURS_SHORT
+        if ours:
             raise UserError(f"{word}: kdschemes submit sets {option} itself; take it out")
 
 
@@ -115,9 +116,9 @@ def _submit(runs: Sequence[StudyRun], study: Study, place: Path, parallel: int |
         write_study(study)
         add_submission(study.folder, _line(arrays, jobs, report, made, study.folder, extra))
     except BaseException:
-        slurm.cancel(jobs)
         for configs in made:
             shutil.rmtree(configs, ignore_errors=True)
+        slurm.cancel(jobs)
         raise
     told = [
         f"array {job}: {len(array.runs)} {'run' if len(array.runs) == 1 else 'runs'} ({array.name})"

@@ -11,7 +11,7 @@ from kdschemes.config import Config
 from kdschemes.distillation import Distillation, Edge, Task, distill
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork, split
-from kdschemes.nodes import Network, Node
+from kdschemes.nodes import Network, Node, filled
 from kdschemes.outputs import Batch, Output, Outputs
 from kdschemes.schemes.networks import student_network, teacher_network
 from kdschemes.schemes.offline.teachers import soft_and_hard
@@ -51,7 +51,7 @@ class PartlyFrozen(Node):
         super().__init__([name])
         self.trunk, self.branch = split(network, stage)
         self.trunk.requires_grad_(False)
-        self._template = [network]
+        self._template = [copy.deepcopy(network).to("meta")]
         self.train(self.training)
 
     def train(self, mode: bool = True) -> PartlyFrozen:
@@ -66,6 +66,4 @@ class PartlyFrozen(Node):
         return {self.provides[0]: Output(logits, {**features, **deeper})}
 
     def plain_network(self, head: str) -> StagedNetwork:
-        network = copy.deepcopy(self._template[0])
-        network.load_plain_state(self.trunk.state_dict() | self.branch.state_dict())
-        return network.to(next(self.branch.parameters()).device)
+        return filled(self._template[0], self.trunk.state_dict() | self.branch.state_dict())

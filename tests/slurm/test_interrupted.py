@@ -1,0 +1,90 @@
+"""A job that is interrupted goes on by itself, and its run ends as one that nothing disturbed, byte for byte."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from jobs import RUN, Site, check_equal, undisturbed
+
+LONG = [*RUN, "train.epochs=300", "train.eval_every=100", "train.checkpoint_every=300"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run that nothing disturbed."""
+    return undisturbed(tmp_path_factory.mktemp("whole") / "run", RUN)
+
+
+def test_a_job_near_its_time_limit_saves_requeues_itself_and_finishes(site: Site, tmp_path: Path) -> None:
+    job = site.submit(*LONG, options="--time=1 --signal=B:USR2@25")
+    site.is_training()
+    facts = site.wait(job)
+    log, restarts = site.log(job), int(facts["Restarts"])
+    assert facts["JobState"] == "COMPLETED", log
+    assert 1 <= restarts <= 4
+    assert log.count("stopped by SIGUSR2 after step ") == restarts
+    assert log.count(f"job {job} stopped before its end: into the queue again") == restarts
+    assert log.count("going on from step ") == restarts
+    assert f"job {job}, start {restarts + 1}, 1 x 1 processes" in log
+    check_equal(site.run_folder(), undisturbed(tmp_path / "whole", LONG))
+    assert not list(site.clone.glob(".kdschemes-*"))
+
+
+def test_a_job_too_short_for_its_first_step_is_not_requeued_for_ever(site: Site) -> None:
+    job = site.submit(*RUN, options="--time=1 --signal=B:USR2@58")
+    facts = site.wait(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "0")
+    said = (
+        f"error: job {job} came near its time limit before its first step and would do so again: give it more (--time)"
+    )
+    assert said in site.log(job).splitlines()
+
+
+def test_a_preempted_job_goes_on(site: Site, whole: Path) -> None:
+    job = site.submit(*RUN)
+    site.is_training()
+    node = site.job(job)["BatchHost"]
+    script = site.clone / "urgent.sh"
+    script.write_text("#!/bin/bash\nsleep 1\n")
+    urgent = f"sbatch --parsable --partition=high --nodelist={node} --exclusive urgent.sh"
+    other = site.shell(urgent).stdout.strip()
+    assert site.wait(other)["JobState"] == "COMPLETED"
+    site.completed(job, restarts=1)
+    assert "stopped by SIGTERM after step " in site.log(job)
+    check_equal(site.run_folder(), whole)
+
+
+def test_a_requeued_job_goes_on(site: Site, whole: Path) -> None:
+    job = site.submit(*RUN)
+    site.is_training()
+    site.shell(f"scontrol requeue {job}")
+    site.completed(job, restarts=1)
+    assert "stopped by SIGTERM after step " in site.log(job)
+    check_equal(site.run_folder(), whole)
+
+
+def test_a_job_that_gets_sigterm_requeues_itself(site: Site, whole: Path) -> None:
+    job = site.submit(*RUN)
+    site.is_training()
+    site.shell(f"scancel --signal=TERM {job}")
+    site.completed(job, restarts=1)
+    log = site.log(job)
+    assert "stopped by SIGTERM after step " in log
+    assert f"job {job} stopped before its end: into the queue again" in log
+    check_equal(site.run_folder(), whole)
+
+
+def test_a_cancelled_job_stays_cancelled_and_the_same_command_goes_on(site: Site, whole: Path) -> None:
+    job = site.submit(*RUN)
+    site.is_training()
+    site.shell(f"scancel {job}")
+    facts = site.wait(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
+    again = site.submit(*RUN)
+    site.completed(again, restarts=0)
+    assert "going on from step " in site.log(again)
+    check_equal(site.run_folder(), whole)
+    finished = site.submit(*RUN)
+    site.completed(finished, restarts=0)
+    assert "this run is done already" in site.log(finished)
