@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from pathlib import Path
 
@@ -46,7 +47,7 @@ def run(config: Config, stop: StopSignal, *, first: bool) -> int:
         return 1
     except UserError as error:
         if not isinstance(error, ToldByFirst):
-            print_error(error)
+            print_error(error if first else UserError(f"{this_process()}: {error}"))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -54,6 +55,11 @@ def run(config: Config, stop: StopSignal, *, first: bool) -> int:
         print(results_table(finished.results))
         print(f"run folder: {finished.folder}")
     return 0
+
+
+def this_process() -> str:
+    """Return the number of this process and its node, as SLURM names it where it can."""
+    return f"process {os.environ.get('RANK')} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()}"
 
 
 def print_error(error: Exception) -> None:

@@ -133,8 +133,14 @@ class PrivateSlurm:
                 daemon.kill()
                 daemon.wait()
 
-    def run(self, *command: str, check: bool = True, folder: Path | None = None, **variables: str) -> str:
-        """Run a command of SLURM to its end and return what it printed.
+    def run(
+        self,
+        *command: str,
+        check: bool = True,
+        folder: Path | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> str:
+        """Run a command of SLURM to its end, with more environment variables, and return what it printed.
 
         Raises:
             subprocess.CalledProcessError: it failed, and `check` is true.
@@ -142,7 +148,7 @@ class PrivateSlurm:
         done = subprocess.run(
             command,
             cwd=folder,
-            env=self.environment | variables,
+            env={**self.environment, **(variables or {})},
             capture_output=True,
             text=True,
             timeout=PATIENCE,

@@ -30,7 +30,7 @@ def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, in
     """
     teacher = config.teacher
     for key, value in (("precision", teacher.precision), ("placement", teacher.placement)):
-        if value not in ("fp32", "device") and not frozen_nodes(scheme):
+        if config.scheme.uses_teacher and value not in ("fp32", "device") and not frozen_nodes(scheme):
             method = f"scheme={config.scheme.name} method={config.scheme.method}"
             raise UserError(f"teacher.{key}={value} is for frozen teachers, and {method} has none here: leave it out")
     for key in split_keys(config):

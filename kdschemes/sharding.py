@@ -86,13 +86,13 @@ def whole(module: nn.Module) -> Iterator[None]:
     The module and its `state_dict` may be used on one process alone. It does nothing to a module that is not split.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
     layers = list(module.modules()) if parts else []
     hooks = [layer._state_dict_pre_hooks.copy() for layer in layers]  # FSDP's let go of what is gathered
     for layer in layers:
         layer._state_dict_pre_hooks.clear()
-    for part in parts:
-        part.set_reshard_after_forward(False, recurse=False)
-        part.unshard()
     try:
         yield
     finally:

@@ -186,7 +186,8 @@ class Run:
         self.costs = head_costs(scheme, data)
         if config.train.channels_last:
             scheme = scheme.to(memory_format=torch.channels_last)
-        place_frozen(scheme, config.teacher, self.device)
+        if config.scheme.uses_teacher:
+            place_frozen(scheme, config.teacher, self.device)
         if config.train.compile:
             for node in scheme.nodes.values():
                 node.compile()

@@ -57,7 +57,7 @@ run_until_done() {
         exit "$code"
     elif [ -n "$limit" ] && [ "$name" != waiting ] && [ "${steps:-0}" -eq 0 ]; then
         fail "job $(job_name) came near its time limit before its first step and would do so again: give it more (--time)"
-    elif [ -n "$limit" ] || [ -n "$name" ] || [ "$code" -eq 143 ]; then
+    elif [ -n "$limit" ] || [ -n "$name" ]; then
         requeue
     fi
     exit "$code"

@@ -20,4 +20,4 @@ if [ $((nodes * per_node)) -gt 1 ]; then
 fi
 exec "${container[@]}" accelerate launch --config_file "$repository/slurm/accelerate/job.yaml" \
     --num_machines "$nodes" --num_processes $((nodes * per_node)) "${several[@]}" \
-    --mixed_precision no --dynamo_backend no --quiet "$repository/run.py" "$@"
+    --mixed_precision no --dynamo_backend no "$repository/run.py" "$@"

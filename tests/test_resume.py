@@ -165,7 +165,12 @@ def test_signals_stop_a_run_at_the_next_step_and_it_goes_on_exactly(
         assert marker == {"signal": number.name, "step": steps[-1], "total_steps": STEPS}
         assert checkpoint(place)["step"] == steps[-1]
         assert f"stopped by {number.name} after step {steps[-1]}; the same command goes on" in ended.out
-    assert steps == [0, 3, 4, 6]  # while a checkpoint was written: of step 3, of epoch 1, of step 6 (going on renames two logs before)
+    assert steps == [
+        0,
+        3,
+        4,
+        6,
+    ]  # while a checkpoint was written: of step 3, of epoch 1, of step 6 (going on renames two logs before)
     finish("average", place)
     check_equal(place, whole("average"))
 

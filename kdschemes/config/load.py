@@ -492,7 +492,7 @@ def _check_large(config: Config) -> None:
     placement = config.teacher.placement
     for key, chosen in (
         ("train.shard=true", config.train.shard),
-        (f"teacher.placement={placement}", placement != "device"),
+        (f"teacher.placement={placement}", config.scheme.uses_teacher and placement != "device"),
     ):
         if chosen and config.train.compile:
             raise UserError(f"{key} and train.compile=true exclude each other: leave one out")

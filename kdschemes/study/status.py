@@ -15,12 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kdschemes import guard
-from kdschemes.results import WIDTH
 from kdschemes.study import slurm, traces
 from kdschemes.study.folder import Element, Entry, Study, elements, read_arrays
 
 STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not submitted")
 ACTIVE = ("running", "queued")
+UNFOLDED = 10_000
+"""Columns where there is no terminal: a run is one line, however long its reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,7 @@ def counts(rows: Sequence[Row]) -> str:
 
 
 def _printed(shown: Table) -> str:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNFOLDED
     text = StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None).print(shown)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())

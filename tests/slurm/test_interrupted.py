@@ -7,38 +7,11 @@ from pathlib import Path
 import pytest
 from jobs import RUN, Site, check_equal, undisturbed
 
-LONG = [*RUN, "train.epochs=300", "train.eval_every=100", "train.checkpoint_every=300"]
-
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run that nothing disturbed."""
     return undisturbed(tmp_path_factory.mktemp("whole") / "run", RUN)
-
-
-def test_a_job_near_its_time_limit_saves_requeues_itself_and_finishes(site: Site, tmp_path: Path) -> None:
-    job = site.submit(*LONG, options="--time=1 --signal=B:USR2@25")
-    site.is_training()
-    facts = site.wait(job)
-    log, restarts = site.log(job), int(facts["Restarts"])
-    assert facts["JobState"] == "COMPLETED", log
-    assert 1 <= restarts <= 4
-    assert log.count("stopped by SIGUSR2 after step ") == restarts
-    assert log.count(f"job {job} stopped before its end: into the queue again") == restarts
-    assert log.count("going on from step ") == restarts
-    assert f"job {job}, start {restarts + 1}, 1 x 1 processes" in log
-    check_equal(site.run_folder(), undisturbed(tmp_path / "whole", LONG))
-    assert not list(site.clone.glob(".kdschemes-*"))
-
-
-def test_a_job_too_short_for_its_first_step_is_not_requeued_for_ever(site: Site) -> None:
-    job = site.submit(*RUN, options="--time=1 --signal=B:USR2@58")
-    facts = site.wait(job)
-    assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "0")
-    said = (
-        f"error: job {job} came near its time limit before its first step and would do so again: give it more (--time)"
-    )
-    assert said in site.log(job).splitlines()
 
 
 def test_a_preempted_job_goes_on(site: Site, whole: Path) -> None:

@@ -1,0 +1,31 @@
+"""The README's section on clusters, line by line, as a new user types it."""
+
+from __future__ import annotations
+
+import re
+
+from jobs import Site
+from processes import REPOSITORY
+from test_study_array import jobs
+
+
+def test_the_commands_of_the_readme(site: Site) -> None:
+    section = (REPOSITORY / "README.md").read_text().split("\n## Clusters\n")[1].split("\n## ")[0]
+    setup, lines = re.findall(r"^```sh\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    assert setup.startswith("cp slurm/site.example.sh slurm/site.sh ")
+    read, run, two_nodes, dry, submit, status, report = lines.splitlines()
+    numbers = [site.shell(f"{read}\n{line}").stdout.split()[-1] for line in (run, two_nodes)]
+    would = site.shell(dry).stdout
+    assert "--array=0-14 " in would
+    assert "alpha=0.9 seed=2: " in would
+    sent = site.shell(f"{read}\n{submit}").stdout
+    arrays = jobs(sent)
+    assert len(arrays) == 3  # the teacher, the students, the report
+    told = site.shell(status).stdout
+    assert "15 runs: " in told
+    assert "1 that comes first: " in told
+    assert "How much should a student listen to its teacher?" in site.shell(report).stdout
+    site.shell(f"scancel {' '.join(arrays)}")
+    for number in numbers:
+        site.completed(number, restarts=0)
+    assert "2 x 1 processes" in site.log(numbers[1])

@@ -1,0 +1,101 @@
+"""A study as a job array: one run fails and is named, the others finish, and submitting again takes only that one."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+from jobs import Site
+
+from kdschemes.models import create_model, save_weights
+
+STUDY = """\
+question: Does it matter where a student starts from?
+base:
+  scheme: supervised
+  data.val_fraction: 0.9
+  train: {epochs: 2, threads: 1}
+  device: cpu
+grid:
+  model.checkpoint: [null, first, second, third, fourth, missing]
+"""
+STARTS = ("first", "second", "third", "fourth")
+
+
+def weights(place: Path) -> None:
+    save_weights(create_model("convnet", num_classes=10, channels=1, image_size=8), place, metadata={})
+
+
+def jobs(said: str) -> list[str]:
+    """Return the numbers of the jobs that `kdschemes submit` tells of: arrays, then the report."""
+    return re.findall(r"^(?:array|job) (\d+): ", said, flags=re.MULTILINE)
+
+
+def results(site: Site) -> dict[str, int]:
+    """Return when each finished run wrote its results."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in site.clone.glob("runs/*/results.json")}
+
+
+def test_a_study_of_six_runs_with_one_that_fails(site: Site) -> None:
+    (site.clone / "starts.yaml").write_text(STUDY)
+    for name in STARTS:
+        weights(site.clone / name)
+    dry = site.shell("kdschemes submit starts.yaml --parallel 3 --dry-run").stdout
+    assert "--array=0-5%3" in dry
+    assert not (site.clone / "runs").exists()
+    assert site.cluster.run("squeue", "--noheader") == ""
+
+    _, report = jobs(site.shell("kdschemes submit starts.yaml --parallel 3").stdout)
+    waiting = site.shell("kdschemes status starts").stdout
+    assert re.search(r"6 runs: .*(queued|running)", waiting)
+    refused = site.shell("kdschemes submit starts.yaml").stdout
+    assert refused.startswith("nothing to submit: ")
+    assert site.wait(report)["JobState"] == "COMPLETED", site.logs()
+
+    told = site.shell("kdschemes status starts").stdout
+    assert "6 runs: 5 finished, 1 failed" in told
+    (row,) = (line for line in told.splitlines() if "| failed" in line)
+    assert "checkpoint=missing" in row
+    assert "| no weights at missing: give a .safetensors or torch file, or a folder with " in row
+    page = (site.clone / "runs" / "studies" / "starts" / "report.md").read_text()
+    assert not re.search(r"\d ± \d", page)  # one seed: no deviation
+    assert "missing" in page
+    assert all(name in page for name in STARTS)
+    before = results(site)
+    assert len(before) == 5
+
+    dry = site.shell("kdschemes submit starts.yaml --dry-run").stdout
+    assert "--array=0-0 " in dry
+    weights(site.clone / "missing")
+    _, report = jobs(site.shell("kdschemes submit starts.yaml").stdout)
+    assert site.wait(report)["JobState"] == "COMPLETED", site.logs()
+    assert "6 runs: 6 finished" in site.shell("kdschemes status starts").stdout
+    after = results(site)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 6
+    assert site.shell("kdschemes submit starts.yaml").stdout == "nothing to submit: 6 runs: 6 finished\n"
+    fresh = (site.clone / "runs" / "studies" / "starts" / "report.md").read_text()
+    assert "failed" in page
+    assert "failed" not in fresh
+
+
+def test_a_cancelled_study_goes_on_where_it_was(site: Site) -> None:
+    text = STUDY.replace("epochs: 2,", "epochs: 40, checkpoint_steps: 2,").replace("[null, ", "[null] #")
+    (site.clone / "starts.yaml").write_text(text + "seeds: [0, 1]\n")
+    array, report = jobs(site.shell("kdschemes submit starts.yaml --parallel 1").stdout)
+    site.until(lambda: list(site.clone.glob("runs/*/results.json")), "the first run's end")
+    before = results(site)
+    site.until(lambda: len(list(site.clone.glob("runs/*/checkpoint.pt"))) == 2, "the second run's checkpoint")
+    site.shell(f"scancel {array} {report}")
+    site.wait(f"{array}_1")
+    told = site.shell("kdschemes status starts").stdout
+    assert "2 runs: 1 finished, 1 " in told
+    array, report = jobs(site.shell("kdschemes submit starts.yaml").stdout)
+    assert site.wait(report)["JobState"] == "COMPLETED", site.logs()
+    assert "2 runs: 2 finished" in site.shell("kdschemes status starts").stdout
+    after = results(site)
+    assert {name: after[name] for name in before} == before
+    (log,) = (site.clone / "runs" / "studies" / "starts" / "logs").glob(f"*-{array}_0.out")
+    assert "going on from step " in log.read_text()
+    shutil.rmtree(site.clone / "runs")
