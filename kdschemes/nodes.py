@@ -185,7 +185,7 @@ class SharedStem(Node):
 
     def plain_network(self, head: str) -> StagedNetwork | None:
         branch = self.branches[self.provides.index(head)]
-        return filled(self._template[0], self.trunk.state_dict() | branch.state_dict())
+        return filled(self._template[0], self.trunk.state_dict() | branch.state_dict()).train(self.training)
 
 
 class Frozen(Node):

@@ -66,4 +66,4 @@ class PartlyFrozen(Node):
         return {self.provides[0]: Output(logits, {**features, **deeper})}
 
     def plain_network(self, head: str) -> StagedNetwork:
-        return filled(self._template[0], self.trunk.state_dict() | self.branch.state_dict())
+        return filled(self._template[0], self.trunk.state_dict() | self.branch.state_dict()).train(self.training)
