@@ -61,7 +61,8 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
         if not taken:
-            self._stop.tell_job("waiting")
+            print(f"stopped before it began; the same command goes on: {self.path}", flush=True)
+            self._stop.tell_job("waiting" if self._lease.waited else "starting")
             raise SystemExit(self._stop.exit_code)
         self._entered.callback(self._lease.release)
         self._entered.enter_context(guarded(self.path, self._lease.hold))

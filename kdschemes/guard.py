@@ -87,11 +87,15 @@ def this_process() -> Holder:
 
 
 class Lease:
-    """The right to write into a folder. `seconds`: see `LEASE_SECONDS`."""
+    """The right to write into a folder. `seconds`: see `LEASE_SECONDS`.
+
+    `lost` tells that another process has taken it over, `waited` that this one had to wait for another.
+    """
 
     def __init__(self, folder: Path, seconds: float | None = None) -> None:
         self.folder = folder
         self.lost = False
+        self.waited = False
         self._seconds = LEASE_SECONDS if seconds is None else seconds
         self._me = this_process()
         self._path: Path | None = None
@@ -108,7 +112,6 @@ class Lease:
             UserError: another process holds the folder.
             OSError: the folder cannot be written.
         """
-        told = False
         while not asked():
             newest = _newest(self.folder)
             number = 1
@@ -122,9 +125,9 @@ class Lease:
                         who = f" ({found})" if found is not None else ""
                         cure = "wait for it, or choose another seed or output"
                         raise UserError(f"{self.folder} is in use by another process{who}: {cure}")
-                    if not told:
+                    if not self.waited:
                         say(f"waiting for the process that is training in {self.folder}")
-                        told = True
+                        self.waited = True
                     time.sleep(min(1.0, self._seconds / BEATS))
                     continue
                 say(f"taking over {self.folder} from {found or 'a process that left no name'}: {over}")

@@ -8,6 +8,23 @@ fail() {
     exit 2
 }
 
+srun="" limit="" ending="" woken="" nagging=""
+# SLURM's word ahead of the time limit.
+trap 'woken=1; limit=1; tell_tasks' USR2
+# SLURM ends the job itself: it was cancelled, preempted or requeued, and SLURM knows what comes next.
+trap 'woken=1; ending=1' TERM
+
+# Let srun give USR2 to every process of the job, also to launchers that are deaf to it. It is repeated: a process that
+# is only starting up does not hear it yet.
+tell_tasks() {
+    if [ -n "$srun" ] && [ -z "$nagging" ]; then
+        while kill -USR2 "$srun" 2>/dev/null; do
+            sleep 3
+        done &
+        nagging=$!
+    fi
+}
+
 repository=${KDSCHEMES_REPOSITORY:-$SLURM_SUBMIT_DIR}
 [ -f "$repository/run.py" ] || fail "no run.py in $repository: submit from the repository, or set KDSCHEMES_REPOSITORY"
 container=()
@@ -26,7 +43,7 @@ fi
 # Start `run.py ARGUMENTS` on every node of the job and wait for its end. A run that was asked to stop (ahead of the
 # time limit, or by `scancel --signal=TERM`) has written its checkpoint, and its job is put into the queue again.
 run_until_done() {
-    local code=0 limit="" ending="" woken="" name="" steps="" srun nagging=""
+    local code=0 name="" steps=""
     local nodes=$SLURM_NNODES per_node address port
     per_node=${KDSCHEMES_PROCESSES_PER_NODE:-${SLURM_GPUS_ON_NODE:-1}}
     address=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
@@ -39,10 +56,7 @@ run_until_done() {
         ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
         bash "$repository/slurm/node.sh" "$nodes" "$per_node" "$address" "$port" "$repository" "${container[@]}" -- "$@" &
     srun=$!
-    # SLURM's word ahead of the time limit. It is repeated: a process that is only starting up does not hear it yet.
-    trap 'woken=1; if [ -z "$limit" ]; then limit=1; nag "$srun" & nagging=$!; fi' USR2
-    # SLURM ends the job itself: it was cancelled, preempted or requeued, and SLURM knows what comes next.
-    trap 'woken=1; ending=1' TERM
+    [ -z "$limit" ] || tell_tasks
     while true; do
         wait "$srun"
         code=$?
@@ -61,13 +75,6 @@ run_until_done() {
         requeue
     fi
     exit "$code"
-}
-
-# srun gives the signal to every process of the job, also to launchers that are deaf to it.
-nag() {
-    while kill -USR2 "$1" 2>/dev/null; do
-        sleep 3
-    done
 }
 
 job_name() {

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import stat
+import threading
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -298,10 +299,15 @@ def test_a_process_that_waits_for_a_folder_stops_and_tells_its_job(
     monkeypatch.setenv(TOLD_JOB, str(tmp_path / "told"))
     (tmp_path / "run").mkdir()
     lease = taken(tmp_path / "run")
-    stop = StopSignal()
-    stop.received = signal.SIGUSR2
-    with pytest.raises(SystemExit) as stopped, RunFolder(tmp_path / "run", stop, wait=True):
-        pass
-    assert stopped.value.code == 128 + signal.SIGUSR2
-    assert (tmp_path / "told").read_text() == "waiting 0\n"
+    for late, word in ((True, "waiting"), (False, "starting")):
+        stop = StopSignal()
+        if late:
+            timer = threading.Timer(0.5, lambda stop=stop: setattr(stop, "received", signal.SIGUSR2))
+            timer.start()
+        else:
+            stop.received = signal.SIGUSR2
+        with pytest.raises(SystemExit) as stopped, RunFolder(tmp_path / "run", stop, wait=True):
+            pass
+        assert stopped.value.code == 128 + signal.SIGUSR2
+        assert (tmp_path / "told").read_text() == f"{word} 0\n"
     lease.release()

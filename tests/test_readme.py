@@ -69,7 +69,7 @@ def answers_anywhere(command: list[str]) -> bool:
     return command[0] in ("methods", "stages") or "--dry-run" in command
 
 
-@pytest.mark.parametrize("arguments", filter(answers_anywhere, commands("kdschemes")), ids=" ".join)
+@pytest.mark.parametrize("arguments", list(filter(answers_anywhere, commands("kdschemes"))), ids=" ".join)
 def test_cli_commands_answer(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(arguments) == 0
     assert capsys.readouterr().out

@@ -7,11 +7,43 @@ from pathlib import Path
 import pytest
 from jobs import RUN, Site, check_equal, undisturbed
 
+LONG = [*RUN, "train.epochs=450", "train.eval_every=150", "train.checkpoint_every=450"]
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run that nothing disturbed."""
     return undisturbed(tmp_path_factory.mktemp("whole") / "run", RUN)
+
+
+def test_a_job_near_its_time_limit_saves_requeues_itself_and_finishes(site: Site, tmp_path: Path) -> None:
+    """The limit is moved once the run trains, and back for the second start: SLURM's signal comes within 30 s."""
+    job = site.submit(*LONG, options="--time=10 --signal=B:USR2@60")
+    site.is_training()
+    site.shell(f"scontrol update JobId={job} TimeLimit=1")
+    site.until(lambda: site.job(job)["Restarts"] == "1", "the job's return to the queue")
+    site.shell(f"scontrol update JobId={job} TimeLimit=10")
+    whole = undisturbed(tmp_path / "whole", LONG)
+    site.completed(job, restarts=1)
+    log = site.log(job)
+    assert log.count("stopped by SIGUSR2 after step ") == 1
+    assert log.count(f"job {job} stopped before its end: into the queue again") == 1
+    assert log.count("going on from step ") == 1
+    assert f"job {job}, start 2, 1 x 1 processes" in log
+    check_equal(site.run_folder(), whole)
+    assert not list(site.clone.glob(".kdschemes-*"))
+
+
+def test_a_job_too_short_for_its_first_step_is_not_requeued_for_ever(site: Site) -> None:
+    job = site.submit(*RUN)
+    site.until(lambda: "start 1" in site.log(job), "the job's start")
+    site.shell(f"scancel --batch --signal=USR2 {job}")  # what SLURM sends ahead of a time limit
+    facts = site.wait(job)
+    assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "0")
+    said = (
+        f"error: job {job} came near its time limit before its first step and would do so again: give it more (--time)"
+    )
+    assert said in site.log(job).splitlines()
 
 
 def test_a_preempted_job_goes_on(site: Site, whole: Path) -> None:
