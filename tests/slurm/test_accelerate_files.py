@@ -15,7 +15,7 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
-from conftest import REPOSITORY
+from processes import REPOSITORY
 from test_resume import SMALL
 
 from kdschemes.config.load import load_config
