@@ -176,18 +176,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_epochs(*map(int, given[1:]))
         return
     parser = argparse.ArgumentParser(prog="python -m experiments.bench_cluster", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=PARTS, default=PARTS, help="what is measured [all]")
+    parser.add_argument("parts", nargs="*", choices=PARTS, help="what is measured [all]")
     parser.add_argument("--batch-size", type=int, default=128, help="processes: samples of a step")
     parser.add_argument("--steps", type=int, default=16, help="processes: steps of an epoch")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds")
     options = parser.parse_args(given)
-    if "processes" in options.parts:
+    parts = options.parts or PARTS
+    if "processes" in parts:
         bench_processes(options.batch_size, options.steps, options.rounds)
-    if "checkpoints" in options.parts:
+    if "checkpoints" in parts:
         bench_checkpoints(options.rounds)
-    if "signals" in options.parts:
+    if "signals" in parts:
         bench_signals(options.rounds)
-    if "requeue" in options.parts:
+    if "requeue" in parts:
         bench_requeue(options.rounds)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from jobs import RUN, Site, check_equal, undisturbed
 
-LONG = [*RUN, "train.epochs=450", "train.eval_every=150", "train.checkpoint_every=450"]
+LONG = [*RUN, "train.epochs=420", "train.eval_every=140", "train.checkpoint_every=420"]
 
 
 @pytest.fixture(scope="module")
