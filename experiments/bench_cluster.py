@@ -176,12 +176,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         train_epochs(*map(int, given[1:]))
         return
     parser = argparse.ArgumentParser(prog="python -m experiments.bench_cluster", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=PARTS, help="what is measured [all]")
+    parser.add_argument("--only", action="append", choices=PARTS, help="what is measured; may be repeated [all]")
     parser.add_argument("--batch-size", type=int, default=128, help="processes: samples of a step")
     parser.add_argument("--steps", type=int, default=16, help="processes: steps of an epoch")
     parser.add_argument("--rounds", type=int, default=3, help="measured rounds")
     options = parser.parse_args(given)
-    parts = options.parts or PARTS
+    parts = options.only or PARTS
     if "processes" in parts:
         bench_processes(options.batch_size, options.steps, options.rounds)
     if "checkpoints" in parts:
