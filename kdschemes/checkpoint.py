@@ -23,7 +23,7 @@ CHECKPOINT = "checkpoint.pt"
 class RunFolder:
     """The folder of one run. Entering it makes it and takes its lease; `lost` tells that another process took it over.
 
-    `asked` tells that this process is to stop: it then waits no longer for another one.
+    With `wait` another holder is waited for, until `stop` has received a signal.
 
     Raises:
         UserError: another process holds the folder, or it cannot be written.

@@ -12,10 +12,8 @@ import contextlib
 import functools
 import json
 import os
-import re
 import secrets
 import socket
-import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from kdschemes import slurm
 from kdschemes.errors import UserError
 
 LEASE_SECONDS = 60.0
@@ -32,7 +31,6 @@ BEATS = 6
 """Signs of life in that time."""
 SAME_START = 5.0
 """Seconds by which the start of one process may be read differently at different times."""
-NO_LONGER_RUNNING = re.compile("PENDING|COMPLETED|CANCELLED|FAILED|TIMEOUT|NODE_FAIL|BOOT_FAIL|DEADLINE|OUT_OF_MEMORY")
 
 
 class FolderLost(UserError):
@@ -44,7 +42,8 @@ class Holder:
     """The process that holds a folder.
 
     `place` names the machine since its last start and the namespace of process numbers; `started` is in seconds since
-    1970 by that machine's clock. `job` and `restart` are SLURM's, None and 0 outside a job.
+    1970 by that machine's clock. `job` (`ARRAY_ELEMENT` in an array) and `restart` are SLURM's, None and 0
+    outside a job.
     """
 
     token: str
@@ -80,7 +79,7 @@ def this_process() -> Holder:
         place=_place(),
         pid=os.getpid(),
         started=psutil.Process().create_time(),
-        job=os.environ.get("SLURM_JOB_ID"),
+        job=slurm.own_job(),
         restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
         cluster=os.environ.get("SLURM_CLUSTER_NAME"),
     )
@@ -285,14 +284,12 @@ def _scheduler_says(held_by: Holder, me: Holder) -> str | None:
     if held_by.job == me.job:
         return f"SLURM started job {me.job} again" if me.restart > held_by.restart else None
     try:
-        command = ["scontrol", "--oneliner", "show", "job", held_by.job]
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-    except (OSError, subprocess.TimeoutExpired):
+        jobs = slurm.known_jobs([held_by.job])
+    except slurm.NoAnswer:
         return None
-    if answer.returncode != 0:
-        return f"SLURM no longer knows its job {held_by.job}" if "Invalid job id" in answer.stderr else None
-    facts = dict(re.findall(r"(\w+)=(\S*)", answer.stdout))
-    if int(facts.get("Restarts", held_by.restart)) > held_by.restart:
+    job = jobs.get(held_by.job)
+    if job is None:
+        return f"SLURM no longer knows its job {held_by.job}"
+    if job.restarts > held_by.restart:
         return f"SLURM started its job {held_by.job} again"
-    state = facts.get("JobState", "")
-    return f"its job {held_by.job} is {state}" if NO_LONGER_RUNNING.fullmatch(state) else None
+    return f"its job {held_by.job} is {job.state}" if job.waits or job.over else None

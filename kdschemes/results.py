@@ -83,7 +83,7 @@ def results_table(results: Mapping[str, Any]) -> str:
         if (results.get("mean_over_peers") or {}).get(when):
             found["mean over peers"] = results["mean_over_peers"][when]
         if found:
-            parts.append(f"{title}\n{_render(_table(found, results.get('cost', {}), reported))}")
+            parts.append(f"{title}\n{render(_table(found, results.get('cost', {}), reported))}")
     if results.get("early_exit"):
         parts.append(f"Early exit on the test set, last epoch\n{_early_exit(results['early_exit'])}")
     return "\n\n".join(parts) + "\n"
@@ -103,7 +103,7 @@ def _early_exit(found: Mapping[str, Any]) -> str:
         if budgets:
             cells.append(" / ".join(_number(value, 1) for value in entry.get("shares", {}).values()) or "-")
         table.add_row(*(Text(cell) for cell in cells))
-    return "\n".join([_render(table), *([found["note"]] if "note" in found else [])])
+    return "\n".join([render(table), *([found["note"]] if "note" in found else [])])
 
 
 def _headline(results: Mapping[str, Any]) -> str:
@@ -151,8 +151,9 @@ def _count(value: int | None) -> str:
     return str(value)
 
 
-def _render(table: Table) -> str:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else WIDTH
+def render(table: Table, width: int = WIDTH) -> str:
+    """Return a table as plain text, as wide as the terminal, or `width` columns where there is none."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
     text = StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())

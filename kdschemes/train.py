@@ -217,7 +217,7 @@ class Run:
             first_bad=torch.full((columns,), NEVER, dtype=torch.int64, device=self.device),
         )
         self.opened = time.perf_counter()
-        self.kept_best: str | None = None
+        self.best_files: set[str] = set()
         self.log: MetricsLog | None = None
         self.timing: MetricsLog | None = None
         self.trackers: Trackers | None = None
@@ -365,6 +365,7 @@ class Run:
         best = self.state.best
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": f"best-epoch{epoch:04d}.pt"}
+            self.best_files.add(self.state.best["file"])
             weights = joined(self.scheme.state_dict())
             if self.main:
                 save_state(self.folder / self.state.best["file"], weights)
@@ -447,9 +448,9 @@ class Run:
                 },
             )
             best = state.best["file"] if state.best is not None else None
-            if self.kept_best not in (None, best):
-                (self.folder / str(self.kept_best)).unlink(missing_ok=True)
-            self.kept_best = best
+            for name in self.best_files - {best}:
+                (self.folder / name).unlink(missing_ok=True)
+            self.best_files &= {best}
         self.accelerator.wait_for_everyone()
 
     def _open_folder(self) -> None:
@@ -463,10 +464,10 @@ class Run:
             self._load(load_state(path))
             self.report.line(f"going on from step {self.state.step} of {self.total_steps}: {self.folder}")
         if self.main:
-            self.kept_best = self.state.best["file"] if self.state.best is not None else None
+            self.best_files = {self.state.best["file"]} if self.state.best is not None else set()
             (self.folder / INTERRUPTED).unlink(missing_ok=True)
             for leftover in self.folder.glob("best-epoch*.pt"):
-                if leftover.name != self.kept_best:
+                if leftover.name not in self.best_files:
                     leftover.unlink()
             self.log = MetricsLog(self.folder / "metrics.jsonl", offset=self.state.metrics_offset)
             self.timing = MetricsLog(self.folder / "timing.jsonl", offset=_whole_lines(self.folder / "timing.jsonl"))

@@ -193,9 +193,7 @@ def test_the_word_of_the_scheduler_on_another_job(
     answer: str, code: int, words: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script = tmp_path / "scontrol"
-    script.write_text(
-        f'#!/bin/sh\n[ "$*" = "--oneliner show job 9" ] || exit 3\necho "{answer}" >&{1 + code}\nexit {code}\n'
-    )
+    script.write_text(f'#!/bin/sh\n[ "$*" = "-o show job 9" ] || exit 3\necho "{answer}" >&{1 + code}\nexit {code}\n')
     script.chmod(script.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "main")

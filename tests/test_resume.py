@@ -175,6 +175,18 @@ def test_signals_stop_a_run_at_the_next_step_and_it_goes_on_exactly(
     check_equal(place, whole("average"))
 
 
+def test_of_several_best_epochs_between_checkpoints_one_file_is_left(tmp_path: Path) -> None:
+    rare = ["train.epochs=6", "train.checkpoint_every=6", "train.checkpoint_steps=null"]
+    ended = run([*CASES["average"], *rare], tmp_path / "run")
+    assert (ended.code, ended.err) == (0, "")
+    rows = [json.loads(line) for line in (run_folder(tmp_path / "run") / "metrics.jsonl").read_text().splitlines()]
+    accuracies = [row["student/top1"] for row in rows if row["kind"] == "eval"]
+    assert sum(value > max([-1.0, *accuracies[:number]]) for number, value in enumerate(accuracies)) >= 3
+    best = json.loads((run_folder(tmp_path / "run") / "results.json").read_text())["heads"]["student"]["best"]["epoch"]
+    left = [path.name for path in run_folder(tmp_path / "run").glob("best-epoch*")]
+    assert left == [f"best-epoch{best:04d}.pt"]
+
+
 def test_a_second_process_on_a_folder_is_refused(tmp_path: Path) -> None:
     place = tmp_path / "run"
     first = Started(CASES["average"], place, SignalAtFile(signal.SIGSTOP, 1, ("os.rename",)))

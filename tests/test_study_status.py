@@ -14,6 +14,7 @@ from test_study_slurm import JOBS
 from kdschemes import cli
 from kdschemes.errors import UserError
 from kdschemes.guard import Lease
+from kdschemes.slurm import Job
 from kdschemes.study import traces
 from kdschemes.study.folder import (
     Element,
@@ -25,7 +26,6 @@ from kdschemes.study.folder import (
     read_study_folder,
     write_study,
 )
-from kdschemes.study.slurm import Job
 from kdschemes.study.status import counts, look
 
 ENTRY = Entry(label="alpha=1 seed=0", folder="run", epochs=4, seed=0)

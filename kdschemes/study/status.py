@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kdschemes import guard
-from kdschemes.study import slurm, traces
+from kdschemes import guard, slurm
+from kdschemes.results import render
+from kdschemes.study import traces
 from kdschemes.study.folder import Element, Entry, Study, elements, read_arrays
 
 STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not submitted")
@@ -145,7 +142,7 @@ def table(found: Status) -> str:
             row.reason,
         )
         shown.add_row(*map(Text, cells))
-    lines = [f"{found.study.name}: {found.study.question}", _printed(shown), counts(found.rows)]
+    lines = [f"{found.study.name}: {found.study.question}", render(shown, UNFOLDED), counts(found.rows)]
     return "\n".join([*lines, *([found.note] if found.note else [])])
 
 
@@ -158,10 +155,3 @@ def counts(rows: Sequence[Row]) -> str:
             numbers = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
             words.append(f"{len(states)} {one if len(states) == 1 else several}: {numbers}")
     return "; ".join(words)
-
-
-def _printed(shown: Table) -> str:
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else UNFOLDED
-    text = StringIO()
-    Console(file=text, width=width, force_terminal=False, color_system=None).print(shown)
-    return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from kdschemes import slurm
 from kdschemes.config.load import dump_yaml
 from kdschemes.errors import UserError
 from kdschemes.files import write_whole
-from kdschemes.study import slurm
 from kdschemes.study.earlier import with_earlier
 from kdschemes.study.file import StudyFile, StudyRun, find_study_file, read_study
 from kdschemes.study.folder import LOG, RECORD, Study, add_submission, read_study_folder, remember, write_study

@@ -102,6 +102,13 @@ def available() -> bool:
     return shutil.which("scontrol") is not None
 
 
+def own_job() -> str | None:
+    """Return the number of the job that this process belongs to, `ARRAY_ELEMENT` in an array; None outside a job."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
 def known_jobs(numbers: Iterable[str]) -> dict[str, Job]:
     """Return what SLURM still knows of these jobs and arrays; it forgets those that ended some time ago.
 
