@@ -169,6 +169,15 @@ def gather_rows(value: Tensor) -> Tensor:
     return torch.stack(rows)
 
 
+def rows_of_all(own: Tensor) -> Tensor:
+    """Return the rows of all processes, which may have different numbers of them, one after the other."""
+    if world_size() == 1:
+        return own
+    counts = gather_rows(torch.tensor([len(own)], device=own.device)).flatten().tolist()
+    padded = torch.nn.functional.pad(own, (0, 0) * (own.dim() - 1) + (0, max(counts) - len(own)))
+    return torch.cat([part[:count] for part, count in zip(gather_rows(padded), counts, strict=True)])
+
+
 def any_process(flag: bool, device: torch.device, group: dist.ProcessGroup | None = None) -> bool:
     """Return whether `flag` is set on any process, the same answer on all."""
     if world_size() == 1:

@@ -162,6 +162,14 @@ def latencies(
     return measured
 
 
+def single_images(data: LoadedData) -> Iterator[Float[Tensor, "1 c h w"]]:
+    """Yield test images one by one to measure latencies on, the first ones to warm up."""
+    chosen = torch.linspace(0, data.sizes["test"] - 1, LATENCY_IMAGES).long()
+    positions = data.positions["test"][torch.cat([chosen[:1].repeat(WARM_UP), chosen])]
+    for image in data.source.plain("test", [positions[i : i + 1] for i in range(len(positions))]):
+        yield image.contiguous(memory_format=data.memory_format)
+
+
 def _wait(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
@@ -243,10 +251,7 @@ def _measure(
     answers["static"] = network
     if middle is not None:
         answers["middle"] = EarlyExit(network, middle).eval()
-    chosen = torch.linspace(0, data.sizes["test"] - 1, LATENCY_IMAGES).long()
-    positions = data.positions["test"][torch.cat([chosen[:1].repeat(WARM_UP), chosen])]
-    images = data.source.plain("test", [positions[i : i + 1] for i in range(len(positions))])
-    measured = latencies(answers, (image.contiguous(memory_format=data.memory_format) for image in images))
+    measured = latencies(answers, single_images(data))
     means = {"middle, mean": mean(measured["middle"])} if middle is not None else {}
     return {name: median(values) for name, values in measured.items()} | means
 

@@ -14,6 +14,10 @@ class ToldByFirst(UserError):
     """The error of the first process, on another one: it is told once, by the first."""
 
 
+class TrainingStopped(RuntimeError):
+    """Training cannot go on (a loss or a weight that is not finite). One line says where."""
+
+
 def nearest(value: str, allowed: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the allowed word closest to `value`, or nothing if none is close."""
     close = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.5)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -11,10 +14,12 @@ from torch import Tensor, nn
 
 from kdschemes.data import LoadedData
 from kdschemes.distillation import Distillation
+from kdschemes.early_exit import latencies, single_images
+from kdschemes.evaluate import evaluation_mode
 from kdschemes.models import ExitNetwork, count_exit_macs, count_macs, count_parameters, save_exits, save_weights
 from kdschemes.models.cost import macs_of, probing
 from kdschemes.nodes import Frozen, LossHead, NetworkWithExits
-from kdschemes.outputs import Batch
+from kdschemes.outputs import Batch, Outputs
 
 
 def export_network(scheme: Distillation, folder: Path, metadata: dict[str, Any]) -> None:
@@ -40,7 +45,48 @@ def export_exits(scheme: Distillation, folder: Path) -> None:
         save_exits(node.network, folder)
 
 
-def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, int]]:
+def training_macs(scheme: Distillation, data: LoadedData) -> int:
+    """Return the multiply-accumulates of training on one image: 3 forward passes of what is trained, 1 of the rest.
+
+    Counted are the nodes: a backward pass as two forward passes, each turn anew. Projections of losses are left out.
+    """
+    total = 0
+    with probing(scheme, data.channels, data.image_size, batch=1) as image:
+        index = torch.zeros(1, dtype=torch.long, device=image.device)
+        batch = Batch(image, index, index)
+        batch = replace(batch, companions=dict.fromkeys(scheme.companions, batch))
+        outputs: Outputs = {}
+        for node in scheme.needed({name for term in scheme.terms for name in term.reads}):  # type: ignore[union-attr]
+            macs = macs_of(lambda _, node=node: outputs.update(node(batch, outputs)), image)
+            total += macs * (3 if any(p.requires_grad for p in node.parameters()) else 1)
+    return total * max(1, len(scheme.turns))
+
+
+def head_latencies(scheme: Distillation, data: LoadedData) -> dict[str, float]:
+    """Return the median milliseconds that each head takes for one test image at inference, all measured in turns.
+
+    They are those of this machine with what else it does now: to compare heads of one run, not runs.
+    """
+    if not data.sizes["test"]:
+        return {}
+    answers: dict[str, Callable[[Tensor], object]] = {}
+    for head in (*scheme.heads, *((scheme.teacher,) if scheme.teacher else ())):
+        plain = scheme.node_of(head).plain_network(head)
+        answers[head] = plain if plain is not None else partial(_predict, scheme, head)
+    with evaluation_mode(scheme):
+        for answer in answers.values():
+            if isinstance(answer, nn.Module):
+                answer.eval()
+        measured = latencies(answers, single_images(data))
+    return {head: median(values) for head, values in measured.items()}
+
+
+def _predict(scheme: Distillation, head: str, image: Tensor) -> object:
+    index = torch.zeros(1, dtype=torch.long, device=image.device)
+    return scheme.predict(Batch(image, index, index), [head])
+
+
+def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, float]]:
     """Return parameters and multiply-accumulates an image of what each head runs at inference.
 
     An exit counts itself and what lies before it; what is no plain network (an ensemble) everything that it needs.
@@ -49,7 +95,7 @@ def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, in
     return {head: _cost(scheme, head, data) for head in heads}
 
 
-def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, int]:
+def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, float]:
     node = scheme.node_of(head)
     if isinstance(node, NetworkWithExits) and head != node.provides[0]:
         return _exit_cost(node.network, head.rpartition("/")[2], data)
@@ -69,7 +115,7 @@ def _members(scheme: Distillation, head: str) -> list[nn.Module]:
     return [node.network if isinstance(node, Frozen) else node for node in scheme.needed([head])]
 
 
-def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, int]:
+def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, float]:
     macs = count_exit_macs(network, data.channels, data.image_size)[name]
     return {"parameters": _used(network, lambda image: network.forward_until_exit(image, name), data), "macs": macs}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -192,13 +193,14 @@ class Frozen(Node):
     """A teacher: no gradient, always in evaluation mode, in no state dict and no DDP bucket, but it follows `.to()`.
 
     `stays` are the modules of its network that do not follow. With `bf16` it computes in bfloat16 and answers in
-    float32.
+    float32. The same batch (the object itself) is answered once: asked again, also as another node that shares its
+    answers, it gives what it gave.
     """
 
     def __init__(self, name: str, network: StagedNetwork) -> None:
         super().__init__([name])
         self._hidden = [network.eval().requires_grad_(False)]
-        self.preactivations = False
+        self._shared = _Answer()
         self.stays: frozenset[nn.Module] = frozenset()
         self.bf16 = False
 
@@ -215,10 +217,31 @@ class Frozen(Node):
 
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        shared = self._shared
+        if shared.batch is not batch or shared.output is None:
+            shared.output = self.answer(batch)
+            shared.batch = batch
+        return {self.provides[0]: shared.output}
+
+    @torch.no_grad()
+    def answer(self, batch: Batch) -> Output:
+        """Return what the network says of a batch."""
         if not self.bf16:
-            return {self.provides[0]: _answer(self.network, batch, self.preactivations)}
+            return _answer(self.network, batch, self._shared.preactivations)
         with torch.autocast(batch.images.device.type, torch.bfloat16):
-            return {self.provides[0]: _answer(self.network, batch, self.preactivations).float()}
+            return _answer(self.network, batch, self._shared.preactivations).float()
+
+    def share_answers(self, other: Frozen) -> None:
+        """Answer as `other` does, which holds an equal network, from now on: this one's own weights are let go."""
+        other._shared.preactivations |= self._shared.preactivations
+        self._hidden, self._shared, self.stays = other._hidden, other._shared, other.stays
+
+    def answers_as(self, other: Frozen) -> bool:
+        """Return whether the networks of both are equal: their structure and each of their tensors."""
+        if self.bf16 != other.bf16 or repr(self.network) != repr(other.network):
+            return False
+        own, others = self.network.state_dict(), other.network.state_dict()
+        return own.keys() == others.keys() and all(torch.equal(own[name], others[name]) for name in own)
 
     def plain_network(self, head: str) -> StagedNetwork:
         return self.network
@@ -227,7 +250,16 @@ class Frozen(Node):
         return self.network
 
     def keep_preactivations(self) -> None:
-        self.preactivations = True
+        self._shared.preactivations = True
+
+
+@dataclass
+class _Answer:
+    """What frozen nodes of one network share: the last batch and its answer, and whether preactivations are wanted."""
+
+    batch: Batch | None = None
+    output: Output | None = None
+    preactivations: bool = False
 
 
 class Ema(Node):

@@ -1,4 +1,4 @@
-"""The training of one run, top to bottom: build, go on from the last checkpoint, step, evaluate, report."""
+"""The training of runs: build, go on from the last checkpoint, step, evaluate, report. The loop is in `lockstep`."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import json
 import math
 import os
 import resource
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -29,15 +30,17 @@ from kdschemes.distillation import Distillation, Task
 from kdschemes.distributed import any_process, from_first, gather_rows, sum_over_processes, synchronise_batch_norm
 from kdschemes.early_exit import evaluate_early_exit, summary
 from kdschemes.early_exit_picture import write_early_exit
-from kdschemes.errors import ToldByFirst, UserError
-from kdschemes.evaluate import evaluate, evaluation_mode
-from kdschemes.export import export_exits, export_network, head_costs
+from kdschemes.errors import ToldByFirst, TrainingStopped, UserError
+from kdschemes.evaluate import Evaluation, evaluation_mode
+from kdschemes.export import export_exits, export_network, head_costs, head_latencies, training_macs
 from kdschemes.files import write_whole
 from kdschemes.launch import start_processes
+from kdschemes.lockstep import Lockstep, alone, common, share_teachers
 from kdschemes.nodes import Memory
 from kdschemes.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
 from kdschemes.outputs import Batch, Progress
 from kdschemes.placement import check_placement, place_frozen, split_keys, split_trained
+from kdschemes.predictions import HeadPredictions, Predictions, write_predictions
 from kdschemes.progress import Reporter
 from kdschemes.results import mean_over_peers, write_json
 from kdschemes.schemes import build_scheme, earlier_runs, taught_by
@@ -58,10 +61,6 @@ NEVER = torch.iinfo(torch.int64).max
 INTERRUPTED = "interrupted"
 
 
-class TrainingStopped(RuntimeError):
-    """Training cannot go on (a loss or a weight that is not finite). One line says where."""
-
-
 @dataclass(frozen=True)
 class Finished:
     """A run that is done: its folder and what `results.json` holds. `ran` is False if it was done before."""
@@ -69,6 +68,14 @@ class Finished:
     folder: Path
     results: dict[str, Any]
     ran: bool = True
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run that did not come to its end: its folder and why."""
+
+    folder: Path
+    error: UserError | TrainingStopped
 
 
 @dataclass
@@ -97,29 +104,137 @@ def train(config: Config, stop: StopSignal | None = None) -> Finished:
         TrainingStopped: a term or a weight is not finite.
         SystemExit: a signal asked to stop; the checkpoint is written.
     """
+    (outcome,) = _start([config], stop, wait=False)
+    if isinstance(outcome, Failed):
+        raise outcome.error
+    return outcome
+
+
+def train_together(configs: Sequence[Config], stop: StopSignal | None = None) -> list[Finished | Failed]:
+    """Train several runs in this process, those that can in lockstep: one batch, and one teacher's answer, for all.
+
+    Each run leaves what it would leave alone, bit for bit on CPU in float32, times and memory apart. Runs go in
+    lockstep that agree in `lockstep.common` and in the companions of their batches; the others one after the other. A
+    run that fails does not end the others. A folder that another process holds is waited for.
+
+    Raises:
+        UserError: the processes cannot be started as the first configuration says.
+        SystemExit: a signal asked to stop; every run's checkpoint is written.
+    """
+    return _start(configs, stop, wait=True)
+
+
+def _start(configs: Sequence[Config], stop: StopSignal | None, *, wait: bool) -> list[Finished | Failed]:
     try:
-        accelerator = start_processes(config)
+        accelerator = start_processes(configs[0])
     except UserError as error:
         raise error if os.environ.get("RANK", "0") == "0" else ToldByFirst(str(error)) from None
     report = Reporter(show=accelerator.is_main_process)
     with contextlib.nullcontext(stop) if stop is not None else StopSignal() as signals:
-        return _train_with_teachers(config, accelerator, signals, report, wait=False)
+        return _train(configs, accelerator, signals, report, wait=wait)
 
 
-def _train_with_teachers(
-    config: Config, accelerator: Accelerator, stop: StopSignal, report: Reporter, *, wait: bool
-) -> Finished:
-    folder = Path(config.output) / run_name(config)
+def _train(
+    configs: Sequence[Config], accelerator: Accelerator, stop: StopSignal, report: Reporter, *, wait: bool
+) -> list[Finished | Failed]:
+    """Return what became of each run, in their order."""
+    outcomes: dict[int, Finished | Failed] = {}
+    prepared: dict[str, list[tuple[int, Prepared]]] = {}
+    opened: dict[str, LoadedData] = {}
+    for number, config in enumerate(configs):
+        folder = Path(config.output) / run_name(config)
+        try:
+            found = _prepare(config, folder, opened, accelerator, stop, report)
+        except (UserError, TrainingStopped) as error:
+            outcomes[number] = Failed(folder, error)
+            continue
+        if isinstance(found, Finished):
+            outcomes[number] = found
+            continue
+        beside = f"{number} alone" if alone(config) else f"{common(config)} {found.scheme.companions}"
+        group = prepared.setdefault(beside, [])
+        share_teachers(found.scheme, [ready.scheme for _, ready in group])
+        group.append((number, found))
+    for group in prepared.values():
+        with contextlib.ExitStack() as guards:
+            runs: dict[int, Run] = {}
+            for number, ready in group:
+                try:
+                    entered = ready.enter(guards, accelerator, stop, report, wait=wait)
+                except (UserError, TrainingStopped) as error:
+                    outcomes[number] = Failed(ready.folder, error)
+                    continue
+                if isinstance(entered, Finished):
+                    outcomes[number] = entered
+                    continue
+                runs[number] = entered
+            if runs:
+                lockstep = Lockstep(list(runs.values()))
+                lockstep.train()
+                for number, run in runs.items():
+                    why = lockstep.failed.get(run.folder.name)
+                    outcomes[number] = Finished(run.folder, run.results) if why is None else Failed(run.folder, why)
+        group.clear()
+        accelerator.free_memory()
+    return [outcomes[number] for number in range(len(configs))]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is not finished, with its data open and its teachers trained."""
+
+    config: Config
+    folder: Path
+    data: LoadedData
+    scheme: Distillation
+    teacher_checkpoint: str | list[str] | None
+
+    def enter(
+        self,
+        guards: contextlib.ExitStack,
+        accelerator: Accelerator,
+        stop: StopSignal,
+        report: Reporter,
+        *,
+        wait: bool,
+    ) -> Run | Finished:
+        """Take the folder and build the run, unless it has been finished meanwhile.
+
+        Raises:
+            UserError: another process holds the folder, or it cannot be written.
+            SystemExit: a signal asked to stop while another holder was waited for.
+        """
+        guard = RunFolder(self.folder, stop, wait=wait) if accelerator.is_main_process else None
+        guards.enter_context(first_in(accelerator, guard or contextlib.nullcontext()))
+        done = first_alone(accelerator, lambda: _finished(self.folder))
+        if done is not None:
+            return Finished(self.folder, done, ran=False)
+        checkpoint = self.teacher_checkpoint
+        return Run(self.config, accelerator, stop, report, self.data, self.scheme, self.folder, checkpoint, guard)
+
+
+def _prepare(
+    config: Config,
+    folder: Path,
+    opened: dict[str, LoadedData],
+    accelerator: Accelerator,
+    stop: StopSignal,
+    report: Reporter,
+) -> Prepared | Finished:
     done = first_alone(accelerator, lambda: _finished(folder))
     if done is not None:
         report.line(f"this run is done already: {folder}")
         return Finished(folder, done, ran=False)
-    data = first_then_all(
-        accelerator,
-        lambda: open_data(
-            config.data, seed=config.seed, device=accelerator.device, channels_last=config.train.channels_last
-        ),
-    )
+
+    def open_once() -> LoadedData:
+        key = repr((config.data, config.seed, config.train.channels_last))
+        if key not in opened:
+            opened[key] = open_data(
+                config.data, seed=config.seed, device=accelerator.device, channels_last=config.train.channels_last
+            )
+        return opened[key]
+
+    data = first_then_all(accelerator, open_once)
     sizes = config.train
     world = accelerator.num_processes
     first_then_all(
@@ -131,13 +246,7 @@ def _train_with_teachers(
         first_then_all(accelerator, lambda: _build(taught_by(config, None), task, data, accelerator))
         resolved = taught_by(config, _train_earlier(earlier, accelerator, stop, report))
     scheme = first_then_all(accelerator, lambda: _build(resolved, task, data, accelerator))
-    guard = RunFolder(folder, stop, wait=wait) if accelerator.is_main_process else None
-    with first_in(accelerator, guard or contextlib.nullcontext()):
-        done = first_alone(accelerator, lambda: _finished(folder))
-        if done is not None:
-            return Finished(folder, done, ran=False)
-        run = Run(config, accelerator, stop, report, data, scheme, folder, resolved.teacher.checkpoint, guard)
-        return run.train()
+    return Prepared(config, folder, data, scheme, resolved.teacher.checkpoint)
 
 
 def _build(config: Config, task: Task, data: LoadedData, accelerator: Accelerator) -> Distillation:
@@ -151,14 +260,21 @@ def _build(config: Config, task: Task, data: LoadedData, accelerator: Accelerato
 def _train_earlier(
     earlier: Sequence[Config], accelerator: Accelerator, stop: StopSignal, report: Reporter
 ) -> list[str]:
-    """Return the folders of runs that teach another one, trained now where that was not done before."""
+    """Return the folders of runs that teach another one, trained now where that was not done before.
+
+    Raises:
+        UserError: one of them cannot be trained.
+        TrainingStopped: one of them cannot go on.
+    """
     folders = []
     for run in earlier:
         folder = Path(run.output) / run_name(run)
-        report.line(f"teacher {run.model.name} has no checkpoint: its run is {folder}")
-        finished = _train_with_teachers(run, accelerator, stop, report, wait=True)
-        accelerator.free_memory()
-        folders.append(str(finished.folder))
+        if not (folder / "results.json").exists():
+            report.line(f"teacher {run.model.name} has no checkpoint: its run is {folder}")
+        (outcome,) = _train([run], accelerator, stop, report, wait=True)
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        folders.append(str(outcome.folder))
     return folders
 
 
@@ -184,6 +300,7 @@ class Run:
         self.main = accelerator.is_main_process
         self.device = accelerator.device
         self.costs = head_costs(scheme, data)
+        self.training_macs = training_macs(scheme, data)
         if config.train.channels_last:
             scheme = scheme.to(memory_format=torch.channels_last)
         if config.scheme.uses_teacher:
@@ -218,35 +335,22 @@ class Run:
         )
         self.opened = time.perf_counter()
         self.best_files: set[str] = set()
+        self.together = 1
+        self.results: dict[str, Any] = {}
+        self._rate = 0.0
+        self._weights: dict[str, float] = {}
+        self._validation_top1 = 0.0
+        self._last_weights: dict[str, Tensor] = {}
+        self._heads: dict[str, Any] = {}
+        self._found: dict[str, dict[str, dict[str, float]]] = {}
+        self._answers: Mapping[str, Evaluation] = {}
         self.log: MetricsLog | None = None
         self.timing: MetricsLog | None = None
         self.trackers: Trackers | None = None
 
-    def train(self) -> Finished:
-        """Run to the end from wherever the folder's checkpoint is."""
-        config = self.config
-        self.opened = time.perf_counter()
-        try:
-            first_then_all(self.accelerator, self._open_folder)
-            self._check_teacher()
-            self._report_memories()
-            self.report.start(self.total_steps, self.state.step, title=self.folder.name)
-            while self.state.step < self.total_steps:
-                epoch, done = divmod(self.state.step, self.steps_per_epoch)
-                self.train_epoch(epoch, done)
-                if self.data.sizes["val"] and ((epoch + 1) % config.train.eval_every == 0 or self._at_end):
-                    self._validate(epoch + 1)
-                if (epoch + 1) % config.train.checkpoint_every == 0 or self._at_end or self._checkpoint_step:
-                    self._save()
-            results = self._finish()
-        except BaseException as error:
-            self._close(error)
-            raise
-        self._close(None)
-        return Finished(self.folder, results)
-
     @property
-    def _at_end(self) -> bool:
+    def at_end(self) -> bool:
+        """Whether all steps are taken."""
         return self.state.step == self.total_steps
 
     @property
@@ -255,57 +359,64 @@ class Run:
         return every is not None and self.state.step % every == 0
 
     def train_epoch(self, epoch: int, done: int) -> None:
-        """Take the optimizer steps of an epoch, from the one after the first `done`."""
+        """Take the optimizer steps of an epoch of this run alone, from the one after the first `done`."""
+        Lockstep([self]).train_epoch(epoch, done)
+
+    def open(self) -> None:
+        """Go on from the folder's checkpoint, if there is one, and open the logs."""
+        self.opened = time.perf_counter()
+        first_then_all(self.accelerator, self._open_folder)
+        self._report_memories()
+
+    def before_epoch(self) -> None:
+        """Let the scheme's nodes look at the validation split."""
+        with evaluation_mode(self.scheme), self.accelerator.autocast():
+            self.scheme.before_epoch(lambda: self.batches("val"))
+
+    def take_step(self, micro_batches: Sequence[Batch]) -> None:
+        """Take one optimizer step."""
         config, state = self.config, self.state
-        if done == 0:
-            with evaluation_mode(self.scheme), self.accelerator.autocast():
-                self.scheme.before_epoch(lambda: self._batches("val"))
-        self.scheme.train()
-        steps = self.data.train_steps(
-            epoch,
-            batch_size=config.train.batch_size,
-            accumulation=config.train.accumulation,
-            rank=self.accelerator.process_index,
-            world=self.accelerator.num_processes,
-            drop_last=config.train.drop_last,
-            start=done,
-            companions=self.scheme.companions,
-        )
-        started = time.perf_counter()
-        for micro_batches in steps:
-            if self.stop.agreed(also=self.guard is not None and self.guard.lost):
-                self._interrupt()
-            progress = Progress(state.step, self.total_steps, self.steps_per_epoch)
-            rate = set_rate(self.optimizer, self.rate, progress)
-            seed_step(config.seed, state.step, self.accelerator.process_index)
-            values, weights = torch.zeros_like(state.window_sums), dict.fromkeys(self.term_names, 0.0)
-            for turn in range(max(1, len(self.scheme.turns))):
-                for number, batch in enumerate(micro_batches):
-                    last = number + 1 == len(micro_batches)
-                    with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                        result = self.model(batch, progress, turn)
-                        self.accelerator.backward(result.total)
-                        values += torch.stack([result.total.detach(), *result.losses.values()]).to(values.dtype)
-                weights = {name: weight + result.weights[name] for name, weight in weights.items()}
-                self._update(turn)
-            self.scheme.after_step()
-            state.step += 1
-            self.stop.steps += 1
-            state.images += micro_batches[0].step_size or config.train.batch_size
-            state.window_sums += values
-            state.window_steps += 1
-            bad = torch.full_like(state.first_bad, state.step)
-            state.first_bad = torch.where(torch.isfinite(values), state.first_bad, state.first_bad.minimum(bad))
-            now = time.perf_counter()
-            state.seconds += now - started
-            started = now
-            if self.device.type == "cpu":
-                self._check_finite()
-            if state.step % config.train.log_every == 0 or self._at_end:
-                self._log_window(rate, weights)
-            self.report.advance(state.step, state.images, state.seconds)
-            if self._checkpoint_step and state.step % self.steps_per_epoch:
-                self._save()
+        progress = Progress(state.step, self.total_steps, self.steps_per_epoch)
+        self._rate = set_rate(self.optimizer, self.rate, progress)
+        seed_step(config.seed, state.step, self.accelerator.process_index)
+        values, weights = torch.zeros_like(state.window_sums), dict.fromkeys(self.term_names, 0.0)
+        for turn in range(max(1, len(self.scheme.turns))):
+            for number, batch in enumerate(micro_batches):
+                last = number + 1 == len(micro_batches)
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
+                    result = self.model(batch, progress, turn)
+                    self.accelerator.backward(result.total)
+                    values += torch.stack([result.total.detach(), *result.losses.values()]).to(values.dtype)
+            weights = {name: weight + result.weights[name] for name, weight in weights.items()}
+            self._update(turn)
+        self.scheme.after_step()
+        state.step += 1
+        self.stop.steps += 1
+        state.images += micro_batches[0].step_size or config.train.batch_size
+        state.window_sums += values
+        state.window_steps += 1
+        bad = torch.full_like(state.first_bad, state.step)
+        state.first_bad = torch.where(torch.isfinite(values), state.first_bad, state.first_bad.minimum(bad))
+        self._weights = weights
+
+    def after_step(self, seconds: float) -> None:
+        """Check, log and save what a step that took `seconds` asks for."""
+        config, state = self.config, self.state
+        state.seconds += seconds
+        if self.device.type == "cpu":
+            self._check_finite()
+        if state.step % config.train.log_every == 0 or self.at_end:
+            self._log_window(self._rate, self._weights)
+        if self._checkpoint_step and state.step % self.steps_per_epoch:
+            self.save()
+
+    def validates_after(self, epoch: int) -> bool:
+        """Return whether the heads are evaluated after an epoch."""
+        return bool(self.data.sizes["val"]) and ((epoch + 1) % self.config.train.eval_every == 0 or self.at_end)
+
+    def saves_after(self, epoch: int) -> bool:
+        """Return whether there is a checkpoint after an epoch."""
+        return (epoch + 1) % self.config.train.checkpoint_every == 0 or self.at_end or self._checkpoint_step
 
     def _update(self, turn: int) -> None:
         """Take one optimizer step; nodes that stand still keep their weights and their momentum."""
@@ -336,15 +447,12 @@ class Run:
         if self.timing is not None:
             timing = {"step": state.step, "seconds": state.seconds, "images_per_second": state.images / state.seconds}
             self.timing.write(timing)
-        self.report.losses(row)
+        if self.together == 1:
+            self.report.losses(row)
         state.window_sums.zero_()
         state.window_steps = 0
 
-    def _evaluate(self, split: str, heads: Sequence[str] | None = None) -> dict[str, dict[str, float]]:
-        with self.accelerator.autocast():
-            return evaluate(self.scheme, self._batches(split), self.device, heads)
-
-    def _batches(self, split: str) -> Iterator[Batch]:
+    def batches(self, split: str) -> Iterator[Batch]:
         """Yield this process's share of a split, normalised only."""
         size = self.config.train.eval_batch_size
         batches = self.data.eval_batches(
@@ -352,16 +460,23 @@ class Run:
         )
         return evenly(batches, self.data.sizes[split], size) if split_keys(self.config) else batches
 
-    def _validate(self, epoch: int) -> None:
-        """Evaluate the heads on the validation split; keep the weights of the best epoch of the reported head.
+    @property
+    def validation_top1(self) -> float:
+        """The reported head's last validation accuracy in percent."""
+        return self._validation_top1
+
+    def validated(self, epoch: int, metrics: dict[str, dict[str, float]]) -> None:
+        """Take the heads' metrics on the validation split; keep the weights of the best epoch of the reported head.
 
         Best is the highest top-1, among equals the lowest NLL, then the earliest.
         """
-        metrics = self._evaluate("val")
         self._write(_eval_row("val", epoch, self.state.step, metrics))
         reported = self.scheme.heads[0]
         top1, nll = metrics[reported]["top1"], metrics[reported]["nll"]
-        self.report.epoch(epoch, self.config.train.epochs, {head: metrics[head]["top1"] for head in self.scheme.heads})
+        self._validation_top1 = top1
+        if self.together == 1:
+            tops = {head: metrics[head]["top1"] for head in self.scheme.heads}
+            self.report.epoch(epoch, self.config.train.epochs, tops)
         best = self.state.best
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": f"best-epoch{epoch:04d}.pt"}
@@ -370,11 +485,8 @@ class Run:
             if self.main:
                 save_state(self.folder / self.state.best["file"], weights)
 
-    def _check_teacher(self) -> None:
+    def report_teacher(self, top1: float) -> None:
         """Report the teacher's accuracy; warn if guessing could reach it (chance plus three standard deviations)."""
-        if self.scheme.teacher is None or not self.data.sizes["val"]:
-            return
-        top1 = self._evaluate("val", [self.scheme.teacher])[self.scheme.teacher]["top1"]
         chance = 1.0 / self.data.num_classes
         guessing = 100.0 * (chance + 3.0 * math.sqrt(chance * (1.0 - chance) / self.data.sizes["val"]))
         self.report.line(f"teacher on the validation split: {top1:.2f} % (it may have been trained on these images)")
@@ -419,7 +531,8 @@ class Run:
         kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint was made"
         return f"{kept}; try a lower optim.lr, optim.clip=1 or precision=fp32"
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Write a checkpoint, if everything is finite."""
         self._check_finite()
         self._check_weights()
         windows = gather_rows(self.state.window_sums)
@@ -508,56 +621,72 @@ class Run:
                 f"{self.folder / CHECKPOINT} does not fit this run ({reason}): choose another output or delete it"
             ) from None
 
-    def _interrupt(self) -> None:
-        """Save, leave a marker, close the trackers, and exit as a process that a signal ended would.
+    def interrupt(self, received: signal.Signals | None) -> None:
+        """Save and leave a marker, for the same command to go on.
 
-        A run whose folder another process has taken over saves nothing and ends with an error.
+        Raises:
+            UserError: another process has taken the folder over; nothing is saved.
         """
         first_alone(self.accelerator, lambda: self.guard.hold() if self.guard is not None else None)
-        received = from_first(self.stop.received)
-        self._save()
+        self.save()
         name = received.name if received is not None else "a signal on another process"
         if self.main:
             marker = {"signal": name, "step": self.state.step, "total_steps": self.total_steps}
             write_json(self.folder / INTERRUPTED, marker)
-            self.stop.tell_job(name)
-        self.report.line(f"stopped by {name} after step {self.state.step}; the same command goes on: {self.folder}")
-        raise SystemExit(128 + (received.value if received is not None else 15))
 
-    def _finish(self) -> dict[str, Any]:
-        """Evaluate the last and the best epoch on validation and test, and write everything that the run leaves."""
+    def take_weights(self, which: str) -> None:
+        """Take the weights of the last epoch, or those of the best one."""
+        if which == "last":
+            self._last_weights = {name: value.clone() for name, value in self.scheme.state_dict().items()}
+        elif self.needs_evaluation(which):
+            assert self.state.best is not None
+            load_joined(self.scheme, load_state(self.folder / self.state.best["file"]))
+
+    def needs_evaluation(self, which: str) -> bool:
+        """Return whether last or best are not evaluated yet: best may be the last, or there is none."""
+        return which == "last" or (self.state.best is not None and self.state.best["epoch"] < self.config.train.epochs)
+
+    def record(self, which: str, found: Mapping[str, Evaluation]) -> None:
+        """Write what the last or the best epoch gives on each split, and its networks."""
         state, config = self.state, self.config
-        heads: dict[str, Any] = {head: {} for head in self.scheme.heads}
-        if self.scheme.teacher is not None:
-            heads[self.scheme.teacher] = {}
-        splits = [split for split in ("val", "test") if self.data.sizes[split]]
-        found: dict[str, dict[str, dict[str, float]]] = {}
-        last_weights = {name: value.clone() for name, value in self.scheme.state_dict().items()}
-        for which, epoch in (("last", config.train.epochs), ("best", state.best["epoch"] if state.best else None)):
-            if epoch is None:
-                for head in heads:
-                    heads[head][which] = None
-                continue
-            if which == "last":
-                found = {split: self._evaluate(split) for split in splits}
-            elif state.best is not None and epoch < config.train.epochs:
-                load_joined(self.scheme, load_state(self.folder / state.best["file"]))
-                found = {split: self._evaluate(split) for split in splits}
-            for split, metrics in found.items():
-                self._write({"which": which} | _eval_row(split, epoch, state.step, metrics) | {"kind": "final"})
-            for head in heads:
-                heads[head][which] = {"epoch": epoch} | {
-                    split: found[split][head] if split in found else None for split in ("val", "test")
-                }
-            with whole(self.scheme):
-                if self.main:
-                    place = self.folder if which == "last" else self.folder / "best"
-                    metadata = {"run": self.folder.name, "which": which, "epoch": epoch, "data": config.data.name}
-                    export_network(self.scheme, place, metadata | {"classes": self.data.classes})
-                    export_exits(self.scheme, place)
-        self.scheme.load_state_dict(last_weights)
+        for head in self._judged:
+            self._heads.setdefault(head, {})
+        epoch = config.train.epochs if which == "last" else state.best["epoch"] if state.best else None
+        if epoch is None:
+            for head in self._judged:
+                self._heads[head][which] = None
+            return
+        if found:
+            self._found = {split: of.metrics for split, of in found.items()}
+        if which == "last":
+            self._answers = found
+        for split, metrics in self._found.items():
+            self._write({"which": which} | _eval_row(split, epoch, state.step, metrics) | {"kind": "final"})
+        for head in self._judged:
+            self._heads[head][which] = {"epoch": epoch} | {
+                split: self._found[split][head] if split in self._found else None for split in ("val", "test")
+            }
+        with whole(self.scheme):
+            if self.main:
+                place = self.folder if which == "last" else self.folder / "best"
+                metadata = {"run": self.folder.name, "which": which, "epoch": epoch, "data": config.data.name}
+                export_network(self.scheme, place, metadata | {"classes": self.data.classes})
+                export_exits(self.scheme, place)
+
+    @property
+    def _judged(self) -> list[str]:
+        """The heads, and the teacher."""
+        return [*self.scheme.heads, *([self.scheme.teacher] if self.scheme.teacher is not None else [])]
+
+    def finish(self) -> None:
+        """Write everything else that the run leaves, and close it."""
+        state, config, heads = self.state, self.config, self._heads
+        self.scheme.load_state_dict(self._last_weights)
         with whole(self.scheme), self.accelerator.autocast():
             early_exit = evaluate_early_exit(self.scheme, self.data, config.train.eval_batch_size)
+            if self.main and not split_keys(config):
+                for head, milliseconds in head_latencies(self.scheme, self.data).items():
+                    self.costs[head]["latency_ms"] = milliseconds
         results: dict[str, Any] = {
             "run": self.folder.name,
             "scheme": config.scheme.name,
@@ -571,10 +700,13 @@ class Run:
             "heads": heads,
             "mean_over_peers": mean_over_peers(heads, self.scheme.peers),
             "cost": self.costs,
+            "train_macs_per_image": self.training_macs,
             "samples": self.data.sizes,
+            "group": config.group,
             "wall_seconds": self._wall(),
             "train_seconds": state.seconds,
             "images_per_second": state.images / state.seconds,
+            "trained_together": self.together,
             "peak_memory_bytes": peak_memory(self.device),
             "processes": self.accelerator.num_processes,
             "device": self.device.type,
@@ -586,6 +718,7 @@ class Run:
         if self.main:
             assert self.log is not None
             self.log.sync()
+            write_predictions(self.folder, _predictions(self._answers))
             draw_curves(self.folder / "metrics.jsonl", self.folder / "curves.png", title=self.folder.name)
             if early_exit is not None:
                 write_early_exit(early_exit, self.folder)
@@ -593,7 +726,8 @@ class Run:
                 self.trackers.summary(_summary(results))
             write_json(self.folder / "results.json", results)
         self.accelerator.wait_for_everyone()
-        return results
+        self.results = results
+        self.close(None)
 
     def _wall(self) -> float:
         """Return the seconds since the run was opened, those before its last checkpoint included."""
@@ -605,8 +739,8 @@ class Run:
         if self.trackers is not None:
             self.trackers.log(row, step=self.state.step)
 
-    def _close(self, error: BaseException | None) -> None:
-        self.report.stop()
+    def close(self, error: BaseException | None) -> None:
+        """Close logs and trackers, which are told whether the run ended well."""
         for log in (self.log, self.timing):
             if log is not None:
                 log.close()
@@ -683,6 +817,14 @@ def _summary(results: dict[str, Any]) -> dict[str, float]:
         for split in ("val", "test")
         for name, value in (splits[split] or {}).items()
     }
+
+
+def _predictions(found: Mapping[str, Evaluation]) -> Predictions:
+    heads: dict[str, dict[str, HeadPredictions]] = {}
+    for split, evaluation in found.items():
+        for head, (classes, confidence) in evaluation.answers.items():
+            heads.setdefault(head, {})[split] = HeadPredictions(classes.numpy(), confidence.numpy())
+    return Predictions({split: evaluation.labels.numpy() for split, evaluation in found.items()}, heads)
 
 
 def peak_memory(device: torch.device) -> int:
