@@ -71,7 +71,8 @@ def head_latencies(scheme: Distillation, data: LoadedData) -> dict[str, float]:
         return {}
     answers: dict[str, Callable[[Tensor], object]] = {}
     for head in (*scheme.heads, *((scheme.teacher,) if scheme.teacher else ())):
-        plain = scheme.node_of(head).plain_network(head)
+        node = scheme.node_of(head)
+        plain = None if isinstance(node, Frozen) else node.plain_network(head)
         answers[head] = plain if plain is not None else partial(_predict, scheme, head)
     with evaluation_mode(scheme):
         for answer in answers.values():
@@ -86,7 +87,7 @@ def _predict(scheme: Distillation, head: str, image: Tensor) -> object:
     return scheme.predict(Batch(image, index, index), [head])
 
 
-def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, float]]:
+def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, int]]:
     """Return parameters and multiply-accumulates an image of what each head runs at inference.
 
     An exit counts itself and what lies before it; what is no plain network (an ensemble) everything that it needs.
@@ -95,7 +96,7 @@ def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, fl
     return {head: _cost(scheme, head, data) for head in heads}
 
 
-def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, float]:
+def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, int]:
     node = scheme.node_of(head)
     if isinstance(node, NetworkWithExits) and head != node.provides[0]:
         return _exit_cost(node.network, head.rpartition("/")[2], data)
@@ -115,7 +116,7 @@ def _members(scheme: Distillation, head: str) -> list[nn.Module]:
     return [node.network if isinstance(node, Frozen) else node for node in scheme.needed([head])]
 
 
-def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, float]:
+def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, int]:
     macs = count_exit_macs(network, data.channels, data.image_size)[name]
     return {"parameters": _used(network, lambda image: network.forward_until_exit(image, name), data), "macs": macs}
 

@@ -684,9 +684,7 @@ class Run:
         self.scheme.load_state_dict(self._last_weights)
         with whole(self.scheme), self.accelerator.autocast():
             early_exit = evaluate_early_exit(self.scheme, self.data, config.train.eval_batch_size)
-            if self.main and not split_keys(config):
-                for head, milliseconds in head_latencies(self.scheme, self.data).items():
-                    self.costs[head]["latency_ms"] = milliseconds
+            times = head_latencies(self.scheme, self.data) if self.main and not split_keys(config) else {}
         results: dict[str, Any] = {
             "run": self.folder.name,
             "scheme": config.scheme.name,
@@ -699,7 +697,7 @@ class Run:
             "teacher_checkpoint": self.teacher_checkpoint,
             "heads": heads,
             "mean_over_peers": mean_over_peers(heads, self.scheme.peers),
-            "cost": self.costs,
+            "cost": {head: cost | {"latency_ms": times.get(head)} for head, cost in self.costs.items()},
             "train_macs_per_image": self.training_macs,
             "samples": self.data.sizes,
             "group": config.group,

@@ -104,7 +104,7 @@ def test_a_run_ends_with_its_table_and_its_folder(tiny: Done) -> None:
 def test_what_a_run_leaves(tiny: Done) -> None:
     found = {str(path.relative_to(tiny.folder)) for path in tiny.folder.rglob("*") if path.is_file()}
     exported = {"model.safetensors", "config.json", "best/model.safetensors", "best/config.json"}
-    logs = {"config.yaml", "metrics.jsonl", "timing.jsonl", "results.json", "curves.png"}
+    logs = {"config.yaml", "metrics.jsonl", "timing.jsonl", "results.json", "predictions.safetensors", "curves.png"}
     assert found == exported | logs | {"checkpoint.pt", "best-epoch0001.pt"}
     assert [path.name for path in tiny.place.iterdir()] == ["runs"]
     assert (tiny.folder / "curves.png").read_bytes().startswith(b"\x89PNG")
