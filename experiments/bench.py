@@ -129,7 +129,7 @@ def bench_step(batch_size: int, steps: int, rounds: int) -> None:
             ratios, ours, bare = [], [], []
             shares: dict[str, list[float]] = {name: [] for name in parts}
             for number in range(rounds + 1):
-                run.state.step = 0
+                run.state.step = number * run.steps_per_epoch
                 whole = timed(partial(run.train_epoch, number, 0))
                 seconds = {name: sum(timed(part) for _ in range(steps)) for name, part in parts.items()}
                 if number == 0:
@@ -193,7 +193,7 @@ def bench_schemes(model: str, batch_size: int, steps: int, rounds: int) -> None:
 
 
 def _whole_epoch(run: Run, number: int) -> None:
-    run.state.step = 0
+    run.state.step = number * run.steps_per_epoch
     run.train_epoch(number, 0)
 
 

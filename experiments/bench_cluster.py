@@ -88,7 +88,7 @@ def bench_checkpoints(rounds: int) -> None:
             run._open_folder()
             run.train_epoch(0, 0)
             path = Path(folder) / CHECKPOINT
-            written = [timed(run._save) for _ in range(rounds)]
+            written = [timed(run.save) for _ in range(rounds)]
             read = [timed(run._open_folder) for _ in range(rounds)]
             size = path.stat().st_size
             print(

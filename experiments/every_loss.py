@@ -116,7 +116,7 @@ def times(rounds: int) -> dict[tuple[str, str], float]:
 
 
 def _epoch(run: Run, number: int) -> float:
-    run.state.step = 0
+    run.state.step = number * run.steps_per_epoch
     return timed(partial(run.train_epoch, number, 0))
 
 

@@ -140,7 +140,7 @@ def times(options: argparse.Namespace, titles: Sequence[str]) -> dict[str, float
 
 
 def _epoch(run: Run, number: int) -> None:
-    run.state.step = 0
+    run.state.step = number * run.steps_per_epoch
     run.train_epoch(number, 0)
 
 

@@ -65,21 +65,29 @@ def training_macs(scheme: Distillation, data: LoadedData) -> int:
 def head_latencies(scheme: Distillation, data: LoadedData) -> dict[str, float]:
     """Return the median milliseconds that each head takes for one test image at inference, all measured in turns.
 
-    They are those of this machine with what else it does now: to compare heads of one run, not runs.
+    They are those of this machine with what else it does now: to compare heads of one run, not runs. A frozen network
+    that several schemes share is measured once.
     """
     if not data.sizes["test"]:
         return {}
     answers: dict[str, Callable[[Tensor], object]] = {}
+    frozen: dict[str, Frozen] = {}
     for head in (*scheme.heads, *((scheme.teacher,) if scheme.teacher else ())):
         node = scheme.node_of(head)
+        if isinstance(node, Frozen):
+            frozen[head] = node
         plain = None if isinstance(node, Frozen) else node.plain_network(head)
         answers[head] = plain if plain is not None else partial(_predict, scheme, head)
+    known = {head: node.latency_ms for head, node in frozen.items() if node.latency_ms is not None}
     with evaluation_mode(scheme):
         for answer in answers.values():
             if isinstance(answer, nn.Module):
                 answer.eval()
-        measured = latencies(answers, single_images(data))
-    return {head: median(values) for head, values in measured.items()}
+        unknown = {head: answer for head, answer in answers.items() if head not in known}
+        measured = {head: median(times) for head, times in latencies(unknown, single_images(data)).items()}
+    for head in frozen.keys() & measured.keys():
+        frozen[head].latency_ms = measured[head]
+    return {head: (measured | known)[head] for head in answers}
 
 
 def _predict(scheme: Distillation, head: str, image: Tensor) -> object:

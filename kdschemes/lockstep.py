@@ -109,6 +109,8 @@ class Lockstep:
         )
         took: dict[str, Run] = {}
         started = time.perf_counter()
+        for run in [run for run in self.active if run.state.step < (epoch + 1) * first.steps_per_epoch]:
+            self._attempt(run, partial(run.open_caches, epoch, self._stop_if_asked))
         for micro_batches in steps:
             self._stop_if_asked()
             here = [run for run in self.active if run.state.step == step]

@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Float, Int
@@ -18,6 +18,9 @@ from kdschemes.losses.modules import Loss
 from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
 from kdschemes.outputs import Batch, Output, Outputs
 from kdschemes.task import Task
+
+if TYPE_CHECKING:
+    from kdschemes.teacher_cache import TeacherCache
 
 Predict = Callable[[Batch, Iterable[str]], Outputs]
 """Gives the named outputs of a batch."""
@@ -193,8 +196,8 @@ class Frozen(Node):
     """A teacher: no gradient, always in evaluation mode, in no state dict and no DDP bucket, but it follows `.to()`.
 
     `stays` are the modules of its network that do not follow. With `bf16` it computes in bfloat16 and answers in
-    float32. The same batch (the object itself) is answered once: asked again, also as another node that shares its
-    answers, it gives what it gave.
+    float32. With a `cache` it answers training batches by what is stored there. The same batch (the object itself) is
+    answered once: asked again, also as another node that shares its answers, it gives what it gave.
     """
 
     def __init__(self, name: str, network: StagedNetwork) -> None:
@@ -203,11 +206,21 @@ class Frozen(Node):
         self._shared = _Answer()
         self.stays: frozenset[nn.Module] = frozenset()
         self.bf16 = False
+        self.cache: TeacherCache | None = None
 
     @property
     def network(self) -> StagedNetwork:
         """The frozen network."""
         return self._hidden[0]
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The milliseconds that the network takes for one image, once they were measured."""
+        return self._shared.latency_ms
+
+    @latency_ms.setter
+    def latency_ms(self, milliseconds: float) -> None:
+        self._shared.latency_ms = milliseconds
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         for module in self.network.modules():
@@ -219,13 +232,14 @@ class Frozen(Node):
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         shared = self._shared
         if shared.batch is not batch or shared.output is None:
-            shared.output = self.answer(batch)
+            cache = self.cache if batch.epoch is not None else None
+            shared.output = self.compute(batch) if cache is None else cache.answer(batch)
             shared.batch = batch
         return {self.provides[0]: shared.output}
 
     @torch.no_grad()
-    def answer(self, batch: Batch) -> Output:
-        """Return what the network says of a batch."""
+    def compute(self, batch: Batch) -> Output:
+        """Return what the network itself says of a batch."""
         if not self.bf16:
             return _answer(self.network, batch, self._shared.preactivations)
         with torch.autocast(batch.images.device.type, torch.bfloat16):
@@ -235,10 +249,17 @@ class Frozen(Node):
         """Answer as `other` does, which holds an equal network, from now on: this one's own weights are let go."""
         other._shared.preactivations |= self._shared.preactivations
         self._hidden, self._shared, self.stays = other._hidden, other._shared, other.stays
+        if self.cache is not None and other.cache is not None:
+            other.cache.wanted |= self.cache.wanted
+        self.cache = other.cache
 
     def answers_as(self, other: Frozen) -> bool:
-        """Return whether the networks of both are equal: their structure and each of their tensors."""
-        if self.bf16 != other.bf16 or repr(self.network) != repr(other.network):
+        """Return whether the networks of both are equal, structure and tensors, and have the same cache or none."""
+        if self.cache is None or other.cache is None:
+            same_cache = self.cache is other.cache
+        else:
+            same_cache = self.cache.fits(other.cache)
+        if not same_cache or self.bf16 != other.bf16 or repr(self.network) != repr(other.network):
             return False
         own, others = self.network.state_dict(), other.network.state_dict()
         return own.keys() == others.keys() and all(torch.equal(own[name], others[name]) for name in own)
@@ -255,11 +276,12 @@ class Frozen(Node):
 
 @dataclass
 class _Answer:
-    """What frozen nodes of one network share: the last batch and its answer, and whether preactivations are wanted."""
+    """What frozen nodes of one network share: the last batch and its answer, and what was asked or measured of it."""
 
     batch: Batch | None = None
     output: Output | None = None
     preactivations: bool = False
+    latency_ms: float | None = None
 
 
 class Ema(Node):

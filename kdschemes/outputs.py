@@ -21,6 +21,8 @@ class Batch:
     `companions` are further batches that a scheme trains on beside this one, by name: `view1`, `view2`, ... (the same
     samples in other views), `classmate` (for each sample another one of its class), `previous` (the samples of the
     optimizer step before, in another view than they had; none at the first step). Evaluation has none.
+
+    `epoch` is the one whose view of the samples this is; None: not that view, as in evaluation and in companions.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -31,6 +33,7 @@ class Batch:
     micro_size: int | None = None
     step_size: int | None = None
     companions: Mapping[str, Batch] = field(default_factory=dict)
+    epoch: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

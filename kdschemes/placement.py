@@ -15,6 +15,7 @@ from kdschemes.errors import UserError
 from kdschemes.nodes import Frozen
 from kdschemes.outputs import Batch
 from kdschemes.sharding import blocks, split_over_processes
+from kdschemes.teacher_cache import check_cache
 
 
 def frozen_nodes(scheme: Distillation) -> list[Frozen]:
@@ -29,10 +30,11 @@ def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, in
         UserError: it names the key.
     """
     teacher = config.teacher
-    for key, value in (("precision", teacher.precision), ("placement", teacher.placement)):
-        if config.scheme.uses_teacher and value not in ("fp32", "device") and not frozen_nodes(scheme):
+    for key, value in (("precision", teacher.precision), ("placement", teacher.placement), ("cache", teacher.cache)):
+        if config.scheme.uses_teacher and value not in ("fp32", "device", "none") and not frozen_nodes(scheme):
             method = f"scheme={config.scheme.name} method={config.scheme.method}"
             raise UserError(f"teacher.{key}={value} is for frozen teachers, and {method} has none here: leave it out")
+    check_cache(config, scheme)
     for key in split_keys(config):
         if config.train.eval_batch_size < 2:
             raise UserError(f"{key} needs train.eval_batch_size=2 or more, not {config.train.eval_batch_size}")

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from kdschemes.errors import UserError
 from kdschemes.files import write_whole
 from kdschemes.results import plain
+from kdschemes.track_wandb import WandbRun
 
 PREEMPTED = 143
 """Exit code of a process that ended on SIGTERM (128 + 15)."""
-
-INIT_TIMEOUT = 30.0
-"""Seconds that W&B's server has to answer at the start."""
 
 
 class MetricsLog:
@@ -139,17 +136,28 @@ class Trackers:
         tags: Sequence[str],
         config: Mapping[str, Any],
         resume_step: int = 0,
+        reported: str | None = None,
+        earlier: bool = False,
     ) -> None:
         """Start the trackers for the run in `folder`; `resume_step` optimizer steps are done already.
+
+        Metrics of the head `reported` are also given without its name. `earlier`: the run was not asked for itself,
+        another one needs it (a teacher); a sweep, and `WANDB_RUN_ID`, are that one's.
 
         Raises:
             UserError: a package is missing, or a tracker can't start.
         """
+        self._reported = reported
         self._mirrors: dict[str, _Mirror] = {}
         self._failed: set[str] = set()
         for name in names:
             if name == "wandb":
-                self._mirrors[name] = _Wandb(run_name, folder, project, group, job_type, tags, config)
+                run = WandbRun(run_name, folder, project, group, job_type, tags, config, earlier=earlier)
+                self._mirrors[name] = run
+                if run.anew and (folder / "metrics.jsonl").exists():
+                    for row in read_rows(folder / "metrics.jsonl"):
+                        run.log(self._scalars(row), row["step"])
+                run.remember()
             else:
                 assert name == "tensorboard", name
                 self._mirrors[name] = _TensorBoard(folder, config, resume_step)
@@ -158,16 +166,26 @@ class Trackers:
         """Mirror the numbers of a row; `step` counts optimizer steps.
 
         `lr` of a training row becomes `train/lr`, `HEAD/top1` of an evaluation `val/HEAD/top1`, and of the final one
-        `final/best/test/HEAD/top1`: the row's `kind` (but for `eval`), `which` and `split` come before the name.
+        `final/best/test/HEAD/top1`: the row's `kind` (but for `eval`), `which` and `split` come before the name. The
+        reported head's metrics of an evaluation are given once more without its name: `val/top1`.
         """
+        scalars = self._scalars(row)
+        self._each(lambda mirror: mirror.log(scalars, step))
+
+    def _scalars(self, row: Mapping[str, Any]) -> dict[str, float]:
         kind = [] if row["kind"] == "eval" else [row["kind"]]
         prefix = "/".join(kind + [row[key] for key in ("which", "split") if key in row])
-        scalars = {f"{prefix}/{key}": float(value) for key, value in row.items() if _is_number(value) and key != "step"}
-        self._each(lambda mirror: mirror.log(scalars, step))
+        found = {key: float(value) for key, value in row.items() if _is_number(value) and key != "step"}
+        scalars = {f"{prefix}/{key}": value for key, value in found.items()}
+        if row["kind"] == "eval" and self._reported is not None:
+            head = f"{self._reported}/"
+            mine = {key.removeprefix(head): value for key, value in found.items() if key.startswith(head)}
+            scalars |= {f"{prefix}/{key}": value for key, value in mine.items() if "/" not in key}
+        return scalars
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record the results of the run: nested names are joined with `/`."""
-        flat = _flatten(values)
+        flat = flatten(values)
         self._each(lambda mirror: mirror.summary(flat))
 
     def finish(self, exit_code: int = 0, preempted: bool = False) -> None:
@@ -187,88 +205,6 @@ class Trackers:
                         RuntimeWarning,
                         stacklevel=3,
                     )
-
-
-class _Wandb:
-    """A run in W&B; its folders lie beside the runs' folders, so that `wandb leet` and `wandb sync` see all of them.
-
-    Online if the user is logged in, else offline, unless `WANDB_MODE` says which; never asks for a key. The run's id
-    is kept in the run's folder, so that a run that goes on stays one run.
-    """
-
-    def __init__(
-        self,
-        run_name: str,
-        folder: Path,
-        project: str,
-        group: str,
-        job_type: str,
-        tags: Sequence[str],
-        config: Mapping[str, Any],
-    ) -> None:
-        os.environ.setdefault("WANDB_SILENT", "true")
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # the client would report from offline runs too
-        try:
-            import wandb
-        except ImportError:
-            raise UserError("tracker=wandb needs the package wandb: pip install wandb") from None
-        self._wandb = wandb
-        chosen = os.environ.get("WANDB_MODE")
-        asks = chosen in (None, "", "online", "shared")
-        try:
-            logged_in = asks and wandb.login(prompt=False, verify=False)
-        except wandb.errors.AuthenticationError as error:
-            raise UserError(f"tracker=wandb: {error}; mend the key, or set WANDB_MODE=offline") from None
-        if chosen and asks and not logged_in:
-            raise UserError(f"WANDB_MODE={chosen}, but no key is known: run `wandb login`, or set WANDB_MODE=offline")
-
-        def start(mode: Literal["online", "offline"] | None) -> Any:
-            return wandb.init(
-                mode=mode,
-                id=_run_id(folder / "wandb_run_id"),
-                resume="allow",
-                dir=folder.parent,
-                name=run_name,
-                project=project,
-                group=group,
-                job_type=job_type,
-                tags=list(tags),
-                config=dict(config),
-                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT),
-            )
-
-        try:
-            self._run = start(None if chosen else "online" if logged_in else "offline")
-        except wandb.errors.CommError as error:
-            message = f"W&B cannot start online ({' '.join(str(error).split())}): offline, to be synced later"
-            warnings.warn(message, RuntimeWarning, stacklevel=3)
-            wandb.teardown()  # or the run's id counts as in use
-            self._run = start("offline")
-        except wandb.errors.Error as error:
-            raise UserError(f"tracker=wandb cannot start: {error}; tracker=none trains without it") from None
-        self._run.define_metric("global_step")
-        self._defined: set[str] = set()
-
-    def log(self, scalars: dict[str, float], step: int) -> None:
-        # The step is given twice: as `_step` it keeps out, after a resume, rows that were sent before the crash.
-        for key in scalars:
-            group = key.partition("/")[0]
-            if group not in self._defined:
-                self._run.define_metric(f"{group}/*", step_metric="global_step")
-                self._defined.add(group)
-            if key.startswith("val/") and key.endswith("/top1") and key not in self._defined:
-                self._run.define_metric(key, step_metric="global_step", summary="max,last")
-                self._defined.add(key)
-        self._run.log(scalars | {"global_step": step}, step=step)
-
-    def summary(self, values: Mapping[str, Any]) -> None:
-        self._run.summary.update(dict(values))
-
-    def finish(self, exit_code: int, preempted: bool) -> None:
-        if preempted:
-            self._run.mark_preempting()
-        self._run.finish(exit_code=exit_code)
-        self._wandb.teardown()  # waits: finish() of an offline run may return before its file is written
 
 
 class _TensorBoard:
@@ -310,21 +246,16 @@ def _byte(path: Path, position: int) -> bytes:
         return file.read(1)
 
 
-def _run_id(path: Path) -> str:
-    if not path.exists():
-        write_whole(path, secrets.token_hex(4).encode())
-    return path.read_text().strip()
-
-
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values as one mapping, names joined with `/`; None is left out."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}/")
+            flat |= flatten(value, f"{prefix}{key}/")
         elif value is not None:
             flat[f"{prefix}{key}"] = value
     return flat

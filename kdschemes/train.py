@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,6 +55,7 @@ from kdschemes.sharding import (
     whole,
 )
 from kdschemes.stop import StopSignal
+from kdschemes.teacher_cache import announce, attach_caches, caches_of
 from kdschemes.track import MetricsLog, Trackers
 
 T = TypeVar("T")
@@ -246,6 +248,7 @@ def _prepare(
         first_then_all(accelerator, lambda: _build(taught_by(config, None), task, data, accelerator))
         resolved = taught_by(config, _train_earlier(earlier, accelerator, stop, report))
     scheme = first_then_all(accelerator, lambda: _build(resolved, task, data, accelerator))
+    first_then_all(accelerator, lambda: attach_caches(resolved, scheme, data))
     return Prepared(config, folder, data, scheme, resolved.teacher.checkpoint)
 
 
@@ -367,6 +370,15 @@ class Run:
         self.opened = time.perf_counter()
         first_then_all(self.accelerator, self._open_folder)
         self._report_memories()
+        epochs = range(self.state.step // self.steps_per_epoch, self.config.train.epochs)
+        caches = caches_of(self.scheme)
+        if line := first_alone(self.accelerator, lambda: announce(caches, epochs)):
+            self.report.line(line)
+
+    def open_caches(self, epoch: int, before_chunk: Callable[[], None]) -> None:
+        """Open what is stored of frozen networks' answers to an epoch's views; fill it first where it is not there."""
+        for cache in caches_of(self.scheme):
+            cache.open_epoch(epoch, before_chunk, partial(first_alone, self.accelerator))
 
     def before_epoch(self) -> None:
         """Let the scheme's nodes look at the validation split."""

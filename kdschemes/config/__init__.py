@@ -74,6 +74,19 @@ class Teacher:
             "or sharded over the processes (FSDP2)"
         ),
     ] = "device"
+    cache: Annotated[
+        Literal["none", "logits", "features"],
+        Field(
+            description="store the frozen networks' answers to the training views, in float16, for later runs of the "
+            "seed: logits, or also the features that losses read"
+        ),
+    ] = "none"
+    cache_folder: Annotated[
+        str | None, Field(description="folder of the stored answers; null: teacher_cache in output")
+    ] = None
+    cache_limit: Annotated[
+        float, Field(gt=0, description="GB (10^9 bytes) that all stored answers in cache_folder may take")
+    ] = 20.0
     epochs: Annotated[
         int | None, Field(ge=1, description="epochs of a teacher that is trained first; null: as the student")
     ] = None

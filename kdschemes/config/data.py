@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -10,7 +11,11 @@ from pydantic import Field
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What every data set has: the split and the view."""
+    """What every data set has: the split, the share of it that is trained on, and the view.
+
+    `part`, then `omit`, then `fraction` choose among the training images that validation leaves. They are decided by
+    `split_seed` alone; validation and test stay whole, and networks have all classes.
+    """
 
     name: str
     val_fraction: Annotated[
@@ -19,6 +24,26 @@ class Data:
     split_seed: Annotated[
         int, Field(ge=0, description="seed of the validation split; apart from `seed`, so that all runs share it")
     ] = 0
+    fraction: Annotated[
+        float,
+        Field(gt=0, le=1, description="share of each class's training images that is trained on; smaller in larger"),
+    ] = 1.0
+    omit: Annotated[
+        list[Annotated[int, Field(ge=0)]],
+        Field(description="numbers of classes whose training images are left out; validation and test keep them"),
+    ] = field(default_factory=list)
+    parts: Annotated[int, Field(ge=1, description="disjoint parts that the training images are dealt into")] = 1
+    part: Annotated[
+        Annotated[int, Field(ge=0)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None,
+        Field(description="the part that is trained on, from 0 on; a list: their union; null: all of them"),
+    ] = None
+    part_skew: Annotated[
+        float | None,
+        Field(gt=0, description="each class's shares of the parts ~ Dirichlet(part_skew); null: equal shares"),
+    ] = None
+    part_classes: Annotated[
+        int | None, Field(ge=1, description="classes of a part; parts are dealt the classes in turn; null: all classes")
+    ] = None
     flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = True
     cutout: Annotated[int, Field(ge=0, description="side in pixels of the square that is blanked; 0: none")] = 0
     mixup: Annotated[
@@ -30,6 +55,12 @@ class Data:
     cutmix_probability: Annotated[
         float, Field(gt=0, le=1, description="cutmix: share of the images that get a box (published: 0.5 on CIFAR)")
     ] = 0.5
+
+    def on_all_images(self) -> Data:
+        """Return the same data without `fraction`, `omit` and parts: what a teacher that is trained first sees."""
+        chosen = ("fraction", "omit", "parts", "part", "part_skew", "part_classes")
+        defaults = Data(name=self.name)
+        return dataclasses.replace(self, **{key: getattr(defaults, key) for key in chosen})
 
 
 @dataclass(frozen=True, kw_only=True)

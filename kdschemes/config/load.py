@@ -27,7 +27,10 @@ DEFAULT_SCHEME = "online"
 DEFAULT_DATA = "digits"
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
 RECIPES_SHOWN = 12
-NOT_HASHED = ("output", "tracker", "project", "group", "scheme.file", "teacher.placement", "train.shard")
+NOT_HASHED = (
+    *("output", "tracker", "project", "group", "scheme.file", "teacher.placement", "train.shard"),
+    *("teacher.cache_folder", "teacher.cache_limit"),
+)
 TOPOLOGY, TOPOLOGIES, STUDIES = "topology", "topologies", "studies"
 
 Tree = dict[str, Any]
@@ -111,6 +114,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     _check_teachers(config)
     _check_labels(config)
     _check_large(config)
+    _check_cache(config)
     return config
 
 
@@ -500,6 +504,14 @@ def _check_large(config: Config) -> None:
         raise UserError("train.shard=true needs train.sync_bn=true: no process sends its statistics to the others")
     if config.train.shard and config.precision == "fp16":
         raise UserError("train.shard=true has no gradient scaler for precision=fp16: use precision=bf16 or fp32")
+
+
+def _check_cache(config: Config) -> None:
+    if config.scheme.uses_teacher and config.teacher.cache != "none" and config.train.compile:
+        raise UserError(
+            f"teacher.cache={config.teacher.cache} and train.compile=true exclude each other: what is stored must not "
+            "depend on a compiler's choices"
+        )
 
 
 def _as_list(value: Any) -> list[Any]:

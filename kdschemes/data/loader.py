@@ -16,7 +16,7 @@ from kdschemes.config.data import Data, ImageFolder, InMemory
 from kdschemes.data import views
 from kdschemes.data.image_folder import FolderSource
 from kdschemes.data.sets import READERS
-from kdschemes.data.splits import stratified_split
+from kdschemes.data.splits import stratified_split, trained_on
 from kdschemes.data.views import Stream
 from kdschemes.errors import UserError
 from kdschemes.outputs import Batch
@@ -94,8 +94,9 @@ class Share:
 class LoadedData:
     """A data set that is open: its facts and its batches.
 
-    `positions` are those of each split in its array: "train" and "val" share the training array (`labels["train"]`),
-    "test" has its own. `Batch.index` is such a position. All batches are pure functions of the seed and the arguments.
+    `positions` are those of each split in its array: "train" (what is trained on) and "val" share the training array
+    (`labels["train"]`), "test" has its own. `Batch.index` is such a position. All batches are pure functions of the
+    seed and the arguments.
     """
 
     source: Source
@@ -212,6 +213,10 @@ class LoadedData:
                 for batch in micro_batches
             ]
 
+    def seen_in(self, epoch: int, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Batch]:
+        """Yield batches of positions that are trained on, as they are seen in `epoch`."""
+        return self._train_batches(epoch, [Share(index, len(index), len(index)) for index in batches])
+
     def _companion(self, name: str, epoch: int, plan: list[Share]) -> Iterator[Batch]:
         if name == "classmate":
             train = self.positions["train"]
@@ -243,7 +248,16 @@ class LoadedData:
                 labels, partner_labels = labels.tensor_split(2)
             index = shown[: len(share.index)]
             images = images.contiguous(memory_format=self.memory_format)
-            yield Batch(images, labels, index, partner_labels, mix, share.micro_size, share.step_size)
+            yield Batch(
+                images,
+                labels,
+                index,
+                partner_labels,
+                mix,
+                share.micro_size,
+                share.step_size,
+                epoch=None if number else epoch,
+            )
 
     def _mix(self, epoch: int, index: Tensor, own: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
         if self.options.mixup:
@@ -276,7 +290,7 @@ class LoadedData:
 def open_data(options: Data, *, seed: int, device: torch.device, channels_last: bool = False) -> LoadedData:
     """Open the data set that `options` describe, with the order and the views of `seed`.
 
-    The validation split depends on `options.split_seed` alone.
+    The validation split depends on `options.split_seed` alone, as do the images that are trained on (`trained_on`).
 
     Raises:
         UserError: files are missing, damaged or not what they should be, or options do not fit the images.
@@ -294,6 +308,7 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
     train, val = stratified_split(
         source.labels["train"], options.val_fraction, seed=options.split_seed, classes=source.classes
     )
+    train = trained_on(options, source.labels["train"], train, classes=source.classes)
     positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
     labels = {array: values.to(device) for array, values in source.labels.items()}
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from scipy.special import betaincinv  # type: ignore[import-untyped]
+from scipy.special import betaincinv
 from torch import Tensor
 
 WORD = (1 << 64) - 1
@@ -37,6 +37,10 @@ class Stream(IntEnum):
     CUTMIX_BOX = 12
     CUTMIX_ROW = 13
     CUTMIX_COLUMN = 14
+    PART = 15
+    PART_SHARE = 16
+    PART_CLASS = 17
+    FRACTION = 18
 
 
 def view_seed(seed: int, number: int) -> int:

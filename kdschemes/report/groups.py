@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +29,16 @@ class Member:
     folder: Path
     results: Mapping[str, Any] | None
 
-    @property
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """What the run's `config.yaml` holds; {} where it has none that can be read."""
+        return read_config(self.folder) or {}
+
+    @cached_property
     def protocol(self) -> Protocol:
         """How a finished run was trained and evaluated."""
         assert self.results is not None
-        data = (read_config(self.folder) or {}).get("data", {})
+        data = self.config.get("data", {})
         return {
             "epochs": self.results["epochs"],
             "data": self.results["data"],
@@ -89,14 +95,38 @@ def run_groups(folders: Iterable[Path]) -> list[Group]:
     return _by_configuration(members, earlier=False)
 
 
+def shortened(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
+    """Return groups of runs without the words of their labels that all share, and these words.
+
+    Their labels begin with what runs' folders are named by: scheme, method, data set and model, with dashes between.
+    """
+    heads = [group.label.partition(" ")[0] for group in groups]
+    parts = [head.split("-") for head in heads]
+    of_folders = all(
+        group.members[0].folder.name.startswith(f"{head}-seed") for group, head in zip(groups, heads, strict=True)
+    )
+    if not of_folders or len({len(words) for words in parts}) != 1:
+        return list(groups), []
+    shared = [index for index, words in enumerate(zip(*parts, strict=True)) if len(set(words)) == 1]
+    labels = [
+        " ".join(filter(None, ("-".join(words[i] for i in range(len(words)) if i not in shared), rest)))
+        for words, rest in zip(parts, (group.label.partition(" ")[2] for group in groups), strict=True)
+    ]
+    if not all(labels) or len(set(labels)) < len(labels):
+        return list(groups), []
+    return [replace(group, label=label) for group, label in zip(groups, labels, strict=True)], [
+        parts[0][index] for index in shared
+    ]
+
+
 def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group]:
     groups: dict[str, dict[str, list[Member]]] = defaultdict(lambda: defaultdict(list))
     keys: dict[str, dict[str, Any]] = {}
     alone = []
     for member in members:
         folder = member.folder
-        config = read_config(folder)
-        if config is None:
+        config = member.config
+        if not config:
             alone.append(Group(label=folder.name, members=(member,), earlier=earlier))
             continue
         flat = {key: value for key, value in _flat(config).items() if key not in (*NOT_HASHED, "seed")}
@@ -127,9 +157,25 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 def _member(row: Row, output: Path) -> Member:
     folder = output / row.entry.folder
     try:
-        return Member(row=row, folder=folder, results=traces.results(folder))
-    except (OSError, ValueError):
-        return Member(row=row, folder=folder, results=None)
+        results = traces.results(folder)
+        if results is None:
+            return Member(row=row, folder=folder, results=None)
+        member = Member(row=row, folder=folder, results=results)
+        if member.protocol and _whole(results):
+            return member
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        pass
+    row = replace(row, state="failed", done=0.0, reason="results.json is damaged: delete it and run again")
+    return Member(row=row, folder=folder, results=None)
+
+
+def _whole(results: Mapping[str, Any]) -> bool:
+    """Whether results hold what every report reads, in the form in which it reads it."""
+    reported = results["heads"][results["reported"]]
+    tests = [(reported[which] or {}).get("test") or {} for which in ("last", "best")]
+    numbers = [test[key] for test in tests if test for key in ("top1", "nll", "ece")]
+    counts = [results["train_seconds"], results["samples"]["train"], results["epochs"]]
+    return all(isinstance(float(value), float) for value in (*numbers, *counts)) and bool(results["versions"])
 
 
 def _by_protocol(label: str, members: Sequence[Member], *, earlier: bool) -> list[Group]:

@@ -1,4 +1,4 @@
-"""`kdschemes report`: find the runs, write the page and its picture."""
+"""`kdschemes report`: find the runs, write the pages and their pictures."""
 
 from __future__ import annotations
 
@@ -7,57 +7,79 @@ from pathlib import Path
 
 from kdschemes.errors import UserError
 from kdschemes.files import write_whole
-from kdschemes.report.groups import Group, run_groups, study_groups
-from kdschemes.report.text import page
+from kdschemes.report.build import Report, build
+from kdschemes.report.groups import run_groups, shortened, study_groups
+from kdschemes.report.terminal import terminal
 from kdschemes.study.folder import RECORD
 from kdschemes.study.places import find_study
 from kdschemes.study.status import status
 
 OF_A_RUN = ("config.yaml", "results.json", "metrics.jsonl")
+ENDINGS = (".html", ".md")
+DEFAULT = "report.html"
 
 
 def report(of: Sequence[str], *, output: str | None, out: str | None) -> str:
-    """Write the report of a study, or of runs, and return its text.
+    """Write the report of a study, or of runs; return its main numbers and where it is.
 
-    `of` is one study (its folder, file or name), or folders of runs, or folders that hold such. A study's report is
-    written into its folder as `report.md` and `curves.png`; that of runs only to `out`, with the picture beside it.
+    `of` is one study (its folder, file or name), or folders of runs, or folders that hold such. The report is a page as
+    HTML, the same as markdown, and a PNG a chart. That of a study is `report.html`, `report.md` and `CHART.png` in its
+    folder; that of runs, or with `out`, is `STEM.html`, `STEM.md` and `STEM_CHART.png`, by default `report.html` in the
+    current folder.
 
     Raises:
-        UserError: there is no such study or run; a file can't be written.
+        UserError: there is no such study or run; a file can't be written; `out` ends neither in .html nor in .md.
     """
     runs = [Path(word) for word in of if _holds_runs(Path(word))]
     if len(of) == 1 and not runs:
         found = status(find_study(of[0], output))
         study = found.study
         overrides = f"Overrides: `{' '.join(study.overrides)}`." if study.overrides else ""
-        notes = [note for note in (overrides, found.note) if note]
-        target = Path(out) if out is not None else study.folder / "report.md"
-        return _write(target, study.name, study.question, study_groups(found), notes)
+        target = _target(out) if out is not None else study.folder / DEFAULT
+        made = build(
+            study.name,
+            study.question,
+            study_groups(found),
+            notes=[note for note in (overrides, found.note) if note],
+            baseline=study.baseline,
+            analyses=study.analyses,
+        )
+        return _write(made, target, "" if out is None else f"{target.stem}_")
     others = [word for word in of if Path(word) not in runs]
     if others:
         raise UserError(f"{others[0]} is no folder of a run: give folders of runs, or one study")
-    groups = run_groups(dict.fromkeys(folder for run in runs for folder in _runs_in(run)))
-    return _write(Path(out) if out is not None else None, "Runs", "", groups, [])
+    target = _target(out if out is not None else DEFAULT)
+    groups, shared = shortened(run_groups(dict.fromkeys(folder for run in runs for folder in _runs_in(run))))
+    return _write(build("Runs", "", groups, shared=shared), target, f"{target.stem}_")
 
 
-def _write(target: Path | None, title: str, question: str, groups: Sequence[Group], notes: Sequence[str]) -> str:
-    if target is None:
-        return page(title, question, groups, notes, None).rstrip("\n")
-    from kdschemes.report.picture import draw
-
+def _target(out: str) -> Path:
+    target = Path(out)
     if target.is_dir():
-        raise UserError(f"--out {target} is a folder: name a file")
-    picture = draw(groups)
-    image = target.with_name("curves.png" if target.name == "report.md" else f"{target.stem}.png")
-    text = page(title, question, groups, notes, image.name if picture is not None else None)
+        raise UserError(f"--out {out} is a folder: name a file that ends in {' or '.join(ENDINGS)}")
+    if target.suffix not in ENDINGS:
+        raise UserError(f"--out {out} must end in {' or '.join(ENDINGS)}: both are written, and the charts beside them")
+    return target
+
+
+def _write(made: Report, target: Path, prefix: str) -> str:
+    from kdschemes.report.html import html
+    from kdschemes.report.markdown import markdown
+    from kdschemes.report.render import png, specs
+
+    trees = specs(chart for section in made.sections for chart in section.charts)
+    names = {name: f"{prefix}{name}.png" for name in trees}
+    pages = {".html": html(made, trees), ".md": markdown(made, names)}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target.parent} cannot be written: {error.strerror or error}") from None
-    if picture is not None:
-        write_whole(image, picture)
-    write_whole(target, text.encode())
-    return f"{text}\nwritten to {target}"
+    for name, file in names.items():
+        write_whole(target.with_name(file), png(trees[name]))
+    for ending in sorted(ENDINGS, reverse=True):
+        write_whole(target.with_suffix(ending), pages[ending].encode())
+    pictures = f" and {len(names)} PNGs" if names else ""
+    return f"{terminal(made)}\n\nwritten: {target.with_suffix('.html')}, {target.with_suffix('.md').name}{pictures}"
 
 
 def _is_run(folder: Path) -> bool:

@@ -23,9 +23,14 @@ def teachers(config: Config) -> list[Config]:
 
 
 def teacher_config(config: Config, name: str, number: int) -> Config:
-    """Return the supervised run that trains teacher `number` of a run which has no checkpoint for it."""
+    """Return the supervised run that trains teacher `number` of a run which has no checkpoint for it.
+
+    It is trained on all training images: `data.fraction`, `data.omit` and parts are the student's alone, who sees them
+    as a transfer set. The other earlier runs (assistants, generations, the plain run) see what the student sees.
+    """
     return dataclasses.replace(
         config,
+        data=config.data.on_all_images(),
         scheme=Supervised(),
         model=Model(name=name),
         teacher=type(config.teacher)(),

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,9 +11,8 @@ from typing import Any
 from kdschemes.config import Config
 from kdschemes.config.load import STUDIES, load_config, run_name
 from kdschemes.errors import UserError, unknown
-from kdschemes.study.keys import in_line, in_words, read_keys
+from kdschemes.study.keys import FIRST, NAME, REFERRING, StudyKeys, in_line, in_words, read_keys, referred, with_folders
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 OPTIONAL = ("teacher", "losses")
 """Groups that some schemes do not use; a key of theirs that all runs share is left out where it has no effect."""
 
@@ -23,8 +21,8 @@ OPTIONAL = ("teacher", "losses")
 class StudyRun:
     """One run of a study. `overrides` are the words after `run.py` that give `config`.
 
-    A run whose network teaches others and that must be finished first is `earlier` and has none; `needs` are the names
-    of the folders of such runs.
+    A run that must be finished before others is `earlier`; it has no overrides where the study file does not name it.
+    `needs` are the names of the folders of runs that must be finished before this one.
     """
 
     label: str
@@ -41,15 +39,33 @@ class StudyRun:
         """Name of the run's folder in the study's output."""
         return run_name(self.config)
 
+    @property
+    def path(self) -> str:
+        """The run's folder, as a configuration names it."""
+        return str(Path(self.config.output) / self.folder)
+
+    @property
+    def point(self) -> str:
+        """The label without the seed: what runs have in common that differ in nothing else."""
+        return self.label.rpartition("seed=")[0].rstrip()
+
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
-    """A study file, read and expanded. `overrides` are those of the command line, `output` holds all runs' folders."""
+    """A study file, read and expanded. `overrides` are those of the command line, `output` holds all runs' folders.
+
+    `first` are the runs that the file names to be trained first, `hours` is after how long no more runs are begun,
+    `analyses` are further sections of the report, `baseline` is the point that others are compared with.
+    """
 
     path: Path
     question: str
     overrides: tuple[str, ...]
     runs: tuple[StudyRun, ...]
+    first: tuple[StudyRun, ...] = ()
+    hours: float | None = None
+    analyses: tuple[str, ...] = ()
+    baseline: str | None = None
 
     @property
     def name(self) -> str:
@@ -60,6 +76,11 @@ class StudyFile:
     def output(self) -> Path:
         """Folder that holds the folders of the study and of its runs."""
         return Path(self.runs[0].config.output)
+
+    def needs(self, config: Config) -> tuple[str, ...]:
+        """Return the names of the folders of runs in `first` whose weights a configuration takes."""
+        folders = {run.path: run.folder for run in self.first}
+        return tuple(folders[path] for path in _checkpoints(config) if path in folders)
 
 
 def known_studies(recipes: Path) -> list[str]:
@@ -103,20 +124,86 @@ def read_study(path: Path, overrides: Sequence[str], *, recipes: Path) -> StudyF
 
 def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     keys = read_keys(path, overrides)
-    runs = []
     left_out: list[dict[str, UserError]] = []
+
+    def build(label: str, own: Mapping[str, Any], seed: int, folders: Mapping[str, str]) -> StudyRun:
+        base = in_words(with_folders(keys.base, folders))
+        words = (*in_words(with_folders(own, folders)), f"seed={seed}")
+        words, config, without = _build(label, base, words, overrides, recipes)
+        left_out.append(without)
+        for name in (name for path in _checkpoints(config) for name in referred(path)):
+            raise UserError(f"run '{label}' needs {FIRST}.{name}, which must be listed before it")
+        return StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
+
+    first: dict[int, dict[str, StudyRun]] = {}
+    for seed in keys.seeds:
+        named = first[seed] = {}
+        for name, own in keys.first.items():
+            folders = {other: run.path for other, run in named.items()}
+            run = build(f"{name} seed={seed}", own, seed, folders)
+            _check_models(run, named)
+            named[name] = replace(run, earlier=True)
+    runs = []
     for (variant, own), values, seed in product(keys.variants.items(), product(*keys.grid.values()), keys.seeds):
         point = dict(zip(keys.grid, values, strict=True))
-        label = _label(variant, point, seed)
-        words = (*in_words(own), *in_words(point), f"seed={seed}")
-        words, config, without = _build(label, in_words(keys.base), words, overrides, recipes)
-        runs.append(StudyRun(label=label, variant=variant, grid=point, seed=seed, config=config, overrides=words))
-        left_out.append(without)
+        folders = {name: run.path for name, run in first[seed].items()}
+        run = build(_label(variant, point, seed), {**own, **point}, seed, folders)
+        _check_models(run, first[seed])
+        runs.append(replace(run, variant=variant, grid=point))
     for group in OPTIONAL:
         if all(group in without for without in left_out):
             raise left_out[0][group]
     _check_distinct(runs)
-    return StudyFile(path=path, question=keys.question, overrides=overrides, runs=tuple(runs))
+    earlier = [run for named in first.values() for run in named.values()]
+    _check_distinct(earlier)
+    study = StudyFile(
+        path=path,
+        question=keys.question,
+        overrides=overrides,
+        runs=tuple(runs),
+        first=tuple(earlier),
+        hours=keys.hours,
+        analyses=keys.analyses,
+        baseline=keys.baseline,
+    )
+    _check_used(study, keys)
+    return study
+
+
+def _checkpoints(config: Config) -> list[str]:
+    """Return the weights that a run starts from and is taught by."""
+    teachers = config.teacher.checkpoint if config.scheme.uses_teacher else None
+    given = [config.model.checkpoint, *(teachers if isinstance(teachers, list) else [teachers])]
+    return [checkpoint for checkpoint in given if checkpoint is not None]
+
+
+def _check_models(run: StudyRun, first: Mapping[str, StudyRun]) -> None:
+    """Refuse a network that takes the weights of another one."""
+    config = run.config
+    pairs = [("model", config.model.name, config.model.checkpoint)]
+    if config.scheme.uses_teacher and config.teacher.checkpoint is not None:
+        names, given = (x if isinstance(x, list) else [x] for x in (config.teacher.name, config.teacher.checkpoint))
+        pairs += [("teacher", name, checkpoint) for name, checkpoint in zip(names, given, strict=True)]
+    for key, name, checkpoint in pairs:
+        for other, source in first.items():
+            trained = source.config.model.name
+            if checkpoint == source.path and name != trained and not hasattr(source.config.scheme, "peers"):
+                raise UserError(
+                    f"run '{run.label}': {key}={name}, but its weights are those of {FIRST}.{other}, "
+                    f"a {trained}: set {key}={trained}"
+                )
+
+
+def _check_used(study: StudyFile, keys: StudyKeys) -> None:
+    """Refuse a run that comes first for nothing, and a baseline that is no point of the study."""
+    given = [word.partition("=")[0] for word in study.overrides]
+    needed = {folder for run in (*study.first, *study.runs) for folder in study.needs(run.config)}
+    for run in study.first if not any(key in REFERRING for key in given) else ():
+        if run.folder not in needed:
+            raise UserError(f"no run refers to {FIRST}.{run.point}: take it out")
+    points = dict.fromkeys(run.point for run in study.runs)
+    if keys.baseline is not None and keys.baseline not in points:
+        raise unknown("baseline", keys.baseline, points)
 
 
 def _build(

@@ -1,4 +1,4 @@
-"""A study's folder: the list of its runs in `study.yaml`, and what was submitted when in `jobs.jsonl`."""
+"""A study's folder: its runs in `study.yaml`, what was submitted in `jobs.jsonl`, what failed in `failures.json`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from kdschemes.errors import UserError
 from kdschemes.files import write_whole
 from kdschemes.study.file import StudyRun
 
-RECORD = "study.yaml"
+RECORD, FAILURES = "study.yaml", "failures.json"
+LOCK = "lock"
+"""Held by the process that runs or submits the study."""
 LOG = "logs/%x-%A_%a.out"
 """Where an element's log is: %x is the job's name, %A the array's number, %a the element's."""
 
@@ -34,12 +36,18 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A study as its folder remembers it: the runs that come first, then its own."""
+    """A study as its folder remembers it: the runs that come first, then its own.
+
+    `analyses` are further sections of its report, `baseline` is the label, without a seed, of what others are compared
+    with.
+    """
 
     folder: Path
     question: str
     overrides: tuple[str, ...]
     entries: tuple[Entry, ...]
+    analyses: tuple[str, ...] = ()
+    baseline: str | None = None
 
     @property
     def name(self) -> str:
@@ -75,7 +83,15 @@ class Element:
     log: Path
 
 
-def remember(folder: Path, question: str, overrides: Sequence[str], runs: Sequence[StudyRun]) -> Study:
+def remember(
+    folder: Path,
+    question: str,
+    overrides: Sequence[str],
+    runs: Sequence[StudyRun],
+    *,
+    analyses: Sequence[str] = (),
+    baseline: str | None = None,
+) -> Study:
     """Return the study with these runs, as it will be written."""
     entries = tuple(
         Entry(
@@ -89,7 +105,14 @@ def remember(folder: Path, question: str, overrides: Sequence[str], runs: Sequen
         )
         for run in runs
     )
-    return Study(folder=folder, question=question, overrides=tuple(overrides), entries=entries)
+    return Study(
+        folder=folder,
+        question=question,
+        overrides=tuple(overrides),
+        entries=entries,
+        analyses=tuple(analyses),
+        baseline=baseline,
+    )
 
 
 def write_study(study: Study) -> None:
@@ -98,7 +121,13 @@ def write_study(study: Study) -> None:
     Raises:
         UserError: it can't be written.
     """
-    tree = {"question": study.question, "overrides": list(study.overrides), "runs": list(map(asdict, study.entries))}
+    tree = {
+        "question": study.question,
+        "overrides": list(study.overrides),
+        "analyses": list(study.analyses),
+        "baseline": study.baseline,
+        "runs": list(map(asdict, study.entries)),
+    }
     write_whole(study.folder / RECORD, yaml.safe_dump(tree, sort_keys=False, width=120).encode())
 
 
@@ -112,9 +141,16 @@ def read_study_folder(folder: Path) -> Study:
     try:
         tree = yaml.safe_load(path.read_text())
         entries = tuple(Entry(**entry) for entry in tree["runs"])
-        return Study(folder=folder, question=tree["question"], overrides=tuple(tree["overrides"]), entries=entries)
+        return Study(
+            folder=folder,
+            question=tree["question"],
+            overrides=tuple(tree["overrides"]),
+            entries=entries,
+            analyses=tuple(tree.get("analyses") or ()),
+            baseline=tree.get("baseline"),
+        )
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
-        raise UserError(f"{path} is damaged: delete it and submit the study again") from None
+        raise UserError(f"{path} is damaged: delete it and begin the study again") from None
 
 
 def add_submission(folder: Path, submission: Mapping[str, Any]) -> None:
@@ -146,6 +182,33 @@ def read_arrays(folder: Path) -> list[Array]:
         ]
     except (OSError, ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged: delete the line that is wrong") from None
+
+
+def read_failures(folder: Path) -> dict[str, str]:
+    """Return why runs failed that were run without SLURM, by the names of their folders.
+
+    Raises:
+        UserError: `failures.json` is damaged.
+    """
+    path = folder / FAILURES
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged: delete it")
+    return {str(run): str(reason) for run, reason in found.items()}
+
+
+def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
+    """Write `failures.json`.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    write_whole(folder / FAILURES, (json.dumps(dict(failures), indent=2) + "\n").encode())
 
 
 def elements(folder: Path, arrays: Sequence[Array]) -> dict[str, list[Element]]:

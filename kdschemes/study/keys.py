@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,18 @@ from kdschemes.config.load import GROUPS
 from kdschemes.config.losses import KINDS
 from kdschemes.errors import UserError, unknown
 
-KEYS = ("question", "base", "variants", "grid", "seeds")
+KEYS = ("question", "base", "variants", "grid", "seeds", "first", "budget", "analyses", "baseline")
+ANALYSIS_NAMES = (
+    *("temperature_limit", "efficiency", "fidelity", "capacity", "sensitivity", "budgets", "missing_class"),
+    "collaborative",
+)
+"""Sections that a study may ask for in its report; `kdschemes.study.analyses` holds what makes them."""
+FIRST = "first"
+REFERRING = ("teacher.checkpoint", "model.checkpoint")
+"""Keys whose value may be `first.NAME`, or a list with such: the run NAME of `first`, with the same seed."""
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 PER_RUN = {"seed": "give seeds: [...]", "output": "give it in base or on the command line"}
-"""Keys that neither a variant nor the grid may set."""
+"""Keys that neither a variant, nor the grid, nor a run of `first` may set."""
 
 CHOICES = (*(group for group in GROUPS if group not in ("losses", "train")), *(f"losses.{kind}" for kind in KINDS))
 """Keys that stand for their `.name`."""
@@ -26,13 +37,17 @@ Keys = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyKeys:
-    """What a study file holds. Without variants there is one, None, that holds no keys."""
+    """What a study file holds. Without variants there is one, None, that holds no keys. `hours` is its budget."""
 
     question: str
     base: Keys
     variants: dict[str | None, Keys]
     grid: dict[str, list[Any]]
     seeds: list[int]
+    first: dict[str, Keys] = field(default_factory=dict)
+    hours: float | None = None
+    analyses: tuple[str, ...] = ()
+    baseline: str | None = None
 
 
 def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
@@ -46,10 +61,22 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
     if not isinstance(question, str) or not question.strip():
         raise UserError("question is missing: say in one sentence what the study asks")
     base = _flat(tree.get("base") or {}, "base")
-    variants = _variants(tree)
+    variants = _bundles(tree, "variants") if "variants" in tree else {}
     grid = _grid(tree, variants)
+    first = _bundles(tree, FIRST) if FIRST in tree else {}
     _check_shared(base, overrides, grid)
-    return StudyKeys(question=" ".join(question.split()), base=base, variants=variants, grid=grid, seeds=_seeds(tree))
+    _check_references(base, variants, grid, first)
+    return StudyKeys(
+        question=" ".join(question.split()),
+        base=base,
+        variants=dict(variants) if variants else {None: {}},
+        grid=grid,
+        seeds=_seeds(tree),
+        first=first,
+        hours=_hours(tree),
+        analyses=_analyses(tree),
+        baseline=_baseline(tree),
+    )
 
 
 def in_line(value: Any) -> str:
@@ -61,6 +88,42 @@ def in_line(value: Any) -> str:
 def in_words(keys: Mapping[str, Any]) -> tuple[str, ...]:
     """Return keys and values as `run.py` takes them."""
     return tuple(f"{key}={in_line(value)}" for key, value in keys.items())
+
+
+def referred(value: Any) -> list[str]:
+    """Return the names of runs of `first` that the value of a key in `REFERRING` refers to."""
+    words = value if isinstance(value, list) else [value]
+    return [word.removeprefix(f"{FIRST}.") for word in words if isinstance(word, str) and word.startswith(f"{FIRST}.")]
+
+
+def with_folders(keys: Mapping[str, Any], folders: Mapping[str, str]) -> Keys:
+    """Return keys with `first.NAME` replaced by the folder of that run; names without a folder stay as they are."""
+
+    def folder(word: Any) -> Any:
+        names = referred(word)
+        return folders.get(names[0], word) if names else word
+
+    found = dict(keys)
+    for key in REFERRING:
+        if key in found:
+            value = found[key]
+            found[key] = [folder(word) for word in value] if isinstance(value, list) else folder(value)
+    return found
+
+
+def _check_references(
+    base: Keys, variants: Mapping[str, Keys], grid: Mapping[str, list[Any]], first: Mapping[str, Keys]
+) -> None:
+    bundles = {"base": base} | {f"variants.{name}": keys for name, keys in variants.items()}
+    bundles |= {f"{FIRST}.{name}": keys for name, keys in first.items()}
+    given = [(f"{where}: {key}", keys[key]) for where, keys in bundles.items() for key in REFERRING if key in keys]
+    given += [(f"grid: {key}", value) for key in REFERRING for value in grid.get(key, ())]
+    for where, value in given:
+        for name in referred(value):
+            if not first:
+                raise UserError(f"{where}={FIRST}.{name}, but the study has no {FIRST}: name that run there")
+            if name not in first:
+                raise unknown(f"run of {FIRST} in {where}", name, first)
 
 
 def _check_shared(base: Keys, overrides: Sequence[str], grid: Mapping[str, Any]) -> None:
@@ -112,23 +175,24 @@ def _same(key: str) -> str:
     return "scheme.method" if key == "method" else f"{key}.name" if key in CHOICES else key
 
 
-def _variants(tree: Mapping[str, Any]) -> dict[str | None, Keys]:
-    if "variants" not in tree:
-        return {None: {}}
-    given = tree["variants"]
+def _bundles(tree: Mapping[str, Any], where: str) -> dict[str, Keys]:
+    """Return the named bundles of keys in `variants` or `first`."""
+    given = tree[where]
     if not isinstance(given, Mapping) or not given:
-        raise UserError("variants is empty: name at least one bundle of keys, or leave it out")
-    variants: dict[str | None, Keys] = {}
+        raise UserError(f"{where} is empty: name at least one bundle of keys, or leave it out")
+    bundles: dict[str, Keys] = {}
     for name, keys in given.items():
         if not isinstance(name, str) or not name.strip():
-            raise UserError(f"variants: {in_line(name)} is no name; put quotes around it")
-        variants[name] = _flat(keys if keys is not None else {}, f"variants.{name}")
-        for key in PER_RUN.keys() & variants[name].keys():
-            raise UserError(f"variants.{name} holds {key}: {PER_RUN[key]}")
-    return variants
+            raise UserError(f"{where}: {in_line(name)} is no name; put quotes around it")
+        if where == FIRST and not NAME.fullmatch(name):
+            raise UserError(f"{where}: name '{name}' with letters, digits, '.', '_' and '-' only: others refer to it")
+        bundles[name] = _flat(keys if keys is not None else {}, f"{where}.{name}")
+        for key in PER_RUN.keys() & bundles[name].keys():
+            raise UserError(f"{where}.{name} holds {key}: {PER_RUN[key]}")
+    return bundles
 
 
-def _grid(tree: Mapping[str, Any], variants: Mapping[str | None, Keys]) -> dict[str, list[Any]]:
+def _grid(tree: Mapping[str, Any], variants: Mapping[str, Keys]) -> dict[str, list[Any]]:
     if "grid" not in tree:
         return {}
     grid = _flat(tree["grid"] if tree["grid"] is not None else {}, "grid")
@@ -154,3 +218,34 @@ def _seeds(tree: Mapping[str, Any]) -> list[int]:
         if seeds.count(seed) > 1:
             raise UserError(f"seeds holds {seed} twice")
     return list(seeds)
+
+
+def _hours(tree: Mapping[str, Any]) -> float | None:
+    if "budget" not in tree:
+        return None
+    budget = tree["budget"]
+    if not isinstance(budget, Mapping) or set(budget) != {"hours"}:
+        raise UserError(f"budget must be {{hours: X}}, not {in_line(budget)}")
+    hours = budget["hours"]
+    if type(hours) not in (int, float) or not math.isfinite(hours) or hours <= 0:
+        raise UserError(f"budget.hours must be a number above 0, not {in_line(hours)}")
+    return float(hours)
+
+
+def _analyses(tree: Mapping[str, Any]) -> tuple[str, ...]:
+    names = tree.get("analyses", [])
+    if not isinstance(names, list):
+        raise UserError(f"analyses must be a list of names, [a, b, ...], not {in_line(names)}")
+    for name in names:
+        if name not in ANALYSIS_NAMES:
+            raise unknown("analysis", str(name), ANALYSIS_NAMES)
+        if names.count(name) > 1:
+            raise UserError(f"analyses holds {name} twice")
+    return tuple(names)
+
+
+def _baseline(tree: Mapping[str, Any]) -> str | None:
+    label = tree.get("baseline")
+    if label is not None and not isinstance(label, str):
+        raise UserError(f"baseline must be the label of a point, as text, not {in_line(label)}; put quotes around it")
+    return label

@@ -40,7 +40,7 @@ def study_folder(output: Path, name: str) -> Path:
 
 
 def find_study(study: str, output: str | None) -> Study:
-    """Return a study by its folder, its file or its name; one that was never submitted as its file says.
+    """Return a study by its folder, its file or its name; one that was never begun as its file says.
 
     `output` holds the runs' folders; None: what the study file says, else `runs`.
 
@@ -54,12 +54,13 @@ def find_study(study: str, output: str | None) -> Study:
     runs = Path(output if output is not None else "runs")
     if (study_folder(runs, name) / RECORD).is_file():
         return read_study_folder(study_folder(runs, name))
-    submitted = sorted(file.parent.name for file in (runs / STUDIES).glob(f"*/{RECORD}"))
-    known = [*submitted, *known_studies(recipes())]
+    begun = sorted(file.parent.name for file in (runs / STUDIES).glob(f"*/{RECORD}"))
+    known = [*begun, *known_studies(recipes())]
     if path.suffix not in (".yaml", ".yml") and name not in known:
         raise unknown("study", study, dict.fromkeys(known)) if known else UserError(f"unknown study '{study}'")
     file = read_study(find_study_file(study, recipes()), (), recipes=recipes())
     folder = study_folder(Path(output) if output is not None else file.output, name)
     if (folder / RECORD).is_file():
         return read_study_folder(folder)
-    return remember(folder, file.question, (), file.runs)
+    all_runs = [*file.first, *file.runs]
+    return remember(folder, file.question, (), all_runs, analyses=file.analyses, baseline=file.baseline)

@@ -13,9 +13,9 @@ from rich.text import Text
 from kdschemes import guard, slurm
 from kdschemes.results import render
 from kdschemes.study import traces
-from kdschemes.study.folder import Element, Entry, Study, elements, read_arrays
+from kdschemes.study.folder import Element, Entry, Study, elements, read_arrays, read_failures
 
-STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not submitted")
+STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not begun")
 ACTIVE = ("running", "queued")
 UNFOLDED = 10_000
 """Columns where there is no terminal: a run is one line, however long its reason."""
@@ -53,7 +53,7 @@ def status(study: Study) -> Status:
     Raises:
         UserError: the study's folder is damaged.
     """
-    arrays = read_arrays(study.folder)
+    arrays, failures = read_arrays(study.folder), read_failures(study.folder)
     submitted = elements(study.folder, arrays)
     note, asked = "", True
     jobs: Mapping[str, slurm.Job] = {}
@@ -63,7 +63,14 @@ def status(study: Study) -> Status:
         except slurm.NoAnswer as error:
             asked, note = False, f"{error}; the states are from folders and logs alone"
     rows = tuple(
-        look(study.output / entry.folder, entry, submitted.get(entry.folder, ()), jobs, asked=asked)
+        look(
+            study.output / entry.folder,
+            entry,
+            submitted.get(entry.folder, ()),
+            jobs,
+            asked=asked,
+            failure=failures.get(entry.folder),
+        )
         for entry in study.entries
     )
     return Status(study=study, rows=rows, asked=asked, note=note)
@@ -76,8 +83,12 @@ def look(
     jobs: Mapping[str, slurm.Job] | None = None,
     *,
     asked: bool = True,
+    failure: str | None = None,
 ) -> Row:
-    """Look at the run in a folder, at the elements that it was submitted as, and at what SLURM knows of them."""
+    """Look at the run in a folder, at the elements that it was submitted as, and at what SLURM knows of them.
+
+    `failure` is why it failed where it was last run without SLURM.
+    """
     jobs = jobs if jobs is not None else {}
     known = {e.job: jobs[e.job] for e in submitted if e.job in jobs and jobs[e.job].name == e.name}
     active = [job for job in known.values() if not job.over]
@@ -93,12 +104,14 @@ def look(
         if traces.results(run) is not None:
             return row("finished", done=float(entry.epochs))
     except (OSError, ValueError):
-        return row("failed", "results.json is damaged: delete it and submit again")
+        return row("failed", "results.json is damaged: delete it and run it again")
     if job is not None and not job.over:
         return row("queued" if job.waits else "running", job.reason)
     holder = guard.holder(run)
     if holder is not None and holder.fresh:
         return row("running", str(holder))
+    if failure is not None:
+        return row("failed", failure)
     told = traces.error_in(submitted[-1].log) if submitted else None
     if told is not None:
         return row("failed", told if job is None or job.state in ("FAILED", "COMPLETED") else f"{told} ({job.ending})")
@@ -109,7 +122,7 @@ def look(
         return row(*_why_over(submitted[-1], job, asked))
     if (run / "config.yaml").exists():
         return row("interrupted", f"last held by {holder}" if holder is not None else "no process goes on with it")
-    return row("not submitted")
+    return row("not begun")
 
 
 def _why_over(element: Element, job: slurm.Job | None, asked: bool) -> tuple[str, str]:

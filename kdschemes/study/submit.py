@@ -15,10 +15,10 @@ from kdschemes import slurm
 from kdschemes.config.load import dump_yaml
 from kdschemes.errors import UserError
 from kdschemes.files import write_whole
-from kdschemes.study.earlier import with_earlier
-from kdschemes.study.file import StudyFile, StudyRun, find_study_file, read_study
-from kdschemes.study.folder import LOG, RECORD, Study, add_submission, read_study_folder, remember, write_study
-from kdschemes.study.places import SITE, repository, study_folder
+from kdschemes.study.file import StudyRun
+from kdschemes.study.folder import LOCK, LOG, Study, add_submission, write_study
+from kdschemes.study.opened import open_study
+from kdschemes.study.places import SITE, repository
 from kdschemes.study.plan import PlannedArray, array_words, plan, report_words
 from kdschemes.study.status import Status, counts, status
 
@@ -34,28 +34,24 @@ def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: 
     """Submit the runs of a study that are neither finished nor queued nor running; return what to tell.
 
     `parallel` is how many elements of an array run at once, `extra` goes to sbatch as it is. Without overrides, those
-    of the study's last submission are taken. With `dry_run` nothing is written or submitted.
+    that the study was begun with are taken. With `dry_run` nothing is written or submitted.
 
     Raises:
         UserError: a mistake in the study or the overrides, SLURM does not answer or refuses; nothing was submitted.
     """
     _check_extra(extra)
     place = repository()
-    study, note = _read(find_study_file(name, place / "experiments"), tuple(overrides), place / "experiments")
-    runs = with_earlier(study)
-    folder = study_folder(study.output, study.name).absolute()
-    remembered = remember(folder, study.question, _but_output(study.overrides), runs)
+    opened = open_study(name, overrides, recipes=place / "experiments")
+    runs, folder = opened.runs, opened.study.folder
     if dry_run:
-        found = status(remembered)
-        arrays = plan(runs, found)
-        return "\n".join([*note, _dry_run(arrays, found, place, parallel, extra)])
+        found = status(opened.study)
+        return "\n".join([*opened.notes, _dry_run(plan(runs, found), found, place, parallel, extra)])
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / "lock", timeout=LOCK_PATIENCE)
-        with lock:
-            return "\n".join([*note, _submit(runs, remembered, place, parallel, extra)])
+        with FileLock(folder / LOCK, timeout=LOCK_PATIENCE):
+            return "\n".join([*opened.notes, _submit(runs, opened.study, place, parallel, extra)])
     except Timeout:
-        raise UserError(f"{folder} is in use by another kdschemes submit: wait for it") from None
+        raise UserError(f"{folder} is in use by another kdschemes submit or study: wait for it") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
@@ -66,34 +62,6 @@ def _check_extra(extra: Sequence[str]) -> None:
         ours = any(name.startswith(option[2:]) for name in OURS) if word.startswith("--") else option[:2] in OURS_SHORT
         if ours:
             raise UserError(f"{word}: kdschemes submit sets {option} itself; take it out")
-
-
-def _but_output(overrides: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for word in overrides if not word.startswith("output="))
-
-
-def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> tuple[StudyFile, list[str]]:
-    """Read a study with its overrides, or without any with those of its last submission; and what to tell of that.
-
-    Raises:
-        UserError: other overrides than those of the last submission, which would leave its runs behind.
-    """
-    study = read_study(path, overrides, recipes=recipes)
-    folder = study_folder(study.output, study.name)
-    if not (folder / RECORD).is_file():
-        return study, []
-    before = read_study_folder(folder)
-    if before.overrides and not _but_output(overrides):
-        study = read_study(path, (*before.overrides, *overrides), recipes=recipes)
-        return study, [f"overrides as submitted before: {shlex.join(before.overrides)}"]
-    gone = {entry.folder for entry in before.runs} - {run.folder for run in study.runs}
-    if gone and before.overrides != _but_output(overrides):
-        given = shlex.join(before.overrides) or "no overrides"
-        raise UserError(
-            f"study {path}: was submitted with {given}, and {len(gone)} of its runs would be others now: "
-            "give the same overrides, or another output="
-        )
-    return study, [f"{len(gone)} runs that were submitted before are no longer in {path}"] if gone else []
 
 
 def _submit(runs: Sequence[StudyRun], study: Study, place: Path, parallel: int | None, extra: Sequence[str]) -> str:

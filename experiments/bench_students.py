@@ -1,0 +1,81 @@
+"""What many students under one teacher cost together, and what one costs with the teacher's answers stored.
+
+`python -m experiments.bench_students packed` and `... cached` print ratios measured in one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+from functools import partial
+from itertools import product
+from pathlib import Path
+
+from experiments.bench import OFFLINE, PRECISIONS, SIDE, bare_parts, build, timed
+from kdschemes.lockstep import Lockstep, share_teachers
+from kdschemes.train import Run
+
+ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
+TEMPERATURES = (1, 2, 4, 8)
+
+
+def students(precision: str, batch_size: int, steps: int, place: Path) -> list[Run]:
+    """Return 20 runs, 5 alphas x 4 temperatures, under one ResNet-18."""
+    runs: list[Run] = []
+    for number, (alpha, temperature) in enumerate(product(ALPHAS, TEMPERATURES)):
+        grid = (f"scheme.alpha={alpha}", f"losses.response.temperature={temperature}")
+        run = build(precision, batch_size, steps, place / str(number), (*OFFLINE, *grid))
+        share_teachers(run.scheme, [other.scheme for other in runs])
+        runs.append(run)
+    return runs
+
+
+def bench_packed(batch_size: int, steps: int, rounds: int) -> None:
+    """Print the time of 20 students in lockstep over that of 20 single runs, and the same of bare loops."""
+    print(
+        f"20 students under one ResNet-18, batch {batch_size}, {SIDE}x{SIDE}, {rounds} rounds, interleaved", flush=True
+    )
+    for precision in PRECISIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            runs = students(precision, batch_size, steps, Path(folder))
+            single = build(precision, batch_size, steps, Path(folder) / "single", OFFLINE)
+            parts = bare_parts(single)
+            ours, bare, packed_seconds = [], [], []
+            for number in range(rounds + 1):
+                alone = timed(partial(single.train_epoch, number, 0))
+                together = timed(partial(_whole_epoch, runs, number))
+                seconds = {name: sum(timed(part) for _ in range(steps)) for name, part in parts.items()}
+                learning = sum(seconds.values()) - seconds["teacher forward"]
+                if number:
+                    ours.append(together / (len(runs) * alone))
+                    bare.append(
+                        (seconds["teacher forward"] + len(runs) * learning) / (len(runs) * sum(seconds.values()))
+                    )
+                    packed_seconds.append(together)
+            print(
+                f"{precision}: {100 * statistics.median(ours):.1f} % of the time of {len(runs)} single runs "
+                f"(rounds {' '.join(f'{100 * ratio:.1f}' for ratio in ours)}); "
+                f"a bare loop {100 * statistics.median(bare):.1f} %; "
+                f"{statistics.median(packed_seconds) / steps:.2f} s a step of all",
+                flush=True,
+            )
+
+
+def _whole_epoch(runs: list[Run], number: int) -> None:
+    Lockstep(runs).train_epoch(number, 0)
+
+
+def main() -> None:
+    """Read the command line and run one benchmark."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.bench_students", description=__doc__)
+    parser.add_argument("what", choices=("packed",))
+    parser.add_argument("--batch-size", type=int, default=128, help="samples of a step")
+    parser.add_argument("--steps", type=int, default=2, help="steps of a round")
+    parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that is not counted")
+    options = parser.parse_args()
+    bench_packed(options.batch_size, options.steps, options.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,138 @@
+"""What a report says, before it is laid out: the verdict, warnings and sections of groups of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from kdschemes.errors import UserError, unknown
+from kdschemes.report.charts.accuracy import accuracy_chart
+from kdschemes.report.charts.agreement import agreement_section
+from kdschemes.report.charts.calibration import calibration_section
+from kdschemes.report.charts.cost import cost_charts
+from kdschemes.report.charts.curves import curves
+from kdschemes.report.charts.exits import exits
+from kdschemes.report.charts.grid import grid
+from kdschemes.report.comparison import Comparison, baselines, compare_groups, comparison_table, sentences
+from kdschemes.report.groups import Group
+from kdschemes.report.hue import hue
+from kdschemes.report.section import Section, Table
+from kdschemes.report.stored import read_stored
+from kdschemes.report.tables import cost_table, heads_table, missing_table, protocol, results_table
+from kdschemes.report.values import accuracy, spread
+
+NOTHING_YET = "No run is finished yet: there are no results to show."
+ALONE = 4
+"""Groups up to which the summary names the accuracy of each where nothing is compared."""
+
+Analysis = Callable[[Sequence[Group]], list[Section]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A whole report. `summary` are sentences, the verdict first; `warnings` say why rows may not be comparable."""
+
+    title: str
+    question: str
+    summary: Sequence[str]
+    warnings: Sequence[str]
+    sections: Sequence[Section]
+
+
+def build(
+    title: str,
+    question: str,
+    groups: Sequence[Group],
+    *,
+    shared: Sequence[str] = (),
+    notes: Sequence[str] = (),
+    baseline: str | None = None,
+    analyses: Sequence[str] = (),
+) -> Report:
+    """Return the report of groups.
+
+    `shared` are words that their labels leave out, `baseline` is the label of one, `analyses` are names of
+    `study.analyses`; an analysis that raises a UserError says so in its place. `notes` come at the end.
+
+    Raises:
+        UserError: there is no analysis of that name.
+    """
+    finished = [group for group in groups if group.finished]
+    found = compare_groups(groups, baseline)
+    same, warnings = protocol(finished) if finished else ("", [])
+    sections = [_results(finished, found, same, shared)] if finished else []
+    sections += _charts(groups, finished, found)
+    for name in analyses:
+        sections += _analysis(name, groups)
+    if finished and (others := heads_table(finished)):
+        sections.append(Section(title="Other heads", tables=[others]))
+    if missing := missing_table(groups):
+        sections.append(Section(title="Not finished", tables=[missing]))
+    if notes:
+        sections.append(Section(title="Notes", text="\n\n".join(notes)))
+    return Report(
+        title=title,
+        question=question,
+        summary=[*(_verdict(finished, found) if finished else [NOTHING_YET]), *_progress(groups)],
+        warnings=warnings,
+        sections=sections,
+    )
+
+
+def _results(finished: Sequence[Group], found: Sequence[Comparison], same: str, shared: Sequence[str]) -> Section:
+    told = f" All are of {', '.join(shared)}: names leave that out." if shared else ""
+    tables: list[Table] = [results_table(finished)]
+    if found:
+        tables.append(comparison_table(found))
+    chart = accuracy_chart(finished, hue([group for group in finished if not group.earlier] or finished, _base(found)))
+    return Section(title="Results", text=same + told, tables=tables, charts=[chart] if chart else [])
+
+
+def _charts(groups: Sequence[Group], finished: Sequence[Group], found: Sequence[Comparison]) -> list[Section]:
+    own = [group for group in groups if not group.earlier] or list(groups)
+    if not own:
+        return []
+    colours = hue(own, _base(found))
+    done = [group for group in own if group.finished]
+    sections = [section for section in (curves(own, colours), grid(own), exits(done, colours)) if section]
+    if finished:
+        charts, words = cost_charts(finished, colours)
+        sections.append(Section(title="Cost", text=words, tables=[cost_table(finished)], charts=charts))
+        stored = read_stored(done)
+        sections.append(calibration_section(done, stored, colours, _base(found)))
+        sections += [section for section in [agreement_section(done, stored)] if section]
+    return sections
+
+
+def _analysis(name: str, groups: Sequence[Group]) -> list[Section]:
+    from kdschemes.study.analyses import ANALYSES
+
+    if name not in ANALYSES:
+        raise unknown("analysis", name, ANALYSES)
+    try:
+        return ANALYSES[name](groups)
+    except UserError as error:
+        return [Section(title=name.replace("_", " ").capitalize(), text=f"**This analysis failed**: {error}")]
+
+
+def _base(found: Sequence[Comparison]) -> str | None:
+    bases = baselines(found)
+    return bases[0] if bases else None
+
+
+def _verdict(finished: Sequence[Group], found: Sequence[Comparison]) -> list[str]:
+    if found:
+        return sentences(found)
+    own = [group for group in finished if not group.earlier] or list(finished)
+    return [
+        f"**{group.label}**: {spread(list(accuracy(group).values()), 2)} % test top-1 after the last epoch."
+        for group in own[:ALONE]
+    ]
+
+
+def _progress(groups: Sequence[Group]) -> list[str]:
+    members = [member for group in groups for member in group.members]
+    missing = sum(member.results is None for member in members)
+    if not missing:
+        return []
+    return [f"{missing} of {len(members)} runs {'is' if missing == 1 else 'are'} not finished."]

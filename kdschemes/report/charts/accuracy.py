@@ -1,0 +1,56 @@
+"""Test accuracy of every group: the seeds as dots, their mean and deviation."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import altair as alt
+
+from kdschemes.report.charts.base import chart
+from kdschemes.report.groups import Group
+from kdschemes.report.hue import Hue
+from kdschemes.report.section import Chart
+from kdschemes.report.style import MUTED
+from kdschemes.report.values import accuracy, deviation_of, mean_of, reported
+
+TEACHES = "teaches"
+
+
+def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
+    """Return the chart of test top-1 after the last epoch; None where no group has any."""
+    means, dots = [], []
+    for group in groups:
+        values = accuracy(group)
+        if not values or not all(map(math.isfinite, values.values())):
+            continue
+        label = f"{group.label} ({TEACHES})" if group.earlier else group.label
+        named = {"run": label, "hue": hue.of.get(group.label, TEACHES)}
+        dots += [named | {"seed": seed, "top1": round(value, 3)} for seed, value in values.items()]
+        mean, deviation = mean_of(list(values.values())), deviation_of(list(values.values()))
+        means.append(
+            named
+            | {"mean": round(mean, 3), "low": round(mean - deviation, 3), "high": round(mean + deviation, 3)}
+            | {"head": reported(group), "deviation": round(deviation, 3), "seeds": len(values)}
+        )
+    if not means:
+        return None
+    x = alt.X("mean:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(tickCount=8))
+    y = alt.Y("run:N", title=None, sort=None, axis=alt.Axis(grid=True, ticks=False, domain=False))
+    names, colours = [*hue.names, TEACHES], [*hue.colours, MUTED]
+    colour = alt.Color("hue:N", scale=alt.Scale(domain=names, range=colours), legend=None)
+    tips = [alt.Tooltip(field) for field in ("run:N", "head:N", "mean:Q", "deviation:Q", "seeds:Q")]
+    of_means = chart(means).encode(y=y, color=colour)
+    of_dots = chart(dots).encode(y=y, color=colour)
+    spec = alt.layer(
+        of_means.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q"),
+        of_dots.mark_point(filled=True, size=44, opacity=0.45).encode(
+            x=alt.X("top1:Q"), tooltip=["run:N", "seed:Q", "top1:Q"]
+        ),
+        of_means.mark_tick(thickness=3, size=16).encode(x=x, tooltip=tips),
+    ).properties(width="container", height=max(80, 28 * len(means)))
+    caption = (
+        "Test top-1 of the reported heads after the last epoch: dots are seeds, the tick is their mean, the line "
+        "reaches a sample deviation to both sides."
+    )
+    return Chart(name="accuracy", spec=spec, caption=caption)

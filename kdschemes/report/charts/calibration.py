@@ -1,0 +1,89 @@
+"""Reliability: how often heads are right where they are so and so sure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+import numpy as np
+import numpy.typing as npt
+
+from kdschemes.report.charts.base import chart
+from kdschemes.report.groups import Group
+from kdschemes.report.hue import Hue, few_colours
+from kdschemes.report.section import Chart, Section
+from kdschemes.report.stored import Stored
+from kdschemes.report.values import accuracy, by_seed, mean_of, reported, spread
+
+BINS = 15
+"""Bins of confidence, those of the expected calibration error (`metrics.ECE_BINS`)."""
+
+LEAST_IMAGES = 10
+"""Images below which a bin is not drawn."""
+
+MOST_LINES = 6
+
+
+def calibration_section(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | None) -> Section:
+    """Return the reliability of the baseline and of the most accurate groups, or the word that it is not there."""
+    runs = [group for group in groups if stored.with_head(group, reported(group))]
+    text = " ".join(stored.notes)
+    return Section(title="Calibration", text=text, charts=[_chart(runs, stored, hue, baseline)] if runs else [])
+
+
+def reliability(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> list[tuple[float, float, int]]:
+    """Return mean confidence, accuracy (both in percent) and images of each of 15 equal bins, open below.
+
+    A bin without images has NaN twice and 0.
+    """
+    place = np.clip(np.ceil(np.nan_to_num(confidence) * BINS).astype(np.int64) - 1, 0, BINS - 1)
+    found = []
+    for index in range(BINS):
+        here = place == index
+        images = int(here.sum())
+        means = [100 * float(of[here].mean()) if images else float("nan") for of in (confidence, right)]
+        found.append((means[0], means[1], images))
+    return found
+
+
+def _chart(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | None) -> Chart:
+    ranked = sorted(groups, key=lambda group: (group.label != baseline, -mean_of([*accuracy(group).values()] or [0.0])))
+    chosen = [group for group in groups if group in ranked[:MOST_LINES]]
+    rows: list[dict[str, Any]] = []
+    names: dict[str, str] = {}
+    for group in chosen:
+        head = reported(group)
+        runs = stored.with_head(group, head).values()
+        sure = np.concatenate([found.heads[head]["test"].confidence.astype(np.float64) for found in runs])
+        right = np.concatenate([found.heads[head]["test"].classes == found.labels["test"] for found in runs])
+        ece = list(by_seed(group, head, "last", "ece").values())
+        names[group.label] = f"{group.label}: ECE {spread(ece, 1)} %"
+        rows += [
+            {"run": names[group.label], "sure": round(mean, 2), "right": round(share, 2), "images": images}
+            for mean, share, images in reliability(sure, right)
+            if images >= LEAST_IMAGES
+        ]
+    scale = alt.Scale(domain=list(names.values()), range=few_colours(list(names), hue))
+    colour = alt.Color("run:N", scale=scale, title=None, legend=alt.Legend(columns=2))
+    x = alt.X("sure:Q", title="confidence (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
+    y = alt.Y("right:Q", title="accuracy (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
+    tips = [alt.Tooltip("run:N"), *(alt.Tooltip(field) for field in ("sure:Q", "right:Q", "images:Q"))]
+    size = alt.Size("images:Q", scale=alt.Scale(range=[20, 220]), legend=None)
+    base = chart(rows).encode(x=x, y=y, color=colour)
+    diagonal = chart([{"sure": end, "right": end} for end in (0, 100)]).encode(x=x, y=y)
+    spec = alt.layer(
+        diagonal.mark_line(style="reference"),
+        base.mark_line(strokeWidth=1.6),
+        base.mark_point(filled=True, opacity=1).encode(size=size, tooltip=tips),
+    )
+    caption = (
+        f"Reliability of the reported heads on the test set after the last epoch: accuracy of the images in each of "
+        f"{BINS} bins of confidence against their mean confidence, the images of all seeds together; below the "
+        f"diagonal is too sure. Larger points hold more images; bins of fewer than {LEAST_IMAGES} are left out. ECE: "
+        "mean and sample deviation over seeds."
+    )
+    if len(groups) > len(chosen):
+        more = len(groups) - len(chosen)
+        caption += f" Shown are the baseline and the most accurate groups; {more} more are left out."
+    return Chart(name="reliability", spec=spec.properties(width="container", height=380), caption=caption)

@@ -1,0 +1,115 @@
+"""Accuracy against what an answer costs, with the Pareto front."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import altair as alt
+
+from kdschemes.report.charts.base import chart
+from kdschemes.report.groups import Group
+from kdschemes.report.hue import Hue
+from kdschemes.report.section import Chart
+from kdschemes.report.style import INK, MUTED
+from kdschemes.report.values import MEAN_OVER_PEERS, by_seed, cost, deviation_of, heads, mean_of, reported
+
+COSTS = (
+    ("parameters", "parameters", "~s"),
+    ("macs", "multiply-accumulates an image", "~s"),
+    ("latency_ms", "latency of one image (ms)", "~g"),
+)
+"""Key, title and format of numbers on the axis."""
+
+WIDE = 8.0
+REPORTED, OTHER = "reported head", "other head"
+ELSE = "teacher"
+
+
+def cost_charts(groups: Sequence[Group], hue: Hue) -> tuple[list[Chart], str]:
+    """Return charts of test top-1 against each cost in which the heads differ, and a sentence on the others."""
+    points = _points(groups, hue)
+    charts, words = [], []
+    for key, title, form in COSTS:
+        found = [point for point in points if point.get(key) is not None]
+        if not found:
+            words.append(f"{title}: not measured in these runs.")
+        elif len({point[key] for point in found}) == 1:
+            words.append(f"{title}: the same for all.")
+        else:
+            charts.append(_chart(found, key, title, form, hue))
+    return charts, " ".join(word[0].upper() + word[1:] for word in words)
+
+
+def front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Return the positions of points (cost, value) that no other has for less or equal cost at more or equal value.
+
+    They come in the order of their cost; of equal points the first is one.
+    """
+    chosen: list[int] = []
+    best = -math.inf
+    for index in sorted(range(len(points)), key=lambda one: (points[one][0], -points[one][1], one)):
+        if points[index][1] > best:
+            chosen.append(index)
+            best = points[index][1]
+    return chosen
+
+
+def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
+    """Return a point a head; a head that is there already, as teachers are in all their students' runs, only once."""
+    points: list[dict[str, Any]] = []
+    seen: set[tuple[float | None, ...]] = set()
+    own = [(group, reported(group)) for group in groups if group.finished]
+    others = [(group, head) for group, first in own for head in heads(group) if head not in (first, MEAN_OVER_PEERS)]
+    for group, head in [*own, *others]:
+        values = list(by_seed(group, head, "last", "top1").values())
+        if not values or not all(map(math.isfinite, values)):
+            continue
+        costs = {key: mean_of(of) if (of := cost(group, head, key)) else None for key, *_ in COSTS}
+        key = (costs["parameters"], costs["macs"], round(mean_of(values), 6))
+        is_reported = head == reported(group)
+        if not is_reported and key in seen:
+            continue
+        seen.add(key)
+        teaches = (group.finished[0].results or {}).get("teacher") == head
+        label = group.label if is_reported else head if teaches else f"{group.label} ({head})"
+        hue_of = ELSE if teaches else hue.of.get(group.label, ELSE)
+        points.append(
+            {"run": label, "hue": hue_of, "kind": REPORTED if is_reported else OTHER}
+            | {"top1": round(mean_of(values), 3), "deviation": round(deviation_of(values), 3), "seeds": len(values)}
+            | costs
+        )
+    return points
+
+
+def _chart(points: Sequence[dict[str, Any]], key: str, title: str, form: str, hue: Hue) -> Chart:
+    rows = [{name: value for name, value in point.items() if value is not None} for point in points]
+    chosen = front([(point[key], point["top1"]) for point in points])
+    costs = [point[key] for point in points]
+    scale = alt.Scale(zero=False, padding=20, nice=False)
+    if min(costs) > 0 and max(costs) / min(costs) > WIDE:
+        scale = alt.Scale(type="log", padding=20, nice=False)
+    x = alt.X(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(format=form, tickCount=5, grid=False))
+    y = alt.Y("top1:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=18))
+    shown = hue.only((point["hue"] for point in points), {ELSE: MUTED})
+    kinds = alt.Scale(domain=[REPORTED, OTHER], range=["circle", "diamond"])
+    several = any(point["kind"] == OTHER for point in points)
+    shape = alt.Shape("kind:N", scale=kinds, title=None, legend=alt.Legend() if several else None)
+    tips = [alt.Tooltip(field) for field in ("run:N", "kind:N", f"{key}:Q", "top1:Q", "deviation:Q", "seeds:Q")]
+    front_rows = [rows[index] | {"number": number} for number, index in enumerate(chosen, 1)]
+    of_front = chart(front_rows).encode(x=x, y=y)
+    spec = alt.layer(
+        of_front.mark_line(interpolate="step-after", color=MUTED, strokeWidth=1.2, strokeDash=[4, 3]),
+        chart(rows)
+        .mark_point(filled=True, size=80, opacity=0.95)
+        .encode(x=x, y=y, color=shown.colour(), shape=shape, tooltip=tips),
+        of_front.mark_text(color=INK, fontSize=11, fontWeight=600, dy=-12).encode(text="number:N"),
+    )
+    named = ", ".join(f"{row['number']} {row['run']}" for row in front_rows)
+    caption = (
+        f"Test top-1 after the last epoch against {title}, means over seeds. Dashed: the Pareto front, than which "
+        f"nothing here is cheaper and as accurate: {named}."
+    )
+    name = f"cost_{key.removesuffix('_ms')}"
+    return Chart(name=name, spec=spec.properties(width="container", height=340), caption=caption)

@@ -1,0 +1,101 @@
+"""Early exit: accuracy of each exit, and of samples that leave where they are sure, against cost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import altair as alt
+
+from kdschemes.report.charts.base import chart
+from kdschemes.report.groups import Group, Member
+from kdschemes.report.hue import Hue
+from kdschemes.report.section import Chart, Section
+from kdschemes.report.values import mean_of
+
+ANYTIME, BUDGETED, STATIC = "all at one exit", "each at its first sure exit", "without exits"
+LABELLED = 2
+"""Groups up to which the exits are named in the chart."""
+
+
+def exits(groups: Sequence[Group], hue: Hue) -> Section | None:
+    """Return accuracy against multiply-accumulates of groups whose networks have exits; None without such."""
+    rows: list[dict[str, Any]] = []
+    notes, drawn = [], 0
+    for group in groups:
+        with_exits = [member for member in group.finished if (member.results or {}).get("early_exit")]
+        found = [one for member in with_exits if (one := _read(member))]
+        if with_exits and len(found) < len(with_exits):
+            notes.append(f"{group.label}: early_exit.json is not there in {len(with_exits) - len(found)} of its runs.")
+        if found:
+            drawn += 1
+            rows += [
+                {"run": group.label, "hue": hue.of[group.label], "seeds": len(found)} | row for row in _rows(found)
+            ]
+    if not rows:
+        return Section(title="Early exit", text=" ".join(notes)) if notes else None
+    return Section(title="Early exit", text=" ".join(notes), charts=[_chart(rows, hue, drawn <= LABELLED)])
+
+
+def _read(member: Member) -> dict[str, Any] | None:
+    try:
+        found = json.loads((member.folder / "early_exit.json").read_bytes())
+        return found if found["exits"] and found["static"] else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the points of one group, each the mean over its seeds."""
+    rows = [
+        _mean([one["exits"][name] for one in found if name in one["exits"]])
+        | {"answer": ANYTIME, "exit": name.rpartition("/")[2] if "/" in name else "end"}
+        for name in found[0]["exits"]
+    ]
+    curves = [one["curve"] for one in found if one.get("curve")]
+    if curves:
+        rows += [_mean(list(at)) | {"answer": BUDGETED} for at in zip(*curves, strict=False)]
+    return [*rows, _mean([one["static"] for one in found]) | {"answer": STATIC}]
+
+
+def _mean(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "macs": round(mean_of([float(point["macs"]) for point in points])),
+        "top1": round(mean_of([float(point["top1"]) for point in points]), 3),
+    }
+
+
+def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labelled: bool) -> Chart:
+    x = alt.X("macs:Q", title="multiply-accumulates an image (mean)", axis=alt.Axis(format="~s", tickCount=6))
+    y = alt.Y("top1:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=14))
+    kinds = [BUDGETED, ANYTIME, STATIC]
+    dash = alt.StrokeDash(
+        "answer:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 0]]), title=None, legend=None
+    )
+    shape = alt.Shape(
+        "answer:N", scale=alt.Scale(domain=kinds, range=["circle", "square", "diamond"]), title="answer", sort=kinds
+    )
+    tips = [alt.Tooltip(field) for field in ("run:N", "answer:N", "exit:N", "macs:Q", "top1:Q", "seeds:Q")]
+
+    colour = hue.only(row["hue"] for row in rows).colour()
+
+    def of(answer: str) -> alt.Chart:
+        return chart([row for row in rows if row["answer"] == answer]).encode(x=x, y=y, color=colour)
+
+    layers = [
+        of(BUDGETED).mark_line().encode(detail="run:N", strokeDash=dash, order="macs:Q"),
+        of(ANYTIME).mark_line(opacity=0.8).encode(detail="run:N", strokeDash=dash, order="macs:Q"),
+        *(
+            of(kind).mark_point(filled=True, opacity=1, size=size).encode(shape=shape, tooltip=tips)
+            for kind, size in ((BUDGETED, 22), (ANYTIME, 64), (STATIC, 150))
+        ),
+    ]
+    if labelled:
+        layers.append(of(ANYTIME).mark_text(dy=16, fontSize=11).encode(text="exit:N"))
+    caption = (
+        "Test top-1 against multiply-accumulates after the last epoch, means over seeds: every image answered at the "
+        "same exit; each at the first exit that is sure enough, for 25 budgets with thresholds chosen on validation; "
+        "and the same network without exits."
+    )
+    return Chart(name="exits", spec=alt.layer(*layers).properties(width="container", height=340), caption=caption)

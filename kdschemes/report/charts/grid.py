@@ -1,0 +1,173 @@
+"""A study's grid: accuracy over one key as lines, over two as a heat map."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+
+from kdschemes.report.charts.base import chart
+from kdschemes.report.groups import Group
+from kdschemes.report.hue import Hue, is_number, leaf
+from kdschemes.report.section import Chart, Section
+from kdschemes.report.style import INK, SERIES, ramp
+from kdschemes.report.values import accuracy, deviation_of, mean_of
+
+WIDE = 8.0
+"""A key whose values span more than this ratio is drawn on a logarithmic axis."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Point:
+    """A group in the grid: its numbers by key, what else it is, its mean and deviation over seeds, its seeds."""
+
+    at: Mapping[str, float]
+    rest: str
+    mean: float
+    deviation: float
+    seeds: Mapping[int, float]
+
+
+def grid(groups: Sequence[Group]) -> Section | None:
+    """Return the charts over the numbers of a study's grid; None where there are none with two values or more."""
+    own = [group for group in groups if not group.earlier]
+    keys = numeric_keys(own)[:2]
+    points = [point for group in own if (point := _point(group, keys))]
+    if not keys or not points:
+        return None
+    names = {key: leaf(key) if [leaf(one) for one in keys].count(leaf(key)) == 1 else key for key in keys}
+    charts = []
+    if len(keys) == 2:
+        low, high = min(point.mean for point in points), max(point.mean for point in points)
+        for number, rest in enumerate(dict.fromkeys(point.rest for point in points)):
+            of = [point for point in points if point.rest == rest]
+            ending = f"_{number + 1}" if number else ""
+            charts.append(_heat_map(of, keys, names, f"heat_map{ending}", (low, high), rest))
+            charts.append(_lines(of, keys[1], names, f"lines{ending}", keys[0], rest))
+    else:
+        charts.append(_lines(points, keys[0], names, "lines", None, ""))
+    title = f"Effect of {' and '.join(names.values())}"
+    missing = [group.label for group in own if not accuracy(group)]
+    text = f"Nothing is finished yet at: {', '.join(missing)}." if missing else ""
+    return Section(title=title, text=text, charts=charts)
+
+
+def numeric_keys(groups: Sequence[Group]) -> list[str]:
+    """Return the keys of a grid that are numbers in all groups and have two values or more."""
+    grids = [group.members[0].row.entry.grid for group in groups]
+    keys = [key for key in (grids[0] if grids else {}) if all(is_number(grid.get(key)) for grid in grids)]
+    return [key for key in keys if len({grid[key] for grid in grids}) > 1]
+
+
+def _point(group: Group, keys: Sequence[str]) -> _Point | None:
+    seeds = accuracy(group)
+    if not seeds or not all(map(math.isfinite, seeds.values())):
+        return None
+    entry = group.members[0].row.entry
+    rest = [entry.variant] if entry.variant is not None else []
+    rest += [f"{leaf(key)}={value}" for key, value in entry.grid.items() if key not in keys]
+    values = list(seeds.values())
+    return _Point(
+        at={key: float(entry.grid[key]) for key in keys},
+        rest=" ".join(rest),
+        mean=mean_of(values),
+        deviation=deviation_of(values),
+        seeds=seeds,
+    )
+
+
+def _heat_map(
+    points: Sequence[_Point],
+    keys: Sequence[str],
+    names: Mapping[str, str],
+    name: str,
+    ends: tuple[float, float],
+    rest: str,
+) -> Chart:
+    down, along = keys
+    middle = ends[0] + 0.45 * (ends[1] - ends[0])
+    rows = [
+        {"x": f"{point.at[along]:g}", "y": f"{point.at[down]:g}", "top1": round(point.mean, 2)}
+        | {"mean": f"{point.mean:.2f}", "deviation": f"± {point.deviation:.2f}" if len(point.seeds) > 1 else ""}
+        | {"seeds": len(point.seeds), "dark": "white" if point.mean < middle else "black"}
+        for point in points
+    ]
+    orders = {key: [f"{value:g}" for value in sorted({point.at[key] for point in points})] for key in keys}
+    axis = alt.Axis(labelAngle=0, ticks=False, domain=False)
+    base = chart(rows).encode(
+        x=alt.X("x:O", sort=orders[along], title=names[along], axis=axis),
+        y=alt.Y("y:O", sort=orders[down][::-1], title=names[down], axis=axis),
+    )
+    scale = alt.Scale(scheme="cividis", domain=list(ends), nice=False)
+    tips = [alt.Tooltip("x:O", title=names[along]), alt.Tooltip("y:O", title=names[down])]
+    tips += [alt.Tooltip("mean:N"), alt.Tooltip("deviation:N"), alt.Tooltip("seeds:Q")]
+    cells = base.mark_rect(cornerRadius=2).encode(color=alt.Color("top1:Q", scale=scale, legend=None), tooltip=tips)
+    ink = alt.Color("dark:N", scale=None, legend=None)
+    spec = alt.layer(
+        cells,
+        base.mark_text(fontSize=13, fontWeight=600, dy=-6).encode(text="mean:N", color=ink),
+        base.mark_text(fontSize=10, dy=9).encode(text="deviation:N", color=ink),
+    ).resolve_scale(color="independent")
+    caption = (
+        f"{f'{rest}: t' if rest else 'T'}est top-1 in percent after the last epoch over {names[down]} and "
+        f"{names[along]}: mean and sample deviation over seeds."
+    )
+    return Chart(name=name, spec=spec.properties(width=alt.Step(88), height=48 * len(orders[down])), caption=caption)
+
+
+def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: str, by: str | None, rest: str) -> Chart:
+    """Return lines over `key`, one for each value of the key `by`, or for whatever else the points differ in."""
+    hue = _numbers(points, by, names) if by is not None else _kinds(points)
+    means: list[dict[str, Any]] = []
+    dots: list[dict[str, Any]] = []
+    for point in points:
+        of = {"hue": f"{point.at[by]:g}" if by else point.rest, "x": point.at[key]}
+        means.append(
+            of
+            | {"mean": round(point.mean, 3), "deviation": round(point.deviation, 3), "seeds": len(point.seeds)}
+            | {"low": round(point.mean - point.deviation, 3), "high": round(point.mean + point.deviation, 3)}
+        )
+        dots += [of | {"seed": seed, "top1": round(value, 3)} for seed, value in point.seeds.items()]
+    values = sorted({point.at[key] for point in points})
+    axis = alt.Axis(values=values, grid=False, labelOverlap=True, format="~g")
+    x = alt.X("x:Q", title=names[key], axis=axis, scale=_scale(values))
+    y = alt.Y("mean:Q", title="test top-1 (%)", scale=alt.Scale(zero=False))
+    tips = [
+        alt.Tooltip("x:Q", title=names[key]),
+        *(alt.Tooltip(field) for field in ("mean:Q", "deviation:Q", "seeds:Q")),
+    ]
+    base = chart(means).encode(x=x, color=hue.colour())
+    layers = [
+        base.mark_rule(strokeWidth=1.5, opacity=0.7).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_line().encode(y=y, strokeDash=hue.dash()),
+        base.mark_point(filled=True, size=60, opacity=1).encode(y=y, tooltip=tips),
+    ]
+    if by is None:
+        seeds = chart(dots).encode(x=x, y=alt.Y("top1:Q"), color=hue.colour())
+        layers.insert(0, seeds.mark_point(filled=True, size=22, opacity=0.45).encode(tooltip=["seed:Q", "top1:Q"]))
+    caption = (
+        f"{f'{rest}: t' if rest and by else 'T'}est top-1 after the last epoch over {names[key]}"
+        f"{f', a line for each {names[by]}' if by else ''}: mean over seeds, bars of a sample deviation to both sides"
+        f"{'' if by else ', small dots are seeds'}."
+    )
+    return Chart(name=name, spec=alt.layer(*layers).properties(width="container", height=320), caption=caption)
+
+
+def _kinds(points: Sequence[_Point]) -> Hue:
+    found = list(dict.fromkeys(point.rest for point in points))
+    colours = (SERIES[0],) if len(found) == 1 else (INK, *SERIES)
+    return Hue(title="", of={}, names=found, colours=[colours[i % len(colours)] for i in range(len(found))])
+
+
+def _scale(values: Sequence[float]) -> alt.Scale:
+    if values[0] > 0 and values[-1] / values[0] > WIDE:
+        return alt.Scale(type="log", nice=False, padding=16)
+    return alt.Scale(zero=False, nice=False, padding=16)
+
+
+def _numbers(points: Sequence[_Point], by: str, names: Mapping[str, str]) -> Hue:
+    found = [f"{value:g}" for value in sorted({point.at[by] for point in points})]
+    return Hue(title=names[by], of={}, names=found, colours=ramp(len(found)))

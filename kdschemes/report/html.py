@@ -1,0 +1,148 @@
+"""A report as one HTML file that needs nothing else: styles, charts and the library that draws them are inside."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from functools import cache
+from html import escape
+from importlib.resources import files
+from itertools import count
+from typing import Any
+
+import vl_convert
+
+from kdschemes import __version__
+from kdschemes.report.build import Report
+from kdschemes.report.render import VEGA_LITE
+from kdschemes.report.section import Chart, Section, Table
+from kdschemes.report.style import CONFIG, FONT, PALETTES
+
+POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
+"""What the page may load: nothing. Vega compiles its expressions, hence `unsafe-eval`."""
+
+NUMERIC = re.compile(r"[-+<≤]? ?[\d.,]+.*|-|nan|[-+]?inf")
+
+
+def html(report: Report, specs: Mapping[str, Any]) -> str:
+    """Return the page. `specs` are the charts' trees by the names of the charts."""
+    body = _Body(specs)
+    sections = [body.section(section, f"part-{number}") for number, section in enumerate(report.sections, 1)]
+    contents = "".join(
+        f'<li><a href="#part-{number}">{escape(section.title)}</a></li>'
+        for number, section in enumerate(report.sections, 1)
+    )
+    question = f'<p class="question">{_marked(report.question)}</p>' if report.question else ""
+    summary = "".join(f"<p>{_marked(line)}</p>" for line in report.summary)
+    warnings = "".join(f'<p class="warning">{_marked(line)}</p>' for line in report.warnings)
+    scripts = f"<script>{_bundle()}</script>\n<script>{_file('page.js')}</script>" if specs else ""
+    return f"""<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{POLICY}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{escape(report.title)}</title>
+<link rel="icon" href="data:,">
+<style>{_colours()}{_file("page.css")}</style>
+</head>
+<body>
+<main>
+<header>
+<h1>{escape(report.title)}</h1>
+{question}
+<div class="summary" role="note" aria-label="Summary">{summary}</div>
+{warnings}
+<nav aria-label="Contents"><ul>{contents}</ul></nav>
+</header>
+{"".join(sections)}
+<footer><p>Made by kdschemes {escape(__version__)}.</p></footer>
+</main>
+<script type="application/json" id="config">{_json(CONFIG)}</script>
+{scripts}
+</body>
+</html>
+"""
+
+
+class _Body:
+    """Lays out sections, and counts tables and figures through all of them."""
+
+    def __init__(self, specs: Mapping[str, Any]) -> None:
+        self._specs = specs
+        self._tables, self._figures = count(1), count(1)
+
+    def section(self, section: Section, name: str) -> str:
+        paragraphs = "".join(f"<p>{_marked(text)}</p>" for text in section.text.split("\n\n") if text.strip())
+        tables = "".join(map(self._table, section.tables))
+        charts = "".join(map(self._chart, section.charts))
+        return f'<section id="{name}">\n<h2>{escape(section.title)}</h2>\n{paragraphs}{tables}{charts}</section>\n'
+
+    def _table(self, table: Table) -> str:
+        number = next(self._tables)
+        words = [not all(NUMERIC.fullmatch(row[index]) for row in table.rows) for index in range(len(table.columns))]
+        head = "".join(
+            f"<th scope=col{_words(is_words)}>{escape(title)}</th>"
+            for title, is_words in zip(table.columns, words, strict=True)
+        )
+        rows = "".join(
+            f"<tr><th scope=row>{escape(row[0])}</th>"
+            + "".join(
+                f"<td{_words(is_words)}>{escape(cell)}</td>" for cell, is_words in zip(row[1:], words[1:], strict=True)
+            )
+            + "</tr>"
+            for row in table.rows
+        )
+        caption = f'<figcaption id="table-{number}"><b>Table {number}.</b> {_marked(table.caption)}</figcaption>'
+        return (
+            f'<figure class="table">{caption}<div class="scroll" tabindex="0" role="region" '
+            f'aria-labelledby="table-{number}"><table aria-labelledby="table-{number}"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{rows}</tbody></table></div></figure>\n"
+        )
+
+    def _chart(self, chart: Chart) -> str:
+        number = next(self._figures)
+        told = escape(f"Chart {chart.name.replace('_', ' ')}. {chart.caption}", quote=True)
+        caption = f"<figcaption><b>Figure {number}.</b> {_marked(chart.caption)}</figcaption>"
+        return (
+            f'<figure id="{escape(chart.name, quote=True)}"><div class="chart" role="img" aria-label="{told}"></div>'
+            f'<script type="application/json">{_json(self._specs[chart.name])}</script>{caption}</figure>\n'
+        )
+
+
+def _words(is_words: bool) -> str:
+    return " class=words" if is_words else ""
+
+
+def _marked(text: str) -> str:
+    """Return text as HTML: `**bold**` and code in backticks are all that it can hold."""
+    safe = escape(text)
+    safe = re.sub(r"`([^`]+)`", r"<code>\1</code>", safe)
+    return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
+
+
+def _json(tree: Any) -> str:
+    """Return JSON that can stand in a script element: nothing in it ends that."""
+    return json.dumps(tree, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+
+
+def _colours() -> str:
+    def of(theme: str) -> str:
+        return "".join(f"--{name}:{value};" for name, value in PALETTES[theme].items())
+
+    return (
+        f":root{{color-scheme:light dark;--sans:{FONT};{of('light')}}}"
+        f"@media screen and (prefers-color-scheme: dark){{:root{{{of('dark')}}}}}"
+    )
+
+
+def _file(name: str) -> str:
+    return files("kdschemes.report").joinpath(name).read_text()
+
+
+@cache
+def _bundle() -> str:
+    found: str = vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", VEGA_LITE)
+    return found.replace("</script", "<\\/script")

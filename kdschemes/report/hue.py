@@ -1,0 +1,107 @@
+"""Which colour and dash a group has, the same in all charts of a report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import altair as alt
+
+from kdschemes.report.groups import Group
+from kdschemes.report.style import DASHES, INK, SERIES, ramp
+
+FEW = len(SERIES) + 1
+"""Groups that each get a colour of their own; more are coloured by what they have in common."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hue:
+    """Colours by name. `of` gives each group's name by its label; `title` is "" where names speak for themselves."""
+
+    title: str
+    of: Mapping[str, str]
+    names: Sequence[str]
+    colours: Sequence[str]
+
+    def only(self, names: Iterable[str], more: Mapping[str, str] | None = None) -> Hue:
+        """Return these colours without those of names that are not there, and with `more` of them at the end."""
+        all_of_them = dict(zip(self.names, self.colours, strict=True)) | dict(more or {})
+        wanted = set(names)
+        kept = {name: colour for name, colour in all_of_them.items() if name in wanted}
+        return Hue(title=self.title, of=self.of, names=list(kept), colours=list(kept.values()))
+
+    def colour(self, field: str = "hue", *, legend: bool = True) -> alt.Color:
+        """Return the encoding of a field with the names."""
+        scale = alt.Scale(domain=list(self.names), range=list(self.colours))
+        title = self.title or None
+        if not legend or len(self.names) < 2:
+            return alt.Color(f"{field}:N", scale=scale, sort=list(self.names), legend=None)
+        return alt.Color(f"{field}:N", scale=scale, sort=list(self.names), title=title)
+
+    def dash(self, field: str = "hue") -> alt.StrokeDash:
+        """Return the encoding of a field with the names as dashes; its legend is that of the colours."""
+        dashes = [DASHES[(index // FEW) % len(DASHES)] for index in range(len(self.names))]
+        scale = alt.Scale(domain=list(self.names), range=dashes)
+        return alt.StrokeDash(f"{field}:N", scale=scale, sort=list(self.names), title=self.title or None)
+
+
+def hue(groups: Sequence[Group], baseline: str | None = None) -> Hue:
+    """Return the colours of groups; that of the group labelled `baseline` is the ink.
+
+    Up to 8 groups have a colour each. More are coloured by their variant, else by the numbers of their first grid key,
+    else by scheme and method; if that is more than 8 names too, by scheme.
+    """
+    own = {group.label: group.label for group in groups}
+    if len(groups) <= FEW:
+        return _nominal("", own, baseline)
+    ways: list[tuple[str, Callable[[Group], str | None]]] = [("", lambda group: group.members[0].row.entry.variant)]
+    if number := _first_number(groups):
+        key = number
+        ways.append((leaf(key), lambda group: f"{group.members[0].row.entry.grid[key]:g}"))
+    ways += [("", _method), ("", lambda group: _method(group).partition(" ")[0])]
+    for title, way in ways:
+        names = {group.label: way(group) for group in groups}
+        told = {label: found for label, found in names.items() if found is not None}
+        if len(told) == len(groups) and 1 < len(set(told.values())) <= FEW:
+            return _ordered(title, told) if title else _nominal("", told, told.get(baseline or ""))
+    return _nominal("", dict.fromkeys(own, "all"), "all")
+
+
+def few_colours(labels: Sequence[str], hue: Hue) -> list[str]:
+    """Return a colour for each of up to 8 groups: that of `hue` where it tells them apart, else one of its own."""
+    given = dict(zip(hue.names, hue.colours, strict=True))
+    colours = [given[hue.of[label]] for label in labels]
+    return colours if len(set(colours)) == len(colours) else [INK, *SERIES][: len(labels)]
+
+
+def leaf(key: str) -> str:
+    """Return the last part of a configuration key."""
+    return key.rpartition(".")[2]
+
+
+def is_number(value: object) -> bool:
+    """Whether a value of a grid is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _first_number(groups: Sequence[Group]) -> str | None:
+    grids = [group.members[0].row.entry.grid for group in groups]
+    keys = [key for key in grids[0] if all(key in grid and is_number(grid[key]) for grid in grids)]
+    return next((key for key in keys if len({grid[key] for grid in grids}) > 1), None)
+
+
+def _method(group: Group) -> str:
+    scheme = group.members[0].config.get("scheme") or {}
+    return f"{scheme.get('name', '?')} {scheme.get('method', '')}".strip()
+
+
+def _nominal(title: str, of: Mapping[str, str], ink: str | None) -> Hue:
+    names = list(dict.fromkeys(of.values()))
+    others = [name for name in names if name != ink]
+    colours = {name: SERIES[index % len(SERIES)] for index, name in enumerate(others)}
+    return Hue(title=title, of=of, names=names, colours=[colours.get(name, INK) for name in names])
+
+
+def _ordered(title: str, of: Mapping[str, str]) -> Hue:
+    names = sorted(set(of.values()), key=float)
+    return Hue(title=title, of=of, names=names, colours=ramp(len(names)))

@@ -1,0 +1,40 @@
+"""A report as a page of markdown, with its charts as pictures beside it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from kdschemes.report.build import Report
+from kdschemes.report.section import Section, Table
+
+
+def markdown(report: Report, pictures: Mapping[str, str]) -> str:
+    """Return the page. `pictures` are the names of the charts' files by the names of the charts."""
+    parts = [f"# {_plain(report.title)}", *([_plain(report.question)] if report.question else [])]
+    if report.summary:
+        parts.append("\n".join(f"- {_plain(line)}" for line in report.summary))
+    parts += [_plain(warning) for warning in report.warnings]
+    parts += [_section(section, pictures) for section in report.sections]
+    return "\n\n".join(parts) + "\n"
+
+
+def table_lines(table: Table) -> list[str]:
+    """Return a table's lines."""
+    rows = [table.columns, ["---"] * len(table.columns), *table.rows]
+    return ["| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
+
+
+def _section(section: Section, pictures: Mapping[str, str]) -> str:
+    parts = [f"## {_plain(section.title)}", *([_plain(section.text)] if section.text else [])]
+    for table in section.tables:
+        parts += ["\n".join(table_lines(table)), *([_plain(table.caption)] if table.caption else [])]
+    for chart in section.charts:
+        title = chart.name.replace("_", " ")
+        parts += [f"![{title}]({pictures[chart.name]})", *([_plain(chart.caption)] if chart.caption else [])]
+    return "\n\n".join(parts)
+
+
+def _plain(text: str) -> str:
+    """Return text in which nothing that comes from a run begins an HTML tag or a table's row."""
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("\r", " ")

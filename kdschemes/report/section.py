@@ -1,0 +1,39 @@
+"""What a report is made of: sections of text, tables and charts, whatever page they end up on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import altair as alt
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table. Each row has a cell for each column, as plain text; the first column names the row."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A chart with its data inside. `name` is the stem of its PNG, and unique in a report."""
+
+    name: str
+    spec: alt.TopLevelMixin
+    caption: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """A titled part of a report: paragraphs, then tables, then charts.
+
+    Paragraphs of `text` are separated by an empty line; `**bold**` and `` `code` `` are all the markup that they have.
+    """
+
+    title: str
+    text: str = ""
+    tables: Sequence[Table] = ()
+    charts: Sequence[Chart] = ()

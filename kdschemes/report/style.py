@@ -1,0 +1,137 @@
+"""How charts look. Colours are names that the page resolves, in light and dark alike, and that `resolved` gives a PNG.
+
+A chart that names no colour at all gets these by Vega-Lite's defaults; marks of the style "reference" are thin dashes.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+PALETTES: dict[str, dict[str, str]] = {
+    "light": {
+        "paper": "#ffffff",
+        "panel": "#f5f6f7",
+        "ink": "#1c2026",
+        "muted": "#5b636d",
+        "rule": "#d5d9de",
+        "grid": "#e9ecef",
+        "link": "#0b5c9e",
+        "series-1": "#0072b2",
+        "series-2": "#d55e00",
+        "series-3": "#00875f",
+        "series-4": "#9b4f96",
+        "series-5": "#a87900",
+        "series-6": "#3d97cc",
+        "series-7": "#7f4f24",
+    },
+    "dark": {
+        "paper": "#14171b",
+        "panel": "#1d2126",
+        "ink": "#e8eaed",
+        "muted": "#a2abb5",
+        "rule": "#3b424a",
+        "grid": "#262b31",
+        "link": "#7ab8f0",
+        "series-1": "#4c9be0",
+        "series-2": "#f58a4b",
+        "series-3": "#2fbf95",
+        "series-4": "#d08fcb",
+        "series-5": "#e0b040",
+        "series-6": "#a5dcfb",
+        "series-7": "#c79a6b",
+    },
+}
+"""Colours by theme and name: those of Wong's palette, changed where they had too little contrast with the paper."""
+
+
+def colour(name: str) -> str:
+    """Return what stands for a colour of `PALETTES` in a chart."""
+    assert name in PALETTES["light"], name
+    return f"var(--{name})"
+
+
+INK, MUTED, PAPER = colour("ink"), colour("muted"), colour("paper")
+SERIES = tuple(colour(f"series-{number}") for number in range(1, 8))
+DASHES = ([1, 0], [6, 3], [2, 2])
+"""Dashes of lines, one for each round through the colours."""
+
+STOPS = ("#4667cf", "#8f55bd", "#c74c86", "#d8683a", "#b98312")
+"""Colours of rising numbers; each is seen on light and dark paper."""
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+PNG_FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
+
+CONFIG: dict[str, Any] = {
+    "aria": False,
+    "background": "transparent",
+    "font": FONT,
+    "padding": 4,
+    "view": {"stroke": None, "continuousWidth": 720, "continuousHeight": 320},
+    "axis": {
+        "domainColor": colour("rule"),
+        "gridColor": colour("grid"),
+        "tickColor": colour("rule"),
+        "labelColor": MUTED,
+        "titleColor": INK,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelPadding": 6,
+        "titlePadding": 10,
+        "labelLimit": 300,
+        "tickSize": 4,
+    },
+    "legend": {
+        "orient": "bottom",
+        "labelColor": INK,
+        "titleColor": MUTED,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+        "labelLimit": 340,
+        "columns": 3,
+        "rowPadding": 4,
+        "columnPadding": 18,
+        "symbolStrokeWidth": 2.2,
+        "symbolOpacity": 1,
+        "symbolBaseFillColor": MUTED,
+        "symbolBaseStrokeColor": MUTED,
+        "layout": {"bottom": {"anchor": "start", "direction": "vertical", "margin": 6}},
+    },
+    "header": {"labelColor": INK, "titleColor": MUTED, "labelFontSize": 12, "titleFontSize": 12},
+    "title": {"color": INK, "subtitleColor": MUTED, "fontSize": 13, "fontWeight": 600, "anchor": "start"},
+    "line": {"strokeWidth": 2},
+    "rule": {"color": MUTED},
+    "text": {"color": INK, "fontSize": 12},
+    "range": {"category": list(SERIES)},
+    "style": {"reference": {"color": MUTED, "strokeDash": [4, 4], "strokeWidth": 1}},
+}
+"""Vega-Lite's defaults for all charts."""
+
+
+def resolved(tree: Any, theme: str = "light") -> Any:
+    """Return a chart's tree with its colours in place of their names."""
+    if isinstance(tree, dict):
+        return {key: resolved(value, theme) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [resolved(value, theme) for value in tree]
+    if isinstance(tree, str):
+        return re.sub(r"var\(--([a-z0-9-]+)\)", lambda found: PALETTES[theme].get(found[1], found[0]), tree)
+    return tree
+
+
+def ramp(count: int) -> list[str]:
+    """Return `count` colours for numbers in their order, evenly over `STOPS`."""
+    return [_between(index / max(1, count - 1) * (len(STOPS) - 1)) for index in range(count)]
+
+
+def _between(position: float) -> str:
+    left = min(int(position), len(STOPS) - 2)
+    share = position - left
+    pairs = zip(_channels(STOPS[left]), _channels(STOPS[left + 1]), strict=True)
+    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in pairs)
+
+
+def _channels(hexadecimal: str) -> list[int]:
+    return [int(hexadecimal[start : start + 2], 16) for start in (1, 3, 5)]

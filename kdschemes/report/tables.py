@@ -1,0 +1,146 @@
+"""The tables of a report: accuracy and calibration, cost, other heads, what all runs share, what is missing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from kdschemes.report.groups import Group
+from kdschemes.report.section import Table
+from kdschemes.report.values import (
+    NOTHING,
+    by_seed,
+    cost,
+    count,
+    each,
+    heads,
+    mean_of,
+    name,
+    reported,
+    seeds,
+    spread,
+    training_macs,
+)
+
+METRICS = (
+    ("test top-1 %, last", "last", "top1", 2),
+    ("test top-1 %, best on validation", "best", "top1", 2),
+    ("NLL, last", "last", "nll", 4),
+    ("ECE %, last", "last", "ece", 2),
+    ("agreement with teacher %", "last", "agreement", 2),
+    ("KL from teacher", "last", "kl", 4),
+)
+"""Title, epoch, metric and digits of the columns over seeds."""
+
+OPTIONAL = ("agreement with teacher %", "KL from teacher")
+"""Columns that are left out where no run has a teacher."""
+
+SPREAD = "Mean ± sample deviation over the seeds that are listed, on the test set."
+
+
+def results_table(groups: Sequence[Group]) -> Table:
+    """Return the table of the reported heads of groups with finished runs."""
+    rows = [_metrics(group, reported(group)) for group in groups]
+    return _without_empty(("run", "head", "seeds", *_titles()), rows, OPTIONAL, f"Reported heads. {SPREAD}")
+
+
+def heads_table(groups: Sequence[Group]) -> Table | None:
+    """Return the table of all other heads, one row for those that are the same, as teachers are; None without any."""
+    merged: dict[tuple[str, ...], list[str]] = {}
+    for group in groups:
+        for head in heads(group):
+            if head != reported(group):
+                run, *cells = _metrics(group, head)
+                merged.setdefault(tuple(cells), []).append(run)
+    rows = [[_named(runs), *cells] for cells, runs in merged.items()]
+    return _without_empty(("run", "head", "seeds", *_titles()), rows, OPTIONAL, SPREAD) if rows else None
+
+
+def cost_table(groups: Sequence[Group]) -> Table:
+    """Return what the reported heads cost, and what their training did."""
+    columns: dict[str, Callable[[Group], str]] = {
+        "parameters": lambda group: _same(cost(group, reported(group), "parameters"), lambda value: f"{value:,.0f}"),
+        "MACs": lambda group: _same(cost(group, reported(group), "macs"), count),
+        "latency ms": lambda group: spread(cost(group, reported(group), "latency_ms"), 2),
+        "training MACs": lambda group: _same(training_macs(group), count),
+        "training s": lambda group: spread(each(group, "train_seconds"), 1),
+        "memory MB": lambda group: spread([value / 1e6 for value in each(group, "peak_memory_bytes")], 0),
+    }
+    rows = [[name(group), *(cell(group) for cell in columns.values())] for group in groups]
+    lacking = [title for index, title in enumerate(columns, 1) if all(row[index] == NOTHING for row in rows)]
+    caption = (
+        "Of the reported head at test time: parameters, multiply-accumulates an image, median latency of one image. "
+        "Of the training: multiply-accumulates of all its steps, of frozen teachers too, but not those with which "
+        "teachers were trained; seconds; the process's peak memory."
+    )
+    if lacking:
+        caption += f" Not measured in these runs: {', '.join(lacking)}."
+    if any(value > 1 for group in groups for value in each(group, "trained_together")):
+        caption += " Some runs were trained together in one process: their seconds and memory are those of all of them."
+    return _without_empty(("run", *columns), rows, lacking, caption)
+
+
+def protocol(groups: Sequence[Group]) -> tuple[str, list[str]]:
+    """Return in a sentence what all finished runs share, and a warning for everything that they do not."""
+    own = [group for group in groups if not group.earlier] or list(groups)
+    protocols = {group.label: group.finished[0].protocol for group in own}
+    first = next(iter(protocols.values()))
+    shared, warnings = [], []
+    for key in first:
+        labels: dict[str, list[str]] = {}
+        for label, found in protocols.items():
+            labels.setdefault(str(found.get(key)), []).append(label)
+        if len(labels) == 1:
+            shared.append(f"{key} {first[key]}")
+        else:
+            told = "; ".join(f"{value}: {_named(names)}" for value, names in labels.items())
+            warnings.append(f"**The rows differ in {key}** ({told}): they do not compare methods alone.")
+    results = [member.results for group in own for member in group.finished if member.results is not None]
+    for library in ("kdschemes", "torch"):
+        versions = sorted({str(result["versions"].get(library)) for result in results})
+        if len(versions) == 1:
+            shared.append(f"{library} {versions[0]}")
+        else:
+            warnings.append(f"**The runs were made with several versions of {library}**: {', '.join(versions)}.")
+    return f"Protocol of all rows: {', '.join(shared)}.", warnings
+
+
+def missing_table(groups: Sequence[Group]) -> Table | None:
+    """Return the runs that are not finished, and why; None where all are."""
+    rows = [
+        [row.entry.label, row.state, f"{row.done:.3g} of {row.entry.epochs}", row.reason or NOTHING]
+        for row in (member.row for group in groups for member in group.members if member.results is None)
+    ]
+    return Table(columns=("run", "state", "epochs", "reason"), rows=rows) if rows else None
+
+
+def _titles() -> list[str]:
+    return [title for title, *_ in METRICS]
+
+
+def _metrics(group: Group, head: str) -> list[str]:
+    cells = [spread(list(by_seed(group, head, which, key).values()), digits) for _, which, key, digits in METRICS]
+    return [name(group), head, seeds(group), *cells]
+
+
+def _same(values: Sequence[float], show: Callable[[float], str]) -> str:
+    """Return a value that runs of one group share, or the mean and the extremes of values that differ."""
+    if not values:
+        return NOTHING
+    if min(values) == max(values):
+        return show(values[0])
+    return f"{show(mean_of(values))} ({show(min(values))} to {show(max(values))})"
+
+
+def _without_empty(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str], caption: str
+) -> Table:
+    empty = {
+        index for index, title in enumerate(columns) if title in optional and all(row[index] == NOTHING for row in rows)
+    }
+    kept = [index for index in range(len(columns)) if index not in empty]
+    rows = [[row[index] for index in kept] for row in rows]
+    return Table(columns=[columns[index] for index in kept], rows=rows, caption=caption)
+
+
+def _named(labels: Sequence[str]) -> str:
+    return ", ".join(labels) if len(labels) < 4 else f"{len(labels)} rows"

@@ -1,0 +1,158 @@
+"""`kdschemes study`: run what is left of a study on this machine, then report."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from kdschemes.errors import UserError
+from kdschemes.stop import StopSignal
+from kdschemes.study.file import StudyRun
+from kdschemes.study.folder import LOCK, write_study
+from kdschemes.study.opened import Opened, open_study
+from kdschemes.study.places import recipes
+from kdschemes.study.status import ACTIVE, Status, counts, status
+
+if TYPE_CHECKING:
+    from kdschemes.study.packs import Pack
+    from kdschemes.study.slots import Slot
+
+LOCK_PATIENCE = 2.0
+"""Seconds to wait for a submission of the same study, which is a matter of moments."""
+
+
+def study_here(
+    name: str, overrides: Sequence[str], *, parallel: int | None, memory: float | None, dry_run: bool
+) -> int:
+    """Run what is left of a study, tell how it goes, report, and return the process's exit code.
+
+    `parallel` workers train at once (None: one a GPU, two on CPU), in `memory` bytes together (None: most of what is
+    free). Without overrides, those that the study was begun with are taken. With `dry_run` nothing is written or run.
+
+    Raises:
+        UserError: a mistake in the study or the overrides; another process runs the study.
+    """
+    with StopSignal() as stop:
+        opened = open_study(name, overrides, recipes=recipes())
+        folder = opened.study.folder
+        for note in opened.notes:
+            print(note, flush=True)
+        if dry_run:
+            print(_dry_run(opened, parallel, memory))
+            return 0
+        lock = FileLock(folder / LOCK, timeout=LOCK_PATIENCE)
+        try:
+            (folder / "logs").mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"{folder} is in use by another kdschemes study or submit: wait for it") from None
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+        try:
+            return _run(opened, stop, parallel, memory)
+        except KeyboardInterrupt:
+            print("stopped at once; the same command goes on from the last checkpoints", flush=True)
+            return 128 + signal.SIGINT
+        finally:
+            lock.release()
+
+
+def to_run(runs: Sequence[StudyRun], found: Status) -> list[StudyRun]:
+    """Return the runs to train here, in order: those that are not finished, and what they need.
+
+    Left out is what SLURM has queued or runs, and what needs such a run.
+    """
+    rows = {row.entry.folder: row for row in found.rows}
+    by_name = {run.folder: run for run in runs}
+    elsewhere = {name for name, row in rows.items() if row.state in ACTIVE and row.job is not None}
+    taken: set[str] = set()
+
+    def take(name: str) -> bool:
+        """Take a run and what it needs; return False if SLURM has one of them."""
+        if rows[name].state == "finished" or name in taken:
+            return True
+        if name in elsewhere or not all(take(need) for need in by_name[name].needs):
+            return False
+        taken.add(name)
+        return True
+
+    for run in runs:
+        if not run.earlier:
+            take(run.folder)
+    return [run for run in runs if run.folder in taken]
+
+
+def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None) -> tuple[list[Pack], list[Slot]]:
+    """Return the packs of runs, and the slots that they run in."""
+    from kdschemes.study.packs import make_packs
+    from kdschemes.study.slots import free_bytes, make_slots
+
+    configs = [run.config for run in runs]
+    slots = make_slots(parallel, configs)
+    packs = make_packs(runs, workers=len(slots), limit=(memory or free_bytes(configs)) / len(slots))
+    return packs, slots if len(packs) >= len(slots) else make_slots(len(packs), configs)
+
+
+def _run(opened: Opened, stop: StopSignal, parallel: int | None, memory: float | None) -> int:
+    from kdschemes.study.scheduler import BUDGET, Scheduler
+
+    study = opened.study
+    deadline = None if opened.file.hours is None else time.monotonic() + 3600 * opened.file.hours
+    write_study(study)
+    found = status(study)
+    runs = to_run(opened.runs, found)
+    packs, slots = _packs(runs, parallel, memory) if runs else ([], [])
+    print(f"{study.name}: {study.question}\n{counts(found.rows)}", flush=True)
+    if found.note:
+        print(found.note, flush=True)
+    if packs:
+        print(f"{_several(len(runs), 'run')} left, in {_several(len(packs), 'pack')}, {len(slots)} at once", flush=True)
+    finished = {row.entry.folder for row in found.rows if row.state == "finished"}
+    scheduler = Scheduler(study, packs, slots, finished=finished, stop=stop, deadline=deadline)
+    scheduler.run()
+    if isinstance(scheduler.ended, signal.Signals):
+        print(f"stopped by {scheduler.ended.name}; the same command goes on: {study.folder}", flush=True)
+        return 128 + scheduler.ended
+    from kdschemes.report import report
+
+    print(f"\n{report([str(study.folder)], output=None, out=None)}\n")
+    last = status(study)
+    for row in last.rows:
+        if row.entry.folder in scheduler.failed or row.entry.folder in scheduler.stopped:
+            print(f"{row.entry.label}: {row.state}, {row.reason}")
+    print(counts(last.rows), flush=True)
+    if scheduler.ended == BUDGET:
+        print(
+            f"the budget of {opened.file.hours:g} h is spent; the same command goes on with as much again", flush=True
+        )
+    return 1 if scheduler.failed or scheduler.stopped else 0
+
+
+def _dry_run(opened: Opened, parallel: int | None, memory: float | None) -> str:
+    """Return what would be run: each pack with its runs and their overrides, then what is left out."""
+    found = status(opened.study)
+    runs = to_run(opened.runs, found)
+    lines = []
+    if runs:
+        packs, slots = _packs(runs, parallel, memory)
+        lines.append(f"{_several(len(runs), 'run')} in {_several(len(packs), 'pack')}, {len(slots)} at once")
+        places = {run.folder: number for number, pack in enumerate(packs, start=1) for run in pack.runs}
+        for number, pack in enumerate(packs, start=1):
+            after = sorted({str(places[need]) for need in pack.needs if need in places})
+            wait = f", after pack {', '.join(after)}" if after else ""
+            lines += ["", f"pack {number}: {_several(len(pack.runs), 'run')}{wait}"]
+            lines += [f"      {run.label}: {shlex.join(run.overrides) or run.folder}" for run in pack.runs]
+    taken = {run.folder for run in runs}
+    left = [row for row in found.rows if row.entry.folder not in taken]
+    if left:
+        lines += ["", "not run", *(f"      {row.entry.label}: {row.state}" for row in left)]
+    return "\n".join([*lines, *([found.note] if found.note else [])])
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,176 @@
+"""From a run to the caches of its frozen networks: what has to be stored, where, and what it takes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdschemes.config import Config
+from kdschemes.config.load import to_tree
+from kdschemes.data import LoadedData
+from kdschemes.distillation import Distillation
+from kdschemes.errors import UserError
+from kdschemes.losses.modules import Loss
+from kdschemes.losses.modules.base import LogitLoss
+from kdschemes.models import stages
+from kdschemes.models.weights import HUB
+from kdschemes.nodes import Ensemble, Frozen, Memory
+from kdschemes.schemes.offline.camkd import ConfidentHint, ConfidentKD
+from kdschemes.schemes.offline.dpkd import MostConfident
+from kdschemes.teacher_cache.cache import FEATURES, LOGITS, TeacherCache
+from kdschemes.teacher_cache.folder import check_space, in_words
+from kdschemes.teacher_cache.key import cache_key
+from kdschemes.terms import Supervise, Transfer
+
+FOLDER = "teacher_cache"
+"""Of the caches, below the folder that holds the runs' folders."""
+
+
+def cache_root(config: Config) -> Path:
+    """Return the folder of all caches of a run."""
+    folder = config.teacher.cache_folder
+    return Path(folder).expanduser() if folder is not None else Path(config.output) / FOLDER
+
+
+def check_cache(config: Config, scheme: Distillation) -> None:
+    """Refuse to store what a scheme does not need, or to train from less than it reads.
+
+    Raises:
+        UserError: it names the loss, or the method that has no frozen network.
+    """
+    cache = config.teacher.cache
+    if not config.scheme.uses_teacher or cache == "none":
+        return
+    for node in _frozen(scheme):
+        (name,) = node.provides
+        for term in scheme.terms:
+            if isinstance(term, Transfer) and term.source == name and term.loss.reads_preactivations:
+                raise UserError(
+                    f"{term.name} reads the teacher's maps before their last ReLU, which no cache stores: "
+                    "set teacher.cache=none or choose another loss"
+                )
+        readers = [reader for reader, read in _readers(scheme, name) if cache == "logits" and read != []]
+        if readers:
+            raise UserError(
+                f"{readers[0]} reads the teacher's features, and teacher.cache=logits stores none of them: "
+                "set teacher.cache=features or none"
+            )
+
+
+def attach_caches(config: Config, scheme: Distillation, data: LoadedData) -> None:
+    """Let the frozen networks of a scheme, as they were loaded, answer training batches from caches if so configured.
+
+    `config` names all checkpoints. The caches have to be opened at the beginning of each epoch.
+
+    Raises:
+        UserError: an image cannot be read.
+    """
+    teacher = config.teacher
+    if not config.scheme.uses_teacher or teacher.cache == "none":
+        return
+    for node in _frozen(scheme):
+        spec = node.network.spec
+        wanted: dict[str, tuple[int, ...]] = {LOGITS: (spec.num_classes,)}
+        if teacher.cache == "features":
+            read = stages_read(scheme, node.provides[0])
+            shapes = {s.name: s.shape for s in stages(node.network, spec.channels, spec.image_size)}
+            wanted |= {f"{FEATURES}{s}": shape for s, shape in shapes.items() if read is None or s in read}
+        node.cache = TeacherCache(
+            cache_root(config),
+            cache_key(node.network, data, config),
+            data,
+            node.compute,
+            precision=config.precision,
+            wanted=wanted,
+            limit=teacher.cache_limit * 1e9,
+            rebuild=_rebuilding(config),
+        )
+
+
+def caches_of(scheme: Distillation) -> list[TeacherCache]:
+    """Return the caches of a scheme's frozen networks."""
+    return list(dict.fromkeys(node.cache for node in _frozen(scheme) if node.cache is not None))
+
+
+def announce(caches: Sequence[TeacherCache], epochs: range) -> str | None:
+    """Return a line that says what the caches will write for these epochs, None where it was said before.
+
+    Raises:
+        UserError: that is more than the limit or the disk allows, or a folder is another cache's; nothing is written.
+    """
+    new = [cache for cache in caches if not cache.announced]
+    if not new or not epochs:
+        return None
+    parts: list[str] = []
+    needed = 0
+    for cache in new:
+        cache.check_folder()
+        for what, count in cache.absent(epochs).items():
+            needed += count * cache.size(what)
+            if count:
+                each = " x ".join(map(str, cache.wanted[what]))
+                parts.append(f"{count} epochs x {cache.samples:,} images x {each} {what}")
+        cache.announced = True
+    there = check_space(new[0].root, needed, new[0].limit)
+    if not needed:
+        return f"teacher cache: all {len(epochs)} epochs are there, in {new[0].root} ({in_words(there)})"
+    return (
+        f"teacher cache: {in_words(needed)} will be written to {new[0].root} ({' + '.join(parts)}, fp16), "
+        f"{in_words(there)} there already"
+    )
+
+
+def stages_read(scheme: Distillation, output: str) -> set[str] | None:
+    """Return the stages of an output whose features terms and nodes read, None where that cannot be told."""
+    found: set[str] = set()
+    for _, read in _readers(scheme, output):
+        if read is None:
+            return None
+        found.update(read)
+    return found
+
+
+def _readers(scheme: Distillation, output: str) -> Iterable[tuple[str, list[str] | None]]:
+    """Yield what reads an output, by name, with the stages that it reads (None: unknown)."""
+    for term in scheme.terms:
+        if isinstance(term, Transfer) and term.source == output != term.target:
+            yield str(term.name), _teachers_stages(term.loss)
+        elif isinstance(term, ConfidentHint) and output in term.stages:
+            yield str(term.name), [term.stages[output]]
+        elif output in term.reads and not isinstance(term, Supervise | ConfidentKD):  # type: ignore[operator]
+            yield str(term.name), None
+    for name, node in scheme.nodes.items():
+        if output in node.reads and not isinstance(node, Ensemble | Memory | MostConfident):  # type: ignore[operator]
+            yield name, None
+
+
+def _teachers_stages(loss: Loss[Any]) -> list[str] | None:
+    pairs: Any = getattr(loss, "pairs", None)
+    if pairs is None and hasattr(loss, "pair"):
+        pairs = [loss.pair]
+    if pairs is not None:
+        return [theirs for _, theirs in pairs]
+    return [] if isinstance(loss, LogitLoss) else None
+
+
+def _rebuilding(config: Config) -> str:
+    """Return the text of a `rebuild.yaml` that builds the same networks from any current folder."""
+    tree = to_tree(config)
+    for group, key in (("teacher", "checkpoint"), ("model", "checkpoint"), ("data", "root")):
+        value = tree[group].get(key)
+        if value is not None:
+            tree[group][key] = [_absolute(path) for path in value] if isinstance(value, list) else _absolute(value)
+    text: str = yaml.safe_dump(tree, sort_keys=False)
+    return text
+
+
+def _absolute(path: str) -> str:
+    return path if path.startswith(HUB) else os.path.abspath(os.path.expanduser(path))
+
+
+def _frozen(scheme: Distillation) -> list[Frozen]:
+    return [node for node in scheme.nodes.values() if isinstance(node, Frozen)]

@@ -1,0 +1,140 @@
+"""What a teacher's answers to the training views depend on, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor
+
+from kdschemes.config import Config
+from kdschemes.data import LoadedData
+from kdschemes.data.image_folder import FolderSource
+from kdschemes.data.loader import MemorySource, Source
+from kdschemes.errors import UserError
+from kdschemes.models import StagedNetwork
+
+FORMAT = 1
+"""Of the files, the chunks and the views: another one does not fit."""
+NOT_OF_VIEWS = (
+    *("name", "root", "workers", "classes"),
+    *("val_fraction", "split_seed", "fraction", "omit", "parts", "part", "part_skew", "part_classes"),
+)
+"""Options of data sets that no view depends on, once the images and the positions that are trained on are known."""
+ROWS_AT_ONCE = 4096
+
+Key = dict[str, Any]
+_IMAGES: WeakKeyDictionary[Source, str] = WeakKeyDictionary()
+
+
+def cache_key(network: StagedNetwork, data: LoadedData, config: Config) -> Key:
+    """Return what the answers of a frozen network, as it was loaded, to the training views of a run depend on.
+
+    Images in memory count by their bytes, images in a folder by their names and sizes.
+    """
+    options = dataclasses.asdict(data.options)
+    return {
+        "format": FORMAT,
+        "teacher": {"name": network.spec.name, "weights": weights_digest(network)},
+        "data": {
+            "name": data.options.name,
+            "images": images_digest(data.source),
+            "samples": data.sizes["train"],
+            "positions": _digest(data.positions["train"]),
+        },
+        "views": {name: value for name, value in options.items() if name not in NOT_OF_VIEWS},
+        "seed": data.seed,
+        "arithmetic": {
+            "precision": config.precision,
+            "teacher_precision": config.teacher.precision,
+            "channels_last": config.train.channels_last,
+            "device": data.device.type,
+        },
+    }
+
+
+def key_digest(key: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a key."""
+    return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def folder_name(key: Mapping[str, Any]) -> str:
+    """Return the name of a cache's folder: readable parts, then the first digits of the key's digest."""
+    teacher = key["teacher"]["name"].replace("/", "_")
+    return "-".join((teacher, key["data"]["name"], f"seed{key['seed']}", key_digest(key)[:8]))
+
+
+def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
+    """Return what differs between two keys, as 'seed (1 there, 0 here)', or nothing if they are equal."""
+    theirs, ours = _flat(there), _flat(here)
+    names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+    return ", ".join(f"{name} ({_short(theirs.get(name))} there, {_short(ours.get(name))} here)" for name in names)
+
+
+def weights_digest(network: StagedNetwork) -> str:
+    """Return the SHA-256 of a network's parameters and buffers with their plain names, types and shapes."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(network.plain_state().items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(_bytes(tensor))
+    return digest.hexdigest()
+
+
+def images_digest(source: Source) -> str:
+    """Return the SHA-256 of the training images: of their bytes in memory, of their names and sizes in a folder.
+
+    Raises:
+        UserError: an image is gone, or a source of another kind.
+    """
+    if source not in _IMAGES:
+        digest = hashlib.sha256()
+        if isinstance(source, MemorySource):
+            digest.update(f"{list(source.mean)} {list(source.std)}\n".encode())
+            inner = slice(source.padding["train"], source.padding["train"] + source.image_size)
+            for start in range(0, len(source.images["train"]), ROWS_AT_ONCE):
+                digest.update(_bytes(source.images["train"][start : start + ROWS_AT_ONCE, :, inner, inner]))
+        elif isinstance(source, FolderSource):
+            paths = source.decoder.paths["train"]
+            root = os.path.commonpath(paths)
+            for path in paths:
+                digest.update(f"{os.path.relpath(path, root)} {_size(Path(path))}\n".encode())
+        else:
+            raise UserError(f"a teacher's answers to images of {type(source).__name__} are not stored: set cache=none")
+        _IMAGES[source] = digest.hexdigest()
+    return _IMAGES[source]
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:
+        raise UserError(f"cannot read the image {path} ({error.strerror or error}): put it back") from None
+
+
+def _digest(tensor: Tensor) -> str:
+    return hashlib.sha256(_bytes(tensor)).hexdigest()
+
+
+def _bytes(tensor: Tensor) -> bytes:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _short(value: object) -> str:
+    return value[:8] if isinstance(value, str) and len(value) == 64 else str(value)

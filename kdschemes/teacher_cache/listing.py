@@ -1,0 +1,48 @@
+"""`kdschemes cache list`: which caches there are and what they take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from kdschemes.errors import UserError
+from kdschemes.results import render
+from kdschemes.teacher_cache.files import SUFFIX
+from kdschemes.teacher_cache.folder import KEY, in_words, read_key, taken
+
+COLUMNS = ("cache", "teacher", "data", "seed", "precision", "images", "epochs", "stored", "size")
+
+
+def listing(root: Path) -> str:
+    """Return a table of the caches in a folder, and what all of them take.
+
+    Raises:
+        UserError: there is no such folder, or a cache in it is damaged.
+    """
+    if not root.is_dir():
+        raise UserError(f"{root} is not a folder: give that of the caches (teacher.cache_folder)")
+    folders = sorted(path.parent for path in root.glob(f"*/{KEY}"))
+    shown = Table(box=box.MARKDOWN)
+    for title in COLUMNS:
+        number = title in ("seed", "images", "epochs", "size")
+        shown.add_column(title, justify="right" if number else "left", overflow="fold")
+    for folder in folders:
+        key = read_key(folder)
+        names = [path.name.removesuffix(SUFFIX).partition(".") for path in sorted(folder.glob(f"epoch*{SUFFIX}"))]
+        cells = (
+            folder.name,
+            str(key["teacher"]["name"]),
+            str(key["data"]["name"]),
+            str(key["seed"]),
+            str(key["arithmetic"]["precision"]),
+            f"{key['data']['samples']:,}",
+            str(len({epoch for epoch, _, _ in names})),
+            ", ".join(sorted({what for _, _, what in names})),
+            in_words(taken(folder)),
+        )
+        shown.add_row(*map(Text, cells))
+    total = f"{len(folders)} cache{'s' if len(folders) != 1 else ''} in {root}, {in_words(taken(root))}"
+    return "\n".join([render(shown), total] if folders else [total])

@@ -1,0 +1,131 @@
+"""`kdschemes cache verify`: does the teacher still say what is stored of it?"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from kdschemes.config.load import load_config
+from kdschemes.data import open_data
+from kdschemes.errors import UserError
+from kdschemes.launch import start_processes
+from kdschemes.placement import place_frozen
+from kdschemes.schemes import build_scheme
+from kdschemes.task import Task
+from kdschemes.teacher_cache.attach import attach_caches, caches_of
+from kdschemes.teacher_cache.cache import CHUNK, TeacherCache, maker
+from kdschemes.teacher_cache.files import SUFFIX, check_values, map_values, read_header
+from kdschemes.teacher_cache.folder import REBUILD, read_key
+from kdschemes.teacher_cache.key import Key, differences, folder_name
+
+STEPS = {"fp32": 1.0, "fp16": 4.0, "bf16": 32.0}
+"""By the arithmetic, how many steps of float16 another processor's or torch's answers may be away; one of bf16 is 8."""
+
+
+def verify(folder: Path, samples: int, overrides: Sequence[str] = (), seed: int = 0) -> str:
+    """Compute `samples` random chunks of a cache anew and return in words how near they are.
+
+    Where processor and torch are those that filled the cache, all values must be equal bit for bit; elsewhere within
+    `STEPS` steps of float16 at the sample's largest value. All files' checksums are looked at. `overrides` are keys of
+    the run that began the cache, as where data and teacher are now; `seed` chooses the chunks.
+
+    Raises:
+        UserError: a file is damaged, values differ by more, or teacher and data are not those of the cache.
+    """
+    key = read_key(folder)
+    if folder.resolve().name != folder_name(key):
+        raise UserError(
+            f"{folder} must be called {folder_name(key)} by its key: the folder was renamed or the key edited"
+        )
+    files = {path: int(found[1]) - 1 for path in sorted(folder.iterdir()) if (found := _NAME.fullmatch(path.name))}
+    if not files:
+        raise UserError(f"{folder} holds no answers yet: there is nothing to verify")
+    for path in files:
+        check_values(path)
+    cache = _rebuilt(folder, key, overrides)
+    places = [(epoch, number) for epoch in sorted(set(files.values())) for number in range(len(cache.chunks()))]
+    chosen = sorted(random.Random(seed).sample(places, min(samples, len(places))))
+    compared = [
+        _compare(path, cache, epoch, number) for epoch, number in chosen for path in files if files[path] == epoch
+    ]
+    values, equal = sum(one.values for one in compared), sum(one.equal for one in compared)
+    text = (
+        f"{folder.name}: {len(files)} files, all checksums right\n"
+        f"{len(chosen)} of {len(places)} chunks of up to {CHUNK} samples computed anew: {100 * equal / values:.4f} % "
+        f"of {values:,} values are equal bit for bit"
+    )
+    if all(one.same_maker for one in compared):
+        return text
+    worst = max(one.worst for one in compared)
+    return f"{text}, the others at most {worst:.3g} steps of float16 away (filled by another processor or torch)"
+
+
+_NAME = re.compile(rf"epoch(\d+)\..*{re.escape(SUFFIX)}")
+
+
+@dataclass(frozen=True)
+class _Compared:
+    """How near the values of one chunk are: `worst` is in steps of float16 at the sample's largest value."""
+
+    values: int
+    equal: int
+    worst: float
+    same_maker: bool
+
+
+def _compare(path: Path, cache: TeacherCache, epoch: int, number: int) -> _Compared:
+    _, what, shape, facts = read_header(path)
+    stored, here = map_values(path, what, shape, cache.facts(epoch), check=False), maker(cache.data.device)
+    torch.set_num_threads(int(facts["threads"]))
+    (batch,) = cache.data.seen_in(epoch, [cache.chunks()[number]])
+    first, count = number * CHUNK, len(batch)
+    ours = cache.computed(batch, [what])[what].cpu().numpy().reshape(count, -1)
+    theirs = np.array(stored[first : first + count]).reshape(count, -1)
+    largest = np.maximum(np.abs(ours), np.abs(theirs)).max(axis=1, keepdims=True)
+    steps = np.abs(ours.astype(np.float32) - theirs.astype(np.float32)) / np.spacing(largest).astype(np.float32)
+    equal, worst = int((ours.view(np.uint16) == theirs.view(np.uint16)).sum()), float(steps.max())
+    same = all(facts[name] == here[name] for name in ("torch", "processor"))
+    arithmetic = cache.key["arithmetic"]
+    allowed = 0.0 if same else max(STEPS[arithmetic["precision"]], STEPS[arithmetic["teacher_precision"]])
+    if (same and equal < ours.size) or not worst <= allowed:
+        raise UserError(
+            f"{path} is not what the teacher says: of samples {first} to {first + count - 1}, {ours.size - equal} of "
+            f"{ours.size} values differ, by up to {worst:.3g} steps of float16 ({allowed:g} allowed, as it was filled "
+            f"by {'this' if same else 'another'} processor and torch): delete the file, the next run writes it anew"
+        )
+    return _Compared(ours.size, equal, worst, same)
+
+
+def _rebuilt(folder: Path, key: Key, overrides: Sequence[str]) -> TeacherCache:
+    """Return the cache with its data open and its network built, by the configuration that lies beside it."""
+    config = load_config([f"experiment={folder / REBUILD}", *overrides], recipes=folder)
+    config = dataclasses.replace(
+        config,
+        teacher=dataclasses.replace(config.teacher, placement="device"),
+        train=dataclasses.replace(config.train, shard=False),
+    )
+    device, last = start_processes(config).device, config.train.channels_last
+    data = open_data(config.data, seed=config.seed, device=device, channels_last=last)
+    scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels))
+    attach_caches(config, scheme, data)
+    other: list[str] = []
+    for cache in caches_of(scheme):
+        arithmetic = {"arithmetic": cache.key["arithmetic"] | {"device": key["arithmetic"]["device"]}}
+        other.append(differences(key, cache.key | arithmetic))
+        if not other[-1]:
+            cache.key = key
+            scheme.to(memory_format=torch.channels_last if last else torch.preserve_format)
+            place_frozen(scheme, config.teacher, device)
+            scheme.to(device)
+            return cache
+    raise UserError(
+        f"teacher and data of {folder / REBUILD} are no more those of the cache: {min(other, key=len)}; "
+        "say where they are now by data.root=, teacher.checkpoint="
+    )
