@@ -135,6 +135,17 @@ def report(options: argparse.Namespace) -> str:
     return write_report(options.of, output=options.output, out=options.out)
 
 
+def compare(options: argparse.Namespace) -> str:
+    """Return two runs side by side.
+
+    Raises:
+        UserError: one is no folder of a run, or both are the same.
+    """
+    from kdschemes.report.compare import compare as compare_runs
+
+    return compare_runs(options.first, options.second)
+
+
 def list_caches(options: argparse.Namespace) -> str:
     """Return the table of the teacher caches in a folder.
 
@@ -224,11 +235,20 @@ def _parser() -> Parser:
     tell.add_argument("study", metavar="STUDY", help="name, file or folder of a study")
     tell.add_argument("--output", metavar="FOLDER", help="folder that holds the runs' folders [runs]")
     tell.set_defaults(command=status)
-    show = commands.add_parser("report", help="mean and deviation over seeds, curves, what is missing")
+    show = commands.add_parser("report", help="a page of tables and charts of a study, or of runs")
+    show.description = (
+        "Write a report as one HTML file, as markdown, and a PNG a chart; print its main numbers. A study's is "
+        "report.html, report.md and CHART.png in its folder; that of runs is report.html, report.md and "
+        "report_CHART.png in the current folder."
+    )
     show.add_argument("of", metavar="STUDY_OR_RUN", nargs="+", help="a study's name or folder, or folders of runs")
     show.add_argument("--output", metavar="FOLDER", help="folder that holds the runs' folders [runs]")
-    show.add_argument("--out", metavar="FILE", help="where to write it [a study: report.md in its folder]")
+    show.add_argument("--out", metavar="FILE", help="STEM.html or STEM.md: writes both, and STEM_CHART.png beside them")
     show.set_defaults(command=report)
+    beside = commands.add_parser("compare", help="two runs side by side: keys that differ, results, cost, answers")
+    beside.add_argument("first", metavar="RUN", help="folder of a run")
+    beside.add_argument("second", metavar="RUN", help="folder of another one")
+    beside.set_defaults(command=compare)
     board = commands.add_parser("dashboard", help="a W&B workspace comparing schemes: curves, bars, cost, alpha and T")
     board.add_argument("--project", metavar="P", default=Config().project, help="project of the runs [%(default)s]")
     board.add_argument("--entity", metavar="E", help="user or team that owns it [who is logged in]")

@@ -214,6 +214,11 @@ class Frozen(Node):
         return self._hidden[0]
 
     @property
+    def preactivations(self) -> bool:
+        """Whether it gives `Output.preactivations`."""
+        return self._shared.preactivations
+
+    @property
     def latency_ms(self) -> float | None:
         """The milliseconds that the network takes for one image, once they were measured."""
         return self._shared.latency_ms
@@ -241,9 +246,9 @@ class Frozen(Node):
     def compute(self, batch: Batch) -> Output:
         """Return what the network itself says of a batch."""
         if not self.bf16:
-            return _answer(self.network, batch, self._shared.preactivations)
+            return _answer(self.network, batch, self.preactivations)
         with torch.autocast(batch.images.device.type, torch.bfloat16):
-            return _answer(self.network, batch, self._shared.preactivations).float()
+            return _answer(self.network, batch, self.preactivations).float()
 
     def share_answers(self, other: Frozen) -> None:
         """Answer as `other` does, which holds an equal network, from now on: this one's own weights are let go."""

@@ -13,9 +13,9 @@ from kdschemes.report.charts.cost import cost_charts
 from kdschemes.report.charts.curves import curves
 from kdschemes.report.charts.exits import exits
 from kdschemes.report.charts.grid import grid
-from kdschemes.report.comparison import Comparison, baselines, compare_groups, comparison_table, sentences
+from kdschemes.report.comparison import Comparison, baselines, compare_groups, comparison_table, is_named, sentences
 from kdschemes.report.groups import Group
-from kdschemes.report.hue import hue
+from kdschemes.report.hue import Hue, hue
 from kdschemes.report.section import Section, Table
 from kdschemes.report.stored import read_stored
 from kdschemes.report.tables import cost_table, heads_table, missing_table, protocol, results_table
@@ -60,8 +60,10 @@ def build(
     finished = [group for group in groups if group.finished]
     found = compare_groups(groups, baseline)
     same, warnings = protocol(finished) if finished else ("", [])
-    sections = [_results(finished, found, same, shared)] if finished else []
-    sections += _charts(groups, finished, found)
+    own = [group for group in groups if not group.earlier] or list(groups)
+    colours = hue(own, _base(found))
+    sections = [_results(finished, found, colours, same, shared)] if finished else []
+    sections += _charts(own, finished, found, colours)
     for name in analyses:
         sections += _analysis(name, groups)
     if finished and (others := heads_table(finished)):
@@ -73,26 +75,26 @@ def build(
     return Report(
         title=title,
         question=question,
-        summary=[*(_verdict(finished, found) if finished else [NOTHING_YET]), *_progress(groups)],
+        summary=[*(_verdict(finished, found, baseline) if finished else [NOTHING_YET]), *_progress(groups)],
         warnings=warnings,
         sections=sections,
     )
 
 
-def _results(finished: Sequence[Group], found: Sequence[Comparison], same: str, shared: Sequence[str]) -> Section:
+def _results(
+    finished: Sequence[Group], found: Sequence[Comparison], colours: Hue, same: str, shared: Sequence[str]
+) -> Section:
     told = f" All are of {', '.join(shared)}: names leave that out." if shared else ""
     tables: list[Table] = [results_table(finished)]
     if found:
         tables.append(comparison_table(found))
-    chart = accuracy_chart(finished, hue([group for group in finished if not group.earlier] or finished, _base(found)))
+    chart = accuracy_chart(finished, colours)
     return Section(title="Results", text=same + told, tables=tables, charts=[chart] if chart else [])
 
 
-def _charts(groups: Sequence[Group], finished: Sequence[Group], found: Sequence[Comparison]) -> list[Section]:
-    own = [group for group in groups if not group.earlier] or list(groups)
-    if not own:
-        return []
-    colours = hue(own, _base(found))
+def _charts(
+    own: Sequence[Group], finished: Sequence[Group], found: Sequence[Comparison], colours: Hue
+) -> list[Section]:
     done = [group for group in own if group.finished]
     sections = [section for section in (curves(own, colours), grid(own), exits(done, colours)) if section]
     if finished:
@@ -120,14 +122,16 @@ def _base(found: Sequence[Comparison]) -> str | None:
     return bases[0] if bases else None
 
 
-def _verdict(finished: Sequence[Group], found: Sequence[Comparison]) -> list[str]:
+def _verdict(finished: Sequence[Group], found: Sequence[Comparison], baseline: str | None) -> list[str]:
     if found:
         return sentences(found)
-    own = [group for group in finished if not group.earlier] or list(finished)
-    return [
-        f"**{group.label}**: {spread(list(accuracy(group).values()), 2)} % test top-1 after the last epoch."
-        for group in own[:ALONE]
+    if baseline is not None and not any(is_named(group, baseline) for group in finished):
+        return [f"Nothing is compared: **{baseline}**, the baseline, has no finished run."]
+    tested = [(group, list(accuracy(group).values())) for group in finished if not group.earlier or len(finished) == 1]
+    lines = [
+        f"**{group.label}**: {spread(found, 2)} % test top-1 after the last epoch." for group, found in tested if found
     ]
+    return lines[:ALONE] or ["No finished run was evaluated on a test set."]
 
 
 def _progress(groups: Sequence[Group]) -> list[str]:

@@ -19,7 +19,8 @@ NOT_COMPARABLE = ("data", "data.split_seed", "test images")
 class Comparison:
     """A group against its baseline, by test top-1 of the reported heads after the last epoch, in points.
 
-    `differs` are the keys in which their protocols differ; `p` is corrected by Holm over all comparisons of a report.
+    `differs` are the keys in which their protocols differ, or "model"; `p` is corrected by Holm over all comparisons of
+    a report.
     """
 
     group: Group
@@ -33,17 +34,18 @@ class Comparison:
 def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, Group]:
     """Return the baseline of each finished group by the group's label; baselines themselves have none.
 
-    It is the group of that label for all, if there is one. Else, in a study with variants, it is the first supervised
-    variant, or the first of all, at the same grid point where it has that. Else it is the first supervised group
-    (cross-entropy before other methods), or the first of all; runs without a study have that of the same model where
-    there is one.
+    It is the group of that label for all, if there is one; nothing is compared before it has finished runs. Else, in a
+    study with variants, it is the first supervised variant, or the first of all, at the same grid point where it has
+    that. Else it is the first supervised group (cross-entropy before other methods), or the first of all; runs without
+    a study have that of the same data and model where there is one, else of the same data.
     """
     found = [group for group in groups if group.finished and not group.earlier]
     if not found:
         return {}
-    named = [group for group in found if group.label == label or group.label.startswith(f"{label} (")]
+    named = [group for group in groups if is_named(group, label)]
     if named:
-        return {group.label: named[0] for group in found if group is not named[0]}
+        own = [group for group in named if group.finished][:1]
+        return {group.label: base for base in own for group in found if group is not base}
     chosen = _first_supervised(found)
     variant, at = _entry(chosen).variant, _entry(chosen).grid
     if variant is not None and any(_entry(group).variant != variant for group in found):
@@ -53,20 +55,24 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, 
     if at:
         return {group.label: chosen for group in found if group is not chosen}
     alike = [group for group in found if _supervision(group) == _supervision(chosen)]
-    by_model = {_model(group): group for group in reversed(alike)}
-    return {
-        group.label: by_model.get(_model(group), chosen) for group in found if group is not by_model.get(_model(group))
+    by_model = {(_data(group), _model(group)): group for group in reversed(alike)}
+    by_data = {_data(group): group for group in reversed(alike)}
+    against = {
+        group.label: by_model.get((_data(group), _model(group)), by_data.get(_data(group), chosen)) for group in found
     }
+    return {label: base for label, base in against.items() if label != base.label}
+
+
+def is_named(group: Group, label: str | None) -> bool:
+    """Whether a group is the one of a label, or one of the protocols that its runs fell into."""
+    return group.label == label or group.label.startswith(f"{label} (")
 
 
 def compare_groups(groups: Sequence[Group], baseline: str | None = None) -> list[Comparison]:
     """Compare every group with its baseline (`baseline_of`), in the order of the groups."""
     against = baseline_of(groups, baseline)
     pairs = [(group, against[group.label]) for group in groups if group.label in against and group.finished]
-    differ = [
-        tuple(key for key, value in group.finished[0].protocol.items() if base.finished[0].protocol.get(key) != value)
-        for group, base in pairs
-    ]
+    differ = [_differences(group, base) for group, base in pairs]
     refused = [next((key for key in keys if key in NOT_COMPARABLE), None) for keys in differ]
     tests = [
         paired({} if why else accuracy(group), {} if why else accuracy(base))
@@ -134,7 +140,7 @@ def sentences(found: Sequence[Comparison]) -> list[str]:
         )
         lines += [
             f"**{each.group.label}** is {verdict}: {_signed(each.paired.mean_difference)} points (95 % interval "
-            f"{_signed(each.paired.low)} to {_signed(each.paired.high)}, p = {_p(each.p)}, {each.paired.n} seeds)"
+            f"{_signed(each.paired.low)} to {_signed(each.paired.high)}, {_probability(each.p)}, {each.paired.n} seeds)"
             + (f", but differs in {', '.join(each.differs)} too." if each.differs else ".")
             for each in of
         ]
@@ -144,6 +150,12 @@ def sentences(found: Sequence[Comparison]) -> list[str]:
             rest.setdefault(each.verdict, []).append(each.group.label)
     lines += [f"{verdict[0].upper()}{verdict[1:]}: {_listed(labels)}." for verdict, labels in rest.items()]
     return lines
+
+
+def _differences(group: Group, base: Group) -> tuple[str, ...]:
+    own, other = group.finished[0].protocol, base.finished[0].protocol
+    keys = [key for key, value in own.items() if other.get(key) != value]
+    return (*keys, *(["model"] if _model(group) != _model(base) else []))
 
 
 def _first_supervised(groups: Sequence[Group]) -> Group:
@@ -159,6 +171,10 @@ def _supervision(group: Group) -> tuple[str, str]:
 
 def _model(group: Group) -> str:
     return str((group.finished[0].config.get("model") or {}).get("name"))
+
+
+def _data(group: Group) -> str:
+    return str(group.finished[0].protocol["data"])
 
 
 def _entry(group: Group) -> Entry:
@@ -178,3 +194,8 @@ def _p(value: float) -> str:
     if value != value:
         return NOTHING
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _probability(value: float) -> str:
+    told = _p(value)
+    return f"p {told}" if told.startswith("<") else f"p = {told}"

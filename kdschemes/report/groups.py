@@ -86,13 +86,15 @@ def run_groups(folders: Iterable[Path]) -> list[Group]:
     Raises:
         UserError: the same run is there twice.
     """
-    members = []
-    for folder in folders:
-        config = read_config(folder) or {}
-        epochs = config.get("train", {}).get("epochs", 0)
-        entry = Entry(label=folder.name, folder=folder.name, epochs=epochs, seed=config.get("seed", 0))
-        members.append(_member(look(folder, entry), folder.parent))
-    return _by_configuration(members, earlier=False)
+    return _by_configuration(map(member_of, folders), earlier=False)
+
+
+def member_of(folder: Path) -> Member:
+    """Return the run in a folder, whatever state it is in."""
+    config = read_config(folder) or {}
+    epochs, seed = (config.get("train") or {}).get("epochs", 0), config.get("seed", 0)
+    entry = Entry(label=folder.name, folder=folder.name, epochs=epochs, seed=seed)
+    return _member(look(folder, entry), folder.parent)
 
 
 def shortened(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
@@ -129,13 +131,13 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
         if not config:
             alone.append(Group(label=folder.name, members=(member,), earlier=earlier))
             continue
-        flat = {key: value for key, value in _flat(config).items() if key not in (*NOT_HASHED, "seed")}
-        key = repr(sorted(flat.items()))
+        keys_of = {key: value for key, value in flat(config).items() if key not in (*NOT_HASHED, "seed")}
+        key = repr(sorted(keys_of.items()))
         group = groups[folder.name.rpartition("-seed")[0] or folder.name][key]
         if twin := next((other for other in group if other.row.entry.seed == member.row.entry.seed), None):
             raise UserError(f"{folder} is the same run as {twin.folder}: give one of them")
         group.append(member)
-        keys[key] = flat
+        keys[key] = keys_of
     found = []
     for name, by_key in groups.items():
         all_keys = [keys[key] for key in by_key]
@@ -202,8 +204,9 @@ def _told_apart(name: str, keys: Mapping[str, Any], all_keys: Sequence[Mapping[s
     return " ".join([name, *(f"{key}={keys.get(key)}" for key in differ)])
 
 
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a configuration's values by their keys as the command line writes them, `train.epochs`."""
+    found: dict[str, Any] = {}
     for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found

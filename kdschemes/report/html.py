@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -21,6 +21,9 @@ from kdschemes.report.style import CONFIG, FONT, PALETTES
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"
 """What the page may load: nothing. Vega compiles its expressions, hence `unsafe-eval`."""
+
+LONG = 40
+"""Characters above which a cell is a sentence, which gets more room."""
 
 NUMERIC = re.compile(r"[-+<≤]? ?[\d.,]+.*|-|nan|[-+]?inf")
 
@@ -82,16 +85,13 @@ class _Body:
 
     def _table(self, table: Table) -> str:
         number = next(self._tables)
-        words = [not all(NUMERIC.fullmatch(row[index]) for row in table.rows) for index in range(len(table.columns))]
+        kinds = [_kind([row[index] for row in table.rows]) for index in range(len(table.columns))]
         head = "".join(
-            f"<th scope=col{_words(is_words)}>{escape(title)}</th>"
-            for title, is_words in zip(table.columns, words, strict=True)
+            f"<th scope=col{kind}>{escape(title)}</th>" for title, kind in zip(table.columns, kinds, strict=True)
         )
         rows = "".join(
             f"<tr><th scope=row>{escape(row[0])}</th>"
-            + "".join(
-                f"<td{_words(is_words)}>{escape(cell)}</td>" for cell, is_words in zip(row[1:], words[1:], strict=True)
-            )
+            + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
             + "</tr>"
             for row in table.rows
         )
@@ -112,8 +112,11 @@ class _Body:
         )
 
 
-def _words(is_words: bool) -> str:
-    return " class=words" if is_words else ""
+def _kind(cells: Sequence[str]) -> str:
+    """Return how a column of such cells is laid out: numbers, words, or sentences."""
+    if all(NUMERIC.fullmatch(cell) for cell in cells):
+        return ""
+    return ' class="words long"' if max(map(len, cells)) > LONG else " class=words"
 
 
 def _marked(text: str) -> str:

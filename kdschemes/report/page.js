@@ -5,7 +5,7 @@ const AXES_OF_FACETS = 90;
 
 function fitted(spec, width, narrow) {
   const copy = structuredClone(spec);
-  if (narrow) oneColumn(copy);
+  if (narrow) relaxed(copy);
   for (const key of ["hconcat", "concat"]) {
     if (narrow && copy[key]) {
       copy.vconcat = copy[key];
@@ -29,10 +29,11 @@ function shrink(part, width) {
   if (part.spec) shrink(part.spec, width);
 }
 
-function oneColumn(tree) {
+function relaxed(tree) {
   if (tree === null || typeof tree !== "object") return;
   if (tree.legend?.columns) delete tree.legend.columns;
-  for (const [key, part] of Object.entries(tree)) if (key !== "data" && key !== "datasets") oneColumn(part);
+  if (tree.axis?.tickCount) delete tree.axis.tickCount;
+  for (const [key, part] of Object.entries(tree)) if (key !== "data" && key !== "datasets") relaxed(part);
 }
 
 function config(narrow) {

@@ -104,7 +104,7 @@ CONFIG: dict[str, Any] = {
     "line": {"strokeWidth": 2},
     "rule": {"color": MUTED},
     "text": {"color": INK, "fontSize": 12},
-    "range": {"category": list(SERIES)},
+    "range": {"category": list(SERIES), "ordinal": list(STOPS), "ramp": list(STOPS), "heatmap": list(STOPS)},
     "style": {"reference": {"color": MUTED, "strokeDash": [4, 4], "strokeWidth": 1}},
 }
 """Vega-Lite's defaults for all charts."""

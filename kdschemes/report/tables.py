@@ -110,7 +110,8 @@ def missing_table(groups: Sequence[Group]) -> Table | None:
         [row.entry.label, row.state, f"{row.done:.3g} of {row.entry.epochs}", row.reason or NOTHING]
         for row in (member.row for group in groups for member in group.members if member.results is None)
     ]
-    return Table(columns=("run", "state", "epochs", "reason"), rows=rows) if rows else None
+    caption = "Runs without results: where they are, and why they are not further."
+    return Table(columns=("run", "state", "epochs", "reason"), rows=rows, caption=caption) if rows else None
 
 
 def _titles() -> list[str]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from rich import box
 from rich.table import Table as Shown
 from rich.text import Text
@@ -12,8 +10,11 @@ from kdschemes.report.build import Report
 from kdschemes.report.section import Table
 from kdschemes.results import render
 
-RESULTS, COMPARED = 5, 5
-"""Columns of the tables of results and of comparisons that are printed, from the left; the pages have all of them."""
+COLUMNS = 5
+"""Columns of the table of results that are printed, from the left; the pages have all of them."""
+
+MOST_MISSING = 10
+"""Runs that are not finished and that are printed with their reasons; of more only the number is told."""
 
 
 def terminal(report: Report) -> str:
@@ -21,15 +22,17 @@ def terminal(report: Report) -> str:
     parts = [report.title + (f": {report.question}" if report.question else "")]
     for section in report.sections:
         if section.title == "Results":
-            parts.append(table_text(section.tables[0], ("run", "head", "seeds", "last", "best on validation")))
+            parts.append(table_text(section.tables[0], COLUMNS))
+        if section.title == "Not finished" and len(section.tables[0].rows) <= MOST_MISSING:
+            parts.append(table_text(section.tables[0]))
     parts.append("\n".join([*report.summary, *report.warnings]).replace("**", ""))
     return "\n\n".join(part for part in parts if part)
 
 
-def table_text(table: Table, titles: Sequence[str] = ()) -> str:
-    """Return a table as aligned text; `titles` are those of its first columns, which alone are shown, else all."""
+def table_text(table: Table, columns_shown: int | None = None) -> str:
+    """Return a table, or as many of its first columns, as aligned text."""
     shown = Shown(box=box.MARKDOWN)
-    columns = list(titles or table.columns)
+    columns = list(table.columns)[:columns_shown]
     for index, title in enumerate(columns):
         shown.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
     for row in table.rows:

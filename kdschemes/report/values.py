@@ -59,7 +59,7 @@ def each(group: Group, key: str) -> list[float]:
 def training_macs(group: Group) -> list[float]:
     """Return the training compute of each finished run that tells it: MACs an image x images an epoch x epochs."""
     return [
-        result["train_macs_per_image"] * result["samples"]["train"] * result["epochs"]
+        float(result["train_macs_per_image"] * result["samples"]["train"] * result["epochs"])
         for result in _results(group)
         if result.get("train_macs_per_image") is not None
     ]

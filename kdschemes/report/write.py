@@ -74,15 +74,17 @@ def _write(made: Report, target: Path, prefix: str) -> str:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"{target.parent} cannot be written: {error.strerror or error}") from None
-    for name, file in names.items():
-        write_whole(target.with_name(file), png(trees[name]))
+    pictures = {file: png(trees[name]) for name, file in names.items()}
+    for file, picture in pictures.items():
+        write_whole(target.with_name(file), picture)
     for ending in sorted(ENDINGS, reverse=True):
         write_whole(target.with_suffix(ending), pages[ending].encode())
-    pictures = f" and {len(names)} PNGs" if names else ""
-    return f"{terminal(made)}\n\nwritten: {target.with_suffix('.html')}, {target.with_suffix('.md').name}{pictures}"
+    beside = f" and {len(names)} PNGs" if names else ""
+    return f"{terminal(made)}\n\nwritten: {target.with_suffix('.html')}, {target.with_suffix('.md').name}{beside}"
 
 
-def _is_run(folder: Path) -> bool:
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, however far it came."""
     return any((folder / name).is_file() for name in OF_A_RUN)
 
 
@@ -92,7 +94,7 @@ def _holds_runs(folder: Path) -> bool:
 
 def _runs_in(folder: Path) -> Iterator[Path]:
     """Yield a run's folder itself, or the folders of runs that lie in it."""
-    if _is_run(folder):
+    if is_run(folder):
         yield folder
     else:
-        yield from (inner for inner in sorted(folder.glob("*/")) if _is_run(inner))
+        yield from (inner for inner in sorted(folder.glob("*/")) if is_run(inner))

@@ -210,6 +210,8 @@ class Scheduler:
         """See how far runs are, and tell."""
         now = time.monotonic()
         for going in self._going.values():
+            for name, reason in traces.left_lockstep(going.log).items():
+                self._fail(name, reason)
             for run in going.pack.runs:
                 if run.folder not in self.failed and not self._finish_if_done(run.folder):
                     epochs = self._entries[run.folder].epochs
@@ -267,6 +269,8 @@ class Scheduler:
         return True
 
     def _fail(self, name: str, reason: str) -> None:
+        if name in self.failed:
+            return
         reason = " ".join(reason.splitlines())
         self.failed[name] = reason
         write_failures(self._study.folder, read_failures(self._study.folder) | {name: reason})

@@ -16,6 +16,9 @@ TRACE = re.compile(r"(.*?)Traceback \(most recent call last\):")
 GOES_ON = re.compile("the same command goes on: |DUE TO (JOB REQUEUE|PREEMPTION|NODE FAILURE)|^job .*, start [0-9]+, ")
 """What a run, SLURM or a batch script writes into a log when a job stops to be started again, or starts."""
 
+LEAVES = re.compile(r"(\S+) ends: (.+)")
+"""What lockstep writes when one of its runs fails and the others go on."""
+
 LAUNCHERS = ("CalledProcessError", "ChildFailedError", "SignalException")
 """Exceptions that `accelerate launch` adds to that of the run."""
 
@@ -62,6 +65,11 @@ def epochs_done(run: Path, epochs: int) -> float:
         except (ValueError, TypeError, KeyError):
             continue
     return 0.0
+
+
+def left_lockstep(log: Path) -> dict[str, str]:
+    """Return the runs that failed beside others that went on, by the names of their folders, and why."""
+    return {found[1]: found[2] for line in _lines(log) if (found := LEAVES.match(line))}
 
 
 def error_in(log: Path) -> str | None:

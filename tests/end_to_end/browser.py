@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
-import shlex
 import shutil
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +17,15 @@ OPTIONS = (
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"),
     *("--disable-background-networking", "--disable-component-update", "--disable-sync", "--remote-debugging-pipe"),
 )
+LAUNCHER = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
+for number, end in enumerate(ends, 3):
+    os.dup2(end, number)
+os.execvp(sys.argv[3], sys.argv[3:])
+"""
+"""Becomes the browser, which reads from file 3 and writes to file 4."""
+
 PATIENCE = 60.0
 
 
@@ -25,33 +33,40 @@ class Browser:
     """One page in a fresh profile. What it asks for, and what it complains of, is kept."""
 
     def __init__(self, profile: Path) -> None:
-        assert CHROMIUM is not None
-        read_end, to_browser = os.pipe()
-        from_browser, write_end = os.pipe()
-        words = shlex.join([CHROMIUM, *OPTIONS, f"--user-data-dir={profile}", "about:blank"])
-        self._process = subprocess.Popen(
-            ["sh", "-c", f"exec {words} 3<&{read_end} 4>&{write_end}"],
-            pass_fds=(read_end, write_end),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(read_end)
-        os.close(write_end)
-        self._to, self._from = to_browser, from_browser
+        self._profile = profile
         self._number, self._rest = 0, b""
         self._session: str | None = None
         self.requests: list[str] = []
         self.complaints: list[str] = []
 
     def __enter__(self) -> Browser:
-        pages = self.call("Target.getTargets")["targetInfos"]
-        target = next(page["targetId"] for page in pages if page["type"] == "page")
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
+        assert CHROMIUM is not None
+        read_end, self._to = os.pipe()
+        self._from, write_end = os.pipe()
+        command = [CHROMIUM, *OPTIONS, f"--user-data-dir={self._profile}", "about:blank"]
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", LAUNCHER, str(read_end), str(write_end), *command],
+            pass_fds=(read_end, write_end),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        os.close(read_end)
+        os.close(write_end)
+        try:
+            pages = self.call("Target.getTargets")["targetInfos"]
+            target = next(page["targetId"] for page in pages if page["type"] == "page")
+            self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+            for domain in ("Page", "Runtime", "Log", "Network"):
+                self.call(f"{domain}.enable")
+        except BaseException:
+            self._end()
+            raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._end()
+
+    def _end(self) -> None:
         self._process.terminate()
         self._process.wait(timeout=PATIENCE)
         os.close(self._to)
@@ -76,12 +91,17 @@ class Browser:
         """Load a page at a width and in a theme (light or dark), until the expression `ready` is true."""
         self.requests.clear()
         self.complaints.clear()
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600)
+        size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+        self.call("Emulation.setDeviceMetricsOverride", **size)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
         self.call("Page.navigate", url=page.absolute().as_uri())
+        self.wait(f"document.readyState === 'complete' && ({ready})")
+
+    def wait(self, expression: str) -> None:
+        """Wait until an expression is true."""
         end = time.monotonic() + PATIENCE
-        while not self.value(f"document.readyState === 'complete' && ({ready})"):
-            assert time.monotonic() < end, f"{page} is not ready: {self.complaints}"
+        while not self.value(expression):
+            assert time.monotonic() < end, f"this did not become true: {expression}; {self.complaints}"
             time.sleep(0.05)
 
     def value(self, expression: str) -> Any:
@@ -89,11 +109,6 @@ class Browser:
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
-
-    def screenshot(self, whole: bool = True) -> bytes:
-        """Return a PNG of the page, or of what is in the window."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=whole, format="png")
-        return base64.b64decode(found["data"])
 
     def _receive(self) -> Any:
         while b"\0" not in self._rest:

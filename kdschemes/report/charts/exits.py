@@ -41,8 +41,9 @@ def exits(groups: Sequence[Group], hue: Hue) -> Section | None:
 def _read(member: Member) -> dict[str, Any] | None:
     try:
         found = json.loads((member.folder / "early_exit.json").read_bytes())
-        return found if found["exits"] and found["static"] else None
-    except (OSError, ValueError, KeyError, TypeError):
+        points = [*found["exits"].values(), found["static"], *(found["curve"] or ())]
+        return found if all(float(point[key]) >= 0 for point in points for key in ("macs", "top1")) else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
@@ -67,14 +68,12 @@ def _mean(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labelled: bool) -> Chart:
-    x = alt.X("macs:Q", title="multiply-accumulates an image (mean)", axis=alt.Axis(format="~s", tickCount=6))
+    axis, scale = alt.Axis(format="~s", tickCount=6), alt.Scale(zero=False, nice=False, padding=16)
+    x = alt.X("macs:Q", title="multiply-accumulates an image (mean)", axis=axis, scale=scale)
     y = alt.Y("top1:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=14))
     kinds = [BUDGETED, ANYTIME, STATIC]
-    dash = alt.StrokeDash(
-        "answer:N", scale=alt.Scale(domain=kinds, range=[[1, 0], [5, 3], [1, 0]]), title=None, legend=None
-    )
     shape = alt.Shape(
-        "answer:N", scale=alt.Scale(domain=kinds, range=["circle", "square", "diamond"]), title="answer", sort=kinds
+        "answer:N", scale=alt.Scale(domain=kinds, range=["circle", "square", "diamond"]), title=None, sort=kinds
     )
     tips = [alt.Tooltip(field) for field in ("run:N", "answer:N", "exit:N", "macs:Q", "top1:Q", "seeds:Q")]
 
@@ -84,8 +83,8 @@ def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labelled: bool) -> Chart:
         return chart([row for row in rows if row["answer"] == answer]).encode(x=x, y=y, color=colour)
 
     layers = [
-        of(BUDGETED).mark_line().encode(detail="run:N", strokeDash=dash, order="macs:Q"),
-        of(ANYTIME).mark_line(opacity=0.8).encode(detail="run:N", strokeDash=dash, order="macs:Q"),
+        of(BUDGETED).mark_line().encode(detail="run:N", order="macs:Q"),
+        of(ANYTIME).mark_line(opacity=0.8, strokeDash=[5, 3]).encode(detail="run:N", order="macs:Q"),
         *(
             of(kind).mark_point(filled=True, opacity=1, size=size).encode(shape=shape, tooltip=tips)
             for kind, size in ((BUDGETED, 22), (ANYTIME, 64), (STATIC, 150))

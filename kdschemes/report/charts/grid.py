@@ -134,7 +134,7 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
     values = sorted({point.at[key] for point in points})
     axis = alt.Axis(values=values, grid=False, labelOverlap=True, format="~g")
     x = alt.X("x:Q", title=names[key], axis=axis, scale=_scale(values))
-    y = alt.Y("mean:Q", title="test top-1 (%)", scale=alt.Scale(zero=False))
+    y = alt.Y("mean:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=8))
     tips = [
         alt.Tooltip("x:Q", title=names[key]),
         *(alt.Tooltip(field) for field in ("mean:Q", "deviation:Q", "seeds:Q")),

@@ -209,8 +209,10 @@ def _lines(lines: dict[str, list[tuple[float, ...]]], title: str) -> alt.Chart:
 
 
 def _x() -> alt.X:
-    return alt.X("T:Q", scale=alt.Scale(type="log"), title="temperature T (log)")
+    axis = alt.Axis(values=list(TEMPERATURES))
+    return alt.X("T:Q", scale=alt.Scale(type="log"), axis=axis, title="temperature T (log)")
 
 
 def _y(title: str) -> alt.Y:
-    return alt.Y("value:Q", scale=alt.Scale(type="log"), title=title)
+    axis = alt.Axis(values=[10.0**power for power in range(-12, 4)], format=".0e")
+    return alt.Y("value:Q", scale=alt.Scale(type="log"), axis=axis, title=title)
