@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
-from kdschemes.errors import ToldByFirst, UserError
+from kdschemes.errors import ToldByFirst, TrainingStopped, UserError
 from kdschemes.stop import StopSignal
 
 RECIPES = Path(__file__).resolve().parent / "experiments"
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 def run(config: Config, stop: StopSignal, *, first: bool) -> int:
     """Train one run; return the process's exit code. Importing torch takes seconds: signals are remembered by then."""
     from kdschemes.results import results_table
-    from kdschemes.train import TrainingStopped, train
+    from kdschemes.train import train
 
     try:
         finished = train(config, stop)

@@ -97,7 +97,7 @@ def bench_checkpoints(rounds: int) -> None:
                 f"read in {statistics.median(read):.3f} s",
                 flush=True,
             )
-            run._close(None)
+            run.close(None)
 
 
 def bench_signals(rounds: int) -> None:

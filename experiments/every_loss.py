@@ -31,11 +31,12 @@ from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
 from kdschemes.data import open_data
 from kdschemes.distillation import Task
+from kdschemes.errors import TrainingStopped
 from kdschemes.launch import start_processes
 from kdschemes.progress import Reporter
 from kdschemes.schemes import build_scheme
 from kdschemes.stop import StopSignal
-from kdschemes.train import Run, TrainingStopped, train
+from kdschemes.train import Run, train
 
 RECIPES = Path(__file__).resolve().parent
 TEACHER, STUDENT = "resnet8x4", "resnet20"

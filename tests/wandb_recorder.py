@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import threading
@@ -127,10 +128,8 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def handle(self):
-        try:
+        with contextlib.suppress(ConnectionError):  # the client goes away without a word
             super().handle()
-        except ConnectionError:
-            pass  # the client goes away without a word
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
