@@ -69,7 +69,7 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
     return StudyKeys(
         question=" ".join(question.split()),
         base=base,
-        variants={name: keys for name, keys in variants.items()} if variants else {None: {}},
+        variants=dict[str | None, Keys](variants.items()) if variants else {None: {}},
         grid=grid,
         seeds=_seeds(tree),
         first=first,
