@@ -14,9 +14,17 @@ from torch import Tensor, nn
 
 from kdschemes.data import LoadedData
 from kdschemes.distillation import Distillation
-from kdschemes.early_exit import latencies, single_images
+from kdschemes.early_exit import latencies, single_images, stop_at
 from kdschemes.evaluate import evaluation_mode
-from kdschemes.models import ExitNetwork, count_exit_macs, count_macs, count_parameters, save_exits, save_weights
+from kdschemes.models import (
+    EarlyExit,
+    ExitNetwork,
+    count_exit_macs,
+    count_macs,
+    count_parameters,
+    save_exits,
+    save_weights,
+)
 from kdschemes.models.cost import macs_of, probing
 from kdschemes.nodes import Frozen, LossHead, NetworkWithExits
 from kdschemes.outputs import Batch, Outputs
@@ -76,8 +84,7 @@ def head_latencies(scheme: Distillation, data: LoadedData) -> dict[str, float]:
         node = scheme.node_of(head)
         if isinstance(node, Frozen):
             frozen[head] = node
-        plain = None if isinstance(node, Frozen) else node.plain_network(head)
-        answers[head] = plain if plain is not None else partial(_predict, scheme, head)
+        answers[head] = _inference(scheme, head)
     known = {head: node.latency_ms for head, node in frozen.items() if node.latency_ms is not None}
     with evaluation_mode(scheme):
         for answer in answers.values():
@@ -88,6 +95,15 @@ def head_latencies(scheme: Distillation, data: LoadedData) -> dict[str, float]:
     for head in frozen.keys() & measured.keys():
         frozen[head].latency_ms = measured[head]
     return {head: (measured | known)[head] for head in answers}
+
+
+def _inference(scheme: Distillation, head: str) -> Callable[[Tensor], object]:
+    """Return what answers as a head with as little as possible: an exit on its way through those before it."""
+    node = scheme.node_of(head)
+    if isinstance(node, NetworkWithExits) and head != node.provides[0]:
+        return EarlyExit(node.network, stop_at(node.provides.index(head) - 1, len(node.provides)))
+    plain = None if isinstance(node, Frozen) else node.plain_network(head)
+    return plain if plain is not None else partial(_predict, scheme, head)
 
 
 def _predict(scheme: Distillation, head: str, image: Tensor) -> object:
