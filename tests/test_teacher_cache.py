@@ -182,14 +182,22 @@ def test_a_run_killed_while_it_fills_leaves_no_half_and_goes_on_to_the_same_bits
     assert files(folder) == files(whole.cache)
 
 
-def test_two_processes_and_a_split_teacher_fill_the_bytes_of_one(whole: Whole, tmp_path: Path) -> None:
+def test_two_processes_fill_the_bytes_of_one_and_a_split_teacher_a_cache_of_its_own(
+    whole: Whole, verified: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = [[*whole.words, f"output={tmp_path / name}", f"teacher.placement={name}"] for name in ("device", "sharded")]
     (tmp_path / "runs.json").write_text(json.dumps(runs))
     assert launch(2, tmp_path, "teacher_cache_worker.py") == [[0, 0], [0, 0]]
-    for name in ("device", "sharded"):
-        (folder,) = (tmp_path / name / "teacher_cache").iterdir()
-        assert folder.name == whole.cache.name
-        assert files(folder) == files(whole.cache), name
+    (folder,) = (tmp_path / "device" / "teacher_cache").iterdir()
+    assert folder.name == whole.cache.name
+    assert files(folder) == files(whole.cache)
+    (split,) = (tmp_path / "sharded" / "teacher_cache").iterdir()
+    assert split.name != folder.name
+    for name in files(whole.cache):
+        ours, whole_s = (load_file(place / name)["logits"].astype(np.float32) for place in (split, folder))
+        np.testing.assert_allclose(ours, whole_s, rtol=2e-3, atol=1e-3)
+    assert verified("verify", split, "--samples", 2) == 0
+    assert capsys.readouterr().out.endswith("steps of float16 away (filled by a teacher split over processes)\n")
 
 
 def test_too_little_room_is_told_before_anything_is_written(whole: Whole, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def cache_key(network: StagedNetwork, data: LoadedData, config: Config) -> Key:
             "teacher_precision": config.teacher.precision,
             "channels_last": config.train.channels_last,
             "device": data.device.type,
+            "split": config.teacher.placement == "sharded",
         },
     }
 

@@ -32,9 +32,10 @@ STEPS = {"fp32": 1.0, "fp16": 4.0, "bf16": 32.0}
 def verify(folder: Path, samples: int, overrides: Sequence[str] = (), seed: int = 0) -> str:
     """Compute `samples` random chunks of a cache anew and return in words how near they are.
 
-    Where processor and torch are those that filled the cache, all values must be equal bit for bit; elsewhere within
-    `STEPS` steps of float16 at the sample's largest value. All files' checksums are looked at. `overrides` are keys of
-    the run that began the cache, as where data and teacher are now; `seed` chooses the chunks.
+    Where processor and torch are those that filled the cache and the teacher was whole, all values must be equal bit
+    for bit; elsewhere within `STEPS` steps of float16 at the sample's largest value. All files' checksums are looked
+    at. `overrides` are keys of the run that began the cache, as where data and teacher are now; `seed` chooses the
+    chunks.
 
     Raises:
         UserError: a file is damaged, values differ by more, or teacher and data are not those of the cache.
@@ -64,7 +65,14 @@ def verify(folder: Path, samples: int, overrides: Sequence[str] = (), seed: int 
     if all(one.same_maker for one in compared):
         return text
     worst = max(one.worst for one in compared)
-    return f"{text}, the others at most {worst:.3g} steps of float16 away (filled by another processor or torch)"
+    by = _by(False, key["arithmetic"]["split"])
+    return f"{text}, the others at most {worst:.3g} steps of float16 away (filled by {by})"
+
+
+def _by(same: bool, split: bool) -> str:
+    if split:
+        return "a teacher split over processes"
+    return f"{'this' if same else 'another'} processor and torch"
 
 
 _NAME = re.compile(rf"epoch(\d+)\..*{re.escape(SUFFIX)}")
@@ -91,14 +99,14 @@ def _compare(path: Path, cache: TeacherCache, epoch: int, number: int) -> _Compa
     largest = np.maximum(np.abs(ours), np.abs(theirs)).max(axis=1, keepdims=True)
     steps = np.abs(ours.astype(np.float32) - theirs.astype(np.float32)) / np.spacing(largest).astype(np.float32)
     equal, worst = int((ours.view(np.uint16) == theirs.view(np.uint16)).sum()), float(steps.max())
-    same = all(facts[name] == here[name] for name in ("torch", "processor"))
     arithmetic = cache.key["arithmetic"]
+    same = not arithmetic["split"] and all(facts[name] == here[name] for name in ("torch", "processor"))
     allowed = 0.0 if same else max(STEPS[arithmetic["precision"]], STEPS[arithmetic["teacher_precision"]])
     if (same and equal < ours.size) or not worst <= allowed:
         raise UserError(
             f"{path} is not what the teacher says: of samples {first} to {first + count - 1}, {ours.size - equal} of "
             f"{ours.size} values differ, by up to {worst:.3g} steps of float16 ({allowed:g} allowed, as it was filled "
-            f"by {'this' if same else 'another'} processor and torch): delete the file, the next run writes it anew"
+            f"by {_by(same, arithmetic['split'])}): delete the file, the next run writes it anew"
         )
     return _Compared(ours.size, equal, worst, same)
 
@@ -117,7 +125,8 @@ def _rebuilt(folder: Path, key: Key, overrides: Sequence[str]) -> TeacherCache:
     attach_caches(config, scheme, data)
     other: list[str] = []
     for cache in caches_of(scheme):
-        arithmetic = {"arithmetic": cache.key["arithmetic"] | {"device": key["arithmetic"]["device"]}}
+        carried = {name: key["arithmetic"][name] for name in ("device", "split")}
+        arithmetic = {"arithmetic": cache.key["arithmetic"] | carried}
         other.append(differences(key, cache.key | arithmetic))
         if not other[-1]:
             cache.key = key
