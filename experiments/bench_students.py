@@ -12,8 +12,11 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from experiments.bench import OFFLINE, PRECISIONS, SIDE, bare_parts, build, timed
+from experiments.bench import CLASSES, OFFLINE, PRECISIONS, SIDE, bare_parts, build, timed
 from kdschemes.lockstep import Lockstep, share_teachers
+from kdschemes.nodes import Frozen
+from kdschemes.teacher_cache import TeacherCache
+from kdschemes.teacher_cache.cache import LOGITS
 from kdschemes.train import Run
 
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -62,6 +65,44 @@ def bench_packed(batch_size: int, steps: int, rounds: int) -> None:
             )
 
 
+def bench_cached(batch_size: int, steps: int, rounds: int) -> None:
+    """Print the time of a run that stores its teacher's answers, and of one that reads them, over a plain one's."""
+    print(
+        f"one student under a ResNet-18 whose logits are stored, batch {batch_size}, {SIDE}x{SIDE}, {rounds} rounds, "
+        f"interleaved",
+        flush=True,
+    )
+    for precision in PRECISIONS:
+        with tempfile.TemporaryDirectory() as folder:
+            names = ("plain", "stores", "reads")
+            runs = {name: build(precision, batch_size, steps, Path(folder) / name, OFFLINE) for name in names}
+            for name in names[1:]:
+                _store_answers(runs[name], Path(folder) / "cache")
+            ratios: dict[str, list[float]] = {name: [] for name in names}
+            for number in range(rounds + 1):
+                seconds = {name: timed(partial(run.train_epoch, number, 0)) for name, run in runs.items()}
+                for name in names if number else ():
+                    ratios[name].append(seconds[name] / seconds["plain"])
+            stores, reads = (statistics.median(ratios[name]) for name in names[1:])
+            print(
+                f"{precision}: the run that stores takes {100 * stores:.1f} % of a plain run's time "
+                f"(rounds {' '.join(f'{100 * ratio:.1f}' for ratio in ratios['stores'])}), one that reads "
+                f"{100 * reads:.1f} % ({' '.join(f'{100 * ratio:.1f}' for ratio in ratios['reads'])}); "
+                f"20 of them, one after the other, {100 * (stores + 19 * reads) / 20:.1f} % of 20 plain ones",
+                flush=True,
+            )
+
+
+def _store_answers(run: Run, place: Path) -> None:
+    teacher = run.scheme.node_of("teacher")
+    assert isinstance(teacher, Frozen)
+    key = {"teacher": {"name": teacher.network.spec.name}, "data": {"name": "random"}, "seed": run.data.seed}
+    precision, wanted = run.config.precision, {LOGITS: (CLASSES,)}
+    teacher.cache = TeacherCache(
+        place, key, run.data, teacher.compute, precision=precision, wanted=wanted, limit=float("inf"), rebuild=""
+    )
+
+
 def _whole_epoch(runs: list[Run], number: int) -> None:
     Lockstep(runs).train_epoch(number, 0)
 
@@ -69,12 +110,13 @@ def _whole_epoch(runs: list[Run], number: int) -> None:
 def main() -> None:
     """Read the command line and run one benchmark."""
     parser = argparse.ArgumentParser(prog="python -m experiments.bench_students", description=__doc__)
-    parser.add_argument("what", choices=("packed",))
+    parser.add_argument("what", choices=("packed", "cached"))
     parser.add_argument("--batch-size", type=int, default=128, help="samples of a step")
     parser.add_argument("--steps", type=int, default=2, help="steps of a round")
     parser.add_argument("--rounds", type=int, default=5, help="measured rounds, after one that is not counted")
     options = parser.parse_args()
-    bench_packed(options.batch_size, options.steps, options.rounds)
+    bench = {"packed": bench_packed, "cached": bench_cached}[options.what]
+    bench(options.batch_size, options.steps, options.rounds)
 
 
 if __name__ == "__main__":
