@@ -53,13 +53,13 @@ def export_exits(scheme: Distillation, folder: Path) -> None:
         save_exits(node.network, folder)
 
 
-def training_macs(scheme: Distillation, data: LoadedData) -> int:
+def training_macs(scheme: Distillation, channels: int, image_size: int) -> int:
     """Return the multiply-accumulates of training on one image: 3 forward passes of what is trained, 1 of the rest.
 
     Counted are the nodes: a backward pass as two forward passes, each turn anew. Projections of losses are left out.
     """
     total = 0
-    with probing(scheme, data.channels, data.image_size, batch=1) as image:
+    with probing(scheme, channels, image_size, batch=1) as image:
         index = torch.zeros(1, dtype=torch.long, device=image.device)
         batch = Batch(image, index, index)
         batch = replace(batch, companions=dict.fromkeys(scheme.companions, batch))

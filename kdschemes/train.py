@@ -57,6 +57,8 @@ from kdschemes.sharding import (
 from kdschemes.stop import StopSignal
 from kdschemes.teacher_cache import announce, attach_caches, caches_of
 from kdschemes.track import MetricsLog, Trackers
+from kdschemes.track_run import open_trackers, report_finished, summary_of
+from kdschemes.track_wandb import apart_from_sweep
 
 T = TypeVar("T")
 NEVER = torch.iinfo(torch.int64).max
@@ -226,6 +228,8 @@ def _prepare(
     done = first_alone(accelerator, lambda: _finished(folder))
     if done is not None:
         report.line(f"this run is done already: {folder}")
+        results = done
+        first_alone(accelerator, lambda: report_finished(config, folder, results))
         return Finished(folder, done, ran=False)
 
     def open_once() -> LoadedData:
@@ -274,7 +278,8 @@ def _train_earlier(
         folder = Path(run.output) / run_name(run)
         if not (folder / "results.json").exists():
             report.line(f"teacher {run.model.name} has no checkpoint: its run is {folder}")
-        (outcome,) = _train([run], accelerator, stop, report, wait=True)
+        with apart_from_sweep():
+            (outcome,) = _train([run], accelerator, stop, report, wait=True)
         if isinstance(outcome, Failed):
             raise outcome.error
         folders.append(str(outcome.folder))
@@ -303,7 +308,7 @@ class Run:
         self.main = accelerator.is_main_process
         self.device = accelerator.device
         self.costs = head_costs(scheme, data)
-        self.training_macs = training_macs(scheme, data)
+        self.training_macs = training_macs(scheme, data.channels, data.image_size)
         if config.train.channels_last:
             scheme = scheme.to(memory_format=torch.channels_last)
         if config.scheme.uses_teacher:
@@ -596,18 +601,8 @@ class Run:
                     leftover.unlink()
             self.log = MetricsLog(self.folder / "metrics.jsonl", offset=self.state.metrics_offset)
             self.timing = MetricsLog(self.folder / "timing.jsonl", offset=_whole_lines(self.folder / "timing.jsonl"))
-            model = config.model.name
-            group = config.group or "-".join((config.scheme.name, config.scheme.method, config.data.name, model))
-            self.trackers = Trackers(
-                list(config.tracker),
-                run_name=self.folder.name,
-                folder=self.folder,
-                project=config.project,
-                group=group,
-                job_type=config.scheme.name,
-                tags=[config.scheme.name, config.scheme.method, config.data.name, model],
-                config=to_tree(config),
-                resume_step=self.state.step,
+            self.trackers = open_trackers(
+                config, self.folder, reported=self.scheme.heads[0], resume_step=self.state.step
             )
 
     def _load(self, saved: dict[str, Any]) -> None:
@@ -733,7 +728,7 @@ class Run:
             if early_exit is not None:
                 write_early_exit(early_exit, self.folder)
             if self.trackers is not None:
-                self.trackers.summary(_summary(results))
+                self.trackers.summary(summary_of(results, self.folder))
             write_json(self.folder / "results.json", results)
         self.accelerator.wait_for_everyone()
         self.results = results
@@ -815,18 +810,6 @@ def _whole_lines(path: Path) -> int:
 def _eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
     row: dict[str, Any] = {"kind": "eval", "split": split, "epoch": epoch, "step": step}
     return row | {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}
-
-
-def _summary(results: dict[str, Any]) -> dict[str, float]:
-    heads = results["heads"] | ({"mean over peers": mean} if (mean := results["mean_over_peers"]) else {})
-    return {
-        f"{which}/{split}/{head}/{name}": value
-        for head, both in heads.items()
-        for which, splits in both.items()
-        if splits
-        for split in ("val", "test")
-        for name, value in (splits[split] or {}).items()
-    }
 
 
 def _predictions(found: Mapping[str, Evaluation]) -> Predictions:

@@ -67,7 +67,7 @@ def test_a_study_runs_on_digits_and_at_full_size(name: str) -> None:
     assert str(full.output) == "runs/cifar100"
     for run in full.runs:
         assert isinstance(run.config.data, CIFAR100)
-        assert (run.config.optim.lr, run.config.optim.schedule) == (0.1, "cosine")
+        assert (run.config.optim.lr, run.config.optim.schedule) == (base.get("optim.lr", 0.1), "cosine")
         if "equal compute" not in run.label:
             assert run.config.train.epochs == 200
 
@@ -116,7 +116,7 @@ def compute(name: str) -> dict[str, float]:
 
 def macs(config: Config, task: Task) -> int:
     torch.manual_seed(0)
-    return training_macs(build_scheme(config, task), task)  # type: ignore[arg-type]
+    return training_macs(build_scheme(config, task), task.channels, task.image_size)
 
 
 @pytest.mark.parametrize("name", TASKS)
