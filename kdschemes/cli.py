@@ -218,7 +218,7 @@ def _parser() -> Parser:
     send = commands.add_parser("submit", help="submit the runs of a study to SLURM that are not finished")
     send.usage = "kdschemes submit STUDY [KEY=VALUE ...] [--parallel P] [--dry-run] [-- OPTIONS OF SBATCH]"
     send.add_argument("study", metavar="STUDY", help="a study of experiments/studies, or the path of its file")
-    send.add_argument("override", metavar="KEY=VALUE", nargs="*", help="for all runs; none: as submitted before")
+    send.add_argument("override", metavar="KEY=VALUE", nargs="*", help="for all runs; none: as begun before")
     send.add_argument("--parallel", type=_positive, metavar="P", help="runs of an array at once [no limit]")
     send.add_argument("--dry-run", action="store_true", help="print what would be submitted, and write nothing")
     send.set_defaults(command=submit)

@@ -39,7 +39,8 @@ def dashboard(project: str, *, entity: str | None = None, group: str | None = No
     as the view's `spec`, after its names), without a login.
 
     Raises:
-        UserError: the package is missing, not logged in, W&B refuses it, or the file can't be written.
+        UserError: the package is missing, not logged in, W&B refuses it, such a group can't be filtered by, or the file
+            can't be written.
     """
     try:
         import wandb_workspaces.workspaces  # noqa: F401
@@ -64,7 +65,13 @@ def dashboard(project: str, *, entity: str | None = None, group: str | None = No
 
 
 def build(project: str, *, entity: str, group: str | None) -> Workspace:
-    """Return the workspace. It relies on what every run has: `kdschemes.track_run` says which names."""
+    """Return the workspace. It relies on what every run has: `kdschemes.track_run` says which names.
+
+    Raises:
+        UserError: a group whose name the package cannot filter by.
+    """
+    if group is not None and set(group) & {"'", "\\", "\n"}:
+        raise UserError(f"--group {group!r}: wandb-workspaces cannot filter by a name with ', \\ or a line break")
     from wandb_workspaces import expr
     from wandb_workspaces import workspaces as ws
 
@@ -82,7 +89,7 @@ def build(project: str, *, entity: str, group: str | None) -> Workspace:
         ],
         settings=ws.WorkspaceSettings(max_runs=RUNS_IN_A_PANEL),
         runset_settings=ws.RunsetSettings(
-            filters=[expr.Metric("Group") == group] if group is not None else "",
+            filters=expr.And(expr.Metric("Group") == group) if group is not None else "",
             groupby=[scheme, method],
             order=[expr.Ordering(expr.Summary("test/top1"), ascending=False)],
             group_colors=dict(COLOURS),

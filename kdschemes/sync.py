@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from kdschemes import guard
 from kdschemes.errors import UserError
+from kdschemes.track_wandb import ID_FILE
 from kdschemes.wandb_server import check_answer, check_login
 
 RETRIES = "5"
@@ -50,7 +51,9 @@ def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
         UserError: there is no such folder; not logged in; no server answers; a folder could not be uploaded.
     """
     parts = find_parts(folder)
-    names = {(run / "wandb_run_id").read_text().strip(): run for run in _runs(folder)}
+    names = {file.read_text().strip(): file.parent for file in folder.glob(f"*/{ID_FILE}*")}
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: name the one that holds the runs' folders")
     if not parts:
         raise UserError(f"{folder} holds no wandb/offline-run-*: name the folder that holds the runs' folders")
     todo = [part for part in parts if not part.marker.exists()]
@@ -100,7 +103,8 @@ def _upload_all(
     counts = [f"{sent} uploaded", f"{len(parts) - len(todo)} before"]
     counts += [f"{live} being trained"] * bool(live) + [f"{waiting} waiting for a failed one"] * bool(waiting)
     if failed:
-        raise UserError(f"{len(failed)} folders failed ({', '.join(counts)}); the same command tries them again")
+        several = "1 folder" if len(failed) == 1 else f"{len(failed)} folders"
+        raise UserError(f"{several} failed ({', '.join(counts)}); the same command tries again")
     return f"{len(parts)} folders: {', '.join(counts)}"
 
 
@@ -136,10 +140,6 @@ def _trains(part: Part, parts: Sequence[Part], names: Mapping[str, Path]) -> boo
         return False
     signs = [lease.stat().st_mtime for lease in run.glob("lease-*")]
     return time.time() - max(signs, default=0.0) < SIGN_OF_LIFE
-
-
-def _runs(folder: Path) -> list[Path]:
-    return [path.parent for path in folder.glob("*/wandb_run_id")]
 
 
 def _of(part: Part, names: Mapping[str, Path]) -> str:

@@ -137,12 +137,12 @@ class Trackers:
         config: Mapping[str, Any],
         resume_step: int = 0,
         reported: str | None = None,
-        earlier: bool = False,
+        copy: bool = False,
     ) -> None:
         """Start the trackers for the run in `folder`; `resume_step` optimizer steps are done already.
 
-        Metrics of the head `reported` are also given without its name. `earlier`: the run was not asked for itself,
-        another one needs it (a teacher); a sweep, and `WANDB_RUN_ID`, are that one's.
+        Metrics of the head `reported` are also given without its name. `copy`: W&B gets another run of all that
+        `metrics.jsonl` has; whoever asks for it remembers its id, `wandb_id`.
 
         Raises:
             UserError: a package is missing, or a tracker can't start.
@@ -150,14 +150,17 @@ class Trackers:
         self._reported = reported
         self._mirrors: dict[str, _Mirror] = {}
         self._failed: set[str] = set()
+        self.wandb_id: str | None = None
         for name in names:
             if name == "wandb":
-                run = WandbRun(run_name, folder, project, group, job_type, tags, config, earlier=earlier)
+                run = WandbRun(run_name, folder, project, group, job_type, tags, config, copy=copy)
                 self._mirrors[name] = run
+                self.wandb_id = run.id
                 if run.anew and (folder / "metrics.jsonl").exists():
                     for row in read_rows(folder / "metrics.jsonl"):
                         run.log(self._scalars(row), row["step"])
-                run.remember()
+                if not copy:
+                    run.remember()
             else:
                 assert name == "tensorboard", name
                 self._mirrors[name] = _TensorBoard(folder, config, resume_step)

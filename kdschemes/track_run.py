@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdschemes.config import Config
 from kdschemes.config.load import config_hash, to_tree
+from kdschemes.files import write_whole
 from kdschemes.track import Trackers, flatten
-from kdschemes.track_wandb import asked_id
+from kdschemes.track_wandb import ID_FILE, asked_id
 
 
-def open_trackers(
-    config: Config, folder: Path, *, reported: str, resume_step: int = 0, earlier: bool = False
-) -> Trackers:
+def open_trackers(config: Config, folder: Path, *, reported: str, resume_step: int = 0) -> Trackers:
     """Start the trackers that a configuration asks for. See `Trackers` for the other arguments.
 
     They hold the whole configuration, nested as in the run's `config.yaml` (W&B shows `scheme.alpha`), its hash and the
@@ -23,25 +23,33 @@ def open_trackers(
     Raises:
         UserError: a package is missing, or a tracker can't start.
     """
-    return _open(config.tracker, config, folder, reported=reported, resume_step=resume_step, earlier=earlier)
+    return _open(config.tracker, config, folder, reported=reported, resume_step=resume_step)
 
 
 def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) -> None:
-    """Give a run that was finished before to the W&B run that the environment names: a sweep waits for its metric.
+    """Give a run that was finished before to W&B, where W&B is among the trackers and does not have it as asked for.
 
-    Without `WANDB_RUN_ID`, which an agent of a sweep sets, or without W&B among the trackers, nothing is done.
+    So it is where the environment names W&B's run (the agent of a sweep does, and waits for the metric), where the run
+    was trained without W&B, and where it was trained in another group than this one: a study finds what another study
+    trained. W&B then gets a run of its own in this group, with all rows and the results, once.
 
     Raises:
-        UserError: W&B can't start, or the run's log can't be read.
+        UserError: W&B can't start, the run's log can't be read, or its folder can't be written.
     """
-    if "wandb" in config.tracker and asked_id() is not None:
-        trackers = _open(["wandb"], config, folder, reported=results["reported"])
+    if "wandb" not in config.tracker:
+        return
+    mark = folder / ID_FILE
+    if asked_id() is None and mark.exists() and config.group not in (None, results.get("group")):
+        mark = folder / f"{ID_FILE}-{hashlib.sha256(str(config.group).encode()).hexdigest()[:8]}"
+    if asked_id() is not None or not mark.exists():
+        trackers = _open(["wandb"], config, folder, reported=results["reported"], copy=True)
         trackers.summary(summary_of(results, folder))
         trackers.finish()
+        write_whole(mark, str(trackers.wandb_id).encode())
 
 
 def _open(
-    names: Sequence[str], config: Config, folder: Path, *, reported: str, resume_step: int = 0, earlier: bool = False
+    names: Sequence[str], config: Config, folder: Path, *, reported: str, resume_step: int = 0, copy: bool = False
 ) -> Trackers:
     scheme, model = config.scheme, config.model.name
     return Trackers(
@@ -50,12 +58,12 @@ def _open(
         folder=folder,
         project=config.project,
         group=config.group or "-".join((scheme.name, scheme.method, config.data.name, model)),
-        job_type="teacher" if earlier else scheme.name,
+        job_type=config.job_type or scheme.name,
         tags=[scheme.name, scheme.method, config.data.name, model],
         config=to_tree(config) | {"hash": config_hash(config), "folder": str(folder)},
         resume_step=resume_step,
         reported=reported,
-        earlier=earlier,
+        copy=copy,
     )
 
 

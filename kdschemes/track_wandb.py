@@ -23,6 +23,9 @@ RUN_ID = "WANDB_RUN_ID"
 SWEEP = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", RUN_ID)
 """What the agent of a sweep tells the run that it starts."""
 
+ID_FILE = "wandb_run_id"
+"""In the run's folder: the id under which W&B has what the folder has."""
+
 _ALIVE: set[WandbRun] = set()
 """The runs of this process that are not finished."""
 
@@ -49,9 +52,9 @@ class WandbRun:
         tags: Sequence[str],
         config: Mapping[str, Any],
         *,
-        earlier: bool = False,
+        copy: bool = False,
     ) -> None:
-        """Start the run, offline where the server does not answer. See `Trackers` for `earlier`.
+        """Start the run, offline where the server does not answer. See `Trackers` for `copy`.
 
         Raises:
             UserError: the package is missing, the key is refused, or W&B can't start.
@@ -63,12 +66,12 @@ class WandbRun:
         except ImportError:
             raise UserError("tracker=wandb needs the package wandb: pip install wandb") from None
         self._wandb = wandb
-        self._path = folder / "wandb_run_id"
-        kept = self._path.read_text().strip() if self._path.exists() else None
-        self.id = (None if earlier else asked_id()) or kept or secrets.token_hex(4)
+        self._path = folder / ID_FILE
+        kept = self._path.read_text().strip() if self._path.exists() and not copy else None
+        self.id = asked_id() or kept or secrets.token_hex(4)
         self.anew = self.id != kept
         """Whether W&B does not have under this id what the run's folder has of earlier steps."""
-        if kept is None:
+        if kept is None and not copy:
             self.remember()
 
         def start(mode: Literal["online", "offline"] | None) -> Any:
@@ -87,20 +90,19 @@ class WandbRun:
                 settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT),
             )
 
-        with _hidden(SWEEP) if earlier else contextlib.nullcontext():
-            mode = _mode(wandb)
-            try:
-                self._run = start(mode)
-            except wandb.errors.CommError as error:
-                message = f"W&B cannot start online ({' '.join(str(error).split())}): offline, to be synced later"
-                warnings.warn(message, RuntimeWarning, stacklevel=4)
-                if _ALIVE:  # the id counts as in use until all runs of this process are torn down
-                    self.id, self.anew = secrets.token_hex(4), True
-                else:
-                    wandb.teardown()
-                self._run = start("offline")
-            except wandb.errors.Error as error:
-                raise UserError(f"tracker=wandb cannot start: {error}; tracker=none trains without it") from None
+        mode = _mode(wandb)
+        try:
+            self._run = start(mode)
+        except wandb.errors.CommError as error:
+            message = f"W&B cannot start online ({' '.join(str(error).split())}): offline, to be synced later"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            if _ALIVE:  # the id counts as in use until all runs of this process are torn down
+                self.id, self.anew = secrets.token_hex(4), True
+            else:
+                wandb.teardown()
+            self._run = start("offline")
+        except wandb.errors.Error as error:
+            raise UserError(f"tracker=wandb cannot start: {error}; tracker=none trains without it") from None
         _ALIVE.add(self)
         self._run.define_metric("global_step")
         self._defined: set[str] = set()
@@ -156,9 +158,9 @@ def _mode(wandb: Any) -> Literal["online", "offline"] | None:
 
 
 @contextlib.contextmanager
-def _hidden(names: Sequence[str]) -> Iterator[None]:
-    """Take variables out of the environment for the length of the block."""
-    found = {name: os.environ.pop(name) for name in names if name in os.environ}
+def apart_from_sweep() -> Iterator[None]:
+    """Hide what the agent of a sweep told this process: runs in the block are other ones than the sweep asked for."""
+    found = {name: os.environ.pop(name) for name in SWEEP if name in os.environ}
     try:
         yield
     finally:

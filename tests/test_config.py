@@ -103,7 +103,8 @@ def test_the_hash_counts_what_is_computed_and_nothing_else() -> None:
     assert config_hash(load("scheme=offline", "teacher.placement=sharded")) == config_hash(offline)
     assert config_hash(load("scheme=offline", "teacher.precision=bf16")) != config_hash(offline)
     watchers = {"output", "tracker", "project", "group"}
-    assert watchers | {"scheme.file", "teacher.placement", "train.shard"} == set(NOT_HASHED)
+    teacher = {"teacher.placement", "teacher.cache_folder", "teacher.cache_limit"}
+    assert watchers | teacher | {"scheme.file", "train.shard"} == set(NOT_HASHED)
     for other in ("seed=1", "train.epochs=16", "optim.lr=0.2", "data.mixup=0.1", "losses.response.temperature=2"):
         assert config_hash(load(other)) != config_hash(base)
         assert config_hash(load(other)) == config_hash(load(other))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,7 @@ from kdschemes.config.data import Digits
 from kdschemes.data import open_data
 from kdschemes.distillation import Distillation
 from kdschemes.errors import UserError
+from kdschemes.models import save_weights
 from kdschemes.nodes import Frozen, Network
 from kdschemes.optim import build_optimizer, rate_schedule, set_rate
 
@@ -60,6 +62,23 @@ def test_equal_seeds_give_equal_weights_whatever_the_seed_of_the_run(topology: s
     assert same_state(networks[0], networks[1])
     assert not same_state(networks[0], networks[2])
     assert all(same_state(network_of(other, peer), network) for peer, network in zip(PEERS, networks, strict=True))
+
+
+def test_peers_go_on_from_weights_of_their_own(tmp_path: Path) -> None:
+    """Peers may be trained already, each another network; a leader that is no peer starts afresh."""
+    trained = build(*ONLINE, "scheme.peers=[convnet,resnet20]", "seed=5", dtype=torch.float32)
+    paths = [tmp_path / name for name in ("a", "b")]
+    for path, peer in zip(paths, ("peer0", "peer1"), strict=True):
+        save_weights(network_of(trained, peer), path)
+    start = f"model.checkpoint=[{paths[0]},{paths[1]}]"
+    again = build(*ONLINE, "scheme.peers=[convnet,resnet20]", start, dtype=torch.float32)
+    for peer in ("peer0", "peer1"):
+        assert same_state(network_of(again, peer), network_of(trained, peer))
+    save_weights(network_of(trained, "peer0"), paths[1])
+    leading = [*base("online", "okddip", "convnet"), "scheme.topology=independent", "scheme.peers=2"]
+    led, fresh = build(*leading, start, dtype=torch.float32), build(*leading, dtype=torch.float32)
+    assert same_state(network_of(led, "peer1"), network_of(trained, "peer0"))
+    assert same_state(network_of(led, "leader"), network_of(fresh, "leader"))
 
 
 @pytest.mark.parametrize("topology", ["independent", "shared_stem"])
@@ -96,6 +115,13 @@ def test_by_default_only_kdcl_gives_each_peer_its_own_view() -> None:
         ([*MEAN, "scheme.peers=[convnet,resnet20,convnet]", "scheme.seeds=[1,2]"], "2 entries for 3 peers"),
         ([*KDCL, "scheme.peers=4", "scheme.rates=[1,2]"], "scheme.rates has 2 entries for 4 peers"),
         ([*ONLINE, "scheme.topology=shared_stem", "scheme.rates=[1,2]"], "peers on one trunk share its rate"),
+        ([*ONLINE, "model.checkpoint=[a,b,c]"], "model.checkpoint has 3 entries for 2 peers"),
+        (
+            [*ONLINE, "scheme.topology=shared_stem", "model.checkpoint=[a,b]"],
+            "peers on one trunk start from one network",
+        ),
+        ([*SWITOKD, "model.checkpoint=[a,b]"], "model.checkpoint has 2 entries: only peers of"),
+        ([*ONLINE, "model.checkpoint=[a]"], "model.checkpoint=.* is not allowed"),
         ([*ONLINE, "scheme.topology=shared_stem", "scheme.update=sequential"], "peers on one trunk step together"),
         ([*SWITOKD, "scheme.rates=[1]"], r"scheme.rates has 1 entries for 2 networks: give \[student, big\]"),
         ([*SWITOKD, "scheme.rates=[1,2,3]"], "scheme.rates has 3 entries for 2 networks"),

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from processes import run
 from scheme_cases import RECIPES, START, TASK
 
@@ -28,7 +29,8 @@ from kdschemes.schemes import build_scheme
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
-PAGES = ["README.md", "CONTRIBUTING.md", *(f"docs/decisions/{p.name}" for p in REPOSITORY.glob("docs/decisions/*.md"))]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md"]
+PAGES += [f"docs/decisions/{p.name}" for p in REPOSITORY.glob("docs/decisions/*.md")]
 
 
 def blocks(language: str) -> list[str]:
@@ -92,6 +94,13 @@ def test_links_lead_somewhere(page: str) -> None:
     folder = (REPOSITORY / page).parent
     links = re.findall(r"\]\((?!https?:)([^)#]+)\)", (REPOSITORY / page).read_text())
     assert [link for link in links if not (folder / link).exists()] == []
+
+
+def test_shipped_studies_are_listed() -> None:
+    page = (REPOSITORY / "docs" / "studies.md").read_text()
+    for file in REPOSITORY.glob("experiments/studies/*.yaml"):
+        question = " ".join(yaml.safe_load(file.read_text())["question"].split())
+        assert f"[{file.stem}](../experiments/studies/{file.name}) | {question} |" in page
 
 
 def table_under(title: str) -> str:

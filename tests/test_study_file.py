@@ -144,7 +144,8 @@ def test_mistakes_are_told_in_one_line(text: str, words: list[str], tmp_path: Pa
 
 def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
     text = "{question: Q, grid: {data.val_fraction: [0.1, 0.2]}, variants: {a: {train.epochs: 1}}}"
-    assert error(tmp_path, text, "seed=1") == "seed=1: the seeds are the study's own"
+    for word in ("seed=1", "seeds=[1]", "grid.model=[vgg8]"):
+        assert error(tmp_path, text, word) == f"{word}: that is the study's own; copy its file and change it there"
     assert (
         error(tmp_path, text, "data.val_fraction=0.3") == "data.val_fraction=0.3: the grid goes over data.val_fraction"
     )
@@ -212,3 +213,25 @@ def test_a_teacher_that_cannot_be_had_is_told_with_the_run(tmp_path: Path) -> No
     study = read(tmp_path, "{question: Q, base: {scheme: offline, method: dpkd}}")
     with pytest.raises(UserError, match=r"mine\.yaml: run 'seed=0': method=dpkd goes on from a trained student"):
         with_earlier(study)
+
+
+def test_each_peer_may_go_on_from_a_run_that_comes_first(tmp_path: Path) -> None:
+    text = """
+        question: What do trained peers learn from each other?
+        first: {a: {scheme: supervised}, b: {scheme: supervised, model: resnet20}}
+        variants:
+          both: {scheme.peers: [convnet, resnet20], model.checkpoint: [first.a, first.b]}
+    """
+    study = read(tmp_path, text)
+    a, b = study.first
+    (run,) = study.runs
+    assert run.config.model.checkpoint == [a.path, b.path]
+    assert study.needs(run.config) == (a.folder, b.folder)
+    assert load_config(run.overrides, recipes=EXPERIMENTS) == run.config
+    told = error(tmp_path, text.replace("[convnet, resnet20]", "[convnet, convnet]"))
+    assert told == (
+        "run 'both seed=0': model=convnet, but its weights are those of first.b, a resnet20: set model=resnet20"
+    )
+    assert error(tmp_path, text.replace("first.b]", "first.c]")).startswith(
+        "unknown run of first in variants.both: model.checkpoint 'c'"
+    )

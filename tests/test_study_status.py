@@ -133,7 +133,7 @@ def test_progress_is_that_of_the_last_whole_line(tmp_path: Path) -> None:
 
 
 def test_states_without_slurm(tmp_path: Path) -> None:
-    assert look(tmp_path / "run", ENTRY).state == "not submitted"
+    assert look(tmp_path / "run", ENTRY).state == "not begun"
     run = run_folder(tmp_path, epochs=1.25)
     row = look(run, ENTRY)
     assert (row.state, row.done, row.job, row.reason) == ("interrupted", 1.25, None, "no process goes on with it")
@@ -141,7 +141,7 @@ def test_states_without_slurm(tmp_path: Path) -> None:
     assert look(run, ENTRY).reason == "SIGTERM after step 3 of 9"
     (run / "results.json").write_text("{")
     row = look(run, ENTRY)
-    assert (row.state, row.reason) == ("failed", "results.json is damaged: delete it and submit again")
+    assert (row.state, row.reason) == ("failed", "results.json is damaged: delete it and run it again")
     (run / "results.json").write_text("{}")
     row = look(run, ENTRY)
     assert (row.state, row.done, row.reason) == ("finished", 4, "")
@@ -241,7 +241,7 @@ def test_a_study_folder_is_read_as_it_was_written(study: Study) -> None:
     with pytest.raises(UserError, match=r"jobs\.jsonl is damaged"):
         read_arrays(study.folder)
     (study.folder / "study.yaml").write_text("runs: 3")
-    with pytest.raises(UserError, match=r"study\.yaml is damaged: delete it and submit the study again"):
+    with pytest.raises(UserError, match=r"study\.yaml is damaged: delete it and begin the study again"):
         read_study_folder(study.folder)
 
 
@@ -262,9 +262,9 @@ def test_the_table(
             ["teacher (comes first)", "finished", "2/2", "", "", ""],
             ["a=0 seed=0", "finished", "2/2", "7_0", "", ""],
             ["a=1 seed=0", "failed", "0/2", "7_1", "", "no such data"],
-            ["a=2 seed=0", "not submitted", "0/2", "", "", ""],
+            ["a=2 seed=0", "not begun", "0/2", "", "", ""],
         ]
-        assert lines[-2] == "3 runs: 1 finished, 1 failed, 1 not submitted; 1 that comes first: 1 finished"
+        assert lines[-2] == "3 runs: 1 finished, 1 failed, 1 not begun; 1 that comes first: 1 finished"
         assert lines[-1].startswith("scontrol is not on this machine")
         assert lines[-1].endswith("the states are from folders and logs alone")
     assert counts(()) == ""
@@ -279,11 +279,9 @@ def test_a_study_that_is_not_there(
     assert cli.main(["status", "mine"]) == 0
 
 
-def test_a_study_that_was_not_submitted_is_read_from_its_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_study_that_was_not_begun_is_read_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"{{question: Q, base: {{output: {tmp_path / 'there'}}}, seeds: [0, 1]}}")
     assert cli.main(["status", str(file)]) == 0
-    assert capsys.readouterr().out.splitlines()[-1] == "2 runs: 2 not submitted"
+    assert capsys.readouterr().out.splitlines()[-1] == "2 runs: 2 not begun"
     assert sorted(tmp_path.iterdir()) == [file]

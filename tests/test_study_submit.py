@@ -67,7 +67,7 @@ def planned(
     rows = []
     for run, entry in zip(runs, study.entries, strict=True):
         name = title(run)
-        rows.append(Row(entry=entry, state=states.get(name, "not submitted"), job=(jobs or {}).get(name)))
+        rows.append(Row(entry=entry, state=states.get(name, "not begun"), job=(jobs or {}).get(name)))
     return plan(runs, Status(study=study, rows=tuple(rows), asked=True)), runs
 
 
@@ -165,13 +165,13 @@ def test_what_is_submitted_before_is_taken_up(clone: Path, answer: Answer) -> No
     folder.mkdir(parents=True)
     write_study(remember(folder, "Q?", ["train.epochs=3"], runs))
     _, out, _ = answer("submit", "mine", "--dry-run")
-    assert out.splitlines()[0] == "overrides as submitted before: train.epochs=3"
+    assert out.splitlines()[0] == "overrides as before: train.epochs=3"
     assert "seed=1 train.epochs=3" in out
     _, same, _ = answer("submit", "mine", "train.epochs=3", "--dry-run")
     assert same == out.partition("\n")[2]
     code, _, err = answer("submit", "mine", "train.epochs=4", "--dry-run")
     assert code == 2
-    assert "was submitted with train.epochs=3, and 4 of its runs would be others now: give the same" in err
+    assert "was begun with train.epochs=3, and 4 of its runs would be others now: give the same" in err
     _, out, _ = answer("submit", "mine", "train.epochs=4", "output=other", "--dry-run")
     assert "train.epochs=4" in out
     path.write_text(TEXT.replace("[0, 1]", "[0, 2]"))
@@ -186,7 +186,7 @@ def test_runs_that_left_the_study_are_told(clone: Path, answer: Answer) -> None:
     write_study(remember(folder, "Q?", [], read_study(path, [], recipes=clone).runs))
     path.write_text(TEXT.replace("[0, 1]", "[0]"))
     _, out, _ = answer("submit", "mine", "--dry-run")
-    assert out.splitlines()[0] == f"2 runs that were submitted before are no longer in {path}"
+    assert out.splitlines()[0] == f"2 runs that were there before are no longer in {path}"
 
 
 def test_all_finished_is_said(clone: Path, answer: Answer) -> None:
@@ -245,7 +245,7 @@ def test_two_submissions_at_once_are_one_after_the_other(
     with FileLock(folder / "lock"):
         code, _, err = answer("submit", "mine")
     assert code == 2
-    assert "is in use by another kdschemes submit: wait for it" in err
+    assert "is in use by another kdschemes submit or study: wait for it" in err
 
 
 def test_a_folder_that_cannot_be_made_is_told(clone: Path, answer: Answer) -> None:

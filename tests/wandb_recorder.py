@@ -66,6 +66,10 @@ class Recorder:
         if name == "UpsertView2":
             self.views.append(variables)
             return {"upsertView": {"view": {"id": "view", "name": variables["name"]}, "inserted": True}}
+        if name == "UpsertSweep":
+            self.sweep = variables["config"]
+            project = self._project(variables["projectName"])
+            return {"upsertSweep": {"sweep": {"name": "s", "project": project}, "configValidationWarnings": []}}
         if name == "SweepWithRuns":
             sweep = {"id": "s", "name": variables["sweep"], "state": "RUNNING", "config": self.sweep}
             return {"project": {"sweep": sweep | {"runs": {"edges": []}}}}

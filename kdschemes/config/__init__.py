@@ -33,6 +33,9 @@ MODELS = (
 )
 """Names that `kdschemes.models` knows beside `timm/NAME`."""
 
+TEACHER = "teacher"
+"""The `job_type` of runs that were not asked for themselves: others need them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
@@ -40,7 +43,8 @@ class Model:
 
     name: Annotated[str, Field(description="a network of kdschemes, or any timm model as timm/NAME")] = "convnet"
     checkpoint: Annotated[
-        str | None, Field(description="weights to start from: a file, a run's folder, or hf_hub:OWNER/NAME")
+        str | Annotated[list[str], Field(min_length=2)] | None,
+        Field(description="weights to start from: file, run's folder or hf_hub:OWNER/NAME; a list: one an online peer"),
     ] = None
     pretrained: Annotated[bool, Field(description="start from timm's published weights (downloads)")] = False
 
@@ -176,4 +180,5 @@ class Config:
     group: Annotated[str | None, Field(description="group of the run in W&B; null: scheme, method, data and model")] = (
         None
     )
+    job_type: Annotated[str | None, Field(description="kind of the run in W&B; null: its scheme")] = None
     output: Annotated[str, Field(description="folder that holds the runs' folders")] = "runs"

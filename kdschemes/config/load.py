@@ -28,10 +28,10 @@ DEFAULT_DATA = "digits"
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
 RECIPES_SHOWN = 12
 NOT_HASHED = (
-    *("output", "tracker", "project", "group", "scheme.file", "teacher.placement", "train.shard"),
+    *("output", "tracker", "project", "group", "job_type", "scheme.file", "teacher.placement", "train.shard"),
     *("teacher.cache_folder", "teacher.cache_limit"),
 )
-TOPOLOGY, TOPOLOGIES, STUDIES = "topology", "topologies", "studies"
+TOPOLOGY, TOPOLOGIES, STUDIES, SWEEPS = "topology", "topologies", "studies", "sweeps"
 
 Tree = dict[str, Any]
 
@@ -130,8 +130,8 @@ def to_tree(config: Config) -> Tree:
 def config_hash(config: Config) -> str:
     """Return 8 hexadecimal digits that name what is computed.
 
-    Where it is written and who watches (`output`, `tracker`, `project`, `group`) do not count, nor where weights are
-    kept, nor a group that the scheme does not use.
+    Where it is written and who watches (`output`, `tracker`, `project`, `group`, `job_type`) do not count, nor where
+    weights are kept, nor a group that the scheme does not use.
     """
     tree = to_tree(config)
     for name in NOT_HASHED:
@@ -293,7 +293,7 @@ def _read_recipe(name: Any, recipes: Path) -> Tree:
     if path.suffix not in (".yaml", ".yml", ".py"):
         found = [place for place in (recipes / f"{name}.yaml", recipes / f"{name}.py") if place.is_file()]
         if not found:
-            files = [file for file in recipes.rglob("*.yaml") if file.parent.name != STUDIES]
+            files = [file for file in recipes.rglob("*.yaml") if file.parent.name not in (STUDIES, SWEEPS)]
             files += recipes.glob(f"{TOPOLOGIES}/*.py")
             known = sorted(str(p.relative_to(recipes).with_suffix("")) for p in files)
             raise _unknown_recipe(str(name), known, recipes)

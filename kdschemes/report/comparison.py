@@ -187,7 +187,7 @@ def _listed(labels: Sequence[str], most: int = 8) -> str:
 
 
 def _signed(value: float) -> str:
-    return NOTHING if value != value else f"{value:+.2f}"
+    return NOTHING if value != value else f"{value:+z.2f}"
 
 
 def _p(value: float) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from kdschemes.config import Config
+from kdschemes.config import TEACHER, Config
 from kdschemes.distillation import Distillation, Task
 from kdschemes.schemes.base import Builder, Builders, Earlier
 from kdschemes.schemes.earlier import EARLIER
@@ -42,7 +42,7 @@ def build_scheme(config: Config, task: Task) -> Distillation:
 def earlier_runs(config: Config) -> list[Config]:
     """Return the runs whose reported networks teach this one and that have to be finished first, in order."""
     find = EARLIER.get(type(config.scheme))
-    return find(config) if find is not None else []
+    return [dataclasses.replace(run, job_type=TEACHER) for run in find(config)] if find is not None else []
 
 
 def taught_by(config: Config, folders: Sequence[str] | None) -> Config:

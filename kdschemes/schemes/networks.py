@@ -17,11 +17,20 @@ def student_network(
     """Return a network to train, from its seed or from `model.checkpoint`.
 
     `seed` gives its initial weights; None: those of the run's seed and the role.
+
+    Raises:
+        UserError: the checkpoint does not fit, or there are several.
     """
+    checkpoint = config.model.checkpoint
+    if isinstance(checkpoint, list):
+        raise UserError(
+            f"model.checkpoint has {len(checkpoint)} entries: only peers of scheme.topology=independent start from one "
+            "each; give one"
+        )
     with seeded(config.seed, "init", role) if seed is None else seeded(seed, "init"):
         network = _create(model or config.model.name, task, config.model.pretrained)
-    if config.model.checkpoint is not None:
-        load_weights(network, config.model.checkpoint, num_classes=task.num_classes)
+    if checkpoint is not None:
+        load_weights(network, checkpoint, num_classes=task.num_classes)
     return network
 
 

@@ -28,7 +28,7 @@ class Board:
                 TextColumn("{task.percentage:>3.0f} %"),
                 TextColumn("{task.description}"),
             )
-            self._bar = Progress(*columns, console=self._console)
+            self._bar = Progress(*columns, console=self._console, transient=True)
             self._task = self._bar.add_task("", total=1.0)
             self._bar.start()
 
@@ -47,7 +47,9 @@ class Board:
 
     def update(self, share: float, left: float | None, runs: int) -> None:
         """Tell that this share of all epochs is trained, that it takes `left` seconds more, and how many runs train."""
-        rest = f"about {duration(left)} left" if left is not None else "time left not known yet"
+        rest = "time left not known yet"
+        if left is not None:
+            rest = f"about {duration(left)} left" if left >= 1 else "nearly done"
         text = f"{self._ended}/{self._total} runs, {runs} in training, {rest}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=share, description=text)

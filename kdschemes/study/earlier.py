@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from kdschemes.config import Config
+from kdschemes.config import TEACHER, Config
 from kdschemes.config.load import run_name
 from kdschemes.errors import UserError
 from kdschemes.study.file import StudyFile, StudyRun
@@ -44,7 +44,9 @@ def with_earlier(study: StudyFile) -> list[StudyRun]:
     first = []
     for name, config in configs.items():
         if name in named:
-            first.append(dataclasses.replace(named[name], needs=needs[name]))
+            run = named[name]
+            config = dataclasses.replace(run.config, job_type=run.config.job_type or TEACHER)
+            first.append(dataclasses.replace(run, config=config, needs=needs[name]))
         elif name in others:
             label = others[name] if list(others.values()).count(others[name]) == 1 else name
             run = StudyRun(label=label, seed=config.seed, config=config, grid={}, earlier=True, needs=needs[name])

@@ -54,8 +54,8 @@ class StudyRun:
 class StudyFile:
     """A study file, read and expanded. `overrides` are those of the command line, `output` holds all runs' folders.
 
-    `first` are the runs that the file names to be trained first, `hours` is after how long no more runs are begun,
-    `analyses` are further sections of the report, `baseline` is the point that others are compared with.
+    `first` are the runs that the file names to be trained first, `hours` is how long it trains at a time, `analyses`
+    are further sections of the report, `baseline` is the point that others are compared with.
     """
 
     path: Path
@@ -173,14 +173,17 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
 def _checkpoints(config: Config) -> list[str]:
     """Return the weights that a run starts from and is taught by."""
     teachers = config.teacher.checkpoint if config.scheme.uses_teacher else None
-    given = [config.model.checkpoint, *(teachers if isinstance(teachers, list) else [teachers])]
-    return [checkpoint for checkpoint in given if checkpoint is not None]
+    given = [x if isinstance(x, list) else [x] for x in (config.model.checkpoint, teachers)]
+    return [checkpoint for of in given for checkpoint in of if checkpoint is not None]
 
 
 def _check_models(run: StudyRun, first: Mapping[str, StudyRun]) -> None:
     """Refuse a network that takes the weights of another one."""
     config = run.config
-    pairs = [("model", config.model.name, config.model.checkpoint)]
+    start, peers = config.model.checkpoint, getattr(config.scheme, "peers", None)
+    starts = start if isinstance(start, list) else [start]
+    models = peers if isinstance(peers, list) else [config.model.name] * len(starts)
+    pairs = [("model", name, checkpoint) for name, checkpoint in zip(models, starts, strict=False)]
     if config.scheme.uses_teacher and config.teacher.checkpoint is not None:
         names, given = (x if isinstance(x, list) else [x] for x in (config.teacher.name, config.teacher.checkpoint))
         pairs += [("teacher", name, checkpoint) for name, checkpoint in zip(names, given, strict=True)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import signal
 import time
@@ -13,10 +14,11 @@ from filelock import FileLock, Timeout
 from kdschemes.errors import UserError
 from kdschemes.stop import StopSignal
 from kdschemes.study.file import StudyRun
-from kdschemes.study.folder import LOCK, write_study
+from kdschemes.study.folder import LOCK, Study, write_study
 from kdschemes.study.opened import Opened, open_study
 from kdschemes.study.places import recipes
 from kdschemes.study.status import ACTIVE, Status, counts, status
+from kdschemes.study.tracked import give_finished
 
 if TYPE_CHECKING:
     from kdschemes.study.packs import Pack
@@ -87,15 +89,25 @@ def to_run(runs: Sequence[StudyRun], found: Status) -> list[StudyRun]:
     return [run for run in runs if run.folder in taken]
 
 
-def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None) -> tuple[list[Pack], list[Slot]]:
-    """Return the packs of runs, and the slots that they run in."""
+def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None) -> tuple[list[Pack], list[Slot], str]:
+    """Return the packs of runs, the slots that they run in, and both in a line."""
     from kdschemes.study.packs import make_packs
     from kdschemes.study.slots import free_bytes, make_slots
 
     configs = [run.config for run in runs]
     slots = make_slots(parallel, configs)
-    packs = make_packs(runs, workers=len(slots), limit=(memory or free_bytes(configs)) / len(slots))
-    return packs, slots if len(packs) >= len(slots) else make_slots(len(packs), configs)
+    limit = (memory or free_bytes(configs)) / len(slots)
+    packs = make_packs(runs, workers=len(slots), limit=limit)
+    parted = len(packs) > len(make_packs(runs, workers=len(slots), limit=math.inf))
+    if len(packs) < len(slots):
+        slots = make_slots(len(packs), configs)
+    told = f"{_several(len(runs), 'run')} in {_several(len(packs), 'pack')}, {len(slots)} at once"
+    room, largest = f"{limit / 1e9:.1f} GB of memory each", max(pack.bytes for pack in packs)
+    if largest > limit:
+        told += f", in {room}, though a run takes up to {largest / 1e9:.1f} GB: lower --parallel or raise --memory"
+    elif parted:
+        told += f", split to fit {room}"
+    return packs, slots, told
 
 
 def _run(opened: Opened, stop: StopSignal, parallel: int | None, memory: float | None) -> int:
@@ -106,31 +118,42 @@ def _run(opened: Opened, stop: StopSignal, parallel: int | None, memory: float |
     write_study(study)
     found = status(study)
     runs = to_run(opened.runs, found)
-    packs, slots = _packs(runs, parallel, memory) if runs else ([], [])
+    packs, slots, told = _packs(runs, parallel, memory) if runs else ([], [], "")
     print(f"{study.name}: {study.question}\n{counts(found.rows)}", flush=True)
     if found.note:
         print(found.note, flush=True)
+    give_finished(opened.runs, found)
     if packs:
-        print(f"{_several(len(runs), 'run')} left, in {_several(len(packs), 'pack')}, {len(slots)} at once", flush=True)
+        print(f"to train: {told}", flush=True)
     finished = {row.entry.folder for row in found.rows if row.state == "finished"}
     scheduler = Scheduler(study, packs, slots, finished=finished, stop=stop, deadline=deadline)
     scheduler.run()
-    if isinstance(scheduler.ended, signal.Signals):
-        print(f"stopped by {scheduler.ended.name}; the same command goes on: {study.folder}", flush=True)
-        return 128 + scheduler.ended
-    from kdschemes.report import report
-
-    print(f"\n{report([str(study.folder)], output=None, out=None)}\n")
+    reported = _report(study)
     last = status(study)
     for row in last.rows:
         if row.entry.folder in scheduler.failed or row.entry.folder in scheduler.stopped:
             print(f"{row.entry.label}: {row.state}, {row.reason}")
     print(counts(last.rows), flush=True)
+    if isinstance(scheduler.ended, signal.Signals):
+        print(f"stopped by {scheduler.ended.name}; the same command goes on: {study.folder}", flush=True)
+        return 128 + scheduler.ended
     if scheduler.ended == BUDGET:
-        print(
-            f"the budget of {opened.file.hours:g} h is spent; the same command goes on with as much again", flush=True
-        )
-    return 1 if scheduler.failed or scheduler.stopped else 0
+        hours = f"{opened.file.hours:g} h"
+        print(f"the budget of {hours} is spent; the same command goes on with as much again", flush=True)
+    return 0 if reported and scheduler.ended is None and not scheduler.failed and not scheduler.stopped else 1
+
+
+def _report(study: Study) -> bool:
+    """Write the report and print its main numbers; return False, and say why, if that can't be done."""
+    from kdschemes.report import report
+
+    print("writing the report", flush=True)
+    try:
+        print(f"\n{report([str(study.folder)], output=None, out=None)}\n", flush=True)
+    except UserError as error:
+        print(f"no report: {error}", flush=True)
+        return False
+    return True
 
 
 def _dry_run(opened: Opened, parallel: int | None, memory: float | None) -> str:
@@ -139,8 +162,8 @@ def _dry_run(opened: Opened, parallel: int | None, memory: float | None) -> str:
     runs = to_run(opened.runs, found)
     lines = []
     if runs:
-        packs, slots = _packs(runs, parallel, memory)
-        lines.append(f"{_several(len(runs), 'run')} in {_several(len(packs), 'pack')}, {len(slots)} at once")
+        packs, _, told = _packs(runs, parallel, memory)
+        lines.append(told)
         places = {run.folder: number for number, pack in enumerate(packs, start=1) for run in pack.runs}
         for number, pack in enumerate(packs, start=1):
             after = sorted({str(places[need]) for need in pack.needs if need in places})

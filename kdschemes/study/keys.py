@@ -131,8 +131,8 @@ def _check_shared(base: Keys, overrides: Sequence[str], grid: Mapping[str, Any])
         raise UserError(f"base holds seed: {PER_RUN['seed']}")
     for word in overrides:
         key = word.partition("=")[0]
-        if key == "seed":
-            raise UserError(f"{word}: the seeds are the study's own")
+        if key == "seed" or key.partition(".")[0] in KEYS:
+            raise UserError(f"{word}: that is the study's own; copy its file and change it there")
         if _same(key) in map(_same, grid):
             raise UserError(f"{word}: the grid goes over {key}")
     for key in grid:

@@ -63,4 +63,5 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> tuple[StudyF
             f"study {path}: was begun with {given}, and {len(gone)} of its runs would be others now: "
             "give the same overrides, or another output="
         )
-    return study, [f"{len(gone)} runs that were there before are no longer in {path}"] if gone else []
+    runs = "1 run that was there before is" if len(gone) == 1 else f"{len(gone)} runs that were there before are"
+    return study, [f"{runs} no longer in {path}"] if gone else []

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import functools
 import itertools
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from kdschemes.config import Config
+from kdschemes.errors import UserError
 from kdschemes.lockstep import alone, common
-from kdschemes.models import create_model
+from kdschemes.models import count_macs, create_model
 from kdschemes.study.file import StudyRun
 
 FLOAT = 4
@@ -23,9 +23,11 @@ PROCESS = 1 << 30
 CLASSES = 100
 """Classes that a network's size is estimated for, where the data's own are not known before it is read."""
 SAMPLES = {"digits": 1_437, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "image_folder": 1_281_167}
-"""Training images, for memories that hold a row for each."""
+"""Training images, for memories that hold a row for each, and for the work of an epoch."""
 ROW = 128
 """Numbers in a row of a memory of embeddings."""
+PASSES = 3
+"""Forward passes that training on a batch is worth: one forward, two backward."""
 WORTH_A_SPLIT = 0.97
 """A pack is split where the study then takes no more than this share of its time."""
 
@@ -43,9 +45,15 @@ class Pack:
 
     @property
     def work(self) -> float:
-        """How long it takes, in epochs of a network: those of all runs, and once those of their teacher."""
-        teacher = max((run.config.train.epochs for run in self.runs if run.config.scheme.uses_teacher), default=0)
-        return teacher + sum(run.config.train.epochs * len(trained_networks(run.config)) for run in self.runs)
+        """How long it takes, in multiply-accumulates: the epochs of all runs, a teacher's answers counted once."""
+        return sum(run.config.train.epochs * epoch_work(run.config, len(self.runs)) for run in self.runs)
+
+    @property
+    def bytes(self) -> float:
+        """About how much memory its process takes: its own, the teacher, and what each run holds."""
+        config = self.runs[0].config
+        shared = PROCESS + FLOAT * _total(_parameters, _teachers(config), config)
+        return shared + sum(run_bytes(run.config) for run in self.runs)
 
     def split(self, parts: int) -> list[Pack]:
         """Return packs of as many runs as possible each, whose sizes differ by one at most."""
@@ -54,19 +62,16 @@ class Pack:
         return [Pack(runs=piece) for piece in pieces if piece]
 
 
-def make_packs(
-    runs: Sequence[StudyRun], *, workers: int, limit: float, state_bytes: Callable[[Config], float] | None = None
-) -> list[Pack]:
+def make_packs(runs: Sequence[StudyRun], *, workers: int, limit: float) -> list[Pack]:
     """Return the packs of runs that are to be trained, those that others wait for first, then the longest.
 
-    One pack are runs with equal batches and equal teachers. None needs more than `limit` bytes by `state_bytes` of its
-    runs (default: `run_bytes`), unless it is of one run, and packs that can run at the same time keep `workers` busy.
+    One pack are runs with equal batches and equal teachers. None takes more than `limit` bytes, unless it is of one
+    run, and packs that can run at the same time keep `workers` busy.
     """
-    state_bytes = state_bytes or run_bytes
     groups: dict[object, list[StudyRun]] = {}
     for run in runs:
         groups.setdefault(_key(run), []).append(run)
-    packs = [part for group in groups.values() for part in _fitting(Pack(runs=tuple(group)), limit, state_bytes)]
+    packs = [part for group in groups.values() for part in _fitting(Pack(runs=tuple(group)), limit)]
     by_level: dict[int, list[Pack]] = {}
     levels = _levels(runs)
     for pack in packs:
@@ -87,7 +92,7 @@ def run_bytes(config: Config) -> float:
 
     Weights, gradients, optimizer, the copy of the last epoch's weights, moving averages, and memories of samples.
     """
-    trained = sum(_parameters(name, _image_size(config)) for name in trained_networks(config))
+    trained = _total(_parameters, trained_networks(config), config)
     averages = (config.train.ema is not None) + (config.scheme.method in ("ema", "pcl"))
     numbers = trained * (3 + STATES[config.optim.name] + averages)
     samples = SAMPLES[config.data.name]
@@ -102,6 +107,15 @@ def trained_networks(config: Config) -> list[str]:
     return list(peers) if isinstance(peers, list) else [config.model.name] * peers
 
 
+def epoch_work(config: Config, together: int) -> float:
+    """Return about how many multiply-accumulates an epoch of a run takes among so many runs.
+
+    Those of three forward passes of what it trains, and its part of one of the teacher that they share.
+    """
+    trained, teachers = (_total(_macs, models, config) for models in (trained_networks(config), _teachers(config)))
+    return SAMPLES[config.data.name] * config.data.fraction * (PASSES * trained + teachers / together)
+
+
 def _key(run: StudyRun) -> object:
     config = run.config
     if alone(config):
@@ -111,33 +125,29 @@ def _key(run: StudyRun) -> object:
     return common(config), run.needs, repr(taught) if config.scheme.uses_teacher else None
 
 
-def _fitting(pack: Pack, limit: float, state_bytes: Callable[[Config], float]) -> list[Pack]:
-    """Return a pack in as few parts as fit the limit."""
-    config = pack.runs[0].config
-    names = config.teacher.name if isinstance(config.teacher.name, list) else [config.teacher.name]
-    shared = PROCESS
-    if config.scheme.uses_teacher:
-        shared += FLOAT * sum(_parameters(name, _image_size(config)) for name in names)
-    own = sum(state_bytes(run.config) for run in pack.runs)
-    parts = math.ceil(own / (limit - shared)) if limit > shared else len(pack.runs)
-    return pack.split(min(max(parts, 1), len(pack.runs)))
+def _fitting(pack: Pack, limit: float) -> list[Pack]:
+    """Return a pack in as few parts as fit the limit, or each run by itself if even that is too much."""
+    for parts in range(1, len(pack.runs)):
+        pieces = pack.split(parts)
+        if all(piece.bytes <= limit for piece in pieces):
+            return pieces
+    return pack.split(len(pack.runs))
 
 
 def _balanced(packs: Sequence[Pack], workers: int) -> list[Pack]:
-    """Split packs in halves as long as that makes the slowest of the workers faster."""
-    packs = list(packs)
-    while workers > 1:
-        now = _longest(packs, workers)
-        tries = [
-            [*packs[:number], *pack.split(2), *packs[number + 1 :]]
-            for number, pack in enumerate(packs)
-            if len(pack.runs) > 1
-        ]
-        best = min(tries, key=lambda parts: _longest(parts, workers), default=packs)
-        if _longest(best, workers) > WORTH_A_SPLIT * now:
-            break
-        packs = best
-    return packs
+    """Split packs in as few parts as make the slowest of the workers as fast as it can be."""
+    best = list(packs)
+    groups = [[pack] for pack in packs]
+    while workers > 1 and any(len(group) < len(pack.runs) for group, pack in zip(groups, packs, strict=True)):
+        number = max(
+            (number for number, pack in enumerate(packs) if len(groups[number]) < len(pack.runs)),
+            key=lambda number: (max(part.work for part in groups[number]), number),
+        )
+        groups[number] = packs[number].split(len(groups[number]) + 1)
+        parts = [part for group in groups for part in group]
+        if _longest(parts, workers) <= WORTH_A_SPLIT * _longest(best, workers):
+            best = parts
+    return best
 
 
 def _longest(packs: Iterable[Pack], workers: int) -> float:
@@ -165,12 +175,31 @@ def _levels(runs: Sequence[StudyRun]) -> Mapping[str, int]:
     return {name: level(name) for name in by_name}
 
 
-def _image_size(config: Config) -> int:
-    return int(getattr(config.data, "image_size", 32))
+def _teachers(config: Config) -> list[str]:
+    names = config.teacher.name if config.scheme.uses_teacher else []
+    return names if isinstance(names, list) else [names]
+
+
+def _total(count: Callable[[str, int], int], models: Iterable[str], config: Config) -> int:
+    size = int(getattr(config.data, "image_size", 32))
+    return sum(count(model, size) for model in models)
 
 
 @functools.cache
 def _parameters(model: str, image_size: int) -> int:
+    return sum(parameter.numel() for parameter in _create(model, image_size).parameters())
+
+
+@functools.cache
+def _macs(model: str, image_size: int) -> int:
+    """Return a network's multiply-accumulates an image, or its parameters if it can't read images of that size."""
+    try:
+        with torch.device("meta"):
+            return count_macs(_create(model, image_size), 3, image_size)
+    except UserError:
+        return _parameters(model, image_size)
+
+
+def _create(model: str, image_size: int) -> torch.nn.Module:
     with torch.device("meta"):
-        network = create_model(model, num_classes=CLASSES, channels=3, image_size=image_size)
-    return sum(parameter.numel() for parameter in network.parameters())
+        return create_model(model, num_classes=CLASSES, channels=3, image_size=image_size)

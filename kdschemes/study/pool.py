@@ -67,8 +67,9 @@ class Worker:
 
     def _listen(self, answers: Answers) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with contextlib.suppress(ValueError):  # it was killed while it wrote
-                answers.put((self, json.loads(line)))
+        with self._process.stdout as said:
+            for line in said:
+                with contextlib.suppress(ValueError):  # it was killed while it wrote
+                    answers.put((self, json.loads(line)))
         self._process.wait()
         answers.put((self, None))

@@ -29,13 +29,18 @@ BUDGET = "budget"
 
 @dataclass
 class Going:
-    """A pack in training. `mark` is when it was first seen to have advanced, and the epochs of its runs by then."""
+    """A pack in training.
+
+    `epochs` are those of its runs when it was last looked at; `mark` is when it was first seen to have advanced, and
+    its epochs by then; `closing` is when all were seen to be trained.
+    """
 
     pack: Pack
     slot: int
     log: Path
     epochs: float
     mark: tuple[float, float] | None = None
+    closing: float | None = None
 
 
 class Scheduler:
@@ -84,11 +89,11 @@ class Scheduler:
         try:
             while self._going or (self._waiting and self.ended is None):
                 self._drop_hopeless()
+                self._end_if_asked()
                 if self.ended is None:
                     self._begin()
                 self._listen()
                 self._look()
-                self._end_if_asked()
         except KeyboardInterrupt:
             for worker, _ in self._workers.values():
                 worker.signal(signal.SIGKILL)
@@ -208,7 +213,6 @@ class Scheduler:
 
     def _look(self) -> None:
         """See how far runs are, and tell."""
-        now = time.monotonic()
         for going in self._going.values():
             for name, reason in traces.left_lockstep(going.log).items():
                 self._fail(name, reason)
@@ -216,10 +220,9 @@ class Scheduler:
                 if run.folder not in self.failed and not self._finish_if_done(run.folder):
                     epochs = self._entries[run.folder].epochs
                     self._epochs[run.folder] = traces.epochs_done(self._study.output / run.folder, epochs)
-            done = sum(self._epochs[run.folder] for run in going.pack.runs)
-            if going.mark is None and done > going.epochs:
-                going.mark = now, done
             self._measure(going)
+        if self.ended is not None:
+            return
         ended = self.finished | self.failed.keys()
         total = sum(entry.epochs for entry in self._entries.values())
         done = sum(of.epochs if name in ended else self._epochs[name] for name, of in self._entries.items())
@@ -233,9 +236,18 @@ class Scheduler:
         return [(run, self._entries[run.folder].epochs - self._epochs[run.folder]) for run in runs]
 
     def _measure(self, going: Going) -> None:
-        done = sum(self._epochs[run.folder] for run in going.pack.runs)
-        if going.mark is not None and done > going.mark[1]:
-            self._speed.measured(going.pack.runs, (time.monotonic() - going.mark[0]) / (done - going.mark[1]))
+        now, names = time.monotonic(), [run.folder for run in going.pack.runs]
+        done = sum(self._epochs[name] for name in names)
+        ended = sum(name in self.finished for name in names)
+        if going.closing is not None and ended:
+            self._speed.closed((now - going.closing) / ended)
+        elif going.mark is None and done > going.epochs:
+            going.mark = now, done
+        elif going.mark is not None and done > going.epochs:
+            self._speed.measured(going.pack.runs, (now - going.mark[0]) / (done - going.mark[1]))
+        if going.closing is None and done == sum(self._entries[name].epochs for name in names):
+            going.closing = now
+        going.epochs = done
 
     def _end_if_asked(self) -> None:
         """Tell the workers of a signal or of the end of the budget, once: they save and end."""

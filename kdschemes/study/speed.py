@@ -6,37 +6,54 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from kdschemes.study.file import StudyRun
-from kdschemes.study.packs import makespan
+from kdschemes.study.packs import epoch_work, makespan, trained_networks
 
 Left = Sequence[tuple[StudyRun, float]]
 """The runs of a pack, each with the epochs that it has left."""
 
 
 class Speed:
-    """The seconds of an epoch of each kind of run, measured: a pack's time is shared by its runs' epochs."""
+    """The seconds of an epoch of each kind of run, and those from its last epoch to its results, as measured.
+
+    A pack's time is shared by its runs. Kinds that were not seen yet take what the others say for their work.
+    """
 
     def __init__(self) -> None:
-        self._seconds: dict[tuple[str, ...], float] = {}
+        self._seconds: dict[tuple[object, ...], float] = {}
+        self._per_work: dict[tuple[object, ...], float] = {}
+        self._closing = 0.0
 
-    def measured(self, runs: Iterable[StudyRun], seconds: float) -> None:
-        """Take the seconds that an epoch of one of these runs takes on average."""
-        for run in runs:
-            self._seconds[_kind(run)] = seconds
+    def measured(self, runs: Sequence[StudyRun], seconds: float) -> None:
+        """Take the seconds that an epoch of one of the runs of a pack takes on average."""
+        work = statistics.fmean(epoch_work(run.config, len(runs)) for run in runs)
+        for kind in map(_kind, runs):
+            self._seconds[kind] = seconds
+            self._per_work[kind] = seconds / work
 
-    def left(self, going: Sequence[Left], waiting: Sequence[Left], workers: int) -> float | None:
+    def closed(self, seconds: float) -> None:
+        """Take the seconds that a run of a pack takes on average after the last epoch, to evaluate and to write."""
+        self._closing = seconds
+
+    def left(self, going: Iterable[Left], waiting: Iterable[Left], workers: int) -> float | None:
         """Return the seconds until all is done, in the order given; None before anything was measured."""
         if not self._seconds:
             return None
-        usual = statistics.fmean(self._seconds.values())
+        busy = [self._pack(pack) for pack in going]
+        return makespan(busy + [0.0] * (workers - len(busy)), map(self._pack, waiting))
 
-        def seconds(pack: Left) -> float:
-            return sum(epochs * self._seconds.get(_kind(run), usual) for run, epochs in pack)
+    def _pack(self, pack: Left) -> float:
+        return sum(epochs * self._epoch(run, len(pack)) + self._closing for run, epochs in pack)
 
-        busy = [seconds(pack) for pack in going]
-        return makespan(busy + [0.0] * (workers - len(busy)), map(seconds, waiting))
+    def _epoch(self, run: StudyRun, together: int) -> float:
+        known = self._seconds.get(_kind(run))
+        if known is not None:
+            return known
+        return statistics.fmean(self._per_work.values()) * epoch_work(run.config, together)
 
 
-def _kind(run: StudyRun) -> tuple[str, ...]:
+def _kind(run: StudyRun) -> tuple[object, ...]:
     config = run.config
     teacher = str(config.teacher.name) if config.scheme.uses_teacher else ""
-    return config.data.name, config.scheme.name, config.scheme.method, config.model.name, teacher
+    losses = tuple(options.name for _, options in config.losses.chosen())
+    data = (config.data.name, config.data.fraction, config.train.batch_size)
+    return *data, config.scheme.name, config.scheme.method, *trained_networks(config), teacher, *losses

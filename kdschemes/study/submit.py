@@ -21,6 +21,7 @@ from kdschemes.study.opened import open_study
 from kdschemes.study.places import SITE, repository
 from kdschemes.study.plan import PlannedArray, array_words, plan, report_words
 from kdschemes.study.status import Status, counts, status
+from kdschemes.study.tracked import give_finished, in_group
 
 LOCK_PATIENCE = 120.0
 """Seconds to wait for another submission of the same study."""
@@ -68,6 +69,7 @@ def _submit(runs: Sequence[StudyRun], study: Study, place: Path, parallel: int |
     found = status(study)
     if not found.asked:
         raise UserError(f"{found.note.partition(';')[0]}; what is queued is not known, and nothing was submitted")
+    give_finished(runs, found)
     arrays = plan(runs, found)
     if not arrays:
         write_study(study)
@@ -104,6 +106,7 @@ def _write_configs(array: PlannedArray, folder: Path) -> Path:
     configs.mkdir()
     for element, run in enumerate(array.runs):
         config = dataclasses.replace(run.config, output=str(Path(run.config.output).absolute()))
+        config = in_group(config, folder.name)
         write_whole(configs / f"{element}.yaml", dump_yaml(config).encode())
     return configs
 

@@ -9,7 +9,6 @@ by SIGTERM: what it trains is saved first.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import queue
@@ -24,6 +23,7 @@ from kdschemes.config import Config
 from kdschemes.config.load import build_config
 from kdschemes.errors import UserError
 from kdschemes.stop import StopSignal
+from kdschemes.study.tracked import in_group
 
 RESET_PEAK = "5"
 """What makes Linux forget how much memory a process held at most."""
@@ -68,8 +68,7 @@ def _use_cores(cores: list[int]) -> None:
 
 
 def _config(tree: Mapping[str, Any], group: str) -> Config:
-    config = build_config(tree)
-    return config if config.group is not None else dataclasses.replace(config, group=group)
+    return in_group(build_config(tree), group)
 
 
 def _train(configs: list[Config], stop: StopSignal) -> list[dict[str, str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdschemes.config import Config
 from kdschemes.config.schemes.online import PeerOptions
@@ -33,7 +33,7 @@ class Stem:
 
 
 def build_peers(config: Config, task: Task, *, leader: str | None = None) -> Peers:
-    """Return the peers that `scheme.peers`, `topology`, `views`, `rates` and `seeds` describe.
+    """Return the peers that `scheme.peers`, `topology`, `views`, `rates`, `seeds` and `model.checkpoint` describe.
 
     Outputs are `peer0`, `peer1`, ...; on one trunk they come from one node, `peers`, whose trunk has peer 0's weights.
     `leader` is the output of one more network, of `model` and the run's seed, which sees the batch itself and is not
@@ -46,8 +46,10 @@ def build_peers(config: Config, task: Task, *, leader: str | None = None) -> Pee
     assert isinstance(options, PeerOptions)
     models = peer_models(config)
     names = peer_names(len(models))
-    one_a_peer("rates", options.rates, len(models))
-    one_a_peer("seeds", options.seeds, len(models))
+    one_a_peer("scheme.rates", options.rates, len(models))
+    one_a_peer("scheme.seeds", options.seeds, len(models))
+    if isinstance(config.model.checkpoint, list):
+        one_a_peer("model.checkpoint", config.model.checkpoint, len(models))
     views = peer_views(options.views, len(models))
     rates = dict(zip(names, options.rates or [1.0] * len(names), strict=True))
     everybody = list(names)
@@ -97,13 +99,13 @@ def peer_names(count: int) -> list[str]:
 
 
 def one_a_peer(key: str, given: Sequence[object] | None, count: int) -> None:
-    """Check that a list of the scheme's options has an entry for each peer.
+    """Check that a list among the options has an entry for each peer.
 
     Raises:
         UserError: it has more or fewer.
     """
     if given is not None and len(given) != count:
-        raise UserError(f"scheme.{key} has {len(given)} entries for {count} peers: give one each")
+        raise UserError(f"{key} has {len(given)} entries for {count} peers: give one each")
 
 
 def edges_from(sources: Mapping[str, str]) -> list[Edge]:
@@ -129,11 +131,14 @@ def peer_views(views: str, count: int) -> list[str | None]:
 
 
 def peer_networks(config: Config, task: Task, models: Sequence[str], names: Sequence[str]) -> list[StagedNetwork]:
-    """Return a network for each name, from its own seed where `scheme.seeds` has one."""
+    """Return a network for each name, from its own seed and its own weights where options list some for it."""
     given: list[int] = config.scheme.seeds or []
     seeds = [*given, *[None] * (len(names) - len(given))]
+    start = config.model.checkpoint
+    starts = [*start, *[None] * (len(names) - len(start))] if isinstance(start, list) else [start] * len(names)
     return [
-        student_network(config, task, name, model, seed) for name, model, seed in zip(names, models, seeds, strict=True)
+        student_network(replace(config, model=replace(config.model, checkpoint=own)), task, name, model, seed)
+        for name, model, seed, own in zip(names, models, seeds, starts, strict=True)
     ]
 
 
@@ -144,7 +149,7 @@ def build_branches(config: Config, task: Task) -> tuple[list[str], Stem]:
         UserError: a network that cannot be cut, or a list of another length than the number of branches.
     """
     names = peer_names(config.scheme.peers)
-    one_a_peer("seeds", config.scheme.seeds, len(names))
+    one_a_peer("scheme.seeds", config.scheme.seeds, len(names))
     return names, build_stem(config, task, [config.model.name] * len(names), names)
 
 
@@ -152,8 +157,12 @@ def build_stem(config: Config, task: Task, models: Sequence[str], names: Sequenc
     """Cut the peers' networks before `scheme.split`; the trunk is peer 0's.
 
     Raises:
-        UserError: architectures differ, or cannot be cut there.
+        UserError: architectures differ, or cannot be cut there, or several checkpoints.
     """
+    if isinstance(config.model.checkpoint, list):
+        raise UserError(
+            "model.checkpoint is a list, but peers on one trunk start from one network: give one checkpoint"
+        )
     if len(set(models)) > 1:
         raise UserError(
             f"scheme.topology=shared_stem: peers on one trunk have one architecture, not {', '.join(models)}"

@@ -8,8 +8,10 @@ from kdschemes.report.groups import Group
 from kdschemes.report.section import Section
 from kdschemes.study.analyses.budgets import budgets
 from kdschemes.study.analyses.capacity import capacity
+from kdschemes.study.analyses.collaborative import collaborative
 from kdschemes.study.analyses.efficiency import efficiency
 from kdschemes.study.analyses.fidelity import fidelity
+from kdschemes.study.analyses.missing_class import missing_class
 from kdschemes.study.analyses.sensitivity import sensitivity
 from kdschemes.study.analyses.temperature_limit import temperature_limit
 
@@ -22,5 +24,7 @@ ANALYSES: dict[str, Callable[[Sequence[Group]], list[Section]]] = {
     "capacity": capacity,
     "sensitivity": sensitivity,
     "budgets": budgets,
+    "missing_class": missing_class,
+    "collaborative": collaborative,
 }
 """Each takes the groups of a study and copes with runs that are not finished."""

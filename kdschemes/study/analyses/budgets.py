@@ -81,8 +81,8 @@ def _compared(budget: str, groups: Sequence[Group]) -> Section:
     rows = [
         [
             group.label,
-            f"{test.mean_difference:+.2f}",
-            f"{test.low:+.2f} to {test.high:+.2f}" if test.n > 1 else NOTHING,
+            f"{test.mean_difference:+z.2f}",
+            f"{test.low:+z.2f} to {test.high:+z.2f}" if test.n > 1 else NOTHING,
             NOTHING if p != p else probability(p),
             words,
         ]

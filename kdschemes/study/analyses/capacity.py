@@ -154,7 +154,7 @@ def _table(found: Mapping[Pair, Group], accuracies: Mapping[Pair, BySeed], sizes
     taught = [pair for pair in pairs if pair.teacher and pair.alone in accuracies]
     tests = [paired(accuracies[pair], accuracies[pair.alone]) for pair in taught]
     gains = {
-        pair: [f"{test.mean_difference:+.2f}", NOTHING if p != p else probability(p), words]
+        pair: [f"{test.mean_difference:+z.2f}", NOTHING if p != p else probability(p), words]
         for pair, test, (p, words) in zip(taught, tests, verdicts(tests), strict=True)
     }
     rows = [

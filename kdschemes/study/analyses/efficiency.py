@@ -82,7 +82,7 @@ def _of_images(found: Mapping[Point, Group], notes: Sequence[str]) -> Section:
             f"{100 * fraction:g} %",
             _images(found[Point(way=ALONE, fraction=fraction)]),
             *(spread(list(both[way][fraction].values()), 2) for way in (ALONE, DISTILLED)),
-            f"{test.mean_difference:+.2f}",
+            f"{test.mean_difference:+z.2f}",
             NOTHING if p != p else probability(p),
             words,
         ]

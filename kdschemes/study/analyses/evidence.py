@@ -86,9 +86,9 @@ def measured(found: Paired, unit: str = "points") -> str:
     if found.n == 0:
         return "no common seed"
     if math.isnan(found.p):
-        return f"{found.mean_difference:+.2f} {unit}, {seeds}"
-    interval = f"95 % interval {found.low:+.2f} to {found.high:+.2f}"
-    return f"{found.mean_difference:+.2f} {unit}, {interval}, {probability(found.p)}, {seeds}"
+        return f"{found.mean_difference:+z.2f} {unit}, {seeds}"
+    interval = f"95 % interval {found.low:+z.2f} to {found.high:+z.2f}"
+    return f"{found.mean_difference:+z.2f} {unit}, {interval}, {probability(found.p)}, {seeds}"
 
 
 def probability(p: float) -> str:

@@ -172,7 +172,7 @@ def _better_with_agreement(
     if rho != rho:
         return "Whether more agreement means more accuracy cannot be told from these runs."
     return (
-        f"Over all {len(pairs)} runs, agreement and accuracy have a rank correlation of {rho:+.2f} ({probability(p)}; "
+        f"Over all {len(pairs)} runs, agreement and accuracy have a rank correlation of {rho:+z.2f} ({probability(p)}; "
         "runs of one seed are not independent of each other)."
     )
 

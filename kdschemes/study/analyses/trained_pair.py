@@ -47,7 +47,7 @@ def pair_logits(member: Member, images: int) -> PairLogits:
     task = Task(data.num_classes, data.channels, data.image_size)
     student = load_model(member.folder)
     before = student_network(config, task, "student")
-    teacher = _teacher(config, task, _found(Path(paths[0]), member.folder.parent))
+    teacher = _teacher(config, task, found_folder(Path(paths[0]), member.folder.parent))
     batch = next(iter(data.eval_batches("test", batch_size=images, rank=0, world=1))).images
     with torch.no_grad():
         answers = [network.eval()(batch) for network in (student, before, teacher)]
@@ -59,6 +59,6 @@ def _teacher(config: Config, task: Task, path: Path) -> StagedNetwork:
     return teacher_network(dataclasses.replace(config, teacher=teacher), task, 0)
 
 
-def _found(path: Path, runs: Path) -> Path:
+def found_folder(path: Path, runs: Path) -> Path:
     """Return where a checkpoint is: where it was, or beside the run, if all runs were moved together."""
     return path if path.exists() or not (runs / path.name).exists() else runs / path.name

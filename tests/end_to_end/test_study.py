@@ -1,0 +1,222 @@
+"""`kdschemes study` as a user starts it: packs, kills, failures, a budget, two at once; and what single runs give."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from kdschemes.config.load import load_config, run_name
+from kdschemes.study.file import read_study
+from kdschemes.train import train
+
+PATIENCE = 180.0
+BYTES = ("model.safetensors", "metrics.jsonl", "predictions.safetensors", "best/model.safetensors")
+BASE = {
+    "scheme": "offline",
+    "model": "convnet",
+    "teacher": "convnet",
+    "train.epochs": 2,
+    "train.batch_size": 32,
+    "train.threads": 1,
+    "train.checkpoint_steps": 5,
+    "data.val_fraction": 0.5,
+    "device": "cpu",
+}
+STUDY = {
+    "question": "How much should a student listen to its teacher?",
+    "base": BASE,
+    "grid": {"scheme.alpha": [0.2, 0.5, 0.9]},
+    "seeds": [0, 1],
+}
+
+
+class Command:
+    """`kdschemes study FILE` in a folder, in a process group of its own."""
+
+    def __init__(self, folder: Path, *arguments: str) -> None:
+        self.folder = folder
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "kdschemes.cli", "study", "mine.yaml", *arguments],
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def until(self, seen: Callable[[], bool]) -> None:
+        """Wait until something is there while the command runs."""
+        end = time.monotonic() + PATIENCE
+        while not seen():
+            assert self._process.poll() is None, self._process.communicate()
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+    def signal(self, number: signal.Signals, *, workers: bool = False) -> None:
+        """Send a signal to its process group, and to its workers' too."""
+        groups = [self._process.pid]
+        if workers:
+            groups += [child.pid for child in psutil.Process(self._process.pid).children(recursive=True)]
+        for group in groups:
+            os.killpg(group, number)
+
+    def wait(self) -> tuple[int, str, str]:
+        """Return its exit code and what it printed."""
+        out, err = self._process.communicate(timeout=PATIENCE)
+        return self._process.returncode, out, err
+
+
+def begin(folder: Path, study: object = STUDY) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "mine.yaml").write_text(yaml.safe_dump(study))
+    return folder
+
+
+def finished(folder: Path) -> dict[str, int]:
+    """Return when each finished run wrote its results."""
+    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("runs/*/results.json")}
+
+
+def saved(folder: Path) -> list[str]:
+    """Return the students that have a checkpoint and no results."""
+    names = [path.parent.name for path in folder.glob("runs/offline-*/checkpoint.pt")]
+    return [name for name in names if name not in finished(folder)]
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {
+        f"{name}/{file}": (folder / "runs" / name / file).read_bytes() for name in finished(folder) for file in BYTES
+    }
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The study in one go, and what it printed."""
+    folder = begin(tmp_path_factory.mktemp("whole"))
+    code, out, err = Command(folder).wait()
+    assert (code, err) == (0, ""), out
+    return folder, out
+
+
+def test_it_tells_a_line_a_run_and_ends_with_a_report(whole: tuple[Path, str]) -> None:
+    folder, out = whole
+    lines = out.splitlines()
+    assert lines[:3] == [
+        "mine: How much should a student listen to its teacher?",
+        "6 runs: 6 not begun; 1 that comes first: 1 not begun",
+        "to train: 7 runs in 3 packs, 2 at once" if (os.cpu_count() or 1) > 1 else lines[2],
+    ]
+    runs = [line for line in lines if re.match(r"\[\d/7\] ", line)]
+    assert [line[:5] for line in runs] == [f"[{n}/7]" for n in range(1, 8)]
+    assert "(comes first): test " in runs[0]
+    assert {line[6:].partition(":")[0] for line in runs[1:]} == {
+        f"alpha={alpha} seed={seed}" for alpha in (0.2, 0.5, 0.9) for seed in (0, 1)
+    }
+    assert lines[-1] == "6 runs: 6 finished; 1 that comes first: 1 finished"
+    report = folder / "runs" / "studies" / "mine"
+    assert "alpha=0.9" in (report / "report.md").read_text()
+    assert (report / "report.html").is_file()
+    assert len(finished(folder)) == 7
+
+
+def test_each_run_has_the_bytes_of_its_single_run(
+    whole: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(begin(tmp_path))
+    for run in read_study(Path("mine.yaml"), [], recipes=tmp_path).runs:
+        assert train(run.config).ran
+    assert contents(tmp_path) == contents(whole[0])
+
+
+def test_a_killed_study_goes_on_and_repeats_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    orphaned = Command(folder)
+    orphaned.until(lambda: len(saved(folder)) >= 3)
+    orphaned.signal(signal.SIGKILL)
+    assert orphaned.wait()[0] == -signal.SIGKILL
+    killed = Command(folder)
+    killed.until(lambda: len(finished(folder)) >= 3)
+    killed.signal(signal.SIGKILL, workers=True)
+    assert killed.wait()[0] == -signal.SIGKILL
+    before = finished(folder)
+    assert 3 <= len(before) < 7
+    code, out, err = Command(folder).wait()
+    assert (code, err) == (0, ""), out
+    assert f"to train: {7 - len(before)} run" in out
+    assert {name: when for name, when in finished(folder).items() if name in before} == before
+    assert contents(folder) == contents(whole[0])
+
+
+def test_a_second_one_is_refused_and_a_stopped_one_goes_on(whole: tuple[Path, str], tmp_path: Path) -> None:
+    folder = begin(tmp_path)
+    first = Command(folder)
+    first.until(lambda: bool(saved(folder)))
+    code, out, err = Command(folder).wait()
+    assert (code, out) == (2, "")
+    place = folder / "runs" / "studies" / "mine"
+    assert err == f"error: {place} is in use by another kdschemes study or submit: wait for it\n"
+    first.signal(signal.SIGTERM)
+    code, out, err = first.wait()
+    assert (code, err) == (143, ""), out
+    assert "SIGTERM: saving what is in training" in out
+    assert out.splitlines()[-1] == f"stopped by SIGTERM; the same command goes on: {place}"
+    assert "interrupted" in (place / "report.md").read_text()
+    assert len(finished(folder)) < 7
+    code, out, err = Command(folder).wait()
+    assert (code, err) == (0, ""), out
+    assert contents(folder) == contents(whole[0])
+
+
+def test_runs_that_fail_leave_the_others_to_go_on(tmp_path: Path) -> None:
+    base = {key: value for key, value in BASE.items() if key not in ("scheme", "teacher")} | {"scheme": "supervised"}
+    variants = {
+        "good": {},
+        "wild": {"optim.lr": 1e9},
+        "lost": {"model.checkpoint": "nowhere"},
+        "taught": {"scheme": "offline", "teacher": "convnet", "teacher.checkpoint": "first.lost"},
+    }
+    study = {"question": "Q", "base": base, "variants": variants, "first": {"lost": {"model.checkpoint": "nothing"}}}
+    folder = begin(tmp_path, study)
+    code, out, err = Command(folder).wait()
+    assert (code, err) == (1, ""), out
+    told = dict(re.findall(r"^\[\d/5\] (\w+) seed=0(?: \(comes first\))?: (.*)$", out, flags=re.MULTILINE))
+    good = run_name(load_config([f"{key}={value}" for key, value in base.items()], recipes=tmp_path))
+    assert list(finished(folder)) == [good]
+    assert "wild seed=0: failed, " in out
+    assert "not finite" in out
+    assert "failed: no weights at no" in told["lost"]
+    assert told["taught"] == "not started: it needs 'lost seed=0', which is not finished"
+    assert out.splitlines()[-1] == "4 runs: 1 finished, 3 failed; 1 that comes first: 1 failed"
+    assert (folder / "runs" / "studies" / "mine" / "report.html").is_file()
+
+
+def test_a_spent_budget_saves_and_can_be_gone_on_with(tmp_path: Path) -> None:
+    base = {**BASE, "scheme": "supervised", "train.epochs": 400}
+    del base["teacher"]
+    study = {"question": "Q", "base": base, "seeds": [0, 1, 2], "budget": {"hours": 15 / 3600}}
+    folder = begin(tmp_path, study)
+    code, out, err = Command(folder, "--parallel", "1").wait()
+    assert (code, err) == (1, ""), out
+    assert "the budget is spent: saving what is in training" in out
+    assert out.splitlines()[-1] == "the budget of 0.00416667 h is spent; the same command goes on with as much again"
+    assert finished(folder) == {}
+    assert (folder / "runs" / "studies" / "mine" / "report.html").is_file()
+    begun = list(folder.glob("runs/supervised-*"))
+    assert len(begun) == 1
+    assert (begun[0] / "checkpoint.pt").is_file()
+    steps = len((begun[0] / "metrics.jsonl").read_bytes())
+    code, out, _ = Command(folder, "--parallel", "1").wait()
+    assert code == 1
+    assert "1 interrupted" in out
+    assert len((begun[0] / "metrics.jsonl").read_bytes()) > steps
