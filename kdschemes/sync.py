@@ -61,9 +61,9 @@ def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
         for part in todo:
             live = _trains(part, parts, names)
             say(f"{part.folder}: {'is being trained, left out' if live else 'would be uploaded'}{_of(part, names)}")
-        return f"{len(todo)} of {len(parts)} folders are not uploaded; nothing was sent"
+        return f"{len(todo)} of {_folders(len(parts))} to upload; nothing was sent"
     if not todo:
-        return f"all {len(parts)} folders are uploaded"
+        return f"all is uploaded: {_folders(len(parts))}"
     try:
         with FileLock(parts[0].folder.parent / ".kdschemes-sync.lock", timeout=0):
             return _upload_all(todo, parts, names, say)
@@ -99,13 +99,12 @@ def _upload_all(
         else:
             failed[part.run] = part
             say(f"{part.folder}: failed ({reason}){what}")
-            check_answer(url, f"{sent} folders were uploaded, ")
+            check_answer(url, f"{_folders(sent)} uploaded, then ")
     counts = [f"{sent} uploaded", f"{len(parts) - len(todo)} before"]
     counts += [f"{live} being trained"] * bool(live) + [f"{waiting} waiting for a failed one"] * bool(waiting)
     if failed:
-        several = "1 folder" if len(failed) == 1 else f"{len(failed)} folders"
-        raise UserError(f"{several} failed ({', '.join(counts)}); the same command tries again")
-    return f"{len(parts)} folders: {', '.join(counts)}"
+        raise UserError(f"{_folders(len(failed))} failed ({', '.join(counts)}); the same command tries again")
+    return f"{_folders(len(parts))}: {', '.join(counts)}"
 
 
 def _upload(part: Part) -> str | None:
@@ -140,6 +139,10 @@ def _trains(part: Part, parts: Sequence[Part], names: Mapping[str, Path]) -> boo
         return False
     signs = [lease.stat().st_mtime for lease in run.glob("lease-*")]
     return time.time() - max(signs, default=0.0) < SIGN_OF_LIFE
+
+
+def _folders(count: int) -> str:
+    return "1 folder" if count == 1 else f"{count} folders"
 
 
 def _of(part: Part, names: Mapping[str, Path]) -> str:

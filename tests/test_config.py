@@ -31,7 +31,7 @@ from kdschemes.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "experiments"
-RECIPE_FILES = sorted(file for file in RECIPES.rglob("*.yaml") if file.parent.name != "studies")
+RECIPE_FILES = sorted(file for file in RECIPES.rglob("*.yaml") if file.parent.name not in ("studies", "sweeps"))
 METHODS = [(scheme, method) for scheme, methods in schemes.SCHEMES.items() for method in methods]
 
 
@@ -102,7 +102,7 @@ def test_the_hash_counts_what_is_computed_and_nothing_else() -> None:
     offline = load("scheme=offline")
     assert config_hash(load("scheme=offline", "teacher.placement=sharded")) == config_hash(offline)
     assert config_hash(load("scheme=offline", "teacher.precision=bf16")) != config_hash(offline)
-    watchers = {"output", "tracker", "project", "group"}
+    watchers = {"output", "tracker", "project", "group", "job_type"}
     teacher = {"teacher.placement", "teacher.cache_folder", "teacher.cache_limit"}
     assert watchers | teacher | {"scheme.file", "train.shard"} == set(NOT_HASHED)
     for other in ("seed=1", "train.epochs=16", "optim.lr=0.2", "data.mixup=0.1", "losses.response.temperature=2"):

@@ -55,9 +55,8 @@ def test_dry_run_prints_the_packs_and_writes_nothing(clone: Path, answer: Answer
     lines = out.splitlines()
     assert lines[0] == "7 runs in 5 packs, 1 at once"
     assert lines[1:3] == ["", "pack 1: 1 run"]
-    assert [line for line in lines if line.startswith("pack")][1:3] == ["pack 2: 2 runs, after pack 1"] + [
-        "pack 3: 2 runs, after pack 1"
-    ]
+    waits = {line.partition(": ")[2] for line in lines if line.startswith("pack")}
+    assert waits == {"1 run", "2 runs, after pack 1"}
     words = "scheme=offline train.epochs=2 teacher=resnet20 scheme.alpha=1 seed=1 data.val_fraction=0.3"
     assert f"      soft seed=1: {words}" in lines
 
@@ -75,11 +74,11 @@ def test_finished_runs_are_left_out_and_told(clone: Path, answer: Answer) -> Non
 @pytest.mark.parametrize(
     ("memory", "told"),
     [
-        ("64", r"7 runs in 5 packs, 1 at once"),
-        ("1.12", r"7 runs in 7 packs, 1 at once, split to fit 1\.1 GB of memory each"),
+        ("64", "7 runs in 5 packs, 1 at once"),
+        ("1.1", r"7 runs in 7 packs, 1 at once, split to fit 1\.1 GB of memory each"),
         (
             "0.5",
-            r"7 runs in 7 packs, 1 at once, in 0\.5 GB of memory each, though a run takes up to 1\.\d GB: lower .*",
+            r".* 1 at once, in 0\.5 GB of memory each, though a run takes up to 1\.\d GB: lower .*",
         ),
     ],
 )

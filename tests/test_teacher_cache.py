@@ -16,9 +16,9 @@ import torch
 from processes import SignalAtFile, Started, run
 from safetensors.numpy import load_file
 from scheme_cases import LOSSES, base, build, configure, random_batch
-from test_distributed import launch
 from test_losses_in_schemes import MIDWAY, only
 from test_resume import one_line
+from worlds import launch
 
 from kdschemes import cli
 from kdschemes.config import Config

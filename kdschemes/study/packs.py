@@ -65,18 +65,19 @@ class Pack:
 def make_packs(runs: Sequence[StudyRun], *, workers: int, limit: float) -> list[Pack]:
     """Return the packs of runs that are to be trained, those that others wait for first, then the longest.
 
-    One pack are runs with equal batches and equal teachers. None takes more than `limit` bytes, unless it is of one
+    One pack are runs with equal batches and equal teachers; those that others wait for are not kept from their end by
+    those that nobody does. None takes more than `limit` bytes, unless it is of one
     run, and packs that can run at the same time keep `workers` busy.
     """
+    needed = {need for run in runs for need in run.needs}
     groups: dict[object, list[StudyRun]] = {}
     for run in runs:
-        groups.setdefault(_key(run), []).append(run)
+        groups.setdefault((run.folder in needed, _key(run)), []).append(run)
     packs = [part for group in groups.values() for part in _fitting(Pack(runs=tuple(group)), limit)]
     by_level: dict[int, list[Pack]] = {}
     levels = _levels(runs)
     for pack in packs:
         by_level.setdefault(max(levels[run.folder] for run in pack.runs), []).append(pack)
-    needed = {need for run in runs for need in run.needs}
     return [
         pack
         for level in sorted(by_level)

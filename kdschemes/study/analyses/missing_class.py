@@ -17,7 +17,7 @@ from kdschemes.models import StagedNetwork, load_model
 from kdschemes.report.charts.base import chart
 from kdschemes.report.groups import Group, Member
 from kdschemes.report.section import Chart, Section, Table
-from kdschemes.report.statistics import Paired, paired, verdicts
+from kdschemes.report.statistics import paired, verdicts
 from kdschemes.report.values import NOTHING, spread
 from kdschemes.study.analyses.evidence import RULE, BySeed, by_point, judged, missing, paragraphs, probability, setting
 
@@ -212,7 +212,9 @@ def _images(omitted: Sequence[int], found: Mapping[int, Corrected]) -> str:
 
 
 def _table(measured: Mapping[Point, Mapping[int, Corrected]]) -> Table:
-    tests = [paired(_top1(of, 1), _top1(of, 0)) for of in measured.values()]
+    tested = [point for point in measured if point.omitted]
+    tests = [paired(_top1(measured[point], 1), _top1(measured[point], 0)) for point in tested]
+    words = {point: _words(*verdict) for point, verdict in zip(tested, verdicts(tests), strict=True)}
     rows = [
         [
             point.label,
@@ -220,9 +222,9 @@ def _table(measured: Mapping[Point, Mapping[int, Corrected]]) -> Table:
             *(spread(list(_top1(of, which).values()), 2) for which in (0, 1)),
             *(spread(list(_recognised(of, which).values()), 1) for which in (0, 1)),
             spread([one.offset for one in of.values()], 2),
-            *_words(test, verdict),
+            *words.get(point, (NOTHING, NOTHING)),
         ]
-        for (point, of), test, verdict in zip(measured.items(), tests, verdicts(tests), strict=True)
+        for point, of in measured.items()
     ]
     columns = ("student", "errors", "corrected", "test top-1 %", "corrected %", "omitted class recognised %")
     caption = (
@@ -237,15 +239,14 @@ def _table(measured: Mapping[Point, Mapping[int, Corrected]]) -> Table:
     )
 
 
-def _words(test: Paired, verdict: tuple[float, str]) -> list[str]:
-    p, words = verdict
-    return [NOTHING if p != p else probability(p), words]
+def _words(p: float, verdict: str) -> tuple[str, str]:
+    return NOTHING if p != p else probability(p), verdict
 
 
 def _chart(measured: Mapping[Point, Mapping[int, Corrected]], omitted: Sequence[int]) -> alt.TopLevelMixin:
     chosen = [one.offset for of in measured.values() for one in of.values()]
     low, high = min(0.0, *chosen), max(0.0, *chosen)
-    margin = 0.25 * (high - low) + 1.0
+    margin = 0.1 * (high - low) + 0.5
     lines, dots = [], []
     for point, of in measured.items():
         for value in np.linspace(low - margin, high + margin, CURVE_POINTS):

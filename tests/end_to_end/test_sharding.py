@@ -13,8 +13,8 @@ import torch
 from distributed_worker import CASES, run_case
 from processes import SignalAtFile, run
 from sharding_worker import EXPORTED, NETWORKS, SPLIT, TEACHERS, run_clipped, run_export, run_network, run_teachers
-from test_distributed import Results, close, launch
 from test_resume import SMALL, check_equal, checkpoint, one_line, pair, run_folder
+from worlds import Results, close, launch
 
 from kdschemes.models import create_model, load_model
 from kdschemes.sharding import blocks
