@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -24,7 +25,7 @@ TOLERANCE = 0.1
 def budgets(groups: Sequence[Group]) -> list[Section]:
     """Return what each group's training cost, and how it compares with cross-entropy on the same budget.
 
-    The budgets are the epochs and the training compute of the most expensive group.
+    The budgets are the epochs that most groups have, and the training compute of the most expensive one.
     """
     costs = {group.label: found[0] for group in groups if not group.earlier and (found := training_macs(group))}
     named = {group.label: group for group in groups if group.label in costs}
@@ -34,7 +35,8 @@ def budgets(groups: Sequence[Group]) -> list[Section]:
         return [Section(title=TITLE, text=text)]
     dearest = max(costs, key=lambda label: costs[label])
     epochs = {label: _epochs(group) for label, group in named.items()}
-    of_epochs = [label for label in named if epochs[label] == epochs[dearest]]
+    usual = Counter(epochs.values()).most_common(1)[0][0]
+    of_epochs = [label for label in named if epochs[label] == usual]
     of_compute = equal_compute(costs, costs[dearest])
     told = (
         f"The most expensive run is {dearest}: {epochs[dearest]} epochs, {count(costs[dearest])} multiply-accumulates. "
@@ -61,7 +63,7 @@ def budgets(groups: Sequence[Group]) -> list[Section]:
             charts=[Chart(name="budgets", spec=_chart(named, costs), caption="Means over seeds.")],
         )
     ]
-    for budget, labels in ((f"{epochs[dearest]} epochs", of_epochs), ("equal compute", of_compute)):
+    for budget, labels in ((f"{usual} epochs", of_epochs), ("equal compute", of_compute)):
         sections.append(_compared(budget, [named[label] for label in labels]))
     return sections
 
@@ -128,18 +130,27 @@ def _compute(folder: Path) -> float:
 
 def _chart(named: Mapping[str, Group], costs: Mapping[str, float]) -> alt.TopLevelMixin:
     values = [
-        {"compute": costs[label] / 1e12, "top1": fmean(values), "run": label}
+        {
+            "compute": costs[label] / 1e12,
+            "top1": fmean(values),
+            "run": label,
+            "method": " ".join(setting(group, key) for key in ("scheme.name", "scheme.method")),
+            "epochs": str(_epochs(group)),
+        }
         for label, group in named.items()
         if (values := accuracy(group).values())
     ]
+    methods = list(dict.fromkeys(str(value["method"]) for value in values))
+    epochs = sorted({str(value["epochs"]) for value in values}, key=int)
     spec: alt.Chart = (
         chart(values)
         .mark_point(filled=True, size=80)
         .encode(
             x=alt.X("compute:Q", scale=alt.Scale(zero=False), title="training compute (10^12 multiply-accumulates)"),
             y=alt.Y("top1:Q", scale=alt.Scale(zero=False), title="test top-1 (%)"),
-            color=alt.Color("run:N", title=None, sort=list(named)),
-            tooltip=["run:N", "compute:Q", "top1:Q"],
+            color=alt.Color("method:N", title=None, sort=methods),
+            shape=alt.Shape("epochs:N", title="epochs", sort=epochs),
+            tooltip=["run:N", "epochs:N", "compute:Q", "top1:Q"],
         )
         .properties(width="container")
     )
