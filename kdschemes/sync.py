@@ -115,6 +115,7 @@ def _upload(part: Part) -> str | None:
     environment = {"WANDB_X_GRAPHQL_RETRY_MAX": RETRIES, "WANDB_ERROR_REPORTING": "false"} | os.environ
     environment.pop("WANDB_MODE", None)
     environment.pop("WANDB_SILENT", None)
+    environment["WANDB_DIR"] = str(part.folder.parents[1])  # for the client's own logs
     command = [sys.executable, "-m", "wandb", "sync", str(part.folder)]
     done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
     if part.marker.exists():

@@ -253,6 +253,7 @@ def test_collaborative(tmp_path: Path) -> None:
     assert [table.columns[0] for table in section.tables][:3] == [
         "IID, own images", "non-IID (0.1), own images", "non-IID (0.1), teacher's images",
     ]  # fmt: skip
+    assert len({chart.name for chart in section.charts}) == 4  # accuracy and forgetting, of IID and of other data
     for chart in section.charts:
         chart.spec.to_dict()
     for folder in tmp_path.glob("supervised*"):

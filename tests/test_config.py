@@ -31,7 +31,11 @@ from kdschemes.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "experiments"
-RECIPE_FILES = sorted(file for file in RECIPES.rglob("*.yaml") if file.parent.name not in ("studies", "sweeps"))
+RECIPE_FILES = sorted(
+    file
+    for file in RECIPES.rglob("*.yaml")
+    if file.parent.name not in ("studies", "sweeps") and "question" not in yaml.safe_load(file.read_text())
+)
 METHODS = [(scheme, method) for scheme, methods in schemes.SCHEMES.items() for method in methods]
 
 

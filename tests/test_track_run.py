@@ -15,7 +15,10 @@ from test_track import items, records, wandb_files
 
 from kdschemes.config.load import load_config, run_name, to_tree
 from kdschemes.dashboard import COLOURS
+from kdschemes.study.earlier import with_earlier
 from kdschemes.study.file import read_study
+from kdschemes.study.plan import PlannedArray
+from kdschemes.study.submit import _write_configs
 from kdschemes.train import Finished, train, train_together
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -173,6 +176,18 @@ def test_an_agent_that_asks_for_a_finished_run_is_given_it(offline: pytest.Monke
     found = Given(file)
     assert (found.run.run_id, found.run.job_type, found.exit_code) == ("point1", "offline", 0)
     assert found.summary["val/top1"] == found.rows[-1]["val/top1"]
+
+
+def test_a_study_on_slurm_is_a_group_too(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("question: q\nbase: {scheme: offline, tracker: wandb}\ngrid: {scheme.alpha: [0.1]}\nseeds: [0]\n")
+    runs = with_earlier(read_study(file, [f"output={tmp_path}"], recipes=REPOSITORY))
+    array = PlannedArray(name="mine", runs=tuple(runs), after=(), after_elements=())
+    (tmp_path / "mine").mkdir()
+    written = _write_configs(array, tmp_path / "mine")
+    configs = [load_config([f"experiment={written / f'{number}.yaml'}"], recipes=REPOSITORY) for number in (0, 1)]
+    assert [(config.group, config.job_type) for config in configs] == [("mine", "teacher"), ("mine", None)]
+    assert [run_name(config) for config in configs] == [run.folder for run in runs]
 
 
 def test_a_point_of_the_shipped_sweep_is_a_run_of_the_study() -> None:

@@ -84,13 +84,17 @@ def collaborative(groups: Sequence[Group]) -> list[Section]:
         "On the test set after the last epoch, in percent. Own classes are those that the student had images of before "
         "the transfer. Forgetting is the mean over classes of max(0, top-1 before - top-1 after). Positive flips are "
         "images that were answered wrongly before and are right after, negative flips the opposite. Labels alone: the "
-        "student goes on without a teacher, with the same images and steps."
+        "student goes on without a teacher, with the same images and steps. Non-IID (a): the shares "
+        "that peers have of a class are drawn from Dirichlet(a)."
     )
     tables = [_table(place, methods[place]) for place in compared]
     tables += [_settings(place, grids[place]) for place in compared if len(grids[place]) > 1]
     charts = [
-        _chart(methods, compared, "top1", "test top-1 (%)"),
-        _chart(methods, compared, "forgetting", "forgetting (points)"),
+        _chart(
+            f"collaborative_{key}_{number}", methods, [place for place in compared if place.skew == skew], key, title
+        )
+        for number, skew in enumerate(dict.fromkeys(place.skew for place in compared), start=1)
+        for key, title in (("top1", "test top-1 (%)"), ("forgetting", "forgetting (points)"))
     ]
     text = paragraphs(*_claims(methods), notes, reading, RULE)
     return [Section(title=TITLE, text=text, tables=tables, charts=charts)]
@@ -258,7 +262,9 @@ def _settings(place: Place, grid: Grid) -> Table:
     return Table(columns=columns, rows=rows, caption=f"The settings that KD is tuned over. {place}.")
 
 
-def _chart(methods: Mapping[Place, Mapping[str, Runs]], places: Sequence[Place], key: str, title: str) -> Chart:
+def _chart(
+    stem: str, methods: Mapping[Place, Mapping[str, Runs]], places: Sequence[Place], key: str, title: str
+) -> Chart:
     values = [
         {"method": name, key: getattr(run.after, key), "case": str(place), "seed": seed}
         for place in places
@@ -276,4 +282,4 @@ def _chart(methods: Mapping[Place, Mapping[str, Runs]], places: Sequence[Place],
         base.mark_point(filled=True, opacity=0.6).encode(x=x, tooltip=["case:N", "seed:Q", f"{key}:Q"]),
         base.mark_tick(thickness=2).encode(x=alt.X(f"mean({key}):Q")),
     ).properties(width="container", height=alt.Step(14))
-    return Chart(name=f"collaborative_{key}", spec=spec, caption="Dots are seeds, bars means.")
+    return Chart(name=stem, spec=spec, caption="Dots are seeds, bars means.")
