@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from scheme_cases import DEFAULTS, LOSSES, OFFLINE, VARIANTS, configure, in_double
+from scheme_cases import DEFAULTS, EXHAUSTIVE, LOSSES, OFFLINE, VARIANTS, configure, in_double
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -74,6 +74,11 @@ CASES |= {
 }
 OF_THREE = ["accumulated-in-turn", "linear-mix", "held-out-mix", "accumulated-online", "accumulated-self", "mixup"]
 OF_THREE += ["accumulated-past"]
+if not EXHAUSTIVE:
+    FEW = ["supervised-ce", "offline-kd", "confident-teachers", "online-dml", "self-byot", "even", "average"]
+    FEW += ["feature-vid", "relation-rkd", "relation-crd", "in-turn", "accumulated-views", "norm-of-the-batch"]
+    OF_THREE = ["held-out-mix", "accumulated-online", "accumulated-past", "mixup"]
+    CASES = {name: CASES[name] for name in (*FEW, *OF_THREE)}
 
 
 def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import os
 from functools import cache
 from pathlib import Path
 
@@ -28,6 +29,9 @@ from kdschemes.schemes import build_scheme
 from kdschemes.schemes.self_distillation.past import LastStep
 
 __all__ = ["DEFAULTS", "LOSSES", "METHODS", "OFFLINE", "ONLINE", "SELF", "base"]
+
+EXHAUSTIVE = os.environ.get("KDSCHEMES_EXHAUSTIVE") == "1"
+"""Whether tests that take minutes go over all methods and losses, not only over those of every kind."""
 
 RECIPES = Path(__file__).resolve().parents[1] / "experiments"
 TASK = Task(num_classes=10, channels=1, image_size=8, train_labels=torch.arange(60) % 10)

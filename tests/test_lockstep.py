@@ -23,7 +23,7 @@ from kdschemes.stop import StopSignal
 from kdschemes.train import Failed, Finished, train, train_together
 
 BYTES = ("model.safetensors", "metrics.jsonl", "predictions.safetensors", "best/model.safetensors")
-SHORT = ("train.threads=1", "model=resnet8x4", "data.val_fraction=0.1")
+SHORT = ("train.threads=1", "train.batch_size=64", "model=resnet8x4", "data.val_fraction=0.1", "data.fraction=0.3")
 STUDENTS = {
     "alpha": ("scheme.alpha=0.3",),
     "clipped and longer": ("losses.response.temperature=8", "optim.clip=0.5", "train.epochs=3"),

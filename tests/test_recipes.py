@@ -156,7 +156,8 @@ def test_of_many_recipes_only_the_closest_are_listed() -> None:
     message = str(caught.value)
     assert "\n" not in message
     assert "did you mean 'repdistiller/kd_resnet56_resnet20'?" in message
-    files = [file for file in EXPERIMENTS.rglob("*.yaml") if file.parent.name != "studies"]
+    named = EXPERIMENTS.rglob("*.yaml")
+    files = [file for file in named if file.relative_to(EXPERIMENTS).parts[0] not in ("studies", "sweeps")]
     files += EXPERIMENTS.glob("topologies/*.py")
     assert f"the closest of the {len(files)} in {EXPERIMENTS}: repdistiller/kd_resnet56_resnet20, " in message
     assert message.count(",") == 11

@@ -293,7 +293,8 @@ def _read_recipe(name: Any, recipes: Path) -> Tree:
     if path.suffix not in (".yaml", ".yml", ".py"):
         found = [place for place in (recipes / f"{name}.yaml", recipes / f"{name}.py") if place.is_file()]
         if not found:
-            files = [file for file in recipes.rglob("*.yaml") if file.parent.name not in (STUDIES, SWEEPS)]
+            named = recipes.rglob("*.yaml")
+            files = [file for file in named if file.relative_to(recipes).parts[0] not in (STUDIES, SWEEPS)]
             files += recipes.glob(f"{TOPOLOGIES}/*.py")
             known = sorted(str(p.relative_to(recipes).with_suffix("")) for p in files)
             raise _unknown_recipe(str(name), known, recipes)

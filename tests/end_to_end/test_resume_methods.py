@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from processes import SignalAtFile, Started, run
-from scheme_cases import METHODS, base, configure
+from scheme_cases import EXHAUSTIVE, METHODS, base, configure
 from test_resume import FILES
 from variants_topologies import NAMES, TOPOLOGIES, topology
 
@@ -26,6 +26,18 @@ SMALL = [
 ]
 CASES = {name: base(*method) for name, method in METHODS.items()}
 CASES |= {f"topology-{name}": [f"experiment={TOPOLOGIES / name}.py", *topology(name)[1:]] for name in NAMES}
+if not EXHAUSTIVE:
+    FEW = (
+        "offline-takd",
+        "offline-partial",
+        "online-okddip",
+        "online-pcl",
+        "self-pskd",
+        "self-dlb",
+        "self-ema",
+        "self-ban",
+    )
+    CASES = {name: CASES[name] for name in (*FEW, "topology-offline_online")}
 KILLS = (4, 16)
 """Each process dies before it renames its n-th file; the second time only where other runs come first."""
 

@@ -139,26 +139,7 @@ def test_each_run_has_the_bytes_of_its_single_run(
     assert contents(tmp_path) == contents(whole[0])
 
 
-def test_a_killed_study_goes_on_and_repeats_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
-    folder = begin(tmp_path)
-    orphaned = Command(folder)
-    orphaned.until(lambda: len(saved(folder)) >= 3)
-    orphaned.signal(signal.SIGKILL)
-    assert orphaned.wait()[0] == -signal.SIGKILL
-    killed = Command(folder)
-    killed.until(lambda: len(finished(folder)) >= 3)
-    killed.signal(signal.SIGKILL, workers=True)
-    assert killed.wait()[0] == -signal.SIGKILL
-    before = finished(folder)
-    assert 3 <= len(before) < 7
-    code, out, err = Command(folder).wait()
-    assert (code, err) == (0, ""), out
-    assert f"to train: {7 - len(before)} run" in out
-    assert {name: when for name, when in finished(folder).items() if name in before} == before
-    assert contents(folder) == contents(whole[0])
-
-
-def test_a_second_one_is_refused_and_a_stopped_one_goes_on(whole: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_stopped_and_killed_study_goes_on_and_repeats_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
     folder = begin(tmp_path)
     first = Command(folder)
     first.until(lambda: bool(saved(folder)))
@@ -172,9 +153,20 @@ def test_a_second_one_is_refused_and_a_stopped_one_goes_on(whole: tuple[Path, st
     assert "SIGTERM: saving what is in training" in out
     assert out.splitlines()[-1] == f"stopped by SIGTERM; the same command goes on: {place}"
     assert "interrupted" in (place / "report.md").read_text()
-    assert len(finished(folder)) < 7
+    orphaned = Command(folder)
+    orphaned.until(lambda: len(finished(folder)) >= 2)
+    orphaned.signal(signal.SIGKILL)
+    assert orphaned.wait()[0] == -signal.SIGKILL
+    killed = Command(folder)
+    killed.until(lambda: len(finished(folder)) >= 3)
+    killed.signal(signal.SIGKILL, workers=True)
+    assert killed.wait()[0] == -signal.SIGKILL
+    before = finished(folder)
+    assert 3 <= len(before) < 7
     code, out, err = Command(folder).wait()
     assert (code, err) == (0, ""), out
+    assert f"to train: {7 - len(before)} run" in out
+    assert {name: when for name, when in finished(folder).items() if name in before} == before
     assert contents(folder) == contents(whole[0])
 
 
