@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from scheme_cases import EXHAUSTIVE
 from wandb_recorder import Recorder
+
+pytestmark = pytest.mark.skipif(not EXHAUSTIVE, reason="minutes long: KDSCHEMES_EXHAUSTIVE=1")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SWEEP = REPOSITORY / "experiments" / "sweeps" / "alpha_temperature.yaml"
