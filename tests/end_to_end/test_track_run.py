@@ -21,7 +21,7 @@ from kdschemes.study.plan import PlannedArray
 from kdschemes.study.submit import _write_configs
 from kdschemes.train import Finished, train, train_together
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["data.val_fraction=0.8", "train.epochs=1", "train.threads=1", "train.log_every=1"]
 PACK = [
     ["scheme=offline", "teacher=resnet20", "group=study", *SMALL],
