@@ -74,11 +74,12 @@ CASES |= {
 }
 OF_THREE = ["accumulated-in-turn", "linear-mix", "held-out-mix", "accumulated-online", "accumulated-self", "mixup"]
 OF_THREE += ["accumulated-past"]
+OF_TWO = list(CASES)
 if not EXHAUSTIVE:
-    FEW = ["supervised-ce", "offline-kd", "confident-teachers", "online-dml", "self-byot", "even", "average"]
-    FEW += ["feature-vid", "relation-rkd", "relation-crd", "in-turn", "accumulated-views", "norm-of-the-batch"]
+    OF_TWO = ["supervised-ce", "offline-kd", "confident-teachers", "online-dml", "self-byot", "even", "average"]
+    OF_TWO += ["feature-vid", "relation-rkd", "relation-crd", "in-turn", "accumulated-views", "norm-of-the-batch"]
     OF_THREE = ["held-out-mix", "accumulated-online", "accumulated-past", "mixup"]
-    CASES = {name: CASES[name] for name in (*FEW, *OF_THREE)}
+    OF_TWO += OF_THREE
 
 
 def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False) -> dict[str, Any]:
@@ -207,7 +208,7 @@ def run_all(names: list[str], accelerator: Accelerator | None) -> dict[str, Any]
 
 def main() -> None:
     accelerator = start_processes(configure("device=cpu", "train.threads=1"))
-    names = list(CASES) if accelerator.num_processes == 2 else OF_THREE
+    names = OF_TWO if accelerator.num_processes == 2 else OF_THREE
     torch.save(run_all(names, accelerator), Path(sys.argv[1]) / f"{accelerator.process_index}.pt")
     accelerator.end_training()
 

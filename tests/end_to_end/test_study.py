@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -67,9 +68,13 @@ class Command:
         """Send a signal to its process group, and to its workers' too."""
         groups = [self._process.pid]
         if workers:
-            groups += [child.pid for child in psutil.Process(self._process.pid).children(recursive=True)]
+            groups += [worker.pid for worker in self.workers()]
         for group in groups:
             os.killpg(group, number)
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that it has started."""
+        return psutil.Process(self._process.pid).children(recursive=True)
 
     def wait(self) -> tuple[int, str, str]:
         """Return its exit code and what it printed."""
@@ -144,12 +149,13 @@ def test_each_run_has_the_bytes_of_its_single_run(
 
 def test_a_stopped_and_killed_study_goes_on_and_repeats_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
     folder = begin(tmp_path)
+    place = folder / "runs" / "studies" / "mine"
     first = Command(folder)
-    first.until(lambda: bool(saved(folder)))
+    first.until((place / "study.yaml").exists)
     code, out, err = Command(folder).wait()
     assert (code, out) == (2, "")
-    place = folder / "runs" / "studies" / "mine"
     assert err == f"error: {place} is in use by another kdschemes study or submit: wait for it\n"
+    first.until(lambda: bool(saved(folder)))
     first.signal(signal.SIGTERM)
     code, out, err = first.wait()
     assert (code, err) == (143, ""), out
@@ -158,12 +164,17 @@ def test_a_stopped_and_killed_study_goes_on_and_repeats_nothing(whole: tuple[Pat
     assert "interrupted" in (place / "report.md").read_text()
     orphaned = Command(folder)
     orphaned.until(lambda: len(finished(folder)) >= 2)
+    orphans = orphaned.workers()
     orphaned.signal(signal.SIGKILL)
     assert orphaned.wait()[0] == -signal.SIGKILL
     killed = Command(folder)
     killed.until(lambda: len(finished(folder)) >= 3)
     killed.signal(signal.SIGKILL, workers=True)
     assert killed.wait()[0] == -signal.SIGKILL
+    for orphan in orphans:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            orphan.kill()
+    psutil.wait_procs(orphans, timeout=PATIENCE)
     before = finished(folder)
     assert 3 <= len(before) < 7
     code, out, err = Command(folder).wait()
