@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import wandb
 from test_track import trackers, train, val
 from wandb_recorder import KEY, Recorder
 
-import wandb
 from kdschemes import cli, guard
 from kdschemes.guard import Lease
 
