@@ -76,10 +76,9 @@ OF_THREE = ["accumulated-in-turn", "linear-mix", "held-out-mix", "accumulated-on
 OF_THREE += ["accumulated-past"]
 OF_TWO = list(CASES)
 if not EXHAUSTIVE:
-    OF_TWO = ["supervised-ce", "offline-kd", "confident-teachers", "online-dml", "self-byot", "even", "average"]
-    OF_TWO += ["feature-vid", "relation-rkd", "relation-crd", "in-turn", "accumulated-views", "norm-of-the-batch"]
-    OF_THREE = ["held-out-mix", "accumulated-online", "accumulated-past", "mixup"]
-    OF_TWO += OF_THREE
+    OF_TWO = ["offline-kd", "online-dml", "self-byot", "even", "relation-rkd", "relation-crd", "accumulated-views"]
+    OF_TWO += ["norm-of-the-batch", "held-out-mix", "accumulated-past"]
+    OF_THREE = ["accumulated-online", "mixup"]
 
 
 def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False) -> dict[str, Any]:

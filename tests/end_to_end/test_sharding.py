@@ -12,6 +12,7 @@ import pytest
 import torch
 from distributed_worker import CASES, run_case
 from processes import SignalAtFile, run
+from scheme_cases import EXHAUSTIVE
 from sharding_worker import EXPORTED, NETWORKS, SPLIT, TEACHERS, run_clipped, run_export, run_network, run_teachers
 from test_resume import SMALL, check_equal, checkpoint, one_line, pair, run_folder
 from worlds import Results, close, launch
@@ -122,6 +123,7 @@ def test_a_split_run_stops_goes_on_exactly_and_leaves_whole_weights(tmp_path: Pa
         assert torch.equal(value, ours[f"nodes.student.network.{name}"])
 
 
+@pytest.mark.skipif(not EXHAUSTIVE, reason="half a minute: KDSCHEMES_EXHAUSTIVE=1")
 def test_a_run_goes_on_with_split_weights_and_without(tmp_path: Path) -> None:
     arguments = ["scheme=self", "losses.feature=none", "optim.lr=0.01", *SMALL, "device=cpu"]
     split = [*arguments, "train.shard=true"]
