@@ -32,9 +32,10 @@ from kdschemes.losses.relation import rkd_angle
 from kdschemes.losses.response import cross_entropy
 from kdschemes.nodes import Frozen, Network
 from kdschemes.progress import Reporter
+from kdschemes.run_end import peak_memory
 from kdschemes.schemes import build_scheme
 from kdschemes.stop import StopSignal
-from kdschemes.train import Run, peak_memory
+from kdschemes.training_run import Run
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRECISIONS = ("fp32", "bf16")

@@ -17,7 +17,7 @@ from kdschemes.lockstep import Lockstep, share_teachers
 from kdschemes.nodes import Frozen
 from kdschemes.teacher_cache import TeacherCache
 from kdschemes.teacher_cache.cache import LOGITS
-from kdschemes.train import Run
+from kdschemes.training_run import Run
 
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 TEMPERATURES = (1, 2, 4, 8)

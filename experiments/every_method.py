@@ -36,7 +36,8 @@ from kdschemes.launch import start_processes
 from kdschemes.progress import Reporter
 from kdschemes.schemes import build_scheme
 from kdschemes.stop import StopSignal
-from kdschemes.train import Run, train
+from kdschemes.train import train
+from kdschemes.training_run import Run
 
 RECIPES = Path(__file__).resolve().parent
 TEACHER, STUDENT = "resnet8x4", "resnet20"

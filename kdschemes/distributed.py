@@ -1,14 +1,16 @@
-"""What crosses processes: an autograd-aware gather, synchronised batch norm on CPU, sums, an agreed stop."""
+"""What crosses processes: an autograd-aware gather, synchronised batch norm on CPU, sums, what the first one does."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from kdschemes.errors import UserError
+from kdschemes.errors import ToldByFirst, UserError
 from kdschemes.outputs import Batch
 
 T = TypeVar("T")
@@ -194,3 +196,39 @@ def from_first(value: T) -> T:
     box = [value]
     dist.broadcast_object_list(box, src=0)
     return box[0]
+
+
+def first_alone(work: Callable[[], T]) -> T:
+    """Run `work` on the first process only and return its value on all; if it fails or exits there, so do all."""
+    answer: tuple[T | None, str | None, Any] = (None, None, None)
+    if rank() == 0:
+        try:
+            answer = (work(), None, None)
+        except UserError as error:
+            answer = (None, str(error), None)
+        except SystemExit as exit:
+            answer = (None, None, exit.code)
+    value, failure, exit_code = from_first(answer)
+    if failure is not None:
+        raise UserError(failure) if rank() == 0 else ToldByFirst(failure)
+    if exit_code is not None:
+        raise SystemExit(exit_code)
+    return value  # type: ignore[return-value]
+
+
+def first_then_all(work: Callable[[], T]) -> T:
+    """Run `work` on the first process, then on the others; if it fails on the first, it fails on all.
+
+    So a download happens once, and an error is told once.
+    """
+    mine: list[T] = []
+    first_alone(lambda: mine.append(work()))
+    return mine[0] if rank() == 0 else work()
+
+
+@contextlib.contextmanager
+def first_in(manager: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+    """Enter a context that only the first process needs; if it cannot enter, all fail."""
+    with contextlib.ExitStack() as stack:
+        first_alone(lambda: stack.enter_context(manager) and None)
+        yield

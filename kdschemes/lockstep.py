@@ -20,7 +20,7 @@ from kdschemes.evaluate import Evaluation, evaluate_together
 from kdschemes.placement import frozen_nodes
 
 if TYPE_CHECKING:
-    from kdschemes.train import Run
+    from kdschemes.training_run import Run
 
 T = TypeVar("T")
 SHARED = ("batch_size", "accumulation", "drop_last", "eval_batch_size", "channels_last", "deterministic", "threads")
@@ -175,8 +175,8 @@ class Lockstep:
         for which in ("last", "best"):
             there = [run for run in runs if run in self.active]
             for run in there:
-                self._attempt(run, partial(run.take_weights, which))
-            judged = [run for run in there if run in self.active and run.needs_evaluation(which)]
+                self._attempt(run, partial(run.end.take_weights, which))
+            judged = [run for run in there if run in self.active and run.end.needs_evaluation(which)]
             found = {
                 split: dict(
                     zip(
@@ -190,10 +190,10 @@ class Lockstep:
             for run in there:
                 if run in self.active:
                     own = {split: of[run.folder.name] for split, of in found.items() if run.folder.name in of}
-                    self._attempt(run, partial(run.record, which, own))
+                    self._attempt(run, partial(run.end.record, which, own))
         for run in runs:
             if run in self.active:
-                self._attempt(run, run.finish)
+                self._attempt(run, run.end.finish)
                 if run in self.active:
                     self.active.remove(run)
 

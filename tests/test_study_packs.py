@@ -136,6 +136,10 @@ def test_what_peers_hold_and_methods_remember_is_counted(tmp_path: Path) -> None
     assert pair == 2 * alone
     assert three == 3 * alone
     assert of("scheme=self", "method=pskd") - alone == 4 * SAMPLES["digits"] * CLASSES
+    assert of("scheme=self", "method=ema") - alone == of("scheme=supervised", "train.ema=0.9") - alone > 0
+    crd = ["scheme=offline", "losses.relation=crd"]
+    assert of(*crd, "losses.relation.dimension=64") - alone == 4 * SAMPLES["digits"] * 2 * 64
+    assert of(*crd) - alone == 4 * SAMPLES["digits"] * 2 * 128
     assert trained_networks(load_config(["scheme=online", "scheme.peers=[vgg8,convnet]"], recipes=tmp_path)) == [
         "vgg8",
         "convnet",

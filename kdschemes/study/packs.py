@@ -24,8 +24,6 @@ CLASSES = 100
 """Classes that a network's size is estimated for, where the data's own are not known before it is read."""
 SAMPLES = {"digits": 1_437, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "image_folder": 1_281_167}
 """Training images, for memories that hold a row for each, and for the work of an epoch."""
-ROW = 128
-"""Numbers in a row of a memory of embeddings."""
 PASSES = 3
 """Forward passes that training on a batch is worth: one forward, two backward."""
 WORTH_A_SPLIT = 0.97
@@ -94,12 +92,11 @@ def run_bytes(config: Config) -> float:
     Weights, gradients, optimizer, the copy of the last epoch's weights, moving averages, and memories of samples.
     """
     trained = _total(_parameters, trained_networks(config), config)
-    averages = (config.train.ema is not None) + (config.scheme.method in ("ema", "pcl"))
+    averages = (config.train.ema is not None) + config.scheme.averages
     numbers = trained * (3 + STATES[config.optim.name] + averages)
     samples = SAMPLES[config.data.name]
-    rows = CLASSES * (config.scheme.method == "pskd")
-    rows += 2 * ROW * any(options.name == "crd" for _, options in config.losses.chosen())
-    return float(FLOAT * (numbers + samples * rows))
+    remembered = CLASSES * config.scheme.remembers + sum(options.remembers for _, options in config.losses.chosen())
+    return float(FLOAT * (numbers + samples * remembered))
 
 
 def trained_networks(config: Config) -> list[str]:

@@ -29,6 +29,7 @@ class Ramp:
 
     `hard` is the weight of cross-entropy that the loss was published beside where that is not 1 - alpha; then alpha,
     too, is 1 by default. `reads_labels` says that the loss needs one label a sample, so that mixup is refused.
+    `remembers` is how many numbers it keeps of each training image.
     """
 
     hard: ClassVar[float | None] = None
@@ -39,6 +40,10 @@ class Ramp:
         Field(description="weight over training: constant, or a ramp from 0 (cosine: down to 0)"),
     ] = "constant"
     ramp_epochs: Annotated[float, Field(gt=0, description="length of the ramp in epochs")] = 20.0
+
+    @property
+    def remembers(self) -> int:
+        return 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -89,6 +89,10 @@ class CRD(Stages):
     exclude_class: Annotated[bool, Field(description="draw negatives from the other classes only")] = True
     stages: StageChoice = "last"
 
+    @property
+    def remembers(self) -> int:
+        return 2 * self.dimension
+
 
 @dataclass(frozen=True, kw_only=True)
 class IRG(Stages):

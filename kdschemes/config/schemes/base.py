@@ -14,12 +14,15 @@ class Method:
 
     `losses` is what the `losses` group starts from, before recipes and overrides; `variants` gives, by the value of the
     key `variant`, the method's keys that start from another value, and `losses` where they do. `reads_labels` says
-    that the method needs one label a sample, so that mixup and cutmix are refused.
+    that the method needs one label a sample, so that mixup and cutmix are refused. `averages` says that it keeps a
+    moving average of each trained network, `remembers` that it keeps the logits of each training image.
     """
 
     uses_teacher: ClassVar[bool] = False
     uses_losses: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = False
+    averages: ClassVar[bool] = False
+    remembers: ClassVar[bool] = False
     losses: ClassVar[dict[str, Any]] = {}
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
 

@@ -89,6 +89,7 @@ class OnlineFFL(PeerOptions):
 class OnlinePCL(PeerOptions):
     """A head on all peers' features and the peers' moving averages teach each peer (Wu & Gong 2021)."""
 
+    averages: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = RISING
 
     name: Literal["online"] = "online"

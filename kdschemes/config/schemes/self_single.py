@@ -41,6 +41,7 @@ class SelfPSKD(Method):
     """The predictions of the epoch before soften the labels (Kim et al. 2021)."""
 
     reads_labels: ClassVar[bool] = True
+    remembers: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "soft_ce", "temperature": 1.0}}
 
     name: Literal["self"] = "self"
@@ -64,6 +65,7 @@ class SelfDLB(Method):
 class SelfEMA(Method):
     """The moving average of the network's weights teaches it: mean teacher (Tarvainen & Valpola 2017)."""
 
+    averages: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {
         "response": {"name": "kd", "temperature": 3.0, "schedule": "sigmoid", "ramp_epochs": 80.0}
     }
