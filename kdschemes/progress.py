@@ -24,6 +24,13 @@ class Reporter:
         self._losses = ""
         self._total = 0
         self._last_line = time.monotonic()
+        self._told: set[str] = set()
+
+    def once(self, text: str) -> None:
+        """Print a line, unless it was printed before: several runs may have the same to tell."""
+        if text not in self._told:
+            self._told.add(text)
+            self.line(text)
 
     def line(self, text: str) -> None:
         """Print a line."""

@@ -181,7 +181,7 @@ def _prepare(
 ) -> Prepared | Finished:
     done = first_alone(lambda: _finished(folder))
     if done is not None:
-        report.line(f"this run is done already: {folder}")
+        report.once(f"this run is done already: {folder}")
         results = done
         first_alone(lambda: report_finished(config, folder, results))
         return Finished(folder, done, ran=False)

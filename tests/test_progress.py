@@ -113,3 +113,11 @@ def test_one_bar_on_a_terminal_and_whole_lines_above_it(monkeypatch: pytest.Monk
 def test_without_a_start_stop_does_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     Reporter(show=True).stop()
     assert capsys.readouterr() == ("", "")
+
+
+def test_what_several_runs_have_to_tell_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    report = Reporter(show=True)
+    for text in ("done already: a", "done already: b", "done already: a"):
+        report.once(text)
+    report.line("done already: a")
+    assert capsys.readouterr().out.splitlines() == ["done already: a", "done already: b", "done already: a"]

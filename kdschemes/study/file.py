@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ class StudyRun:
     earlier: bool = False
     needs: tuple[str, ...] = ()
 
-    @property
+    @cached_property
     def folder(self) -> str:
         """Name of the run's folder in the study's output."""
         return run_name(self.config)
@@ -79,8 +80,12 @@ class StudyFile:
 
     def needs(self, config: Config) -> tuple[str, ...]:
         """Return the names of the folders of runs in `first` whose weights a configuration takes."""
-        folders = {run.path: run.folder for run in self.first}
-        return tuple(folders[path] for path in _checkpoints(config) if path in folders)
+        return tuple(self._first[path] for path in _checkpoints(config) if path in self._first)
+
+    @cached_property
+    def _first(self) -> Mapping[str, str]:
+        """The names of the folders of the runs in `first`, by path."""
+        return {run.path: run.folder for run in self.first}
 
 
 def known_studies(recipes: Path) -> list[str]:
