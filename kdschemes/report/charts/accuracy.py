@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import altair as alt
 
-from kdschemes.report.charts.base import chart
+from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.groups import Group
 from kdschemes.report.hue import Hue
 from kdschemes.report.section import Chart
@@ -19,7 +20,8 @@ TEACHES = "teaches"
 
 def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
     """Return the chart of test top-1 after the last epoch; None where no group has any."""
-    means, dots = [], []
+    means: list[dict[str, Any]] = []
+    dots: list[dict[str, Any]] = []
     for group in groups:
         values = accuracy(group)
         if not values or not all(map(math.isfinite, values.values())):
@@ -35,7 +37,8 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
         )
     if not means:
         return None
-    x = alt.X("mean:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=12), axis=alt.Axis(tickCount=8))
+    scale = percents([row[end] for row in means for end in ("low", "high")] + [row["top1"] for row in dots])
+    x = alt.X("mean:Q", title="test top-1 (%)", scale=scale, axis=alt.Axis(tickCount=8))
     y = alt.Y("run:N", title=None, sort=None, axis=alt.Axis(grid=True, ticks=False, domain=False))
     names, colours = [*hue.names, TEACHES], [*hue.colours, MUTED]
     colour = alt.Color("hue:N", scale=alt.Scale(domain=names, range=colours), legend=None)
@@ -43,9 +46,9 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
     of_means = chart(means).encode(y=y, color=colour)
     of_dots = chart(dots).encode(y=y, color=colour)
     spec = alt.layer(
-        of_means.mark_rule(strokeWidth=1.5).encode(x=alt.X("low:Q"), x2="high:Q"),
+        of_means.mark_rule(strokeWidth=1.5, clip=True).encode(x=alt.X("low:Q", scale=scale), x2="high:Q"),
         of_dots.mark_point(filled=True, size=44, opacity=0.45).encode(
-            x=alt.X("top1:Q"), tooltip=["run:N", "seed:Q", "top1:Q"]
+            x=alt.X("top1:Q", scale=scale), tooltip=["run:N", "seed:Q", "top1:Q"]
         ),
         of_means.mark_tick(thickness=3, size=16).encode(x=x, tooltip=tips),
     ).properties(width="container", height=max(80, 28 * len(means)))

@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from kdschemes.report.charts.base import chart
+from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.groups import Group
 from kdschemes.report.hue import Hue
 from kdschemes.report.section import Chart
@@ -91,7 +91,7 @@ def _chart(points: Sequence[dict[str, Any]], key: str, title: str, form: str, hu
     if min(costs) > 0 and max(costs) / min(costs) > WIDE:
         scale = alt.Scale(type="log", padding=20, nice=False)
     x = alt.X(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(format=form, tickCount=5, grid=False))
-    y = alt.Y("top1:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=18))
+    y = alt.Y("top1:Q", title="test top-1 (%)", scale=percents(point["top1"] for point in points))
     shown = hue.only((point["hue"] for point in points), {ELSE: MUTED})
     kinds = alt.Scale(domain=[REPORTED, OTHER], range=["circle", "diamond"])
     several = any(point["kind"] == OTHER for point in points)

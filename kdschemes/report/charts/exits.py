@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from kdschemes.report.charts.base import chart
+from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.groups import Group, Member
 from kdschemes.report.hue import Hue
 from kdschemes.report.section import Chart, Section
@@ -70,7 +70,7 @@ def _mean(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labelled: bool) -> Chart:
     axis, scale = alt.Axis(format="~s", tickCount=6), alt.Scale(zero=False, nice=False, padding=16)
     x = alt.X("macs:Q", title="multiply-accumulates an image (mean)", axis=axis, scale=scale)
-    y = alt.Y("top1:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=14))
+    y = alt.Y("top1:Q", title="test top-1 (%)", scale=percents(row["top1"] for row in rows))
     kinds = [BUDGETED, ANYTIME, STATIC]
     shape = alt.Shape(
         "answer:N", scale=alt.Scale(domain=kinds, range=["circle", "square", "diamond"]), title=None, sort=kinds

@@ -9,7 +9,7 @@ from typing import Any
 
 import altair as alt
 
-from kdschemes.report.charts.base import chart
+from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.groups import Group
 from kdschemes.report.hue import Hue, is_number, leaf
 from kdschemes.report.section import Chart, Section
@@ -134,19 +134,20 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
     values = sorted({point.at[key] for point in points})
     axis = alt.Axis(values=values, grid=False, labelOverlap=True, format="~g")
     x = alt.X("x:Q", title=names[key], axis=axis, scale=_scale(values))
-    y = alt.Y("mean:Q", title="test top-1 (%)", scale=alt.Scale(zero=False, padding=8))
+    scale = percents([row[end] for row in means for end in ("low", "high")] + [row["top1"] for row in dots])
+    y = alt.Y("mean:Q", title="test top-1 (%)", scale=scale)
     tips = [
         alt.Tooltip("x:Q", title=names[key]),
         *(alt.Tooltip(field) for field in ("mean:Q", "deviation:Q", "seeds:Q")),
     ]
     base = chart(means).encode(x=x, color=hue.colour())
     layers = [
-        base.mark_rule(strokeWidth=1.5, opacity=0.7).encode(y=alt.Y("low:Q"), y2="high:Q"),
+        base.mark_rule(strokeWidth=1.5, opacity=0.7, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
         base.mark_line().encode(y=y, strokeDash=hue.dash()),
         base.mark_point(filled=True, size=60, opacity=1).encode(y=y, tooltip=tips),
     ]
     if by is None:
-        seeds = chart(dots).encode(x=x, y=alt.Y("top1:Q"), color=hue.colour())
+        seeds = chart(dots).encode(x=x, y=alt.Y("top1:Q", scale=scale), color=hue.colour())
         layers.insert(0, seeds.mark_point(filled=True, size=22, opacity=0.45).encode(tooltip=["seed:Q", "top1:Q"]))
     caption = (
         f"{f'{rest}: t' if rest and by else 'T'}est top-1 after the last epoch over {names[key]}"

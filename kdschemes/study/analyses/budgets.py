@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import altair as alt
 
-from kdschemes.report.charts.base import chart
+from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.groups import Group
 from kdschemes.report.section import Chart, Section, Table
 from kdschemes.report.statistics import paired, verdicts
@@ -129,16 +130,16 @@ def _compute(folder: Path) -> float:
 
 
 def _chart(named: Mapping[str, Group], costs: Mapping[str, float]) -> alt.TopLevelMixin:
-    values = [
+    values: list[dict[str, Any]] = [
         {
             "compute": costs[label] / 1e12,
-            "top1": fmean(values),
+            "top1": fmean(found),
             "run": label,
             "method": " ".join(setting(group, key) for key in ("scheme.name", "scheme.method")),
             "epochs": str(_epochs(group)),
         }
         for label, group in named.items()
-        if (values := accuracy(group).values())
+        if (found := accuracy(group).values())
     ]
     methods = list(dict.fromkeys(str(value["method"]) for value in values))
     epochs = sorted({str(value["epochs"]) for value in values}, key=int)
@@ -147,7 +148,7 @@ def _chart(named: Mapping[str, Group], costs: Mapping[str, float]) -> alt.TopLev
         .mark_point(filled=True, size=80)
         .encode(
             x=alt.X("compute:Q", scale=alt.Scale(zero=False), title="training compute (10^12 multiply-accumulates)"),
-            y=alt.Y("top1:Q", scale=alt.Scale(zero=False), title="test top-1 (%)"),
+            y=alt.Y("top1:Q", scale=percents(value["top1"] for value in values), title="test top-1 (%)"),
             color=alt.Color("method:N", title=None, sort=methods),
             shape=alt.Shape("epochs:N", title="epochs", sort=epochs),
             tooltip=["run:N", "epochs:N", "compute:Q", "top1:Q"],

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import altair as alt
 
-from kdschemes.report.charts.base import chart
+from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.groups import Group
 from kdschemes.report.section import Chart, Section, Table
 from kdschemes.report.statistics import paired, verdicts
@@ -194,12 +194,17 @@ def _chart(accuracies: Mapping[Pair, BySeed], sizes: Sizes) -> alt.TopLevelMixin
         }
         for pair, of in accuracies.items()
     ]
+    axis = alt.Axis(format=".3~s", values=sorted({float(sizes[pair.student]) for pair in accuracies}))
     spec: alt.Chart = (
         chart(values)
         .mark_line(point=True)
         .encode(
-            x=alt.X("parameters:Q", scale=alt.Scale(type="log"), title="parameters of the student (log)"),
-            y=alt.Y("top1:Q", scale=alt.Scale(zero=False), title="test top-1 (%)"),
+            x=alt.X("parameters:Q", scale=alt.Scale(type="log"), title="parameters of the student (log)", axis=axis),
+            y=alt.Y(
+                "top1:Q",
+                scale=percents(sum(of.values()) / len(of) for of in accuracies.values()),
+                title="test top-1 (%)",
+            ),
             color=alt.Color("taught by:N", title=None),
             tooltip=["student:N", "taught by:N", "top1:Q"],
         )

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import altair as alt
 
-from kdschemes.report.charts.base import chart
+from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.charts.curves import Curve, curve
 from kdschemes.report.groups import Group
 from kdschemes.report.section import Chart, Section, Table
 from kdschemes.report.statistics import paired, verdicts
+from kdschemes.report.style import INK, SERIES
 from kdschemes.report.values import NOTHING, accuracy, spread
 from kdschemes.study.analyses.evidence import (
     RULE,
@@ -151,8 +153,12 @@ def _epochs(curves: Mapping[int, Curve], level: float) -> str:
     return f"{spread([float(epoch) for epoch in found], 1)}{short}"
 
 
+def _colour() -> alt.Color:
+    return alt.Color("way:N", title=None, scale=alt.Scale(domain=[ALONE, DISTILLED], range=[INK, SERIES[0]]))
+
+
 def _images_chart(both: Mapping[str, Mapping[float, BySeed]]) -> alt.TopLevelMixin:
-    values = [
+    values: list[dict[str, Any]] = [
         {"images": 100 * fraction, "top1": value, "way": way, "seed": seed}
         for way, of in both.items()
         for fraction, by_seed in of.items()
@@ -160,25 +166,29 @@ def _images_chart(both: Mapping[str, Mapping[float, BySeed]]) -> alt.TopLevelMix
     ]
     base = chart(values).encode(
         x=alt.X("images:Q", scale=alt.Scale(type="log"), title="training images (% of all, log)"),
-        color=alt.Color("way:N", title=None),
+        color=_colour(),
     )
-    y = alt.Y("mean(top1):Q", scale=alt.Scale(zero=False), title="test top-1 (%)")
+    scale = percents(row["top1"] for row in values)
+    y = alt.Y("mean(top1):Q", scale=scale, title="test top-1 (%)")
     return alt.layer(
         base.mark_line(point=True).encode(y=y),
-        base.mark_point(opacity=0.4, size=20).encode(y=alt.Y("top1:Q"), tooltip=["way:N", "images:Q", "top1:Q"]),
+        base.mark_point(opacity=0.4, size=20).encode(
+            y=alt.Y("top1:Q", scale=scale), tooltip=["way:N", "images:Q", "top1:Q"]
+        ),
     ).properties(width="container")
 
 
 def _epochs_chart(curves: Mapping[str, Mapping[int, Curve]]) -> alt.TopLevelMixin:
-    values = [
+    values: list[dict[str, Any]] = [
         {"epoch": epoch, "top1": value, "way": way}
         for way, of in curves.items()
         for one in of.values()
         for epoch, value in one.items()
     ]
-    base = chart(values).encode(x=alt.X("epoch:Q", title="epoch"), color=alt.Color("way:N", title=None))
-    y = alt.Y("mean(top1):Q", scale=alt.Scale(zero=False), title="validation top-1 (%)")
+    base = chart(values).encode(x=alt.X("epoch:Q", title="epoch"), color=_colour())
+    scale = percents(row["top1"] for row in values)
+    y = alt.Y("mean(top1):Q", scale=scale, title="validation top-1 (%)")
     return alt.layer(
-        base.mark_area(opacity=0.2).encode(y=alt.Y("min(top1):Q"), y2=alt.Y2("max(top1):Q")),
+        base.mark_area(opacity=0.2).encode(y=alt.Y("min(top1):Q", scale=scale), y2=alt.Y2("max(top1):Q")),
         base.mark_line().encode(y=y),
     ).properties(width="container")

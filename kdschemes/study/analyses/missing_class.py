@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 import numpy as np
@@ -14,7 +15,7 @@ from kdschemes.config.load import build_config
 from kdschemes.data import LoadedData, open_data
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork, load_model
-from kdschemes.report.charts.base import chart
+from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.groups import Group, Member
 from kdschemes.report.section import Chart, Section, Table
 from kdschemes.report.statistics import paired, verdicts
@@ -247,14 +248,15 @@ def _chart(measured: Mapping[Point, Mapping[int, Corrected]], omitted: Sequence[
     chosen = [one.offset for of in measured.values() for one in of.values()]
     low, high = min(0.0, *chosen), max(0.0, *chosen)
     margin = 0.1 * (high - low) + 0.5
-    lines, dots = [], []
+    lines: list[dict[str, Any]] = []
+    dots: list[dict[str, Any]] = []
     for point, of in measured.items():
         for value in np.linspace(low - margin, high + margin, CURVE_POINTS):
             top1 = [_accuracy(one.test, omitted, float(value)) for one in of.values()]
             lines.append({"offset": float(value), "top1": sum(top1) / len(top1), "student": point.label})
         dots += [{"offset": one.offset, "top1": one.top1[1], "student": point.label} for one in of.values()]
     x = alt.X("offset:Q", title="added to the logit of the omitted class")
-    y = alt.Y("top1:Q", scale=alt.Scale(zero=False), title="test top-1 (%)")
+    y = alt.Y("top1:Q", scale=percents(row["top1"] for row in (*lines, *dots)), title="test top-1 (%)")
     color = alt.Color("student:N", title=None, sort=[point.label for point in measured])
     return alt.layer(
         chart(lines).mark_line().encode(x=x, y=y, color=color),
