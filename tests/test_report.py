@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,31 @@ def test_the_baseline_is_the_one_that_is_named_or_has_the_same_model_or_point(tm
         ["self-byot-digits-convnet", "supervised-ce-digits-convnet"],
         ["self-byot-digits-resnet20", "supervised-ce-digits-resnet20"],
     ]
+
+
+def test_the_baseline_trains_on_the_same_images_where_there_is_one(tmp_path: Path) -> None:
+    from kdschemes.report.comparison import compare_groups
+
+    variants = {
+        "even": ["scheme=supervised"],
+        "even taught": ["scheme=self"],
+        "even smoothed": ["scheme=supervised", "method=label_smoothing"],
+        "skewed": ["scheme=supervised", "data.part_skew=0.1"],
+        "skewed taught": ["scheme=self", "data.part_skew=0.1"],
+        "cut taught": ["scheme=self", "data.fraction=0.5"],
+    }
+    told = {name: dict(word.split("=") for word in words) for name, words in variants.items()}
+    text = f"{{question: Q, base: {{train.epochs: 4, data.parts: 2}}, variants: {json.dumps(told)}, "
+    study = write_study_of(tmp_path, "mine", text + "grid: {data.part: [0, 1]}, seeds: [0]}")
+    for entry in study.runs:
+        assert entry.variant is not None
+        part = f"data.part={entry.grid['data.part']}"
+        write_run(tmp_path, ["data.parts=2", part, *variants[entry.variant], "seed=0"], results(0, 90.0))
+    found = compare_groups(study_groups(status(study)))
+    bases = {"even taught": "even", "even smoothed": "even", "skewed taught": "skewed", "cut taught": "even"}
+    assert {each.group.label: each.against.label for each in found} == {
+        f"{variant} part={part}": f"{base} part={part}" for variant, base in bases.items() for part in (0, 1)
+    }
 
 
 def test_a_baseline_of_another_model_is_told(tmp_path: Path) -> None:

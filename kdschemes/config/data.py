@@ -8,6 +8,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+SUBSET = ("fraction", "omit", "parts", "part", "part_skew", "part_classes")
+"""The keys that choose among the training images."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
@@ -58,9 +61,8 @@ class Data:
 
     def on_all_images(self) -> Data:
         """Return the same data without `fraction`, `omit` and parts: what a teacher that is trained first sees."""
-        chosen = ("fraction", "omit", "parts", "part", "part_skew", "part_classes")
         defaults = Data(name=self.name)
-        return dataclasses.replace(self, **{key: getattr(defaults, key) for key in chosen})
+        return dataclasses.replace(self, **{key: getattr(defaults, key) for key in SUBSET})
 
 
 @dataclass(frozen=True, kw_only=True)

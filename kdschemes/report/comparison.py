@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kdschemes.config.data import SUBSET
 from kdschemes.report.groups import Group
 from kdschemes.report.section import Table
 from kdschemes.report.statistics import LEAST_SEEDS, Paired, paired, verdicts
@@ -36,8 +37,9 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, 
 
     It is the group of that label for all, if there is one; nothing is compared before it has finished runs. Else, in a
     study with variants, it is the first supervised variant, or the first of all, at the same grid point where it has
-    that. Else it is the first supervised group (cross-entropy before other methods), or the first of all; runs without
-    a study have that of the same data and model where there is one, else of the same data.
+    that; groups that train on other images than that have the first such variant with theirs, where there is one. Else
+    it is the first supervised group (cross-entropy before other methods), or the first of all; runs without a study
+    have that of the same data and model where there is one, else of the same data.
     """
     found = [group for group in groups if group.finished and not group.earlier]
     if not found:
@@ -51,7 +53,14 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, 
     if variant is not None and any(_entry(group).variant != variant for group in found):
         own = [group for group in found if _entry(group).variant == variant]
         same = {repr(_entry(group).grid): group for group in reversed(own)}
-        return {group.label: same.get(repr(_entry(group).grid), own[0]) for group in found if group not in own}
+        alike = [*own, *(group for group in found if _supervision(group) == _supervision(chosen))]
+        exact = {(repr(_entry(group).grid), _images(group)): group for group in reversed(alike)}
+        against = {
+            group.label: exact.get((at, _images(group)), same.get(at, own[0]))
+            for group in found
+            for at in [repr(_entry(group).grid)]
+        }
+        return {label: base for label, base in against.items() if label != base.label}
     if at:
         return {group.label: chosen for group in found if group is not chosen}
     alike = [group for group in found if _supervision(group) == _supervision(chosen)]
@@ -175,6 +184,11 @@ def _model(group: Group) -> str:
 
 def _data(group: Group) -> str:
     return str(group.finished[0].protocol["data"])
+
+
+def _images(group: Group) -> str:
+    data = group.finished[0].config.get("data") or {}
+    return repr([data.get(key) for key in SUBSET])
 
 
 def _entry(group: Group) -> Entry:
