@@ -27,7 +27,8 @@ from accelerate.state import AcceleratorState
 from experiments.bench import timed
 from experiments.every_loss import spread
 from kdschemes.config import Config
-from kdschemes.config.load import load_config, run_name
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import run_name
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.data import open_data
 from kdschemes.distillation import Task

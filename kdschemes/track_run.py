@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from kdschemes.config import Config
-from kdschemes.config.load import config_hash, to_tree
+from kdschemes.config.naming import config_hash, to_tree
 from kdschemes.files import write_whole
 from kdschemes.track import Trackers, flatten
 from kdschemes.track_wandb import ID_FILE, asked_id

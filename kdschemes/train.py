@@ -17,7 +17,7 @@ from accelerate import Accelerator
 
 from kdschemes.checkpoint import RunFolder
 from kdschemes.config import Config
-from kdschemes.config.load import run_name
+from kdschemes.config.naming import run_name
 from kdschemes.data import LoadedData, open_data
 from kdschemes.distillation import Distillation, Task
 from kdschemes.distributed import first_alone, first_in, first_then_all, synchronise_batch_norm

@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from kdschemes import __version__
 from kdschemes.checkpoint import CHECKPOINT, RunFolder, check_same_config, load_state, save_state
 from kdschemes.config import Config
-from kdschemes.config.load import NOT_HASHED, dump_yaml, to_tree
+from kdschemes.config.naming import NOT_HASHED, dump_yaml, to_tree
 from kdschemes.data import LoadedData
 from kdschemes.distillation import Distillation
 from kdschemes.distributed import any_process, first_alone, first_then_all, sum_over_processes

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from kdschemes.config.load import dump_yaml, load_config, run_name
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import dump_yaml, run_name
 from kdschemes.predictions import HeadPredictions, Predictions, write_predictions
 from kdschemes.study.file import read_study
 from kdschemes.study.folder import Study, remember, write_study

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from kdschemes.config.load import dump_yaml, load_config, run_name
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import dump_yaml, run_name
 from kdschemes.predictions import HeadPredictions, Predictions, write_predictions
 from kdschemes.report.groups import Group, Member
 from kdschemes.report.section import Section

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
-from kdschemes.config.load import load_config, to_tree
+from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
+from kdschemes.config.naming import to_tree
 from kdschemes.config.schemes import SCHEMES
 
 PACKAGE = Path(__file__).resolve().parents[1] / "kdschemes"

@@ -12,8 +12,9 @@ from kdschemes.cards import Entry, all_cards, entries, plain
 from kdschemes.cite import DATA_PAPERS, network_keys
 from kdschemes.config import MODELS
 from kdschemes.config.data import DATA
-from kdschemes.config.load import dump_yaml, load_config
+from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
+from kdschemes.config.naming import dump_yaml
 from kdschemes.config.schemes import SCHEMES
 
 PACKAGE = Path(cli.__file__).parent

@@ -14,17 +14,10 @@ import yaml
 from kdschemes.config import MODELS, Config, losses, schemes
 from kdschemes.config.data import DATA
 from kdschemes.config.describe import LOSS_PREFIXES, choices, description, help_text
-from kdschemes.config.load import (
-    NOT_HASHED,
-    all_keys,
-    build_config,
-    config_hash,
-    dump_yaml,
-    load_config,
-    run_name,
-    to_tree,
-)
+from kdschemes.config.load import build_config, load_config
 from kdschemes.config.losses import feature_maps, response
+from kdschemes.config.make import all_keys
+from kdschemes.config.naming import NOT_HASHED, config_hash, dump_yaml, run_name, to_tree
 from kdschemes.config.schemes import online as options_online
 from kdschemes.config.schemes import self_exits, supervised
 from kdschemes.errors import UserError
@@ -466,7 +459,8 @@ def test_every_key_says_what_it_means_and_its_default_is_allowed() -> None:
 
 def test_the_configuration_is_read_without_torch() -> None:
     code = (
-        "import sys; from pathlib import Path; from kdschemes.config.load import load_config, dump_yaml; "
+        "import sys; from pathlib import Path; from kdschemes.config.load import load_config; "
+        "from kdschemes.config.naming import dump_yaml; "
         "from kdschemes.config.describe import help_text; help_text(); "
         "print(dump_yaml(load_config(['scheme=self'], recipes=Path('.')))); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'accelerate')))"

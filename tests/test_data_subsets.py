@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from kdschemes.config.data import Data, Digits, ImageFolder
-from kdschemes.config.load import config_hash, load_config
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import config_hash
 from kdschemes.data import LoadedData, open_data
 from kdschemes.data.splits import deal_parts, dirichlet, trained_on
 from kdschemes.errors import UserError

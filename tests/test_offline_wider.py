@@ -31,7 +31,7 @@ from scheme_cases import (
 from test_resume import check_equal, run_folder
 from torch import Tensor
 
-from kdschemes.config.load import run_name
+from kdschemes.config.naming import run_name
 from kdschemes.config.schemes.offline import OfflineKD
 from kdschemes.distillation import Distillation
 from kdschemes.errors import UserError

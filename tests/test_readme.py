@@ -19,8 +19,10 @@ from scheme_cases import RECIPES, START, TASK
 
 from kdschemes import cli
 from kdschemes.config.data import DATA
-from kdschemes.config.load import all_keys, load_config, to_tree
+from kdschemes.config.load import load_config
 from kdschemes.config.losses import FEATURE, RELATION, RESPONSE
+from kdschemes.config.make import all_keys
+from kdschemes.config.naming import to_tree
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.data import open_data
 from kdschemes.distillation import Task

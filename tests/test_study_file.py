@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdschemes.config.load import load_config, run_name, to_tree
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import run_name, to_tree
 from kdschemes.errors import UserError
 from kdschemes.study.earlier import with_earlier
 from kdschemes.study.file import StudyFile, find_study_file, read_study

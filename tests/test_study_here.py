@@ -10,7 +10,8 @@ import pytest
 from filelock import FileLock
 
 from kdschemes import cli
-from kdschemes.config.load import load_config, run_name
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import run_name
 from kdschemes.study import here
 from kdschemes.study.file import read_study
 from kdschemes.study.folder import remember, write_study

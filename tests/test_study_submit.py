@@ -10,7 +10,8 @@ import pytest
 from filelock import FileLock
 
 from kdschemes import cli
-from kdschemes.config.load import load_config, run_name
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import run_name
 from kdschemes.study import submit
 from kdschemes.study.earlier import with_earlier
 from kdschemes.study.file import StudyRun, read_study

@@ -10,7 +10,8 @@ from scheme_cases import ARCHITECTURES, START, batch_for, build, trained
 from variants_topologies import NAMES, TOPOLOGIES, topology
 
 from kdschemes.checkpoint import check_same_config
-from kdschemes.config.load import NOT_HASHED, build_config, load_config, run_name, to_tree
+from kdschemes.config.load import build_config, load_config
+from kdschemes.config.naming import NOT_HASHED, run_name, to_tree
 from kdschemes.errors import UserError
 
 MINE = """

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from kdschemes.config.load import NOT_HASHED
+from kdschemes.config.naming import NOT_HASHED
 from kdschemes.errors import UserError
 from kdschemes.predictions import HeadPredictions, read_predictions
 from kdschemes.report.groups import Group, Member, flat, member_of

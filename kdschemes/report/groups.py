@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from kdschemes.config.load import NOT_HASHED
+from kdschemes.config.naming import NOT_HASHED
 from kdschemes.errors import UserError
 from kdschemes.study import traces
 from kdschemes.study.folder import Entry

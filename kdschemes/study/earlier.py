@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from kdschemes.config import TEACHER, Config
-from kdschemes.config.load import run_name
+from kdschemes.config.naming import run_name
 from kdschemes.errors import UserError
 from kdschemes.study.file import StudyFile, StudyRun
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from kdschemes.config import Config
-from kdschemes.config.load import STUDIES, load_config, run_name
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import run_name
+from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, unknown
 from kdschemes.study.keys import FIRST, NAME, REFERRING, StudyKeys, in_line, in_words, read_keys, referred, with_folders
 

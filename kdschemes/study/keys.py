@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from kdschemes.config.load import GROUPS
 from kdschemes.config.losses import KINDS
+from kdschemes.config.recipes import GROUPS
 from kdschemes.errors import UserError, unknown
 
 KEYS = ("question", "base", "variants", "grid", "seeds", "first", "budget", "analyses", "baseline")

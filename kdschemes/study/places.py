@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import kdschemes
-from kdschemes.config.load import STUDIES
+from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, unknown
 from kdschemes.study.file import find_study_file, known_studies, read_study
 from kdschemes.study.folder import RECORD, Study, read_study_folder, remember

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdschemes import guard
-from kdschemes.config.load import to_tree
+from kdschemes.config.naming import to_tree
 from kdschemes.stop import StopSignal
 from kdschemes.study import traces
 from kdschemes.study.board import Board, result_line

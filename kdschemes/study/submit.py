@@ -12,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdschemes import slurm
-from kdschemes.config.load import dump_yaml
+from kdschemes.config.naming import dump_yaml
 from kdschemes.errors import UserError
 from kdschemes.files import write_whole
 from kdschemes.study.file import StudyRun

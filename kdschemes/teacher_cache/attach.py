@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from kdschemes.config import Config
-from kdschemes.config.load import to_tree
+from kdschemes.config.naming import to_tree
 from kdschemes.data import LoadedData
 from kdschemes.distillation import Distillation
 from kdschemes.errors import UserError

@@ -14,7 +14,8 @@ import torch
 from report_cases import both
 
 from kdschemes.config.data import Digits
-from kdschemes.config.load import dump_yaml, load_config, run_name
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import dump_yaml, run_name
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.models import load_model

@@ -17,7 +17,7 @@ from scheme_cases import START, TASK, base, batch_for, build, configure, network
 from test_resume import FILES, pair
 
 from kdschemes.config import Config
-from kdschemes.config.load import run_name
+from kdschemes.config.naming import run_name
 from kdschemes.errors import UserError
 from kdschemes.models import create_model, save_weights
 from kdschemes.nodes import MeanOfProbabilities

@@ -13,7 +13,8 @@ from processes import REPOSITORY
 
 from kdschemes.checkpoint import CHECKPOINT, load_state
 from kdschemes.config import Config
-from kdschemes.config.load import load_config, run_name
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import run_name
 from kdschemes.errors import TrainingStopped
 from kdschemes.models import create_model
 from kdschemes.nodes import Frozen

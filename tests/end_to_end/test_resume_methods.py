@@ -11,7 +11,7 @@ from scheme_cases import EXHAUSTIVE, METHODS, base, configure
 from test_resume import FILES
 from variants_topologies import NAMES, TOPOLOGIES, topology
 
-from kdschemes.config.load import run_name
+from kdschemes.config.naming import run_name
 from kdschemes.models import create_model, save_weights
 from kdschemes.schemes import earlier_runs
 

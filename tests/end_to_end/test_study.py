@@ -16,7 +16,8 @@ import psutil
 import pytest
 import yaml
 
-from kdschemes.config.load import load_config, run_name
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import run_name
 from kdschemes.study.file import read_study
 from kdschemes.train import train
 

@@ -13,7 +13,8 @@ import yaml
 from test_dashboard import panels
 from test_track import items, records, wandb_files
 
-from kdschemes.config.load import load_config, run_name, to_tree
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import run_name, to_tree
 from kdschemes.dashboard import COLOURS
 from kdschemes.study.earlier import with_earlier
 from kdschemes.study.file import read_study

@@ -1,0 +1,77 @@
+"""What the groups of a configuration must agree on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdschemes.config import MODELS, Config
+from kdschemes.errors import UserError, unknown
+
+
+def check_models(config: Config) -> None:
+    """Refuse a network that is not in the table."""
+    names = [config.model.name]
+    names += _as_list(config.teacher.name) if config.scheme.uses_teacher else []
+    for key in ("peers", "assistants"):
+        models = getattr(config.scheme, key, None)
+        names += models if isinstance(models, list) else []
+    names += [big] if (big := getattr(config.scheme, "big", None)) is not None else []
+    for name in names:
+        if name not in MODELS and not name.startswith("timm/"):
+            raise unknown("model", name, (*MODELS, "timm/NAME"))
+
+
+def check_labels(config: Config) -> None:
+    """Refuse mixed labels where one label a sample is needed."""
+    mixes = [key for key in ("mixup", "cutmix") if getattr(config.data, key)]
+    if len(mixes) > 1:
+        raise UserError(
+            f"data.mixup={config.data.mixup} and data.cutmix={config.data.cutmix} exclude each other: set one to 0"
+        )
+    readers = [options.name for _, options in config.losses.chosen() if options.reads_labels]
+    readers += [config.scheme.method] * config.scheme.reads_labels
+    for key in mixes if readers else ():
+        raise UserError(
+            f"{readers[0]} needs one label a sample, and data.{key}={getattr(config.data, key)} gives two: "
+            f"set data.{key}=0 or choose another {'loss' if readers[0] != config.scheme.method else 'method'}"
+        )
+
+
+def check_large(config: Config) -> None:
+    """Refuse what split or offloaded weights cannot be combined with."""
+    placement = config.teacher.placement
+    for key, chosen in (
+        ("train.shard=true", config.train.shard),
+        (f"teacher.placement={placement}", config.scheme.uses_teacher and placement != "device"),
+    ):
+        if chosen and config.train.compile:
+            raise UserError(f"{key} and train.compile=true exclude each other: leave one out")
+    if config.train.shard and not config.train.sync_bn:
+        raise UserError("train.shard=true needs train.sync_bn=true: no process sends its statistics to the others")
+    if config.train.shard and config.precision == "fp16":
+        raise UserError("train.shard=true has no gradient scaler for precision=fp16: use precision=bf16 or fp32")
+
+
+def check_cache(config: Config) -> None:
+    if config.scheme.uses_teacher and config.teacher.cache != "none" and config.train.compile:
+        raise UserError(
+            f"teacher.cache={config.teacher.cache} and train.compile=true exclude each other: what is stored must not "
+            "depend on a compiler's choices"
+        )
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def check_teachers(config: Config) -> None:
+    """Refuse lists about several teachers that are not of one length."""
+    if not config.scheme.uses_teacher:
+        return
+    count = len(_as_list(config.teacher.name))
+    for key in ("weights", "checkpoint"):
+        value = getattr(config.teacher, key)
+        if value is not None and len(_as_list(value)) != count:
+            raise UserError(f"teacher.{key} has {len(_as_list(value))} entries for {count} teachers: give one each")
+    if config.teacher.weights is not None and sum(config.teacher.weights) <= 0:
+        raise UserError("teacher.weights are all zero: at least one teacher must count")
