@@ -21,8 +21,11 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         from kdschemes.config.describe import help_text
 
-        if first:
-            print(help_text())
+        try:
+            if first:
+                print(help_text(), flush=True)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     try:
         config = load_config(arguments, recipes=RECIPES)

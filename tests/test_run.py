@@ -54,6 +54,15 @@ def test_a_typo_is_answered_without_torch_in_one_line(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_help_that_nobody_reads_to_its_end_says_nothing() -> None:
+    command = [sys.executable, str(REPOSITORY / "run.py"), "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as helped:
+        assert helped.stdout is not None
+        assert helped.stderr is not None
+        helped.stdout.close()
+        assert (helped.stderr.read(), helped.wait()) == ("", 0)
+
+
 def test_other_processes_than_the_first_are_silent(tmp_path: Path) -> None:
     done = python(str(REPOSITORY / "run.py"), "trian.epochs=3", folder=tmp_path, RANK="1")
     assert (done.returncode, done.stdout, done.stderr) == (2, "", "")
