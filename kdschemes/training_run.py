@@ -303,11 +303,12 @@ class Run:
         self._check_finite()
         self._check_weights()
         self.state.wall, self.opened = self.wall(), time.perf_counter()
+        if self.log is not None:
+            self.log.sync()
+            self.state.metrics_offset = self.log.offset
         state = self.state.saved()
         weights, momenta = joined(self.scheme.state_dict()), joined(self.optimizer.state_dict())
         if self.main:
-            assert self.log is not None
-            self.log.sync()
             scaler = self.accelerator.scaler
             save_state(
                 self.folder / CHECKPOINT,
