@@ -13,9 +13,7 @@ from torch import Tensor
 
 from kdschemes import __version__
 from kdschemes.checkpoint import load_state
-from kdschemes.curves import draw_curves
 from kdschemes.early_exit import evaluate_early_exit, summary
-from kdschemes.early_exit_picture import write_early_exit
 from kdschemes.evaluate import Evaluation
 from kdschemes.export import export_exits, export_network, head_latencies
 from kdschemes.placement import split_keys
@@ -125,6 +123,9 @@ class RunEnd:
             assert run.log is not None
             run.log.sync()
             write_predictions(run.folder, _predictions(self._answers))
+            from kdschemes.curves import draw_curves  # matplotlib takes a second, which no step need wait
+            from kdschemes.early_exit_picture import write_early_exit
+
             draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png", title=run.folder.name)
             if early_exit is not None:
                 write_early_exit(early_exit, run.folder)

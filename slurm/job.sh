@@ -36,8 +36,8 @@ if [ -f "$repository/slurm/site.sh" ]; then
         site_environment
     fi
 fi
-if [ ${#container[@]} -eq 0 ] && ! command -v accelerate >/dev/null; then
-    fail "no command accelerate on $(hostname): activate the environment in slurm/site.sh (see slurm/site.example.sh)"
+if [ ${#container[@]} -eq 0 ] && ! command -v accelerate-launch >/dev/null; then
+    fail "no command accelerate-launch on $(hostname): activate the environment in slurm/site.sh (see slurm/site.example.sh)"
 fi
 
 # Start `run.py ARGUMENTS` on every node of the job and wait for its end. A run that was asked to stop (ahead of the

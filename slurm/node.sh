@@ -1,6 +1,7 @@
 #!/bin/bash
 # What srun starts once on each node: NODES PROCESSES_PER_NODE ADDRESS PORT REPOSITORY [CONTAINER ...] -- ARGUMENTS
 #
+# `accelerate-launch` is `accelerate launch` without the imports of Accelerate's other commands: three seconds a start.
 # The launcher is deaf to USR2, which would kill it and leave its processes alone; they hear it themselves.
 trap "" USR2
 
@@ -18,6 +19,6 @@ if [ $((nodes * per_node)) -gt 1 ]; then
     several=(--multi_gpu --machine_rank "$SLURM_NODEID" --main_process_ip "$address" --main_process_port "$port")
     several+=(--rdzv_backend static)
 fi
-exec "${container[@]}" accelerate launch --config_file "$repository/slurm/accelerate/job.yaml" \
+exec "${container[@]}" accelerate-launch --config_file "$repository/slurm/accelerate/job.yaml" \
     --num_machines "$nodes" --num_processes $((nodes * per_node)) "${several[@]}" \
     --mixed_precision no --dynamo_backend no "$repository/run.py" "$@"

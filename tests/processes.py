@@ -18,7 +18,12 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 PATIENCE = 300.0
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["kdschemes.train", "kdschemes.results", "kdschemes.config.describe"])
+CONTEXT.set_forkserver_preload(
+    [
+        *("kdschemes.train", "kdschemes.results", "kdschemes.config.describe", "kdschemes.early_exit_picture"),
+        *("sklearn.datasets", "torch._dynamo"),
+    ]
+)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from jaxtyping import Float, Int, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import v2
 
 from kdschemes.config.data import ImageFolder
 from kdschemes.data.views import Stream, mix64, normalise, view_seed
@@ -87,6 +86,8 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
     def __init__(self, options: ImageFolder, seed: int, paths: dict[str, list[str]]) -> None:
         self.paths, self.seed, self.size = paths, seed, options.image_size
         size, enlarged = options.image_size, round(options.image_size * 256 / 224)
+        from torchvision.transforms import v2  # takes two seconds, which other data need not wait
+
         flip = [v2.RandomHorizontalFlip()] if options.flip else []
         self.random = v2.Compose(
             [v2.RandomResizedCrop(size, scale=(options.min_scale, 1.0), antialias=True), *flip, v2.PILToTensor()]

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from kdschemes.config.data import CIFAR10, CIFAR100, Digits, FashionMNIST, InMemory
@@ -111,6 +110,8 @@ def read_digits(root: Path) -> Arrays:
     The grey values 0..16 are scaled to 0..255 and rounded. There is no official test set: 30 % of each class, drawn
     once and for all with a constant seed, is the test set here.
     """
+    from sklearn.datasets import load_digits  # takes a second, which other data need not wait
+
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
     labels, classes = torch.from_numpy(bunch.target).long(), [str(digit) for digit in range(10)]

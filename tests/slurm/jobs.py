@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -128,10 +130,19 @@ def processes_of(site: Site) -> Iterator[psutil.Process]:
     """Yield the training processes of a clone's jobs, not their launchers."""
     for process in psutil.process_iter():
         try:
-            if str(site.clone / "run.py") in process.cmdline() and "launch" not in process.cmdline():
+            if str(site.clone / "run.py") in process.cmdline() and not any(
+                "launch" in word for word in process.cmdline()
+            ):
                 yield process
         except psutil.Error:
             continue
+
+
+def is_pending(process: psutil.Process, number: signal.Signals) -> bool:
+    """Return whether a process that stands still has been sent a signal."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    (mask,) = re.findall(r"^ShdPnd:\s*(\w+)$", status, flags=re.MULTILINE)
+    return bool(int(mask, 16) >> (number - 1) & 1)
 
 
 def undisturbed(place: Path, arguments: list[str]) -> Path:

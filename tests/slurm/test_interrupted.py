@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
-from jobs import RUN, Site, check_equal, undisturbed
-
-LONG = [*RUN, "train.epochs=420", "train.eval_every=140", "train.checkpoint_every=420"]
+from jobs import RUN, Site, check_equal, is_pending, processes_of, undisturbed
 
 
 @pytest.fixture(scope="module")
@@ -16,14 +15,20 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return undisturbed(tmp_path_factory.mktemp("whole") / "run", RUN)
 
 
-def test_a_job_near_its_time_limit_saves_requeues_itself_and_finishes(site: Site, tmp_path: Path) -> None:
-    """The limit is moved once the run trains, and back for the second start: SLURM's signal comes within 30 s."""
-    job = site.submit(*LONG, options="--time=10 --signal=B:USR2@60")
+def test_a_job_near_its_time_limit_saves_requeues_itself_and_finishes(site: Site, whole: Path) -> None:
+    """The limit is moved once the run trains, and back for the second start: SLURM's signal comes within 30 s.
+
+    The run stands still until then, so that it need not be long.
+    """
+    job = site.submit(*RUN, options="--time=10 --signal=B:USR2@60")
     site.is_training()
+    (training,) = processes_of(site)
+    training.suspend()
     site.shell(f"scontrol update JobId={job} TimeLimit=1")
+    site.until(lambda: is_pending(training, signal.SIGUSR2), "SLURM's signal")
+    training.resume()
     site.until(lambda: site.job(job)["Restarts"] == "1", "the job's return to the queue")
     site.shell(f"scontrol update JobId={job} TimeLimit=10")
-    whole = undisturbed(tmp_path / "whole", LONG)
     site.completed(job, restarts=1)
     log = site.log(job)
     assert log.count("stopped by SIGUSR2 after step ") == 1
