@@ -19,6 +19,17 @@ install_import_hook("kdschemes", "beartype.beartype")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
+LONGEST = (
+    *("test_interrupted", "test_study_array", "test_study", "test_sharding", "test_distributed", "test_several_nodes"),
+    *("test_lost_node", "test_resume", "test_teacher_cache", "test_schemes", "test_lockstep", "test_resume_methods"),
+    *("test_loader", "test_readme", "test_run"),
+)
+"""Files that take longest. They begin first, so that no worker is left alone with one at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
