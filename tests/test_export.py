@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from processes import REPOSITORY
 from scheme_cases import (
     DEFAULTS,
     OFFLINE,
