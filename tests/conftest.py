@@ -27,6 +27,11 @@ LONGEST = (
 """Files that take longest. They begin first, so that no worker is left alone with one at the end."""
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Return one more than there are cores: much of the time a worker waits for processes that it has started."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     order = {name: place for place, name in enumerate(LONGEST)}
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))

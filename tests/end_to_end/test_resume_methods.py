@@ -27,17 +27,8 @@ SMALL = [
 CASES = {name: base(*method) for name, method in METHODS.items()}
 CASES |= {f"topology-{name}": [f"experiment={TOPOLOGIES / name}.py", *topology(name)[1:]] for name in NAMES}
 if not EXHAUSTIVE:
-    FEW = (
-        "offline-takd",
-        "offline-partial",
-        "online-okddip",
-        "online-pcl",
-        "self-pskd",
-        "self-dlb",
-        "self-ema",
-        "self-ban",
-    )
-    CASES = {name: CASES[name] for name in (*FEW, "topology-offline_online")}
+    FEW = ("offline-takd", "online-pcl", "self-pskd", "self-dlb", "topology-offline_online")
+    CASES = {name: CASES[name] for name in FEW}
 KILLS = (4, 16)
 """Each process dies before it renames its n-th file; the second time only where other runs come first."""
 

@@ -19,6 +19,7 @@ from processes import REPOSITORY, run
 from experiments.private_slurm import PrivateSlurm
 
 PATIENCE = 400.0
+EXHAUSTIVE = os.environ.get("KDSCHEMES_EXHAUSTIVE") == "1"
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 FILES = ("config.yaml", "metrics.jsonl", "model.safetensors", "best/model.safetensors")
 

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from jobs import RUN, Site, check_equal, is_pending, processes_of, undisturbed
+from jobs import EXHAUSTIVE, RUN, Site, check_equal, is_pending, processes_of, undisturbed
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +65,7 @@ def test_a_preempted_job_goes_on(site: Site, whole: Path) -> None:
     check_equal(site.run_folder(), whole)
 
 
+@pytest.mark.skipif(not EXHAUSTIVE, reason="a minute: KDSCHEMES_EXHAUSTIVE=1")
 def test_a_requeued_job_goes_on(site: Site, whole: Path) -> None:
     job = site.submit(*RUN)
     site.is_training()
@@ -74,6 +75,7 @@ def test_a_requeued_job_goes_on(site: Site, whole: Path) -> None:
     check_equal(site.run_folder(), whole)
 
 
+@pytest.mark.skipif(not EXHAUSTIVE, reason="a minute: KDSCHEMES_EXHAUSTIVE=1")
 def test_a_job_that_gets_sigterm_requeues_itself(site: Site, whole: Path) -> None:
     job = site.submit(*RUN)
     site.is_training()

@@ -6,7 +6,8 @@ import re
 import shutil
 from pathlib import Path
 
-from jobs import Site
+import pytest
+from jobs import EXHAUSTIVE, Site
 
 from kdschemes.models import create_model, save_weights
 
@@ -80,6 +81,7 @@ def test_a_study_of_six_runs_with_one_that_fails(site: Site) -> None:
     assert "failed" not in fresh
 
 
+@pytest.mark.skipif(not EXHAUSTIVE, reason="a minute: KDSCHEMES_EXHAUSTIVE=1")
 def test_a_cancelled_study_goes_on_where_it_was(site: Site) -> None:
     text = STUDY.replace("epochs: 2,", "epochs: 40, checkpoint_steps: 2,").replace("[null, ", "[null] #")
     (site.clone / "starts.yaml").write_text(text + "seeds: [0, 1]\n")
