@@ -114,7 +114,6 @@ def _run(opened: Opened, stop: StopSignal, parallel: int | None, memory: float |
     from kdschemes.study.scheduler import BUDGET, Scheduler
 
     study = opened.study
-    deadline = None if opened.file.hours is None else time.monotonic() + 3600 * opened.file.hours
     write_study(study)
     found = status(study)
     runs = to_run(opened.runs, found)
@@ -125,6 +124,7 @@ def _run(opened: Opened, stop: StopSignal, parallel: int | None, memory: float |
     give_finished(opened.runs, found)
     if packs:
         print(f"to train: {told}", flush=True)
+    deadline = None if opened.file.hours is None else time.monotonic() + 3600 * opened.file.hours
     finished = {row.entry.folder for row in found.rows if row.state == "finished"}
     scheduler = Scheduler(study, packs, slots, finished=finished, stop=stop, deadline=deadline)
     scheduler.run()
