@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from jaxtyping import install_import_hook
 
 install_import_hook("kdschemes", "beartype.beartype")
@@ -47,9 +48,16 @@ def shared() -> Path:
 
 @pytest.fixture(scope="session")
 def cifar100_root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder that torchvision reads as CIFAR-100: $KDSCHEMES_CIFAR100, or unpacked from `shared` (20 s)."""
+    """A folder that torchvision reads as CIFAR-100: $KDSCHEMES_CIFAR100, or unpacked once from `shared` (20 s)."""
     if "KDSCHEMES_CIFAR100" in os.environ:
         return Path(os.environ["KDSCHEMES_CIFAR100"])
-    root = tmp_path_factory.mktemp("cifar100")
-    subprocess.run([sys.executable, str(shared / "data" / "unpack"), str(root)], check=True, capture_output=True)
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cifar100"
+    with FileLock(f"{root}.lock"):
+        if not root.is_dir():
+            unpacked = root.with_name("cifar100.partial")
+            subprocess.run(
+                [sys.executable, str(shared / "data" / "unpack"), str(unpacked)], check=True, capture_output=True
+            )
+            unpacked.rename(root)
     return root
