@@ -293,3 +293,10 @@ def test_names_of_charts_are_unique_and_colours_known(with_predictions: list[Gro
         assert "var(--" not in json.dumps(resolved(trees))
     assert PALETTES["light"].keys() == PALETTES["dark"].keys()
     assert resolved({"a": ["var(--ink)", 1]}, "dark") == {"a": [PALETTES["dark"]["ink"], 1]}
+
+
+def test_an_axis_of_percentages_ends_at_0_and_100() -> None:
+    from kdschemes.report.charts.base import percents
+
+    ends = {values: percents(values).domain for values in ((40.0, 50.0), (1.0, 99.0), (70.0,), (100.0,), ())}
+    assert list(ends.values()) == [[39.2, 50.8], [0.0, 100.0], [69.0, 71.0], [99.0, 100.0], [0.0, 100.0]]

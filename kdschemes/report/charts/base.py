@@ -17,8 +17,8 @@ def chart(rows: Sequence[dict[str, Any]]) -> alt.Chart:
 
 
 def percents(values: Iterable[float]) -> alt.Scale:
-    """Return an axis of percentages around values that ends at 0 and at 100."""
-    found = list(values)
+    """Return an axis of percentages around values that ends at 0 and at 100; all of it where there are no values."""
+    found = list(values) or [0.0, 100.0]
     low, high = min(found), max(found)
     room = ROOM * (high - low) or 1.0
     return alt.Scale(domain=[max(0.0, round(low - room, 1)), min(100.0, round(high + room, 1))], nice=False)
