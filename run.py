@@ -10,7 +10,7 @@ from pathlib import Path
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.errors import ToldByFirst, TrainingStopped, UserError
-from kdschemes.stop import StopSignal
+from kdschemes.training.signals import StopSignal
 
 RECIPES = Path(__file__).resolve().parent / "experiments"
 
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     """Run one configuration; return the process's exit code."""
     first = os.environ.get("RANK", "0") == "0"
     if {"-h", "--help"} & set(arguments):
-        from kdschemes.config.describe import help_text
+        from kdschemes.config.help import help_text
 
         try:
             if first:
@@ -39,8 +39,8 @@ def main(arguments: list[str]) -> int:
 
 def run(config: Config, stop: StopSignal, *, first: bool) -> int:
     """Train one run; return the process's exit code. Importing torch takes seconds: signals are remembered by then."""
-    from kdschemes.results import results_table
-    from kdschemes.train import train
+    from kdschemes.tracking.tables import results_table
+    from kdschemes.training.train import train
 
     try:
         finished = train(config, stop)

@@ -23,19 +23,21 @@ from accelerate.state import AcceleratorState
 from torch import Tensor
 
 from kdschemes.config.load import load_config
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.nodes import Network
+from kdschemes.core.types import Task
 from kdschemes.data import LoadedData, views
 from kdschemes.data.views import Stream
-from kdschemes.distillation import Task
-from kdschemes.launch import start_processes
+from kdschemes.distributed.launch import start_processes
 from kdschemes.losses.feature import nst
 from kdschemes.losses.relation import rkd_angle
 from kdschemes.losses.response import cross_entropy
-from kdschemes.nodes import Frozen, Network
-from kdschemes.progress import Reporter
-from kdschemes.run_end import peak_memory
 from kdschemes.schemes import build_scheme
-from kdschemes.stop import StopSignal
-from kdschemes.training_run import Run
+from kdschemes.seeding import integers, uniform
+from kdschemes.tracking.console import Reporter
+from kdschemes.training.finish import peak_memory
+from kdschemes.training.run import Run
+from kdschemes.training.signals import StopSignal
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PRECISIONS = ("fp32", "bf16")
@@ -58,8 +60,8 @@ class RandomImages:
         """Yield the random views of batches of positions."""
         seed = views.view_seed(0, number)
         for index in batches:
-            row, column = (views.integers(seed, epoch, index, s, 2 * PADDING + 1) for s in (Stream.ROW, Stream.COLUMN))
-            flip = views.uniform(seed, epoch, index, Stream.FLIP) < 0.5
+            row, column = (integers(seed, epoch, index, s, 2 * PADDING + 1) for s in (Stream.ROW, Stream.COLUMN))
+            flip = uniform(seed, epoch, index, Stream.FLIP) < 0.5
             pixels = views.crop(self.images, index, row, column, flip, SIDE)
             yield views.normalise(pixels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 

@@ -24,7 +24,7 @@ import torch
 
 from experiments.bench import REPOSITORY, build, timed
 from experiments.private_slurm import PrivateSlurm, missing, private_slurm
-from kdschemes.checkpoint import CHECKPOINT
+from kdschemes.storage.checkpoint import CHECKPOINT
 
 OFFLINE = ("scheme=offline", "model=convnet", "teacher=resnet56")
 CHECKPOINTS = {

@@ -13,11 +13,11 @@ from itertools import product
 from pathlib import Path
 
 from experiments.bench import CLASSES, OFFLINE, PRECISIONS, SIDE, bare_parts, build, timed
-from kdschemes.lockstep import Lockstep, share_teachers
-from kdschemes.nodes import Frozen
+from kdschemes.core.frozen import Frozen
 from kdschemes.teacher_cache import TeacherCache
 from kdschemes.teacher_cache.cache import LOGITS
-from kdschemes.training_run import Run
+from kdschemes.training.loop import Lockstep, share_teachers
+from kdschemes.training.run import Run
 
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 TEMPERATURES = (1, 2, 4, 8)

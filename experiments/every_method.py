@@ -30,15 +30,15 @@ from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name
 from kdschemes.config.schemes import SCHEMES
+from kdschemes.core.types import Task
 from kdschemes.data import open_data
-from kdschemes.distillation import Task
+from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import TrainingStopped
-from kdschemes.launch import start_processes
-from kdschemes.progress import Reporter
 from kdschemes.schemes import build_scheme
-from kdschemes.stop import StopSignal
-from kdschemes.train import train
-from kdschemes.training_run import Run
+from kdschemes.tracking.console import Reporter
+from kdschemes.training.run import Run
+from kdschemes.training.signals import StopSignal
+from kdschemes.training.train import train
 
 RECIPES = Path(__file__).resolve().parent
 TEACHER, STUDENT = "resnet8x4", "resnet20"

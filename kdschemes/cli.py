@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from kdschemes import cards, cite
+from kdschemes.cards import cite
+from kdschemes.cards import read as cards
 from kdschemes.config import Config
 from kdschemes.config.data import DATA, ImageFolder
 from kdschemes.errors import UserError, unknown
@@ -80,7 +81,7 @@ def submit(options: argparse.Namespace) -> str:
     Raises:
         UserError: a mistake in the study, or SLURM refuses.
     """
-    from kdschemes.study.submit import submit as submit_study
+    from kdschemes.study.slurm.submit import submit as submit_study
 
     return submit_study(
         options.study,
@@ -103,7 +104,7 @@ def study(options: argparse.Namespace) -> str | int:
         return submit(options)
     if options.sbatch:
         raise UserError(f"{options.sbatch[0]} after -- goes to sbatch: give --slurm too")
-    from kdschemes.study.here import study_here
+    from kdschemes.study.local.run import study_here
 
     memory = options.memory * 1e9 if options.memory is not None else None
     return study_here(
@@ -117,7 +118,7 @@ def status(options: argparse.Namespace) -> str:
     Raises:
         UserError: there is no such study.
     """
-    from kdschemes.study.places import find_study
+    from kdschemes.study.locate import find_study
     from kdschemes.study.status import status as look
     from kdschemes.study.status import table
 
@@ -141,7 +142,7 @@ def compare(options: argparse.Namespace) -> str:
     Raises:
         UserError: one is no folder of a run, or both are the same.
     """
-    from kdschemes.report.compare import compare as compare_runs
+    from kdschemes.report.two_runs import compare as compare_runs
 
     return compare_runs(options.first, options.second)
 
@@ -174,7 +175,7 @@ def dashboard(options: argparse.Namespace) -> str:
     Raises:
         UserError: a package is missing, not logged in, W&B refuses, or the file can't be written.
     """
-    from kdschemes import dashboard
+    from kdschemes.tracking import dashboard
 
     out = Path(options.out).expanduser() if options.out is not None else None
     return dashboard.dashboard(options.project, entity=options.entity, group=options.group, out=out)
@@ -186,7 +187,7 @@ def sync(options: argparse.Namespace) -> str:
     Raises:
         UserError: no such runs, not logged in, no server answers, or a folder could not be uploaded.
     """
-    from kdschemes.sync import sync as upload
+    from kdschemes.tracking.upload import sync as upload
 
     return upload(Path(options.folder).expanduser(), dry_run=options.dry_run, say=lambda line: print(line, flush=True))
 

@@ -28,3 +28,8 @@ def unknown(kind: str, value: str, allowed: Iterable[str]) -> UserError:
     """Return the error for a name that is in no table: it names the value, the choices and the nearest one."""
     allowed = list(allowed)
     return UserError(f"unknown {kind} '{value}'{nearest(value, allowed)} (choose from {', '.join(allowed)})")
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the error's type if it has none."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -19,15 +19,16 @@ from scheme_cases import DEFAULTS, EXHAUSTIVE, LOSSES, OFFLINE, VARIANTS, config
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from kdschemes.core.placement import split_trained
+from kdschemes.core.types import Batch, Progress, Task
 from kdschemes.data import open_data
-from kdschemes.distillation import Task
-from kdschemes.distributed import GlooSyncBatchNorm, gather, rank, share, synchronise_batch_norm, world_size
-from kdschemes.evaluate import evaluate, evaluation_mode
-from kdschemes.launch import start_processes
-from kdschemes.outputs import Batch, Progress
-from kdschemes.placement import split_trained
+from kdschemes.data.batches import evenly
+from kdschemes.distributed.batch_norm import GlooSyncBatchNorm, synchronise_batch_norm
+from kdschemes.distributed.collectives import gather, rank, share, world_size
+from kdschemes.distributed.fsdp import joined
+from kdschemes.distributed.launch import start_processes
+from kdschemes.evaluation.evaluate import evaluate, evaluation_mode
 from kdschemes.schemes import build_scheme
-from kdschemes.sharding import evenly, joined
 
 CPU = torch.device("cpu")
 

@@ -9,8 +9,8 @@ import oracles
 import torch
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation
-from kdschemes.outputs import Batch, Output, Outputs, Progress
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.types import Batch, Output, Outputs, Progress
 
 
 @dataclass(frozen=True)

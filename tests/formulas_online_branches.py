@@ -7,7 +7,7 @@ import oracles_online_branches as oracles
 from formulas import Formula, Seen, array, last
 from variants import base
 
-from kdschemes.config.schemes import online_branches as options
+from kdschemes.config.schemes import online as options
 
 
 def peers(seen: Seen) -> list[oracles.Array]:

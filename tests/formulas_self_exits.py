@@ -10,7 +10,7 @@ from formulas import Formula, Seen, array, last
 from torch import nn
 from variants import SELF, base
 
-from kdschemes.config.schemes import self_exits as exits
+from kdschemes.config.schemes import self_distillation as exits
 
 AUTHORS, LUANYUNTENG = [*SELF, "scheme.variant=authors"], [*SELF, "scheme.variant=luanyunteng"]
 MULTI_EXIT, SAD, FRSKD = (base("self", method) for method in ("multi_exit", "sad", "frskd"))

@@ -7,7 +7,7 @@ import oracles
 from formulas import Formula, Seen
 from variants import base
 
-from kdschemes.config.schemes import self_generations as options
+from kdschemes.config.schemes import self_distillation as options
 
 
 def ban(seen: Seen) -> float:

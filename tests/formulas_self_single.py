@@ -11,8 +11,8 @@ import torch
 from formulas import Formula, Seen, array
 from variants import base
 
-from kdschemes.config.schemes import self_single as options
-from kdschemes.terms import Transfer
+from kdschemes.config.schemes import self_distillation as options
+from kdschemes.core.terms import Transfer
 
 
 def hard(seen: Seen) -> float:

@@ -6,7 +6,7 @@ import oracles
 from formulas import Formula, Seen, last
 from variants_topologies import VARIANTS
 
-from kdschemes.config.schemes.topology import Topology
+from kdschemes.config.schemes.custom import Topology
 
 
 def within(seen: Seen, network: str, *, hint: float) -> float:

@@ -9,8 +9,8 @@ import torch
 from scheme_cases import START
 from torch import Tensor
 
-from kdschemes.distillation import Distillation
-from kdschemes.outputs import Batch
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.types import Batch
 
 PEERS = ("peer0", "peer1", "peer2")
 

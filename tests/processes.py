@@ -20,7 +20,7 @@ PATIENCE = 300.0
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(
     [
-        *("kdschemes.train", "kdschemes.results", "kdschemes.config.describe", "kdschemes.early_exit_picture"),
+        *("kdschemes.training.train", "kdschemes.tracking.tables", "kdschemes.config.help", "kdschemes.tracking.plots"),
         *("sklearn.datasets", "torch._dynamo"),
     ]
 )

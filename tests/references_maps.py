@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.losses.feature import ab, attention_transfer, ft, hcl, hint, nst, ofd, ofd_margin, vid, vid_raw_variance
-from kdschemes.losses.modules.feature_review import Fusion
+from kdschemes.losses.feature.reviewkd import Fusion
 
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdschemes.core.schedules import sigmoid_ramp
+from kdschemes.core.types import Progress
 from kdschemes.losses.response import cross_entropy, kd
-from kdschemes.outputs import Progress
-from kdschemes.schedules import sigmoid_ramp
 from kdschemes.schemes.online.okddip import attended, attention
 from kdschemes.schemes.online.one import Gate, gated_mean
 

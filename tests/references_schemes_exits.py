@@ -12,11 +12,10 @@ import torch
 from scheme_cases import START, configure
 from torch import Tensor, nn
 
-from kdschemes.distillation import Task
-from kdschemes.nodes import Node
-from kdschemes.outputs import Batch, Output, Outputs
-from kdschemes.schemes.self_distillation.exits import taught_by_the_deepest
-from kdschemes.terms import Transfer
+from kdschemes.core.nodes import Node
+from kdschemes.core.terms import Transfer
+from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.schemes.self_distillation.byot import taught_by_the_deepest
 
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]

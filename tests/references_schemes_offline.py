@@ -9,7 +9,7 @@ import torch
 from scheme_cases import START, base, build
 from torch import Tensor
 
-from kdschemes.outputs import Batch, Output
+from kdschemes.core.types import Batch, Output
 
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]

@@ -9,8 +9,8 @@ import torch
 from scheme_cases import START, build
 from torch import Tensor
 
+from kdschemes.core.types import Batch, Output
 from kdschemes.losses.response import kd
-from kdschemes.outputs import Batch, Output
 from kdschemes.schemes.online.kdcl import minlogit
 
 Case = dict[str, Any]

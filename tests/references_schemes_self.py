@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdschemes.core.schedules import constant
+from kdschemes.core.types import Batch, Output
 from kdschemes.losses.response import cross_entropy, kd, soft_ce
-from kdschemes.outputs import Batch, Output
-from kdschemes.schedules import constant
-from kdschemes.schemes.self_distillation.past import SuperviseBoth
+from kdschemes.schemes.self_distillation.dlb import SuperviseBoth
 
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]

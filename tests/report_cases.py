@@ -12,9 +12,9 @@ import numpy as np
 
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import dump_yaml, run_name
-from kdschemes.predictions import HeadPredictions, Predictions, write_predictions
-from kdschemes.study.file import read_study
-from kdschemes.study.folder import Study, remember, write_study
+from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
+from kdschemes.study.record import Study, remember, write_study
+from kdschemes.study.spec import read_study
 
 EPOCHS = 4
 

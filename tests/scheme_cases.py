@@ -22,11 +22,11 @@ from variants import DEFAULTS, LOSSES, METHODS, OFFLINE, ONLINE, SELF, base
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
-from kdschemes.distillation import Distillation, Task
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.types import Batch, Progress, Task
 from kdschemes.models import StagedNetwork
-from kdschemes.outputs import Batch, Progress
 from kdschemes.schemes import build_scheme
-from kdschemes.schemes.self_distillation.past import LastStep
+from kdschemes.schemes.self_distillation.dlb import LastStep
 
 __all__ = ["DEFAULTS", "LOSSES", "METHODS", "OFFLINE", "ONLINE", "SELF", "base"]
 

@@ -18,15 +18,12 @@ from scheme_cases import DEFAULTS, START, VARIANTS, build, configure, random_bat
 from torch import Tensor
 
 from kdschemes.config import Optim
-from kdschemes.distributed import from_first, rank, world_size
-from kdschemes.launch import start_processes
-from kdschemes.models import create_model
-from kdschemes.optim import build_optimizer, clip_gradients
-from kdschemes.outputs import Batch
-from kdschemes.placement import place_frozen, split_trained
-from kdschemes.sharding import (
+from kdschemes.core.placement import place_frozen, split_trained
+from kdschemes.core.types import Batch
+from kdschemes.data.batches import evenly
+from kdschemes.distributed.collectives import from_first, rank, world_size
+from kdschemes.distributed.fsdp import (
     blocks,
-    evenly,
     joined,
     load_joined,
     load_joined_optimizer,
@@ -34,6 +31,9 @@ from kdschemes.sharding import (
     split_over_processes,
     whole,
 )
+from kdschemes.distributed.launch import start_processes
+from kdschemes.models import create_model
+from kdschemes.training.optim import build_optimizer, clip_gradients
 
 SPLIT = ["offline-kd", "even", "average", "accumulated-in-turn", "held-out-mix", "feature-simkd", "feature-ofd"]
 TEACHERS = {"fp32": [], "bf16": ["teacher.precision=bf16"]}

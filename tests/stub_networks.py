@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from kdschemes.losses.modules import Side
+from kdschemes.core.loss import Side
 from kdschemes.models import ModelSpec, StagedNetwork
 
 

@@ -14,22 +14,22 @@ import torch
 
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import dump_yaml, run_name
-from kdschemes.predictions import HeadPredictions, Predictions, write_predictions
+from kdschemes.report.analyses import ANALYSES
+from kdschemes.report.analyses.budgets import budgets, equal_compute
+from kdschemes.report.analyses.capacity import Pair, axes, capacity, difference
+from kdschemes.report.analyses.efficiency import efficiency, epochs_to, mean_over
+from kdschemes.report.analyses.evidence import by_point, judged, missing, setting, verdict
+from kdschemes.report.analyses.fidelity import Errors, correlation, fidelity, repeated_errors
+from kdschemes.report.analyses.sensitivity import measure, sensitivity
+from kdschemes.report.analyses.soft_gradient import compare, deviation, error_constant, soft_gradient
+from kdschemes.report.analyses.temperature_limit import TEMPERATURES, measure_pair, slope, temperature_limit
+from kdschemes.report.document import Section
 from kdschemes.report.groups import Group, Member
-from kdschemes.report.section import Section
 from kdschemes.report.statistics import paired
-from kdschemes.study.analyses import ANALYSES
-from kdschemes.study.analyses.budgets import budgets, equal_compute
-from kdschemes.study.analyses.capacity import Pair, axes, capacity, difference
-from kdschemes.study.analyses.efficiency import efficiency, epochs_to, mean_over
-from kdschemes.study.analyses.evidence import by_point, judged, missing, setting, verdict
-from kdschemes.study.analyses.fidelity import Errors, correlation, fidelity, repeated_errors
-from kdschemes.study.analyses.sensitivity import measure, sensitivity
-from kdschemes.study.analyses.soft_gradient import compare, deviation, error_constant, soft_gradient
-from kdschemes.study.analyses.temperature_limit import TEMPERATURES, measure_pair, slope, temperature_limit
-from kdschemes.study.folder import Entry
+from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
+from kdschemes.study.record import Entry
 from kdschemes.study.status import Row
-from kdschemes.train import train
+from kdschemes.training.train import train
 
 Make = Callable[..., Group]
 

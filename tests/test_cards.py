@@ -17,8 +17,8 @@ from kdschemes.config.naming import to_tree
 from kdschemes.config.schemes import SCHEMES
 
 PACKAGE = Path(__file__).resolve().parents[1] / "kdschemes"
-CARDS = PACKAGE / "schemes" / "cards"
-LOSS_CARDS = PACKAGE / "losses" / "cards"
+CARDS = PACKAGE / "cards" / "methods"
+LOSS_CARDS = PACKAGE / "cards" / "losses"
 METHODS = [(scheme, method) for scheme, table in SCHEMES.items() for method in table]
 LOSSES = [(kind, name) for kind, table in KINDS.items() for name in table if name != "none"]
 SECTIONS = ["Paper", "Equation", "Defaults", "Deviations", "Cost of training", "Our number"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from kdschemes import cli
-from kdschemes.cards import Entry, all_cards, entries, plain
-from kdschemes.cite import DATA_PAPERS, network_keys
+from kdschemes.cards.cite import DATA_PAPERS, network_keys
+from kdschemes.cards.read import Entry, all_cards, entries, plain
 from kdschemes.config import MODELS
 from kdschemes.config.data import DATA
 from kdschemes.config.load import load_config
@@ -18,7 +18,7 @@ from kdschemes.config.naming import dump_yaml
 from kdschemes.config.schemes import SCHEMES
 
 PACKAGE = Path(cli.__file__).parent
-PAPERS = (PACKAGE / "papers.bib").read_text()
+PAPERS = (PACKAGE / "cards" / "papers.bib").read_text()
 REQUIRED = {
     "article": {"journal"},
     "book": {"publisher"},

@@ -16,7 +16,7 @@ from kdschemes.config.schemes import SCHEMES
 from kdschemes.data import open_data
 
 PACKAGE = Path(cli.__file__).parent
-CARDS = PACKAGE / "schemes" / "cards"
+CARDS = PACKAGE / "cards" / "methods"
 METHODS = {method: scheme for scheme, table in SCHEMES.items() for method in table}
 LOSSES = {loss: kind for kind, table in KINDS.items() for loss in table if loss != "none"}
 
@@ -29,12 +29,12 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 
 def card(family: str, name: str) -> str:
-    return (PACKAGE / family / "cards" / f"{name}.md").read_text()
+    return (PACKAGE / "cards" / family / f"{name}.md").read_text()
 
 
 @pytest.mark.parametrize("name", dict.fromkeys([*METHODS, *LOSSES]))
 def test_methods_prints_the_cards_of_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    method = [card("schemes", name)] if name in METHODS else []
+    method = [card("methods", name)] if name in METHODS else []
     loss = [card("losses", name)] if name in LOSSES else []
     assert answer(capsys, "methods", name) == "\n".join(method + loss)
     if method:

@@ -13,13 +13,15 @@ import yaml
 
 from kdschemes.config import MODELS, Config, losses, schemes
 from kdschemes.config.data import DATA
-from kdschemes.config.describe import LOSS_PREFIXES, choices, description, help_text
+from kdschemes.config.help import LOSS_PREFIXES, choices, description, help_text
 from kdschemes.config.load import build_config, load_config
-from kdschemes.config.losses import feature_maps, response
-from kdschemes.config.make import all_keys
+from kdschemes.config.losses import feature as feature_maps
+from kdschemes.config.losses import response
 from kdschemes.config.naming import NOT_HASHED, config_hash, dump_yaml, run_name, to_tree
 from kdschemes.config.schemes import online as options_online
-from kdschemes.config.schemes import self_exits, supervised
+from kdschemes.config.schemes import self_distillation as self_exits
+from kdschemes.config.schemes import supervised
+from kdschemes.config.validate import all_keys
 from kdschemes.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -461,7 +463,7 @@ def test_the_configuration_is_read_without_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from kdschemes.config.load import load_config; "
         "from kdschemes.config.naming import dump_yaml; "
-        "from kdschemes.config.describe import help_text; help_text(); "
+        "from kdschemes.config.help import help_text; help_text(); "
         "print(dump_yaml(load_config(['scheme=self'], recipes=Path('.')))); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'accelerate')))"
     )

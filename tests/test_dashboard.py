@@ -15,7 +15,7 @@ import wandb
 from wandb_recorder import Recorder
 
 from kdschemes import cli
-from kdschemes.dashboard import COLOURS, build, checked
+from kdschemes.tracking.dashboard import COLOURS, build, checked
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of pydantic, in the package's own code
     from wandb_workspaces.workspaces import internal

@@ -19,8 +19,7 @@ import pytest
 import torch
 import torchvision
 
-from kdschemes.data.files import fetch, read_idx
-from kdschemes.data.sets import (
+from kdschemes.data.datasets import (
     CIFAR10_FILES,
     CIFAR100_FILES,
     FASHION_CLASSES,
@@ -32,6 +31,7 @@ from kdschemes.data.sets import (
     read_digits,
     read_fashion_mnist,
 )
+from kdschemes.data.download import fetch, read_idx
 from kdschemes.data.splits import stratified_split
 from kdschemes.errors import UserError
 

@@ -29,16 +29,19 @@ from kdschemes.config.data import Digits
 from kdschemes.config.losses import Losses
 from kdschemes.config.losses.response import KD
 from kdschemes.config.schemes import SCHEMES
+from kdschemes.core.averages import Ema
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.nodes import Ensemble, Network, NetworkWithExits, Node, SharedStem
+from kdschemes.core.schedules import constant
+from kdschemes.core.terms import Supervise, Transfer
+from kdschemes.core.types import Batch, Output, Progress
 from kdschemes.data import open_data
-from kdschemes.distillation import Distillation, Edge, distill, probe
-from kdschemes.nodes import Ema, Ensemble, Frozen, Network, NetworkWithExits, Node, SharedStem
-from kdschemes.outputs import Batch, Output, Progress
-from kdschemes.schedules import constant
+from kdschemes.schemes.distill import Edge, distill, probe
 from kdschemes.schemes.online.ffl import Fusion
 from kdschemes.schemes.online.one import GatedStem
 from kdschemes.schemes.online.pcl import PeerEnsemble
-from kdschemes.schemes.self_distillation.views import NetworkTwice
-from kdschemes.terms import Supervise, Transfer
+from kdschemes.schemes.self_distillation.two_views import NetworkTwice
 
 HALFWAY = Progress(step=50, total_steps=100, steps_per_epoch=1)
 

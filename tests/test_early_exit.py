@@ -17,9 +17,10 @@ from test_resume import pair
 from torch import Tensor, nn
 
 from kdschemes.config.data import Digits
+from kdschemes.core.distillation import Distillation
 from kdschemes.data import LoadedData, open_data
-from kdschemes.distillation import Distillation
-from kdschemes.early_exit import (
+from kdschemes.errors import UserError
+from kdschemes.evaluation.early_exit import (
     BUDGETS,
     RATIOS,
     _gather_columns,
@@ -29,13 +30,10 @@ from kdschemes.early_exit import (
     exit_taken,
     geometric_shares,
     judge,
-    latencies,
-    stop_at,
     summary,
 )
-from kdschemes.early_exit_picture import write_early_exit
-from kdschemes.errors import UserError
-from kdschemes.export import export_exits, export_network
+from kdschemes.evaluation.export import export_exits, export_network
+from kdschemes.evaluation.latency import latencies
 from kdschemes.models import (
     EarlyExit,
     ExitNetwork,
@@ -48,7 +46,9 @@ from kdschemes.models import (
     stages,
 )
 from kdschemes.models.cost import macs_of
-from kdschemes.results import results_table
+from kdschemes.models.exits import stop_at
+from kdschemes.tracking.plots import write_early_exit
+from kdschemes.tracking.tables import results_table
 
 CPU = torch.device("cpu")
 NETWORKS = ["convnet", "resnet20", "timm/test_vit", "timm/test_efficientnet"]
@@ -309,7 +309,7 @@ def test_latency_is_measured_in_turns_after_a_warm_up() -> None:
 
 @pytest.fixture
 def _few_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("kdschemes.early_exit.LATENCY_IMAGES", 2)
+    monkeypatch.setattr("kdschemes.evaluation.latency.LATENCY_IMAGES", 2)
 
 
 @pytest.fixture(scope="module")

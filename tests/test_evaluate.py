@@ -10,9 +10,9 @@ from scheme_cases import DEFAULTS, OFFLINE, VARIANTS, build, in_double, random_b
 from torch import nn
 
 from kdschemes.config.data import Digits
+from kdschemes.core.types import Batch
 from kdschemes.data import LoadedData, open_data
-from kdschemes.evaluate import evaluate, evaluation_mode
-from kdschemes.outputs import Batch
+from kdschemes.evaluation.evaluate import evaluate, evaluation_mode
 
 CPU = torch.device("cpu")
 

@@ -27,12 +27,13 @@ from scheme_cases import (
 )
 
 from kdschemes.config.data import Digits
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import NetworkWithExits
 from kdschemes.data import LoadedData, open_data
-from kdschemes.distillation import Distillation
-from kdschemes.distributed import synchronise_batch_norm
-from kdschemes.export import export_network, head_costs
+from kdschemes.distributed.batch_norm import synchronise_batch_norm
+from kdschemes.evaluation.cost import head_costs
+from kdschemes.evaluation.export import export_network
 from kdschemes.models import count_exit_macs, count_macs, count_parameters, create_model, load_model, save_weights
-from kdschemes.nodes import NetworkWithExits
 
 EXPORTED = [*DEFAULTS, "online-dml-shared-stem", "supervised-ce-ema", "self-byot-linear"]
 LOADER = """
@@ -42,7 +43,8 @@ images, folders = torch.load(sys.argv[1]), sys.argv[2:]
 torch.set_num_threads(1)
 with torch.no_grad():
     logits = {folder: load_model(folder)(images) for folder in folders}
-loaded = [name for name in sys.modules if name.startswith(("kdschemes.schemes", "kdschemes.train", "kdschemes.nodes"))]
+banned = ("kdschemes.schemes", "kdschemes.training", "kdschemes.core.nodes")
+loaded = [name for name in sys.modules if name.startswith(banned)]
 assert not loaded, loaded
 torch.save(logits, sys.argv[1])
 """

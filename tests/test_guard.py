@@ -16,13 +16,14 @@ import psutil
 import pytest
 from processes import CONTEXT
 
-from kdschemes import guard
-from kdschemes.checkpoint import RunFolder, load_state, save_state
 from kdschemes.errors import UserError
-from kdschemes.files import write_whole
-from kdschemes.guard import BEATS, FolderLost, Holder, Lease, holder, this_process
-from kdschemes.stop import TOLD_JOB, StopSignal
-from kdschemes.track import MetricsLog
+from kdschemes.storage import lease as guard
+from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.checkpoint import load_state, save_state
+from kdschemes.storage.lease import BEATS, FolderLost, Holder, Lease, holder, this_process
+from kdschemes.tracking.metrics_log import MetricsLog
+from kdschemes.training.run_folder import RunFolder
+from kdschemes.training.signals import TOLD_JOB, StopSignal
 
 SECONDS = 0.6
 

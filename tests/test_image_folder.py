@@ -16,11 +16,11 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from kdschemes.config.data import ImageFolder
+from kdschemes.core.types import Batch
 from kdschemes.data import LoadedData, open_data
 from kdschemes.data.image_folder import MEAN, STD, read_image
 from kdschemes.data.views import mixup_partners, mixup_weights
 from kdschemes.errors import UserError
-from kdschemes.outputs import Batch
 
 CPU = torch.device("cpu")
 KINDS = [("RGB", "png", (40, 30)), ("L", "png", (25, 61)), ("RGBA", "png", (33, 33)), ("RGB", "jpg", (64, 20))]

@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from kdschemes.config.data import CIFAR100, Data, Digits
+from kdschemes.core.types import Batch
 from kdschemes.data import LoadedData, open_data
-from kdschemes.data.views import Stream, classmates, mixup_partners, mixup_weights, uniform, view_seed
+from kdschemes.data.views import Stream, classmates, mixup_partners, mixup_weights, view_seed
 from kdschemes.errors import UserError
-from kdschemes.outputs import Batch
+from kdschemes.seeding import uniform
 
 CPU = torch.device("cpu")
 PLAIN = Digits()

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from kdschemes.config.losses import relation as relation_config
-from kdschemes.config.losses import response_adaptive as config
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Loss, Side
+from kdschemes.core.types import Batch, Output, Progress, Task
 from kdschemes.errors import UserError
 from kdschemes.losses import relation, response
-from kdschemes.losses.modules import Loss, Side, build_loss
-from kdschemes.losses.modules.response_adaptive import CTKD, USKD
-from kdschemes.outputs import Batch, Output, Progress
-from kdschemes.task import Task
+from kdschemes.losses.build import build_loss
+from kdschemes.losses.response.ctkd import CTKD
+from kdschemes.losses.response.uskd import USKD
 
 SMALL = {"block1": (4, 8, 8), "block2": (6, 4, 4), "block3": (8, 4, 4)}
 BIG = {"layer1": (8, 8, 8), "layer2": (6, 4, 4), "layer3": (12, 2, 4)}

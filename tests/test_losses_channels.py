@@ -12,12 +12,12 @@ import torch
 from stub_networks import side
 from torch import Tensor, nn
 
-from kdschemes.config.losses import feature_channels as config
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Loss
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
+from kdschemes.losses.build import build_loss
 from kdschemes.losses.feature import channel_correlation, cwd, ickd, pad, pkd
-from kdschemes.losses.modules import Loss, build_loss
-from kdschemes.outputs import Batch, Output
-from kdschemes.task import Task
 
 MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cwd": partial(cwd, temperature=4.0),

@@ -17,19 +17,22 @@ from torch import Tensor, nn
 
 from kdschemes.config.data import Digits
 from kdschemes.config.load import load_config
-from kdschemes.config.losses import feature_channels as config
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Loss, Side
+from kdschemes.core.nodes import LossHead
+from kdschemes.core.types import Task
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
-from kdschemes.evaluate import evaluate
-from kdschemes.export import head_costs
+from kdschemes.evaluation.cost import head_costs
+from kdschemes.evaluation.evaluate import evaluate
+from kdschemes.losses.build import build_loss
 from kdschemes.losses.feature import cat_kd, class_activation, hint, simkd, srrl
-from kdschemes.losses.modules import Loss, Side, build_loss
-from kdschemes.losses.modules.feature_classifier import CATKD, SRRL, SimKD
+from kdschemes.losses.feature.cat_kd import CATKD
+from kdschemes.losses.feature.simkd import SimKD
+from kdschemes.losses.feature.srrl import SRRL
 from kdschemes.models import count_macs, count_parameters, create_model, load_model
-from kdschemes.nodes import LossHead
 from kdschemes.schemes import build_scheme
-from kdschemes.task import Task
-from kdschemes.train import train
+from kdschemes.training.train import train
 
 SIMKD = [
     "scheme=offline",

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from kdschemes.config.losses.relation import CRD as Options
+from kdschemes.core.loss import Side
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses.modules import Side
-from kdschemes.losses.modules.relation_crd import CRD
 from kdschemes.losses.relation import crd as functions
 from kdschemes.losses.relation import (
     draw_others,
@@ -23,8 +23,7 @@ from kdschemes.losses.relation import (
     refreshed_memory,
     unit_rows,
 )
-from kdschemes.outputs import Batch, Output
-from kdschemes.task import Task
+from kdschemes.losses.relation.crd import CRD
 
 POSITIONS, CLASSES, HELD_OUT = 60, 5, 6
 LABELS = (torch.arange(POSITIONS) * 7 % CLASSES).masked_fill(torch.arange(POSITIONS) >= POSITIONS - HELD_OUT, -1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from kdschemes.losses.response import dkd, kd, nkd, soft_ce, tfkd_reg, wsld
-from kdschemes.losses.response.decoupled import split_label
+from kdschemes.losses.response.dkd import split_label
 
 
 def inputs(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:

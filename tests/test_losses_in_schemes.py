@@ -6,11 +6,11 @@ import pytest
 import torch
 from scheme_cases import LOSSES, ONLINE, SELF, TASK, base, build, random_batch, same_state, state_of, trained
 
-from kdschemes.distillation import Distillation, Task
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.terms import Transfer
+from kdschemes.core.types import Progress, Task
 from kdschemes.errors import UserError
-from kdschemes.nodes import Frozen
-from kdschemes.outputs import Progress
-from kdschemes.terms import Transfer
 
 MIDWAY = Progress(step=50, total_steps=100, steps_per_epoch=10)
 COLOUR = Task(10, 3, 32, torch.arange(60) % 10)

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 
 from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Side
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
 from kdschemes.losses import response
-from kdschemes.losses.modules import Side, build_loss
-from kdschemes.outputs import Batch, Output
-from kdschemes.task import Task
+from kdschemes.losses.build import build_loss
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 

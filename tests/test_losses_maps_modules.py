@@ -9,17 +9,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdschemes.config.losses import feature_maps as config
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Loss, Side
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
 from kdschemes.losses import feature
-from kdschemes.losses.modules import Loss, Side, build_loss
-from kdschemes.losses.modules.feature_activation import OFD
-from kdschemes.losses.modules.feature_factor import FT
-from kdschemes.losses.modules.feature_maps import VID
-from kdschemes.losses.modules.feature_review import Fusion, ReviewKD
+from kdschemes.losses.build import build_loss
+from kdschemes.losses.feature.ft import FT
+from kdschemes.losses.feature.ofd import OFD
+from kdschemes.losses.feature.reviewkd import Fusion, ReviewKD
+from kdschemes.losses.feature.vid import VID
 from kdschemes.models import create_model, stages
-from kdschemes.outputs import Batch, Output
-from kdschemes.task import Task
 
 SMALL = {"block1": (4, 8, 6), "block2": (6, 4, 3), "block3": (8, 4, 3)}
 BIG = {"layer1": (8, 8, 8), "layer2": (6, 4, 4), "layer3": (12, 2, 4)}

@@ -10,16 +10,17 @@ import torch
 from stub_networks import side
 from torch import Tensor, nn
 
-from kdschemes.config.losses import FEATURE, RELATION, RESPONSE, NoLoss, feature_maps
+from kdschemes.config.losses import FEATURE, RELATION, RESPONSE, NoLoss
+from kdschemes.config.losses import feature as feature_maps
 from kdschemes.config.losses import relation as relation_options
 from kdschemes.config.losses import response as response_options
+from kdschemes.core.loss import Loss
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
 from kdschemes.losses import feature, relation, response
-from kdschemes.losses.modules import MODULES, Loss, build_loss
-from kdschemes.losses.modules.feature_maps import AT
+from kdschemes.losses.build import MODULES, build_loss
+from kdschemes.losses.feature.at import AT
 from kdschemes.losses.stages import map_shape, match_stages, to_map
-from kdschemes.outputs import Batch, Output
-from kdschemes.task import Task
 
 config = SimpleNamespace(
     **{k: v for m in (response_options, feature_maps, relation_options) for k, v in vars(m).items()}

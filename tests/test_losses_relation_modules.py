@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from kdschemes.config.losses import relation as config
+from kdschemes.core.loss import Loss, Side
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
 from kdschemes.losses import relation
-from kdschemes.losses.modules import Loss, Side, build_loss
-from kdschemes.outputs import Batch, Output
-from kdschemes.task import Task
+from kdschemes.losses.build import build_loss
 
 STUDENT = {"s1": (4, 6, 6), "s2": (8, 3, 3), "s3": (6, 3, 3)}
 TEACHER = {"t1": (5, 4, 6), "t2": (10, 4, 2), "t3": (12, 2, 2)}

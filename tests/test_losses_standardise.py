@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from kdschemes.config.losses import response as config
-from kdschemes.losses.modules import Side, build_loss
+from kdschemes.core.loss import Side
+from kdschemes.core.types import Task
+from kdschemes.losses.build import build_loss
 from kdschemes.losses.response import dkd, kd, standardise
-from kdschemes.task import Task
 
 
 def logits(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> Tensor:

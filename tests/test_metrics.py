@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from kdschemes.metrics import HeadMetrics
+from kdschemes.evaluation.metrics import HeadMetrics
 
 
 def reference(logits, labels, teacher=None, bins=15):

@@ -23,10 +23,12 @@ from scheme_cases import (
 )
 from torch import Tensor
 
-from kdschemes.distillation import Distillation
+from kdschemes.core.averages import Ema
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.nodes import Ensemble, Network
+from kdschemes.core.types import Output
 from kdschemes.models import create_model
-from kdschemes.nodes import Ema, Ensemble, Frozen, Network
-from kdschemes.outputs import Output
 
 TEACHERS = ["offline-kd", "offline-kd-two-teachers", "offline-kd-hint-rkd"]
 

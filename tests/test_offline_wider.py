@@ -33,12 +33,12 @@ from torch import Tensor
 
 from kdschemes.config.naming import run_name
 from kdschemes.config.schemes.offline import OfflineKD
-from kdschemes.distillation import Distillation
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.types import Progress
 from kdschemes.errors import UserError
-from kdschemes.evaluate import evaluation_mode
+from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.models import create_model, save_weights
-from kdschemes.nodes import Frozen
-from kdschemes.outputs import Progress
 from kdschemes.schemes import earlier_runs, taught_by
 from kdschemes.schemes.offline.camkd import ReadByTeachers
 from kdschemes.schemes.offline.confidence import most_confident, teacher_weights, weighted_hint, weighted_kd

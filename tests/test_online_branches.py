@@ -21,13 +21,14 @@ from scheme_cases import (
 from torch import Tensor, nn
 
 from kdschemes.config.data import Digits
+from kdschemes.core.averages import Ema
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import SharedStem
+from kdschemes.core.types import Batch, Output, Progress
 from kdschemes.data import open_data
-from kdschemes.distillation import Distillation
 from kdschemes.errors import UserError
-from kdschemes.export import head_costs
+from kdschemes.evaluation.cost import head_costs
 from kdschemes.models import count_parameters
-from kdschemes.nodes import Ema, SharedStem
-from kdschemes.outputs import Batch, Output, Progress
 from kdschemes.schemes.online.okddip import PeerAttention, attended, attention
 from kdschemes.schemes.online.one import Gate, GatedStem, gated_mean
 

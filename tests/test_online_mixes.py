@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from variants_online import CODISTILLATION, KDCL, MEAN
 
-from kdschemes.outputs import Output
+from kdschemes.core.types import Output
 from kdschemes.schemes.online.convex import convex_weights
 from kdschemes.schemes.online.kdcl import HeldOutMix, covariance_weights, error_products, minlogit, naive
 

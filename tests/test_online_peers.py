@@ -26,12 +26,13 @@ from scheme_cases import (
 from variants_online import KDCL, MEAN, SWITOKD
 
 from kdschemes.config.data import Digits
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.nodes import Network
 from kdschemes.data import open_data
-from kdschemes.distillation import Distillation
 from kdschemes.errors import UserError
 from kdschemes.models import save_weights
-from kdschemes.nodes import Frozen, Network
-from kdschemes.optim import build_optimizer, rate_schedule, set_rate
+from kdschemes.training.optim import build_optimizer, rate_schedule, set_rate
 
 
 def test_rates_multiply_the_learning_rate_of_each_peer() -> None:

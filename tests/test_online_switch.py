@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional
 from variants_online import SWITOKD
 
-from kdschemes.distillation import Distillation
-from kdschemes.nodes import Network
-from kdschemes.outputs import Batch
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network
+from kdschemes.core.types import Batch
 from kdschemes.schemes.online.switokd import Switch, SwitchedNetwork, distances
 
 SMALL_AND_BIG = [*base("online", "switokd", "convnet"), "scheme.big=convnet"]

@@ -10,10 +10,10 @@ from torch import nn
 
 from kdschemes.config import Optim
 from kdschemes.config.load import build_config
-from kdschemes.distillation import Distillation, Task
-from kdschemes.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
-from kdschemes.outputs import Batch, Progress
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.types import Batch, Progress, Task
 from kdschemes.schemes import build_scheme
+from kdschemes.training.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
 
 TASK = Task(num_classes=10, channels=1, image_size=8)
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import pytest
 
-from kdschemes import progress
-from kdschemes.progress import Reporter
+from kdschemes.tracking import console as progress
+from kdschemes.tracking.console import Reporter
 
 ROW = {"kind": "train", "lr": 0.1, "loss/total": 3.14159, "loss/ce/a": 1.5, "loss/kd/a->b": 0.25, "weight/ce/a": 1.0}
 

@@ -21,11 +21,11 @@ from kdschemes import cli
 from kdschemes.config.data import DATA
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import FEATURE, RELATION, RESPONSE
-from kdschemes.config.make import all_keys
 from kdschemes.config.naming import to_tree
 from kdschemes.config.schemes import SCHEMES
+from kdschemes.config.validate import all_keys
+from kdschemes.core.types import Task
 from kdschemes.data import open_data
-from kdschemes.distillation import Task
 from kdschemes.models import MODELS
 from kdschemes.schemes import build_scheme
 
@@ -144,10 +144,10 @@ import json, math, sys
 from pathlib import Path
 import torch
 from kdschemes.config.load import load_config
-from kdschemes.losses.modules import Side, build_loss
-from kdschemes.outputs import Batch, Output
-from kdschemes.task import Task
-from kdschemes.train import train
+from kdschemes.core.loss import Side
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.build import build_loss
+from kdschemes.training.train import train
 
 z, v = [[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], [[0.0, 1.0, -1.0], [2.0, 2.0, -4.0]]
 loss = build_loss(ReverseKL(), student=Side(), teacher=Side(), task=Task(3, 1, 8))

@@ -13,10 +13,11 @@ from experiments.repdistiller import FOLDER, METHODS, PAIRS, main, recipes
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import NoLoss
+from kdschemes.core.loss import Side
+from kdschemes.core.types import Task
 from kdschemes.errors import UserError
-from kdschemes.losses.modules import Side, build_loss
+from kdschemes.losses.build import build_loss
 from kdschemes.models import create_model, stages
-from kdschemes.task import Task
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 TEXTS = recipes()

@@ -13,10 +13,10 @@ from kdschemes import cli
 from kdschemes.errors import UserError
 from kdschemes.report import report
 from kdschemes.report.build import Report, build
+from kdschemes.report.formatting import spread
 from kdschemes.report.groups import run_groups, shortened, study_groups
 from kdschemes.report.markdown import markdown
-from kdschemes.report.values import spread
-from kdschemes.study.folder import Entry, Study, write_study
+from kdschemes.study.record import Entry, Study, write_study
 from kdschemes.study.status import status
 
 HEAD = "| run | head | seeds | test top-1 %, last | test top-1 %, best on validation |"
@@ -118,7 +118,7 @@ def test_methods_are_compared_on_the_seeds_that_they_share(tmp_path: Path) -> No
 
 def test_the_baseline_is_the_one_that_is_named_or_has_the_same_model_or_point(tmp_path: Path) -> None:
     def against(study: Study, baseline: str | None) -> list[tuple[str, str]]:
-        from kdschemes.report.comparison import compare_groups
+        from kdschemes.report.significance import compare_groups
 
         found = compare_groups(study_groups(status(study)), baseline)
         return [(each.group.label, each.against.label) for each in found]
@@ -143,7 +143,7 @@ def test_the_baseline_is_the_one_that_is_named_or_has_the_same_model_or_point(tm
 
 
 def test_the_baseline_trains_on_the_same_images_where_there_is_one(tmp_path: Path) -> None:
-    from kdschemes.report.comparison import compare_groups
+    from kdschemes.report.significance import compare_groups
 
     variants = {
         "even": ["scheme=supervised"],

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 from report_cases import both, results, rising, store_predictions, supervised, write_run, write_study_of
 
-from kdschemes.metrics import ECE_BINS
-from kdschemes.predictions import read_predictions
+from kdschemes.evaluation.metrics import ECE_BINS
 from kdschemes.report.build import build
 from kdschemes.report.charts.agreement import agreement_section
 from kdschemes.report.charts.calibration import BINS, calibration_section, reliability
@@ -19,13 +18,14 @@ from kdschemes.report.charts.cost import cost_charts, front
 from kdschemes.report.charts.curves import common, curve, curves, thinned
 from kdschemes.report.charts.exits import exits
 from kdschemes.report.charts.grid import grid
+from kdschemes.report.colours import hue
+from kdschemes.report.document import Chart
 from kdschemes.report.groups import Group, run_groups, study_groups
-from kdschemes.report.hue import hue
+from kdschemes.report.predictions import read_stored
 from kdschemes.report.render import specs
-from kdschemes.report.section import Chart
-from kdschemes.report.stored import read_stored
 from kdschemes.report.style import INK, PALETTES, ramp, resolved
-from kdschemes.study.folder import Study
+from kdschemes.storage.predictions import read_predictions
+from kdschemes.study.record import Study
 from kdschemes.study.status import status
 
 

@@ -11,8 +11,8 @@ from report_cases import both, results, store_predictions, supervised, write_run
 
 from kdschemes import cli
 from kdschemes.errors import UserError
-from kdschemes.predictions import HeadPredictions, Predictions, write_predictions
-from kdschemes.report.compare import answers, compare, mcnemar
+from kdschemes.report.two_runs import answers, compare, mcnemar
+from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
 
 
 def cells(text: str, first: str) -> list[str]:

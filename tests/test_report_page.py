@@ -14,16 +14,15 @@ from report_cases import results, rising, store_predictions, supervised, write_r
 
 from kdschemes import cli
 from kdschemes.errors import UserError
-from kdschemes.report import report
+from kdschemes.report import analyses, report
 from kdschemes.report.build import Report, build
+from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.groups import run_groups
 from kdschemes.report.html import html
 from kdschemes.report.markdown import markdown
-from kdschemes.report.section import Chart, Section, Table
 from kdschemes.report.style import PALETTES
 from kdschemes.report.terminal import terminal
-from kdschemes.study import analyses
-from kdschemes.study.folder import Study
+from kdschemes.study.record import Study
 
 ATTACK = '<script>alert(1)</script><img src=x onerror="alert(2)"> & "quotes" |'
 VOID = ("meta", "link", "img", "br")

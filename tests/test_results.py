@@ -8,10 +8,11 @@ from contextlib import contextmanager
 import pytest
 from matplotlib.image import imread
 
-from kdschemes.curves import MAX_POINTS, STYLES, _head, _lines, _means, draw_curves
 from kdschemes.errors import UserError
-from kdschemes.results import mean_over_peers, plain, results_table, write_json
-from kdschemes.track import MetricsLog
+from kdschemes.storage.results import mean_over_peers, plain, write_json
+from kdschemes.tracking.metrics_log import MetricsLog
+from kdschemes.tracking.plots import MAX_POINTS, STYLES, _head, _lines, _means, draw_curves
+from kdschemes.tracking.tables import results_table
 
 
 @contextmanager

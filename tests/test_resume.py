@@ -20,7 +20,7 @@ import torch
 import yaml
 from processes import Ended, LimitFiles, SignalAtFile, Started, run
 
-from kdschemes.checkpoint import load_state
+from kdschemes.storage.checkpoint import load_state
 
 SMALL = [
     "data.val_fraction=0.9",  # 126 training images: 4 steps an epoch

@@ -14,11 +14,11 @@ import pytest
 import torch
 from processes import REPOSITORY, Ended, SignalAtFile, Started, run
 
-from kdschemes.checkpoint import load_state
 from kdschemes.config.data import Digits
 from kdschemes.data import open_data
 from kdschemes.models import create_model, load_model, save_weights
-from kdschemes.track import read_rows
+from kdschemes.storage.checkpoint import load_state
+from kdschemes.tracking.metrics_log import read_rows
 
 TINY = ["scheme=online", "train.epochs=1", "model=convnet", "train.threads=1"]
 FEW = ["data.val_fraction=0.9", "train.epochs=1", "train.threads=1"]

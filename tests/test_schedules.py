@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from kdschemes.outputs import Progress
-from kdschemes.schedules import Schedule, constant, cosine_decay, learning_rate, linear_ramp, ramp, sigmoid_ramp
+from kdschemes.core.schedules import Schedule, constant, cosine_decay, learning_rate, linear_ramp, ramp, sigmoid_ramp
+from kdschemes.core.types import Progress
 
 STEPS = 100
 

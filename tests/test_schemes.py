@@ -52,12 +52,11 @@ from scheme_cases import (
 
 from kdschemes.config.data import Digits
 from kdschemes.config.schemes import SCHEMES
-from kdschemes.config.schemes.topology import Topology
+from kdschemes.config.schemes.custom import Topology
+from kdschemes.core.types import Progress, Task
 from kdschemes.data import open_data
-from kdschemes.distillation import Task
 from kdschemes.errors import UserError
 from kdschemes.models import save_weights
-from kdschemes.outputs import Progress
 from kdschemes.schemes import BUILDERS, build_scheme
 
 GOLDEN = Path(__file__).parent / "golden"

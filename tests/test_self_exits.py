@@ -20,18 +20,18 @@ from torch import Tensor, nn
 
 from kdschemes.config.data import Digits
 from kdschemes.config.load import load_config
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.terms import Term
+from kdschemes.core.types import Batch, Output, Progress
 from kdschemes.data import open_data
-from kdschemes.distillation import Distillation
 from kdschemes.errors import UserError
-from kdschemes.evaluate import evaluation_mode
-from kdschemes.export import head_costs
+from kdschemes.evaluation.cost import head_costs
+from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.models import count_macs, count_parameters
-from kdschemes.outputs import Batch, Output, Progress
 from kdschemes.schemes.self_distillation.attention import self_attention, stage_maps
 from kdschemes.schemes.self_distillation.bifpn import BiFPN, Fuse, shrunk
 from kdschemes.schemes.self_distillation.multi_exit import WarmingExits, WarmingTransfer
 from kdschemes.schemes.self_distillation.pooled import active_gap, batch_norm_of_gap
-from kdschemes.terms import Term
 
 MULTI_EXIT, SAD, FRSKD = (base("self", method) for method in ("multi_exit", "sad", "frskd"))
 

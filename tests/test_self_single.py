@@ -15,17 +15,18 @@ from scheme_cases import START, TASK, VARIANTS, base, batch_for, build, configur
 from torch import Tensor
 
 from kdschemes.config.data import Digits
+from kdschemes.core.averages import Ema, Memory
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.terms import Transfer
+from kdschemes.core.types import Batch, Output, Outputs, Progress, Task
 from kdschemes.data import open_data
-from kdschemes.distillation import Distillation, Task
 from kdschemes.errors import UserError
 from kdschemes.losses.response import cross_entropy
-from kdschemes.nodes import Ema, Memory
-from kdschemes.outputs import Batch, Output, Outputs, Progress
 from kdschemes.schemes import build_scheme
-from kdschemes.schemes.self_distillation.past import LastStep, growing
-from kdschemes.schemes.self_distillation.views import mean_gap
+from kdschemes.schemes.self_distillation.ddgsd import mean_gap
+from kdschemes.schemes.self_distillation.dlb import LastStep
+from kdschemes.schemes.self_distillation.pskd import growing
 from kdschemes.schemes.self_distillation.zipf import dense_votes, zipf_labels, zipf_loss
-from kdschemes.terms import Transfer
 
 CPU = torch.device("cpu")
 METHODS = ("ddgsd", "cskd", "pskd", "dlb", "ema", "zipf", "uskd", "tfkd_reg")

@@ -10,8 +10,8 @@ import pytest
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name, to_tree
 from kdschemes.errors import UserError
-from kdschemes.study.earlier import with_earlier
-from kdschemes.study.file import StudyFile, find_study_file, read_study
+from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.spec import StudyFile, find_study_file, read_study
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 SHIPPED = sorted((EXPERIMENTS / "studies").glob("*.yaml"))

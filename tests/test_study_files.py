@@ -14,14 +14,14 @@ import yaml
 from kdschemes.config import Config
 from kdschemes.config.data import CIFAR100, Digits
 from kdschemes.config.load import load_config
+from kdschemes.core.types import Task
 from kdschemes.data import open_data
-from kdschemes.export import training_macs
+from kdschemes.evaluation.cost import training_macs
 from kdschemes.models import count_macs, create_model
+from kdschemes.report.analyses import ANALYSES
 from kdschemes.schemes import build_scheme
-from kdschemes.study.analyses import ANALYSES
-from kdschemes.study.file import StudyFile, read_study
-from kdschemes.study.keys import ANALYSIS_NAMES
-from kdschemes.task import Task
+from kdschemes.study.spec import StudyFile, read_study
+from kdschemes.study.spec_keys import ANALYSIS_NAMES
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 SHIPPED = {path.stem: path for path in sorted((EXPERIMENTS / "studies").glob("*.yaml"))}

@@ -12,9 +12,9 @@ from filelock import FileLock
 from kdschemes import cli
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name
-from kdschemes.study import here
-from kdschemes.study.file import read_study
-from kdschemes.study.folder import remember, write_study
+from kdschemes.study.local import run as here
+from kdschemes.study.record import remember, write_study
+from kdschemes.study.spec import read_study
 
 TEXT = """
 question: Does a teacher help?

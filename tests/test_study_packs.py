@@ -10,9 +10,7 @@ import torch
 
 from kdschemes.config.load import load_config
 from kdschemes.models import count_macs, create_model
-from kdschemes.study.earlier import with_earlier
-from kdschemes.study.file import StudyRun, read_study
-from kdschemes.study.packs import (
+from kdschemes.study.local.packs import (
     CLASSES,
     PASSES,
     SAMPLES,
@@ -23,6 +21,8 @@ from kdschemes.study.packs import (
     run_bytes,
     trained_networks,
 )
+from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.spec import StudyRun, read_study
 
 NO_LIMIT = 1e15
 GRID = """

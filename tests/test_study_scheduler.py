@@ -14,21 +14,22 @@ import pytest
 import yaml
 
 from kdschemes.config.load import load_config
-from kdschemes.guard import Lease
-from kdschemes.stop import StopSignal
-from kdschemes.study import board, slots
-from kdschemes.study.board import Board, duration, result_line
-from kdschemes.study.earlier import with_earlier
-from kdschemes.study.file import StudyRun, read_study
-from kdschemes.study.folder import Study, read_failures, remember, write_failures
-from kdschemes.study.here import to_run
-from kdschemes.study.packs import Pack, epoch_work, make_packs
-from kdschemes.study.pool import Answers, Worker
-from kdschemes.study.scheduler import BUDGET, Scheduler
-from kdschemes.study.slots import Slot, free_bytes, make_slots, shares
-from kdschemes.study.speed import Speed
+from kdschemes.storage.lease import Lease
+from kdschemes.study.local import console as board
+from kdschemes.study.local import resources as slots
+from kdschemes.study.local.console import Board, duration, result_line
+from kdschemes.study.local.eta import Speed
+from kdschemes.study.local.packs import Pack, epoch_work, make_packs
+from kdschemes.study.local.resources import Slot, free_bytes, make_slots, shares
+from kdschemes.study.local.run import to_run
+from kdschemes.study.local.scheduler import BUDGET, Scheduler
+from kdschemes.study.local.workers import Answers, Worker
+from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.record import Study, read_failures, remember, write_failures
+from kdschemes.study.run_logs import left_lockstep
+from kdschemes.study.spec import StudyRun, read_study
 from kdschemes.study.status import Row, Status
-from kdschemes.study.traces import left_lockstep
+from kdschemes.training.signals import StopSignal
 
 SLOT = Slot(cores=[0], environment={})
 TEXT = """

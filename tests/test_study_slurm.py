@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from kdschemes import slurm
+from kdschemes.distributed import slurm
+from kdschemes.distributed.slurm import known_jobs, parse_jobs, sbatch, task_numbers
 from kdschemes.errors import UserError
-from kdschemes.slurm import known_jobs, parse_jobs, sbatch, task_numbers
 
 RECORDED = (Path(__file__).parent / "test_study_scontrol.txt").read_text()
 JOBS = parse_jobs(RECORDED)

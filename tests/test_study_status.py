@@ -12,11 +12,11 @@ import pytest
 from test_study_slurm import JOBS
 
 from kdschemes import cli
+from kdschemes.distributed.slurm import Job
 from kdschemes.errors import UserError
-from kdschemes.guard import Lease
-from kdschemes.slurm import Job
-from kdschemes.study import traces
-from kdschemes.study.folder import (
+from kdschemes.storage.lease import Lease
+from kdschemes.study import run_logs as traces
+from kdschemes.study.record import (
     Element,
     Entry,
     Study,

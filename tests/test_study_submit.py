@@ -12,11 +12,11 @@ from filelock import FileLock
 from kdschemes import cli
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name
-from kdschemes.study import submit
-from kdschemes.study.earlier import with_earlier
-from kdschemes.study.file import StudyRun, read_study
-from kdschemes.study.folder import add_submission, read_study_folder, remember, write_study
-from kdschemes.study.plan import PlannedArray, plan
+from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.record import add_submission, read_study_folder, remember, write_study
+from kdschemes.study.slurm import submit
+from kdschemes.study.slurm.arrays import PlannedArray, plan
+from kdschemes.study.spec import StudyRun, read_study
 from kdschemes.study.status import Row, Status
 
 TEXT = """

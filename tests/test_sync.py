@@ -14,8 +14,9 @@ import wandb
 from test_track import trackers, train, val
 from wandb_recorder import KEY, Recorder
 
-from kdschemes import cli, guard
-from kdschemes.guard import Lease
+from kdschemes import cli
+from kdschemes.storage import lease as guard
+from kdschemes.storage.lease import Lease
 
 
 @pytest.fixture

@@ -23,20 +23,21 @@ from worlds import launch
 from kdschemes import cli
 from kdschemes.config import Config
 from kdschemes.config.data import DATA
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.placement import place_frozen
+from kdschemes.core.types import Task
 from kdschemes.data import LoadedData, open_data
-from kdschemes.distillation import Distillation
 from kdschemes.errors import UserError
-from kdschemes.lockstep import share_teachers
 from kdschemes.models import create_model, save_weights
-from kdschemes.nodes import Frozen
-from kdschemes.placement import check_placement, place_frozen
 from kdschemes.schemes import build_scheme
-from kdschemes.task import Task
 from kdschemes.teacher_cache import TeacherCache, announce, attach_caches, caches_of
 from kdschemes.teacher_cache.attach import stages_read
 from kdschemes.teacher_cache.files import Writer, map_values, read_header
 from kdschemes.teacher_cache.folder import KEY, RESERVE
 from kdschemes.teacher_cache.key import NOT_OF_VIEWS, folder_name
+from kdschemes.training.checks import check_placement
+from kdschemes.training.loop import share_teachers
 
 CPU = torch.device("cpu")
 STUDENT = ["scheme=offline", "model=resnet20", "teacher.name=resnet20", "data.val_fraction=0.5"]

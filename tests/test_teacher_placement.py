@@ -15,13 +15,14 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from kdschemes.config import Teacher
-from kdschemes.distillation import Distillation
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.placement import frozen_nodes, place_frozen
+from kdschemes.core.types import Batch
 from kdschemes.errors import UserError
 from kdschemes.models import count_macs, count_parameters, create_model
-from kdschemes.nodes import Frozen
-from kdschemes.outputs import Batch
-from kdschemes.placement import check_placement, frozen_nodes, place_frozen
 from kdschemes.schemes import build_scheme
+from kdschemes.training.checks import check_placement
 
 CPU = torch.device("cpu")
 SCHEMES = ["offline-kd-two-teachers-hint", "offline-camkd", "offline-dpkd"]

@@ -9,14 +9,14 @@ from processes import run
 from scheme_cases import ARCHITECTURES, START, batch_for, build, trained
 from variants_topologies import NAMES, TOPOLOGIES, topology
 
-from kdschemes.checkpoint import check_same_config
 from kdschemes.config.load import build_config, load_config
 from kdschemes.config.naming import NOT_HASHED, run_name, to_tree
 from kdschemes.errors import UserError
+from kdschemes.training.run_folder import check_same_config
 
 MINE = """
-from kdschemes.distillation import Edge, distill
-from kdschemes.nodes import Network
+from kdschemes.core.nodes import Network
+from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 
 RECIPE = {"model": "resnet20", "losses.response": "kd", "losses.response.temperature": 2.0}

@@ -17,7 +17,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from wandb.proto import wandb_internal_pb2
 
 from kdschemes.errors import UserError
-from kdschemes.track import MetricsLog, Trackers, read_rows
+from kdschemes.tracking.metrics_log import MetricsLog, read_rows
+from kdschemes.tracking.trackers import Trackers
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -264,7 +265,7 @@ def test_wandb_that_cannot_be_reached_goes_on_offline(alone, tmp_path):
         closed.bind(("127.0.0.1", 0))
         alone.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
         alone.setenv("WANDB_API_KEY", "0" * 40)
-        alone.setattr("kdschemes.track_wandb.INIT_TIMEOUT", 2.0)
+        alone.setattr("kdschemes.tracking.wandb_run.INIT_TIMEOUT", 2.0)
         with pytest.warns(RuntimeWarning, match="W&B cannot start online .*connection refused.*: offline"):
             tracker = trackers(tmp_path / "runs" / "r1", "wandb")
         tracker.log(train(1), 1)
@@ -351,7 +352,7 @@ def test_tensorboard_of_a_run_that_starts_again(tmp_path):
 
 def test_no_tracker_imports_neither_package(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from kdschemes.track import Trackers\n"
+        "import sys; from pathlib import Path; from kdschemes.tracking.trackers import Trackers\n"
         "t = Trackers([], run_name='r', folder=Path('.'), project='p', group='g', job_type='j', tags=[], config={})\n"
         "t.log({'kind': 'train', 'step': 1}, 1); t.summary({}); t.finish()\n"
         "print(sorted({'wandb', 'tensorboard', 'torch'} & set(sys.modules)))"
@@ -363,7 +364,7 @@ def test_no_tracker_imports_neither_package(tmp_path):
 def test_a_missing_package_names_what_to_install(tmp_path):
     code = (
         "import sys; sys.modules['tensorboard'] = None; sys.modules['wandb'] = None\n"
-        "from pathlib import Path; from kdschemes.track import Trackers\n"
+        "from pathlib import Path; from kdschemes.tracking.trackers import Trackers\n"
         "for name in ('tensorboard', 'wandb'):\n"
         "    try:\n"
         "        Trackers([name], run_name='r', folder=Path(sys.argv[1]), project='p', group='g', job_type='j',\n"

@@ -16,14 +16,11 @@ from kdschemes.data.views import (
     cutmix,
     cutout,
     epoch_order,
-    integers,
-    mix64,
     mixup_partners,
     mixup_weights,
     normalise,
-    random_bits,
-    uniform,
 )
+from kdschemes.seeding import integers, mix64, random_bits, uniform
 
 MASK = (1 << 64) - 1
 MANY = torch.arange(50_000)

@@ -106,7 +106,7 @@ def test_load_model_imports_no_training_code(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True, cwd=REPOSITORY
     )
     loaded = {name for name in done.stdout.split() if not name.startswith("kdschemes.models")}
-    assert loaded == {"kdschemes.errors", "kdschemes.files"}
+    assert loaded == {"kdschemes.errors", "kdschemes.storage", "kdschemes.storage.atomic"}
 
 
 @pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "module.", "_orig_mod.", "module._orig_mod."])

@@ -6,8 +6,11 @@ Each peer: CE, half of KD from the teacher and half of KD from the other peer, T
 """
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Edge, Task, distill
-from kdschemes.nodes import Ensemble, Frozen, Network
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.nodes import Ensemble, Network
+from kdschemes.core.types import Task
+from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network, teacher_network
 
 RECIPE = {"scheme.teacher": True, "losses.response": "kd", "losses.response.temperature": 4.0}

@@ -8,11 +8,14 @@ and a hint to the deepest map.
 
 from kdschemes.config import Config
 from kdschemes.config.losses import Losses
-from kdschemes.config.losses.feature_maps import Hint
+from kdschemes.config.losses.feature import Hint
 from kdschemes.config.losses.response import KD
 from kdschemes.config.schemes import ExitOptions
-from kdschemes.distillation import Distillation, Edge, Task, distill
-from kdschemes.nodes import Ensemble, Frozen, NetworkWithExits
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.nodes import Ensemble, NetworkWithExits
+from kdschemes.core.types import Task
+from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import network_with_exits, teacher_network
 
 RECIPE = {"scheme.teacher": True, "losses.response": "kd"}

@@ -9,8 +9,10 @@ from kdschemes.config import Config
 from kdschemes.config.losses import Losses
 from kdschemes.config.losses.response import KD
 from kdschemes.config.schemes import ExitOptions
-from kdschemes.distillation import Distillation, Edge, Task, distill
-from kdschemes.nodes import Ensemble, NetworkWithExits
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Ensemble, NetworkWithExits
+from kdschemes.core.types import Task
+from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import network_with_exits
 
 RECIPE = {"losses.response": "kd", "losses.response.temperature": 1.0}

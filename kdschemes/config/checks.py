@@ -75,3 +75,9 @@ def check_teachers(config: Config) -> None:
             raise UserError(f"teacher.{key} has {len(_as_list(value))} entries for {count} teachers: give one each")
     if config.teacher.weights is not None and sum(config.teacher.weights) <= 0:
         raise UserError("teacher.weights are all zero: at least one teacher must count")
+
+
+def split_keys(config: Config) -> list[str]:
+    """Return the settings of a run that split weights over processes."""
+    sharded = config.scheme.uses_teacher and config.teacher.placement == "sharded"
+    return ["train.shard=true"] * config.train.shard + ["teacher.placement=sharded"] * sharded

@@ -14,13 +14,14 @@ from kdschemes.config import Config, Model, Optim, Teacher, Train, schemes
 from kdschemes.config.checks import check_cache, check_labels, check_large, check_models, check_teachers
 from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
-from kdschemes.config.make import choose, make, make_loss, unknown_key, validate
 from kdschemes.config.naming import Tree
 from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe
-from kdschemes.config.schemes.topology import Topology
+from kdschemes.config.schemes.custom import Topology
+from kdschemes.config.validate import choose, make, make_loss, unknown_key, validate
 from kdschemes.errors import UserError, nearest, unknown
 
 DEFAULT_SCHEME = "online"
+
 DEFAULT_DATA = "digits"
 
 

@@ -16,7 +16,9 @@ from kdschemes.config.naming import Tree
 from kdschemes.errors import UserError, nearest, unknown
 
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
+
 RECIPES_SHOWN = 12
+
 TOPOLOGY, TOPOLOGIES, STUDIES, SWEEPS = "topology", "topologies", "studies", "sweeps"
 
 

@@ -19,11 +19,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdschemes.config.data import ImageFolder
-from kdschemes.data.views import Stream, mix64, normalise, view_seed
+from kdschemes.data.views import Stream, normalise, view_seed
 from kdschemes.errors import UserError
+from kdschemes.seeding import mix64
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
 Request = tuple[int | str, int, list[int]]
 
 

@@ -5,80 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from kdschemes.config.data import Data, ImageFolder, InMemory
+from kdschemes.core.types import Batch
 from kdschemes.data import views
 from kdschemes.data.image_folder import FolderSource
-from kdschemes.data.sets import READERS
+from kdschemes.data.sources import MemorySource, Source
 from kdschemes.data.splits import stratified_split, trained_on
-from kdschemes.data.views import Stream
 from kdschemes.errors import UserError
-from kdschemes.outputs import Batch
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Images by position in the "train" or the "test" array. Positions are on the CPU, images on the device."""
-
-    classes: list[str]
-    channels: int
-    image_size: int
-    labels: dict[str, Tensor]
-
-    def views(
-        self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
-    ) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield random views of batches of training positions, normalised; `number` tells those of an epoch apart."""
-
-    def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield batches of positions of one array, normalised only."""
-
-
-class MemorySource:
-    """Images that live on the device as bytes, the training images with their padding."""
-
-    def __init__(self, options: InMemory, *, seed: int, device: torch.device) -> None:
-        arrays = READERS[type(options)](Path(options.root).expanduser())
-        self.classes, self.labels = arrays.classes, {"train": arrays.train_labels, "test": arrays.test_labels}
-        self.channels, self.image_size = arrays.train_images.shape[1:3]
-        self.mean, self.std = arrays.mean, arrays.std
-        self.flip, self.seed, self.device = options.flip, seed, device
-        self.padding = {"train": options.crop_padding, "test": 0}
-        border = (options.crop_padding,) * 4
-        self.images = {
-            "train": torch.nn.functional.pad(arrays.train_images.to(device), border),
-            "test": arrays.test_images.to(device).contiguous(),
-        }
-
-    def views(
-        self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
-    ) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield the random views of batches of training positions: padded, cropped, flipped, normalised."""
-        offsets = 2 * self.padding["train"] + 1
-        seed = views.view_seed(self.seed, number)
-        for batch in batches:
-            index = batch.to(self.device)
-            row = views.integers(seed, epoch, index, Stream.ROW, offsets)
-            column = views.integers(seed, epoch, index, Stream.COLUMN, offsets)
-            flip = views.uniform(seed, epoch, index, Stream.FLIP) < (0.5 if self.flip else 0.0)
-            yield self._cut("train", index, row, column, flip)
-
-    def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield batches of positions of "train" or "test", normalised only."""
-        for batch in batches:
-            index = batch.to(self.device)
-            corner = torch.full_like(index, self.padding[array])
-            yield self._cut(array, index, corner, corner, torch.zeros_like(index, dtype=torch.bool))
-
-    def _cut(self, array: str, index: Tensor, row: Tensor, column: Tensor, flip: Tensor) -> Tensor:
-        pixels = views.crop(self.images[array], index, row, column, flip, self.image_size)
-        return views.normalise(pixels, self.mean, self.std)
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from scipy.special import gammaincinv
 from torch import Tensor
 
 from kdschemes.config.data import Data
-from kdschemes.data.views import Stream, uniform
+from kdschemes.data.views import Stream
 from kdschemes.errors import UserError
+from kdschemes.seeding import uniform
 
 
 def stratified_split(

@@ -14,9 +14,7 @@ from jaxtyping import Bool, Float, Int, UInt8
 from scipy.special import betaincinv
 from torch import Tensor
 
-WORD = (1 << 64) - 1
-GOLDEN = 0x9E3779B97F4A7C15
-MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
+from kdschemes.seeding import integers, mix64, uniform
 
 
 class Stream(IntEnum):
@@ -46,47 +44,6 @@ class Stream(IntEnum):
 def view_seed(seed: int, number: int) -> int:
     """Return the seed of view `number` of the samples: the run's own for view 0, others for view 1, 2, ..."""
     return mix64(seed, number) if number else seed
-
-
-def mix64(*words: int) -> int:
-    """Return a 64-bit hash of integers, order included: one SplitMix64 step a word."""
-    state = 0
-    for word in words:
-        state = (state + word + GOLDEN) & WORD
-        state = ((state ^ (state >> 30)) * MULTIPLIERS[0]) & WORD
-        state = ((state ^ (state >> 27)) * MULTIPLIERS[1]) & WORD
-        state ^= state >> 31
-    return state
-
-
-def _signed(word: int) -> int:
-    return word - (1 << 64) if word >> 63 else word
-
-
-def _shift(x: Int[Tensor, " n"], bits: int) -> Int[Tensor, " n"]:
-    """Shift right as if `x` were unsigned: torch's own shift of int64 copies the sign bit."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
-
-
-def random_bits(key: int, index: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Return output number `index` of the SplitMix64 generator that starts at `key`, as int64 (all 64 bits)."""
-    x = index.long() * _signed(GOLDEN) + _signed(key)
-    x = (x ^ _shift(x, 30)) * _signed(MULTIPLIERS[0])
-    x = (x ^ _shift(x, 27)) * _signed(MULTIPLIERS[1])
-    return x ^ _shift(x, 31)
-
-
-def uniform(seed: int, epoch: int, index: Int[Tensor, " n"], stream: int) -> Float[Tensor, " n"]:
-    """Return one number in [0, 1) a sample, float64 with 53 random bits, on the device of `index`.
-
-    The same bits come out on every device, whatever the other samples of the batch are.
-    """
-    return _shift(random_bits(mix64(seed, epoch, stream), index), 11).double() * 2.0**-53
-
-
-def integers(seed: int, epoch: int, index: Int[Tensor, " n"], stream: int, count: int) -> Int[Tensor, " n"]:
-    """Return one integer in 0 .. count - 1 a sample, evenly distributed."""
-    return (uniform(seed, epoch, index, stream) * count).long()
 
 
 def epoch_order(seed: int, epoch: int, positions: Int[Tensor, " n"]) -> Int[Tensor, " n"]:

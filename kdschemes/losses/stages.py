@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from math import isqrt
 
 from einops import rearrange
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from kdschemes.core.loss import Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Output, StageShapes
 from kdschemes.errors import UserError, unknown
 from kdschemes.models.recombined import as_map as as_map
-
-StageShapes = Mapping[str, tuple[int, ...]]
-"""By stage, shallow to deep, the shape of one sample's feature: map (C, H, W), tokens (L, D) or vector (D,)."""
 
 
 def match_stages(stages: str | list[str], student: Iterable[str], teacher: Iterable[str]) -> list[tuple[str, str]]:
@@ -109,3 +110,71 @@ def pairs_of_positions(
     if not pairs:
         raise UserError(f"{loss} needs more than one position, but every stage pair compares 1x1 maps")
     return pairs
+
+
+def match_size(
+    a: Float[Tensor, "n ca ha wa"], b: Float[Tensor, "n cb hb wb"]
+) -> tuple[Float[Tensor, "n ca h w"], Float[Tensor, "n cb h w"]]:
+    """Return both maps, average-pooled where needed to the smaller height and the smaller width of the two."""
+    size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
+    return _pool(a, size), _pool(b, size)
+
+
+def _pool(features: Tensor, size: tuple[int, int]) -> Tensor:
+    return features if features.shape[2:] == size else functional.adaptive_avg_pool2d(features, size)
+
+
+def before_relu(output: Output, stage: str) -> Float[Tensor, "n c h w"]:
+    """Return a stage's map before its last ReLU, or its features as a map where it does not end in one."""
+    return as_map(output.preactivations.get(stage, output.features[stage]))
+
+
+def _projection(ours: tuple[int, int, int], theirs: tuple[int, int, int]) -> nn.Module:
+    return nn.Identity() if ours[0] == theirs[0] else nn.Conv2d(ours[0], theirs[0], 1)
+
+
+def _width(shape: tuple[int, ...]) -> int:
+    return shape[0] if len(shape) == 3 else shape[-1]
+
+
+def _linear_classifier(loss: str, who: str, side: Side) -> nn.Linear:
+    """Return a side's classifier on its averaged last features; whoever holds it must not register it.
+
+    Raises:
+        UserError: there is none.
+    """
+    network = side.network
+    layer = network.linear_classifier() if network is not None else None
+    if layer is None:
+        what = "is no network by itself" if network is None else f"{network.spec.name} has none that reads just these"
+        raise UserError(
+            f"{loss} needs the {who}'s linear classifier on the averaged features of its last stage, "
+            f"but the {who} {what}: choose another {who} or another loss"
+        )
+    return layer
+
+
+def _last(student: Side, teacher: Side) -> tuple[str, str]:
+    (pair,) = match_stages("last", student.features, teacher.features)
+    return pair
+
+
+def _shapes(
+    loss: str, pair: tuple[str, str], student: Side, teacher: Side
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    a, b = pair
+    return as_map_shape(loss, a, student.features[a]), as_map_shape(loss, b, teacher.features[b])
+
+
+class Embedding(nn.Linear):
+    """A linear layer that computes in float32 at least."""
+
+    @full_precision
+    def forward(self, input: Float[Tensor, "n width"]) -> Float[Tensor, "n dimension"]:
+        """Return the embeddings."""
+        return super().forward(input)
+
+
+def embedding_width(shape: tuple[int, ...]) -> int:
+    """Return the dimension of `embedding` of a feature of one sample's `shape`: map, tokens or vector."""
+    return shape[0] if len(shape) == 3 else shape[-1]

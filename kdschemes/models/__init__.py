@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from kdschemes.errors import UserError, unknown
-from kdschemes.models.base import ModelSpec, Stage, StagedNetwork, first_line
+from kdschemes.errors import UserError, first_line, unknown
+from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
 from kdschemes.models.cost import count_exit_macs, count_macs, count_parameters
 from kdschemes.models.exits import EarlyExit, ExitNetwork, confidence

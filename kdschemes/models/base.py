@@ -100,8 +100,3 @@ class StagedNetwork(nn.Module, ABC):
     def config(self) -> dict[str, Any]:
         """Return what a folder's `config.json` says of the network."""
         return asdict(self.spec)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the error's type if it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__

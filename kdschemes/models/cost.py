@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdschemes.errors import UserError
-from kdschemes.models.base import first_line
+from kdschemes.errors import UserError, first_line
 from kdschemes.models.exits import ExitNetwork
 
 

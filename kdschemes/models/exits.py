@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -216,3 +217,8 @@ def _head(stage: Stage, last: Stage, head: Literal["linear", "bottleneck"], num_
     if h < h_last or w < w_last:
         raise UserError(f"a bottleneck exit cannot enlarge the maps of stage {stage.name}: take exit_head=linear")
     return BottleneckExit((c, h, w), (c_last, h_last, w_last), num_classes)
+
+
+def stop_at(number: int, exits: int) -> list[float]:
+    """Return the thresholds with which every sample leaves at exit `number`, counted from 0."""
+    return [math.inf] * number + [0.0] * (exits - 1 - number)

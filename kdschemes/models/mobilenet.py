@@ -10,6 +10,7 @@ from kdschemes.models.init import he_normal, small_classifier
 from kdschemes.models.sequential import ActivatedStage, SequentialNetwork
 
 EXPANSION, WIDTH, LAST = 6, 0.5, 1280
+
 STAGES = (
     ((1, 16, 1, 1), (EXPANSION, 24, 2, 1)),
     ((EXPANSION, 32, 3, 2),),

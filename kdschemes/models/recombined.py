@@ -14,6 +14,7 @@ from torch.nn import functional
 from kdschemes.models.base import ModelSpec, StagedNetwork
 
 RECOMBINED = "recombined"
+
 PROJECTED = "projected"
 
 

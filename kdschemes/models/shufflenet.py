@@ -11,10 +11,14 @@ from torch import Tensor, nn
 from kdschemes.models.sequential import ActivatedStage, SequentialNetwork
 
 STEM = 24
+
 GROUPS = 3
+
 V1_STAGES = ((240, 4), (480, 8), (960, 4))
+
 V2_STAGES = ((116, 4), (232, 8), (464, 4))
 """Of each stage its channels and its number of blocks, the first of which halves the map."""
+
 V2_LAST = 1024
 
 

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdschemes.errors import UserError, nearest
-from kdschemes.models.base import StagedNetwork, first_line
+from kdschemes.errors import UserError, first_line, nearest
+from kdschemes.models.base import StagedNetwork
 
 MOST_STAGES = 4
 

@@ -9,6 +9,7 @@ from kdschemes.models.init import he_normal, small_classifier
 from kdschemes.models.sequential import ActivatedStage, SequentialNetwork
 
 WIDTHS = (64, 128, 256, 512, 512)
+
 POOLED_FROM = 64
 
 

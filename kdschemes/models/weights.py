@@ -11,14 +11,17 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from kdschemes.errors import UserError
-from kdschemes.files import write_whole
-from kdschemes.models.base import StagedNetwork, first_line
+from kdschemes.errors import UserError, first_line
+from kdschemes.models.base import StagedNetwork
 from kdschemes.models.exits import ExitNetwork
+from kdschemes.storage.atomic import write_whole
 
 WEIGHTS, TORCH_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+
 EXITS, EXITS_CONFIG = "exits.safetensors", "exits.json"
+
 HUB = "hf_hub:"
+
 MOST_LISTED = 10
 
 

@@ -13,15 +13,16 @@ from kdschemes.report.charts.cost import cost_charts
 from kdschemes.report.charts.curves import curves
 from kdschemes.report.charts.exits import exits
 from kdschemes.report.charts.grid import grid
-from kdschemes.report.comparison import Comparison, baselines, compare_groups, comparison_table, is_named, sentences
+from kdschemes.report.colours import Hue, hue
+from kdschemes.report.document import Section, Table
+from kdschemes.report.formatting import accuracy, spread
 from kdschemes.report.groups import Group
-from kdschemes.report.hue import Hue, hue
-from kdschemes.report.section import Section, Table
-from kdschemes.report.stored import read_stored
+from kdschemes.report.predictions import read_stored
+from kdschemes.report.significance import Comparison, baselines, compare_groups, comparison_table, is_named, sentences
 from kdschemes.report.tables import cost_table, heads_table, missing_table, protocol, results_table
-from kdschemes.report.values import accuracy, spread
 
 NOTHING_YET = "No run is finished yet: there are no results to show."
+
 ALONE = 4
 """Groups up to which the summary names the accuracy of each where nothing is compared."""
 
@@ -107,7 +108,7 @@ def _charts(
 
 
 def _analysis(name: str, groups: Sequence[Group]) -> list[Section]:
-    from kdschemes.study.analyses import ANALYSES
+    from kdschemes.report.analyses import ANALYSES
 
     if name not in ANALYSES:
         raise unknown("analysis", name, ANALYSES)

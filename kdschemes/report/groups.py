@@ -13,8 +13,8 @@ import yaml
 
 from kdschemes.config.naming import NOT_HASHED
 from kdschemes.errors import UserError
-from kdschemes.study import traces
-from kdschemes.study.folder import Entry
+from kdschemes.study import run_logs as traces
+from kdschemes.study.record import Entry
 from kdschemes.study.status import Row, Status, look
 
 Protocol = dict[str, Any]

@@ -15,8 +15,8 @@ import vl_convert
 
 from kdschemes import __version__
 from kdschemes.report.build import Report
+from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.render import VEGA_LITE
-from kdschemes.report.section import Chart, Section, Table
 from kdschemes.report.style import CONFIG, FONT, PALETTES
 
 POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data:"

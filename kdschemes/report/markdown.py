@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 
 from kdschemes.report.build import Report
-from kdschemes.report.section import Section, Table
+from kdschemes.report.document import Section, Table
 
 
 def markdown(report: Report, pictures: Mapping[str, str]) -> str:

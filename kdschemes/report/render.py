@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 import vl_convert
 
-from kdschemes.report.section import Chart
+from kdschemes.report.document import Chart
 from kdschemes.report.style import CONFIG, PALETTES, PNG_FONT, resolved
 
 VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])

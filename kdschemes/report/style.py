@@ -52,7 +52,9 @@ def colour(name: str) -> str:
 
 
 INK, MUTED, PAPER = colour("ink"), colour("muted"), colour("paper")
+
 SERIES = tuple(colour(f"series-{number}") for number in range(1, 8))
+
 DASHES = ([1, 0], [6, 3], [2, 2])
 """Dashes of lines, one for each round through the colours."""
 
@@ -60,6 +62,7 @@ STOPS = ("#4667cf", "#8f55bd", "#c74c86", "#d8683a", "#b98312")
 """Colours of rising numbers; each is seen on light and dark paper."""
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+
 PNG_FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
 
 CONFIG: dict[str, Any] = {

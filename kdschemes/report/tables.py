@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from kdschemes.report.groups import Group
-from kdschemes.report.section import Table
-from kdschemes.report.values import (
+from kdschemes.report.document import Table
+from kdschemes.report.formatting import (
     NOTHING,
     by_seed,
     cost,
@@ -20,6 +19,7 @@ from kdschemes.report.values import (
     spread,
     training_macs,
 )
+from kdschemes.report.groups import Group
 
 METRICS = (
     ("test top-1 %, last", "last", "top1", 2),

@@ -7,8 +7,8 @@ from rich.table import Table as Shown
 from rich.text import Text
 
 from kdschemes.report.build import Report
-from kdschemes.report.section import Table
-from kdschemes.results import render
+from kdschemes.report.document import Table
+from kdschemes.tracking.tables import render
 
 COLUMNS = 5
 """Columns of the table of results that are printed, from the left; the pages have all of them."""

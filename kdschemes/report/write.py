@@ -6,16 +6,18 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kdschemes.errors import UserError
-from kdschemes.files import write_whole
 from kdschemes.report.build import Report, build
 from kdschemes.report.groups import run_groups, shortened, study_groups
 from kdschemes.report.terminal import terminal
-from kdschemes.study.folder import RECORD
-from kdschemes.study.places import find_study
+from kdschemes.storage.atomic import write_whole
+from kdschemes.study.locate import find_study
+from kdschemes.study.record import RECORD
 from kdschemes.study.status import status
 
 OF_A_RUN = ("config.yaml", "results.json", "metrics.jsonl")
+
 ENDINGS = (".html", ".md")
+
 DEFAULT = "report.html"
 
 

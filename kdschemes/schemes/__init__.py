@@ -6,17 +6,18 @@ import dataclasses
 from collections.abc import Sequence
 
 from kdschemes.config import TEACHER, Config
-from kdschemes.distillation import Distillation, Task
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.terms import Transfer
+from kdschemes.core.types import Task
 from kdschemes.schemes.base import Builder, Builders, Earlier
-from kdschemes.schemes.earlier import EARLIER
+from kdschemes.schemes.custom import TOPOLOGY
 from kdschemes.schemes.networks import with_average
 from kdschemes.schemes.offline import OFFLINE
 from kdschemes.schemes.online import ONLINE
+from kdschemes.schemes.prerequisites import EARLIER
 from kdschemes.schemes.self_distillation import SELF
 from kdschemes.schemes.supervised import SUPERVISED
-from kdschemes.schemes.topology import TOPOLOGY
 from kdschemes.seeding import seeded
-from kdschemes.terms import Transfer
 
 __all__ = ["BUILDERS", "EARLIER", "Builder", "Builders", "Earlier", "build_scheme", "earlier_runs", "taught_by"]
 

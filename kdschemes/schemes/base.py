@@ -6,11 +6,14 @@ from collections.abc import Callable
 
 from kdschemes.config import Config
 from kdschemes.config.schemes.base import Method
-from kdschemes.distillation import Distillation, Task
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.types import Task
 
 Builder = Callable[[Config, Task], Distillation]
 """Builds the scheme that a configuration describes, under torch's generator seeded for it."""
+
 Builders = dict[type[Method], Builder]
 """Who builds the scheme of each class of options."""
+
 Earlier = Callable[[Config], list[Config]]
 """The runs that must be finished before a run, whose reported networks become its teachers, in their order."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from kdschemes.config import Config
 from kdschemes.config.schemes import ExitOptions
-from kdschemes.distillation import Distillation, Task
+from kdschemes.core.averages import Ema
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import LossHead, Network, NetworkWithExits
+from kdschemes.core.types import Task
 from kdschemes.errors import UserError
 from kdschemes.models import ExitNetwork, StagedNetwork, create_model, load_weights, stages
-from kdschemes.nodes import Ema, LossHead, Network, NetworkWithExits
 from kdschemes.seeding import seeded
 
 

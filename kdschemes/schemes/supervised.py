@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from kdschemes.config import Config
 from kdschemes.config.schemes import supervised as options
-from kdschemes.distillation import Distillation, Task, distill
-from kdschemes.nodes import Ensemble, Network, NetworkWithExits
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Ensemble, Network, NetworkWithExits
+from kdschemes.core.types import Task
 from kdschemes.schemes.base import Builders
+from kdschemes.schemes.distill import distill
 from kdschemes.schemes.networks import network_with_exits, student_network
 
 

@@ -10,13 +10,16 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from kdschemes import guard, slurm
-from kdschemes.results import render
-from kdschemes.study import traces
-from kdschemes.study.folder import Element, Entry, Study, elements, read_arrays, read_failures
+from kdschemes.distributed import slurm
+from kdschemes.storage import lease as guard
+from kdschemes.study import run_logs as traces
+from kdschemes.study.record import Element, Entry, Study, elements, read_arrays, read_failures
+from kdschemes.tracking.tables import render
 
 STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not begun")
+
 ACTIVE = ("running", "queued")
+
 UNFOLDED = 10_000
 """Columns where there is no terminal: a run is one line, however long its reason."""
 

@@ -11,20 +11,22 @@ import yaml
 
 from kdschemes.config import Config
 from kdschemes.config.naming import to_tree
+from kdschemes.core.averages import Memory
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.loss import Loss
+from kdschemes.core.nodes import Ensemble
+from kdschemes.core.terms import Supervise, Transfer
 from kdschemes.data import LoadedData
-from kdschemes.distillation import Distillation
 from kdschemes.errors import UserError
-from kdschemes.losses.modules import Loss
-from kdschemes.losses.modules.base import LogitLoss
+from kdschemes.losses.response.base import LogitLoss
 from kdschemes.models import stages
 from kdschemes.models.weights import HUB
-from kdschemes.nodes import Ensemble, Frozen, Memory
 from kdschemes.schemes.offline.camkd import ConfidentHint, ConfidentKD
 from kdschemes.schemes.offline.dpkd import MostConfident
 from kdschemes.teacher_cache.cache import FEATURES, LOGITS, TeacherCache
 from kdschemes.teacher_cache.folder import check_space, in_words
 from kdschemes.teacher_cache.key import cache_key
-from kdschemes.terms import Supervise, Transfer
 
 FOLDER = "teacher_cache"
 """Of the caches, below the folder that holds the runs' folders."""

@@ -13,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kdschemes.core.types import Batch, Output
 from kdschemes.data import LoadedData
-from kdschemes.distributed import rank, rows_of_all, world_size
+from kdschemes.distributed.collectives import rank, rows_of_all, world_size
 from kdschemes.errors import ToldByFirst, UserError
-from kdschemes.outputs import Batch, Output
 from kdschemes.teacher_cache.files import Writer, file_name, file_size, map_values
 from kdschemes.teacher_cache.folder import check_space, claim
 from kdschemes.teacher_cache.key import Key, folder_name, key_digest
 
 CHUNK = 256
 """Samples that the network answers at once when a cache is filled, whatever the batch size of the run."""
+
 LOGITS, FEATURES = "logits", "features."
 
 Alone = Callable[[Callable[[], Any]], Any]

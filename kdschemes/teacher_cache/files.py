@@ -22,8 +22,11 @@ from kdschemes.errors import UserError
 
 ABANDONED = 3600.0
 """Seconds after its last change when a part of a file counts as left behind by a killed process."""
+
 SUFFIX = ".safetensors"
+
 DTYPE = np.dtype("<f2")
+
 PIECE = 1 << 24
 
 Facts = Mapping[str, str]

@@ -9,10 +9,11 @@ import shutil
 from pathlib import Path
 
 from kdschemes.errors import UserError
-from kdschemes.files import write_whole
+from kdschemes.storage.atomic import write_whole
 from kdschemes.teacher_cache.key import Key, differences, folder_name
 
 KEY, REBUILD = "key.json", "rebuild.yaml"
+
 RESERVE = 10**9
 """Bytes of the disk that are left free."""
 

@@ -18,17 +18,20 @@ from kdschemes.config import Config
 from kdschemes.config.data import SUBSET
 from kdschemes.data import LoadedData
 from kdschemes.data.image_folder import FolderSource
-from kdschemes.data.loader import MemorySource, Source
+from kdschemes.data.sources import MemorySource, Source
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork
 
 FORMAT = 1
 """Of the files, the chunks and the views: another one does not fit."""
+
 NOT_OF_VIEWS = ("name", "root", "workers", "classes", "val_fraction", "split_seed", *SUBSET)
 """Options of data sets that no view depends on, once the images and the positions that are trained on are known."""
+
 ROWS_AT_ONCE = 4096
 
 Key = dict[str, Any]
+
 _IMAGES: WeakKeyDictionary[Source, str] = WeakKeyDictionary()
 
 

@@ -9,9 +9,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kdschemes.errors import UserError
-from kdschemes.results import render
 from kdschemes.teacher_cache.files import SUFFIX
 from kdschemes.teacher_cache.folder import KEY, in_words, read_key, taken
+from kdschemes.tracking.tables import render
 
 COLUMNS = ("cache", "teacher", "data", "seed", "precision", "images", "epochs", "stored", "size")
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from kdschemes.config.load import load_config
+from kdschemes.core.placement import place_frozen
+from kdschemes.core.types import Task
 from kdschemes.data import open_data
+from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import UserError
-from kdschemes.launch import start_processes
-from kdschemes.placement import place_frozen
 from kdschemes.schemes import build_scheme
-from kdschemes.task import Task
 from kdschemes.teacher_cache.attach import attach_caches, caches_of
 from kdschemes.teacher_cache.cache import CHUNK, TeacherCache, maker
 from kdschemes.teacher_cache.files import SUFFIX, check_values, map_values, read_header

@@ -19,15 +19,15 @@ from kdschemes.config.naming import dump_yaml, run_name
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.models import load_model
-from kdschemes.predictions import HeadPredictions, Predictions, write_predictions
+from kdschemes.report.analyses.collaborative import Setting, collaborative, mean_of_places, tuned
+from kdschemes.report.analyses.missing_class import Answers, best_offset, measure, missing_class
+from kdschemes.report.analyses.transfer import Change, Transfer, change, seen_classes, transfer
+from kdschemes.report.document import Section
 from kdschemes.report.groups import Group, Member
-from kdschemes.report.section import Section
-from kdschemes.study.analyses.collaborative import Setting, collaborative, mean_of_places, tuned
-from kdschemes.study.analyses.missing_class import Answers, best_offset, measure, missing_class
-from kdschemes.study.analyses.transfer import Change, Transfer, change, seen_classes, transfer
-from kdschemes.study.folder import Entry
+from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
+from kdschemes.study.record import Entry
 from kdschemes.study.status import Row
-from kdschemes.train import train
+from kdschemes.training.train import train
 
 SHORT = ("model=convnet", "train.epochs=1", "train.threads=1", "data.val_fraction=0.8")
 LABELS = {"val": np.arange(40) % 10, "test": np.arange(60) % 10}

@@ -12,19 +12,11 @@ from scheme_cases import DEFAULTS, VARIANTS, base, build, random_batch
 from torch import nn
 from worlds import Results, close, launch
 
-from kdschemes.distillation import Task
-from kdschemes.distributed import (
-    GlooSyncBatchNorm,
-    any_process,
-    from_first,
-    gather,
-    gather_rows,
-    share,
-    sum_over_processes,
-    synchronise_batch_norm,
-)
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.types import Task
+from kdschemes.distributed.batch_norm import GlooSyncBatchNorm, synchronise_batch_norm
+from kdschemes.distributed.collectives import any_process, from_first, gather, gather_rows, share, sum_over_processes
 from kdschemes.errors import UserError
-from kdschemes.nodes import Frozen
 
 CPU = torch.device("cpu")
 

@@ -18,10 +18,10 @@ from test_resume import FILES, pair
 
 from kdschemes.config import Config
 from kdschemes.config.naming import run_name
+from kdschemes.core.nodes import MeanOfProbabilities
+from kdschemes.core.types import Output
 from kdschemes.errors import UserError
 from kdschemes.models import create_model, save_weights
-from kdschemes.nodes import MeanOfProbabilities
-from kdschemes.outputs import Output
 from kdschemes.schemes import build_scheme, earlier_runs, taught_by
 
 BAN, TFKD = base("self", "ban", "convnet"), base("self", "tfkd_self", "convnet")

@@ -11,17 +11,17 @@ import pytest
 import torch
 from processes import REPOSITORY
 
-from kdschemes.checkpoint import CHECKPOINT, load_state
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.types import Batch
 from kdschemes.errors import TrainingStopped
 from kdschemes.models import create_model
-from kdschemes.nodes import Frozen
-from kdschemes.outputs import Batch
-from kdschemes.predictions import read_predictions
-from kdschemes.stop import StopSignal
-from kdschemes.train import Failed, Finished, train, train_together
+from kdschemes.storage.checkpoint import CHECKPOINT, load_state
+from kdschemes.storage.predictions import read_predictions
+from kdschemes.training.signals import StopSignal
+from kdschemes.training.train import Failed, Finished, train, train_together
 
 BYTES = ("model.safetensors", "metrics.jsonl", "predictions.safetensors", "best/model.safetensors")
 SHORT = ("train.threads=1", "train.batch_size=64", "model=resnet8x4", "data.val_fraction=0.1", "data.fraction=0.3")

@@ -17,8 +17,8 @@ from sharding_worker import EXPORTED, NETWORKS, SPLIT, TEACHERS, run_clipped, ru
 from test_resume import SMALL, check_equal, checkpoint, one_line, pair, run_folder
 from worlds import Results, close, launch
 
+from kdschemes.distributed.fsdp import blocks
 from kdschemes.models import create_model, load_model
-from kdschemes.sharding import blocks
 
 SHARDED = ["train.shard=true", "teacher.placement=sharded", "device=cpu"]
 OFFLINE = ["scheme=offline", "teacher.name=resnet20", "losses.feature=hint", "optim.lr=0.01"]
@@ -172,8 +172,8 @@ def test_what_two_processes_cannot_split_is_told_once(arguments: list[str], word
 
 def test_accelerates_own_fsdp_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from kdschemes.config import Config
+    from kdschemes.distributed.launch import start_processes
     from kdschemes.errors import UserError
-    from kdschemes.launch import start_processes
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     with pytest.raises(UserError, match=r"told to use FSDP.*train.shard=true"):

@@ -18,8 +18,8 @@ import yaml
 
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name
-from kdschemes.study.file import read_study
-from kdschemes.train import train
+from kdschemes.study.spec import read_study
+from kdschemes.training.train import train
 
 PATIENCE = 180.0
 BYTES = ("model.safetensors", "metrics.jsonl", "predictions.safetensors", "best/model.safetensors")

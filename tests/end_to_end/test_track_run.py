@@ -15,12 +15,12 @@ from test_track import items, records, wandb_files
 
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name, to_tree
-from kdschemes.dashboard import COLOURS
-from kdschemes.study.earlier import with_earlier
-from kdschemes.study.file import read_study
-from kdschemes.study.plan import PlannedArray
-from kdschemes.study.submit import _write_configs
-from kdschemes.train import Finished, train, train_together
+from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.slurm.arrays import PlannedArray
+from kdschemes.study.slurm.submit import _write_configs
+from kdschemes.study.spec import read_study
+from kdschemes.tracking.dashboard import COLOURS
+from kdschemes.training.train import Finished, train, train_together
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SMALL = ["data.val_fraction=0.8", "train.epochs=1", "train.threads=1", "train.log_every=1"]

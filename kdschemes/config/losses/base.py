@@ -8,8 +8,11 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 Weight = Annotated[float, Field(ge=0, description="weight of the term")]
+
 WeightOfPair = Annotated[float, Field(ge=0, description="weight of the term, per stage pair")]
+
 Temperature = Annotated[float, Field(gt=0, description="temperature T of both softmaxes")]
+
 StageChoice = Annotated[
     Literal["all", "last", "middle"] | list[str],
     Field(description="stage pairs: all, last, middle, or a list of 'student_stage:teacher_stage'"),

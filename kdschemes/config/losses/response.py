@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kdschemes.config.losses.base import Ramp, Temperature, Weight
+from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight
 
 WeightBesideAlpha = Annotated[float, Field(ge=0, description="weight of the term, beside the scheme's alpha")]
+
 Standardise = Annotated[
     bool, Field(description="divide centred logits by their deviation over classes first (Sun et al. 2024)")
 ]
+
 Scale = Annotated[bool, Field(description="multiply by T^2, so that the gradient does not fall with T")]
 
 
@@ -139,4 +141,116 @@ RESPONSE_SOFT: dict[str, type] = {
     "dist": DIST,
     "wsld": WSLD,
     "tfkd_reg": TFKDReg,
+}
+
+TeacherTemperature = Annotated[float, Field(gt=0, description="temperature T of the teacher, 1 / gamma of the paper")]
+
+PartWeight = Annotated[float, Field(ge=0, description="weight of the part within the term")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TTM(Ramp):
+    """Student at temperature 1 against the softened teacher (Zheng & Yang 2024)."""
+
+    hard: ClassVar[float | None] = 1.0
+
+    name: Literal["ttm"] = "ttm"
+    weight: Weight = 45.0
+    temperature: TeacherTemperature = 10.0
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class WTTM(Ramp):
+    """TTM with more weight on samples of which the teacher is less sure (Zheng & Yang 2024)."""
+
+    hard: ClassVar[float | None] = 1.0
+
+    name: Literal["wttm"] = "wttm"
+    weight: Weight = 2.25
+    temperature: TeacherTemperature = 10.0
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class CTKD(Ramp):
+    """KD with a temperature learned against the student, by a curriculum (Li et al. 2023)."""
+
+    name: Literal["ctkd"] = "ctkd"
+    weight: WeightBesideAlpha = 1.0
+    start: Annotated[float, Field(gt=0, description="lowest temperature")] = 1.0
+    span: Annotated[float, Field(ge=0, description="how far above the lowest the temperature can rise")] = 20.0
+    initial: Annotated[float, Field(description="the parameter theta of T = start + span sigmoid(theta) at first")] = (
+        1.0
+    )
+    curriculum_epochs: Annotated[
+        float, Field(gt=0, description="epochs over which the adversary's strength rises to 1")
+    ] = 10.0
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLKD(Ramp):
+    """KD at several temperatures, with correlations of samples and of classes (Jin et al. 2023)."""
+
+    name: Literal["mlkd"] = "mlkd"
+    weight: WeightBesideAlpha = 1.0
+    temperatures: Annotated[
+        list[Annotated[float, Field(gt=0)]],
+        Field(min_length=1, description="temperatures, each of which adds its loss"),
+    ] = field(default_factory=lambda: [2.0, 3.0, 4.0, 5.0, 6.0])
+    instance: PartWeight = 1.0
+    batch: PartWeight = 1.0
+    classes: PartWeight = 1.0
+    masks: Annotated[
+        Literal["share", "select", "none"],
+        Field(description="confidence masks: factors (as in the authors' code), a selection, or none"),
+    ] = "share"
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SRD(Stages):
+    """Logarithm of a power of the difference of normalised features, and KL of logits (Miles & Mikolajczyk 2024)."""
+
+    hard: ClassVar[float | None] = 1.0
+
+    name: Literal["srd"] = "srd"
+    weight: Weight = 1.0
+    exponent: Annotated[float, Field(ge=1, description="power of the features' differences")] = 4.0
+    temperature: Temperature = 1.0
+    norm_epsilon: Annotated[float, Field(gt=0, description="added to variances by both batch norms")] = 1e-4
+    stages: StageChoice = "last"
+    standardise: Standardise = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class USKD(Ramp):
+    """Soft labels from the student's own logits and a shallower stage, no teacher (Yang et al. 2023)."""
+
+    hard: ClassVar[float | None] = 1.0
+    reads_labels: ClassVar[bool] = True
+
+    name: Literal["uskd"] = "uskd"
+    weight: Weight = 1.0
+    alpha: Annotated[float, Field(ge=0, description="weight of the label's part within the term")] = 1.0
+    beta: Annotated[float, Field(ge=0, description="weight of the other classes' part within the term")] = 0.1
+    mu: Annotated[float, Field(ge=0, description="weight of the weak head's part within the term")] = 0.005
+    smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing of the weak head's part")] = 0.1
+    rank: Annotated[
+        Literal["reference", "probabilities"],
+        Field(description="classes ranked as in the authors' code (log-probabilities), or as in the paper"),
+    ] = "reference"
+    stage: Annotated[
+        str, Field(description="stage of the student under the weak head: penultimate, middle, or a stage's name")
+    ] = "penultimate"
+
+
+RESPONSE_ADAPTIVE: dict[str, type] = {
+    "ttm": TTM,
+    "wttm": WTTM,
+    "ctkd": CTKD,
+    "mlkd": MLKD,
+    "srd": SRD,
+    "uskd": USKD,
 }

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from kdschemes.config.schemes.base import ExitOptions, Method
 from kdschemes.config.schemes.offline import OFFLINE
-from kdschemes.config.schemes.online import ONLINE
-from kdschemes.config.schemes.online_branches import ONLINE_BRANCHES
-from kdschemes.config.schemes.self_exits import SELF_EXITS
-from kdschemes.config.schemes.self_generations import SELF_GENERATIONS
-from kdschemes.config.schemes.self_single import SELF_SINGLE
+from kdschemes.config.schemes.online import ONLINE, ONLINE_BRANCHES
+from kdschemes.config.schemes.self_distillation import SELF_EXITS, SELF_GENERATIONS, SELF_SINGLE
 from kdschemes.config.schemes.supervised import SUPERVISED
 
 __all__ = ["SCHEMES", "ExitOptions", "Method"]

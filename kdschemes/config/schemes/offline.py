@@ -12,6 +12,7 @@ from kdschemes.config.schemes.base import Method
 SoftWeight = Annotated[
     float, Field(ge=0, le=1, description="weight of the soft term; 1 with losses published beside a full hard term")
 ]
+
 HardWeight = Annotated[
     float | None, Field(ge=0, description="weight of the hard term; null: 1 - alpha (or as the loss was published)")
 ]

@@ -13,6 +13,7 @@ PeerModels = Annotated[
     Annotated[int, Field(ge=2)] | Annotated[list[str], Field(min_length=2)],
     Field(description="how many peers of model=..., or a list of models, one a peer"),
 ]
+
 PeerViews = Annotated[
     Literal["shared", "own"],
     Field(description="own: each peer sees its own random view of a sample; shared: all see one"),
@@ -115,4 +116,102 @@ ONLINE: dict[str, type[Method]] = {
     "mean": OnlineMean,
     "kdcl": OnlineKDCL,
     "switokd": OnlineSwitOKD,
+}
+
+RISING = {"response": {"name": "kd", "temperature": 3.0, "schedule": "sigmoid", "ramp_epochs": 80.0}}
+"""KD whose weight rises over the first 80 epochs, as ONE, OKDDip, FFL and PCL were published."""
+
+Topology = Annotated[
+    Literal["independent", "shared_stem"], Field(description="separate networks, or one trunk with a branch a peer")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BranchOptions(Method):
+    """The branches of one trunk: how many, where they part and what each has for itself."""
+
+    peers: Annotated[int, Field(ge=2, description="how many branches of model=..., each a peer")] = 3
+    split: Annotated[str | None, Field(description="the first stage that each peer has for itself (default: last)")] = (
+        None
+    )
+    views: PeerViews = "shared"
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0)]] | None,
+        Field(description="seed of the initial weights, one a peer; null: drawn from the run's seed"),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineCLILR(BranchOptions):
+    """Heads on one trunk, each taught by the mean of the others (Song & Chai 2018)."""
+
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 2.0}}
+
+    name: Literal["online"] = "online"
+    method: Literal["clilr"] = "clilr"
+    peers: Annotated[int, Field(ge=2, description="how many heads on the trunk of model=..., each a peer")] = 4
+    alpha: Annotated[float, Field(ge=0, le=1, description="weight of the soft term; the hard term has 1 - alpha")] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineONE(BranchOptions):
+    """A gated ensemble of branches teaches each of them (Lan et al. 2018)."""
+
+    losses: ClassVar[dict[str, Any]] = RISING
+
+    name: Literal["online"] = "online"
+    method: Literal["one"] = "one"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineOKDDip(PeerOptions):
+    """Peers with targets of their own by attention, and a leader that learns from all (Chen et al. 2020)."""
+
+    losses: ClassVar[dict[str, Any]] = RISING
+
+    name: Literal["online"] = "online"
+    method: Literal["okddip"] = "okddip"
+    peers: PeerModels = 3
+    topology: Topology = "shared_stem"
+    reduction: Annotated[
+        int, Field(ge=1, description="queries and keys of the attention are this much narrower than the features")
+    ] = 8
+    detach: Annotated[
+        bool,
+        Field(description="peers are constants in the targets; false: gradients flow into them (authors' code)"),
+    ] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlineFFL(PeerOptions):
+    """Peers' last maps are fused; the fused classifier and the peers teach each other (Kim et al. 2021)."""
+
+    losses: ClassVar[dict[str, Any]] = RISING
+
+    name: Literal["online"] = "online"
+    method: Literal["ffl"] = "ffl"
+    topology: Topology = "shared_stem"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OnlinePCL(PeerOptions):
+    """A head on all peers' features and the peers' moving averages teach each peer (Wu & Gong 2021)."""
+
+    averages: ClassVar[bool] = True
+    losses: ClassVar[dict[str, Any]] = RISING
+
+    name: Literal["online"] = "online"
+    method: Literal["pcl"] = "pcl"
+    peers: PeerModels = 3
+    topology: Topology = "shared_stem"
+    views: PeerViews = "own"
+    decay: Annotated[float, Field(ge=0, lt=1, description="largest decay of the peers' moving averages")] = 0.999
+
+
+ONLINE_BRANCHES: dict[str, type[Method]] = {
+    "clilr": OnlineCLILR,
+    "one": OnlineONE,
+    "okddip": OnlineOKDDip,
+    "ffl": OnlineFFL,
+    "pcl": OnlinePCL,
 }

@@ -10,6 +10,7 @@ from pydantic import Field
 from kdschemes.config.schemes.base import ExitOptions, Method
 
 LabelSmoothingMass = Annotated[float, Field(ge=0, lt=1, description="mass spread evenly over classes")]
+
 LabelSmoothingOver = Annotated[
     Literal["all", "others"], Field(description="classes that share it: all C, or the C - 1 that are not the label's")
 ]

@@ -1,14 +1,21 @@
 """Losses between the features of one stage of the student and one of the teacher."""
 
-from kdschemes.losses.feature.activation import ab, ofd, ofd_margin
-from kdschemes.losses.feature.channels import channel_correlation, cwd, ickd, pkd
-from kdschemes.losses.feature.classifier import cat_kd, class_activation, simkd, srrl
-from kdschemes.losses.feature.factor import ft
-from kdschemes.losses.feature.maps import attention_map, attention_transfer, hint, match_size
+from kdschemes.losses.feature.ab import ab
+from kdschemes.losses.feature.at import attention_map, attention_transfer
+from kdschemes.losses.feature.cat_kd import cat_kd, class_activation
+from kdschemes.losses.feature.cwd import cwd
+from kdschemes.losses.feature.ft import ft
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.feature.ickd import channel_correlation, ickd
 from kdschemes.losses.feature.nst import nst
-from kdschemes.losses.feature.prime_aware import pad
-from kdschemes.losses.feature.review import hcl
-from kdschemes.losses.feature.variational import vid, vid_raw_variance
+from kdschemes.losses.feature.ofd import ofd, ofd_margin
+from kdschemes.losses.feature.pad import pad
+from kdschemes.losses.feature.pkd import pkd
+from kdschemes.losses.feature.reviewkd import hcl
+from kdschemes.losses.feature.simkd import simkd
+from kdschemes.losses.feature.srrl import srrl
+from kdschemes.losses.feature.vid import vid, vid_raw_variance
+from kdschemes.losses.stages import match_size
 
 __all__ = [
     "ab",

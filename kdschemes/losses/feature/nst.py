@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.losses.feature.maps import match_size
-from kdschemes.losses.precision import full_precision
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.losses.relation.rows import unit_rows
+from kdschemes.losses.stages import match_size, pairs_of_positions, to_map
 
 
 @full_precision
@@ -49,3 +53,18 @@ def _unit_channels(features: Tensor) -> Tensor:
     """Return `[n, c, positions]`: every channel over its length and over sqrt(c)."""
     rows = unit_rows(features.flatten(2).flatten(0, 1)) / math.sqrt(features.shape[1])
     return rows.reshape(*features.shape[:2], -1)
+
+
+class NST(Loss[config.NST]):
+    """Sum over stage pairs of `nst`. Square tokens count as a map.
+
+    Channels of one position are all equal (the term would be 0): such pairs are treated as in `AT`.
+    """
+
+    def __init__(self, options: config.NST, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = pairs_of_positions("nst", options.stages, student.features, teacher.features)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        maps = [(to_map(student.features[a]), to_map(teacher.features[b])) for a, b in self.pairs]
+        return torch.stack([nst(ours, theirs) for ours, theirs in maps]).sum()

@@ -1,6 +1,6 @@
 """Losses between relations: of the samples of a batch to each other, of a network's stages to each other."""
 
-from kdschemes.losses.relation.congruence import kernel_congruence, neighbour_congruence
+from kdschemes.losses.relation.cc import kernel_congruence, neighbour_congruence
 from kdschemes.losses.relation.crd import (
     draw_others,
     log_normaliser,
@@ -11,10 +11,10 @@ from kdschemes.losses.relation.crd import (
 from kdschemes.losses.relation.fsp import fsp, fsp_matrix
 from kdschemes.losses.relation.irg import irg_edges, irg_transformation
 from kdschemes.losses.relation.logit_correlation import batch_correlation, class_correlation
-from kdschemes.losses.relation.probabilistic import probabilistic_transfer
+from kdschemes.losses.relation.pkt import probabilistic_transfer
 from kdschemes.losses.relation.rkd import rkd_angle, rkd_distance
 from kdschemes.losses.relation.rows import unit_rows
-from kdschemes.losses.relation.similarity import similarity_preserving
+from kdschemes.losses.relation.sp import similarity_preserving
 
 __all__ = [
     "batch_correlation",

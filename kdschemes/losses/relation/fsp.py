@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from kdschemes.losses.feature.maps import hint, match_size
-from kdschemes.losses.precision import full_precision
+from kdschemes.config.losses import relation as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.errors import UserError
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.stages import map_shape, match_size, match_stages, to_map
 
 Pooling = Literal["average", "max"]
+
 Distance = Literal["squared", "column_norms"]
 
 
@@ -64,3 +71,35 @@ def _match_size_by_max(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     size = (min(a.shape[2], b.shape[2]), min(a.shape[3], b.shape[3]))
     ours, theirs = (x if x.shape[2:] == size else functional.adaptive_max_pool2d(x, size) for x in (a, b))
     return ours, theirs
+
+
+class FSP(Loss[config.FSP]):
+    """Sum over consecutive stage pairs of `fsp`. Square tokens count as a map.
+
+    Stages of the student with another number of channels than the teacher's pass a learned 1x1 convolution first.
+    """
+
+    def __init__(self, options: config.FSP, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        if len(self.pairs) < 2:
+            raise UserError(
+                f"fsp needs at least two stage pairs, got {', '.join(f'{a}:{b}' for a, b in self.pairs)}: "
+                "set losses.relation.stages=all or list two pairs"
+            )
+        shapes = [
+            (map_shape("fsp", a, student.features[a]), map_shape("fsp", b, teacher.features[b])) for a, b in self.pairs
+        ]
+        self.adapters = nn.ModuleList(
+            nn.Identity() if ours[0] == theirs[0] else nn.Conv2d(ours[0], theirs[0], 1) for ours, theirs in shapes
+        )
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        ours = [adapt(to_map(student.features[a])) for (a, _), adapt in zip(self.pairs, self.adapters, strict=True)]
+        theirs = [to_map(teacher.features[b]) for _, b in self.pairs]
+        return torch.stack(
+            [
+                fsp(s, t, pooling=self.options.pooling, distance=self.options.distance)
+                for s, t in zip(pairwise(ours), pairwise(theirs), strict=True)
+            ],
+        ).sum()

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.losses.feature.maps import match_size
-from kdschemes.losses.precision import full_precision
+from kdschemes.config.losses import relation as config
+from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.errors import UserError
+from kdschemes.losses import feature
+from kdschemes.losses.stages import map_shape, match_size, match_stages, to_map
 
 
 @full_precision
@@ -59,3 +66,44 @@ def _without_scale(x: Tensor) -> Tensor:
 def _relative_to_largest(distances: Tensor) -> Tensor:
     largest = distances.amax()
     return distances / torch.where(largest > 0, largest, 1.0)
+
+
+class IRG(Loss[config.IRG]):
+    """The weighted sum of three parts, each a mean of squared differences; all tensors gathered over all processes.
+
+    `vertices` compares the logits; `edges` is the mean over the stage pairs' features, and the last pair's averaged
+    over positions, of the difference in `irg_edges`; `transformations` the mean over consecutive stage pairs
+    of the difference in `irg_transformation`. Square tokens count as a map.
+    """
+
+    spans_batch = True
+
+    def __init__(self, options: config.IRG, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        if options.vertices == options.edges == options.transformations == 0:
+            raise UserError("irg with vertices=0, edges=0 and transformations=0 compares nothing: weigh one of them")
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        if options.transformations:
+            if len(self.pairs) < 2:
+                raise UserError(
+                    f"irg needs at least two stage pairs, got {', '.join(f'{a}:{b}' for a, b in self.pairs)}: "
+                    "list two pairs in losses.relation.stages or set losses.relation.transformations=0"
+                )
+            for a, b in self.pairs:
+                map_shape("irg", a, student.features[a]), map_shape("irg", b, teacher.features[b])
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        ours = [gather(student.features[a]) for a, _ in self.pairs]
+        theirs = [gather(teacher.features[b]) for _, b in self.pairs]
+        parts = []
+        if self.options.vertices:
+            parts.append(self.options.vertices * feature.hint(gather(student.logits), gather(teacher.logits)))
+        if self.options.edges:
+            graphs = zip([*ours, embedding(ours[-1])], [*theirs, embedding(theirs[-1])], strict=True)
+            gaps = [feature.hint(irg_edges(s), irg_edges(t)) for s, t in graphs]
+            parts.append(self.options.edges * torch.stack(gaps).mean())
+        if self.options.transformations:
+            steps = zip(pairwise(map(to_map, ours)), pairwise(map(to_map, theirs)), strict=True)
+            gaps = [feature.hint(irg_transformation(*s), irg_transformation(*t)) for s, t in steps]
+            parts.append(self.options.transformations * torch.stack(gaps).mean())
+        return torch.stack(parts).sum()

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kdschemes.losses.precision import full_precision
+from kdschemes.core.precision import full_precision
 
 
 @full_precision

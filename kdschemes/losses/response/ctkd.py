@@ -7,10 +7,14 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from kdschemes.losses.precision import full_precision
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Gather, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Progress, Task
+from kdschemes.losses.response.base import LogitLoss
 from kdschemes.losses.response.divergence import divergence_by_gap
 
 
@@ -83,3 +87,22 @@ class _Reverse(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return -ctx.strength * gradients[0], None
+
+
+class CTKD(LogitLoss[config.CTKD]):
+    """`ctkd` of the logits at a temperature that is a parameter, trained by reversed gradients."""
+
+    def __init__(self, options: config.CTKD, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.theta = nn.Parameter(torch.tensor(options.initial))
+        self.strength = curriculum_strength(0.0, epochs=options.curriculum_epochs)
+
+    def follow(self, progress: Progress) -> None:
+        self.strength = curriculum_strength(progress.epoch, epochs=self.options.curriculum_epochs)
+
+    @property
+    def temperature(self) -> Float[Tensor, ""]:
+        return learned_temperature(self.theta, start=self.options.start, span=self.options.span, strength=self.strength)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        return ctkd(*self.logits(student, teacher), temperature=self.temperature)

@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.nn import functional
 
 _SERIES_BELOW = 0.25
+
 _SERIES_TERMS = 12
+
 _PLAIN_ABOVE = 50.0
 
 

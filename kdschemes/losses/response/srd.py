@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from kdschemes.losses.precision import full_precision
-from kdschemes.losses.response.soft import kd
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Gather, Side, embedding
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.response.base import LogitLoss, _width
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.stages import match_stages
 
 _SMALLEST_SUM = 1e-24
 
@@ -58,3 +63,41 @@ def srd(
     """
     soft = kd(student_logits, teacher_logits, temperature=temperature, scale=False)
     return srd_features(student, teacher, exponent=exponent) + soft
+
+
+class SRD(LogitLoss[config.SRD]):
+    """Sum over stage pairs of `srd_features`, plus the divergence of the logits, as in `srd`.
+
+    Features are averaged over positions. The student's pass a learned linear layer, then both pass batch norm
+    without affine parameters, over the samples of all processes (which would cancel a bias of the layer).
+    """
+
+    spans_batch = True
+
+    def __init__(self, options: config.SRD, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        widths = [(_width(student.features[a]), _width(teacher.features[b])) for a, b in self.pairs]
+        self.projectors = nn.ModuleList(nn.Linear(ours, theirs, bias=False) for ours, theirs in widths)
+        self.student_norms = nn.ModuleList(_norm(theirs, options.norm_epsilon) for _, theirs in widths)
+        self.teacher_norms = nn.ModuleList(_norm(theirs, options.norm_epsilon) for _, theirs in widths)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        alone = self.training and (batch.micro_size or len(batch)) == 1
+        z, v = self.logits(student, teacher)
+        pairs = []
+        for (a, b), project, *norms in zip(
+            self.pairs, self.projectors, self.student_norms, self.teacher_norms, strict=True
+        ):
+            features = project(embedding(student.features[a])), embedding(teacher.features[b])
+            ours, theirs = (gather(0.0 * x if alone else norm(x)) for norm, x in zip(norms, features, strict=True))
+            pairs.append((ours, theirs))
+        logits = {"student_logits": gather(z), "teacher_logits": gather(v)}
+        value = srd(*pairs[-1], **logits, exponent=self.options.exponent, temperature=self.options.temperature)
+        for ours, theirs in pairs[:-1]:
+            value = value + srd_features(ours, theirs, exponent=self.options.exponent)
+        return value
+
+
+def _norm(width: int, epsilon: float) -> nn.Module:
+    return nn.BatchNorm1d(width, eps=epsilon, affine=False)

@@ -6,10 +6,15 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
-from kdschemes.losses.precision import full_precision
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Gather, Side, embedding
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.response.base import LogitLoss, _width
+from kdschemes.losses.stages import match_stages
 
 Rank = Literal["reference", "probabilities"]
 
@@ -108,3 +113,36 @@ def uskd_non_target(
     soft = soft / soft.sum(dim=1, keepdim=True)
     others = torch.logsumexp(student.masked_fill(is_label, -torch.inf), dim=1, keepdim=True)
     return -(soft * (student - others).masked_fill(is_label, 0.0)).sum(dim=1).mean()
+
+
+class USKD(LogitLoss[config.USKD]):
+    """`uskd` of the student's logits of all processes; the teacher is not looked at.
+
+    The weak logits are those of a linear layer on the features of one stage, averaged over positions.
+    """
+
+    spans_batch = True
+
+    def __init__(self, options: config.USKD, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.stage = _stage(options.stage, student)
+        self.weak = nn.Linear(_width(student.features[self.stage]), task.num_classes)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        weak = self.weak(embedding(student.features[self.stage]))
+        return uskd(
+            gather(student.logits),
+            gather(weak),
+            gather(batch.labels[:, None]).squeeze(1),
+            alpha=self.options.alpha,
+            beta=self.options.beta,
+            mu=self.options.mu,
+            rank=self.options.rank,
+            smoothing=self.options.smoothing,
+        )
+
+
+def _stage(choice: str, student: Side) -> str:
+    """Return the name of the student's stage; of a single one, penultimate is that one."""
+    stages = {"penultimate": "all", "middle": "middle"}.get(choice, [f"{choice}:{choice}"])
+    return match_stages(stages, student.features, student.features)[-2:][0][0]

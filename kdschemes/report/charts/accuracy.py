@@ -9,11 +9,11 @@ from typing import Any
 import altair as alt
 
 from kdschemes.report.charts.base import chart, percents
+from kdschemes.report.colours import Hue
+from kdschemes.report.document import Chart
+from kdschemes.report.formatting import accuracy, deviation_of, mean_of, reported
 from kdschemes.report.groups import Group
-from kdschemes.report.hue import Hue
-from kdschemes.report.section import Chart
 from kdschemes.report.style import MUTED
-from kdschemes.report.values import accuracy, deviation_of, mean_of, reported
 
 TEACHES = "teaches"
 

@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kdschemes.report.charts.base import chart
+from kdschemes.report.document import Chart, Section
+from kdschemes.report.formatting import mean_of, reported
 from kdschemes.report.groups import Group
-from kdschemes.report.section import Chart, Section
-from kdschemes.report.stored import Stored
-from kdschemes.report.values import mean_of, reported
+from kdschemes.report.predictions import Stored
 
 MOST_ROWS, MOST_MATRICES = 12, 4
+
 LEAST_HEADS = 3
 """Heads of a run that make a matrix; the agreement of a student and its teacher is in the table of results."""
 

@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 
 from kdschemes.report.charts.base import chart
+from kdschemes.report.colours import Hue, few_colours
+from kdschemes.report.document import Chart, Section
+from kdschemes.report.formatting import accuracy, by_seed, mean_of, reported, spread
 from kdschemes.report.groups import Group
-from kdschemes.report.hue import Hue, few_colours
-from kdschemes.report.section import Chart, Section
-from kdschemes.report.stored import Stored
-from kdschemes.report.values import accuracy, by_seed, mean_of, reported, spread
+from kdschemes.report.predictions import Stored
 
 BINS = 15
 """Bins of confidence, those of the expected calibration error (`metrics.ECE_BINS`)."""

@@ -9,11 +9,11 @@ from typing import Any
 import altair as alt
 
 from kdschemes.report.charts.base import chart, percents
+from kdschemes.report.colours import Hue
+from kdschemes.report.document import Chart
+from kdschemes.report.formatting import MEAN_OVER_PEERS, by_seed, cost, deviation_of, heads, mean_of, reported
 from kdschemes.report.groups import Group
-from kdschemes.report.hue import Hue
-from kdschemes.report.section import Chart
 from kdschemes.report.style import INK, MUTED
-from kdschemes.report.values import MEAN_OVER_PEERS, by_seed, cost, deviation_of, heads, mean_of, reported
 
 COSTS = (
     ("parameters", "parameters", "~s"),
@@ -23,7 +23,9 @@ COSTS = (
 """Key, title and format of numbers on the axis."""
 
 WIDE = 8.0
+
 REPORTED, OTHER = "reported head", "other head"
+
 ELSE = "teacher"
 
 

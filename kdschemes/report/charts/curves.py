@@ -11,11 +11,11 @@ import altair as alt
 
 from kdschemes.errors import UserError
 from kdschemes.report.charts.base import chart
+from kdschemes.report.colours import FEW, Hue
+from kdschemes.report.document import Chart, Section
+from kdschemes.report.formatting import mean_of
 from kdschemes.report.groups import Group, Member
-from kdschemes.report.hue import FEW, Hue
-from kdschemes.report.section import Chart, Section
-from kdschemes.report.values import mean_of
-from kdschemes.track import read_rows
+from kdschemes.tracking.metrics_log import read_rows
 
 Curve = dict[int, float]
 """A metric on the validation split by epoch."""

@@ -9,12 +9,13 @@ from typing import Any
 import altair as alt
 
 from kdschemes.report.charts.base import chart, percents
+from kdschemes.report.colours import Hue
+from kdschemes.report.document import Chart, Section
+from kdschemes.report.formatting import mean_of
 from kdschemes.report.groups import Group, Member
-from kdschemes.report.hue import Hue
-from kdschemes.report.section import Chart, Section
-from kdschemes.report.values import mean_of
 
 ANYTIME, BUDGETED, STATIC = "all at one exit", "each at its first sure exit", "without exits"
+
 LABELLED = 2
 """Groups up to which the exits are named in the chart."""
 

@@ -10,11 +10,11 @@ from typing import Any
 import altair as alt
 
 from kdschemes.report.charts.base import chart, percents
+from kdschemes.report.colours import Hue, is_number, leaf
+from kdschemes.report.document import Chart, Section
+from kdschemes.report.formatting import accuracy, deviation_of, mean_of
 from kdschemes.report.groups import Group
-from kdschemes.report.hue import Hue, is_number, leaf
-from kdschemes.report.section import Chart, Section
 from kdschemes.report.style import INK, SERIES, ramp
-from kdschemes.report.values import accuracy, deviation_of, mean_of
 
 WIDE = 8.0
 """A key whose values span more than this ratio is drawn on a logarithmic axis."""

@@ -6,8 +6,9 @@ from kdschemes.config.schemes import offline as options
 from kdschemes.schemes.base import Builders
 from kdschemes.schemes.offline.camkd import camkd
 from kdschemes.schemes.offline.dpkd import dpkd
-from kdschemes.schemes.offline.kd import kd, takd
+from kdschemes.schemes.offline.kd import kd
 from kdschemes.schemes.offline.partial import partial
+from kdschemes.schemes.offline.takd import takd
 
 OFFLINE: Builders = {
     options.OfflineKD: kd,

@@ -9,19 +9,23 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Task, probe
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.loss import embedding
+from kdschemes.core.nodes import Network, Node
+from kdschemes.core.schedules import Schedule, constant
+from kdschemes.core.terms import Supervise, Term
+from kdschemes.core.types import Batch, Output, Outputs, Progress, Task
 from kdschemes.errors import UserError
-from kdschemes.losses.modules.base import embedding
-from kdschemes.losses.stages import as_map, as_map_shape, match_stages
-from kdschemes.nodes import Frozen, Network, Node
-from kdschemes.outputs import Batch, Output, Outputs, Progress
-from kdschemes.schedules import Schedule, constant
+from kdschemes.losses.stages import as_map_shape, match_stages
+from kdschemes.models.recombined import as_map
+from kdschemes.schemes.distill import probe
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.offline.confidence import teacher_weights, weighted_hint, weighted_kd
 from kdschemes.schemes.offline.teachers import build_teachers
-from kdschemes.terms import Supervise, Term
 
 EMBEDDED = "embedded"
+
 Shape = tuple[int, int, int]
 
 

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.losses.precision import full_precision
+from kdschemes.core.precision import full_precision
 from kdschemes.losses.response.divergence import divergence
 
 

@@ -9,9 +9,11 @@ from typing import Literal
 import torch
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Task, distill
-from kdschemes.nodes import Frozen, Network, Node
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.nodes import Network, Node
+from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.schemes.distill import distill
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.offline.confidence import most_confident
 from kdschemes.schemes.offline.teachers import build_teachers, soft_and_hard

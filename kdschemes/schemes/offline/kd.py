@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Task, distill
-from kdschemes.nodes import Network, Node
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network, Node
+from kdschemes.core.types import Task
+from kdschemes.schemes.distill import distill
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.offline.teachers import build_teachers, soft_and_hard
 
@@ -30,8 +30,3 @@ def kd(config: Config, task: Task) -> Distillation:
         task=task,
         teacher="teacher",
     )
-
-
-def takd(config: Config, task: Task) -> Distillation:
-    """Return `kd` from the last assistant, which is the teacher here; an earlier run has trained it."""
-    return kd(dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, weights=None)), task)

@@ -8,11 +8,12 @@ from collections.abc import Mapping
 import torch
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Edge, Task, distill
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network, Node, filled
+from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork, split
-from kdschemes.nodes import Network, Node, filled
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network, teacher_network
 from kdschemes.schemes.offline.teachers import soft_and_hard
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from kdschemes.config import Config
-from kdschemes.distillation import Edge, Task
-from kdschemes.nodes import Ensemble, Frozen, Node
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.nodes import Ensemble, Node
+from kdschemes.core.types import Task
+from kdschemes.schemes.distill import Edge
 from kdschemes.schemes.networks import teacher_network
 
 

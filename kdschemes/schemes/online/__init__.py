@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from kdschemes.config.schemes import online as branches
 from kdschemes.config.schemes import online as options
-from kdschemes.config.schemes import online_branches as branches
 from kdschemes.schemes.base import Builders
 from kdschemes.schemes.online.clilr import clilr
+from kdschemes.schemes.online.dml import dml
 from kdschemes.schemes.online.ffl import ffl
 from kdschemes.schemes.online.kdcl import kdcl
 from kdschemes.schemes.online.mean import mean
-from kdschemes.schemes.online.mutual import dml
 from kdschemes.schemes.online.okddip import okddip
 from kdschemes.schemes.online.one import one
 from kdschemes.schemes.online.pcl import pcl

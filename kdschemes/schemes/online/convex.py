@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 ROUNDS = 25
+
 TRIALS = 25
 
 

@@ -9,12 +9,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Edge, Task, distill, probe
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Ensemble, Node
+from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.errors import UserError
-from kdschemes.losses.stages import as_map, as_map_shape
+from kdschemes.losses.stages import as_map_shape
 from kdschemes.models.init import he_normal
-from kdschemes.nodes import Ensemble, Node
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.models.recombined import as_map
+from kdschemes.schemes.distill import Edge, distill, probe
 from kdschemes.schemes.online.peers import build_peers, last_stage
 
 

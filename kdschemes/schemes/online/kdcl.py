@@ -10,12 +10,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Task, distill
-from kdschemes.distributed import gather, sum_over_processes
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Ensemble, Node, Predict
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.distributed.collectives import gather, sum_over_processes
 from kdschemes.errors import UserError
-from kdschemes.losses.precision import full_precision
-from kdschemes.nodes import Ensemble, Node, Predict
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.distill import distill
 from kdschemes.schemes.online.convex import convex_weights
 from kdschemes.schemes.online.peers import build_peers, edges_from
 

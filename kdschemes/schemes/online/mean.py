@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Task, distill
-from kdschemes.nodes import Ensemble, MeanOfProbabilities, Node
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Ensemble, MeanOfProbabilities, Node
+from kdschemes.core.types import Task
+from kdschemes.schemes.distill import distill
 from kdschemes.schemes.online.peers import build_peers, edges_from
 
 

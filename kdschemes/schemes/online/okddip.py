@@ -10,12 +10,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Edge, Task, distill, probe
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.loss import embedding
+from kdschemes.core.nodes import Ensemble, Node
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.errors import UserError
-from kdschemes.losses.modules.base import embedding
-from kdschemes.losses.precision import full_precision
-from kdschemes.nodes import Ensemble, Node
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.distill import Edge, distill, probe
 from kdschemes.schemes.online.peers import build_peers, last_width
 
 LEADER = "leader"

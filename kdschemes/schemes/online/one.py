@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Edge, Task, distill
-from kdschemes.losses.modules.base import embedding
-from kdschemes.losses.precision import full_precision
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.loss import embedding
+from kdschemes.core.nodes import SharedStem
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.models import StagedNetwork
 from kdschemes.models.cost import probing
-from kdschemes.nodes import SharedStem
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.online.peers import Stem, build_branches, peer_views
 
 

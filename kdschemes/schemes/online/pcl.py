@@ -8,10 +8,12 @@ import torch
 from torch import nn
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Edge, Task, distill, probe
-from kdschemes.losses.modules.base import embedding
-from kdschemes.nodes import Ema, Node
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.core.averages import Ema
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.loss import embedding
+from kdschemes.core.nodes import Node
+from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.schemes.distill import Edge, distill, probe
 from kdschemes.schemes.online.peers import build_peers, last_width
 
 

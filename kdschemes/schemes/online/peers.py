@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 
 from kdschemes.config import Config
 from kdschemes.config.schemes.online import PeerOptions
-from kdschemes.distillation import Edge, Task
+from kdschemes.core.nodes import Network, Node, SharedStem
+from kdschemes.core.types import Task
 from kdschemes.errors import UserError
 from kdschemes.models import Branch, StagedNetwork, Trunk, split
-from kdschemes.nodes import Network, Node, SharedStem
+from kdschemes.schemes.distill import Edge
 from kdschemes.schemes.networks import student_network
 
 

@@ -10,15 +10,16 @@ import torch
 from torch import Tensor
 
 from kdschemes.config import Config
-from kdschemes.distillation import Distillation, Edge, Task, distill
-from kdschemes.distributed import sum_over_processes
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network
+from kdschemes.core.schedules import constant
+from kdschemes.core.terms import Term
+from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.distributed.collectives import sum_over_processes
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork
-from kdschemes.nodes import Network
-from kdschemes.outputs import Batch, Output, Outputs
-from kdschemes.schedules import constant
+from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
-from kdschemes.terms import Term
 
 
 def switokd(config: Config, task: Task) -> Distillation:

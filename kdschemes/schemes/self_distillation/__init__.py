@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from kdschemes.config.schemes import self_exits, self_generations, self_single
+from kdschemes.config.schemes import self_distillation as self_exits
+from kdschemes.config.schemes import self_distillation as self_generations
+from kdschemes.config.schemes import self_distillation as self_single
 from kdschemes.schemes.base import Builders
-from kdschemes.schemes.self_distillation.exits import byot
+from kdschemes.schemes.self_distillation.ban import ban, tfkd_self
+from kdschemes.schemes.self_distillation.byot import byot
+from kdschemes.schemes.self_distillation.cskd import cskd
+from kdschemes.schemes.self_distillation.ddgsd import ddgsd
+from kdschemes.schemes.self_distillation.dlb import dlb
+from kdschemes.schemes.self_distillation.ema import ema
 from kdschemes.schemes.self_distillation.frskd import frskd
-from kdschemes.schemes.self_distillation.generations import ban, tfkd_self
-from kdschemes.schemes.self_distillation.labels import own_labels
+from kdschemes.schemes.self_distillation.label_based import own_labels
 from kdschemes.schemes.self_distillation.multi_exit import multi_exit
-from kdschemes.schemes.self_distillation.past import dlb, ema, pskd
+from kdschemes.schemes.self_distillation.pskd import pskd
 from kdschemes.schemes.self_distillation.sad import sad
-from kdschemes.schemes.self_distillation.views import cskd, ddgsd
 from kdschemes.schemes.self_distillation.zipf import zipf
 
 SELF: Builders = {

@@ -9,9 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import StageShapes
 from kdschemes.errors import UserError
-from kdschemes.losses.precision import full_precision
-from kdschemes.losses.stages import StageShapes, map_shape
+from kdschemes.losses.stages import map_shape
 
 Reduce = Literal["mean", "sum"]
 

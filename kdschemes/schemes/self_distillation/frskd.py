@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from torch import nn
 
 from kdschemes.config import Config
-from kdschemes.config.schemes.self_exits import SelfFRSKD
-from kdschemes.distillation import Distillation, Edge, Task, distill, probe
+from kdschemes.config.schemes.self_distillation import SelfFRSKD
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network, Node
+from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.errors import UserError
 from kdschemes.models.recombined import as_map
-from kdschemes.nodes import Network, Node
-from kdschemes.outputs import Batch, Output, Outputs
+from kdschemes.schemes.distill import Edge, distill, probe
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.self_distillation.attention import stage_maps
 from kdschemes.schemes.self_distillation.bifpn import BiFPN

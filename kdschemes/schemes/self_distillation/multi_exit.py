@@ -10,16 +10,18 @@ import torch
 from torch import Tensor
 
 from kdschemes.config import Config
-from kdschemes.config.schemes.self_exits import SelfMultiExit
-from kdschemes.distillation import Distillation, Edge, Task, distill, probe
-from kdschemes.distributed import sum_over_processes
-from kdschemes.losses.modules import Loss, Side, build_loss
+from kdschemes.config.schemes.self_distillation import SelfMultiExit
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.loss import Loss, Side
+from kdschemes.core.nodes import NetworkWithExits
+from kdschemes.core.schedules import Schedule, ramp
+from kdschemes.core.terms import Transfer
+from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.distributed.collectives import sum_over_processes
+from kdschemes.losses.build import build_loss
 from kdschemes.models import ExitNetwork
-from kdschemes.nodes import NetworkWithExits
-from kdschemes.outputs import Batch, Output, Outputs
-from kdschemes.schedules import Schedule, ramp
+from kdschemes.schemes.distill import Edge, distill, probe
 from kdschemes.schemes.networks import network_with_exits
-from kdschemes.terms import Transfer
 
 
 class WarmingExits(NetworkWithExits):

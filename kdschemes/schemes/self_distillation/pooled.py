@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import Ramp
-from kdschemes.losses.modules import Gather, Loss, Side, embedding
-from kdschemes.losses.precision import full_precision
-from kdschemes.outputs import Batch, Output
-from kdschemes.task import Task
+from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
 
 
 @full_precision

@@ -9,16 +9,17 @@ from math import prod
 from torch import Tensor
 
 from kdschemes.config import Config
-from kdschemes.config.schemes.self_exits import SelfSAD
-from kdschemes.distillation import Distillation, Task, probe
+from kdschemes.config.schemes.self_distillation import SelfSAD
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network
+from kdschemes.core.schedules import Schedule, constant
+from kdschemes.core.terms import Supervise, Term
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError, unknown
 from kdschemes.losses.stages import to_map
-from kdschemes.nodes import Network
-from kdschemes.outputs import Batch, Output
-from kdschemes.schedules import Schedule, constant
+from kdschemes.schemes.distill import probe
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.self_distillation.attention import self_attention, stage_maps
-from kdschemes.terms import Supervise, Term
 
 Maps = Mapping[str, tuple[int, int, int]]
 

@@ -10,16 +10,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config import Config
-from kdschemes.config.schemes.self_single import SelfZipf
-from kdschemes.distillation import Distillation, Task, probe
+from kdschemes.config.schemes.self_distillation import SelfZipf
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network
+from kdschemes.core.precision import full_precision
+from kdschemes.core.schedules import constant
+from kdschemes.core.terms import Supervise, Term
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses.precision import full_precision
 from kdschemes.losses.response.divergence import divergence_by_gap
-from kdschemes.nodes import Network
-from kdschemes.outputs import Batch, Output
-from kdschemes.schedules import constant
+from kdschemes.schemes.distill import probe
 from kdschemes.schemes.networks import student_network
-from kdschemes.terms import Supervise, Term
 
 
 class ZipfLabels(Term):

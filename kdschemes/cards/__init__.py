@@ -1,0 +1,1 @@
+"""The cards of methods and losses, and citations."""

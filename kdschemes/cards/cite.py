@@ -1,0 +1,121 @@
+"""The BibTeX of what a run used. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from kdschemes.cards.read import Entry, entries, loss_card, method_card
+from kdschemes.config import Config
+from kdschemes.config.load import build_config
+from kdschemes.config.schemes import SCHEMES
+from kdschemes.errors import UserError
+
+DATA_PAPERS: dict[str, tuple[str, ...]] = {
+    "digits": ("alpaydin1998optical", "pedregosa2011scikit"),
+    "fashion_mnist": ("xiao2017fashion",),
+    "cifar10": ("krizhevsky2009learning",),
+    "cifar100": ("krizhevsky2009learning",),
+    "image_folder": (),
+}
+"""Keys of `papers.bib` by data set; a folder of images is the user's own."""
+
+NETWORK_PAPERS: dict[str, str] = {
+    r"resnet\d+([x_.]|$)": "he2016deep",
+    r"wrn_?\d|wide_resnet\d": "zagoruyko2016wide",
+    r"vgg\d": "simonyan2015very",
+    r"mobilenet_?v2": "sandler2018mobilenetv2",
+    r"shufflenet_?v1": "zhang2018shufflenet",
+    r"shufflenet_?v2": "ma2018shufflenet",
+}
+"""Key of `papers.bib` by the beginning of a network's name, without `timm/`."""
+
+
+def cite(folder: Path) -> str:
+    """Return the BibTeX of what a run used, each entry once, by first use, with comments that say for what.
+
+    Raises:
+        UserError: there is no such folder, it holds no `config.yaml`, or one that cannot be read.
+    """
+    uses: dict[str, tuple[Entry, list[str]]] = {}
+    for what, entry in used(read_run(folder)):
+        uses.setdefault(entry.key, (entry, []))[1].append(f"% {what}\n")
+    return "\n\n".join("".join(dict.fromkeys(comments)) + entry.text for entry, comments in uses.values())
+
+
+def read_run(folder: Path) -> Config:
+    """Read the configuration of a run, finished or not.
+
+    Raises:
+        UserError: there is no such folder, it holds no `config.yaml`, or one that cannot be read.
+    """
+    path = folder / "config.yaml"
+    if not folder.is_dir():
+        raise UserError(f"no folder {folder}: give the folder of a run")
+    if not path.is_file():
+        raise UserError(f"{folder} is not the folder of a run: it holds no config.yaml")
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"{path} is damaged: it is not YAML") from None
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise UserError(f"{path} is damaged: it holds no keys of a configuration")
+    try:
+        return build_config(tree)
+    except UserError as error:
+        raise UserError(f"{path} is damaged: {error}") from None
+
+
+def used(config: Config) -> Iterator[tuple[str, Entry]]:
+    """Yield everything with a paper that a run uses, and the entry of its paper."""
+    papers = {
+        entry.key: entry for entry in entries((files("kdschemes.cards") / "papers.bib").read_text(encoding="utf-8"))
+    }
+    scheme = config.scheme
+    if scheme.name in SCHEMES:
+        for entry in method_card(scheme.name, scheme.method).entries:
+            yield f"method {scheme.name}/{scheme.method}", entry
+    for kind, options in config.losses.chosen():
+        for entry in loss_card(kind, options.name).entries:
+            yield f"loss {options.name} ({kind})", entry
+        if getattr(options, "standardise", False):
+            yield f"standardise=true of the loss {options.name}", papers["sun2024logit"]
+    if getattr(scheme, "label_smoothing", 0.0):
+        for entry in method_card("supervised", "label_smoothing").entries:
+            yield f"label_smoothing={scheme.label_smoothing}", entry
+    for key in DATA_PAPERS[config.data.name]:
+        yield f"data {config.data.name}", papers[key]
+    for role, name in _networks(config):
+        for key in network_keys(name):
+            note = "" if key != "wightman2019timm" or len(network_keys(name)) > 1 else "; cite the network's paper, too"
+            yield f"{role} {name}{note}", papers[key]
+    for option, key in {"mixup": "zhang2018mixup", "cutout": "devries2017improved"}.items():
+        if getattr(config.data, option):
+            yield f"{option}={getattr(config.data, option)}", papers[key]
+
+
+def network_keys(name: str) -> list[str]:
+    """Return the keys in `papers.bib` of a network, and of timm where it comes from there."""
+    own = name.removeprefix("timm/")
+    keys = [key for pattern, key in NETWORK_PAPERS.items() if re.match(pattern, own)]
+    return keys + ["wightman2019timm"] * name.startswith("timm/")
+
+
+def _networks(config: Config) -> Iterator[tuple[str, str]]:
+    peers = getattr(config.scheme, "peers", None)
+    for name in peers if isinstance(peers, list) else [config.model.name]:
+        yield "model", name
+    if (big := getattr(config.scheme, "big", None)) is not None:
+        yield "model", big
+    if config.scheme.uses_teacher:
+        teachers = config.teacher.name
+        for name in teachers if isinstance(teachers, list) else [teachers]:
+            yield "teacher", name
+    for name in getattr(config.scheme, "assistants", ()):
+        yield "assistant", name

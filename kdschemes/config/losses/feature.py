@@ -1,0 +1,202 @@
+"""Options of the losses between feature maps: their values, their attention, their activation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight, WeightOfPair
+
+Margin = Annotated[float, Field(gt=0, description="margin of the hinge")]
+
+Eps = Annotated[float, Field(ge=0, description="added to a map's length (KD-Zoo: 1e-6)")]
+
+Scale = Annotated[float, Field(gt=0, description="factor of the sum over channels and positions")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hint(Stages):
+    """Mean squared difference of features after a learned regressor (Romero et al. 2015, FitNets)."""
+
+    name: Literal["hint"] = "hint"
+    weight: Weight = 100.0
+    stages: StageChoice = "middle"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AT(Stages):
+    """Squared difference of normalised spatial attention maps (Zagoruyko & Komodakis 2017)."""
+
+    name: Literal["at"] = "at"
+    weight: WeightOfPair = 1000.0
+    form: Annotated[
+        Literal["code", "paper"],
+        Field(description="mean of squared differences (the authors' code), or the un-squared norm (the paper)"),
+    ] = "code"
+    power: Annotated[float, Field(ge=1, description="power of the features' magnitudes in a map")] = 2.0
+    eps: Eps = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NST(Stages):
+    """Maximum mean discrepancy of the channels' positions (Huang & Wang 2017, neuron selectivity transfer)."""
+
+    name: Literal["nst"] = "nst"
+    weight: WeightOfPair = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FT(Stages):
+    """Factors of a paraphraser and a translator, both learned (Kim et al. 2018, factor transfer)."""
+
+    name: Literal["ft"] = "ft"
+    weight: WeightOfPair = 200.0
+    form: Annotated[
+        Literal["attention", "paper"],
+        Field(description="compare the factors' attention maps (RepDistiller), or the factors themselves"),
+    ] = "attention"
+    rate: Annotated[float, Field(gt=0, description="channels of a factor over those of the teacher's map")] = 0.5
+    reconstruction: Annotated[
+        float, Field(gt=0, description="weight within the term of the paraphraser's own error")
+    ] = 0.005
+    stages: StageChoice = "last"
+
+
+@dataclass(frozen=True, kw_only=True)
+class AB(Stages):
+    """Hinge on which neurons are active before the ReLU (Heo et al. 2019, activation boundaries)."""
+
+    name: Literal["ab"] = "ab"
+    weight: Weight = 1.0
+    margin: Margin = 1.0
+    scale: Scale = 0.003
+
+
+@dataclass(frozen=True, kw_only=True)
+class OFD(Stages):
+    """Partial squared distance of maps before the ReLU to the teacher's margin ReLU (Heo et al. 2019, overhaul)."""
+
+    name: Literal["ofd"] = "ofd"
+    weight: Weight = 0.001
+    scale: Scale = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class VID(Stages):
+    """Log-likelihood of the teacher's features under a learned Gaussian (Ahn et al. 2019, variational information)."""
+
+    name: Literal["vid"] = "vid"
+    weight: WeightOfPair = 1.0
+    variance: Annotated[float, Field(gt=0, description="variance at the start; more than eps")] = 5.0
+    eps: Annotated[float, Field(gt=0, description="least variance")] = 1e-5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReviewKD(Stages):
+    """Deep and shallow maps fused by attention, compared at several sizes (Chen et al. 2021, knowledge review)."""
+
+    name: Literal["reviewkd"] = "reviewkd"
+    weight: WeightOfPair = 1.0
+    schedule: Annotated[
+        Literal["constant", "linear", "sigmoid", "cosine"],
+        Field(description="weight over training: constant, or a ramp from 0 (cosine: down to 0)"),
+    ] = "linear"
+    width: Annotated[int, Field(ge=1, description="most channels of the fused maps")] = 512
+    pooled: Annotated[bool, Field(description="review the average over positions of the deepest maps, too")] = True
+    preactivations: Annotated[
+        Literal["teacher", "both", "neither"],
+        Field(description="whose maps are taken before the last ReLU of a stage, where it ends in one"),
+    ] = "teacher"
+
+
+FEATURE_MAPS: dict[str, type] = {
+    "hint": Hint,
+    "at": AT,
+    "nst": NST,
+    "ft": FT,
+    "ab": AB,
+    "ofd": OFD,
+    "vid": VID,
+    "reviewkd": ReviewKD,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CWD(Stages):
+    """Divergence between channels as distributions over positions (Shu et al. 2021)."""
+
+    name: Literal["cwd"] = "cwd"
+    weight: WeightOfPair = 50.0
+    temperature: Temperature = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PKD(Stages):
+    """Squared difference of maps standardised by channel: Pearson correlation (Cao et al. 2022)."""
+
+    name: Literal["pkd"] = "pkd"
+    weight: WeightOfPair = 6.0
+    eps: Annotated[float, Field(gt=0, description="added to a channel's deviation")] = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class PAD(Stages):
+    """Squared difference of embeddings over a predicted variance, plus its logarithm (Zhang et al. 2020)."""
+
+    name: Literal["pad"] = "pad"
+    weight: WeightOfPair = 1.0
+    stages: StageChoice = "last"
+    eps: Annotated[float, Field(gt=0, description="added to the predicted variance")] = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True)
+class ICKD(Stages):
+    """Squared difference of the correlations between channels (Liu et al. 2021)."""
+
+    name: Literal["ickd"] = "ickd"
+    weight: WeightOfPair = 2.5
+    stages: StageChoice = "last"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SRRL(Ramp):
+    """The last features in the teacher's space, and what its classifier says of them (Yang et al. 2021)."""
+
+    name: Literal["srrl"] = "srrl"
+    weight: Weight = 1.0
+    alpha: Annotated[float, Field(ge=0, description="weight of feature matching within the term")] = 1.0
+    beta: Annotated[float, Field(ge=0, description="weight of softmax regression within the term")] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class CATKD(Ramp):
+    """Squared difference of class activation maps (Guo et al. 2023)."""
+
+    name: Literal["cat_kd"] = "cat_kd"
+    weight: Weight = 0.7
+    resolution: Annotated[int, Field(ge=1, description="side to which class activation maps are pooled")] = 2
+    normalise: Annotated[bool, Field(description="divide each class's map by its length first")] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimKD(Ramp):
+    """The last features through a projector, which the teacher's classifier then reads (Chen et al. 2022)."""
+
+    hard: ClassVar[float | None] = 0.0
+
+    name: Literal["simkd"] = "simkd"
+    weight: Weight = 1.0
+    factor: Annotated[int, Field(ge=1, description="the projector's width is the teacher's channels over this")] = 2
+
+
+FEATURE_CHANNELS: dict[str, type] = {
+    "cwd": CWD,
+    "pkd": PKD,
+    "pad": PAD,
+    "ickd": ICKD,
+    "srrl": SRRL,
+    "cat_kd": CATKD,
+    "simkd": SimKD,
+}

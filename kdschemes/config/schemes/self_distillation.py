@@ -1,0 +1,300 @@
+"""Options of the self-distillation methods of one plain network. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from kdschemes.config.schemes.base import ExitOptions, Method
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfDDGSD(Method):
+    """Two views of a sample teach each other (Xu & Liu 2019)."""
+
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 3.0}}
+
+    name: Literal["self"] = "self"
+    method: Literal["ddgsd"] = "ddgsd"
+    gap: Annotated[
+        Literal["channels", "scalar"],
+        Field(description="distance of the views' mean features: of each channel (paper), or of one mean of all"),
+    ] = "channels"
+    gap_weight: Annotated[float, Field(ge=0, description="weight of that distance")] = 5e-4
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfCSKD(Method):
+    """Another sample of the same class teaches (Yun et al. 2020)."""
+
+    reads_labels: ClassVar[bool] = True
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 4.0}}
+
+    name: Literal["self"] = "self"
+    method: Literal["cskd"] = "cskd"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfPSKD(Method):
+    """The predictions of the epoch before soften the labels (Kim et al. 2021)."""
+
+    reads_labels: ClassVar[bool] = True
+    remembers: ClassVar[bool] = True
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "soft_ce", "temperature": 1.0}}
+
+    name: Literal["self"] = "self"
+    method: Literal["pskd"] = "pskd"
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="weight of the past in the last epoch; it grows by equal steps an epoch")
+    ] = 0.8
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfDLB(Method):
+    """What the network answered at the step before teaches it on another view of those samples (Shen et al. 2022)."""
+
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 3.0}}
+
+    name: Literal["self"] = "self"
+    method: Literal["dlb"] = "dlb"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfEMA(Method):
+    """The moving average of the network's weights teaches it: mean teacher (Tarvainen & Valpola 2017)."""
+
+    averages: ClassVar[bool] = True
+    losses: ClassVar[dict[str, Any]] = {
+        "response": {"name": "kd", "temperature": 3.0, "schedule": "sigmoid", "ramp_epochs": 80.0}
+    }
+
+    name: Literal["self"] = "self"
+    method: Literal["ema"] = "ema"
+    decay: Annotated[float, Field(ge=0, lt=1, description="share of the average that stays at a step")] = 0.999
+    warm_up: Annotated[
+        bool, Field(description="after step t = 1, 2, ... at most 1 - 1 / (t + 1) stays: the start is forgotten")
+    ] = True
+    view: Annotated[
+        Literal["own", "shared"], Field(description="own: the average sees another random view; shared: the same one")
+    ] = "own"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfZipf(Method):
+    """Soft labels by Zipf's law over ranks that the network's last map votes for (Liang et al. 2022)."""
+
+    uses_losses: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = True
+
+    name: Literal["self"] = "self"
+    method: Literal["zipf"] = "zipf"
+    weight: Annotated[float, Field(ge=0, description="weight of the term beside cross-entropy, lambda")] = 0.1
+    power: Annotated[float, Field(ge=0, le=4, description="a class of rank r gets 1 / r^power")] = 1.0
+    votes: Annotated[
+        Literal["dense", "logits"],
+        Field(description="ranks by votes of the last map's positions, or by the logits themselves"),
+    ] = "dense"
+    upsample: Annotated[int, Field(ge=1, description="dense: factor by which the map is enlarged, for more votes")] = 2
+
+
+OwnHard = Annotated[
+    float | None, Field(ge=0, description="weight of cross-entropy; null: as the loss was published, else 1")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfUSKD(Method):
+    """Soft labels from the network's own output and a shallower stage (Yang et al. 2023)."""
+
+    reads_labels: ClassVar[bool] = True
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "uskd"}}
+
+    name: Literal["self"] = "self"
+    method: Literal["uskd"] = "uskd"
+    hard: OwnHard = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTfKDReg(Method):
+    """A teacher made by hand from the label (Yuan et al. 2020)."""
+
+    reads_labels: ClassVar[bool] = True
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "tfkd_reg"}}
+
+    name: Literal["self"] = "self"
+    method: Literal["tfkd_reg"] = "tfkd_reg"
+    hard: OwnHard = None
+
+
+SELF_SINGLE: dict[str, type[Method]] = {
+    "ddgsd": SelfDDGSD,
+    "cskd": SelfCSKD,
+    "pskd": SelfPSKD,
+    "dlb": SelfDLB,
+    "ema": SelfEMA,
+    "zipf": SelfZipf,
+    "uskd": SelfUSKD,
+    "tfkd_reg": SelfTfKDReg,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfBYOT(ExitOptions):
+    """The deepest exit teaches each shallower one (Zhang et al. 2019)."""
+
+    losses: ClassVar[dict[str, Any]] = {
+        "response": {"name": "kd", "temperature": 3.0},
+        "feature": {"name": "hint", "weight": 0.03},
+    }
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "authors": {
+            "alpha": 0.3,
+            "beta": 0.03,
+            "losses": {"response": {"name": "soft_ce", "temperature": 3.0, "scale": False}},
+        },
+        "luanyunteng": {
+            "alpha": 0.1,
+            "beta": 1e-6,
+            "losses": {"response": {"name": "soft_ce", "temperature": 3.0}},
+        },
+    }
+
+    name: Literal["self"] = "self"
+    method: Literal["byot"] = "byot"
+    variant: Annotated[
+        Literal["ours", "authors", "luanyunteng"],
+        Field(description="ours, or the form and the defaults of a public code: the authors' or luanyunteng's"),
+    ] = "ours"
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="weight of the soft term of an exit; its hard term has 1 - alpha")
+    ] = 0.5
+    beta: Annotated[
+        float, Field(ge=0, description="weight of a public variant's own feature term (ours has losses.feature)")
+    ] = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfMultiExit(ExitOptions):
+    """The deepest exit teaches each shallower one at a growing temperature (Phuong & Lampert 2019)."""
+
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "soft_ce", "temperature": 1.0}}
+
+    name: Literal["self"] = "self"
+    method: Literal["multi_exit"] = "multi_exit"
+    alpha: Annotated[
+        float, Field(ge=0, le=1, description="weight of the soft term of an exit; hard terms have 1 - alpha")
+    ] = 0.5
+    deepest: Annotated[
+        float | None, Field(ge=0, description="weight of the deepest exit's hard term; null: 1 - alpha")
+    ] = None
+    scale: Annotated[
+        float, Field(gt=0, description="factor of hard and soft terms (the authors on CIFAR: 10 / number of exits)")
+    ] = 1.0
+    growth: Annotated[
+        float, Field(ge=1, description="factor of the temperature after each step at which the deepest exit is sure")
+    ] = 1.05
+    confidence: Annotated[
+        float, Field(ge=0, le=1, description="mean highest softened probability above which the deepest exit is sure")
+    ] = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfSAD(Method):
+    """Each stage's attention follows that of the next deeper stage (Hou et al. 2019, self attention distillation)."""
+
+    uses_losses: ClassVar[bool] = False
+    variants: ClassVar[dict[str, dict[str, Any]]] = {
+        "original": {"weight": 0.1, "channels": "sum", "enlarged": "attention", "start": 2 / 3}
+    }
+
+    name: Literal["self"] = "self"
+    method: Literal["sad"] = "sad"
+    variant: Annotated[
+        Literal["classification", "original"],
+        Field(description="defaults of a port to classification, or of the lane detection that it was published for"),
+    ] = "classification"
+    stages: Annotated[
+        Literal["all"] | Annotated[list[str], Field(min_length=2)],
+        Field(description="stages of the chain, each taught by the next deeper one"),
+    ] = "all"
+    weight: Annotated[float, Field(ge=0, description="weight of the term, per pair of stages")] = 1000.0
+    channels: Annotated[
+        Literal["mean", "sum"], Field(description="attention: mean or sum over channels of the squares")
+    ] = "mean"
+    enlarged: Annotated[
+        Literal["features", "attention"],
+        Field(description="what is enlarged to the shallower stage's size: the deeper features, or their attention"),
+    ] = "features"
+    positions: Annotated[
+        Literal["mean", "sum"], Field(description="mean or sum over positions of the squared differences")
+    ] = "mean"
+    start: Annotated[float, Field(ge=0, lt=1, description="share of the training before the term counts")] = 0.0
+    detach: Annotated[
+        bool, Field(description="the deeper stage is a constant; false: it learns from the term, too")
+    ] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfFRSKD(Method):
+    """A self-teacher refines the network's feature maps and teaches it (Ji et al. 2021)."""
+
+    losses: ClassVar[dict[str, Any]] = {
+        "response": {"name": "kd", "temperature": 4.0, "weight": 2.0},
+        "feature": {"name": "at", "weight": 100.0},
+    }
+
+    name: Literal["self"] = "self"
+    method: Literal["frskd"] = "frskd"
+    width: Annotated[
+        int, Field(ge=1, description="channels of the self-teacher's maps over those of the network's")
+    ] = 2
+    depth: Annotated[int, Field(ge=1, description="convolutions in each of the self-teacher's blocks")] = 2
+    detach: Annotated[
+        bool, Field(description="the self-teacher's labels do not train the network (the authors': they do)")
+    ] = False
+
+
+SELF_EXITS: dict[str, type[Method]] = {
+    "byot": SelfBYOT,
+    "multi_exit": SelfMultiExit,
+    "sad": SelfSAD,
+    "frskd": SelfFRSKD,
+}
+
+SoftWeight = Annotated[float, Field(ge=0, le=1, description="weight of the soft term")]
+
+HardWeight = Annotated[
+    float | None, Field(ge=0, description="weight of the hard term; null: 1 - alpha (or as the loss was published)")
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfBAN(Method):
+    """Born again: each generation is taught by the one before, the first by a plain run (Furlanello et al. 2018)."""
+
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "soft_ce", "temperature": 1.0}}
+
+    name: Literal["self"] = "self"
+    method: Literal["ban"] = "ban"
+    generations: Annotated[
+        int, Field(ge=1, description="generations after the plain one; each before the last is a run of its own")
+    ] = 3
+    alpha: SoftWeight = 1.0
+    hard: HardWeight = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelfTfKD(Method):
+    """The same network, trained plainly before, teaches a fresh one (Yuan et al. 2020)."""
+
+    losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 20.0, "reduction": "mean"}}
+
+    name: Literal["self"] = "self"
+    method: Literal["tfkd_self"] = "tfkd_self"
+    alpha: SoftWeight = 0.95
+    hard: HardWeight = None
+
+
+SELF_GENERATIONS: dict[str, type[Method]] = {"ban": SelfBAN, "tfkd_self": SelfTfKD}

@@ -1,0 +1,116 @@
+"""Options of a class from nested data: what is not allowed is told with its key, its value and what is."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from kdschemes.config.help import allowed, choices
+from kdschemes.config.losses import KINDS, loss_named
+from kdschemes.errors import UserError, nearest, unknown
+
+
+def choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:
+    """Return the entry of a table; a name that is not there is an error that lists the others."""
+    if not isinstance(name, str) or name not in table:
+        raise unknown(kind, str(name), table)
+    return table[name]
+
+
+def make(cls: type, tree: Mapping[str, Any], prefix: str) -> Any:
+    """Return options of a class; a key that it does not have is an error."""
+    fields = {field.name for field in dataclasses.fields(cls)}
+    for key in tree:
+        if key not in fields:
+            raise unknown_key(f"{prefix}.{key}", holder=tree.get("name", getattr(cls, "name", "")))
+    return validate(cls, tree, prefix)
+
+
+def make_loss(kind: str, tree: Mapping[str, Any]) -> Any:
+    """Return the options of the loss that a tree names, which must be of this kind."""
+    key = f"losses.{kind}"
+    name = str(tree.get("name", "none"))
+    elsewhere = loss_named(name)
+    if name not in KINDS[kind] and elsewhere is not None:
+        raise UserError(f"{key}={name}: {name} is a {elsewhere[0]} loss, write losses.{elsewhere[0]}={name}")
+    return make(choose(KINDS[kind], tree.get("name", "none"), key), tree, key)
+
+
+@cache
+def _adapter(cls: type) -> Any:
+    return TypeAdapter(cls)
+
+
+def validate(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """Return options of a class, their values checked.
+
+    Raises:
+        UserError: a value is of the wrong type or out of range; the message says what is allowed.
+    """
+    try:
+        made = _adapter(cls).validate_python(dict(values))
+    except ValidationError as error:
+        raise _not_allowed(cls, str(error.errors()[0]["loc"][0]), values, prefix) from None
+    for key, value in values.items():
+        if not _all_finite(getattr(made, key)):
+            raise UserError(f"{_join(prefix, key)}={value}: must be a finite number")
+        if _truth_taken_for_number(value, getattr(made, key)):
+            raise _not_allowed(cls, key, values, prefix)
+    return made
+
+
+def _not_allowed(cls: type, key: str, values: Mapping[str, Any], prefix: str) -> UserError:
+    rule = allowed(next(field for field in dataclasses.fields(cls) if field.name == key))
+    value = values[key]
+    hint = nearest(str(value), rule.words) if rule.words else ""
+    if "text" in rule.text and not isinstance(value, str | list | Mapping | None):
+        hint = f"""; quote it twice: '"{value}"'"""
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    return UserError(f"{_join(prefix, key)}={shown} is not allowed{hint} (must be {rule.text})")
+
+
+def _all_finite(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(map(_all_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
+
+
+def _truth_taken_for_number(given: Any, taken: Any) -> bool:
+    if isinstance(given, list) and isinstance(taken, list):
+        return any(map(_truth_taken_for_number, given, taken))
+    return isinstance(given, bool) and not isinstance(taken, bool)
+
+
+def unknown_key(key: str, holder: str = "") -> UserError:
+    """Return the error for a key that does not exist, or not for `holder`."""
+    known = all_keys()
+    leaf = key.rpartition(".")[2]
+    same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
+    where = f" for {key.rpartition('.')[0]}={holder}" if holder and key in known else ""
+    if key in known:
+        return UserError(f"key '{key}' does not exist{where} (--help lists the keys of each choice)")
+    same = "' or '".join(same_leaf[:3])
+    suggestion = f"; did you mean '{same}'?" if same else nearest(key, known)
+    if not suggestion:
+        by_leaf = {other.rpartition(".")[2]: other for other in known}
+        close = nearest(leaf, by_leaf)
+        suggestion = close.replace(close.split("'")[1], by_leaf[close.split("'")[1]]) if close else ""
+    return UserError(f"unknown key '{key}'{suggestion} (--help lists all keys)")
+
+
+def _join(prefix: str, key: str) -> str:
+    return f"{prefix}.{key}" if prefix else key
+
+
+def all_keys() -> dict[str, dataclasses.Field[Any]]:
+    """Return every key of every choice, as typed on the command line, with its dataclass field."""
+    keys: dict[str, dataclasses.Field[Any]] = {}
+    for prefix, cls in choices():
+        for field in dataclasses.fields(cls):
+            keys.setdefault(f"{prefix}.{field.name}" if prefix else field.name, field)
+    return keys

@@ -1,0 +1,1 @@
+"""Outputs, nodes and terms: what every scheme is made of."""

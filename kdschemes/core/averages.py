@@ -1,0 +1,130 @@
+"""EMA and memory of predictions."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kdschemes.core.nodes import Node
+from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.distributed.collectives import gather
+from kdschemes.models import StagedNetwork
+
+if TYPE_CHECKING:
+    pass
+
+
+class Ema(Node):
+    """A moving average of another node: `w <- decay * w + (1 - decay) * w_source` after each step.
+
+    It provides what its source does, in the views that its source sees, each output under its name in `names`. Batch
+    norm's statistics are averaged like the weights that they belong to; counts are copied. It has no gradient, stays
+    in evaluation mode and is checkpointed. With `warm_up` the decay after step t = 1, 2, ... is 1 - 1 / (t + 1) until
+    that is more than `decay` (Tarvainen & Valpola 2017).
+    """
+
+    steps: Tensor | None
+
+    def __init__(self, source: Node, names: Mapping[str, str], decay: float, *, warm_up: bool = False) -> None:
+        super().__init__([names[output] for output in source.provides])
+        self._source = [source]
+        self._original = dict(zip(self.provides, source.provides, strict=True))
+        self.companions = source.companions
+        self.decay = decay
+        self.register_buffer("steps", torch.zeros(()) if warm_up else None)
+        if warm_up:
+            self.alike = ("steps",)
+        self.average: Node = copy.deepcopy(source).requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Ema:
+        super().train(mode)
+        self.average.eval()
+        return self
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        produced = self.average(batch, outputs)
+        return {name: produced[original] for name, original in self._original.items() if original in produced}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        source = self._source[0]
+        rate: float | Tensor = 1.0 - self.decay
+        if self.steps is not None:
+            self.steps += 1
+            rate = (1.0 / (self.steps + 1.0)).clamp(min=rate)
+        averages = itertools.chain(self.average.parameters(), self.average.buffers())
+        values = itertools.chain(source.parameters(), source.buffers())
+        for average, value in zip(averages, values, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, rate if isinstance(rate, float) else rate.to(average.dtype))
+            else:
+                average.copy_(value)
+
+    def plain_network(self, head: str) -> StagedNetwork | None:
+        return self.average.plain_network(self._original[head])
+
+    def live_network(self, head: str) -> StagedNetwork | None:
+        return self.average.live_network(self._original[head])
+
+    def keep_preactivations(self) -> None:
+        self.average.keep_preactivations()
+
+
+class Memory(Node):
+    """What a network answered each training sample when it was last trained on it: predictions of the epoch before.
+
+    `name` holds the remembered logits of the batch's samples, constants, `known` where there are any. In training the
+    answers of `source` are remembered after the optimizer's step, those of all processes on each process. It holds 4
+    bytes for each class of each position of the training array (`size`), on the device and in checkpoints.
+
+    Args:
+        name: the output.
+        source: the output that is remembered.
+        task: the training samples and their classes.
+        prior: logits that are answered, as known, for the samples not seen yet, a row each position; None: unknown.
+    """
+
+    alike = ("logits", "known")
+    logits: Tensor
+    known: Tensor
+
+    def __init__(self, name: str, source: str, task: Task, prior: Float[Tensor, "positions classes"] | None = None):
+        super().__init__([name], reads=[source])
+        assert task.train_labels is not None, "a memory of predictions needs the training samples"
+        positions = len(task.train_labels)
+        self.register_buffer("logits", torch.zeros(positions, task.num_classes) if prior is None else prior.clone())
+        self.register_buffer("known", torch.full((positions,), prior is not None))
+        self._new: list[tuple[Tensor, Tensor]] = []
+
+    @property
+    def size(self) -> int:
+        """The bytes that the memory takes, on each process."""
+        return sum(buffer.numel() * buffer.element_size() for buffer in (self.logits, self.known))
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        if self.training:
+            self._new.append(answers_of_all(batch, outputs[self.reads[0]], self.logits.dtype))
+        return {self.provides[0]: Output(self.logits[batch.index], known=self.known[batch.index])}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        for index, logits in self._new:
+            self.logits[index] = logits
+            self.known[index] = True
+        self._new.clear()
+
+
+def answers_of_all(
+    batch: Batch, output: Output, dtype: torch.dtype
+) -> tuple[Int[Tensor, " all"], Float[Tensor, "all classes"]]:
+    """Return the index and the logits of the micro-batch's samples of all processes, the same on each."""
+    return gather(batch.index[:, None], batch).squeeze(1), gather(output.logits.detach().to(dtype), batch)

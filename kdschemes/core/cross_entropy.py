@@ -1,0 +1,56 @@
+"""Cross-entropy with labels, with or without label smoothing."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.core.precision import full_precision
+
+
+@full_precision
+def cross_entropy(
+    logits: Float[Tensor, "n c"],
+    labels: Int[Tensor, " n"],
+    *,
+    label_smoothing: float = 0.0,
+    label_smoothing_over: Literal["all", "others"] = "all",
+    partner_labels: Int[Tensor, " n"] | None = None,
+    mix: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Return $\frac1N \sum_n -\sum_c y_{nc} \log p_{nc}$, p the softmax of the logits.
+
+    The target is $y = (1 - \epsilon) \cdot onehot + \epsilon / C$ (label smoothing of Szegedy et al. 2016, the label's
+    own class included), or with `label_smoothing_over='others'` $1 - \epsilon$ on the label and $\epsilon / (C - 1)$ on
+    each other class (Yuan et al. 2020): the same family, $\epsilon$ greater by C / (C - 1). With mixup (Zhang et al.
+    2018) the loss is mix * loss(labels) + (1 - mix) * loss(partners).
+
+    Args:
+        logits: of the network that is trained.
+        labels: class indices.
+        label_smoothing: epsilon, from 0 to 1.
+        label_smoothing_over: the classes that share epsilon.
+        partner_labels: labels of the samples mixed in; given together with `mix`.
+        mix: each sample's share of its own label, from 0 to 1.
+    """
+    assert (partner_labels is None) == (mix is None), "mixup needs both partner_labels and mix"
+    spread = label_smoothing
+    if spread and label_smoothing_over == "others":
+        assert logits.shape[1] > 1, "there are no other classes"
+        spread *= logits.shape[1] / (logits.shape[1] - 1)
+    loss = _smoothed(logits, labels, spread)
+    if partner_labels is not None and mix is not None:
+        loss = mix * loss + (1.0 - mix) * _smoothed(logits, partner_labels, spread)
+    return loss.mean()
+
+
+def _smoothed(logits: Tensor, labels: Tensor, spread: float) -> Tensor:
+    """Return the loss by sample with `spread` shared by all classes; it may exceed 1, which torch's own refuses."""
+    if spread <= 1.0:
+        return functional.cross_entropy(logits, labels, label_smoothing=spread, reduction="none")
+    hard = functional.cross_entropy(logits, labels, reduction="none")
+    even = -functional.log_softmax(logits, dim=1).mean(dim=1)
+    return (1.0 - spread) * hard + spread * even

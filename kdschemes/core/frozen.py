@@ -1,0 +1,114 @@
+"""The frozen teacher; AnswerStore is a Protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from kdschemes.core.nodes import Node, _answer
+from kdschemes.core.types import Batch, Output, Outputs
+from kdschemes.models import StagedNetwork
+
+if TYPE_CHECKING:
+    from kdschemes.teacher_cache import TeacherCache
+
+
+class Frozen(Node):
+    """A teacher: no gradient, always in evaluation mode, in no state dict and no DDP bucket, but it follows `.to()`.
+
+    `stays` are the modules of its network that do not follow. With `bf16` it computes in bfloat16 and answers in
+    float32. With a `cache` it answers training batches by what is stored there. The same batch (the object itself) is
+    answered once: asked again, also as another node that shares its answers, it gives what it gave.
+    """
+
+    def __init__(self, name: str, network: StagedNetwork) -> None:
+        super().__init__([name])
+        self._hidden = [network.eval().requires_grad_(False)]
+        self._shared = _Answer()
+        self.stays: frozenset[nn.Module] = frozenset()
+        self.bf16 = False
+        self.cache: TeacherCache | None = None
+
+    @property
+    def network(self) -> StagedNetwork:
+        """The frozen network."""
+        return self._hidden[0]
+
+    @property
+    def preactivations(self) -> bool:
+        """Whether it gives `Output.preactivations`."""
+        return self._shared.preactivations
+
+    @property
+    def latency_ms(self) -> float | None:
+        """The milliseconds that the network takes for one image, once they were measured."""
+        return self._shared.latency_ms
+
+    @latency_ms.setter
+    def latency_ms(self, milliseconds: float) -> None:
+        self._shared.latency_ms = milliseconds
+
+    def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
+        for module in self.network.modules():
+            if module not in self.stays:
+                module._apply(fn, recurse=False)  # type: ignore[no-untyped-call]
+        return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        shared = self._shared
+        if shared.batch is not batch or shared.output is None:
+            cache = self.cache if batch.epoch is not None else None
+            shared.output = self.compute(batch) if cache is None else cache.answer(batch)
+            shared.batch = batch
+        return {self.provides[0]: shared.output}
+
+    @torch.no_grad()
+    def compute(self, batch: Batch) -> Output:
+        """Return what the network itself says of a batch."""
+        if not self.bf16:
+            return _answer(self.network, batch, self.preactivations)
+        with torch.autocast(batch.images.device.type, torch.bfloat16):
+            return _answer(self.network, batch, self.preactivations).float()
+
+    def share_answers(self, other: Frozen) -> None:
+        """Answer as `other` does, which holds an equal network, from now on: this one's own weights are let go."""
+        other._shared.preactivations |= self._shared.preactivations
+        self._hidden, self._shared, self.stays = other._hidden, other._shared, other.stays
+        if self.cache is not None and other.cache is not None:
+            other.cache.wanted |= self.cache.wanted
+        self.cache = other.cache
+
+    def answers_as(self, other: Frozen) -> bool:
+        """Return whether the networks of both are equal, structure and tensors, and have the same cache or none."""
+        if self.cache is None or other.cache is None:
+            same_cache = self.cache is other.cache
+        else:
+            same_cache = self.cache.fits(other.cache)
+        if not same_cache or self.bf16 != other.bf16 or repr(self.network) != repr(other.network):
+            return False
+        own, others = self.network.state_dict(), other.network.state_dict()
+        return own.keys() == others.keys() and all(torch.equal(own[name], others[name]) for name in own)
+
+    def plain_network(self, head: str) -> StagedNetwork:
+        return self.network
+
+    def live_network(self, head: str) -> StagedNetwork:
+        return self.network
+
+    def keep_preactivations(self) -> None:
+        self._shared.preactivations = True
+
+
+@dataclass
+class _Answer:
+    """What frozen nodes of one network share: the last batch and its answer, and what was asked or measured of it."""
+
+    batch: Batch | None = None
+    output: Output | None = None
+    preactivations: bool = False
+    latency_ms: float | None = None

@@ -1,0 +1,239 @@
+"""Nodes: who produces outputs. Each maps a batch, and the outputs so far, to one or more named outputs."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdschemes.core.loss import Loss
+from kdschemes.core.types import Batch, Output, Outputs
+from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
+
+if TYPE_CHECKING:
+    pass
+
+Predict = Callable[[Batch, Iterable[str]], Outputs]
+"""Gives the named outputs of a batch."""
+
+
+class Node(nn.Module):
+    """Produces the outputs named in `provides`, from the batch and the outputs named in `reads`."""
+
+    companions: tuple[str, ...] = ()
+    """The companions of a batch that the node looks at (`Batch.companions`)."""
+    samples: Mapping[str, str] = {}
+    """By output, the companion whose samples it answers, where these are not the batch's own."""
+    alike: tuple[str, ...] = ()
+    """Buffers that every process updates in the same way, so that they need not be sent from one to the others."""
+    resting: bool = False
+    """Whether the node's weights skip this optimizer step; set in its forward pass, the same on all processes."""
+
+    def __init__(self, provides: Sequence[str], reads: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.provides = tuple(provides)
+        self.reads = tuple(reads)
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        """Return this node's outputs."""
+        raise NotImplementedError
+
+    def after_step(self) -> None:
+        """Follow the optimizer's step (a moving average, a snapshot)."""
+
+    def before_epoch(self, predict: Predict, held_out: Callable[[], Iterable[Batch]]) -> None:
+        """Look, before an epoch's first step, at what `predict` answers to the validation split.
+
+        `held_out()` gives this process's share of it; a node that looks must come to the same state on every process.
+        """
+
+    def plain_network(self, head: str) -> StagedNetwork | None:
+        """Return the network that gives `head` at inference, or None where it is not one plain network."""
+        return None
+
+    def live_network(self, head: str) -> StagedNetwork | None:
+        """Return the very network that gives `head` in training, or None where it is not one network by itself."""
+        return None
+
+    def keep_preactivations(self) -> None:
+        """Give `Output.preactivations` from now on, where there are any."""
+
+
+class Network(Node):
+    """A trained network; its output is called `name`. `view` names the companion that it sees in training."""
+
+    def __init__(self, name: str, network: StagedNetwork, view: str | None = None) -> None:
+        super().__init__([name])
+        self.network = network
+        self.view = view
+        self.companions = () if view is None else (view,)
+        self.preactivations = False
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        return {self.provides[0]: _answer(self.network, batch.companion(self.view), self.preactivations)}
+
+    def plain_network(self, head: str) -> StagedNetwork:
+        return self.network
+
+    def live_network(self, head: str) -> StagedNetwork:
+        return self.network
+
+    def keep_preactivations(self) -> None:
+        self.preactivations = True
+
+
+class NetworkWithExits(Node):
+    """A trained network `name` with exits `name/exit1` (shallowest) to `name/exitK`.
+
+    An exit's only feature is called `exit`: the map that it classifies.
+    """
+
+    def __init__(self, name: str, network: ExitNetwork) -> None:
+        super().__init__([name, *(f"{name}/{exit_name}" for exit_name in network.exit_stages)])
+        self.network = network
+        self.preactivations = False
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        name = self.provides[0]
+        produced = {name: _answer(self.network.network, batch, self.preactivations)}
+        exits = self.network.classify_exits(produced[name].features)
+        for exit_name, (exit_logits, exit_feature) in exits.items():
+            produced[f"{name}/{exit_name}"] = Output(exit_logits, {"exit": exit_feature})
+        return produced
+
+    def plain_network(self, head: str) -> StagedNetwork | None:
+        return self.network.network if head == self.provides[0] else None
+
+    def live_network(self, head: str) -> StagedNetwork | None:
+        return self.plain_network(head)
+
+    def keep_preactivations(self) -> None:
+        self.preactivations = True
+
+
+class LossHead(Node):
+    """The further output that a loss gives rise to, from the features of the student that it teaches.
+
+    The loss itself, and so its projections, belong to the term that holds it; `producer` is the student's node.
+    """
+
+    def __init__(self, source: str, loss: Loss[Any], producer: Node) -> None:
+        assert loss.head is not None
+        super().__init__([f"{source}/{loss.head}"], reads=[source])
+        self._loss = [loss]
+        self._producer = [producer]
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        return {self.provides[0]: Output(self._loss[0].classify(outputs[self.reads[0]].features))}
+
+    def plain_network(self, head: str) -> StagedNetwork | None:
+        network = self._producer[0].plain_network(self.reads[0])
+        return None if network is None else self._loss[0].recombined(network)
+
+
+class SharedStem(Node):
+    """One trained trunk, a branch a peer. The trunk learns from every peer's terms: its gradient is their sum.
+
+    `views` name the companion that each peer sees in training (None: the batch itself); the trunk then runs once, on
+    all views together. `stem_gradient` multiplies the gradient that reaches the trunk.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        trunk: Trunk,
+        branches: Sequence[Branch],
+        template: StagedNetwork,
+        *,
+        views: Sequence[str | None] | None = None,
+        stem_gradient: float = 1.0,
+    ) -> None:
+        super().__init__(names)
+        self.trunk = trunk
+        self.branches = nn.ModuleList(branches)
+        self.views = tuple(views) if views is not None else (None,) * len(branches)
+        self.companions = tuple(view for view in self.views if view is not None)
+        self.stem_gradient = stem_gradient
+        self._template = [copy.deepcopy(template).to("meta")]
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        return self.answers(self.stems(batch))
+
+    def answers(self, stems: Sequence[tuple[Tensor, Mapping[str, Tensor]]]) -> Outputs:
+        """Return the peers' outputs from what `stems` gives."""
+        produced = {}
+        for name, branch, (stem, features) in zip(self.provides, self.branches, stems, strict=False):
+            logits, deeper = branch(stem)
+            produced[name] = Output(logits, {**features, **deeper})
+        return produced
+
+    def stems(self, batch: Batch) -> list[tuple[Tensor, dict[str, Tensor]]]:
+        """Return what each branch reads and the features of the trunk's stages, of the peer's view."""
+        seen = list(dict.fromkeys(self.views)) if batch.companions else [None]
+        stem, features = self.trunk(torch.cat([batch.companion(view).images for view in seen]))
+        if self.stem_gradient != 1.0:
+            stem = _ScaleGradient.apply(stem, self.stem_gradient)
+            features = {name: _ScaleGradient.apply(f, self.stem_gradient) for name, f in features.items()}
+        parts = [{name: f.chunk(len(seen))[k] for name, f in features.items()} for k in range(len(seen))]
+        by_view = dict(zip(seen, zip(stem.chunk(len(seen)), parts, strict=True), strict=True))
+        return [by_view[view if batch.companions else None] for view in self.views]
+
+    def plain_network(self, head: str) -> StagedNetwork | None:
+        branch = self.branches[self.provides.index(head)]
+        return filled(self._template[0], self.trunk.state_dict() | branch.state_dict()).train(self.training)
+
+
+class Ensemble(Node):
+    """The weighted mean of the logits of other outputs, in float32 at least; it has no features."""
+
+    def __init__(self, name: str, members: Sequence[str], weights: Sequence[float] | None = None) -> None:
+        super().__init__([name], reads=members)
+        weights = weights if weights is not None else [1.0] * len(members)
+        self.weights = tuple(weight / sum(weights) for weight in weights)
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        members = torch.stack([outputs[member].logits for member in self.reads])
+        members = members.to(torch.promote_types(members.dtype, torch.float32))
+        return {self.provides[0]: Output((members.new_tensor(self.weights)[:, None, None] * members).sum(0))}
+
+
+class MeanOfProbabilities(Ensemble):
+    """The weighted mean of the probabilities of other outputs, as logarithms, in float32 at least; no features."""
+
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        members = torch.stack([outputs[member].logits for member in self.reads])
+        members = members.to(torch.promote_types(members.dtype, torch.float32))
+        log_p = functional.log_softmax(members, dim=2)
+        shares = log_p.new_tensor(self.weights).log()
+        return {self.provides[0]: Output((shares[:, None, None] + log_p).logsumexp(dim=0))}
+
+
+def filled(template: StagedNetwork, state: Mapping[str, Tensor]) -> StagedNetwork:
+    """Return a network like one on the `meta` device, with this plain state, where the state is and of its type."""
+    some = next(value for value in state.values() if value.is_floating_point())
+    network = copy.deepcopy(template).to_empty(device=some.device).to(some.dtype)
+    network.load_plain_state(state)
+    return network
+
+
+class _ScaleGradient(torch.autograd.Function):
+    """The identity, whose gradient is multiplied by a factor."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, value: Tensor, factor: float) -> Tensor:
+        ctx.factor = factor  # type: ignore[attr-defined]
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *gradients: Tensor) -> tuple[Tensor, None]:
+        return gradients[0] * ctx.factor, None  # type: ignore[attr-defined]
+
+
+def _answer(network: StagedNetwork, batch: Batch, preactivations: bool) -> Output:
+    if preactivations:
+        return Output(*network.forward_preactivations(batch.images))
+    return Output(*network.forward_stages(batch.images))

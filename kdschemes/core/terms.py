@@ -1,0 +1,142 @@
+"""Terms: who consumes outputs. Each turns named outputs into one scalar, weighted by a schedule."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from kdschemes.core.loss import Loss
+from kdschemes.core.schedules import Schedule
+from kdschemes.core.types import Batch, Output, Progress
+from kdschemes.distributed.collectives import gather
+from kdschemes.errors import UserError
+from kdschemes.losses.response import cross_entropy
+
+
+class Term(nn.Module):
+    """A scalar of the outputs named in `reads`, a mean over the batch.
+
+    `name` reads like the topology (`kd/teacher->student`), `target` is the output that learns from it, `weight` gives
+    its weight over training. `spans_batch` says that the value depends on pairs of samples, so that it is computed on
+    the micro-batch of all processes.
+    """
+
+    spans_batch: bool = False
+
+    def __init__(self, name: str, target: str, weight: Schedule) -> None:
+        super().__init__()
+        self.name = name
+        self.target = target
+        self.weight = weight
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The outputs that the term needs."""
+        return (self.target,)
+
+    def follow(self, progress: Progress) -> None:
+        """Learn where training is, before each forward pass."""
+
+    def batches(self, batch: Batch) -> tuple[Batch, ...]:
+        """Return the batches over whose samples the term is a mean: by default the batch alone."""
+        return (batch,)
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        """Return the unweighted value."""
+        raise NotImplementedError
+
+
+class Supervise(Term):
+    """Cross-entropy of the target's logits on the labels."""
+
+    def __init__(
+        self,
+        target: str,
+        weight: Schedule,
+        *,
+        label_smoothing: float = 0.0,
+        label_smoothing_over: Literal["all", "others"] = "all",
+    ) -> None:
+        super().__init__(f"ce/{target}", target, weight)
+        self.label_smoothing = label_smoothing
+        self.label_smoothing_over = label_smoothing_over
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        return cross_entropy(
+            outputs[self.target].logits,
+            batch.labels,
+            label_smoothing=self.label_smoothing,
+            label_smoothing_over=self.label_smoothing_over,
+            partner_labels=batch.partner_labels,
+            mix=batch.mix,
+        )
+
+
+class Transfer(Term):
+    """One edge of the topology: `source` teaches `target` by `loss`. The source is a constant unless told otherwise.
+
+    `companion` names the batch whose samples the target answers (None: the batch itself): the mean is over these. A
+    sample of which the source knows nothing (`Output.known`) is answered as by the target itself; without any sample
+    the value is 0.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        source: str,
+        target: str,
+        loss: Loss[Any],
+        weight: Schedule,
+        *,
+        detach_source: bool = True,
+        companion: str | None = None,
+    ) -> None:
+        super().__init__(f"{name}/{source}->{target}", target, weight)
+        self.companion = companion
+        self.source = source
+        self.loss = loss
+        self.detach_source = detach_source
+        self.spans_batch = loss.spans_batch
+
+    def stay_local(self) -> None:
+        """Compute a loss between samples on each process's own samples, as if it were a loss of single samples.
+
+        Raises:
+            UserError: the loss remembers samples, so that all processes must see the same ones.
+        """
+        if self.loss.remembers:
+            raise UserError(f"{self.name} remembers samples, which all processes must see: set train.gather=true")
+        self.spans_batch = False
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.target, self.source)
+
+    def follow(self, progress: Progress) -> None:
+        self.loss.follow(progress)
+
+    def batches(self, batch: Batch) -> tuple[Batch, ...]:
+        return (batch.companion(self.companion),)
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        (samples,) = self.batches(batch)
+        target, source = outputs[self.target], outputs[self.source]
+        if len(samples) == 0:
+            return 0.0 * sum((p.sum() for p in self.parameters()), target.logits.sum())
+        if self.detach_source:
+            source = source.detach()
+        if source.known is not None:
+            answered = torch.where(source.known[:, None], source.logits, target.logits.detach())
+            source = replace(source, logits=answered)
+        value = self.loss(target, source, samples, partial(gather, batch=samples) if self.spans_batch else _own)
+        assert isinstance(value, Tensor)
+        return value
+
+
+def _own(local: Tensor) -> Tensor:
+    return local

@@ -1,0 +1,214 @@
+"""The small data sets that fit in memory: where their files are, how to read them, statistics of their pixels."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from kdschemes.config.data import CIFAR10, CIFAR100, Digits, FashionMNIST, InMemory
+from kdschemes.data.download import damaged, fetch, read_idx, unpack, writing
+from kdschemes.data.splits import stratified_split
+from kdschemes.errors import UserError
+
+DIGITS_TEST_FRACTION = 0.3
+
+DIGITS_TEST_SEED = 1797
+
+FASHION_FOLDER = "FashionMNIST/raw"
+
+FASHION_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """A whole data set as bytes, with mean and deviation of the training pixels (scaled to 0..1) per channel."""
+
+    train_images: UInt8[Tensor, "train c h w"]
+    train_labels: Int[Tensor, " train"]
+    test_images: UInt8[Tensor, "test c h w"]
+    test_labels: Int[Tensor, " test"]
+    classes: list[str]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class CifarFiles:
+    """The files of a CIFAR data set: MD5 sums by name, and the keys of what they hold."""
+
+    url: str
+    archive_md5: str
+    folder: str
+    train: Mapping[str, str]
+    test: Mapping[str, str]
+    meta: Mapping[str, str]
+    label_key: str
+    names_key: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+CIFAR10_FILES = CifarFiles(
+    url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+    archive_md5="c58f30108f718f92721af3b95e74349a",
+    folder="cifar-10-batches-py",
+    train={
+        "data_batch_1": "c99cafc152244af753f735de768cd75f",
+        "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+        "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+        "data_batch_4": "634d18415352ddfa80567beed471001a",
+        "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+    },
+    test={"test_batch": "40351d587109b95175f43aff81a1287e"},
+    meta={"batches.meta": "5ff9c542aee3614f3951f8cda6e48888"},
+    label_key="labels",
+    names_key="label_names",
+    mean=(0.4914, 0.4822, 0.4465),
+    std=(0.2470, 0.2435, 0.2616),
+)
+
+CIFAR100_FILES = CifarFiles(
+    url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+    archive_md5="eb9058c3a382ffc7106e4002c42a8d85",
+    folder="cifar-100-python",
+    train={"train": "16019d7e3df5f24257cddd939b257f8d"},
+    test={"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+    meta={"meta": "7973b15100ade9c7d40fb424638fde48"},
+    label_key="fine_labels",
+    names_key="fine_label_names",
+    mean=(0.5071, 0.4865, 0.4409),
+    std=(0.2673, 0.2564, 0.2762),
+)
+
+FASHION_FILES = {
+    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
+    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
+    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+}
+"""MD5 sums of the four published files, whose names end in .gz."""
+
+FASHION_CLASSES = [
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+]
+
+
+def read_digits(root: Path) -> Arrays:
+    """Read scikit-learn's digits; `root` is not used.
+
+    The grey values 0..16 are scaled to 0..255 and rounded. There is no official test set: 30 % of each class, drawn
+    once and for all with a constant seed, is the test set here.
+    """
+    from sklearn.datasets import load_digits  # takes a second, which other data need not wait
+
+    bunch = load_digits()
+    images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels, classes = torch.from_numpy(bunch.target).long(), [str(digit) for digit in range(10)]
+    train, test = stratified_split(labels, DIGITS_TEST_FRACTION, seed=DIGITS_TEST_SEED, classes=classes)
+    return Arrays(images[train], labels[train], images[test], labels[test], classes, (0.3059,), (0.3767,))
+
+
+def read_cifar(root: Path, files: CifarFiles) -> Arrays:
+    """Read CIFAR-10 or CIFAR-100 from `root`, in the layout of the published archive; download what is not whole.
+
+    Raises:
+        UserError: the files are missing or damaged, and cannot be downloaded.
+    """
+    folder, sums = root / files.folder, {**files.train, **files.test, **files.meta}
+    if damaged(folder, sums):
+        with writing(root):
+            if faults := damaged(folder, sums):
+                archive = root / files.url.rpartition("/")[2]
+                try:
+                    fetch(files.url, archive, files.archive_md5)
+                except UserError as error:
+                    raise UserError(f"{faults[0]}; {error}") from error
+                unpack(archive, root)
+                if faults := damaged(folder, sums):
+                    raise UserError(f"{faults[0]} after unpacking {archive}: delete {folder} and start again")
+
+    def load(names: Mapping[str, str]) -> tuple[Tensor, Tensor]:
+        parts = [pickle.loads((folder / name).read_bytes(), encoding="latin1") for name in names]
+        images = np.concatenate([part["data"] for part in parts]).reshape(-1, 3, 32, 32)
+        return torch.from_numpy(images), torch.tensor([label for part in parts for label in part[files.label_key]])
+
+    (meta,) = files.meta
+    classes = pickle.loads((folder / meta).read_bytes(), encoding="latin1")[files.names_key]
+    return Arrays(*load(files.train), *load(files.test), list(classes), files.mean, files.std)
+
+
+def _fashion_path(folder: Path, name: str) -> Path | None:
+    return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
+
+
+def _read_fashion_folder(folder: Path) -> Arrays:
+    def load(name: str, *shape: int) -> Tensor:
+        path = _fashion_path(folder, name)
+        if path is None:
+            raise UserError(f"{folder / name}.gz is missing")
+        values = read_idx(path, shape)
+        if len(shape) == 1 and not np.array_equal(np.unique(values), np.arange(10)):
+            raise UserError(f"{path} does not hold the labels 0 to 9: delete it and start again to download it")
+        return torch.from_numpy(values)
+
+    return Arrays(
+        load("train-images-idx3-ubyte", 60000, 28, 28)[:, None],
+        load("train-labels-idx1-ubyte", 60000).long(),
+        load("t10k-images-idx3-ubyte", 10000, 28, 28)[:, None],
+        load("t10k-labels-idx1-ubyte", 10000).long(),
+        FASHION_CLASSES,
+        (0.2860,),
+        (0.3530,),
+    )
+
+
+def read_fashion_mnist(root: Path, url: str = FASHION_URL, system: Path = FASHION_DEBIAN) -> Arrays:
+    """Read Fashion-MNIST's four idx files, compressed or not.
+
+    They are taken from `root`, from torchvision's folder below it, or from where Debian's package
+    dataset-fashion-mnist puts them, whichever is the first to hold all four; else they are downloaded.
+
+    Raises:
+        UserError: a file is damaged or missing, and cannot be downloaded.
+    """
+    own = root / FASHION_FOLDER
+    holders = [f for f in (root, own, system) if all(_fashion_path(f, name) for name in FASHION_FILES)]
+    if holders and holders[0] != own:
+        return _read_fashion_folder(holders[0])
+    try:
+        return _read_fashion_folder(own)
+    except UserError as fault:
+        with writing(root):
+            for name, expected in FASHION_FILES.items():
+                try:
+                    fetch(f"{url}{name}.gz", own / f"{name}.gz", expected)
+                except UserError as error:
+                    raise UserError(f"{str(fault).rpartition(': ')[0] or fault}; {error}") from error
+    return _read_fashion_folder(own)
+
+
+READERS: dict[type[InMemory], Callable[[Path], Arrays]] = {
+    Digits: read_digits,
+    FashionMNIST: read_fashion_mnist,
+    CIFAR10: lambda root: read_cifar(root, CIFAR10_FILES),
+    CIFAR100: lambda root: read_cifar(root, CIFAR100_FILES),
+}
+"""The reader of each data set by its options; it gets `data.root`."""

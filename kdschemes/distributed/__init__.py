@@ -1,0 +1,1 @@
+"""Several processes: collectives, batch norm, FSDP, launch and SLURM."""

@@ -1,0 +1,146 @@
+"""Networks too large for one process: weights, gradients and optimizer state split over all (torch's FSDP2)."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from kdschemes.distributed.collectives import rank, world_size
+
+
+def split_over_processes(
+    module: nn.Module,
+    parts: Iterable[nn.Module],
+    device: torch.device,
+    method: str,
+    whole: Iterable[nn.Parameter] = (),
+) -> None:
+    """Leave to each process its part of every parameter of `module`, but of those in `whole`.
+
+    Each of `parts` is gathered when it is called and let go afterwards; what lies outside is gathered when the module
+    is called, or its method of that name. Gradients are averaged over processes, as DDP does. Weights get torch's plain
+    memory format, the only one that can be split.
+    """
+    ignored = set(whole)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.contiguous()
+    mesh = init_device_mesh(device.type, (world_size(),))
+    for part in parts:
+        part.register_forward_hook(_no_view)
+        fully_shard(part, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
+        if hasattr(part, "before_activation"):
+            _gather_for(part, "before_activation")
+    fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=ignored)
+    _gather_for(module, method)
+
+
+def _gather_for(module: nn.Module, method: str) -> None:
+    """Gather a module for a method of its own, too, but not once more where its `forward` calls that method."""
+    plain = getattr(module, method)
+    register_fsdp_forward_method(module, method)
+    gathering, within = getattr(module, method), []
+    module.register_forward_pre_hook(lambda *_: within.append(True))
+    module.register_forward_hook(lambda *_: within.clear(), always_call=True)
+    setattr(module, method, lambda *arguments: (plain if within else gathering)(*arguments))
+
+
+def _no_view(part: nn.Module, arguments: object, output: object) -> object:
+    """Copy an output that is a view: changed in place later on, it would lose the hook that gathers for backward."""
+    return output.clone() if isinstance(output, Tensor) and output._base is not None else output
+
+
+def blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the repeated blocks of a network: members of a sequence or list whose members have parts of their own.
+
+    Where such a block holds such blocks itself, these are yielded instead.
+    """
+    for child in module.children():
+        if isinstance(child, nn.Sequential | nn.ModuleList) and any(map(_composed, child)):
+            for member in child:
+                yield from list(blocks(member)) or ([member] if _has_parameters(member) else [])
+        else:
+            yield from blocks(child)
+
+
+def _composed(module: nn.Module) -> bool:
+    return any(map(_has_parameters, module.children()))
+
+
+def _has_parameters(module: nn.Module) -> bool:
+    return next(module.parameters(), None) is not None
+
+
+@contextlib.contextmanager
+def whole(module: nn.Module) -> Iterator[None]:
+    """Hold all parameters on each process within the block, where nothing may be trained. All must enter together.
+
+    The module and its `state_dict` may be used on one process alone. It does nothing to a module that is not split.
+    """
+    parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
+    for part in parts:
+        part.set_reshard_after_forward(False, recurse=False)
+        part.unshard()
+    layers = list(module.modules()) if parts else []
+    hooks = [layer._state_dict_pre_hooks.copy() for layer in layers]  # FSDP's let go of what is gathered
+    for layer in layers:
+        layer._state_dict_pre_hooks.clear()
+    try:
+        yield
+    finally:
+        for layer, before in zip(layers, hooks, strict=True):
+            layer._state_dict_pre_hooks.update(before)
+        for part in parts:
+            part.set_reshard_after_forward(True, recurse=False)
+            part.reshard()
+
+
+def local(value: Tensor) -> Tensor:
+    """Return this process's part of a split tensor, which it shares memory with; another tensor itself."""
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+def joined(state: Any) -> Any:
+    """Return a state (tensors in dictionaries, lists and tuples) with split tensors whole, on the CPU.
+
+    All processes must ask together; the first one is answered, the others get None for each split tensor.
+    """
+    if isinstance(state, DTensor):
+        full = state.full_tensor()
+        return full.cpu() if rank() == 0 else None
+    if isinstance(state, Mapping):
+        return {key: joined(value) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(map(joined, state))
+    return state
+
+
+def load_joined(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Load whole tensors into a module; where its own are split, each process takes its part."""
+    own = module.state_dict()
+    module.load_state_dict({name: like(value, own.get(name)) for name, value in state.items()})
+
+
+def load_joined_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+    """Load an optimizer's state of whole tensors; where a parameter is split, so is what belongs to it."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    numbers = [number for group in state["param_groups"] for number in group["params"]]
+    split = {
+        number: {key: like(value, parameter) for key, value in state["state"].get(number, {}).items()}
+        for number, parameter in zip(numbers, parameters, strict=False)
+    }
+    optimizer.load_state_dict({**state, "state": {number: values for number, values in split.items() if values}})
+
+
+def like(value: Any, other: Tensor | None) -> Any:
+    """Return this process's part of a whole tensor, split as `other` is if they have the same shape."""
+    if isinstance(other, DTensor) and isinstance(value, Tensor) and value.shape == other.shape:
+        value = value.to(other.device).contiguous()
+        return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)
+    return value

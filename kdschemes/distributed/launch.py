@@ -1,0 +1,66 @@
+"""Processes, device and arithmetic of a run."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, set_seed
+
+from kdschemes.config import Config
+from kdschemes.config.checks import split_keys
+from kdschemes.errors import UserError
+from kdschemes.seeding import make_deterministic
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
+
+
+def start_processes(config: Config) -> Accelerator:
+    """Join the processes that were launched together and choose device, precision and threads.
+
+    Raises:
+        UserError: the launcher was asked for more processes than came up, or for a wrapper that is not ours; a GPU was
+            asked for where there is none, or a precision that the device lacks.
+    """
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("device=cuda, but torch sees no GPU here (use device=auto or device=cpu)")
+    cpu = config.device == "cpu" or not torch.cuda.is_available()
+    if cpu and config.precision == "fp16":
+        raise UserError("precision=fp16 needs a GPU (on CPU use precision=bf16 or fp32)")
+    # `accelerate launch --num_processes N` without --multi_gpu sets a port for N processes and starts one.
+    if "MASTER_PORT" in os.environ and "LOCAL_RANK" not in os.environ:
+        raise UserError(
+            "several processes were asked for and one came up: launch with "
+            "`accelerate launch --multi_gpu --num_processes N run.py ...` (on CPU too)"
+        )
+    for wrapper in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{wrapper}", "false").lower() == "true":
+            raise UserError(
+                f"Accelerate was told to use {wrapper}, whose settings have no effect here: launch with "
+                "distributed_type: MULTI_GPU (slurm/accelerate/fsdp2.yaml) and split the weights by train.shard=true"
+            )
+    accelerator = Accelerator(
+        cpu=cpu,
+        mixed_precision=PRECISIONS[config.precision],
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
+    )
+    wanted = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != wanted:
+        raise UserError(
+            f"{wanted} processes were launched and {accelerator.num_processes} joined: launch with "
+            "`accelerate launch --multi_gpu --num_processes N run.py ...` (on CPU too)"
+        )
+    for key in split_keys(config) if wanted == 1 else ():
+        raise UserError(f"{key} splits weights over processes, and this is one process: launch more or leave it out")
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    torch.set_num_threads(config.train.threads or max(1, _cores() // here))
+    if config.train.deterministic:
+        make_deterministic()
+    set_seed(config.seed)
+    return accelerator
+
+
+def _cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,179 @@
+"""What SLURM says: jobs by `scontrol show job`, new ones by `sbatch`. No accounting database is needed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdschemes.errors import UserError
+
+PATIENCE = 60.0
+"""Seconds that a command of SLURM has to answer."""
+
+WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
+
+OVER = (
+    *("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "OUT_OF_MEMORY", "NODE_FAIL", "BOOT_FAIL", "DEADLINE"),
+    *("PREEMPTED", "REVOKED", "LAUNCH_FAILED"),
+)
+
+TELLING = ("DependencyNeverSatisfied", "JobLaunchFailure", "NodeDown", "SystemFailure", "InvalidAccount", "InvalidQOS")
+"""Reasons that say more than the state of a job that is over; others are left from when it waited."""
+
+FORGOTTEN = "Invalid job id specified"
+
+
+class NoAnswer(UserError):
+    """SLURM is not here, or does not answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A job, or one element of an array, whose `job` is `ARRAY_ELEMENT`. `reason` is empty where there is none."""
+
+    job: str
+    name: str
+    state: str
+    reason: str
+    restarts: int
+    exit_code: str
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is queued, for the first time or again."""
+        return self.state in WAITING
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended for good."""
+        return self.state in OVER
+
+    @property
+    def ending(self) -> str:
+        """How it ended, in SLURM's words: state, reason, exit code or signal."""
+        code, _, signal = self.exit_code.partition(":")
+        words = [self.state]
+        if self.reason in TELLING:
+            words.append(self.reason)
+        if signal not in ("", "0"):
+            words.append(f"signal {signal}")
+        elif code not in ("", "0"):
+            words.append(f"exit code {code}")
+        return ", ".join(words)
+
+
+def parse_jobs(text: str) -> dict[str, Job]:
+    """Return the jobs in the answer of `scontrol -o show job`, waiting elements one by one, by their number."""
+    jobs: dict[str, Job] = {}
+    for line in text.splitlines():
+        facts = dict(reversed(re.findall(r"(\S+?)=(\S*)", line)))  # the first of each: what users wrote is at the end
+        if "JobId" not in facts:
+            continue
+        array, task = facts.get("ArrayJobId"), facts.get("ArrayTaskId")
+        numbers = [f"{array}_{n}" for n in task_numbers(task)] if array and task else [facts["JobId"]]
+        reason = facts.get("Reason", "None")
+        for number in numbers:
+            jobs[number] = Job(
+                job=number,
+                name=facts.get("JobName", ""),
+                state=facts.get("JobState", ""),
+                reason="" if reason == "None" else reason,
+                restarts=int(facts.get("Restarts", 0)),
+                exit_code=facts.get("ExitCode", ""),
+            )
+    return jobs
+
+
+def task_numbers(text: str) -> list[int]:
+    """Return the elements that SLURM writes as `0,4-7,10-20:5%2` (`:5` is a step, `%2` how many run at once)."""
+    numbers: list[int] = []
+    for part in text.partition("%")[0].split(","):
+        ends, _, step = part.partition(":")
+        first, _, last = ends.partition("-")
+        numbers += range(int(first), int(last or first) + 1, int(step or 1))
+    return numbers
+
+
+def available() -> bool:
+    """Whether SLURM's commands are on this machine."""
+    return shutil.which("scontrol") is not None
+
+
+def own_job() -> str | None:
+    """Return the number of the job that this process belongs to, `ARRAY_ELEMENT` in an array; None outside a job."""
+    if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
+        return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    return os.environ.get("SLURM_JOB_ID")
+
+
+def known_jobs(numbers: Iterable[str]) -> dict[str, Job]:
+    """Return what SLURM still knows of these jobs and arrays; it forgets those that ended some time ago.
+
+    Raises:
+        NoAnswer: SLURM is not on this machine, or does not answer.
+    """
+    jobs: dict[str, Job] = {}
+    for number in numbers:
+        # SLURM_BITSTR_LEN: or a long list of elements would be cut short
+        answer = _run(["scontrol", "-o", "show", "job", number], {"SLURM_BITSTR_LEN": "0"})
+        if answer.returncode == 0:
+            jobs |= parse_jobs(answer.stdout)
+        elif FORGOTTEN not in answer.stderr:
+            raise NoAnswer(f"scontrol: {_line(answer.stderr) or f'exit code {answer.returncode}'}")
+    return jobs
+
+
+def sbatch(words: Sequence[str], site: Path | None) -> str:
+    """Submit a job by `sbatch --parsable WORDS`, after the shell has read the site's file; return its number.
+
+    Raises:
+        UserError: sbatch refuses; the message is its own.
+    """
+    command = ["sbatch", "--parsable", *words]
+    if site is not None:
+        command = ["bash", "-c", '. "$0"; exec "$@"', str(site), *command]
+    answer = _run(command, {})
+    number = answer.stdout.strip().splitlines()[-1].partition(";")[0] if answer.stdout.strip() else ""
+    if answer.returncode != 0 or not number.isdecimal():
+        said = _line(answer.stderr) or _line(answer.stdout) or f"exit code {answer.returncode}"
+        raise UserError(f"sbatch: {said.removeprefix('sbatch: error: ')}; nothing was submitted")
+    return number
+
+
+def cancel(numbers: Sequence[str]) -> None:
+    """Cancel jobs that must not run after all.
+
+    Raises:
+        NoAnswer: they could not be cancelled.
+    """
+    if numbers and (answer := _run(["scancel", *numbers], {})).returncode != 0:
+        raise NoAnswer(f"scancel: {_line(answer.stderr)}; cancel the jobs {', '.join(numbers)} by hand")
+
+
+def _run(command: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=PATIENCE,
+            check=False,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+        )
+    except FileNotFoundError:
+        raise NoAnswer(f"{command[0]} is not on this machine: SLURM's jobs are submitted on a cluster") from None
+    except subprocess.TimeoutExpired:
+        raise NoAnswer(f"{command[0]} gave no answer for {PATIENCE:.0f} s") from None
+
+
+def _line(text: str) -> str:
+    """Return the lines of an error message as one, sbatch's closing remark left out."""
+    lines = [line.removeprefix("sbatch: error: ") for line in text.splitlines() if line.strip()]
+    return "; ".join(line for line in lines if not line.startswith("Batch job submission failed: Unspecified"))

@@ -1,0 +1,129 @@
+"""What each head costs at inference: parameters, MACs and latency."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from statistics import median
+
+import torch
+from torch import Tensor, nn
+
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.nodes import LossHead, NetworkWithExits
+from kdschemes.core.types import Batch, Outputs
+from kdschemes.data import LoadedData
+from kdschemes.evaluation.evaluate import evaluation_mode
+from kdschemes.evaluation.latency import latencies, single_images
+from kdschemes.models import (
+    EarlyExit,
+    ExitNetwork,
+    count_exit_macs,
+    count_macs,
+    count_parameters,
+)
+from kdschemes.models.cost import macs_of, probing
+from kdschemes.models.exits import stop_at
+
+
+def training_macs(scheme: Distillation, channels: int, image_size: int) -> int:
+    """Return the multiply-accumulates of training on one image: 3 forward passes of what is trained, 1 of the rest.
+
+    Counted are the nodes: a backward pass as two forward passes, each turn anew. Projections of losses are left out.
+    """
+    total = 0
+    with probing(scheme, channels, image_size, batch=1) as image:
+        index = torch.zeros(1, dtype=torch.long, device=image.device)
+        batch = Batch(image, index, index)
+        batch = replace(batch, companions=dict.fromkeys(scheme.companions, batch))
+        outputs: Outputs = {}
+        for node in scheme.needed({name for term in scheme.terms for name in term.reads}):  # type: ignore[union-attr]
+            macs = macs_of(lambda _, node=node: outputs.update(node(batch, outputs)), image)
+            total += macs * (3 if any(p.requires_grad for p in node.parameters()) else 1)
+    return total * max(1, len(scheme.turns))
+
+
+def head_latencies(scheme: Distillation, data: LoadedData) -> dict[str, float]:
+    """Return the median milliseconds that each head takes for one test image at inference, all measured in turns.
+
+    They are those of this machine with what else it does now: to compare heads of one run, not runs. A frozen network
+    that several schemes share is measured once.
+    """
+    if not data.sizes["test"]:
+        return {}
+    answers: dict[str, Callable[[Tensor], object]] = {}
+    frozen: dict[str, Frozen] = {}
+    for head in (*scheme.heads, *((scheme.teacher,) if scheme.teacher else ())):
+        node = scheme.node_of(head)
+        if isinstance(node, Frozen):
+            frozen[head] = node
+        answers[head] = _inference(scheme, head)
+    known = {head: node.latency_ms for head, node in frozen.items() if node.latency_ms is not None}
+    with evaluation_mode(scheme):
+        for answer in answers.values():
+            if isinstance(answer, nn.Module):
+                answer.eval()
+        unknown = {head: answer for head, answer in answers.items() if head not in known}
+        measured = {head: median(times) for head, times in latencies(unknown, single_images(data)).items()}
+    for head in frozen.keys() & measured.keys():
+        frozen[head].latency_ms = measured[head]
+    return {head: (measured | known)[head] for head in answers}
+
+
+def _inference(scheme: Distillation, head: str) -> Callable[[Tensor], object]:
+    """Return what answers as a head with as little as possible: an exit on its way through those before it."""
+    node = scheme.node_of(head)
+    if isinstance(node, NetworkWithExits) and head != node.provides[0]:
+        return EarlyExit(node.network, stop_at(node.provides.index(head) - 1, len(node.provides)))
+    plain = None if isinstance(node, Frozen) else node.plain_network(head)
+    return plain if plain is not None else partial(_predict, scheme, head)
+
+
+def _predict(scheme: Distillation, head: str, image: Tensor) -> object:
+    index = torch.zeros(1, dtype=torch.long, device=image.device)
+    return scheme.predict(Batch(image, index, index), [head])
+
+
+def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, int]]:
+    """Return parameters and multiply-accumulates an image of what each head runs at inference.
+
+    An exit counts itself and what lies before it; what is no plain network (an ensemble) everything that it needs.
+    """
+    heads = (*scheme.heads, *((scheme.teacher,) if scheme.teacher else ()))
+    return {head: _cost(scheme, head, data) for head in heads}
+
+
+def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, int]:
+    node = scheme.node_of(head)
+    if isinstance(node, NetworkWithExits) and head != node.provides[0]:
+        return _exit_cost(node.network, head.rpartition("/")[2], data)
+    plain = node.plain_network(head)
+    if plain is None:
+        with probing(scheme, data.channels, data.image_size, batch=1) as image:
+            index = torch.zeros(1, dtype=torch.long, device=image.device)
+            macs = macs_of(lambda x: scheme.predict(Batch(x, index, index), [head]), image)
+        return {"parameters": sum(count_parameters(n) for n in _members(scheme, head)), "macs": macs}
+    if isinstance(node, LossHead):
+        return {"parameters": _used(plain, plain, data), "macs": count_macs(plain, data.channels, data.image_size)}
+    return {"parameters": count_parameters(plain), "macs": count_macs(plain, data.channels, data.image_size)}
+
+
+def _members(scheme: Distillation, head: str) -> list[nn.Module]:
+    """Return the modules that a head runs at inference."""
+    return [node.network if isinstance(node, Frozen) else node for node in scheme.needed([head])]
+
+
+def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, int]:
+    macs = count_exit_macs(network, data.channels, data.image_size)[name]
+    return {"parameters": _used(network, lambda image: network.forward_until_exit(image, name), data), "macs": macs}
+
+
+def _used(network: nn.Module, answer: Callable[[Tensor], Tensor], data: LoadedData) -> int:
+    """Return how many parameters of a network an answer depends on; frozen ones all count."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    with probing(network, data.channels, data.image_size, batch=1) as image, torch.enable_grad():
+        gradients = torch.autograd.grad(answer(image).sum(), trained, allow_unused=True)
+    unused = sum(p.numel() for p, gradient in zip(trained, gradients, strict=True) if gradient is None)
+    return count_parameters(network) - unused

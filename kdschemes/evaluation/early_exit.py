@@ -1,0 +1,225 @@
+"""Early exit as a result: accuracy against multiply-accumulates, for all samples alike and for each as far as it needs.
+
+Both curves are those of Huang et al. 2018, "Multi-Scale Dense Networks for Resource Efficient Image Classification":
+*anytime* stops every sample at the same exit, *budgeted* stops each at the first exit that is sure enough. A network of
+K exits and its own classifier answers at K + 1 places, here all called exits; the last one takes whatever comes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from statistics import mean, median
+from typing import Any
+
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import NetworkWithExits
+from kdschemes.data import LoadedData
+from kdschemes.distributed.collectives import from_first, gather_rows, rank, share, sum_over_processes, world_size
+from kdschemes.evaluation.evaluate import evaluation_mode
+from kdschemes.evaluation.latency import LATENCY_IMAGES, latencies, single_images
+from kdschemes.evaluation.metrics import HeadMetrics
+from kdschemes.models import EarlyExit, ExitNetwork, confidence, count_macs
+from kdschemes.models.cost import macs_of, probing
+from kdschemes.models.exits import stop_at
+
+RATIOS = tuple(2.0 ** (k / 3) for k in range(-12, 13))
+"""The budgets of the curve: how many samples are to leave at an exit for one at the exit before."""
+
+BUDGETS = {"low": 0.5, "middle": 1.0, "high": 2.0}
+"""The ratios of the budgets that are reported by name."""
+
+
+def geometric_shares(ratio: float, exits: int) -> Float64[Tensor, " exits"]:
+    """Return the share of samples wanted at each exit, `ratio^k / sum_j ratio^j` for k = 1 to `exits`."""
+    powers = ratio ** torch.arange(1, exits + 1, dtype=torch.float64)
+    return powers / powers.sum()
+
+
+def choose_thresholds(confidences: Float64[Tensor, "exits n"], shares: Float64[Tensor, " exits"]) -> list[float]:
+    """Return the threshold of each exit but the last, with which the wanted shares of these samples leave.
+
+    Exit k takes the surest of the samples that the exits before have left, until `round(n * (shares_1 + .. +
+    shares_k))` have left in all. Its threshold lies halfway between the confidence of the last that leaves and the next
+    lower one. Equally sure samples leave together, and later exits take that many fewer. A threshold is infinite where
+    nobody is to leave, and 0 where everybody is.
+    """
+    n = confidences.shape[1]
+    wanted = (n * shares.cumsum(0) + 0.5).floor().long().tolist()
+    here = torch.ones(n, dtype=torch.bool, device=confidences.device)
+    thresholds: list[float] = []
+    for sure, until_here in zip(confidences[:-1], wanted[:-1], strict=True):
+        ranked = sure[here].sort(descending=True).values.tolist()
+        thresholds.append(_cut(ranked, until_here - (n - len(ranked))))
+        here = here & (sure < thresholds[-1])
+    return thresholds
+
+
+def _cut(ranked: Sequence[float], leaving: int) -> float:
+    """Return the threshold that the first `leaving` of these falling confidences reach, and those equal to them."""
+    if leaving <= 0:
+        return math.inf
+    if leaving >= len(ranked):
+        return 0.0
+    last = ranked[leaving - 1]
+    below = next((value for value in ranked[leaving:] if value < last), last)
+    halfway = (last + below) / 2
+    return halfway if halfway > below else last
+
+
+def exit_taken(confidences: Float64[Tensor, "exits n"], thresholds: Sequence[float]) -> Int[Tensor, " n"]:
+    """Return for each sample the number of the first exit whose confidence reaches its threshold, counted from 0."""
+    reached = confidences.new_tensor([*thresholds, 0.0])[:, None]
+    return (confidences >= reached).int().argmax(0)
+
+
+class DynamicMetrics:
+    """Sums over samples of which each is answered at the exit that it takes under given thresholds."""
+
+    def __init__(self, thresholds: Sequence[float], device: torch.device) -> None:
+        self.thresholds = list(thresholds)
+        self.head = HeadMetrics(device)
+        self.left = torch.zeros(len(thresholds) + 1, dtype=torch.float64, device=device)
+
+    def update(
+        self,
+        logits: Float[Tensor, "exits n c"],
+        confidences: Float64[Tensor, "exits n"],
+        labels: Int[Tensor, " n"],
+    ) -> None:
+        """Add a batch."""
+        taken = exit_taken(confidences, self.thresholds)
+        self.head.update(logits[taken, torch.arange(len(taken), device=taken.device)], labels)
+        self.left += taken.bincount(minlength=len(self.left))
+
+    def result(self, macs: Sequence[int]) -> dict[str, Any]:
+        """Return the metrics of all samples so far; `macs` are those of an answer at each exit.
+
+        - `macs`: expected multiply-accumulates an image: the mean over samples of those of the exit taken.
+        - `top1`, `nll`, `ece`: as `HeadMetrics` defines them (percent, nats, percent).
+        - `shares`: percent of samples that left at each exit.
+        """
+        found = self.head.result()
+        expected = float((self.left * self.left.new_tensor(macs)).sum() / self.left.sum())
+        shares = (100 * self.left / self.left.sum()).tolist()
+        return {"macs": expected, "top1": found["top1"], "nll": found["nll"], "ece": found["ece"], "shares": shares}
+
+
+@torch.no_grad()
+def judge(
+    settings: Sequence[Sequence[float]],
+    batches: Iterable[tuple[Float[Tensor, "exits _ c"], Int[Tensor, " _"]]],
+    macs: Sequence[int],
+    device: torch.device,
+) -> list[dict[str, Any]]:
+    """Return what `DynamicMetrics.result` says of each setting's thresholds, over the batches of all processes."""
+    metrics = [DynamicMetrics(thresholds, device) for thresholds in settings]
+    for logits, labels in batches:
+        confidences = confidence(logits)
+        for one in metrics:
+            one.update(logits, confidences, labels)
+    for one in metrics:
+        sum_over_processes(one.head.sums)
+        sum_over_processes(one.left)
+    return [one.result(macs) for one in metrics]
+
+
+def dynamic_macs(network: ExitNetwork, channels: int, image_size: int) -> list[int]:
+    """Return the multiply-accumulates of one image that leaves at each exit; the exits that it passed are counted.
+
+    Raises:
+        UserError: the network cannot read such images.
+    """
+    with probing(network, channels, image_size, batch=1) as image:
+        exits = len(network.exit_stages) + 1
+        return [macs_of(EarlyExit(network, stop_at(number, exits)), image) for number in range(exits)]
+
+
+@torch.no_grad()
+def evaluate_early_exit(scheme: Distillation, data: LoadedData, batch_size: int) -> dict[str, Any] | None:
+    """Return what early exit gives on the test set; None where the reported head is not of a network with exits.
+
+    Thresholds are chosen on the validation split. Each process evaluates its share of the images, each image once; the
+    result is the same on every process. The first one measures the latency.
+
+    - `exits`: by head, shallow to deep, every sample answered there: `macs`, `top1`, `nll`, `ece`, `latency_ms`.
+    - `static`: the network without exits: `macs`, `top1`, `latency_ms`. Latencies are medians at batch 1.
+    - `curve`: by budget, lowest first: `ratio`, `thresholds` by exit, `macs`, `top1`, `nll`, `ece`, `shares` by head;
+      None without a validation split. `budgets` are three of them by name; the middle one also gives `latency_ms`.
+    - `latency`: how it was measured. `note`: why there is no curve, if so.
+    """
+    node = scheme.node_of(scheme.heads[0])
+    if not isinstance(node, NetworkWithExits) or not data.sizes["test"]:
+        return None
+    names = (*node.provides[1:], node.provides[0])
+
+    def answers(split: str) -> Iterator[tuple[Tensor, Tensor]]:
+        for batch in data.eval_batches(split, batch_size=batch_size, rank=rank(), world=world_size()):
+            outputs = scheme.predict(batch, names)
+            yield torch.stack([outputs[name].logits for name in names]), batch.labels
+
+    with evaluation_mode(scheme):
+        budgets: list[list[float]] = []
+        if data.sizes["val"]:
+            local = [confidence(logits) for logits, _ in answers("val")]
+            none = torch.zeros(len(names), 0, dtype=torch.float64, device=data.device)
+            sure = _gather_columns(torch.cat([none, *local], 1), data.sizes["val"])
+            budgets = [choose_thresholds(sure, geometric_shares(ratio, len(names)).to(sure.device)) for ratio in RATIOS]
+        macs = dynamic_macs(node.network, data.channels, data.image_size)
+        anytime = [stop_at(number, len(names)) for number in range(len(names))]
+        found = judge([*anytime, *budgets], answers("test"), macs, data.device)
+        middle = budgets[RATIOS.index(BUDGETS["middle"])] if budgets else None
+        times = from_first(_measure(node.network, data, names, middle) if rank() == 0 else {})
+    exits = {
+        name: {"macs": cost} | {key: one[key] for key in ("top1", "nll", "ece")} | {"latency_ms": times[name]}
+        for name, cost, one in zip(names, macs, found, strict=False)
+    }
+    own = count_macs(node.network.network, data.channels, data.image_size)
+    static = {"macs": own, "top1": exits[names[-1]]["top1"], "latency_ms": times["static"]}
+    result: dict[str, Any] = {"exits": exits, "static": static, "budgets": None, "curve": None}
+    result["latency"] = {"images": LATENCY_IMAGES, "threads": torch.get_num_threads(), "device": data.device.type}
+    if not budgets:
+        why = "no budgeted curve: thresholds are chosen on a validation split, and data.val_fraction=0 leaves none"
+        return result | {"note": why}
+    result["curve"] = [
+        {"ratio": ratio, "thresholds": dict(zip(names, thresholds, strict=False))}
+        | one
+        | {"shares": dict(zip(names, one["shares"], strict=True))}
+        for ratio, thresholds, one in zip(RATIOS, budgets, found[len(names) :], strict=True)
+    ]
+    result["budgets"] = {name: result["curve"][RATIOS.index(ratio)] for name, ratio in BUDGETS.items()}
+    measured = {"latency_ms": times["middle"], "mean_latency_ms": times["middle, mean"]}
+    result["budgets"]["middle"] = result["budgets"]["middle"] | measured
+    return result
+
+
+def _gather_columns(local: Float64[Tensor, "exits n"], total: int) -> Float64[Tensor, "exits total"]:
+    """Return the columns of all processes in order, of which each holds its `share` of `total`, maybe none."""
+    world = world_size()
+    sizes = [end - start for start, end in (share(total, world, part) for part in range(world))]
+    padded = torch.nn.functional.pad(local, (0, max(sizes) - local.shape[1]))
+    return torch.cat([part[:, :size] for part, size in zip(gather_rows(padded), sizes, strict=True)], 1)
+
+
+def _measure(
+    network: ExitNetwork, data: LoadedData, names: Sequence[str], middle: Sequence[float] | None
+) -> dict[str, float]:
+    """Return the median latency of every exit, of the network alone and, with its mean, of the middle budget."""
+    answers: dict[str, Callable[[Tensor], object]] = {
+        name: EarlyExit(network, stop_at(number, len(names))).eval() for number, name in enumerate(names)
+    }
+    answers["static"] = network
+    if middle is not None:
+        answers["middle"] = EarlyExit(network, middle).eval()
+    measured = latencies(answers, single_images(data))
+    means = {"middle, mean": mean(measured["middle"])} if middle is not None else {}
+    return {name: median(values) for name, values in measured.items()} | means
+
+
+def summary(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what `results.json` holds of it: all but the curve."""
+    return {key: value for key, value in found.items() if key != "curve"}

@@ -1,0 +1,113 @@
+"""Every head on a split: accuracy, likelihood, calibration, agreement with the teacher, and each sample's answer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.types import Batch
+from kdschemes.distributed.collectives import rows_of_all, sum_over_processes
+from kdschemes.evaluation.metrics import HeadMetrics
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What heads say of a split: their metrics, and where they were kept, the answers to every sample in order.
+
+    `answers` gives by head each sample's most probable class and its probability; `labels` are the samples' own.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    answers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
+
+
+@contextlib.contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Put a module in evaluation mode for a block, then each submodule back in the mode that it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
+def evaluate(
+    scheme: Distillation, batches: Iterable[Batch], device: torch.device, heads: Sequence[str] | None = None
+) -> dict[str, dict[str, float]]:
+    """Return the metrics of `heads` (default: all, and the teacher) over the samples of all processes.
+
+    `batches` are this process's share. The result is the same on every process; training modes are left as they were.
+    """
+    return evaluate_together([scheme], batches, device, heads)[0].metrics
+
+
+@torch.no_grad()
+def evaluate_together(
+    schemes: Sequence[Distillation],
+    batches: Iterable[Batch],
+    device: torch.device,
+    heads: Sequence[str] | None = None,
+    *,
+    keep_answers: bool = False,
+) -> list[Evaluation]:
+    """Evaluate several schemes batch by batch, so that frozen networks that they share answer each batch once."""
+    judges = [_Judge(scheme, device, heads, keep_answers) for scheme in schemes]
+    with contextlib.ExitStack() as modes:
+        for scheme in schemes:
+            modes.enter_context(evaluation_mode(scheme))
+        for batch in batches:
+            for judge in judges:
+                judge.look(batch)
+    return [judge.result() for judge in judges]
+
+
+class _Judge:
+    """Collects what one scheme says of a split."""
+
+    def __init__(
+        self, scheme: Distillation, device: torch.device, heads: Sequence[str] | None, keep_answers: bool
+    ) -> None:
+        self.scheme, self.device, self.keep_answers = scheme, device, keep_answers
+        self.reference = [scheme.teacher] if scheme.teacher is not None else []
+        self.names = list(heads) if heads is not None else list(dict.fromkeys([*scheme.heads, *self.reference]))
+        self.metrics = {name: HeadMetrics(device) for name in self.names}
+        self.kept: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        self.labels: list[Tensor] = []
+
+    def look(self, batch: Batch) -> None:
+        outputs = self.scheme.predict(batch, [*self.names, *self.reference])
+        teacher = outputs[self.scheme.teacher].logits if self.scheme.teacher else None
+        for name in self.names:
+            logits = outputs[name].logits
+            self.metrics[name].update(logits, batch.labels, teacher)
+            if self.keep_answers:
+                confidence = logits.double().log_softmax(dim=1).amax(dim=1).exp()
+                self.kept[name].append(torch.stack([logits.argmax(dim=1).double(), confidence], dim=1))
+        if self.keep_answers:
+            self.labels.append(batch.labels.double()[:, None])
+
+    def result(self) -> Evaluation:
+        for head in self.metrics.values():
+            sum_over_processes(head.sums)
+        metrics = {name: head.result() for name, head in self.metrics.items()}
+        if not self.keep_answers:
+            return Evaluation(metrics)
+        answers = {name: self._of_all(kept, 2) for name, kept in self.kept.items()}
+        return Evaluation(
+            metrics,
+            {name: (answer[:, 0].long(), answer[:, 1].float()) for name, answer in answers.items()},
+            self._of_all(self.labels, 1)[:, 0].long(),
+        )
+
+    def _of_all(self, kept: Sequence[Tensor], columns: int) -> Tensor:
+        """Return the rows of all processes, in the order of the split, on the CPU."""
+        own = torch.cat(list(kept)) if kept else torch.zeros(0, columns, dtype=torch.float64, device=self.device)
+        return rows_of_all(own).cpu()

@@ -1,0 +1,36 @@
+"""What a run leaves for others: the reported head as a plain network, and what each head costs at inference."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import NetworkWithExits
+from kdschemes.models import (
+    save_exits,
+    save_weights,
+)
+
+
+def export_network(scheme: Distillation, folder: Path, metadata: dict[str, Any]) -> None:
+    """Write the reported head's network as `model.safetensors` and `config.json`, without anything used to train it.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    head = scheme.heads[0]
+    network = scheme.node_of(head).plain_network(head)
+    assert network is not None, f"the reported head {head} is no plain network"
+    save_weights(network, folder, metadata=metadata | {"head": head})
+
+
+def export_exits(scheme: Distillation, folder: Path) -> None:
+    """Write the exits of the reported head's network, where it has some, beside the network that was exported.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    node = scheme.node_of(scheme.heads[0])
+    if isinstance(node, NetworkWithExits):
+        save_exits(node.network, folder)

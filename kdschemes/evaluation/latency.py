@@ -1,0 +1,44 @@
+"""How long a head takes for one image."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kdschemes.data import LoadedData
+
+LATENCY_IMAGES, WARM_UP = 50, 5
+
+
+@torch.no_grad()
+def latencies(
+    answers: Mapping[str, Callable[[Tensor], object]], images: Iterable[Float[Tensor, "1 c h w"]]
+) -> dict[str, list[float]]:
+    """Return by name the milliseconds of each answer to each image, taken in turns; the first images only warm up."""
+    measured: dict[str, list[float]] = {name: [] for name in answers}
+    for number, image in enumerate(images):
+        for name, answer in answers.items():
+            _wait(image.device)
+            started = time.perf_counter()
+            answer(image)
+            _wait(image.device)
+            if number >= WARM_UP:
+                measured[name].append(1000 * (time.perf_counter() - started))
+    return measured
+
+
+def single_images(data: LoadedData) -> Iterator[Float[Tensor, "1 c h w"]]:
+    """Yield test images one by one to measure latencies on, the first ones to warm up."""
+    chosen = torch.linspace(0, data.sizes["test"] - 1, LATENCY_IMAGES).long()
+    positions = data.positions["test"][torch.cat([chosen[:1].repeat(WARM_UP), chosen])]
+    for image in data.source.plain("test", [positions[i : i + 1] for i in range(len(positions))]):
+        yield image.contiguous(memory_format=data.memory_format)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

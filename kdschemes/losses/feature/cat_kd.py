@@ -1,0 +1,91 @@
+"""Class activation maps: CAT-KD (Guo et al. 2023)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.errors import UserError
+from kdschemes.losses.feature.cwd import unit
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.stages import _last, _linear_classifier, _shapes
+from kdschemes.models.recombined import as_map
+
+
+@full_precision
+def class_activation(
+    features: Float[Tensor, "n d h w"], classifier: Float[Tensor, "classes d"]
+) -> Float[Tensor, "n classes h w"]:
+    r"""Return the class activation maps $M_c(h, w) = \sum_d W_{cd} f_d(h, w)$: the logits of each position, less bias.
+
+    Zhou et al. 2016, "Learning Deep Features for Discriminative Localization". Gradients flow to both.
+
+    Args:
+        features: the maps whose mean over positions the classifier reads.
+        classifier: its weight W.
+    """
+    n, _, h, w = features.shape
+    return (classifier @ features.flatten(2)).reshape(n, len(classifier), h, w)
+
+
+@full_precision
+def cat_kd(
+    student: Float[Tensor, "n classes hs ws"],
+    teacher: Float[Tensor, "n classes ht wt"],
+    *,
+    resolution: int = 2,
+    normalise: bool = False,
+) -> Float[Tensor, ""]:
+    r"""Return the mean over samples, classes and positions of $(\bar M^s - \bar M^t)^2$ of class activation maps.
+
+    Guo et al. 2023, "Class Attention Transfer Based Knowledge Distillation". $\bar M$ is a sample's map of a class,
+    average-pooled to resolution x resolution positions and then divided by its length $\|M_{nc}\|_2$ if `normalise`
+    says so. A map of 0 stays 0 and has a gradient of 0. Gradients flow to both.
+
+    Args:
+        student: class activation maps, as from `class_activation`.
+        teacher: class activation maps of as many classes; the size may differ.
+        resolution: side of the maps that are compared.
+        normalise: compare where classes are seen, not how strongly.
+    """
+    assert resolution > 0, resolution
+    ours, theirs = (functional.adaptive_avg_pool2d(maps, resolution).flatten(2) for maps in (student, teacher))
+    return hint(unit(ours), unit(theirs)) if normalise else hint(ours, theirs)
+
+
+class CATKD(Loss[config.CATKD]):
+    """`cat_kd` of the class activation maps of the last stages. Square tokens count as a map.
+
+    The student's classifier learns through its maps, the teacher's is a constant. Of a map of one position `normalise`
+    leaves the sign alone, which has no gradient: refused.
+    """
+
+    def __init__(self, options: config.CATKD, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self._classifiers = [
+            _linear_classifier("cat_kd", "student", student),
+            _linear_classifier("cat_kd", "teacher", teacher),
+        ]
+        self.pair = _last(student, teacher)
+        for stage, (_, height, width) in zip(self.pair, _shapes("cat_kd", self.pair, student, teacher), strict=True):
+            if options.normalise and height * width == 1:
+                raise UserError(
+                    f"cat_kd with normalise=true needs more than one position, but the map of '{stage}' is 1x1: "
+                    "set losses.feature.normalise=false or choose another model"
+                )
+        if options.normalise and options.resolution == 1:
+            raise UserError("cat_kd with resolution=1 would keep signs alone: set losses.feature.normalise=false")
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        (a, b), (ours, theirs) = self.pair, self._classifiers
+        return cat_kd(
+            class_activation(as_map(student.features[a]), ours.weight),
+            class_activation(as_map(teacher.features[b]), theirs.weight.detach()),
+            resolution=self.options.resolution,
+            normalise=self.options.normalise,
+        )

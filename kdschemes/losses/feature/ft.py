@@ -1,0 +1,105 @@
+"""Factors: what a translator makes of the student's map and a paraphraser of the teacher's."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.feature.at import attention_map
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.relation.rows import unit_rows
+from kdschemes.losses.stages import as_map_shape, match_size, match_stages, pairs_of_positions
+from kdschemes.models.recombined import as_map
+
+
+@full_precision
+def ft(
+    student: Float[Tensor, "n cs hs ws"],
+    teacher: Float[Tensor, "n ct ht wt"],
+    *,
+    form: Literal["attention", "paper"] = "attention",
+) -> Float[Tensor, ""]:
+    r"""Return the mean of $|g(F_s) - g(F_t)|$ over samples and the entries of g.
+
+    Kim, Park, Kwak 2018, "Paraphrasing Complex Network: Network Compression via Factor Transfer". In the paper (and
+    torchdistill) g is the factor, flattened over channels and positions and scaled to unit length; in RepDistiller it
+    is the factor's attention map of power 2, flattened over positions and scaled to unit length, another and a larger
+    number. A factor of zeros gives g = 0 and a gradient of 0. Factors of different size are average-pooled to the
+    smaller height and the smaller width first. Gradients flow to both.
+
+    Args:
+        student: factors.
+        teacher: factors; with `form="paper"` of as many channels.
+        form: "attention" (RepDistiller) or "paper".
+    """
+    student, teacher = match_size(student, teacher)
+    if form == "attention":
+        return (attention_map(student) - attention_map(teacher)).abs().mean()
+    assert student.shape == teacher.shape, f"{tuple(student.shape)} against {tuple(teacher.shape)}"
+    return (unit_rows(student.flatten(1)) - unit_rows(teacher.flatten(1))).abs().mean()
+
+
+_LEAK = 0.1
+
+
+class FT(Loss[config.FT]):
+    """Sum over stage pairs of `ft` between factors, and the weighted error of each paraphraser.
+
+    A paraphraser (encoder and decoder) learns to reconstruct the teacher's map; its code is the teacher's factor, a
+    constant in the comparison, so that only the reconstruction (`hint`) trains it. A translator (encoder)
+    finds the student's factor. Both are trained from the first step on, where the paper has a stage of its own for the
+    paraphraser. Square tokens count as a map, a vector as a map of one position. One position has no attention: unless
+    `form` is "paper", `stages=last` is the deepest pair of more than one position, and otherwise they are treated as
+    in `AT`.
+    """
+
+    def __init__(self, options: config.FT, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        if options.form == "paper":
+            self.pairs = match_stages(options.stages, student.features, teacher.features)
+        elif options.stages == "last":
+            self.pairs = pairs_of_positions("ft", "all", student.features, teacher.features)[-1:]
+        else:
+            self.pairs = pairs_of_positions("ft", options.stages, student.features, teacher.features)
+        self.translators, self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for a, b in self.pairs:
+            before = as_map_shape("ft", a, student.features[a])[0]
+            channels = as_map_shape("ft", b, teacher.features[b])[0]
+            code = max(1, int(options.rate * channels))
+            self.translators.append(_layers(nn.Conv2d, before, before, code, code))
+            self.encoders.append(_layers(nn.Conv2d, channels, channels, code, code))
+            self.decoders.append(_layers(nn.ConvTranspose2d, code, code, channels, channels))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for (a, b), translate, encode, decode in zip(
+            self.pairs, self.translators, self.encoders, self.decoders, strict=True
+        ):
+            theirs = as_map(teacher.features[b])
+            factor = encode(theirs)
+            values.append(ft(translate(as_map(student.features[a])), factor.detach(), form=self.options.form))
+            values.append(self.options.reconstruction * hint(decode(factor), theirs))
+        return torch.stack(values).sum()
+
+
+FEATURE_FACTOR: dict[type, type[Loss[Any]]] = {config.FT: FT}
+
+
+def _layers(convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], *channels: int) -> nn.Sequential:
+    """Return 3x3 convolutions from each number of channels to the next, with batch norm and leaky ReLU."""
+    layers: list[nn.Module] = []
+    for before, after in pairwise(channels):
+        layers += [
+            convolution(before, after, 3, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.LeakyReLU(_LEAK),
+        ]
+    return nn.Sequential(*layers)

@@ -1,0 +1,62 @@
+"""Hints: squared distance of features (Romero et al. 2015)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.stages import map_shape, match_size, match_stages, to_map
+
+
+@full_precision
+def hint(student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
+    r"""Return the mean over all elements of $(f_s - f_t)^2$.
+
+    Romero et al. 2015, "FitNets", without the paper's factor 1/2 (RepDistiller's convention). A regressor that
+    brings the student's features to the teacher's shape belongs to the caller. Gradients flow to both.
+
+    Args:
+        student: features, batch first.
+        teacher: features of the same shape.
+    """
+    assert student.shape == teacher.shape, f"{tuple(student.shape)} against {tuple(teacher.shape)}"
+    return (student - teacher).square().mean()
+
+
+class Hint(Loss[config.Hint]):
+    """Sum over stage pairs of `hint`, after a learned regressor on the student's features.
+
+    A pair of equal shapes has no regressor. Otherwise it is affine and trained with the student: a linear layer for
+    two vectors (or as many tokens), a 1x1 convolution with bias for maps, the larger of which is average-pooled to
+    the smaller first. Square tokens count as a map. (FitNets' own regressor is a larger convolution; RepDistiller
+    always has one, followed by batch norm and ReLU.)
+    """
+
+    def __init__(self, options: config.Hint, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        self.regressors = nn.ModuleList(
+            _regressor(a, student.features[a], b, teacher.features[b]) for a, b in self.pairs
+        )
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for (a, b), regressor in zip(self.pairs, self.regressors, strict=True):
+            ours, theirs = student.features[a], teacher.features[b]
+            if isinstance(regressor, nn.Conv2d):
+                ours, theirs = match_size(to_map(ours), to_map(theirs))
+            values.append(hint(regressor(ours), theirs))
+        return torch.stack(values).sum()
+
+
+def _regressor(a: str, ours: tuple[int, ...], b: str, theirs: tuple[int, ...]) -> nn.Module:
+    if ours == theirs:
+        return nn.Identity()
+    if len(ours) == len(theirs) and len(ours) < 3 and ours[:-1] == theirs[:-1]:
+        return nn.Linear(ours[-1], theirs[-1])
+    return nn.Conv2d(map_shape("hint", a, ours)[0], map_shape("hint", b, theirs)[0], 1)

@@ -1,0 +1,67 @@
+"""Inter-channel correlation: ICKD (Liu et al. 2021)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.feature.cwd import unit
+from kdschemes.losses.stages import as_map_shape, match_stages
+from kdschemes.models.recombined import as_map
+
+
+@full_precision
+def ickd(student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"]) -> Float[Tensor, ""]:
+    r"""Return $\frac1{NC} \sum_n \|G(s_n) - G(t_n)\|_F^2$, G the correlation of channels as in `channel_correlation`.
+
+    Liu et al. 2021, "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation" (ICKD-C), as
+    in the authors' code: sum over the C x C entries over C, mean over the batch. Sizes may differ, for G has none.
+    Equal channels are the caller's part. Gradients flow to both.
+
+    Args:
+        student: feature maps.
+        teacher: feature maps with as many channels.
+    """
+    gap = channel_correlation(student) - channel_correlation(teacher)
+    return gap.square().sum(dim=2).mean()
+
+
+@full_precision
+def channel_correlation(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c c"]:
+    r"""Return each sample's $F F^T$ with rows of unit length, F its channels by positions.
+
+    A channel that is 0 everywhere has a row of 0. G does not depend on the scale of a sample's features, so they are
+    divided by their largest magnitude first.
+    """
+    channels = features.flatten(2)
+    largest = channels.detach().abs().amax(dim=(1, 2), keepdim=True)
+    channels = channels / torch.where(largest > 0, largest, 1.0)
+    return unit(channels @ channels.mT)
+
+
+class ICKD(Loss[config.ICKD]):
+    """Sum over stage pairs of `ickd`, after a learned 1x1 convolution and batch norm on the student's map.
+
+    Square tokens count as a map, a vector as a map of one position.
+    """
+
+    def __init__(self, options: config.ICKD, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        self.projections = nn.ModuleList()
+        for a, b in self.pairs:
+            ours = as_map_shape("ickd", a, student.features[a])
+            theirs = as_map_shape("ickd", b, teacher.features[b])
+            convolution = nn.Conv2d(ours[0], theirs[0], 1, bias=False)
+            self.projections.append(nn.Sequential(convolution, nn.BatchNorm2d(theirs[0])))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for (a, b), projection in zip(self.pairs, self.projections, strict=True):
+            values.append(ickd(projection(as_map(student.features[a])), as_map(teacher.features[b])))
+        return torch.stack(values).sum()

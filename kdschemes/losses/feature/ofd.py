@@ -1,0 +1,105 @@
+"""Overhaul of feature distillation: OFD (Heo et al. 2019b)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.errors import UserError
+from kdschemes.losses.feature.ab import (
+    _DEVIATIONS_WHERE_TINY,
+    _LOG_SQRT_2PI,
+    _TINY_MASS,
+    _connectors,
+    _halved_towards_shallow,
+)
+from kdschemes.losses.stages import before_relu, match_size, match_stages
+
+
+@full_precision
+def ofd(
+    student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"], *, margin: Float[Tensor, " c"]
+) -> Float[Tensor, ""]:
+    r"""Return the mean over samples of $\sum_{chw} (s - t')^2 \, [t' > 0 \lor s > t']$ with $t' = \max(t, m_c)$.
+
+    Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation": the partial squared distance to the teacher's
+    margin ReLU. A student's neuron that is below a target which is not positive is left alone. Sum over channels and
+    positions, as mdistiller (the authors divide by 1000 more); the weights of the stages belong to the caller. Maps
+    of different size are average-pooled to the smaller height and the smaller width first (mdistiller always brings
+    the teacher's to the student's size). Gradients flow to both, to the teacher where t > m; none to the margins.
+
+    Args:
+        student: maps before the activation, brought to the teacher's channels.
+        teacher: maps before the activation.
+        margin: by channel, not positive; see `ofd_margin`.
+    """
+    student, teacher = match_size(student, teacher)
+    floor = margin.detach().to(teacher.dtype)[:, None, None]
+    target = torch.where(teacher > floor, teacher, floor)
+    gap = torch.where((target > 0) | (student > target), student - target, 0.0)
+    return gap.square().sum(dim=(1, 2, 3)).mean()
+
+
+@torch.no_grad()
+@full_precision
+def ofd_margin(weight: Float[Tensor, " c"], bias: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
+    r"""Return the expectation of the negative values of a batch norm's output, by channel.
+
+    Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation": for $x \sim N(b, w^2)$,
+    $E[x \mid x < 0] = b - |w| \, \varphi(b / |w|) / \Phi(-b / |w|)$. The authors' rule where hardly anything is
+    negative, $\Phi \le 10^{-3}$: $-3 |w|$. A weight of 0 gives the limit min(b, 0), where the references divide by
+    zero. Found in float64 from logarithms; no gradient.
+
+    Args:
+        weight: of the batch norm before the teacher's activation.
+        bias: of the same.
+    """
+    deviation, mean = weight.double().abs(), bias.double()
+    positive = deviation > 0
+    z = mean / torch.where(positive, deviation, 1.0)
+    log_mass = torch.special.log_ndtr(-z)
+    tail = deviation * (-0.5 * z.square() - _LOG_SQRT_2PI - log_mass).exp()
+    rare = log_mass.exp() <= _TINY_MASS
+    margin = torch.where(rare, -_DEVIATIONS_WHERE_TINY * deviation, mean - tail)
+    return torch.where(positive, margin, mean.clamp(max=0.0)).to(weight.dtype)
+
+
+class OFD(Loss[config.OFD]):
+    """Weighted sum over stage pairs of `ofd`, after a connector on the student's map.
+
+    Weights, sizes, the student's maps and the connectors are as in `AB`. The teacher's stages must end in a ReLU after
+    a batch norm, whose weight and bias give the margins: those at the time when the loss is built.
+    """
+
+    reads_preactivations = True
+
+    def __init__(self, options: config.OFD, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        if teacher.network is None:
+            raise UserError(
+                "ofd reads the batch norm before the teacher's ReLU, but what teaches is no network by itself: "
+                "choose another feature loss"
+            )
+        activated = teacher.network.activated
+        for number, (_, b) in enumerate(self.pairs):
+            if b not in activated:
+                raise UserError(
+                    f"ofd needs a teacher's stage that ends in batch norm and ReLU, '{b}' does not: "
+                    + (f"pair one of {', '.join(activated)}" if activated else "choose another teacher or loss")
+                )
+            norm = activated[b]
+            self.register_buffer(f"margin{number}", ofd_margin(norm.weight, norm.bias))
+        self.connectors = _connectors("ofd", self.pairs, student, teacher)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for number, ((a, b), connector) in enumerate(zip(self.pairs, self.connectors, strict=True)):
+            ours, theirs = match_size(before_relu(student, a), teacher.preactivations[b])
+            values.append(ofd(connector(ours), theirs, margin=self.get_buffer(f"margin{number}")))
+        return self.options.scale * _halved_towards_shallow(values)

@@ -1,0 +1,80 @@
+"""Features matched as far as their predicted uncertainty allows."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.stages import _width, match_stages
+
+
+@full_precision
+def pad(
+    student: Float[Tensor, "n d"],
+    teacher: Float[Tensor, "n d"],
+    *,
+    log_variance: Float[Tensor, "n d"],
+    eps: float = 1e-6,
+) -> Float[Tensor, ""]:
+    r"""Return $\frac1{ND} \sum_{n,d} \frac{(t_{nd} - s_{nd})^2}{\epsilon + e^{v_{nd}}} + v_{nd}$.
+
+    Zhang et al. 2020, "Prime-Aware Adaptive Distillation": a Gaussian's likelihood whose log-variance v is predicted,
+    so that samples which cannot be matched weigh less. Mean over dimensions and the batch (torchdistill's convention;
+    no factor 1/2). Gradients flow to all three. The weight is $e^{-\log(\epsilon + e^v)}$ in log space: no v, however
+    large or small, makes it infinite or NaN.
+
+    Args:
+        student: embeddings, of the teacher's width.
+        teacher: embeddings.
+        log_variance: v, of the same shape.
+        eps: added to the variance.
+    """
+    assert eps > 0, eps
+    precision = torch.exp(-torch.logaddexp(log_variance, log_variance.new_tensor(math.log(eps))))
+    return ((teacher - student).square() * precision + log_variance).mean()
+
+
+class PAD(Loss[config.PAD]):
+    """Sum over stage pairs of `pad` of the stages' features averaged over positions.
+
+    The log-variance is a learned linear layer and batch norm of the student's embedding; a batch of one sample is
+    normalised by the running statistics. Where widths differ, another linear layer brings the student's embedding to
+    the teacher's.
+    """
+
+    def __init__(self, options: config.PAD, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        self.projections, self.variances = nn.ModuleList(), nn.ModuleList()
+        for a, b in self.pairs:
+            ours, theirs = _width(student.features[a]), _width(teacher.features[b])
+            self.projections.append(nn.Identity() if ours == theirs else nn.Linear(ours, theirs))
+            self.variances.append(nn.Sequential(nn.Linear(ours, theirs, bias=False), nn.BatchNorm1d(theirs)))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for (a, b), projection, variance in zip(self.pairs, self.projections, self.variances, strict=True):
+            ours, theirs = embedding(student.features[a]), embedding(teacher.features[b])
+            values.append(
+                pad(projection(ours), theirs, log_variance=_log_variance(variance, ours), eps=self.options.eps)
+            )
+        return torch.stack(values).sum()
+
+
+def _log_variance(layers: nn.Module, embeddings: Tensor) -> Tensor:
+    assert isinstance(layers, nn.Sequential)
+    linear, norm = layers
+    predicted: Tensor = linear(embeddings)
+    if type(norm) is nn.BatchNorm1d and norm.training and len(predicted) == 1:
+        mean, variance = norm.running_mean, norm.running_var
+        return functional.batch_norm(predicted, mean, variance, norm.weight, norm.bias, eps=norm.eps)
+    normalised: Tensor = norm(predicted)
+    return normalised

@@ -1,0 +1,75 @@
+"""Pearson correlation of feature maps: PKD (Cao et al. 2022)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.stages import _projection, as_map_shape, match_size, match_stages
+from kdschemes.models.recombined import as_map
+
+
+@full_precision
+def pkd(
+    student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"], *, eps: float = 1e-6
+) -> Float[Tensor, ""]:
+    r"""Return $\frac1{2NCHW} \sum (\hat s - \hat t)^2$ of maps standardised by channel over N, H and W.
+
+    Cao et al. 2022, "PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient":
+    $\hat x = (x - \bar x_c) / (\sigma_c + \epsilon)$ with the unbiased deviation, so that the value is nearly the mean
+    over channels of 1 - the Pearson correlation. Maps of different size are average-pooled to the smaller height and
+    the smaller width first. A channel that is constant (all of them, where there is one value) standardises to 0 with
+    a gradient of 0. Gradients flow to both. The statistics are the batch's: give it the whole batch.
+
+    Args:
+        student: feature maps.
+        teacher: feature maps with as many channels; the size may differ.
+        eps: added to the deviation.
+    """
+    assert eps > 0, eps
+    student, teacher = match_size(student, teacher)
+    return 0.5 * (_standardised(student, eps) - _standardised(teacher, eps)).square().mean()
+
+
+def _standardised(features: Tensor, eps: float) -> Tensor:
+    """Return the maps standardised by channel, one row a channel; no scale of a channel overflows or vanishes."""
+    rows = features.transpose(0, 1).flatten(1)
+    centred = rows - rows.mean(dim=1, keepdim=True)
+    centred = centred - centred.mean(dim=1, keepdim=True)
+    largest = centred.detach().abs().amax(dim=1, keepdim=True)
+    constant = rows.detach().amax(dim=1, keepdim=True) == rows.detach().amin(dim=1, keepdim=True)
+    varies = ~constant & (largest > torch.finfo(rows.dtype).tiny)
+    scale = torch.where(varies, largest, 1.0)
+    scaled = torch.where(varies, centred, 0.0) / scale
+    variance = scaled.square().sum(dim=1, keepdim=True) / max(1, rows.shape[1] - 1)
+    return scaled / (torch.where(varies, variance, 1.0).sqrt() + eps / scale)
+
+
+class PKD(Loss[config.PKD]):
+    """Sum over stage pairs of `pkd`, of maps gathered over all processes.
+
+    Where channels differ the student's map passes a learned 1x1 convolution first. Square tokens count as a map, a
+    vector as a map of one position.
+    """
+
+    spans_batch = True
+
+    def __init__(self, options: config.PKD, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        self.projections = nn.ModuleList(
+            _projection(as_map_shape("pkd", a, student.features[a]), as_map_shape("pkd", b, teacher.features[b]))
+            for a, b in self.pairs
+        )
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for (a, b), projection in zip(self.pairs, self.projections, strict=True):
+            ours, theirs = projection(as_map(student.features[a])), as_map(teacher.features[b])
+            values.append(pkd(*map(gather, match_size(ours, theirs)), eps=self.options.eps))
+        return torch.stack(values).sum()

@@ -1,0 +1,69 @@
+"""Softmax regression of representations: SRRL (Yang et al. 2021)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.errors import UserError
+from kdschemes.losses.stages import _last, _linear_classifier, _shapes
+from kdschemes.models.recombined import as_map
+
+
+@full_precision
+def srrl(
+    student: Float[Tensor, "n d"],
+    teacher: Float[Tensor, "n d"],
+    *,
+    classifier: Float[Tensor, "classes d"],
+    alpha: float = 1.0,
+    beta: float = 1.0,
+) -> Float[Tensor, ""]:
+    r"""Return $\frac\alpha{ND} \sum_n \|s_n - t_n\|^2 + \frac\beta{NC} \sum_n \|W s_n - W t_n\|^2$.
+
+    Yang et al. 2021, "Knowledge Distillation via Softmax Regression Representation Learning": feature matching, and
+    the teacher's classifier on the student's feature against its own logits. Both are squared differences, averaged
+    over the batch and over the dimensions or the classes, as in the authors' code. The classifier's bias cancels, and
+    the second part is computed as W (s - t), so near equality no digits are lost. Gradients flow to all three.
+
+    Args:
+        student: embeddings in the teacher's space.
+        teacher: embeddings that the teacher's classifier reads.
+        classifier: its weight W.
+        alpha: weight of feature matching.
+        beta: weight of softmax regression.
+    """
+    gap = student - teacher
+    return alpha * gap.square().mean() + beta * (gap @ classifier.mT).square().mean()
+
+
+class SRRL(Loss[config.SRRL]):
+    """`srrl` of the last features averaged over positions, the student's after a learned connector.
+
+    The connector is a 1x1 convolution, batch norm and ReLU, before averaging. The teacher's classifier is a constant.
+    """
+
+    def __init__(self, options: config.SRRL, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        if options.alpha == options.beta == 0:
+            raise UserError("srrl with alpha=0 and beta=0 compares nothing: give one of them a positive weight")
+        self._classifier = [_linear_classifier("srrl", "teacher", teacher)]
+        self.pair = _last(student, teacher)
+        ours, theirs = _shapes("srrl", self.pair, student, teacher)
+        self.connector = nn.Sequential(
+            nn.Conv2d(ours[0], theirs[0], 1, bias=False), nn.BatchNorm2d(theirs[0]), nn.ReLU(inplace=True)
+        )
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        a, b = self.pair
+        return srrl(
+            embedding(self.connector(as_map(student.features[a]))),
+            embedding(teacher.features[b]),
+            classifier=self._classifier[0].weight.detach(),
+            alpha=self.options.alpha,
+            beta=self.options.beta,
+        )

@@ -1,0 +1,82 @@
+"""Variational information distillation: how likely the teacher's features are, given the student's."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.config.losses import feature as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.errors import UserError
+from kdschemes.losses.stages import as_map_shape, match_size, match_stages
+from kdschemes.models.recombined import as_map
+
+
+@full_precision
+def vid(
+    student: Float[Tensor, "n c hs ws"],
+    teacher: Float[Tensor, "n c ht wt"],
+    *,
+    raw_variance: Float[Tensor, " c"],
+    eps: float = 1e-5,
+) -> Float[Tensor, ""]:
+    r"""Return the mean over all elements of $\frac12 ((\mu - t)^2 / \sigma_c^2 + \log \sigma_c^2)$.
+
+    Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer": the negative log-likelihood of the
+    teacher's features under a Gaussian whose mean $\mu$ a regressor finds from the student's, and whose variance
+    $\sigma_c^2 = \mathrm{softplus}(\rho_c) + \epsilon$ is trained, one a channel; the constant $\frac12 \log 2\pi$ is
+    left out, as in RepDistiller, so the value may be negative. Maps of different size are average-pooled to the
+    smaller height and the smaller width first. Gradients flow to both and to $\rho$.
+
+    Args:
+        student: the mean, of the teacher's channels.
+        teacher: feature maps.
+        raw_variance: rho, of any magnitude.
+        eps: the least variance, > 0.
+    """
+    assert eps > 0, eps
+    student, teacher = match_size(student, teacher)
+    variance = torch.logaddexp(raw_variance, torch.zeros_like(raw_variance)) + eps
+    gap = (student - teacher).square() / variance[:, None, None]
+    return 0.5 * (gap.mean() + variance.log().mean())
+
+
+def vid_raw_variance(variance: float, channels: int, *, eps: float = 1e-5) -> Float[Tensor, " c"]:
+    """Return the rho of `vid` that gives this variance > eps in every channel."""
+    assert variance > eps, f"variance {variance}, eps {eps}"
+    excess = variance - eps
+    return torch.full((channels,), excess + math.log(-math.expm1(-excess)))
+
+
+class VID(Loss[config.VID]):
+    """Sum over stage pairs of `vid`, its mean found from the student's map by a learned regressor.
+
+    The regressor is three 1x1 convolutions without bias, of the teacher's channels, with a ReLU between them; it reads
+    the student's map after the larger of the two maps was average-pooled to the smaller one's size. The variances are
+    trained with it. Square tokens count as a map, a vector as a map of one position.
+    """
+
+    def __init__(self, options: config.VID, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        if options.variance <= options.eps:
+            raise UserError(f"vid starts from a variance above eps={options.eps}, not {options.variance}")
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        self.regressors, self.raw_variances = nn.ModuleList(), nn.ParameterList()
+        for a, b in self.pairs:
+            before = as_map_shape("vid", a, student.features[a])[0]
+            width = as_map_shape("vid", b, teacher.features[b])[0]
+            first, *others = (nn.Conv2d(c, width, 1, bias=False) for c in (before, width, width))
+            self.regressors.append(nn.Sequential(first, *(m for conv in others for m in (nn.ReLU(), conv))))
+            self.raw_variances.append(nn.Parameter(vid_raw_variance(options.variance, width, eps=options.eps)))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for (a, b), regressor, raw in zip(self.pairs, self.regressors, self.raw_variances, strict=True):
+            ours, theirs = match_size(as_map(student.features[a]), as_map(teacher.features[b]))
+            values.append(vid(regressor(ours), theirs, raw_variance=raw, eps=self.options.eps))
+        return torch.stack(values).sum()

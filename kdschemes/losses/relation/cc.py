@@ -1,0 +1,99 @@
+"""Correlation congruence: the paper's kernel, and the product of neighbours that public tables used."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from kdschemes.config.losses import relation as config
+from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.relation.rows import unit_rows
+from kdschemes.losses.stages import Embedding, embedding_width, match_stages
+
+
+@full_precision
+def neighbour_congruence(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    r"""Return the mean over n = 1 .. N-1 of $\sum_d \delta_{nd} \delta_{n+1,d}$, $\delta = |x^s - x^t|$.
+
+    RepDistiller's form of Peng et al. 2019, "Correlation Congruence for Knowledge Distillation": not the paper's, and
+    it depends on the order of the batch, but the public tables have it. A batch of 1 has no neighbours: 0, and a
+    gradient of 0. Gradients flow to both. The value depends on pairs of samples: give it the whole batch.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings of the same dimension.
+    """
+    if len(student) == 1:
+        return 0.0 * (student.sum() + teacher.sum())
+    gap = (student - teacher).abs()
+    return (gap[:-1] * gap[1:]).sum(dim=1).mean()
+
+
+@full_precision
+def kernel_congruence(
+    student: Float[Tensor, "n ds"], teacher: Float[Tensor, "n dt"], *, gamma: float, order: int
+) -> Float[Tensor, ""]:
+    r"""Return the mean over all N^2 pairs of $(K^s_{ij} - K^t_{ij})^2$.
+
+    Peng et al. 2019, "Correlation Congruence for Knowledge Distillation":
+    $K_{ij} = e^{-2\gamma} \sum_{p=0}^{P} \frac{(2\gamma)^p}{p!} (e_i \cdot e_j)^p$ is the series of the Gaussian kernel
+    of the embeddings $e = x / \|x\|$ up to order P. An embedding of zeros stays 0 and has no gradient. A batch of 1
+    gives 0 and a gradient of 0. Gradients flow to both. The value depends on pairs of samples: give it the whole batch.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings; the dimension may differ.
+        gamma: of the kernel, positive.
+        order: P, at least 1.
+    """
+    assert gamma > 0, gamma
+    assert order > 0, order
+    if len(student) == 1:
+        return 0.0 * (student.sum() + teacher.sum())
+    return (_series(student, gamma, order) - _series(teacher, gamma, order)).square().mean()
+
+
+def _series(x: Tensor, gamma: float, order: int) -> Tensor:
+    """Return the kernel without its constant term, which cancels in a difference."""
+    unit = unit_rows(x)
+    cosine = unit @ unit.mT
+    kernel = torch.zeros_like(cosine)
+    for p in range(order, 0, -1):
+        kernel = cosine * ((2 * gamma) ** p / math.factorial(p) + kernel)
+    return math.exp(-2 * gamma) * kernel
+
+
+class CC(Loss[config.CC]):
+    """Sum over stage pairs of `neighbour_congruence` or `kernel_congruence`, as `options.form` says.
+
+    The features are averaged over positions. Neighbours are compared after a linear layer on each side, trained with
+    the student (which is why the teacher's is, too); the kernel compares samples within a network and has none.
+    """
+
+    spans_batch = True
+
+    def __init__(self, options: config.CC, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        self.embeddings = nn.ModuleList()
+        if options.form == "neighbour":
+            for a, b in self.pairs:
+                widths = (embedding_width(student.features[a]), embedding_width(teacher.features[b]))
+                self.embeddings.append(nn.ModuleList(Embedding(width, options.dimension) for width in widths))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for i, (a, b) in enumerate(self.pairs):
+            ours, theirs = embedding(student.features[a]), embedding(teacher.features[b])
+            if self.options.form == "kernel":
+                gamma, order = self.options.gamma, self.options.order
+                values.append(kernel_congruence(gather(ours), gather(theirs), gamma=gamma, order=order))
+            else:
+                embed_student, embed_teacher = self.embeddings[i].children()
+                values.append(neighbour_congruence(gather(embed_student(ours)), gather(embed_teacher(theirs))))
+        return torch.stack(values).sum()

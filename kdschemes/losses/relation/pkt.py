@@ -1,0 +1,77 @@
+"""Probabilistic knowledge transfer: how likely a sample is to have each other one as its neighbour."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kdschemes.config.losses import relation as config
+from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.stages import match_stages
+
+_LOGARITHM_BELOW = -0.5
+
+
+@full_precision
+def probabilistic_transfer(
+    student: Float[Tensor, "n ds"], teacher: Float[Tensor, "n dt"], *, eps: float = 1e-7
+) -> Float[Tensor, ""]:
+    r"""Return the mean over all N^2 pairs of $P^t_{ij} \log \frac{P^t_{ij} + \epsilon}{P^s_{ij} + \epsilon}$.
+
+    Passalis & Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer". P are the rows of
+    $K = (e e^\top + 1) / 2$ divided by their sum, diagonal included; $e = x / (\|x\| + \epsilon)$. The mean over N^2
+    (a divergence a row, divided by N twice) and $\epsilon$ are the authors' code's. An embedding of zeros is alike
+    to all others by 1/2 and has no gradient. A batch of 1 gives 0 and a gradient of 0. Gradients flow to both. The
+    value depends on pairs of samples: give it the whole batch.
+
+    Rows of P sum to 1, so $P^s - P^t$ is added to every term: it changes nothing, but terms are then of second order
+    in the gap and lose no digits where student and teacher are close.
+
+    Args:
+        student: embeddings.
+        teacher: embeddings; the dimension may differ.
+        eps: added to lengths and inside the logarithm, positive.
+    """
+    assert eps > 0, eps
+    if len(student) == 1:
+        return 0.0 * (student.sum() + teacher.sum())
+    q, p = _neighbours(student, eps), _neighbours(teacher, eps)
+    gap = q - p
+    relative = gap / (p + eps)
+    log_ratio = torch.where(
+        relative > _LOGARITHM_BELOW,
+        torch.log1p(relative.clamp(min=_LOGARITHM_BELOW)),
+        torch.log((q + eps) / (p + eps)),
+    )
+    return (gap - p * log_ratio).mean()
+
+
+def _neighbours(x: Tensor, eps: float) -> Tensor:
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
+    positive = largest > 0
+    scale = torch.where(positive, largest, 1.0)
+    scaled = x / scale
+    length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    unit = torch.where(positive, scaled / (torch.where(positive, length, 1.0) + eps / scale), 0.0)
+    kernel = ((unit @ unit.mT + 1.0) / 2.0).clamp(min=0.0)
+    return kernel / kernel.sum(dim=1, keepdim=True)
+
+
+class PKT(Loss[config.PKT]):
+    """Sum over stage pairs of `probabilistic_transfer` of the features averaged over positions."""
+
+    spans_batch = True
+
+    def __init__(self, options: config.PKT, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for a, b in self.pairs:
+            ours, theirs = gather(embedding(student.features[a])), gather(embedding(teacher.features[b]))
+            values.append(probabilistic_transfer(ours, theirs, eps=self.options.eps))
+        return torch.stack(values).sum()

@@ -1,0 +1,67 @@
+"""Similarity-preserving distillation: which samples of a batch a network holds to be alike."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from kdschemes.config.losses import relation as config
+from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.losses.relation.rows import unit_rows
+from kdschemes.losses.stages import match_stages
+
+_ORDERS = {"l2": 2, "l1": 1}
+
+
+@full_precision
+def similarity_preserving(
+    student: Float[Tensor, "n *s"], teacher: Float[Tensor, "n *t"], *, rows: Literal["l2", "l1"] = "l2"
+) -> Float[Tensor, ""]:
+    r"""Return $\frac{1}{N^2} \|G^s - G^t\|_F^2$, G the rows of $F F^\top$ divided by their length.
+
+    Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation". F holds one sample's features, flattened, a row.
+    A row of G has length 1, or is 0 where all its sample's features are 0 (such a row has no gradient; that sample's
+    entries in the other rows do). G does not depend on the scale of F, nor row i on the scale of sample i, so both are
+    divided by their largest magnitude first and no scale overflows or underflows; the references' lower bound of
+    1e-12 on lengths is left out. A batch of 1 gives 0. Gradients flow to both. The value depends on pairs of samples:
+    give it the whole batch.
+
+    Args:
+        student: features, batch first, of any shape.
+        teacher: features, batch first; the shape may differ.
+        rows: what the length of a row is: `l2`, the paper's, or `l1`, torchdistill's.
+    """
+    if len(student) == 1:
+        return 0.0 * (student.sum() + teacher.sum())
+    return (_similarities(student, _ORDERS[rows]) - _similarities(teacher, _ORDERS[rows])).square().mean()
+
+
+def _similarities(features: Tensor, order: int) -> Tensor:
+    x = features.flatten(1)
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
+    overall = largest.amax()
+    by_sample = x / torch.where(largest > 0, largest, 1.0)
+    together = x / torch.where(overall > 0, overall, 1.0)
+    return unit_rows(by_sample @ together.mT, order=order)
+
+
+class SP(Loss[config.SP]):
+    """Sum over stage pairs of `similarity_preserving` of the whole features, gathered over all processes."""
+
+    spans_batch = True
+
+    def __init__(self, options: config.SP, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = match_stages(options.stages, student.features, teacher.features)
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        values = []
+        for a, b in self.pairs:
+            ours, theirs = gather(student.features[a].flatten(1)), gather(teacher.features[b].flatten(1))
+            values.append(similarity_preserving(ours, theirs, rows=self.options.rows))
+        return torch.stack(values).sum()

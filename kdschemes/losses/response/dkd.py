@@ -1,0 +1,84 @@
+"""Decoupled KD: DKD (Zhao et al. 2022)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Gather
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output
+from kdschemes.losses.response.base import LogitLoss
+from kdschemes.losses.response.divergence import divergence_by_gap
+
+
+@full_precision
+def dkd(
+    student: Float[Tensor, "n c"],
+    teacher: Float[Tensor, "n c"],
+    labels: Int[Tensor, " n"],
+    *,
+    temperature: float,
+    alpha: float = 1.0,
+    beta: float = 8.0,
+) -> Float[Tensor, ""]:
+    r"""Return $T^2 \frac1N \sum_n (\alpha \, TCKD_n + \beta \, NCKD_n)$, with softmaxes at T and y the label.
+
+    Zhao et al. 2022, "Decoupled Knowledge Distillation". $TCKD = KL(b^t \| b^s)$ of the two-class distributions
+    $b = (p_y, 1 - p_y)$; $NCKD = KL(\hat p^t \| \hat p^s)$ of $\hat p_c = p_c / (1 - p_y)$ over the C - 1 other
+    classes (0 for C = 2). `kd` is $T^2 \frac1N \sum_n (TCKD_n + (1 - p^t_y) NCKD_n)$. Mean over the batch; gradients
+    flow to both.
+
+    $b$ is the softmax of $(z_y / T, \log \sum_{c \ne y} e^{z_c / T})$ and no probability is ever subtracted from 1 or
+    put into a logarithm, so value and gradients are finite and exact for outputs of any confidence. The second entry's
+    gap between the two networks is $E_{\hat p^t}[d] + NCKD$, d the gap of the logits: exact where the two are close.
+    The authors lower the label's logit by 1000 instead of leaving it out: the same to rounding.
+
+    Args:
+        student: logits z of at least 2 classes.
+        teacher: logits v.
+        labels: class indices y.
+        temperature: T > 0.
+        alpha: weight of the label's part.
+        beta: weight of the other classes' part.
+    """
+    assert temperature > 0, temperature
+    student_label, student_others = split_label(student / temperature, labels)
+    teacher_label, teacher_others = split_label(teacher / temperature, labels)
+    gap = student_others - teacher_others
+    log_p = functional.log_softmax(teacher_others, dim=1)
+    non_target = divergence_by_gap(gap, log_p, functional.log_softmax(student_others, dim=1))
+    gap_of_others = (log_p.exp() * gap).sum(dim=1) + non_target
+    target = divergence_by_gap(
+        torch.stack([student_label - teacher_label, gap_of_others], dim=1),
+        _log_label_or_not(teacher_label, teacher_others),
+        _log_label_or_not(student_label, student_others),
+    )
+    return temperature**2 * (alpha * target + beta * non_target).mean()
+
+
+def split_label(
+    logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]
+) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c-1"]]:
+    """Return each sample's logit of its label, and those of the other classes in their order."""
+    assert logits.shape[1] > 1, "there are no classes beside the label's"
+    order = torch.arange(logits.shape[1] - 1, device=logits.device)
+    others = order + (order >= labels[:, None])
+    return logits.gather(1, labels[:, None])[:, 0], logits.gather(1, others)
+
+
+def _log_label_or_not(label: Tensor, others: Tensor) -> Tensor:
+    """Return log p_y and log (1 - p_y) as two columns, given the logits."""
+    return functional.log_softmax(torch.stack([label, others.logsumexp(dim=1)], dim=1), dim=1)
+
+
+class DKD(LogitLoss[config.DKD]):
+    """`dkd` of the logits and labels."""
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        z, v = self.logits(student, teacher)
+        o = self.options
+        return dkd(z, v, batch.labels, temperature=o.temperature, alpha=o.alpha, beta=o.beta)

@@ -1,0 +1,52 @@
+"""Kullback-Leibler divergence of softened outputs: KD (Hinton et al. 2015)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from jaxtyping import Float
+from torch import Tensor
+
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Gather
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output
+from kdschemes.losses.response.base import LogitLoss
+from kdschemes.losses.response.divergence import divergence
+
+
+@full_precision
+def kd(
+    student: Float[Tensor, "n c"],
+    teacher: Float[Tensor, "n c"],
+    *,
+    temperature: float,
+    scale: bool = True,
+    reduction: Literal["batchmean", "mean"] = "batchmean",
+) -> Float[Tensor, ""]:
+    r"""Return Hinton's distillation loss: $T^2 \frac1N \sum_n KL(p_T(v_n) \| p_T(z_n))$, $p_T(x) = softmax(x / T)$.
+
+    Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network". z are the student's logits, v the
+    teacher's; natural logarithm, sum over classes, mean over the batch. Gradients flow to both; the student's is
+    $T (p_T(z) - p_T(v)) / N$. No digits are lost where the two outputs are close (a high temperature, small logits).
+
+    Args:
+        student: logits z.
+        teacher: logits v.
+        temperature: T > 0.
+        scale: multiply by $T^2$, so that the gradient does not fall with T.
+        reduction: 'batchmean' sums over classes; 'mean' divides that by C as well, as torch's KLDivLoss does unless
+            told otherwise, and with it several public codes.
+    """
+    by_sample = divergence(student, teacher, temperature=temperature)
+    value = by_sample.mean() if reduction == "batchmean" else by_sample.mean() / student.shape[1]
+    return temperature**2 * value if scale else value
+
+
+class KD(LogitLoss[config.KD]):
+    """`kd` of the logits."""
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        z, v = self.logits(student, teacher)
+        o = self.options
+        return kd(z, v, temperature=o.temperature, scale=o.scale, reduction=o.reduction)

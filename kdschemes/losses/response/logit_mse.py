@@ -1,0 +1,35 @@
+"""Squared distance of centered logits, the high-temperature limit of KD."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Gather
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output
+from kdschemes.losses.response.base import LogitLoss
+
+
+class LogitMSE(LogitLoss[config.LogitMSE]):
+    """`logit_mse` of the logits."""
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        return logit_mse(*self.logits(student, teacher))
+
+
+@full_precision
+def logit_mse(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
+    r"""Return $\frac1N \sum_n \frac1{2C} \|z_n - v_n\|^2$ of logits centred per sample: what `kd` tends to as T grows.
+
+    Hinton, Vinyals, Dean 2015, section 2.1 (matching logits is a special case of distillation). The relative
+    difference from `kd` falls as 1/T. Mean over the batch; gradients flow to both.
+
+    Args:
+        student: logits z.
+        teacher: logits v.
+    """
+    gap = student - teacher
+    gap = gap - gap.mean(dim=1, keepdim=True)
+    return 0.5 * gap.square().mean()

@@ -1,0 +1,50 @@
+"""Cross-entropy with softened outputs (Hinton et al. 2015)."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Gather
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output
+from kdschemes.losses.response.base import LogitLoss
+
+
+class SoftCE(LogitLoss[config.SoftCE]):
+    """`soft_ce` of the logits."""
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        z, v = self.logits(student, teacher)
+        return soft_ce(z, v, temperature=self.options.temperature, scale=self.options.scale)
+
+
+@full_precision
+def soft_ce(
+    student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, temperature: float, scale: bool = True
+) -> Float[Tensor, ""]:
+    r"""Return the cross-entropy with soft targets: $-T^2 \frac1N \sum_n \sum_c p_T(v_n)_c \log p_T(z_n)_c$.
+
+    Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network": `kd` plus the entropy of the teacher's
+    output, so at equality it is that entropy and not 0. The student's gradient is that of `kd`; both sides get one.
+    Mean over the batch.
+
+    Args:
+        student: logits z.
+        teacher: logits v.
+        temperature: T > 0.
+        scale: multiply by $T^2$.
+    """
+    value = soft_cross_entropy(student, teacher, temperature=temperature).mean()
+    return temperature**2 * value if scale else value
+
+
+def soft_cross_entropy(
+    student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, temperature: float
+) -> Float[Tensor, " n"]:
+    r"""Return $-\sum_c p_T(v_n)_c \log p_T(z_n)_c$ of every sample; the tensors are of float32 at least."""
+    assert temperature > 0, temperature
+    p = functional.softmax(teacher / temperature, dim=1)
+    return -(p * functional.log_softmax(student / temperature, dim=1)).sum(dim=1)

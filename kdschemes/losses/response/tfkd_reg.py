@@ -1,0 +1,55 @@
+"""A teacher that is no network: a distribution made by hand from the label."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Gather
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output
+from kdschemes.losses.response.base import LogitLoss
+from kdschemes.losses.response.divergence import divergence
+
+
+@full_precision
+def tfkd_reg(
+    student: Float[Tensor, "n c"],
+    labels: Int[Tensor, " n"],
+    *,
+    temperature: float = 20.0,
+    correct: float = 0.99,
+    multiplier: float = 100.0,
+) -> Float[Tensor, ""]:
+    r"""Return $m \frac1{NC} \sum_n KL(softmax(u_n / T) \| softmax(z_n))$, u made by hand from the label.
+
+    Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", in the authors' code.
+    u is a on the label and $(1 - a) / (C - 1)$ on each other class; the softmax is of u itself, which is a
+    distribution already, so at T = 20 the target is almost uniform. z, the student's logits, has no temperature; the
+    mean is over samples and classes, and there is no $T^2$. The student alone gets gradient.
+
+    Args:
+        student: logits z of at least 2 classes.
+        labels: class indices.
+        temperature: T > 0, of the target alone.
+        correct: a, from 0 to 1.
+        multiplier: m.
+    """
+    assert temperature > 0, temperature
+    classes = student.shape[1]
+    assert classes > 1, "there are no classes beside the label's"
+    target = torch.full_like(student, (1.0 - correct) / (classes - 1), requires_grad=False)
+    target = target.scatter(1, labels[:, None], correct)
+    return multiplier * divergence(student, target / temperature).mean() / classes
+
+
+class TFKDReg(LogitLoss[config.TFKDReg]):
+    """`tfkd_reg` of the student's logits and the labels."""
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        o = self.options
+        return tfkd_reg(
+            student.logits, batch.labels, temperature=o.temperature, correct=o.correct, multiplier=o.multiplier
+        )

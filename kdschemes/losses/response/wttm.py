@@ -1,0 +1,41 @@
+"""Weighted transformed teacher matching: WTTM (Zheng and Yang 2024)."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from kdschemes.config.losses import response as config
+from kdschemes.core.loss import Gather
+from kdschemes.core.precision import full_precision
+from kdschemes.core.types import Batch, Output
+from kdschemes.losses.response.base import LogitLoss
+from kdschemes.losses.response.ttm import _divergence
+
+
+class WTTM(LogitLoss[config.WTTM]):
+    """`wttm` of the logits."""
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        z, v = self.logits(student, teacher)
+        return wttm(z, v, temperature=self.options.temperature)
+
+
+@full_precision
+def wttm(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, temperature: float) -> Float[Tensor, ""]:
+    r"""Return $\frac1N \sum_n U_n KL(softmax(v_n / T) \| softmax(z_n))$, $U_n = \sum_c p_{nc}^{1/T}$, $p = softmax(v)$.
+
+    Zheng, Yang 2024, as `ttm` with more weight on samples of which the teacher is less sure: for T > 1, U runs from
+    1 (one class has all the mass) to $C^{1 - 1/T}$ (all classes the same). Mean over the batch; gradients flow to
+    both, but not through U.
+
+    Args:
+        student: logits z.
+        teacher: logits v.
+        temperature: T > 0 of the teacher.
+    """
+    log_p = functional.log_softmax(teacher.detach(), dim=1)
+    power_sum = torch.logsumexp(log_p / temperature, dim=1).exp()
+    return (power_sum * _divergence(student, teacher, temperature)).mean()

@@ -1,0 +1,159 @@
+"""Schemes on equal budgets: what each gives for as many epochs, and for as much training compute."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import altair as alt
+
+from kdschemes.report.analyses.evidence import missing, paragraphs, probability, setting
+from kdschemes.report.charts.base import chart, percents
+from kdschemes.report.document import Chart, Section, Table
+from kdschemes.report.formatting import NOTHING, accuracy, count, spread, training_macs
+from kdschemes.report.groups import Group
+from kdschemes.report.statistics import paired, verdicts
+from kdschemes.study import run_logs as traces
+
+TITLE = "Equal epochs, equal compute"
+
+TOLERANCE = 0.1
+"""How far, relative to the most expensive, a compute may be to be called equal."""
+
+
+def budgets(groups: Sequence[Group]) -> list[Section]:
+    """Return what each group's training cost, and how it compares with cross-entropy on the same budget.
+
+    The budgets are the epochs that most groups have, and the training compute of the most expensive one.
+    """
+    costs = {group.label: found[0] for group in groups if not group.earlier and (found := training_macs(group))}
+    named = {group.label: group for group in groups if group.label in costs}
+    notes = missing(groups)
+    if not costs:
+        text = paragraphs(notes, "No finished run tells its training compute yet.")
+        return [Section(title=TITLE, text=text)]
+    dearest = max(costs, key=lambda label: costs[label])
+    epochs = {label: _epochs(group) for label, group in named.items()}
+    usual = Counter(epochs.values()).most_common(1)[0][0]
+    of_epochs = [label for label in named if epochs[label] == usual]
+    of_compute = equal_compute(costs, costs[dearest])
+    told = (
+        f"The most expensive run is {dearest}: {epochs[dearest]} epochs, {count(costs[dearest])} multiply-accumulates. "
+        f"Compute is 3 forward passes of what is trained and 1 of what is frozen, times images, times epochs; equal is "
+        f"within {100 * TOLERANCE:g} % of it."
+    )
+    rows = [
+        [
+            label,
+            str(epochs[label]),
+            count(costs[label]),
+            f"{100 * costs[label] / costs[dearest]:.0f} %",
+            spread(list(accuracy(group).values()), 2),
+        ]
+        for label, group in named.items()
+    ]
+    columns = ("run", "epochs", "training MACs", "of the most expensive", "test top-1 %")
+    caption = "Mean ± sample deviation over seeds, after the last epoch."
+    sections = [
+        Section(
+            title=TITLE,
+            text=paragraphs(told, _teachers(named[dearest], costs[dearest]), notes),
+            tables=[Table(columns=columns, rows=rows, caption=caption)],
+            charts=[Chart(name="budgets", spec=_chart(named, costs), caption="Means over seeds.")],
+        )
+    ]
+    for budget, labels in ((f"{usual} epochs", of_epochs), ("equal compute", of_compute)):
+        sections.append(_compared(budget, [named[label] for label in labels]))
+    return sections
+
+
+def equal_compute(costs: Mapping[str, float], budget: float) -> list[str]:
+    """Return the labels whose compute is the budget, within `TOLERANCE` of it."""
+    return [label for label, cost in costs.items() if abs(cost - budget) <= TOLERANCE * budget]
+
+
+def _compared(budget: str, groups: Sequence[Group]) -> Section:
+    title = f"Against cross-entropy, {budget}"
+    base = next((group for group in groups if _is_plain(group)), None)
+    others = [group for group in groups if group is not base]
+    if base is None or not others:
+        return Section(title=title, text="Not enough runs are finished: cross-entropy and another one are needed.")
+    tests = [paired(accuracy(group), accuracy(base)) for group in others]
+    rows = [
+        [
+            group.label,
+            f"{test.mean_difference:+z.2f}",
+            f"{test.low:+z.2f} to {test.high:+z.2f}" if test.n > 1 else NOTHING,
+            NOTHING if p != p else probability(p),
+            words,
+        ]
+        for group, test, (p, words) in zip(others, tests, verdicts(tests), strict=True)
+    ]
+    columns = ("run", f"difference to {base.label}", "95 % interval", "p by Holm", "it is")
+    caption = "Points of test top-1 after the last epoch, the same seeds paired, two-sided t test."
+    return Section(title=title, tables=[Table(columns=columns, rows=rows, caption=caption)])
+
+
+def _is_plain(group: Group) -> bool:
+    return (setting(group, "scheme.name"), setting(group, "scheme.method")) == ("supervised", "ce")
+
+
+def _epochs(group: Group) -> int:
+    results = group.finished[0].results
+    assert results is not None
+    return int(results["epochs"])
+
+
+def _teachers(group: Group, cost: float) -> str:
+    """Return what training a group's teachers took, which its own cost leaves out; "" where that is not known."""
+    member = group.finished[0]
+    checkpoints = (member.results or {}).get("teacher_checkpoint") or []
+    total = 0.0
+    for checkpoint in [checkpoints] if isinstance(checkpoints, str) else checkpoints:
+        total += _compute(member.folder.parent / Path(checkpoint).name)
+    if not total:
+        return ""
+    return (
+        f"The teacher's own training, once for all students, is not in it: {count(total)}, "
+        f"{total / cost:.1f} times as much."
+    )
+
+
+def _compute(folder: Path) -> float:
+    try:
+        found = traces.results(folder) or {}
+        return float(found["train_macs_per_image"] * found["samples"]["train"] * found["epochs"])
+    except (OSError, ValueError, TypeError, KeyError):
+        return 0.0
+
+
+def _chart(named: Mapping[str, Group], costs: Mapping[str, float]) -> alt.TopLevelMixin:
+    values: list[dict[str, Any]] = [
+        {
+            "compute": costs[label] / 1e12,
+            "top1": fmean(found),
+            "run": label,
+            "method": " ".join(setting(group, key) for key in ("scheme.name", "scheme.method")),
+            "epochs": str(_epochs(group)),
+        }
+        for label, group in named.items()
+        if (found := accuracy(group).values())
+    ]
+    methods = list(dict.fromkeys(str(value["method"]) for value in values))
+    epochs = sorted({str(value["epochs"]) for value in values}, key=int)
+    spec: alt.Chart = (
+        chart(values)
+        .mark_point(filled=True, size=80)
+        .encode(
+            x=alt.X("compute:Q", scale=alt.Scale(zero=False), title="training compute (10^12 multiply-accumulates)"),
+            y=alt.Y("top1:Q", scale=percents(value["top1"] for value in values), title="test top-1 (%)"),
+            color=alt.Color("method:N", title=None, sort=methods),
+            shape=alt.Shape("epochs:N", title="epochs", sort=epochs),
+            tooltip=["run:N", "epochs:N", "compute:Q", "top1:Q"],
+        )
+        .properties(width="container")
+    )
+    return spec

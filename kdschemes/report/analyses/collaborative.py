@@ -1,0 +1,298 @@
+"""What passes between networks that are trained already, on equal or on different data, and what they forget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import altair as alt
+
+from kdschemes.config.losses.response import KD
+from kdschemes.config.schemes.offline import OfflineKD
+from kdschemes.errors import UserError
+from kdschemes.report.analyses.evidence import RULE, BySeed, by_point, judged, missing, paragraphs, probability, setting
+from kdschemes.report.analyses.transfer import (
+    Change,
+    Mask,
+    Transfer,
+    seen_classes,
+    start_config,
+    start_folder,
+    transfer,
+)
+from kdschemes.report.charts.base import chart
+from kdschemes.report.document import Chart, Section, Table
+from kdschemes.report.formatting import NOTHING, spread
+from kdschemes.report.groups import Group
+from kdschemes.report.statistics import paired, verdicts
+
+TITLE = "Transfer between trained networks"
+
+ALONE, KD_DEFAULT, KD_TUNED, DML, DPKD = "labels alone", "KD", "tuned KD", "DML", "DPKD"
+
+COMPARED = (ALONE, KD_DEFAULT, KD_TUNED, DML, DPKD)
+
+METHODS = {("supervised", "ce"): ALONE, ("offline", "dpkd"): DPKD, ("online", "dml"): DML}
+
+COLUMNS = ("test top-1 %", "own classes %", "unseen classes %", "forgetting", "positive flips %", "negative flips %")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """How the peers' data differ, and whose images the transfer is on."""
+
+    skew: float | None
+    own: bool
+
+    def __str__(self) -> str:
+        data = "IID" if self.skew is None else f"non-IID ({self.skew:g})"
+        return f"{data}, {'own' if self.own else 'teacher' + chr(39) + 's'} images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Temperature and weight of the soft term of distillation."""
+
+    temperature: float
+    alpha: float
+
+    def __str__(self) -> str:
+        return f"T={self.temperature:g}, alpha={self.alpha:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A method at a place; `setting` tells the runs of KD apart."""
+
+    place: Place
+    method: str
+    setting: Setting | None = None
+
+
+DEFAULT = Setting(temperature=KD().temperature, alpha=OfflineKD().alpha)
+"""What KD is without tuning."""
+
+Runs = dict[int, Transfer]
+"""Runs by seed."""
+
+Grid = dict[Setting, Runs]
+
+
+def collaborative(groups: Sequence[Group]) -> list[Section]:
+    """Return what students gain and forget, by their data, the images of the transfer and the method.
+
+    Tuned KD is, for each seed, the setting with the best accuracy on the validation split.
+    """
+    found, left_out = by_point(groups, _point)
+    notes = [*missing(groups), *_lost(groups), *left_out]
+    measured = _measured(found, notes)
+    places = list(dict.fromkeys(point.place for point in measured))
+    grids = {place: _grid(measured, place) for place in places}
+    methods = {place: _methods(measured, place, grids[place]) for place in places}
+    compared = [place for place in places if len(methods[place]) > 1]
+    if not compared:
+        why = "There is nothing to compare yet: two methods are needed, on the same images, from the same networks."
+        return [Section(title=TITLE, text=paragraphs(notes, why))]
+    reading = (
+        "On the test set after the last epoch, in percent. Own classes are those that the student had images of before "
+        "the transfer. Forgetting is the mean over classes of max(0, top-1 before - top-1 after). Positive flips are "
+        "images that were answered wrongly before and are right after, negative flips the opposite. Labels alone: the "
+        "student goes on without a teacher, with the same images and steps. Non-IID (a): the shares "
+        "that peers have of a class are drawn from Dirichlet(a)."
+    )
+    tables = [_table(place, methods[place]) for place in compared]
+    tables += [_settings(place, grids[place]) for place in compared if len(grids[place]) > 1]
+    charts = [
+        _chart(
+            f"collaborative_{key}_{number}", methods, [place for place in compared if place.skew == skew], key, title
+        )
+        for number, skew in enumerate(dict.fromkeys(place.skew for place in compared), start=1)
+        for key, title in (("top1", "test top-1 (%)"), ("forgetting", "forgetting (points)"))
+    ]
+    text = paragraphs(*_claims(methods), notes, reading, RULE)
+    return [Section(title=TITLE, text=text, tables=tables, charts=charts)]
+
+
+def tuned(grid: Mapping[Setting, Mapping[int, Transfer]]) -> Runs:
+    """Return for each seed the run with the best validation accuracy, of equals that of the first setting.
+
+    Seeds that not every setting has are left out: else settings would be chosen from unequal offers.
+    """
+    if not grid:
+        return {}
+    seeds = sorted(set.intersection(*(set(runs) for runs in grid.values())))
+    offers = {seed: [runs[seed] for runs in grid.values()] for seed in seeds}
+    return {
+        seed: max(runs, key=lambda run: run.val) for seed, runs in offers.items() if all(r.val == r.val for r in runs)
+    }
+
+
+def mean_of_places(values: Sequence[BySeed]) -> BySeed:
+    """Return the mean over places by seed, of the seeds that all places have."""
+    seeds = sorted(set.intersection(*map(set, values))) if values else []
+    return {seed: sum(of[seed] for of in values) / len(values) for seed in seeds}
+
+
+def _lost(groups: Sequence[Group]) -> list[str]:
+    """Return a sentence for each group whose runs began from one that is not there any more."""
+    begun = [group for group in groups if group.finished and start_folder(group.finished[0]) is not None]
+    lost = [group for group in begun if start_config(group.finished[0]) is None]
+    return [f"Left out: {group.label}. {start_folder(group.finished[0])} is not there any more." for group in lost]
+
+
+def _point(group: Group) -> Point | None:
+    start = start_config(group.finished[0])
+    if start is None:
+        return None
+    place = Place(skew=setting(group, "data.part_skew"), own=setting(group, "data.part") == start.data.part)
+    way = (setting(group, "scheme.name"), setting(group, "scheme.method"))
+    if way == ("offline", "kd"):
+        temperature = setting(group, "losses.response.temperature")
+        if temperature is None:
+            return None
+        at = Setting(temperature=float(temperature), alpha=float(setting(group, "scheme.alpha")))
+        return Point(place=place, method=KD_DEFAULT, setting=at)
+    return Point(place=place, method=METHODS[way]) if way in METHODS else None
+
+
+def _measured(found: Mapping[Point, Group], notes: list[str]) -> dict[Point, Runs]:
+    """Return each point's runs; `notes` gets a sentence for each run that cannot be used."""
+    seen: dict[str, Mask] = {}
+    measured: dict[Point, Runs] = {}
+    for point, group in found.items():
+        for member in group.finished:
+            try:
+                start = start_config(member)
+                if start is None:
+                    raise UserError(f"{start_folder(member)} is not there any more.")
+                data = repr(start.data)
+                if data not in seen:
+                    seen[data] = seen_classes(start)
+                measured.setdefault(point, {})[member.row.entry.seed] = transfer(member, seen[data])
+            except UserError as error:
+                notes.append(f"Left out: {member.row.entry.label}. {error}")
+    return measured
+
+
+def _grid(measured: Mapping[Point, Runs], place: Place) -> Grid:
+    return {point.setting: runs for point, runs in measured.items() if point.place == place and point.setting}
+
+
+def _methods(measured: Mapping[Point, Runs], place: Place, grid: Grid) -> dict[str, Runs]:
+    """Return the runs of each method at a place that has some, in the order in which they are compared."""
+    of = {point.method: runs for point, runs in measured.items() if point.place == place and not point.setting}
+    of |= {KD_DEFAULT: grid.get(DEFAULT, {}), KD_TUNED: tuned(grid) if len(grid) > 1 else {}}
+    return {name: of[name] for name in COMPARED if of.get(name)}
+
+
+def _after(runs: Mapping[int, Transfer], value: Callable[[Change], float]) -> BySeed:
+    return {seed: value(run.after) for seed, run in runs.items()}
+
+
+def _difference(methods: Mapping[str, Runs], a: str, b: str, value: Callable[[Change], float]) -> BySeed:
+    """Return method a less method b, of the seeds that both have."""
+    more, less = _after(methods[a], value), _after(methods[b], value)
+    return {seed: more[seed] - less[seed] for seed in sorted(more.keys() & less.keys())}
+
+
+def _claims(methods: Mapping[Place, Mapping[str, Runs]]) -> list[str]:
+    """Return the verdicts that the finished runs allow; each is over all places that have both methods."""
+
+    def over(a: str, b: str, value: Callable[[Change], float], only: Callable[[Place], bool]) -> list[BySeed]:
+        return [_difference(of, a, b, value) for place, of in methods.items() if only(place) and {a, b} <= of.keys()]
+
+    def everywhere(place: Place) -> bool:
+        return True
+
+    told = []
+    if passed := over(KD_TUNED, ALONE, _top1, everywhere):
+        claim = (
+            "Trained networks pass on what they know (test top-1 of tuned KD against labels alone, mean of all cases)"
+        )
+        told.append(_judged(claim, passed))
+    skewed = over(KD_TUNED, KD_DEFAULT, _top1, lambda place: place.skew is not None)
+    equal = over(KD_TUNED, KD_DEFAULT, _top1, lambda place: place.skew is None)
+    if skewed and equal:
+        claim = "Tuning matters most where data are non-IID (test top-1 that tuning gives there, less that on IID data)"
+        told.append(judged(claim, paired(mean_of_places(skewed), mean_of_places(equal))))
+    if kept := over(KD_DEFAULT, DPKD, _forgetting, everywhere):
+        told.append(_judged("Data-partitioning KD forgets less than KD (forgetting of KD less its own)", kept))
+    return told
+
+
+def _judged(claim: str, values: Sequence[BySeed]) -> str:
+    mean = mean_of_places(values)
+    return judged(claim, paired(mean, dict.fromkeys(mean, 0.0)))
+
+
+def _top1(of: Change) -> float:
+    return of.top1
+
+
+def _forgetting(of: Change) -> float:
+    return of.forgetting
+
+
+def _table(place: Place, methods: Mapping[str, Runs]) -> Table:
+    everyone: Runs = {}
+    for runs in methods.values():
+        everyone = {**runs, **everyone}
+    rows = [["student before", *_cells([run.before for run in everyone.values()])[:3], *[NOTHING] * 5]]
+    teachers = {seed: run.teacher for of in methods.values() for seed, run in of.items() if run.teacher is not None}
+    if teachers:
+        rows.append(["its teacher", *_cells(list(teachers.values()))[:3], *[NOTHING] * 5])
+    tested = [name for name in methods if name != ALONE and ALONE in methods]
+    tests = [paired(_after(methods[name], _top1), _after(methods[ALONE], _top1)) for name in tested]
+    words = dict(zip(tested, verdicts(tests), strict=True))
+    for name, runs in methods.items():
+        p, said = words.get(name, (float("nan"), NOTHING))
+        tail = [NOTHING if p != p else probability(p), said]
+        rows.append([name, *_cells([run.after for run in runs.values()]), *tail])
+    caption = f"{place}. Mean ± sample deviation over seeds; the test is of top-1, against labels alone."
+    return Table(columns=(str(place), *COLUMNS, "p by Holm", "against labels alone"), rows=rows, caption=caption)
+
+
+def _cells(changes: Sequence[Change]) -> list[str]:
+    values = [
+        [getattr(one, key) for one in changes]
+        for key in ("top1", "own", "unseen", "forgetting", "positive", "negative")
+    ]
+    return [spread([value for value in of if value == value], 2) for of in values]
+
+
+def _settings(place: Place, grid: Grid) -> Table:
+    chosen = tuned(grid)
+    rows = [
+        [
+            str(setting),
+            spread([run.val for run in runs.values()], 2),
+            spread([run.after.top1 for run in runs.values()], 2),
+            f"{sum(run is chosen.get(seed) for seed, run in runs.items())} of {len(chosen)}",
+        ]
+        for setting, runs in grid.items()
+    ]
+    columns = (f"KD, {place}", "validation top-1 %", "test top-1 %", "chosen for seeds")
+    return Table(columns=columns, rows=rows, caption=f"The settings that KD is tuned over. {place}.")
+
+
+def _chart(
+    stem: str, methods: Mapping[Place, Mapping[str, Runs]], places: Sequence[Place], key: str, title: str
+) -> Chart:
+    values = [
+        {"method": name, key: getattr(run.after, key), "case": str(place), "seed": seed}
+        for place in places
+        for name, runs in methods[place].items()
+        for seed, run in runs.items()
+    ]
+    names = [str(place) for place in places]
+    base = chart(values).encode(
+        y=alt.Y("method:N", sort=list(COMPARED), title=None),
+        yOffset=alt.YOffset("case:N", sort=names),
+        color=alt.Color("case:N", sort=names, title=None),
+    )
+    x = alt.X(f"{key}:Q", scale=alt.Scale(zero=False), title=title)
+    spec = alt.layer(
+        base.mark_point(filled=True, opacity=0.6).encode(x=x, tooltip=["case:N", "seed:Q", f"{key}:Q"]),
+        base.mark_tick(thickness=2).encode(x=alt.X(f"mean({key}):Q")),
+    ).properties(width="container", height=alt.Step(14))
+    return Chart(name=stem, spec=spec, caption="Dots are seeds, bars means.")

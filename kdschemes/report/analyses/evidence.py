@@ -1,0 +1,106 @@
+"""What analyses read from the groups of a study, and the words of their verdicts on a claim."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from kdschemes.report.groups import Group
+from kdschemes.report.statistics import LEAST_SEEDS, LEVEL, Paired
+
+BORNE_OUT, NOT_BORNE_OUT, NOT_TOLD_APART = "borne out", "not borne out", "not told apart"
+
+NO_VERDICT = f"no verdict on fewer than {LEAST_SEEDS} common seeds"
+
+RULE = (
+    f"A claim is {BORNE_OUT} where its difference is above 0 with p < {LEVEL:g} (two-sided paired t test over seeds), "
+    f"{NOT_BORNE_OUT} where it is below 0 with such a p, else {NOT_TOLD_APART}; there is {NO_VERDICT}."
+)
+
+LISTED = 4
+"""Labels that a sentence lists before it only counts."""
+
+Point = TypeVar("Point", bound=Hashable)
+
+BySeed = dict[int, float]
+
+
+def setting(group: Group, key: str) -> Any:
+    """Return the value of a dotted configuration key, from the grid or a member's `config.yaml`, or None."""
+    for member in group.members:
+        if key in member.row.entry.grid:
+            return member.row.entry.grid[key]
+        tree: Any = member.config
+        for part in key.split("."):
+            tree = tree.get(part) if isinstance(tree, Mapping) else None
+        if tree is not None:
+            return tree
+    return None
+
+
+def by_point(groups: Sequence[Group], point: Callable[[Group], Point | None]) -> tuple[dict[Point, Group], list[str]]:
+    """Return the group with finished runs at each point, and a sentence for each that is not used.
+
+    Runs that teach others are left out. Of groups at one point, which differ in their protocols, the one with the most
+    finished runs is taken.
+    """
+    found: dict[Point, Group] = {}
+    left_out = []
+    for group in sorted(groups, key=lambda group: -len(group.finished)):
+        if group.earlier or not group.finished:
+            continue
+        at = point(group)
+        if at is None:
+            continue
+        if at in found:
+            left_out.append(f"Left out: {group.label}, which was trained or evaluated unlike {found[at].label}.")
+        else:
+            found[at] = group
+    return {at: found[at] for group in groups for at in found if found[at] is group}, left_out
+
+
+def missing(groups: Iterable[Group]) -> list[str]:
+    """Return a sentence that says which runs of a study are not finished; [] if all are."""
+    members = [member for group in groups if not group.earlier for member in group.members]
+    labels = [member.row.entry.label for member in members if member.results is None]
+    if not labels:
+        return []
+    shown = ", ".join(labels[:LISTED]) + (f" and {len(labels) - LISTED} more" if len(labels) > LISTED else "")
+    return [f"**{len(labels)} of {len(members)} runs are not finished** ({shown}): what follows is of the others."]
+
+
+def verdict(found: Paired) -> str:
+    """Return whether a claim that says that a difference is above 0 is borne out, by `RULE`."""
+    if found.n < LEAST_SEEDS:
+        return NO_VERDICT
+    if math.isnan(found.p) or found.p >= LEVEL:
+        return NOT_TOLD_APART
+    return BORNE_OUT if found.mean_difference > 0 else NOT_BORNE_OUT
+
+
+def judged(claim: str, found: Paired, unit: str = "points") -> str:
+    """Return the sentence on a claim: its verdict, then the difference that it rests on."""
+    return f"{claim}: **{verdict(found)}** ({measured(found, unit)})."
+
+
+def measured(found: Paired, unit: str = "points") -> str:
+    """Return a mean difference with its interval, p-value and seeds."""
+    seeds = f"{found.n} {'seed' if found.n == 1 else 'seeds'}"
+    if found.n == 0:
+        return "no common seed"
+    if math.isnan(found.p):
+        return f"{found.mean_difference:+z.2f} {unit}, {seeds}"
+    interval = f"95 % interval {found.low:+z.2f} to {found.high:+z.2f}"
+    return f"{found.mean_difference:+z.2f} {unit}, {interval}, {probability(found.p)}, {seeds}"
+
+
+def probability(p: float) -> str:
+    """Return a p-value as it stands in a sentence."""
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def paragraphs(*parts: str | Sequence[str]) -> str:
+    """Join sentences to a section's text, a paragraph each; empty ones are left out."""
+    flat = [line for part in parts for line in ([part] if isinstance(part, str) else part)]
+    return "\n\n".join(filter(None, flat))

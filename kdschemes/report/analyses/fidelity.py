@@ -1,0 +1,204 @@
+"""Does distillation copy a network: how far do students agree with their teacher, and does that make them better?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import altair as alt
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from kdschemes.errors import UserError
+from kdschemes.report.analyses.evidence import RULE, by_point, judged, missing, paragraphs, probability, setting
+from kdschemes.report.charts.base import chart
+from kdschemes.report.document import Chart, Section, Table
+from kdschemes.report.formatting import NOTHING, by_seed, reported, spread
+from kdschemes.report.groups import Group, Member
+from kdschemes.report.statistics import paired, verdicts
+from kdschemes.storage.predictions import read_predictions
+
+TITLE = "Fidelity: agreement with the teacher against accuracy"
+
+Classes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """How much a student listens to its teacher, and at which temperature."""
+
+    alpha: float
+    temperature: float
+
+    def __str__(self) -> str:
+        return f"alpha={self.alpha:g}, T={self.temperature:g}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Errors:
+    """A teacher's wrong answers: how many, and the share in percent to which a student gives the same wrong answer."""
+
+    count: int
+    repeated: float
+
+
+def fidelity(groups: Sequence[Group]) -> list[Section]:
+    """Return agreement with the teacher and divergence from it against accuracy, over alpha and temperature.
+
+    The student with alpha = 0 has learned from labels alone: two networks that never met agree as much.
+    """
+    found, left_out = by_point(groups, _point)
+    notes = [*missing(groups), *left_out]
+    alone = next((point for point in found if point.alpha == 0), None)
+    points = sorted(found, key=lambda point: (point.alpha, point.temperature))
+    listening = [point for point in points if point.alpha > 0]
+    if alone is None or not listening:
+        why = "There is nothing to compare yet: a student with alpha = 0 and one that listens are needed."
+        return [Section(title=TITLE, text=paragraphs(notes, why))]
+    strongest = max(listening, key=lambda point: (point.alpha, point.temperature))
+    agreement = {point: _test(found[point], "agreement") for point in points}
+    top1 = {point: _test(found[point], "top1") for point in points}
+    errors = {point: [_errors(member) for member in found[point].finished] for point in points}
+    tests = dict(zip(listening, [paired(agreement[point], agreement[alone]) for point in listening], strict=True))
+    corrected = dict(zip(listening, verdicts(list(tests.values())), strict=True))
+    claim = judged(
+        f"Distillation copies another network (agreement with the teacher at {strongest} against that of a student "
+        "of labels alone)",
+        tests[strongest],
+    )
+    rows = []
+    for point in points:
+        p, words = corrected.get(point, (np.nan, NOTHING))
+        words = {"better": "agrees more", "worse": "agrees less"}.get(words, words)
+        rows.append(
+            [
+                str(point) if point is not alone else f"{point} (labels alone)",
+                spread(list(top1[point].values()), 2),
+                spread(list(agreement[point].values()), 2),
+                spread(list(_test(found[point], "kl").values()), 4),
+                spread([one.repeated for one in errors[point] if one is not None and one.count], 1),
+                NOTHING if p != p else probability(p),
+                words,
+            ]
+        )
+    columns = ("student", "test top-1 %", "agreement %", "KL from teacher", "teacher's errors repeated %", "p by Holm")
+    caption = (
+        "On the test set after the last epoch, mean ± sample deviation over seeds. Agreement: same most probable class "
+        "as the teacher. Errors repeated: the teacher's wrong answers that the student gives too. The test is of the "
+        "agreement, against labels alone."
+    )
+    return [
+        Section(
+            title=TITLE,
+            text=paragraphs(
+                claim,
+                _how_far(strongest, alone, agreement, errors),
+                _better_with_agreement(agreement, top1),
+                notes,
+                "All students have the same teacher: what is found holds for that one. " + RULE,
+            ),
+            tables=[Table(columns=(*columns, "against labels alone"), rows=rows, caption=caption)],
+            charts=[
+                _chart(found, "agreement", "agreement with the teacher on the test set (%)"),
+                _chart(found, "kl", "KL from the teacher on the test set (nats)"),
+            ],
+        )
+    ]
+
+
+def repeated_errors(labels: Classes, teacher: Classes, student: Classes) -> Errors:
+    """Return how many samples the teacher gets wrong, and the share in percent that the student answers like it."""
+    wrong = teacher != labels
+    count = int(wrong.sum())
+    return Errors(count=count, repeated=100.0 * float((student == teacher)[wrong].mean()) if count else 0.0)
+
+
+def correlation(agreement: Sequence[float], top1: Sequence[float]) -> tuple[float, float]:
+    """Return Spearman's rank correlation of agreement and accuracy, and its p-value; NaN where there is none."""
+    if len(agreement) < 3 or len(set(agreement)) < 2 or len(set(top1)) < 2:
+        return float("nan"), float("nan")
+    found = stats.spearmanr(agreement, top1)
+    return float(found.statistic), float(found.pvalue)
+
+
+def _point(group: Group) -> Point | None:
+    alpha, temperature = setting(group, "scheme.alpha"), setting(group, "losses.response.temperature")
+    if setting(group, "scheme.name") != "offline" or alpha is None or temperature is None:
+        return None
+    return Point(alpha=float(alpha), temperature=float(temperature))
+
+
+def _test(group: Group, key: str) -> dict[int, float]:
+    return by_seed(group, reported(group), "last", key)
+
+
+def _errors(member: Member) -> Errors | None:
+    """Return what a student repeats of its teacher's errors on the test set; None where its answers are not kept."""
+    try:
+        answers = read_predictions(member.folder)
+    except UserError:
+        return None
+    if answers is None or member.results is None or "test" not in answers.labels:
+        return None
+    heads = [answers.heads.get(str(member.results[key]), {}).get("test") for key in ("teacher", "reported")]
+    if heads[0] is None or heads[1] is None:
+        return None
+    return repeated_errors(answers.labels["test"], heads[0].classes, heads[1].classes)
+
+
+def _how_far(
+    strongest: Point,
+    alone: Point,
+    agreement: Mapping[Point, Mapping[int, float]],
+    errors: Mapping[Point, Sequence[Errors | None]],
+) -> str:
+    """Return how far the student that listens most is from a copy."""
+    told = [f"a copy would agree on 100 %, the student at {strongest} agrees on {_mean(agreement[strongest])} %"]
+    told.append(f"that of labels alone on {_mean(agreement[alone])} %")
+    known = {point: [one for one in errors[point] if one is not None] for point in (strongest, alone)}
+    count = next((one.count for one in known[strongest]), 0)
+    if count and known[alone]:
+        shares = [spread([one.repeated for one in known[point]], 1) for point in (strongest, alone)]
+        told.append(f"of the teacher's {count} errors the first repeats {shares[0]} %, the second {shares[1]} %")
+    return f"How much of a copy: {'; '.join(told)}."
+
+
+def _better_with_agreement(
+    agreement: Mapping[Point, Mapping[int, float]], top1: Mapping[Point, Mapping[int, float]]
+) -> str:
+    pairs = [(value, top1[point][seed]) for point, of in agreement.items() for seed, value in of.items()]
+    rho, p = correlation([one for one, _ in pairs], [two for _, two in pairs])
+    if rho != rho:
+        return "Whether more agreement means more accuracy cannot be told from these runs."
+    return (
+        f"Over all {len(pairs)} runs, agreement and accuracy have a rank correlation of {rho:+z.2f} ({probability(p)}; "
+        "runs of one seed are not independent of each other)."
+    )
+
+
+def _mean(values: Mapping[int, float]) -> str:
+    return spread(list(values.values()), 2)
+
+
+def _chart(found: Mapping[Point, Group], key: str, title: str) -> Chart:
+    values = [
+        {key: value, "top1": top1[seed], "alpha": point.alpha, "T": f"{point.temperature:g}", "seed": seed}
+        for point, group in found.items()
+        for top1 in [_test(group, "top1")]
+        for seed, value in _test(group, key).items()
+    ]
+    temperatures = sorted({f"{point.temperature:g}" for point in found}, key=float)
+    spec = (
+        chart(values)
+        .mark_point(filled=True, size=60)
+        .encode(
+            x=alt.X(f"{key}:Q", scale=alt.Scale(zero=False), title=title),
+            y=alt.Y("top1:Q", scale=alt.Scale(zero=False), title="test top-1 (%)"),
+            color=alt.Color("alpha:Q", title="alpha"),
+            shape=alt.Shape("T:N", title="T", sort=temperatures),
+            tooltip=["alpha:Q", "T:N", "seed:Q", f"{key}:Q", "top1:Q"],
+        )
+        .properties(width="container")
+    )
+    return Chart(name=f"fidelity_{key}", spec=spec, caption="A point is a run.")

@@ -1,0 +1,271 @@
+"""Does a student learn a class that is in none of its images, from what its teacher says of other images?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import altair as alt
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from kdschemes.config.load import build_config
+from kdschemes.data import LoadedData, open_data
+from kdschemes.errors import UserError
+from kdschemes.models import StagedNetwork, load_model
+from kdschemes.report.analyses.evidence import RULE, BySeed, by_point, judged, missing, paragraphs, probability, setting
+from kdschemes.report.charts.base import chart, percents
+from kdschemes.report.document import Chart, Section, Table
+from kdschemes.report.formatting import NOTHING, spread
+from kdschemes.report.groups import Group, Member
+from kdschemes.report.statistics import paired, verdicts
+
+TITLE = "A class that the student never sees"
+
+BATCH = 500
+"""Images that a network answers at once."""
+
+CURVE_POINTS = 61
+"""Offsets at which the chart shows the accuracy."""
+
+Logits = npt.NDArray[np.float64]
+
+Classes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """What a network says of the images of a split, and what they are."""
+
+    logits: Logits
+    labels: Classes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """A student on the test set, as it is and with the offset that is chosen on the validation split.
+
+    Accuracy and the share of the omitted classes' images that are recognised are in percent.
+    """
+
+    offset: float
+    errors: tuple[int, int]
+    top1: tuple[float, float]
+    recognised: tuple[float, float]
+    test: Answers
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What a student learned from: whether a teacher and labels taught it, and the classes that it never saw."""
+
+    label: str
+    taught: bool
+    labels: bool
+    omitted: tuple[int, ...]
+
+
+def missing_class(groups: Sequence[Group]) -> list[Section]:
+    """Return how students do on classes that were left out of their images, before and after a correction.
+
+    One number is added to the logits of the omitted classes. It is chosen on the validation split of each run, and
+    applied once to the test set. Students of all classes are corrected for the same classes, as a control.
+    """
+    found, left_out = by_point(groups, _point)
+    notes = [*missing(groups), *left_out]
+    omitted = sorted({label for point in found for label in point.omitted})
+    measured: dict[Point, dict[int, Corrected]] = {}
+    for point, group in found.items() if omitted else ():
+        for member in group.finished:
+            try:
+                measured.setdefault(point, {})[member.row.entry.seed] = measure(member, omitted)
+            except UserError as error:
+                notes.append(f"Left out: {member.row.entry.label}. {error}")
+    soft = next((point for point in measured if point.omitted and point.taught and not point.labels), None)
+    hard = next((point for point in measured if point.omitted and not point.taught), None)
+    if soft is None or hard is None:
+        why = "There is nothing to compare yet: with a class omitted, a student of soft targets and one of labels."
+        return [Section(title=TITLE, text=paragraphs(notes, why))]
+    learned = paired(_recognised(measured[soft], 1), _recognised(measured[hard], 1))
+    return [
+        Section(
+            title=TITLE,
+            text=paragraphs(
+                judged(
+                    "Soft targets teach a class that no image shows (its test images recognised after the correction, "
+                    f"{soft.label}, against {hard.label})",
+                    learned,
+                ),
+                judged(
+                    f"One number restores accuracy (test top-1 of {soft.label}, after against before the correction)",
+                    paired(_top1(measured[soft], 1), _top1(measured[soft], 0)),
+                ),
+                _images(omitted, measured[soft]),
+                notes,
+                "Added to the logits of the omitted classes is one number, which gives the best accuracy on the "
+                "validation split of the run; the middle of the range of equally good ones, or 0 if it is one of them. "
+                "The test set had no part in the choice. " + RULE,
+            ),
+            tables=[_table(measured)],
+            charts=[
+                Chart(
+                    name="missing_class",
+                    spec=_chart(measured, omitted),
+                    caption="Lines: mean over seeds for every number. Dots: what validation chose, a dot a seed.",
+                )
+            ],
+        )
+    ]
+
+
+def measure(member: Member, omitted: Sequence[int]) -> Corrected:
+    """Return what the correction of the classes `omitted` does to a finished run's network.
+
+    Raises:
+        UserError: its weights or its images are not there any more, or it has no validation split.
+    """
+    config = build_config(member.config)
+    data = open_data(config.data, seed=config.seed, device=torch.device("cpu"))
+    for split in ("val", "test"):
+        if not data.sizes[split]:
+            raise UserError(f"{member.folder} has no images of {split}: the correction is chosen on val, shown on test")
+    network = load_model(member.folder).eval()
+    offset = best_offset(answers(network, data, "val"), omitted)
+    test = answers(network, data, "test")
+    given = [shifted(test.logits, omitted, value).argmax(1) for value in (0.0, offset)]
+    right = [classes == test.labels for classes in given]
+    seen = np.isin(test.labels, omitted)
+    before, after = right
+    return Corrected(
+        offset=offset,
+        errors=(int((~before).sum()), int((~after).sum())),
+        top1=(100.0 * float(before.mean()), 100.0 * float(after.mean())),
+        recognised=(100.0 * float(before[seen].mean()), 100.0 * float(after[seen].mean())),
+        test=test,
+    )
+
+
+@torch.no_grad()
+def answers(network: StagedNetwork, data: LoadedData, split: str) -> Answers:
+    """Return a network's logits of a split in float64, and the labels."""
+    logits, labels = [], []
+    for batch in data.eval_batches(split, batch_size=BATCH, rank=0, world=1):
+        logits.append(network(batch.images).double())
+        labels.append(batch.labels)
+    return Answers(logits=torch.cat(logits).numpy(), labels=torch.cat(labels).numpy())
+
+
+def shifted(logits: Logits, omitted: Sequence[int], offset: float) -> Logits:
+    """Return logits with `offset` added to those of the classes `omitted`."""
+    moved = logits.copy()
+    moved[:, list(omitted)] += offset
+    return moved
+
+
+def best_offset(found: Answers, omitted: Sequence[int]) -> float:
+    """Return the offset b of the omitted classes' logits with the best accuracy on these answers.
+
+    A sample goes over to the omitted classes where b passes d = (largest other logit) - (largest omitted logit).
+    Accuracy is constant between the d of samples that are right on one side, so that the middle of each range, 1 beyond
+    the outermost d, and 0 are all that need be tried; of equally good ones that nearest 0 is taken.
+    """
+    absent = np.zeros(found.logits.shape[1], dtype=bool)
+    absent[list(omitted)] = True
+    inside, outside = (np.where(mask, found.logits, -np.inf) for mask in (absent, ~absent))
+    crossing = outside.max(1) - inside.max(1)
+    loses = outside.argmax(1) == found.labels
+    gains = inside.argmax(1) == found.labels
+    ends = np.unique(crossing[loses | gains])
+    if not len(ends):
+        return 0.0
+    tried = np.concatenate([[0.0, ends[0] - 1.0], (ends[1:] + ends[:-1]) / 2, [ends[-1] + 1.0]])
+    won = np.searchsorted(np.sort(crossing[gains]), tried, side="left")
+    kept = int(loses.sum()) - np.searchsorted(np.sort(crossing[loses]), tried, side="right")
+    right = won + kept
+    best = tried[right == right.max()]
+    return float(best[np.abs(best).argmin()])
+
+
+def _point(group: Group) -> Point | None:
+    scheme, method = setting(group, "scheme.name"), setting(group, "scheme.method")
+    if (scheme, method) not in (("supervised", "ce"), ("offline", "kd")):
+        return None
+    alpha = float(setting(group, "scheme.alpha") or 0.0)
+    taught = scheme == "offline" and alpha > 0
+    omitted = tuple(setting(group, "data.omit") or ())
+    return Point(label=group.label, taught=taught, labels=not taught or alpha < 1, omitted=omitted)
+
+
+def _top1(found: Mapping[int, Corrected], which: int) -> BySeed:
+    return {seed: one.top1[which] for seed, one in found.items()}
+
+
+def _recognised(found: Mapping[int, Corrected], which: int) -> BySeed:
+    return {seed: one.recognised[which] for seed, one in found.items()}
+
+
+def _images(omitted: Sequence[int], found: Mapping[int, Corrected]) -> str:
+    test = next(iter(found.values())).test
+    named = f"class {omitted[0]}" if len(omitted) == 1 else f"classes {', '.join(map(str, omitted))}"
+    return (
+        f"Left out of the students' images: {named}, {int(np.isin(test.labels, omitted).sum())} of the "
+        f"{len(test.labels)} test images."
+    )
+
+
+def _table(measured: Mapping[Point, Mapping[int, Corrected]]) -> Table:
+    tested = [point for point in measured if point.omitted]
+    tests = [paired(_top1(measured[point], 1), _top1(measured[point], 0)) for point in tested]
+    words = {point: _words(*verdict) for point, verdict in zip(tested, verdicts(tests), strict=True)}
+    rows = [
+        [
+            point.label,
+            *(spread([float(one.errors[which]) for one in of.values()], 1) for which in (0, 1)),
+            *(spread(list(_top1(of, which).values()), 2) for which in (0, 1)),
+            *(spread(list(_recognised(of, which).values()), 1) for which in (0, 1)),
+            spread([one.offset for one in of.values()], 2),
+            *words.get(point, (NOTHING, NOTHING)),
+        ]
+        for point, of in measured.items()
+    ]
+    columns = ("student", "errors", "corrected", "test top-1 %", "corrected %", "omitted class recognised %")
+    caption = (
+        "On the test set after the last epoch, mean ± sample deviation over seeds. Recognised: the share of the "
+        "omitted class's images that are given this class. The test is of top-1, after against before the correction. "
+        "Students of all classes are there as a control."
+    )
+    return Table(
+        columns=(*columns, "recognised, corrected %", "added to the logit", "p by Holm", "corrected is"),
+        rows=rows,
+        caption=caption,
+    )
+
+
+def _words(p: float, verdict: str) -> tuple[str, str]:
+    return NOTHING if p != p else probability(p), verdict
+
+
+def _chart(measured: Mapping[Point, Mapping[int, Corrected]], omitted: Sequence[int]) -> alt.TopLevelMixin:
+    chosen = [one.offset for of in measured.values() for one in of.values()]
+    low, high = min(0.0, *chosen), max(0.0, *chosen)
+    margin = 0.1 * (high - low) + 0.5
+    lines: list[dict[str, Any]] = []
+    dots: list[dict[str, Any]] = []
+    for point, of in measured.items():
+        for value in np.linspace(low - margin, high + margin, CURVE_POINTS):
+            top1 = [_accuracy(one.test, omitted, float(value)) for one in of.values()]
+            lines.append({"offset": float(value), "top1": sum(top1) / len(top1), "student": point.label})
+        dots += [{"offset": one.offset, "top1": one.top1[1], "student": point.label} for one in of.values()]
+    x = alt.X("offset:Q", title="added to the logit of the omitted class")
+    y = alt.Y("top1:Q", scale=percents(row["top1"] for row in (*lines, *dots)), title="test top-1 (%)")
+    color = alt.Color("student:N", title=None, sort=[point.label for point in measured])
+    return alt.layer(
+        chart(lines).mark_line().encode(x=x, y=y, color=color),
+        chart(dots).mark_point(filled=True, size=60).encode(x=x, y=y, color=color, tooltip=["student:N", "top1:Q"]),
+    ).properties(width="container")
+
+
+def _accuracy(found: Answers, omitted: Sequence[int], offset: float) -> float:
+    return 100.0 * float((shifted(found.logits, omitted, offset).argmax(1) == found.labels).mean())

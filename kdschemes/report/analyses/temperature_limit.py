@@ -1,0 +1,220 @@
+"""The high-temperature limit: from which temperature on is distillation a matching of logits?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import altair as alt
+
+from kdschemes.errors import UserError
+from kdschemes.report.analyses.evidence import BORNE_OUT, NOT_BORNE_OUT, missing, paragraphs, setting
+from kdschemes.report.charts.base import chart
+from kdschemes.report.document import Chart, Section, Table
+from kdschemes.report.formatting import spread
+from kdschemes.report.groups import Group, Member
+
+if TYPE_CHECKING:
+    from kdschemes.report.analyses.soft_gradient import Comparison
+
+TITLE = "The high-temperature limit of distillation's gradient"
+
+TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
+
+IMAGES = 500
+"""Test images that are looked at, at most."""
+
+USEFUL = 4.0
+"""Deviations of the logits from which on the limit is said to be useful."""
+
+HIGH = 10.0
+"""Deviations of the logits above which the slope is fitted."""
+
+TOLERANCE = 0.05
+"""How far a slope may be from -1 to be called that of 1/T."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """One pair: the deviations of its logits, the gradient after and before training, and its slope and constant.
+
+    `at_useful` is the limit's relative error at `USEFUL` times the larger deviation of student and teacher.
+    """
+
+    student: float
+    teacher: float
+    after: Comparison
+    before: Comparison
+    constant: float
+    slope: float
+    at_useful: float
+
+    @property
+    def deviation(self) -> float:
+        """The larger of the two deviations."""
+        return max(self.student, self.teacher)
+
+
+def temperature_limit(groups: Sequence[Group]) -> list[Section]:
+    """Return the gradient of distillation against (z - v) / (N T^2), measured on pairs that were trained."""
+    sections: list[Section] = []
+    for group in groups:
+        if group.earlier or setting(group, "scheme.name") != "offline":
+            continue
+        pairs, reasons = [], []
+        for member in group.finished:
+            try:
+                pairs.append(measure_pair(member))
+            except UserError as error:
+                reasons.append(f"Not measured: {error}.")
+        notes = [*missing([group]), *reasons]
+        title = TITLE if len(groups) < 3 else f"{TITLE}: {group.label}"
+        suffix = f"_{len(sections) + 1}" if sections else ""
+        sections.append(_section(title, pairs, notes, suffix))
+    return sections or [Section(title=TITLE, text="No run of the study has a frozen teacher.")]
+
+
+def measure_pair(member: Member) -> Measured:
+    """Load the networks of a finished run and measure them on test images. Imports torch.
+
+    Raises:
+        UserError: the networks or the images are not there.
+    """
+    from kdschemes.report.analyses.soft_gradient import compare, deviation, error_constant
+    from kdschemes.report.analyses.trained_pair import pair_logits
+
+    logits = pair_logits(member, IMAGES)
+    student, teacher = logits.student.double(), logits.teacher.double()
+    deviations = deviation(student), deviation(teacher)
+    after = compare(student, teacher, TEMPERATURES)
+    (at_useful,) = compare(student, teacher, [USEFUL * max(deviations)]).centred
+    return Measured(
+        student=deviations[0],
+        teacher=deviations[1],
+        after=after,
+        before=compare(logits.before, logits.teacher, TEMPERATURES),
+        constant=error_constant(student, teacher),
+        slope=slope(after.temperatures, after.centred, above=HIGH * max(deviations)),
+        at_useful=at_useful,
+    )
+
+
+def slope(temperatures: Sequence[float], errors: Sequence[float], *, above: float) -> float:
+    """Return the least-squares slope of log error on log T over temperatures above a bound, the last three at least."""
+    pairs = list(zip(temperatures, errors, strict=True))
+    kept = [pair for pair in pairs if pair[0] > above]
+    kept = kept if len(kept) > 2 else pairs[-3:]
+    x, y = ([math.log(pair[index]) for pair in kept] for index in (0, 1))
+    mean_x, mean_y = fmean(x), fmean(y)
+    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+
+
+def _section(title: str, pairs: Sequence[Measured], notes: Sequence[str], suffix: str) -> Section:
+    if not pairs:
+        return Section(title=title, text=paragraphs(notes, "There is no finished pair to measure yet."))
+    slopes = [pair.slope for pair in pairs]
+    falls = all(abs(one + 1) <= TOLERANCE for one in slopes)
+    numbers = f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}"
+    claim = (
+        f"Above {HIGH:g} deviations of the logits the relative error of (z - v) / (N T^2) falls as 1/T: "
+        f"**{BORNE_OUT if falls else NOT_BORNE_OUT}** (slope on logarithmic axes {spread(slopes, 3)} over {numbers}; "
+        f"called that where every slope is within {TOLERANCE:g} of -1)."
+    )
+    useful = (
+        f"The logits deviate from their sample's mean by {spread([pair.student for pair in pairs], 2)} (student) and "
+        f"{spread([pair.teacher for pair in pairs], 2)} (teacher). At {USEFUL:g} times the larger of the two, T = "
+        f"{spread([USEFUL * pair.deviation for pair in pairs], 1)}, the limit is off by "
+        f"{spread([100 * pair.at_useful for pair in pairs], 1)} %; beyond that distillation is nearly a matching of "
+        "logits."
+    )
+    raw = fmean(pair.after.raw[-1] for pair in pairs)
+    centring = (
+        f"That is with logits centred over the classes of each sample. As they are, {100 * raw:.2g} % of error are "
+        f"left at T = {TEMPERATURES[-1]:g}: an offset common to all classes changes (z - v) but no softmax, so without "
+        "centring the error never vanishes."
+    )
+    how = (
+        f"Gradient at the student's logits z of cross-entropy with the teacher's softened answers (logits v), without "
+        f"the factor T^2, by autograd in float64 on up to {IMAGES} test images; relative error ||g - limit|| / "
+        "||limit|| over all of them. To leading order it is C / T with C from the logits alone: "
+        f"{spread([pair.constant for pair in pairs], 2)}."
+    )
+    columns = ("T", "length of g", "length of the limit", "error", "error, not centred", "error before training")
+    rows = [
+        [
+            f"{temperature:g}",
+            *(
+                f"{fmean(values):.3g}"
+                for values in zip(
+                    *(
+                        (p.after.exact[i], p.after.limit[i], p.after.centred[i], p.after.raw[i], p.before.centred[i])
+                        for p in pairs
+                    ),
+                    strict=True,
+                )
+            ),
+        ]
+        for i, temperature in enumerate(TEMPERATURES)
+    ]
+    caption = f"Means over {numbers}; lengths are means over images. Before training: the student's initial weights."
+    return Section(
+        title=title,
+        text=paragraphs(claim, useful, centring, notes, how),
+        tables=[Table(columns=columns, rows=rows, caption=caption)],
+        charts=[
+            Chart(
+                name=f"temperature_limit_error{suffix}",
+                spec=_error_chart(pairs),
+                caption="Relative error of the limit; dashed: C / T.",
+            ),
+            Chart(
+                name=f"temperature_limit_length{suffix}",
+                spec=_length_chart(pairs),
+                caption="Mean length of a sample's gradient, without the factor T^2.",
+            ),
+        ],
+    )
+
+
+def _error_chart(pairs: Sequence[Measured]) -> alt.TopLevelMixin:
+    lines = {
+        "centred": [pair.after.centred for pair in pairs],
+        "as they are": [pair.after.raw for pair in pairs],
+        "centred, before training": [pair.before.centred for pair in pairs],
+    }
+    constant = fmean(pair.constant for pair in pairs)
+    line = [{"T": temperature, "value": constant / temperature} for temperature in TEMPERATURES]
+    dashed = chart(line).mark_line(style="reference").encode(x=_x(), y=_y("relative error (log)"))
+    return alt.layer(dashed, _lines(lines, "relative error (log)")).properties(width="container")
+
+
+def _length_chart(pairs: Sequence[Measured]) -> alt.TopLevelMixin:
+    lines = {
+        "gradient": [pair.after.exact for pair in pairs],
+        "(z - v) / (N T^2)": [pair.after.limit for pair in pairs],
+    }
+    return _lines(lines, "length (log)").properties(width="container")
+
+
+def _lines(lines: dict[str, list[tuple[float, ...]]], title: str) -> alt.Chart:
+    values = [
+        {"T": temperature, "value": fmean(one), "line": name}
+        for name, of in lines.items()
+        for temperature, one in zip(TEMPERATURES, zip(*of, strict=True), strict=True)
+    ]
+    color = alt.Color("line:N", sort=list(lines), title=None)
+    spec: alt.Chart = chart(values).mark_line(point=True).encode(x=_x(), y=_y(title), color=color)
+    return spec
+
+
+def _x() -> alt.X:
+    axis = alt.Axis(values=list(TEMPERATURES))
+    return alt.X("T:Q", scale=alt.Scale(type="log"), axis=axis, title="temperature T (log)")
+
+
+def _y(title: str) -> alt.Y:
+    axis = alt.Axis(values=[10.0**power for power in range(-12, 4)], format=".0e")
+    return alt.Y("value:Q", scale=alt.Scale(type="log"), axis=axis, title=title)

@@ -1,0 +1,184 @@
+"""`kdschemes compare`: two runs side by side, their configurations, results, cost, and where their answers differ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from kdschemes.config.naming import NOT_HASHED
+from kdschemes.errors import UserError
+from kdschemes.report.document import Table
+from kdschemes.report.formatting import NOTHING, cost, count, each, metric, reported, training_macs
+from kdschemes.report.groups import Group, Member, flat, member_of
+from kdschemes.report.terminal import table_text
+from kdschemes.report.write import is_run
+from kdschemes.storage.predictions import HeadPredictions, read_predictions
+
+METRICS = (
+    ("top-1 %", "top1", 2),
+    ("NLL", "nll", 4),
+    ("ECE %", "ece", 2),
+    ("agreement with teacher %", "agreement", 2),
+    ("KL from teacher", "kl", 4),
+)
+"""Title, metric and digits of the rows of results."""
+
+NOTHING_PROVED = (
+    "Two runs of one seed each prove nothing about their methods: another seed changes results too.\n"
+    "kdschemes report compares methods over seeds."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    """The answers of two heads on the same images. `p` is that of McNemar's exact test."""
+
+    images: int
+    agreement: float
+    both_right: int
+    only_first: int
+    only_second: int
+    p: float
+
+
+def compare(first: str, second: str) -> str:
+    """Return the comparison of two runs, by their folders, as text.
+
+    Raises:
+        UserError: one is no folder of a run, or both are the same.
+    """
+    a, b = (_member(folder) for folder in (first, second))
+    if a.folder.resolve() == b.folder.resolve():
+        raise UserError(f"{first} and {second} are the same run: give two")
+    parts = [f"a: {_told(a)}\nb: {_told(b)}", _configurations(a, b)]
+    if a.results is not None and b.results is not None:
+        groups = [Group(label=name, members=(member,)) for name, member in (("a", a), ("b", b))]
+        parts += [_protocols(a, b), _results(*groups), _cost(*groups), _answers(*groups)]
+    else:
+        parts.append("Results are compared when both runs are finished.")
+    return "\n\n".join(part for part in [*parts, NOTHING_PROVED] if part)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided p of McNemar's exact test on the images that one alone gets right.
+
+    Under the hypothesis that both are right equally often, each of those images is the first's with probability 1/2.
+    Without such images p is 1.
+    """
+    images = only_first + only_second
+    return float(stats.binomtest(only_first, images, 0.5).pvalue) if images else 1.0
+
+
+def answers(first: HeadPredictions, second: HeadPredictions, labels: npt.NDArray[np.int64]) -> Answers:
+    """Count where two heads agree and who is right."""
+    right, other = first.classes == labels, second.classes == labels
+    only_first, only_second = int((right & ~other).sum()), int((~right & other).sum())
+    return Answers(
+        images=len(labels),
+        agreement=100 * float((first.classes == second.classes).mean()),
+        both_right=int((right & other).sum()),
+        only_first=only_first,
+        only_second=only_second,
+        p=mcnemar(only_first, only_second),
+    )
+
+
+def _member(folder: str) -> Member:
+    path = Path(folder).expanduser()
+    if not is_run(path):
+        raise UserError(f"{folder} is no folder of a run")
+    return member_of(path)
+
+
+def _told(member: Member) -> str:
+    row = member.row
+    state = "" if member.results is not None else f" ({row.state}, {row.done:.3g} of {row.entry.epochs} epochs)"
+    return f"{member.folder}{state}"
+
+
+def _configurations(a: Member, b: Member) -> str:
+    one, two = flat(a.config), flat(b.config)
+    keys = [key for key in dict.fromkeys([*one, *two]) if key not in NOT_HASHED and one.get(key) != two.get(key)]
+    if not keys:
+        return "Their configurations are the same." if one and two else "Their configurations cannot be read."
+    rows = [[key, *(str(tree[key]) if key in tree else NOTHING for tree in (one, two))] for key in keys]
+    return f"Configuration: keys that differ\n{table_text(Table(columns=('key', 'a', 'b'), rows=rows))}"
+
+
+def _protocols(a: Member, b: Member) -> str:
+    lines = [
+        f"They differ in {key} ({a.protocol[key]}, {b.protocol[key]}): what follows does not compare methods alone."
+        for key in a.protocol
+        if a.protocol[key] != b.protocol[key]
+    ]
+    return "\n".join(lines)
+
+
+def _results(a: Group, b: Group) -> str:
+    rows = []
+    for which in ("last", "best"):
+        for split in ("val", "test"):
+            for title, key, digits in METRICS:
+                pair = [metric(group.finished[0], reported(group), which, key, split) for group in (a, b)]
+                if any(value is not None for value in pair):
+                    rows.append(_row(f"{which}, {split}: {title}", pair, f"{{:.{digits}f}}".format, NOTHING))
+    heads = " and ".join(dict.fromkeys((reported(a), reported(b))))
+    title = f"Results of the reported heads ({heads}); best: the best epoch on validation"
+    return f"{title}\n{_side_by_side(rows)}"
+
+
+def _cost(a: Group, b: Group) -> str:
+    quantities: dict[str, tuple[Callable[[Group], Sequence[float]], Callable[[float], str]]] = {
+        "parameters": (lambda group: cost(group, reported(group), "parameters"), lambda value: f"{value:,.0f}"),
+        "MACs": (lambda group: cost(group, reported(group), "macs"), count),
+        "latency ms": (lambda group: cost(group, reported(group), "latency_ms"), lambda value: f"{value:.2f}"),
+        "training MACs": (training_macs, count),
+        "training s": (lambda group: each(group, "train_seconds"), lambda value: f"{value:.1f}"),
+        "memory MB": (lambda group: [v / 1e6 for v in each(group, "peak_memory_bytes")], lambda value: f"{value:.0f}"),
+    }
+    rows = []
+    for title, (of, show) in quantities.items():
+        pair = [next(iter(of(group)), None) for group in (a, b)]
+        rows.append(_row(title, pair, show, "not measured"))
+    return f"Cost\n{_side_by_side(rows)}"
+
+
+def _row(title: str, pair: Sequence[float | None], show: Callable[[float], str], without: str) -> list[str]:
+    one, two = pair
+    cells = [without if value is None else show(value) for value in pair]
+    if one is None or two is None:
+        return [title, *cells, NOTHING]
+    difference = two - one
+    sign = "-" if difference < 0 else "+"
+    return [title, *cells, f"{sign}{show(abs(difference))}" if difference else show(0.0)]
+
+
+def _side_by_side(rows: Sequence[Sequence[str]]) -> str:
+    return table_text(Table(columns=("", "a", "b", "b - a"), rows=rows))
+
+
+def _answers(a: Group, b: Group) -> str:
+    stored = [(group, read_predictions(group.finished[0].folder)) for group in (a, b)]
+    lacking = [group.label for group, found in stored if found is None]
+    if lacking:
+        return f"Answers on the test set: not there, {' and '.join(lacking)} stored no predictions."
+    one, two = (found.heads.get(reported(group), {}).get("test") for group, found in stored if found is not None)
+    labels, others = (found.labels.get("test") for _, found in stored if found is not None)
+    if one is None or two is None or labels is None or others is None:
+        return "Answers on the test set: not there, a run stored none for it."
+    if not np.array_equal(labels, others):
+        return "Answers on the test set: not compared, the runs were tested on other images."
+    found = answers(one, two, labels)
+    neither = found.images - found.both_right - found.only_first - found.only_second
+    chance = f"p = {found.p:.3f}" if found.p >= 0.001 else "p < 0.001"
+    return (
+        f"Answers of the reported heads to the {found.images} images of the test set, last epoch\n"
+        f"the same class: {found.agreement:.2f} %\n"
+        f"right: both {found.both_right}, a alone {found.only_first}, b alone {found.only_second}, neither {neither}\n"
+        f"McNemar's exact test of a alone against b alone: {chance} (chance in the images, not in the seeds)"
+    )

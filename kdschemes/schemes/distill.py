@@ -1,0 +1,140 @@
+"""Edge, distill(): topology to Distillation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+
+from kdschemes.config.losses import Losses
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.loss import Side
+from kdschemes.core.nodes import LossHead, Node
+from kdschemes.core.schedules import constant, ramp
+from kdschemes.core.terms import Supervise, Term, Transfer
+from kdschemes.core.types import Batch, Output, Task
+from kdschemes.errors import UserError
+from kdschemes.losses.build import build_loss
+
+Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
+"""For each output, the shape of one sample's feature at each stage, shallow to deep."""
+
+
+@dataclass(frozen=True)
+class Edge:
+    """`source` teaches `target`; factors multiply the weights of the losses it carries, None carries none of a kind.
+
+    `losses` are those of this edge alone; None: those that the whole topology is given. `detach` makes a constant of
+    what the source says; without it the source learns from the edge, too.
+    """
+
+    source: str
+    target: str
+    response: float | None = 1.0
+    feature: float | None = 1.0
+    relation: float | None = 1.0
+    losses: Losses | None = None
+    detach: bool = True
+
+
+def distill(
+    nodes: Mapping[str, Node],
+    *,
+    supervised: Mapping[str, float],
+    edges: Sequence[Edge],
+    losses: Losses,
+    heads: Sequence[str],
+    task: Task,
+    teacher: str | None = None,
+    label_smoothing: float = 0.0,
+    label_smoothing_over: Literal["all", "others"] = "all",
+    terms: Sequence[Term] = (),
+    peers: Sequence[str] = (),
+    rates: Mapping[str, float] | None = None,
+    turns: Sequence[Sequence[str]] = (),
+) -> Distillation:
+    """Build a scheme from its topology alone.
+
+    Every output in `supervised` gets cross-entropy on the labels with that weight; every edge carries each kind of
+    loss that `losses` names, unless the edge's factor for that kind is None. Projections are shaped by a probe.
+    `terms` come beside these; `peers`, `rates` and `turns` are those of `Distillation`.
+
+    Raises:
+        UserError: a loss that cannot be defined between two outputs, a stage that is not there.
+    """
+    made: list[Term] = [
+        Supervise(target, constant(weight), label_smoothing=label_smoothing, label_smoothing_over=label_smoothing_over)
+        for target, weight in supervised.items()
+    ]
+    sides = _sides(nodes.values(), task)
+    producer = {output: node for node in nodes.values() for output in node.provides}
+    loss_heads: dict[str, Node] = {}
+    groups = [(losses, [edge for edge in edges if edge.losses is None])]
+    groups += [(edge.losses, [edge]) for edge in edges if edge.losses is not None]
+    carried = [(kind, options, edge) for own, bundle in groups for kind, options in own.chosen() for edge in bundle]
+    for kind, options, edge in carried:
+        factor = getattr(edge, kind)
+        if factor is not None:
+            loss = build_loss(options, student=sides[edge.target], teacher=sides[edge.source], task=task)
+            weight = ramp(options.schedule, factor * options.weight, options.ramp_epochs)
+            transfer = Transfer(
+                options.name,
+                edge.source,
+                edge.target,
+                loss,
+                weight,
+                detach_source=edge.detach,
+                companion=producer[edge.target].samples.get(edge.target),
+            )
+            made.append(transfer)
+            if loss.reads_preactivations:
+                for output in (edge.source, edge.target):
+                    producer[output].keep_preactivations()
+            if loss.head is not None:
+                head = LossHead(edge.target, loss, producer[edge.target])
+                if head.provides[0] in loss_heads:
+                    raise UserError(
+                        f"{options.name} gives {edge.target} a classifier, and two outputs teach it: choose one teacher"
+                    )
+                loss_heads[head.provides[0]] = head
+    return Distillation(
+        {**nodes, **loss_heads},
+        [*made, *terms],
+        [*loss_heads, *heads],
+        teacher,
+        peers=peers,
+        rates=rates,
+        turns=turns,
+    )
+
+
+def _sides(nodes: Iterable[Node], task: Task) -> dict[str, Side]:
+    nodes = list(nodes)
+    networks = {output: node.live_network(output) for node in nodes for output in node.provides}
+    return {name: Side(shapes, networks[name]) for name, shapes in probe(nodes, task).items()}
+
+
+@torch.no_grad()
+def probe(nodes: Iterable[Node], task: Task) -> Shapes:
+    """Run every node once on two zero images in evaluation mode and return the feature shapes of each output.
+
+    Raises:
+        UserError: a network that cannot read such images.
+    """
+    images = torch.zeros(2, task.channels, task.image_size, task.image_size)
+    nodes = list(nodes)
+    batch = Batch(images, torch.zeros(2, dtype=torch.long), torch.arange(2))
+    batch = replace(batch, companions={name: batch for node in nodes for name in node.companions})
+    outputs: dict[str, Output] = {}
+    for node in nodes:
+        mode = node.training
+        try:
+            outputs.update(node.eval()(batch, outputs))
+        except (RuntimeError, AssertionError) as error:
+            size = "x".join(map(str, images.shape[1:]))
+            reason = str(error).strip().partition("\n")[0]
+            raise UserError(f"{node.provides[0]} cannot read {size} images: take another model ({reason})") from None
+        node.train(mode)
+    return {name: {s: tuple(f.shape[1:]) for s, f in output.features.items()} for name, output in outputs.items()}

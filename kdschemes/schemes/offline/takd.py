@@ -1,0 +1,15 @@
+"""Teacher assistants: TAKD (Mirzadeh et al. 2020)."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kdschemes.config import Config
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.types import Task
+from kdschemes.schemes.offline.kd import kd
+
+
+def takd(config: Config, task: Task) -> Distillation:
+    """Return `kd` from the last assistant, which is the teacher here; an earlier run has trained it."""
+    return kd(dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, weights=None)), task)

@@ -1,0 +1,38 @@
+"""Peers that teach each other directly."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Ensemble
+from kdschemes.core.types import Task
+from kdschemes.errors import UserError
+from kdschemes.schemes.distill import Edge, distill
+from kdschemes.schemes.online.peers import build_peers
+
+
+def dml(config: Config, task: Task) -> Distillation:
+    """Return, for each peer k of K, CE_k + 1/(K-1) sum over j != k of response(peer j -> peer k).
+
+    Targets are constants and no peer teaches itself. Peers step at once on targets computed before the step, or
+    (`scheme.update=sequential`, as published) in turn, each on what the others have become.
+
+    Raises:
+        UserError: peers on one trunk cannot step in turn.
+    """
+    peers = build_peers(config, task)
+    sequential = config.scheme.update == "sequential"
+    if sequential and config.scheme.topology == "shared_stem":
+        raise UserError("scheme.update=sequential needs scheme.topology=independent: peers on one trunk step together")
+    share = 1.0 / (len(peers.names) - 1)
+    return distill(
+        {**peers.nodes, "ensemble": Ensemble("ensemble", peers.names)},
+        supervised=dict.fromkeys(peers.names, 1.0),
+        edges=[Edge(j, k, share, share, share) for k in peers.names for j in peers.names if j != k],
+        losses=config.losses,
+        heads=[*peers.names, "ensemble"],
+        task=task,
+        peers=peers.names,
+        rates=peers.rates,
+        turns=[[name] for name in peers.names] if sequential else [],
+    )

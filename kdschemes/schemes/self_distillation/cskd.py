@@ -1,0 +1,27 @@
+"""Class-wise self-distillation: CS-KD (Yun et al. 2020)."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.types import Task
+from kdschemes.schemes.distill import Edge, distill
+from kdschemes.schemes.networks import student_network
+from kdschemes.schemes.self_distillation.two_views import NetworkTwice
+
+
+def cskd(config: Config, task: Task) -> Distillation:
+    """Return CE + response(another sample of the class -> the sample).
+
+    The other sample is answered without gradient, by the network in training mode, after the batch.
+    """
+    student = NetworkTwice("student", student_network(config, task, "student"), "classmate", learns=False)
+    name, classmate = student.provides
+    return distill(
+        {"student": student},
+        supervised={name: 1.0},
+        edges=[Edge(classmate, name)],
+        losses=config.losses,
+        heads=["student"],
+        task=task,
+    )

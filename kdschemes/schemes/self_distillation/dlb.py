@@ -1,0 +1,100 @@
+"""The last mini-batch teaches the present one: DLB (Shen et al. 2022)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from kdschemes.config import Config
+from kdschemes.core.averages import answers_of_all
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Node
+from kdschemes.core.schedules import Schedule, constant
+from kdschemes.core.terms import Term
+from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.losses.response import cross_entropy
+from kdschemes.schemes.distill import Edge, distill
+from kdschemes.schemes.networks import student_network
+from kdschemes.schemes.self_distillation.two_views import NetworkTwice
+
+
+class LastStep(Node):
+    """What a network answered at the optimizer step before, found again by the samples' positions.
+
+    `name` holds the logits that `source` had then for the samples of the companion `previous`, constants. Answers are
+    remembered after the step, those of all processes on each process, `size` samples at most.
+    """
+
+    companions = ("previous",)
+    alike = ("index", "logits")
+    index: Tensor
+    logits: Tensor
+
+    def __init__(self, name: str, source: str, size: int, classes: int) -> None:
+        super().__init__([name], reads=[source])
+        self.samples = {name: "previous"}
+        self.register_buffer("index", torch.full((size,), -1))
+        self.register_buffer("logits", torch.zeros(size, classes))
+        self._new: list[tuple[Tensor, Tensor]] = []
+
+    @torch.no_grad()
+    def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
+        if self.training:
+            self._new.append(answers_of_all(batch, outputs[self.reads[0]], self.logits.dtype))
+        found = batch.companion("previous").index[:, None] == self.index
+        return {self.provides[0]: Output(self.logits[found.int().argmax(1)], known=found.any(1))}
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        if self._new:
+            index, logits = (torch.cat(parts) for parts in zip(*self._new, strict=True))
+            self.index.fill_(-1)[: len(index)] = index
+            self.logits[: len(index)] = logits
+            self._new.clear()
+
+
+class SuperviseBoth(Term):
+    """Cross-entropy on the labels of a batch and of one of its companions, a mean over the samples of both."""
+
+    def __init__(self, target: str, again: str, companion: str, weight: Schedule) -> None:
+        super().__init__(f"ce/{target}", target, weight)
+        self.again, self.companion = again, companion
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        return (self.target, self.again)
+
+    def batches(self, batch: Batch) -> tuple[Batch, ...]:
+        return (batch, batch.companion(self.companion))
+
+    def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        both = self.batches(batch)
+        partners = [b.partner_labels for b in both if b.partner_labels is not None]
+        mixes = [b.mix for b in both if b.mix is not None]
+        return cross_entropy(
+            torch.cat([outputs[name].logits for name in self.reads]),
+            torch.cat([b.labels for b in both]),
+            partner_labels=torch.cat(partners) if partners else None,
+            mix=torch.cat(mixes) if mixes else None,
+        )
+
+
+def dlb(config: Config, task: Task) -> Distillation:
+    """Return CE over the batch and the one before, and response(its answers then -> its answers now) on the latter.
+
+    The batch before is seen in another view, in a forward pass of its own; its answers then are those of view 0, by the
+    weights of then. The first step has no batch before: CE alone.
+    """
+    student = NetworkTwice("student", student_network(config, task, "student"), "previous")
+    name, again = student.provides
+    return distill(
+        {"student": student, "past": LastStep("past", name, config.train.batch_size, task.num_classes)},
+        supervised={},
+        edges=[Edge("past", again)],
+        losses=config.losses,
+        heads=["student"],
+        task=task,
+        terms=[SuperviseBoth(name, again, "previous", constant(1.0))],
+    )

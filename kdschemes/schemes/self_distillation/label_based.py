@@ -1,0 +1,35 @@
+"""Self: soft labels made of the label and of the network's own output; nobody else teaches."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.config.losses.response import USKD, TFKDReg
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network
+from kdschemes.core.types import Task
+from kdschemes.errors import UserError
+from kdschemes.schemes.distill import Edge, distill
+from kdschemes.schemes.networks import student_network
+
+
+def own_labels(config: Config, task: Task) -> Distillation:
+    """Return hard CE + a loss that looks at no teacher, on the edge from the student to itself.
+
+    Raises:
+        UserError: a loss that would compare the student with itself.
+    """
+    for kind, options in config.losses.chosen():
+        if not isinstance(options, USKD | TFKDReg):
+            raise UserError(
+                f"losses.{kind}={options.name} would compare the student with itself, method={config.scheme.method} "
+                "has no teacher: leave losses.response=uskd or tfkd_reg, and none of the other kinds"
+            )
+    published = next((options.hard for _, options in config.losses.chosen()), 1.0)
+    return distill(
+        {"student": Network("student", student_network(config, task, "student"))},
+        supervised={"student": published if config.scheme.hard is None else config.scheme.hard},
+        edges=[Edge("student", "student")],
+        losses=config.losses,
+        heads=["student"],
+        task=task,
+    )

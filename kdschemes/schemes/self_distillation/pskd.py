@@ -1,0 +1,64 @@
+"""Progressive self-distillation: PS-KD (Kim et al. 2021)."""
+
+from __future__ import annotations
+
+from torch.nn import functional
+
+from kdschemes.config import Config
+from kdschemes.core.averages import Memory
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network
+from kdschemes.core.schedules import Schedule
+from kdschemes.core.terms import Supervise, Term
+from kdschemes.core.types import Progress, Task
+from kdschemes.schemes.distill import Edge, distill
+from kdschemes.schemes.networks import student_network
+
+CERTAIN = 100.0
+"""The logit of a class without doubt among others of 0: the others' probability, e^-100, rounds to nothing."""
+
+
+def growing(last: float) -> Schedule:
+    """Return a weight that grows each epoch by an equal step and is `last` in the last one."""
+
+    def weight(progress: Progress) -> float:
+        epoch = progress.step // progress.steps_per_epoch
+        return last * (epoch + 1) * progress.steps_per_epoch / progress.total_steps
+
+    return weight
+
+
+def pskd(config: Config, task: Task) -> Distillation:
+    """Return (1 - a) CE + a response(the epoch before -> now), a growing from epoch to epoch up to `scheme.alpha`.
+
+    The past is what the network answered in training, in that epoch's view. A sample not seen yet is answered by its
+    label, so that the first epoch learns from labels alone. Without a response loss CE has weight 1.
+    """
+    assert task.train_labels is not None, "a memory of predictions needs the training samples"
+    labels = functional.one_hot(task.train_labels.cpu().clamp(min=0), task.num_classes)
+    scheme = distill(
+        {
+            "student": Network("student", student_network(config, task, "student")),
+            "past": Memory("past", "student", task, prior=CERTAIN * labels.float()),
+        },
+        supervised={"student": 1.0},
+        edges=[Edge("past", "student")],
+        losses=config.losses,
+        heads=["student"],
+        task=task,
+    )
+    softened = any(kind == "response" for kind, _ in config.losses.chosen())
+    alpha = growing(config.scheme.alpha if softened else 0.0)
+    for term in scheme.terms:
+        assert isinstance(term, Term)
+        share = _rest(alpha) if isinstance(term, Supervise) else alpha
+        term.weight = _product(term.weight, share)
+    return scheme
+
+
+def _rest(share: Schedule) -> Schedule:
+    return lambda progress: 1.0 - share(progress)
+
+
+def _product(first: Schedule, second: Schedule) -> Schedule:
+    return lambda progress: first(progress) * second(progress)

@@ -1,0 +1,1 @@
+"""What is on disk: leases, atomic writes, checkpoints, results and predictions."""

@@ -1,0 +1,37 @@
+"""A run's folder: one writer at a time, files that are whole or not there, exact going on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from kdschemes.errors import UserError, first_line
+from kdschemes.storage.atomic import write_whole
+
+CHECKPOINT = "checkpoint.pt"
+
+
+def save_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a state of tensors and plain data, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(dict(state), buffer)
+    write_whole(path, buffer.getvalue())
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read what `save_state` wrote, onto the CPU, without running any code in it.
+
+    Raises:
+        UserError: the file is damaged or of another kind.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UserError(f"{path} is damaged ({first_line(error)[:80]}): delete it to start this run over") from None
+    if not isinstance(state, dict):
+        raise UserError(f"{path} is not a checkpoint of a run: delete it to start this run over")
+    return state

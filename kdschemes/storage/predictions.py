@@ -1,0 +1,79 @@
+"""What each head of a finished run says of each image of validation and test: `predictions.safetensors`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from kdschemes.errors import UserError
+from kdschemes.storage.atomic import write_whole
+
+FILE = "predictions.safetensors"
+
+LABELS, CLASS, CONFIDENCE = "labels", "class", "confidence"
+
+SPLITS = ("val", "test")
+
+Numbers = npt.NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class HeadPredictions:
+    """One head on one split, in the order of the split: the most probable class of each image and its probability."""
+
+    classes: npt.NDArray[np.int64]
+    confidence: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The answers of a run after its last epoch: `labels` by split, `heads` by head (the teacher too) and split."""
+
+    labels: Mapping[str, npt.NDArray[np.int64]]
+    heads: Mapping[str, Mapping[str, HeadPredictions]]
+
+
+def write_predictions(folder: Path, predictions: Predictions) -> None:
+    """Write `predictions.safetensors`: 6 bytes an image and head.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    tensors: dict[str, Numbers] = {f"{LABELS}/{name}": of.astype(np.int16) for name, of in predictions.labels.items()}
+    for head, splits in predictions.heads.items():
+        for split, answers in splits.items():
+            tensors[f"{head}/{split}/{CLASS}"] = answers.classes.astype(np.int16)
+            tensors[f"{head}/{split}/{CONFIDENCE}"] = answers.confidence.astype(np.float32)
+    write_whole(folder / FILE, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
+
+
+def read_predictions(folder: Path) -> Predictions | None:
+    """Return what a run's folder holds; None where it holds none (an unfinished run, or one of an older version).
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / FILE
+    if not path.is_file():
+        return None
+    try:
+        tensors = load(path.read_bytes())
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} is damaged ({str(error)[:80]}): delete it") from None
+    labels: dict[str, npt.NDArray[np.int64]] = {}
+    heads: dict[str, dict[str, HeadPredictions]] = {}
+    for name, value in tensors.items():
+        place, _, what = name.rpartition("/")
+        if place == LABELS:
+            labels[what] = value.astype(np.int64)
+        elif what == CLASS:
+            head, _, split = place.rpartition("/")
+            confidence = tensors[f"{place}/{CONFIDENCE}"]
+            heads.setdefault(head, {})[split] = HeadPredictions(value.astype(np.int64), confidence)
+    return Predictions(labels, heads)

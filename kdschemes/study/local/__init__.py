@@ -1,0 +1,1 @@
+"""Studies on this machine: packs, scheduler and workers."""

@@ -1,0 +1,80 @@
+"""What a person sees of a study that runs here: a line for each run's end, and a bar on a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+
+from kdschemes.tracking.console import SECONDS_BETWEEN_LINES
+
+
+class Board:
+    """Tells how far a study of `total` runs is."""
+
+    def __init__(self, total: int, ended: int) -> None:
+        self._total, self._ended = total, ended
+        self._console = Console(file=sys.stdout, highlight=False)
+        self._bar: Progress | None = None
+        self._task: TaskID | None = None
+        self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            columns = (
+                BarColumn(bar_width=24),
+                TextColumn("{task.percentage:>3.0f} %"),
+                TextColumn("{task.description}"),
+            )
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._task = self._bar.add_task("", total=1.0)
+            self._bar.start()
+
+    def line(self, text: str) -> None:
+        """Print a line."""
+        if self._bar is not None:
+            self._console.print(text, markup=False, soft_wrap=True)
+        else:
+            print(text, flush=True)
+
+    def run_ended(self, label: str, text: str) -> None:
+        """Tell that a run has ended, and how."""
+        self._ended += 1
+        width = len(str(self._total))
+        self.line(f"[{self._ended:>{width}}/{self._total}] {label}: {text}")
+
+    def update(self, share: float, left: float | None, runs: int) -> None:
+        """Tell that this share of all epochs is trained, that it takes `left` seconds more, and how many runs train."""
+        rest = "time left not known yet"
+        if left is not None:
+            rest = f"about {duration(left)} left" if left >= 1 else "nearly done"
+        text = f"{self._ended}/{self._total} runs, {runs} in training, {rest}"
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=share, description=text)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.line(f"{100 * share:.0f} % of the epochs, {text}")
+
+    def stop(self) -> None:
+        """Take the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def result_line(results: Mapping[str, Any]) -> str:
+    """Return what a finished run reached, of the reported head: on the test set, else on the validation split."""
+    last = results["heads"][results["reported"]]["last"]
+    split = next((split for split in ("test", "val") if last.get(split)), None)
+    reached = f"{split} {last[split]['top1']:.2f} % (last), " if split is not None else ""
+    return f"{reached}{duration(results['train_seconds'])}"
+
+
+def duration(seconds: float) -> str:
+    """Return a time as a person would say it."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"

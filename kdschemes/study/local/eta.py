@@ -1,0 +1,59 @@
+"""How long the rest of a study takes, by what its packs have taken so far."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+
+from kdschemes.study.local.packs import epoch_work, makespan, trained_networks
+from kdschemes.study.spec import StudyRun
+
+Left = Sequence[tuple[StudyRun, float]]
+"""The runs of a pack, each with the epochs that it has left."""
+
+
+class Speed:
+    """The seconds of an epoch of each kind of run, and those from its last epoch to its results, as measured.
+
+    A pack's time is shared by its runs. Kinds that were not seen yet take what the others say for their work.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[object, ...], float] = {}
+        self._per_work: dict[tuple[object, ...], float] = {}
+        self._closing = 0.0
+
+    def measured(self, runs: Sequence[StudyRun], seconds: float) -> None:
+        """Take the seconds that an epoch of one of the runs of a pack takes on average."""
+        work = statistics.fmean(epoch_work(run.config, len(runs)) for run in runs)
+        for kind in map(_kind, runs):
+            self._seconds[kind] = seconds
+            self._per_work[kind] = seconds / work
+
+    def closed(self, seconds: float) -> None:
+        """Take the seconds that a run of a pack takes on average after the last epoch, to evaluate and to write."""
+        self._closing = seconds
+
+    def left(self, going: Iterable[Left], waiting: Iterable[Left], workers: int) -> float | None:
+        """Return the seconds until all is done, in the order given; None before anything was measured."""
+        if not self._seconds:
+            return None
+        busy = [self._pack(pack) for pack in going]
+        return makespan(busy + [0.0] * (workers - len(busy)), map(self._pack, waiting))
+
+    def _pack(self, pack: Left) -> float:
+        return sum(epochs * self._epoch(run, len(pack)) + self._closing for run, epochs in pack)
+
+    def _epoch(self, run: StudyRun, together: int) -> float:
+        known = self._seconds.get(_kind(run))
+        if known is not None:
+            return known
+        return statistics.fmean(self._per_work.values()) * epoch_work(run.config, together)
+
+
+def _kind(run: StudyRun) -> tuple[object, ...]:
+    config = run.config
+    teacher = str(config.teacher.name) if config.scheme.uses_teacher else ""
+    losses = tuple(options.name for _, options in config.losses.chosen())
+    data = (config.data.name, config.data.fraction, config.train.batch_size)
+    return *data, config.scheme.name, config.scheme.method, *trained_networks(config), teacher, *losses

@@ -1,0 +1,209 @@
+"""Packs: runs of a study that one process trains in lockstep, as many as fit its memory and keep all workers busy."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from kdschemes.config import Config
+from kdschemes.errors import UserError
+from kdschemes.models import count_macs, create_model
+from kdschemes.study.spec import StudyRun
+from kdschemes.training.packing import alone, common
+
+FLOAT = 4
+
+STATES = {"sgd": 1, "adamw": 2}
+"""Tensors of an optimizer for each trained one."""
+
+PROCESS = 1 << 30
+"""Bytes of a worker beside its runs: the libraries, the data, the activations of one network at a time."""
+
+CLASSES = 100
+"""Classes that a network's size is estimated for, where the data's own are not known before it is read."""
+
+SAMPLES = {"digits": 1_437, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "image_folder": 1_281_167}
+"""Training images, for memories that hold a row for each, and for the work of an epoch."""
+
+PASSES = 3
+"""Forward passes that training on a batch is worth: one forward, two backward."""
+
+WORTH_A_SPLIT = 0.97
+"""A pack is split where the study then takes no more than this share of its time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack:
+    """Runs that one process trains side by side, in the study's order."""
+
+    runs: tuple[StudyRun, ...]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The folders' names of the runs that must be finished before."""
+        return frozenset(need for run in self.runs for need in run.needs)
+
+    @property
+    def work(self) -> float:
+        """How long it takes, in multiply-accumulates: the epochs of all runs, a teacher's answers counted once."""
+        return sum(run.config.train.epochs * epoch_work(run.config, len(self.runs)) for run in self.runs)
+
+    @property
+    def bytes(self) -> float:
+        """About how much memory its process takes: its own, the teacher, and what each run holds."""
+        config = self.runs[0].config
+        shared = PROCESS + FLOAT * _total(_parameters, _teachers(config), config)
+        return shared + sum(run_bytes(run.config) for run in self.runs)
+
+    def split(self, parts: int) -> list[Pack]:
+        """Return packs of as many runs as possible each, whose sizes differ by one at most."""
+        cuts = [round(part * len(self.runs) / parts) for part in range(parts + 1)]
+        pieces = [self.runs[start:end] for start, end in itertools.pairwise(cuts)]
+        return [Pack(runs=piece) for piece in pieces if piece]
+
+
+def make_packs(runs: Sequence[StudyRun], *, workers: int, limit: float) -> list[Pack]:
+    """Return the packs of runs that are to be trained, those that others wait for first, then the longest.
+
+    One pack are runs with equal batches and equal teachers; those that others wait for are not kept from their end by
+    those that nobody does. None takes more than `limit` bytes, unless it is of one
+    run, and packs that can run at the same time keep `workers` busy.
+    """
+    needed = {need for run in runs for need in run.needs}
+    groups: dict[object, list[StudyRun]] = {}
+    for run in runs:
+        groups.setdefault((run.folder in needed, _key(run)), []).append(run)
+    packs = [part for group in groups.values() for part in _fitting(Pack(runs=tuple(group)), limit)]
+    by_level: dict[int, list[Pack]] = {}
+    levels = _levels(runs)
+    for pack in packs:
+        by_level.setdefault(max(levels[run.folder] for run in pack.runs), []).append(pack)
+    return [
+        pack
+        for level in sorted(by_level)
+        for pack in sorted(
+            _balanced(by_level[level], workers),
+            key=lambda pack: (not any(run.folder in needed for run in pack.runs), -pack.work),
+        )
+    ]
+
+
+def run_bytes(config: Config) -> float:
+    """Return about how many bytes a run holds in a process while it and others are trained.
+
+    Weights, gradients, optimizer, the copy of the last epoch's weights, moving averages, and memories of samples.
+    """
+    trained = _total(_parameters, trained_networks(config), config)
+    averages = (config.train.ema is not None) + config.scheme.averages
+    numbers = trained * (3 + STATES[config.optim.name] + averages)
+    samples = SAMPLES[config.data.name]
+    remembered = CLASSES * config.scheme.remembers + sum(options.remembers for _, options in config.losses.chosen())
+    return float(FLOAT * (numbers + samples * remembered))
+
+
+def trained_networks(config: Config) -> list[str]:
+    """Return the models that a run trains."""
+    peers = getattr(config.scheme, "peers", 1)
+    return list(peers) if isinstance(peers, list) else [config.model.name] * peers
+
+
+def epoch_work(config: Config, together: int) -> float:
+    """Return about how many multiply-accumulates an epoch of a run takes among so many runs.
+
+    Those of three forward passes of what it trains, and its part of one of the teacher that they share.
+    """
+    trained, teachers = (_total(_macs, models, config) for models in (trained_networks(config), _teachers(config)))
+    return SAMPLES[config.data.name] * config.data.fraction * (PASSES * trained + teachers / together)
+
+
+def _key(run: StudyRun) -> object:
+    config = run.config
+    if alone(config):
+        return run.folder
+    teacher = config.teacher
+    taught = (teacher.name, teacher.checkpoint, teacher.pretrained, teacher.precision)
+    return common(config), run.needs, repr(taught) if config.scheme.uses_teacher else None
+
+
+def _fitting(pack: Pack, limit: float) -> list[Pack]:
+    """Return a pack in as few parts as fit the limit, or each run by itself if even that is too much."""
+    for parts in range(1, len(pack.runs)):
+        pieces = pack.split(parts)
+        if all(piece.bytes <= limit for piece in pieces):
+            return pieces
+    return pack.split(len(pack.runs))
+
+
+def _balanced(packs: Sequence[Pack], workers: int) -> list[Pack]:
+    """Split packs in as few parts as make the slowest of the workers as fast as it can be."""
+    best = list(packs)
+    groups = [[pack] for pack in packs]
+    while workers > 1 and any(len(group) < len(pack.runs) for group, pack in zip(groups, packs, strict=True)):
+        number = max(
+            (number for number, pack in enumerate(packs) if len(groups[number]) < len(pack.runs)),
+            key=lambda number: (max(part.work for part in groups[number]), number),
+        )
+        groups[number] = packs[number].split(len(groups[number]) + 1)
+        parts = [part for group in groups for part in group]
+        if _longest(parts, workers) <= WORTH_A_SPLIT * _longest(best, workers):
+            best = parts
+    return best
+
+
+def _longest(packs: Iterable[Pack], workers: int) -> float:
+    """Return the time of the slowest worker, where each takes the longest pack that is left."""
+    return makespan([0.0] * workers, sorted((pack.work for pack in packs), reverse=True))
+
+
+def makespan(busy: Sequence[float], tasks: Iterable[float]) -> float:
+    """Return when all is done by workers that are busy so long, each taking the next task when it is free."""
+    free = sorted(busy)
+    for task in tasks:
+        free[0] += task
+        free.sort()
+    return free[-1]
+
+
+def _levels(runs: Sequence[StudyRun]) -> Mapping[str, int]:
+    """Return how many runs of these, one after the other, come before each."""
+    by_name = {run.folder: run for run in runs}
+
+    @functools.cache
+    def level(name: str) -> int:
+        return 1 + max((level(need) for need in by_name[name].needs if need in by_name), default=-1)
+
+    return {name: level(name) for name in by_name}
+
+
+def _teachers(config: Config) -> list[str]:
+    names = config.teacher.name if config.scheme.uses_teacher else []
+    return names if isinstance(names, list) else [names]
+
+
+def _total(count: Callable[[str, int], int], models: Iterable[str], config: Config) -> int:
+    size = int(getattr(config.data, "image_size", 32))
+    return sum(count(model, size) for model in models)
+
+
+@functools.cache
+def _parameters(model: str, image_size: int) -> int:
+    return sum(parameter.numel() for parameter in _create(model, image_size).parameters())
+
+
+@functools.cache
+def _macs(model: str, image_size: int) -> int:
+    """Return a network's multiply-accumulates an image, or its parameters if it can't read images of that size."""
+    try:
+        with torch.device("meta"):
+            return count_macs(_create(model, image_size), 3, image_size)
+    except UserError:
+        return _parameters(model, image_size)
+
+
+def _create(model: str, image_size: int) -> torch.nn.Module:
+    with torch.device("meta"):
+        return create_model(model, num_classes=CLASSES, channels=3, image_size=image_size)

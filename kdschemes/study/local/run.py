@@ -1,0 +1,180 @@
+"""`kdschemes study`: run what is left of a study on this machine, then report."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import signal
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from filelock import FileLock, Timeout
+
+from kdschemes.errors import UserError
+from kdschemes.study.locate import Opened, open_study, recipes
+from kdschemes.study.record import LOCK, Study, write_study
+from kdschemes.study.spec import StudyRun
+from kdschemes.study.status import ACTIVE, Status, counts, status
+from kdschemes.study.tracking import give_finished
+from kdschemes.training.signals import StopSignal
+
+if TYPE_CHECKING:
+    from kdschemes.study.local.packs import Pack
+    from kdschemes.study.local.resources import Slot
+
+LOCK_PATIENCE = 2.0
+"""Seconds to wait for a submission of the same study, which is a matter of moments."""
+
+
+def study_here(
+    name: str, overrides: Sequence[str], *, parallel: int | None, memory: float | None, dry_run: bool
+) -> int:
+    """Run what is left of a study, tell how it goes, report, and return the process's exit code.
+
+    `parallel` workers train at once (None: one a GPU, two on CPU), in `memory` bytes together (None: most of what is
+    free). Without overrides, those that the study was begun with are taken. With `dry_run` nothing is written or run.
+
+    Raises:
+        UserError: a mistake in the study or the overrides; another process runs the study.
+    """
+    with StopSignal() as stop:
+        opened = open_study(name, overrides, recipes=recipes())
+        folder = opened.study.folder
+        for note in opened.notes:
+            print(note, flush=True)
+        if dry_run:
+            print(_dry_run(opened, parallel, memory))
+            return 0
+        lock = FileLock(folder / LOCK, timeout=LOCK_PATIENCE)
+        try:
+            (folder / "logs").mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"{folder} is in use by another kdschemes study or submit: wait for it") from None
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+        try:
+            return _run(opened, stop, parallel, memory)
+        except KeyboardInterrupt:
+            print("stopped at once; the same command goes on from the last checkpoints", flush=True)
+            return 128 + signal.SIGINT
+        finally:
+            lock.release()
+
+
+def to_run(runs: Sequence[StudyRun], found: Status) -> list[StudyRun]:
+    """Return the runs to train here, in order: those that are not finished, and what they need.
+
+    Left out is what SLURM has queued or runs, and what needs such a run.
+    """
+    rows = {row.entry.folder: row for row in found.rows}
+    by_name = {run.folder: run for run in runs}
+    elsewhere = {name for name, row in rows.items() if row.state in ACTIVE and row.job is not None}
+    taken: set[str] = set()
+
+    def take(name: str) -> bool:
+        """Take a run and what it needs; return False if SLURM has one of them."""
+        if rows[name].state == "finished" or name in taken:
+            return True
+        if name in elsewhere or not all(take(need) for need in by_name[name].needs):
+            return False
+        taken.add(name)
+        return True
+
+    for run in runs:
+        if not run.earlier:
+            take(run.folder)
+    return [run for run in runs if run.folder in taken]
+
+
+def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None) -> tuple[list[Pack], list[Slot], str]:
+    """Return the packs of runs, the slots that they run in, and both in a line."""
+    from kdschemes.study.local.packs import make_packs
+    from kdschemes.study.local.resources import free_bytes, make_slots
+
+    configs = [run.config for run in runs]
+    slots = make_slots(parallel, configs)
+    limit = (memory or free_bytes(configs)) / len(slots)
+    packs = make_packs(runs, workers=len(slots), limit=limit)
+    parted = len(packs) > len(make_packs(runs, workers=len(slots), limit=math.inf))
+    if len(packs) < len(slots):
+        slots = make_slots(len(packs), configs)
+    told = f"{_several(len(runs), 'run')} in {_several(len(packs), 'pack')}, {len(slots)} at once"
+    room, largest = f"{limit / 1e9:.1f} GB of memory each", max(pack.bytes for pack in packs)
+    if largest > limit:
+        told += f", in {room}, though a run takes up to {largest / 1e9:.1f} GB: lower --parallel or raise --memory"
+    elif parted:
+        told += f", split to fit {room}"
+    return packs, slots, told
+
+
+def _run(opened: Opened, stop: StopSignal, parallel: int | None, memory: float | None) -> int:
+    from kdschemes.study.local.scheduler import BUDGET, Scheduler
+
+    study = opened.study
+    write_study(study)
+    found = status(study)
+    runs = to_run(opened.runs, found)
+    packs, slots, told = _packs(runs, parallel, memory) if runs else ([], [], "")
+    print(f"{study.name}: {study.question}\n{counts(found.rows)}", flush=True)
+    if found.note:
+        print(found.note, flush=True)
+    give_finished(opened.runs, found)
+    if packs:
+        print(f"to train: {told}", flush=True)
+    deadline = None if opened.file.hours is None else time.monotonic() + 3600 * opened.file.hours
+    finished = {row.entry.folder for row in found.rows if row.state == "finished"}
+    scheduler = Scheduler(study, packs, slots, finished=finished, stop=stop, deadline=deadline)
+    scheduler.run()
+    reported = _report(study)
+    last = status(study)
+    for row in last.rows:
+        if row.entry.folder in scheduler.failed or row.entry.folder in scheduler.stopped:
+            print(f"{row.entry.label}: {row.state}, {row.reason}")
+    print(counts(last.rows), flush=True)
+    if isinstance(scheduler.ended, signal.Signals):
+        print(f"stopped by {scheduler.ended.name}; the same command goes on: {study.folder}", flush=True)
+        return 128 + scheduler.ended
+    if scheduler.ended == BUDGET:
+        hours = f"{opened.file.hours:g} h"
+        print(f"the budget of {hours} is spent; the same command goes on with as much again", flush=True)
+    return 0 if reported and scheduler.ended is None and not scheduler.failed and not scheduler.stopped else 1
+
+
+def _report(study: Study) -> bool:
+    """Write the report and print its main numbers; return False, and say why, if that can't be done."""
+    from kdschemes.report import report
+
+    print("writing the report", flush=True)
+    try:
+        print(f"\n{report([str(study.folder)], output=None, out=None)}\n", flush=True)
+    except UserError as error:
+        print(f"no report: {error}", flush=True)
+        return False
+    return True
+
+
+def _dry_run(opened: Opened, parallel: int | None, memory: float | None) -> str:
+    """Return what would be run: each pack with its runs and their overrides, then what is left out."""
+    found = status(opened.study)
+    runs = to_run(opened.runs, found)
+    lines = []
+    if runs:
+        packs, _, told = _packs(runs, parallel, memory)
+        lines.append(told)
+        places = {run.folder: number for number, pack in enumerate(packs, start=1) for run in pack.runs}
+        for number, pack in enumerate(packs, start=1):
+            after = sorted({str(places[need]) for need in pack.needs if need in places})
+            wait = f", after pack {', '.join(after)}" if after else ""
+            lines += ["", f"pack {number}: {_several(len(pack.runs), 'run')}{wait}"]
+            lines += [f"      {run.label}: {shlex.join(run.overrides) or run.folder}" for run in pack.runs]
+    taken = {run.folder for run in runs}
+    left = [row for row in found.rows if row.entry.folder not in taken]
+    if left:
+        lines += ["", "not run", *(f"      {row.entry.label}: {row.state}" for row in left)]
+    return "\n".join([*lines, *([found.note] if found.note else [])])
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"

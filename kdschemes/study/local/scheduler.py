@@ -1,0 +1,294 @@
+"""Packs of a study on this machine: workers train them, each when the runs that it needs are finished."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import signal
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdschemes.config.naming import to_tree
+from kdschemes.storage import lease as guard
+from kdschemes.study import run_logs as traces
+from kdschemes.study.local.console import Board, result_line
+from kdschemes.study.local.eta import Left, Speed
+from kdschemes.study.local.packs import Pack
+from kdschemes.study.local.resources import Slot
+from kdschemes.study.local.workers import Answers, Worker
+from kdschemes.study.record import Study, read_failures, write_failures
+from kdschemes.study.spec import StudyRun
+from kdschemes.training.signals import StopSignal
+
+PATIENCE = 1.0
+"""Seconds between looks at folders, signals and the clock."""
+
+BUDGET = "budget"
+
+
+@dataclass
+class Going:
+    """A pack in training.
+
+    `epochs` are those of its runs when it was last looked at; `mark` is when it was first seen to have advanced, and
+    its epochs by then; `closing` is when all were seen to be trained.
+    """
+
+    pack: Pack
+    slot: int
+    log: Path
+    epochs: float
+    mark: tuple[float, float] | None = None
+    closing: float | None = None
+
+
+class Scheduler:
+    """Runs packs to their ends, the first ones first.
+
+    Attributes:
+        finished: Names of the folders of finished runs.
+        failed: Why runs failed or were not started, by the names of their folders.
+        stopped: The same of runs that were stopped from outside and can go on.
+        ended: What ended it before all was done: a signal, or the budget.
+    """
+
+    def __init__(
+        self,
+        study: Study,
+        packs: Sequence[Pack],
+        slots: Sequence[Slot],
+        *,
+        finished: Iterable[str],
+        stop: StopSignal,
+        deadline: float | None = None,
+    ) -> None:
+        """`deadline` is when the budget is spent, by `time.monotonic`."""
+        self.finished: set[str] = set(finished)
+        self.failed: dict[str, str] = {}
+        self.stopped: dict[str, str] = {}
+        self.ended: signal.Signals | str | None = None
+        self._study, self._slots, self._stop, self._deadline = study, slots, stop, deadline
+        self._board = Board(len(study.entries), len(self.finished))
+        self._entries = {entry.folder: entry for entry in study.entries}
+        self._epochs = {name: traces.epochs_done(study.output / name, of.epochs) for name, of in self._entries.items()}
+        self._waiting = list(packs)
+        self._going: dict[Worker, Going] = {}
+        self._workers: dict[int, tuple[Worker, object]] = {}
+        self._answers: Answers = queue.SimpleQueue()
+        self._speed = Speed()
+        self._held: set[str] = set()
+
+    def run(self) -> None:
+        """Train until nothing is left that can be trained, or something ends it.
+
+        Raises:
+            KeyboardInterrupt: the key was pressed twice; the workers were killed.
+            UserError: the study's folder can't be written.
+        """
+        try:
+            while self._going or (self._waiting and self.ended is None):
+                self._drop_hopeless()
+                self._end_if_asked()
+                if self.ended is None:
+                    self._begin()
+                self._listen()
+                self._look()
+        except KeyboardInterrupt:
+            for worker, _ in self._workers.values():
+                worker.signal(signal.SIGKILL)
+            raise
+        finally:
+            for worker, _ in self._workers.values():
+                worker.close()
+            for worker, _ in self._workers.values():
+                worker.wait()
+            self._board.stop()
+
+    def _drop_hopeless(self) -> None:
+        """Give up the packs that need a run which is not going to be finished."""
+        lost = self.failed.keys() | self.stopped.keys()
+        while hopeless := next((pack for pack in self._waiting if pack.needs & lost), None):
+            self._waiting.remove(hopeless)
+            for run in hopeless.runs:
+                need = next(need for need in run.needs if need in lost)
+                self._fail(run.folder, f"not started: it needs '{self._entries[need].label}', which is not finished")
+            lost = self.failed.keys() | self.stopped.keys()
+
+    def _begin(self) -> None:
+        """Give packs that can start to slots that are free."""
+        busy = {going.slot for going in self._going.values()}
+        free = [number for number in range(len(self._slots)) if number not in busy]
+        for pack in list(self._waiting):
+            if not free:
+                return
+            if pack.needs <= self.finished and not self._is_held(pack):
+                self._waiting.remove(pack)
+                self._start(pack, free.pop(0))
+
+    def _is_held(self, pack: Pack) -> bool:
+        """Return whether another process trains one of its runs: the last workers of a process that was killed."""
+        for run in pack.runs:
+            holder = guard.holder(self._study.output / run.folder)
+            if holder is not None and holder.fresh:
+                if run.folder not in self._held:
+                    self._board.line(f"{self._entries[run.folder].label} is in training by {holder}: waiting for it")
+                self._held.add(run.folder)
+                return True
+        return False
+
+    def _start(self, pack: Pack, number: int) -> None:
+        slot, log = self._slots[number], self._new_log()
+        config = pack.runs[0].config
+        kind = (config.precision, config.device, config.train.deterministic)  # what a process cannot change
+        worker, before = self._workers.get(number, (None, None))
+        if worker is None or before != kind:
+            if worker is not None:
+                worker.close()
+            worker = Worker(self._answers, log, slot.environment)
+            self._workers[number] = worker, kind
+        names = [run.folder for run in pack.runs]
+        old = read_failures(self._study.folder)
+        if not old.keys().isdisjoint(names):
+            write_failures(self._study.folder, {name: why for name, why in old.items() if name not in names})
+        self._going[worker] = Going(pack, number, log, sum(self._epochs[name] for name in names))
+        cores = sorted({core for each in self._slots for core in each.cores}) if self._alone(pack) else slot.cores
+        # Folders are taken in one order everywhere: two studies with the same runs never wait for each other.
+        runs = [to_tree(run.config) for run in sorted(pack.runs, key=lambda run: run.folder)]
+        worker.give({"runs": runs, "group": self._study.name, "log": str(log), "cores": cores})
+
+    def _alone(self, pack: Pack) -> bool:
+        """Return whether nothing else can run beside a pack: all that is left needs it, or what needs it."""
+        coming = {run.folder for run in pack.runs}
+        left = list(self._waiting)
+        while later := [other for other in left if other.needs & coming]:
+            coming |= {run.folder for other in later for run in other.runs}
+            left = [other for other in left if other not in later]
+        return not left and not self._going
+
+    def _new_log(self) -> Path:
+        logs = self._study.folder / "logs"
+        numbers = [log.stem.removeprefix("pack-") for log in logs.glob("pack-*.out")]
+        log = logs / f"pack-{1 + max((int(number) for number in numbers if number.isdecimal()), default=0)}.out"
+        log.touch()
+        return log
+
+    def _listen(self) -> None:
+        """Take what workers say, for a while."""
+        with contextlib.suppress(queue.Empty):
+            worker, said = self._answers.get(timeout=PATIENCE)
+            while True:
+                self._take(worker, said)
+                worker, said = self._answers.get_nowait()
+
+    def _take(self, worker: Worker, said: dict[str, object] | None) -> None:
+        if said is None:
+            self._workers = {number: of for number, of in self._workers.items() if of[0] is not worker}
+            if (going := self._going.pop(worker, None)) is not None:
+                self._left_alone(going, worker)
+        elif "over" in said:
+            self._measure(self._going.pop(worker))
+        elif "failed" in said:
+            self._fail(str(said["run"]), str(said["failed"]))
+        else:
+            self._finish_if_done(str(said["run"]))
+
+    def _left_alone(self, going: Going, worker: Worker) -> None:
+        """Say of each run of a pack whose process has ended what became of it."""
+        log = going.log.relative_to(self._study.folder)
+        told = traces.error_in(going.log)
+        memory = " (out of memory?)" if worker.ending.endswith("SIGKILL") else ""
+        reason = f"{told} (log: {log})" if told else f"its process {worker.ending}{memory} (log: {log})"
+        for run in going.pack.runs:
+            folder = self._study.output / run.folder
+            if run.folder in self.failed or self._finish_if_done(run.folder):
+                continue
+            stopped = traces.interruption(folder)
+            if stopped is not None or self.ended is not None:
+                self.stopped[run.folder] = stopped or "stopped before its first checkpoint"
+                if self.ended is None:
+                    self._board.line(f"{self._entries[run.folder].label}: stopped from outside by {stopped}")
+            else:
+                self._fail(run.folder, reason)
+
+    def _look(self) -> None:
+        """See how far runs are, and tell."""
+        for going in self._going.values():
+            for name, reason in traces.left_lockstep(going.log).items():
+                self._fail(name, reason)
+            for run in going.pack.runs:
+                if run.folder not in self.failed and not self._finish_if_done(run.folder):
+                    epochs = self._entries[run.folder].epochs
+                    self._epochs[run.folder] = traces.epochs_done(self._study.output / run.folder, epochs)
+            self._measure(going)
+        if self.ended is not None:
+            return
+        ended = self.finished | self.failed.keys()
+        total = sum(entry.epochs for entry in self._entries.values())
+        done = sum(of.epochs if name in ended else self._epochs[name] for name, of in self._entries.items())
+        training = [[run for run in going.pack.runs if run.folder not in ended] for going in self._going.values()]
+        left = self._speed.left(
+            [self._left(runs) for runs in training], [self._left(pack.runs) for pack in self._waiting], len(self._slots)
+        )
+        self._board.update(done / total, left, sum(map(len, training)))
+
+    def _left(self, runs: Iterable[StudyRun]) -> Left:
+        return [(run, self._entries[run.folder].epochs - self._epochs[run.folder]) for run in runs]
+
+    def _measure(self, going: Going) -> None:
+        now, names = time.monotonic(), [run.folder for run in going.pack.runs]
+        done = sum(self._epochs[name] for name in names)
+        ended = sum(name in self.finished for name in names)
+        if going.closing is not None and ended:
+            self._speed.closed((now - going.closing) / ended)
+        elif going.mark is None and done > going.epochs:
+            going.mark = now, done
+        elif going.mark is not None and done > going.epochs:
+            self._speed.measured(going.pack.runs, (now - going.mark[0]) / (done - going.mark[1]))
+        if going.closing is None and done == sum(self._entries[name].epochs for name in names):
+            going.closing = now
+        going.epochs = done
+
+    def _end_if_asked(self) -> None:
+        """Tell the workers of a signal or of the end of the budget, once: they save and end."""
+        if self.ended is not None:
+            return
+        if self._stop.received is not None:
+            self.ended = self._stop.received
+        elif self._deadline is not None and time.monotonic() >= self._deadline and (self._going or self._waiting):
+            self.ended = BUDGET
+        else:
+            return
+        if self._going:
+            why = self.ended.name if isinstance(self.ended, signal.Signals) else "the budget is spent"
+            self._board.line(f"{why}: saving what is in training")
+        for worker in self._going:
+            worker.signal(signal.SIGTERM)
+
+    def _finish_if_done(self, name: str) -> bool:
+        """Return whether a run has results, and tell when it is seen for the first time."""
+        if name in self.finished:
+            return True
+        try:
+            results = traces.results(self._study.output / name)
+        except (OSError, ValueError):
+            results = None
+        if results is None:
+            return False
+        self.finished.add(name)
+        self._epochs[name] = self._entries[name].epochs
+        self._board.run_ended(self._label(name), result_line(results))
+        return True
+
+    def _fail(self, name: str, reason: str) -> None:
+        if name in self.failed:
+            return
+        reason = " ".join(reason.splitlines())
+        self.failed[name] = reason
+        write_failures(self._study.folder, read_failures(self._study.folder) | {name: reason})
+        self._board.run_ended(self._label(name), reason if reason.startswith("not started") else f"failed: {reason}")
+
+    def _label(self, name: str) -> str:
+        entry = self._entries[name]
+        return f"{entry.label} (comes first)" if entry.earlier else entry.label

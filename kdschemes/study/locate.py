@@ -1,0 +1,123 @@
+"""Where things are: run.py with its batch scripts and recipes, and a study's folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import kdschemes
+from kdschemes.config.recipes import STUDIES
+from kdschemes.errors import UserError, unknown
+from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.record import RECORD, Study, read_study_folder, remember
+from kdschemes.study.spec import StudyFile, StudyRun, find_study_file, known_studies, read_study
+
+SCRIPT, REPORT_SCRIPT, SITE = "slurm/study.sbatch", "slurm/report.sbatch", "slurm/site.sh"
+
+
+def repository() -> Path:
+    """Return the folder of run.py and slurm/: the current one, or the clone that the package was installed from.
+
+    Raises:
+        UserError: neither holds them.
+    """
+    clone = Path(kdschemes.__file__).resolve().parents[1]
+    for place in (Path.cwd(), clone):
+        if (place / "run.py").is_file() and (place / SCRIPT).is_file():
+            return place
+    raise UserError(f"no run.py and {SCRIPT} in {Path.cwd()} or {clone}: start kdschemes in a clone of its repository")
+
+
+def recipes() -> Path:
+    """Return the folder of recipes and studies; it need not exist."""
+    try:
+        return repository() / "experiments"
+    except UserError:
+        return Path("experiments")
+
+
+def study_folder(output: Path, name: str) -> Path:
+    """Return the folder of a study among the runs' folders in `output`."""
+    return output / STUDIES / name
+
+
+def find_study(study: str, output: str | None) -> Study:
+    """Return a study by its folder, its file or its name; one that was never begun as its file says.
+
+    `output` holds the runs' folders; None: what the study file says, else `runs`.
+
+    Raises:
+        UserError: there is none; the message names the nearest.
+    """
+    path = Path(study)
+    if (path / RECORD).is_file():
+        return read_study_folder(path)
+    name = path.stem if path.suffix in (".yaml", ".yml") else study
+    runs = Path(output if output is not None else "runs")
+    if (study_folder(runs, name) / RECORD).is_file():
+        return read_study_folder(study_folder(runs, name))
+    begun = sorted(file.parent.name for file in (runs / STUDIES).glob(f"*/{RECORD}"))
+    known = [*begun, *known_studies(recipes())]
+    if path.suffix not in (".yaml", ".yml") and name not in known:
+        raise unknown("study", study, dict.fromkeys(known)) if known else UserError(f"unknown study '{study}'")
+    file = read_study(find_study_file(study, recipes()), (), recipes=recipes())
+    folder = study_folder(Path(output) if output is not None else file.output, name)
+    if (folder / RECORD).is_file():
+        return read_study_folder(folder)
+    all_runs = [*file.first, *file.runs]
+    return remember(folder, file.question, (), all_runs, analyses=file.analyses, baseline=file.baseline)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A study file as read, its runs after those that they need, the study as it will be remembered, what to tell."""
+
+    file: StudyFile
+    runs: tuple[StudyRun, ...]
+    study: Study
+    notes: tuple[str, ...]
+
+
+def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> Opened:
+    """Read a study with its overrides, or, without any, with those that it was begun with. Writes nothing.
+
+    Raises:
+        UserError: a mistake in the study, or other overrides than before, which would leave its runs behind.
+    """
+    file, notes = _read(find_study_file(name, recipes), tuple(overrides), recipes)
+    runs = with_earlier(file)
+    study = remember(
+        study_folder(file.output, file.name).absolute(),
+        file.question,
+        _but_output(file.overrides),
+        runs,
+        analyses=file.analyses,
+        baseline=file.baseline,
+    )
+    return Opened(file=file, runs=tuple(runs), study=study, notes=tuple(notes))
+
+
+def _but_output(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(word for word in overrides if not word.startswith("output="))
+
+
+def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> tuple[StudyFile, list[str]]:
+    study = read_study(path, overrides, recipes=recipes)
+    folder = study_folder(study.output, study.name)
+    if not (folder / RECORD).is_file():
+        return study, []
+    before = read_study_folder(folder)
+    if before.overrides and not _but_output(overrides):
+        study = read_study(path, (*before.overrides, *overrides), recipes=recipes)
+        return study, [f"overrides as before: {shlex.join(before.overrides)}"]
+    gone = {entry.folder for entry in before.runs} - {run.folder for run in study.runs}
+    if gone and before.overrides != _but_output(overrides):
+        given = shlex.join(before.overrides) or "no overrides"
+        raise UserError(
+            f"study {path}: was begun with {given}, and {len(gone)} of its runs would be others now: "
+            "give the same overrides, or another output="
+        )
+    runs = "1 run that was there before is" if len(gone) == 1 else f"{len(gone)} runs that were there before are"
+    return study, [f"{runs} no longer in {path}"] if gone else []

@@ -1,0 +1,55 @@
+"""The runs that must be finished first, because runs of a study are taught by them or start from their weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from kdschemes.config import TEACHER, Config
+from kdschemes.config.naming import run_name
+from kdschemes.errors import UserError
+from kdschemes.study.spec import StudyFile, StudyRun
+
+
+def with_earlier(study: StudyFile) -> list[StudyRun]:
+    """Return the runs of a study with what each needs, after the runs that are needed and are not among its own.
+
+    Those are what the study file names as `first`, where a run needs it, and teachers that have no weights yet.
+
+    Imports torch: who is needed is known where schemes are built.
+
+    Raises:
+        UserError: a run's teacher is neither given nor can be trained first.
+    """
+    from kdschemes.schemes import earlier_runs
+
+    needs: dict[str, tuple[str, ...]] = {}
+    configs: dict[str, Config] = {}
+    named = {run.folder: run for run in study.first}
+
+    def collect(config: Config) -> str:
+        name = run_name(config)
+        if name not in needs:
+            own = [named[folder].config for folder in study.needs(config)]
+            needs[name] = tuple(dict.fromkeys(collect(earlier) for earlier in (*own, *earlier_runs(config))))
+            configs[name] = config
+        return name
+
+    for run in study.runs:
+        try:
+            collect(run.config)
+        except UserError as error:
+            raise UserError(f"study {study.path}: run '{run.label}': {error}") from None
+    own = {run.folder for run in study.runs}
+    others = {name: name.rpartition("-")[0] for name in configs if name not in own and name not in named}
+    first = []
+    for name, config in configs.items():
+        if name in named:
+            run = named[name]
+            config = dataclasses.replace(run.config, job_type=run.config.job_type or TEACHER)
+            first.append(dataclasses.replace(run, config=config, needs=needs[name]))
+        elif name in others:
+            label = others[name] if list(others.values()).count(others[name]) == 1 else name
+            run = StudyRun(label=label, seed=config.seed, config=config, grid={}, earlier=True, needs=needs[name])
+            first.append(run)
+    first = [run for run in first if run.folder not in own]
+    return first + [dataclasses.replace(run, needs=needs[run.folder]) for run in study.runs]

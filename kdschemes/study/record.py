@@ -1,0 +1,224 @@
+"""A study's folder: its runs in `study.yaml`, what was submitted in `jobs.jsonl`, what failed in `failures.json`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdschemes.errors import UserError
+from kdschemes.storage.atomic import write_whole
+from kdschemes.study.spec import StudyRun
+
+RECORD, FAILURES = "study.yaml", "failures.json"
+
+LOCK = "lock"
+"""Held by the process that runs or submits the study."""
+
+LOG = "logs/%x-%A_%a.out"
+"""Where an element's log is: %x is the job's name, %A the array's number, %a the element's."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One run of a study as its folder remembers it. `epochs` is how many it trains."""
+
+    label: str
+    folder: str
+    epochs: int
+    seed: int
+    variant: str | None = None
+    grid: Mapping[str, Any] = field(default_factory=dict)
+    earlier: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """A study as its folder remembers it: the runs that come first, then its own.
+
+    `analyses` are further sections of its report, `baseline` is the label, without a seed, of what others are compared
+    with.
+    """
+
+    folder: Path
+    question: str
+    overrides: tuple[str, ...]
+    entries: tuple[Entry, ...]
+    analyses: tuple[str, ...] = ()
+    baseline: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the study."""
+        return self.folder.absolute().name
+
+    @property
+    def output(self) -> Path:
+        """Folder that holds the runs' folders."""
+        return self.folder.absolute().parents[1]
+
+    @property
+    def runs(self) -> list[Entry]:
+        """The runs that the study file names."""
+        return [entry for entry in self.entries if not entry.earlier]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Array:
+    """A job array that was submitted: its number at SLURM, its name, and the run's folder of each element."""
+
+    job: str
+    name: str
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Element:
+    """One element of an array: `job` as `ARRAY_ELEMENT`."""
+
+    job: str
+    name: str
+    log: Path
+
+
+def remember(
+    folder: Path,
+    question: str,
+    overrides: Sequence[str],
+    runs: Sequence[StudyRun],
+    *,
+    analyses: Sequence[str] = (),
+    baseline: str | None = None,
+) -> Study:
+    """Return the study with these runs, as it will be written."""
+    entries = tuple(
+        Entry(
+            label=run.label,
+            folder=run.folder,
+            epochs=run.config.train.epochs,
+            seed=run.seed,
+            variant=run.variant,
+            grid=dict(run.grid),
+            earlier=run.earlier,
+        )
+        for run in runs
+    )
+    return Study(
+        folder=folder,
+        question=question,
+        overrides=tuple(overrides),
+        entries=entries,
+        analyses=tuple(analyses),
+        baseline=baseline,
+    )
+
+
+def write_study(study: Study) -> None:
+    """Write `study.yaml`.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    tree = {
+        "question": study.question,
+        "overrides": list(study.overrides),
+        "analyses": list(study.analyses),
+        "baseline": study.baseline,
+        "runs": list(map(asdict, study.entries)),
+    }
+    write_whole(study.folder / RECORD, yaml.safe_dump(tree, sort_keys=False, width=120).encode())
+
+
+def read_study_folder(folder: Path) -> Study:
+    """Read `study.yaml`.
+
+    Raises:
+        UserError: it is damaged.
+    """
+    path = folder / RECORD
+    try:
+        tree = yaml.safe_load(path.read_text())
+        entries = tuple(Entry(**entry) for entry in tree["runs"])
+        return Study(
+            folder=folder,
+            question=tree["question"],
+            overrides=tuple(tree["overrides"]),
+            entries=entries,
+            analyses=tuple(tree.get("analyses") or ()),
+            baseline=tree.get("baseline"),
+        )
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged: delete it and begin the study again") from None
+
+
+def add_submission(folder: Path, submission: Mapping[str, Any]) -> None:
+    """Add a line to `jobs.jsonl`.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    path = folder / "jobs.jsonl"
+    before = path.read_bytes() if path.exists() else b""
+    write_whole(path, before + (json.dumps(submission) + "\n").encode())
+
+
+def read_arrays(folder: Path) -> list[Array]:
+    """Return every array that was submitted, the first one first.
+
+    Raises:
+        UserError: `jobs.jsonl` is damaged.
+    """
+    path = folder / "jobs.jsonl"
+    if not path.exists():
+        return []
+    try:
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        return [
+            Array(job=array["job"], name=array["name"], runs=tuple(array["runs"]))
+            for line in lines
+            for array in line["arrays"]
+        ]
+    except (OSError, ValueError, TypeError, KeyError):
+        raise UserError(f"{path} is damaged: delete the line that is wrong") from None
+
+
+def read_failures(folder: Path) -> dict[str, str]:
+    """Return why runs failed that were run without SLURM, by the names of their folders.
+
+    Raises:
+        UserError: `failures.json` is damaged.
+    """
+    path = folder / FAILURES
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged: delete it")
+    return {str(run): str(reason) for run, reason in found.items()}
+
+
+def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
+    """Write `failures.json`.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    write_whole(folder / FAILURES, (json.dumps(dict(failures), indent=2) + "\n").encode())
+
+
+def elements(folder: Path, arrays: Sequence[Array]) -> dict[str, list[Element]]:
+    """Return the elements that each run was submitted as, the first one first, by the name of the run's folder."""
+    found: dict[str, list[Element]] = {}
+    for array in arrays:
+        for number, run in enumerate(array.runs):
+            log = LOG.replace("%x", array.name).replace("%A", array.job).replace("%a", str(number))
+            element = Element(job=f"{array.job}_{number}", name=array.name, log=folder / log)
+            found.setdefault(run, []).append(element)
+    return found

@@ -1,0 +1,138 @@
+"""What a run left behind: how far it came, why it stopped."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+TAIL = 1 << 18
+"""Bytes at the end of a log that are looked at."""
+
+ERROR = re.compile(r"error: (.+)")
+
+TRACE = re.compile(r"(.*?)Traceback \(most recent call last\):")
+
+GOES_ON = re.compile("the same command goes on: |DUE TO (JOB REQUEUE|PREEMPTION|NODE FAILURE)|^job .*, start [0-9]+, ")
+"""What a run, SLURM or a batch script writes into a log when a job stops to be started again, or starts."""
+
+LEAVES = re.compile(r"(\S+) ends: (.+)")
+"""What lockstep writes when one of its runs fails and the others go on."""
+
+LAUNCHERS = ("CalledProcessError", "ChildFailedError", "SignalException")
+"""Exceptions that `accelerate launch` adds to that of the run."""
+
+LEFT_ALONE = re.compile("Connection (closed|reset) by peer|NCCL|DistBackendError")
+
+ENDED = re.compile(r"CalledProcessError: Command '.*' (?P<how>(returned|died).*)")
+
+ROOT_CAUSE = re.compile(
+    r"Root Cause.*?rank +: (?P<rank>\d+).*?exitcode +: (?P<code>-?\d+) \(pid: \d+\) *(\((?P<signal>\w+)\))?", re.DOTALL
+)
+
+REMARK = re.compile(r"(?:slurmstepd\S*|srun): error: (.+)")
+
+
+def results(run: Path) -> dict[str, Any] | None:
+    """Return what is in a run's `results.json`; None if it has none.
+
+    Raises:
+        ValueError: the file is damaged.
+    """
+    try:
+        found = json.loads((run / "results.json").read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not isinstance(found, dict):
+        raise ValueError("not a JSON object")
+    return found
+
+
+def interruption(run: Path) -> str | None:
+    """Return what stopped a run that will go on, in words, by its file `interrupted`; None if there is none."""
+    try:
+        found = json.loads((run / "interrupted").read_bytes())
+        return f"{found['signal']} after step {found['step']} of {found['total_steps']}"
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, TypeError, KeyError):
+        return "stopped by a signal"
+
+
+def epochs_done(run: Path, epochs: int) -> float:
+    """Return how many of its epochs a run has trained, by the last whole line of its `metrics.jsonl`."""
+    for line in reversed(_tail(run / "metrics.jsonl").split(b"\n")[:-1]):
+        try:
+            row = json.loads(line)
+            return float(epochs if row["kind"] == "final" else row["epoch"])
+        except (ValueError, TypeError, KeyError):
+            continue
+    return 0.0
+
+
+def left_lockstep(log: Path) -> dict[str, str]:
+    """Return the runs that failed beside others that went on, by the names of their folders, and why."""
+    return {found[1]: found[2] for line in _lines(log) if (found := LEAVES.match(line))}
+
+
+def error_in(log: Path) -> str | None:
+    """Return the error that a log ends with: its last line `error: ...`, else what the last traceback ends with.
+
+    Left out is what was told before the job was last started again, what `accelerate launch` adds, and what processes
+    say when another one left them.
+    """
+    lines = _lines(log)
+    told = [found[1].strip() for line in lines if (found := ERROR.match(line))]
+    own = [text for text in _raised(lines) if not _by_launcher(text) and not LEFT_ALONE.search(text)]
+    return (told or own or [None])[-1]
+
+
+def exit_in(log: Path) -> str | None:
+    """Return what else a log says of a run's end: the signal that killed a process, its exit code, SLURM's remark."""
+    lines = _lines(log)
+    raised = _raised(lines)
+    first = ROOT_CAUSE.search("\n".join(lines))
+    if first is not None and first["signal"]:
+        return f"process {first['rank']} was ended by {first['signal']}"
+    left_alone = [text for text in raised if LEFT_ALONE.search(text)]
+    ended = [f"the run {found['how']}" for text in raised if (found := ENDED.search(text))]
+    code = [f"process {first['rank']} ended with exit code {first['code']}"] if first is not None else []
+    remarks = [found[1] for line in lines if (found := REMARK.match(line))]
+    return next((found[-1] for found in (left_alone, ended, code, remarks) if found), None)
+
+
+def _lines(log: Path) -> list[str]:
+    """Return the lines of a log since the job was last started again."""
+    lines = _tail(log).decode(errors="replace").splitlines()
+    begin = max((number for number, line in enumerate(lines) if GOES_ON.search(line)), default=-1)
+    return lines[begin + 1 :]
+
+
+def _by_launcher(text: str) -> bool:
+    return text.partition(":")[0].endswith(LAUNCHERS)
+
+
+def _raised(lines: Sequence[str]) -> list[str]:
+    """Return the exception of each traceback, without the mark of a process before each line."""
+    found = []
+    for number, line in enumerate(lines):
+        if (begin := TRACE.match(line)) is None:
+            continue
+        for after in lines[number + 1 :]:
+            text = after.removeprefix(begin[1])
+            if text.strip() and not text[0].isspace():
+                found.append(text.strip())
+                break
+    return found
+
+
+def _tail(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, 2)
+            file.seek(max(0, size - TAIL))
+            return file.read()
+    except OSError:
+        return b""

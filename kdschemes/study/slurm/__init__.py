@@ -1,0 +1,1 @@
+"""Studies as job arrays of SLURM."""

@@ -1,0 +1,106 @@
+"""What a submission holds: job arrays of the runs that are left, each after the arrays of the runs that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from kdschemes.study.locate import REPORT_SCRIPT, SCRIPT
+from kdschemes.study.record import LOG
+from kdschemes.study.spec import StudyRun
+from kdschemes.study.status import ACTIVE, Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedArray:
+    """An array to submit. It waits for arrays of the same submission, by their places, and for elements before it."""
+
+    name: str
+    runs: tuple[StudyRun, ...]
+    after: tuple[int, ...]
+    after_elements: tuple[str, ...]
+
+
+def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
+    """Return the arrays of the runs that are neither finished nor queued nor running, in the order of submission.
+
+    A run that is needed is taken only where a run that needs it is taken too. Runs that wait for others and runs that
+    do not are in arrays of their own, so that a teacher that fails stops only what it was to teach.
+    """
+    rows = {row.entry.folder: row for row in found.rows}
+    by_name = {run.folder: run for run in runs}
+    taken: dict[str, int] = {}
+
+    def level(name: str) -> int:
+        """Return how many arrays one after the other come before a run; it is taken if it has to be submitted."""
+        if rows[name].state in ("finished", *ACTIVE):
+            return -1 if rows[name].state == "finished" else 0
+        if name not in taken:
+            taken[name] = 1 + max((level(need) for need in by_name[name].needs), default=-1)
+        return taken[name]
+
+    for run in runs:
+        if not run.earlier:
+            level(run.folder)
+    needed = {need for name in taken for need in by_name[name].needs}
+    keys = sorted({(place, name not in needed) for name, place in taken.items()})
+    groups = {
+        key: tuple(run for run in runs if (taken.get(run.folder), run.folder not in needed) == key) for key in keys
+    }
+    places = {run.folder: number for number, group in enumerate(groups.values()) for run in group}
+    arrays = []
+    for (_, last), group in groups.items():
+        needs = {need for run in group for need in run.needs}
+        active = sorted(str(rows[need].job) for need in needs if rows[need].state in ACTIVE and rows[need].job)
+        arrays.append(
+            PlannedArray(
+                name=found.study.name if last else f"{found.study.name}-earlier",
+                runs=group,
+                after=tuple(sorted({places[need] for need in needs if need in places})),
+                after_elements=tuple(active),
+            )
+        )
+    return arrays
+
+
+def array_words(
+    array: PlannedArray,
+    configs: Path,
+    study: Path,
+    repository: Path,
+    *,
+    jobs: Sequence[str],
+    parallel: int | None,
+    extra: Sequence[str],
+) -> list[str]:
+    """Return the words after `sbatch` that submit an array, given the numbers of the arrays before it."""
+    limit = f"%{parallel}" if parallel is not None else ""
+    after = [*(jobs[place] for place in array.after), *array.after_elements]
+    wait = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+    return [
+        f"--job-name={array.name}",
+        f"--array=0-{len(array.runs) - 1}{limit}",
+        f"--output={study / LOG}",
+        *_shared(repository),
+        *wait,
+        *extra,
+        str(repository / SCRIPT),
+        str(configs),
+    ]
+
+
+def report_words(study: Path, repository: Path, jobs: Sequence[str]) -> list[str]:
+    """Return the words after `sbatch` that submit the report, for when the arrays have ended in whatever way."""
+    return [
+        f"--job-name={study.name}-report",
+        f"--output={study / 'logs' / '%x-%j.out'}",
+        *_shared(repository),
+        f"--dependency=afterany:{':'.join(jobs)}",
+        str(repository / REPORT_SCRIPT),
+        str(study),
+    ]
+
+
+def _shared(repository: Path) -> list[str]:
+    return ["--open-mode=append", f"--export=ALL,KDSCHEMES_REPOSITORY={repository}"]

@@ -1,0 +1,168 @@
+"""Submit a study: arrays of the runs that are not finished, and a report when they have ended."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kdschemes.config.naming import dump_yaml
+from kdschemes.distributed import slurm
+from kdschemes.errors import UserError
+from kdschemes.storage.atomic import write_whole
+from kdschemes.study.locate import SITE, open_study, repository
+from kdschemes.study.record import LOCK, LOG, Study, add_submission, write_study
+from kdschemes.study.slurm.arrays import PlannedArray, array_words, plan, report_words
+from kdschemes.study.spec import StudyRun
+from kdschemes.study.status import Status, counts, status
+from kdschemes.study.tracking import give_finished, in_group
+
+LOCK_PATIENCE = 120.0
+"""Seconds to wait for another submission of the same study."""
+
+OURS = ("array", "job-name", "output", "error", "open-mode", "dependency", "kill-on-invalid-dep", "export", "wrap")
+
+OURS_SHORT = ("-a", "-J", "-o", "-e", "-d")
+"""Options of sbatch that a submission gives itself."""
+
+
+def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: Sequence[str], dry_run: bool) -> str:
+    """Submit the runs of a study that are neither finished nor queued nor running; return what to tell.
+
+    `parallel` is how many elements of an array run at once, `extra` goes to sbatch as it is. Without overrides, those
+    that the study was begun with are taken. With `dry_run` nothing is written or submitted.
+
+    Raises:
+        UserError: a mistake in the study or the overrides, SLURM does not answer or refuses; nothing was submitted.
+    """
+    _check_extra(extra)
+    place = repository()
+    opened = open_study(name, overrides, recipes=place / "experiments")
+    runs, folder = opened.runs, opened.study.folder
+    if dry_run:
+        found = status(opened.study)
+        return "\n".join([*opened.notes, _dry_run(plan(runs, found), found, place, parallel, extra)])
+    try:
+        (folder / "logs").mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / LOCK, timeout=LOCK_PATIENCE):
+            return "\n".join([*opened.notes, _submit(runs, opened.study, place, parallel, extra)])
+    except Timeout:
+        raise UserError(f"{folder} is in use by another kdschemes submit or study: wait for it") from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def _check_extra(extra: Sequence[str]) -> None:
+    for word in extra:
+        option = word.partition("=")[0]
+        ours = any(name.startswith(option[2:]) for name in OURS) if word.startswith("--") else option[:2] in OURS_SHORT
+        if ours:
+            raise UserError(f"{word}: kdschemes submit sets {option} itself; take it out")
+
+
+def _submit(runs: Sequence[StudyRun], study: Study, place: Path, parallel: int | None, extra: Sequence[str]) -> str:
+    found = status(study)
+    if not found.asked:
+        raise UserError(f"{found.note.partition(';')[0]}; what is queued is not known, and nothing was submitted")
+    give_finished(runs, found)
+    arrays = plan(runs, found)
+    if not arrays:
+        write_study(study)
+        return f"nothing to submit: {counts(found.rows)}"
+    site = _site(place)
+    made: list[Path] = []
+    jobs: list[str] = []
+    try:
+        for array in arrays:
+            made.append(_write_configs(array, study.folder))
+            words = array_words(array, made[-1], study.folder, place, jobs=jobs, parallel=parallel, extra=extra)
+            jobs.append(slurm.sbatch(words, site))
+        report = slurm.sbatch(report_words(study.folder, place, jobs), site)
+        write_study(study)
+        add_submission(study.folder, _line(arrays, jobs, report, made, study.folder, extra))
+    except BaseException:
+        for configs in made:
+            shutil.rmtree(configs, ignore_errors=True)
+        slurm.cancel(jobs)
+        raise
+    told = [
+        f"array {job}: {len(array.runs)} {'run' if len(array.runs) == 1 else 'runs'} ({array.name})"
+        for job, array in zip(jobs, arrays, strict=True)
+    ]
+    return "\n".join([*told, f"job {report}: the report, when they have ended", f"study folder: {study.folder}"])
+
+
+def _write_configs(array: PlannedArray, folder: Path) -> Path:
+    """Write the configuration of each element into a new folder and return that."""
+    parent = folder / "submissions"
+    parent.mkdir(exist_ok=True)
+    number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
+    configs = parent / str(number)
+    configs.mkdir()
+    for element, run in enumerate(array.runs):
+        config = dataclasses.replace(run.config, output=str(Path(run.config.output).absolute()))
+        config = in_group(config, folder.name)
+        write_whole(configs / f"{element}.yaml", dump_yaml(config).encode())
+    return configs
+
+
+def _line(
+    arrays: Sequence[PlannedArray],
+    jobs: Sequence[str],
+    report: str,
+    made: Sequence[Path],
+    folder: Path,
+    extra: Sequence[str],
+) -> dict[str, object]:
+    """Return the line of `jobs.jsonl`."""
+    return {
+        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
+        "arrays": [
+            {
+                "job": job,
+                "name": array.name,
+                "configs": str(configs.relative_to(folder)),
+                "runs": [run.folder for run in array.runs],
+            }
+            for job, array, configs in zip(jobs, arrays, made, strict=True)
+        ],
+        "log": LOG,
+        "report": report,
+        "sbatch": list(extra),
+    }
+
+
+def _site(place: Path) -> Path | None:
+    return place / SITE if (place / SITE).is_file() else None
+
+
+def _dry_run(
+    arrays: Sequence[PlannedArray], found: Status, place: Path, parallel: int | None, extra: Sequence[str]
+) -> str:
+    """Return what would be submitted: the command lines, then each run with its overrides, then what is left out."""
+    if not arrays:
+        return f"nothing to submit: {counts(found.rows)}"
+    folder = found.study.folder
+    site = _site(place)
+    lines = [f"site file: {site or f'none ({place / SITE} is not there)'}"]
+    jobs = [f"JOB{number}" for number in range(len(arrays))]
+    last = max((int(path.name) for path in (folder / "submissions").glob("[0-9]*")), default=0)
+    for number, array in enumerate(arrays):
+        configs = folder / "submissions" / str(last + 1 + number)
+        words = array_words(array, configs, folder, place, jobs=jobs, parallel=parallel, extra=extra)
+        lines.append(shlex.join(["sbatch", "--parsable", *words]))
+    lines.append(shlex.join(["sbatch", "--parsable", *report_words(folder, place, jobs)]))
+    for number, array in enumerate(arrays):
+        lines += ["", f"JOB{number}, {array.name}"]
+        for element, run in enumerate(array.runs):
+            lines.append(f"{element:>4}  {run.label}: {shlex.join(run.overrides) or run.folder}")
+    taken = {run.folder for array in arrays for run in array.runs}
+    left = [row for row in found.rows if row.entry.folder not in taken]
+    if left:
+        lines += ["", "not submitted", *(f"      {row.entry.label}: {row.state}" for row in left)]
+    return "\n".join([*lines, *([found.note] if found.note else [])])

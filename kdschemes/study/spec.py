@@ -1,0 +1,267 @@
+"""Study files: a question, and variants x grid x seeds of a base, each a run that `run.py` could start by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from kdschemes.config import Config
+from kdschemes.config.load import load_config
+from kdschemes.config.naming import run_name
+from kdschemes.config.recipes import STUDIES
+from kdschemes.errors import UserError, unknown
+from kdschemes.study.spec_keys import (
+    FIRST,
+    NAME,
+    REFERRING,
+    StudyKeys,
+    in_line,
+    in_words,
+    read_keys,
+    referred,
+    with_folders,
+)
+
+OPTIONAL = ("teacher", "losses")
+"""Groups that some schemes do not use; a key of theirs that all runs share is left out where it has no effect."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyRun:
+    """One run of a study. `overrides` are the words after `run.py` that give `config`.
+
+    A run that must be finished before others is `earlier`; it has no overrides where the study file does not name it.
+    `needs` are the names of the folders of runs that must be finished before this one.
+    """
+
+    label: str
+    seed: int
+    config: Config
+    variant: str | None = None
+    grid: Mapping[str, Any]
+    overrides: tuple[str, ...] = ()
+    earlier: bool = False
+    needs: tuple[str, ...] = ()
+
+    @cached_property
+    def folder(self) -> str:
+        """Name of the run's folder in the study's output."""
+        return run_name(self.config)
+
+    @property
+    def path(self) -> str:
+        """The run's folder, as a configuration names it."""
+        return str(Path(self.config.output) / self.folder)
+
+    @property
+    def point(self) -> str:
+        """The label without the seed: what runs have in common that differ in nothing else."""
+        return self.label.rpartition("seed=")[0].rstrip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFile:
+    """A study file, read and expanded. `overrides` are those of the command line, `output` holds all runs' folders.
+
+    `first` are the runs that the file names to be trained first, `hours` is how long it trains at a time, `analyses`
+    are further sections of the report, `baseline` is the point that others are compared with.
+    """
+
+    path: Path
+    question: str
+    overrides: tuple[str, ...]
+    runs: tuple[StudyRun, ...]
+    first: tuple[StudyRun, ...] = ()
+    hours: float | None = None
+    analyses: tuple[str, ...] = ()
+    baseline: str | None = None
+
+    @property
+    def name(self) -> str:
+        """Name of the study: the file's name without its ending."""
+        return self.path.stem
+
+    @property
+    def output(self) -> Path:
+        """Folder that holds the folders of the study and of its runs."""
+        return Path(self.runs[0].config.output)
+
+    def needs(self, config: Config) -> tuple[str, ...]:
+        """Return the names of the folders of runs in `first` whose weights a configuration takes."""
+        return tuple(self._first[path] for path in _checkpoints(config) if path in self._first)
+
+    @cached_property
+    def _first(self) -> Mapping[str, str]:
+        """The names of the folders of the runs in `first`, by path."""
+        return {run.path: run.folder for run in self.first}
+
+
+def known_studies(recipes: Path) -> list[str]:
+    """Return the names of the studies in a folder of recipes."""
+    return sorted(file.stem for file in (recipes / STUDIES).glob("*.yaml"))
+
+
+def find_study_file(name: str, recipes: Path) -> Path:
+    """Return the path of a study: `recipes/studies/NAME.yaml`, or the path to any such file.
+
+    Raises:
+        UserError: there is no such study, or its file's name cannot name a job.
+    """
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        path = recipes / STUDIES / f"{name}.yaml"
+        if not path.is_file():
+            known = known_studies(recipes)
+            raise unknown("study", name, known) if known else UserError(f"no studies in {recipes / STUDIES}")
+    if not path.is_file():
+        raise UserError(f"study {path} is not there")
+    if not NAME.fullmatch(path.stem):
+        raise UserError(f"study {path}: name the file with letters, digits, '.', '_' and '-' only: it names jobs")
+    return path
+
+
+def read_study(path: Path, overrides: Sequence[str], *, recipes: Path) -> StudyFile:
+    """Read a study file and build the configuration of each run: variants x grid x seeds, in that order.
+
+    A run is what `run.py` makes of the keys of base, variant, grid point and seed, then of the overrides, in this
+    order. Keys of `teacher` and `losses` that all runs share are left out of runs whose scheme does not use them.
+
+    Raises:
+        UserError: anything wrong in the file or the overrides; the message names the file.
+    """
+    try:
+        return _read(path, tuple(overrides), recipes)
+    except UserError as error:
+        raise UserError(f"study {path}: {error}") from None
+
+
+def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
+    keys = read_keys(path, overrides)
+    left_out: list[dict[str, UserError]] = []
+
+    def build(label: str, own: Mapping[str, Any], seed: int, folders: Mapping[str, str]) -> StudyRun:
+        base = in_words(with_folders(keys.base, folders))
+        words = (*in_words(with_folders(own, folders)), f"seed={seed}")
+        words, config, without = _build(label, base, words, overrides, recipes)
+        left_out.append(without)
+        for name in (name for path in _checkpoints(config) for name in referred(path)):
+            raise UserError(f"run '{label}' needs {FIRST}.{name}, which must be listed before it")
+        return StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
+
+    first: dict[int, dict[str, StudyRun]] = {}
+    for seed in keys.seeds:
+        named = first[seed] = {}
+        for name, own in keys.first.items():
+            folders = {other: run.path for other, run in named.items()}
+            run = build(f"{name} seed={seed}", own, seed, folders)
+            _check_models(run, named)
+            named[name] = replace(run, earlier=True)
+    runs = []
+    for (variant, own), values, seed in product(keys.variants.items(), product(*keys.grid.values()), keys.seeds):
+        point = dict(zip(keys.grid, values, strict=True))
+        folders = {name: run.path for name, run in first[seed].items()}
+        run = build(_label(variant, point, seed), {**own, **point}, seed, folders)
+        _check_models(run, first[seed])
+        runs.append(replace(run, variant=variant, grid=point))
+    for group in OPTIONAL:
+        if all(group in without for without in left_out):
+            raise left_out[0][group]
+    _check_distinct(runs)
+    earlier = [run for named in first.values() for run in named.values()]
+    _check_distinct(earlier)
+    study = StudyFile(
+        path=path,
+        question=keys.question,
+        overrides=overrides,
+        runs=tuple(runs),
+        first=tuple(earlier),
+        hours=keys.hours,
+        analyses=keys.analyses,
+        baseline=keys.baseline,
+    )
+    _check_used(study, keys)
+    return study
+
+
+def _checkpoints(config: Config) -> list[str]:
+    """Return the weights that a run starts from and is taught by."""
+    teachers = config.teacher.checkpoint if config.scheme.uses_teacher else None
+    given = [x if isinstance(x, list) else [x] for x in (config.model.checkpoint, teachers)]
+    return [checkpoint for of in given for checkpoint in of if checkpoint is not None]
+
+
+def _check_models(run: StudyRun, first: Mapping[str, StudyRun]) -> None:
+    """Refuse a network that takes the weights of another one."""
+    config = run.config
+    start, peers = config.model.checkpoint, getattr(config.scheme, "peers", None)
+    starts = start if isinstance(start, list) else [start]
+    models = peers if isinstance(peers, list) else [config.model.name] * len(starts)
+    pairs = [("model", name, checkpoint) for name, checkpoint in zip(models, starts, strict=False)]
+    if config.scheme.uses_teacher and config.teacher.checkpoint is not None:
+        names, given = (x if isinstance(x, list) else [x] for x in (config.teacher.name, config.teacher.checkpoint))
+        pairs += [("teacher", name, checkpoint) for name, checkpoint in zip(names, given, strict=True)]
+    for key, name, checkpoint in pairs:
+        for other, source in first.items():
+            trained = source.config.model.name
+            if checkpoint == source.path and name != trained and not hasattr(source.config.scheme, "peers"):
+                raise UserError(
+                    f"run '{run.label}': {key}={name}, but its weights are those of {FIRST}.{other}, "
+                    f"a {trained}: set {key}={trained}"
+                )
+
+
+def _check_used(study: StudyFile, keys: StudyKeys) -> None:
+    """Refuse a run that comes first for nothing, and a baseline that is no point of the study."""
+    given = [word.partition("=")[0] for word in study.overrides]
+    needed = {folder for run in (*study.first, *study.runs) for folder in study.needs(run.config)}
+    for run in study.first if not any(key in REFERRING for key in given) else ():
+        if run.folder not in needed:
+            raise UserError(f"no run refers to {FIRST}.{run.point}: take it out")
+    points = dict.fromkeys(run.point for run in study.runs)
+    if keys.baseline is not None and keys.baseline not in points:
+        raise unknown("baseline", keys.baseline, points)
+
+
+def _build(
+    label: str, base: Sequence[str], own: Sequence[str], overrides: Sequence[str], recipes: Path
+) -> tuple[tuple[str, ...], Config, dict[str, UserError]]:
+    """Return a run's words, its configuration, and by group the error that shared words would have been."""
+    words = (*base, *own, *overrides)
+    try:
+        return words, load_config(words, recipes=recipes), {}
+    except UserError as error:
+        told = UserError(f"run '{label}': {error}")
+    groups = {word: word.partition("=")[0].partition(".")[0] for word in words}
+    shared = {word: groups[word] for word in (*base, *overrides) if groups[word] in OPTIONAL}
+    try:
+        scheme = load_config([word for word in words if groups[word] not in OPTIONAL], recipes=recipes).scheme
+    except UserError:
+        raise told from None
+    without = {group: told for group in shared.values() if not getattr(scheme, f"uses_{group}")}
+    words = tuple(word for word in words if shared.get(word) not in without)
+    try:
+        return words, load_config(words, recipes=recipes), without
+    except UserError as error:
+        raise UserError(f"run '{label}': {error}") from None
+
+
+def _label(variant: str | None, point: Mapping[str, Any], seed: int) -> str:
+    leaves = [key.rpartition(".")[2] for key in point]
+    names = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(point, leaves, strict=True)}
+    words = [variant] if variant is not None else []
+    return " ".join((*words, *(f"{names[key]}={in_line(value)}" for key, value in point.items()), f"seed={seed}"))
+
+
+def _check_distinct(runs: Sequence[StudyRun]) -> None:
+    labels: dict[str, str] = {}
+    for run in runs:
+        other = labels.setdefault(run.folder, run.label)
+        if other != run.label:
+            raise UserError(f"'{other}' and '{run.label}' are the same run")
+    if len(labels) < len(runs):
+        twice = next(run.label for run in runs if [other.label for other in runs].count(run.label) > 1)
+        raise UserError(f"'{twice}' is there twice")

@@ -1,0 +1,256 @@
+"""The keys of a study file: checked, flattened, and written as words of a command line."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdschemes.config.losses import KINDS
+from kdschemes.config.recipes import GROUPS
+from kdschemes.errors import UserError, unknown
+
+KEYS = ("question", "base", "variants", "grid", "seeds", "first", "budget", "analyses", "baseline")
+
+ANALYSIS_NAMES = (
+    *("temperature_limit", "efficiency", "fidelity", "capacity", "sensitivity", "budgets", "missing_class"),
+    "collaborative",
+)
+"""Sections that a study may ask for in its report; `kdschemes.report.analyses` holds what makes them."""
+
+FIRST = "first"
+
+REFERRING = ("teacher.checkpoint", "model.checkpoint")
+"""Keys whose value may be `first.NAME`, or a list with such: the run NAME of `first`, with the same seed."""
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+PER_RUN = {"seed": "give seeds: [...]", "output": "give it in base or on the command line"}
+"""Keys that neither a variant, nor the grid, nor a run of `first` may set."""
+
+CHOICES = (*(group for group in GROUPS if group not in ("losses", "train")), *(f"losses.{kind}" for kind in KINDS))
+"""Keys that stand for their `.name`."""
+
+Keys = dict[str, Any]
+"""Values by dotted key."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyKeys:
+    """What a study file holds. Without variants there is one, None, that holds no keys. `hours` is its budget."""
+
+    question: str
+    base: Keys
+    variants: dict[str | None, Keys]
+    grid: dict[str, list[Any]]
+    seeds: list[int]
+    first: dict[str, Keys] = field(default_factory=dict)
+    hours: float | None = None
+    analyses: tuple[str, ...] = ()
+    baseline: str | None = None
+
+
+def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
+    """Read a study file and check its shape, and that base and overrides leave grid and seeds to it.
+
+    Raises:
+        UserError: an unknown key, an empty list, a key that is set twice.
+    """
+    tree = _tree(path)
+    question = tree.get("question")
+    if not isinstance(question, str) or not question.strip():
+        raise UserError("question is missing: say in one sentence what the study asks")
+    base = _flat(tree.get("base") or {}, "base")
+    variants = _bundles(tree, "variants") if "variants" in tree else {}
+    grid = _grid(tree, variants)
+    first = _bundles(tree, FIRST) if FIRST in tree else {}
+    _check_shared(base, overrides, grid)
+    _check_references(base, variants, grid, first)
+    return StudyKeys(
+        question=" ".join(question.split()),
+        base=base,
+        variants=dict[str | None, Keys](variants.items()) if variants else {None: {}},
+        grid=grid,
+        seeds=_seeds(tree),
+        first=first,
+        hours=_hours(tree),
+        analyses=_analyses(tree),
+        baseline=_baseline(tree),
+    )
+
+
+def in_line(value: Any) -> str:
+    """Return a value as it is written in a study file or on a command line, in one line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
+def in_words(keys: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return keys and values as `run.py` takes them."""
+    return tuple(f"{key}={in_line(value)}" for key, value in keys.items())
+
+
+def referred(value: Any) -> list[str]:
+    """Return the names of runs of `first` that the value of a key in `REFERRING` refers to."""
+    words = value if isinstance(value, list) else [value]
+    return [word.removeprefix(f"{FIRST}.") for word in words if isinstance(word, str) and word.startswith(f"{FIRST}.")]
+
+
+def with_folders(keys: Mapping[str, Any], folders: Mapping[str, str]) -> Keys:
+    """Return keys with `first.NAME` replaced by the folder of that run; names without a folder stay as they are."""
+
+    def folder(word: Any) -> Any:
+        names = referred(word)
+        return folders.get(names[0], word) if names else word
+
+    found = dict(keys)
+    for key in REFERRING:
+        if key in found:
+            value = found[key]
+            found[key] = [folder(word) for word in value] if isinstance(value, list) else folder(value)
+    return found
+
+
+def _check_references(
+    base: Keys, variants: Mapping[str, Keys], grid: Mapping[str, list[Any]], first: Mapping[str, Keys]
+) -> None:
+    bundles = {"base": base} | {f"variants.{name}": keys for name, keys in variants.items()}
+    bundles |= {f"{FIRST}.{name}": keys for name, keys in first.items()}
+    given = [(f"{where}: {key}", keys[key]) for where, keys in bundles.items() for key in REFERRING if key in keys]
+    given += [(f"grid: {key}", value) for key in REFERRING for value in grid.get(key, ())]
+    for where, value in given:
+        for name in referred(value):
+            if not first:
+                raise UserError(f"{where}={FIRST}.{name}, but the study has no {FIRST}: name that run there")
+            if name not in first:
+                raise unknown(f"run of {FIRST} in {where}", name, first)
+
+
+def _check_shared(base: Keys, overrides: Sequence[str], grid: Mapping[str, Any]) -> None:
+    if "seed" in base:
+        raise UserError(f"base holds seed: {PER_RUN['seed']}")
+    for word in overrides:
+        key = word.partition("=")[0]
+        if key == "seed" or key.partition(".")[0] in KEYS:
+            raise UserError(f"{word}: that is the study's own; copy its file and change it there")
+        if _same(key) in map(_same, grid):
+            raise UserError(f"{word}: the grid goes over {key}")
+    for key in grid:
+        if _same(key) in map(_same, base):
+            raise UserError(f"{key} is both in grid and in base: keep one")
+
+
+def _tree(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot be read: {getattr(error, 'strerror', None) or 'not text'}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"not YAML (line {getattr(getattr(error, 'problem_mark', None), 'line', 0) + 1})") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"holds no keys (it has {', '.join(KEYS)})")
+    for key in tree:
+        if key not in KEYS:
+            raise unknown("key", str(key), KEYS)
+    return tree
+
+
+def _flat(tree: Any, where: str, prefix: str = "") -> Keys:
+    """Return the values of nested keys by dotted key."""
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{where} must hold keys, as in a recipe, not {in_line(tree)}")
+    flat: Keys = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        found = _flat(value, where, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
+        for full, leaf in found.items():
+            if _same(full) in map(_same, flat):
+                raise UserError(f"{where} sets {full} twice")
+            flat[full] = leaf
+    return flat
+
+
+def _same(key: str) -> str:
+    """Return the one form of a key that may be written in several: `method`, `scheme.method`; `data`, `data.name`."""
+    return "scheme.method" if key == "method" else f"{key}.name" if key in CHOICES else key
+
+
+def _bundles(tree: Mapping[str, Any], where: str) -> dict[str, Keys]:
+    """Return the named bundles of keys in `variants` or `first`."""
+    given = tree[where]
+    if not isinstance(given, Mapping) or not given:
+        raise UserError(f"{where} is empty: name at least one bundle of keys, or leave it out")
+    bundles: dict[str, Keys] = {}
+    for name, keys in given.items():
+        if not isinstance(name, str) or not name.strip():
+            raise UserError(f"{where}: {in_line(name)} is no name; put quotes around it")
+        if where == FIRST and not NAME.fullmatch(name):
+            raise UserError(f"{where}: name '{name}' with letters, digits, '.', '_' and '-' only: others refer to it")
+        bundles[name] = _flat(keys if keys is not None else {}, f"{where}.{name}")
+        for key in PER_RUN.keys() & bundles[name].keys():
+            raise UserError(f"{where}.{name} holds {key}: {PER_RUN[key]}")
+    return bundles
+
+
+def _grid(tree: Mapping[str, Any], variants: Mapping[str, Keys]) -> dict[str, list[Any]]:
+    if "grid" not in tree:
+        return {}
+    grid = _flat(tree["grid"] if tree["grid"] is not None else {}, "grid")
+    if not grid:
+        raise UserError("grid is empty: give at least one key with its values, or leave it out")
+    for key, values in grid.items():
+        if key in PER_RUN:
+            raise UserError(f"grid holds {key}: {PER_RUN[key]}")
+        if not isinstance(values, list) or not values:
+            raise UserError(f"grid.{key} must be a list of values, [a, b, ...], not {in_line(values)}")
+        for name, keys in variants.items():
+            if _same(key) in map(_same, keys):
+                raise UserError(f"{key} is both in grid and in variants.{name}: keep one")
+    return grid
+
+
+def _seeds(tree: Mapping[str, Any]) -> list[int]:
+    seeds = tree.get("seeds", [0])
+    whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
+    if not whole or not seeds:
+        raise UserError(f"seeds must be a list of whole numbers from 0 on, [0, 1, ...], not {in_line(seeds)}")
+    for seed in seeds:
+        if seeds.count(seed) > 1:
+            raise UserError(f"seeds holds {seed} twice")
+    return list(seeds)
+
+
+def _hours(tree: Mapping[str, Any]) -> float | None:
+    if "budget" not in tree:
+        return None
+    budget = tree["budget"]
+    if not isinstance(budget, Mapping) or set(budget) != {"hours"}:
+        raise UserError(f"budget must be {{hours: X}}, not {in_line(budget)}")
+    hours = budget["hours"]
+    if type(hours) not in (int, float) or not math.isfinite(hours) or hours <= 0:
+        raise UserError(f"budget.hours must be a number above 0, not {in_line(hours)}")
+    return float(hours)
+
+
+def _analyses(tree: Mapping[str, Any]) -> tuple[str, ...]:
+    names = tree.get("analyses", [])
+    if not isinstance(names, list):
+        raise UserError(f"analyses must be a list of names, [a, b, ...], not {in_line(names)}")
+    for name in names:
+        if name not in ANALYSIS_NAMES:
+            raise unknown("analysis", str(name), ANALYSIS_NAMES)
+        if names.count(name) > 1:
+            raise UserError(f"analyses holds {name} twice")
+    return tuple(names)
+
+
+def _baseline(tree: Mapping[str, Any]) -> str | None:
+    label = tree.get("baseline")
+    if label is not None and not isinstance(label, str):
+        raise UserError(f"baseline must be the label of a point, as text, not {in_line(label)}; put quotes around it")
+    return label

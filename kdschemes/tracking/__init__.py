@@ -1,0 +1,1 @@
+"""Logs, trackers, progress and pictures of a run."""

@@ -1,0 +1,123 @@
+"""metrics.jsonl: one line per event, written as it happens."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kdschemes.errors import UserError
+from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.results import plain
+
+if TYPE_CHECKING:
+    pass
+
+
+def eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
+    """Return the line of `metrics.jsonl` that has the heads' metrics on a split."""
+    row: dict[str, Any] = {"kind": "eval", "split": split, "epoch": epoch, "step": step}
+    return row | {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}
+
+
+class MetricsLog:
+    """A file of JSON objects, one a line, each line flushed as it is written.
+
+    What goes into `metrics.jsonl` is a function of the configuration alone, so that equal runs give equal bytes:
+    times belong in a second log. Floats are written so that they read back exactly, those that are not finite as the
+    strings "nan", "inf" and "-inf"; keys keep their order.
+    """
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        """Open the log: from the start, or after its first `offset` bytes, as the checkpoint says; the rest is cut.
+
+        A log that is there is replaced by a copy: what another process still writes into the old one is not seen.
+
+        Raises:
+            UserError: the file can't be written, or is not the one that the checkpoint speaks of.
+        """
+        self.path = path
+        self.offset = offset
+        try:
+            size = path.stat().st_size if path.exists() else 0
+            if size < offset:
+                raise UserError(
+                    f"{path} has {size} bytes where the checkpoint counts {offset}: restore it, or delete the "
+                    "run's folder to start again"
+                )
+            if offset and _byte(path, offset - 1) != b"\n":
+                raise UserError(
+                    f"{path} was changed since the checkpoint (byte {offset} ends no line): restore it, or delete "
+                    "the run's folder to start again"
+                )
+            if path.exists():
+                write_whole(path, path.read_bytes()[:offset])
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise _cannot_write(path, error) from None
+
+    def write(self, row: Mapping[str, Any]) -> None:
+        """Add one line.
+
+        Raises:
+            UserError: the file can't be written.
+        """
+        line = (json.dumps(plain(row), allow_nan=False) + "\n").encode()
+        self.offset += len(line)
+        rest = memoryview(line)
+        try:
+            while rest:
+                rest = rest[self._file.write(rest) :]
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+
+    def sync(self) -> None:
+        """Wait until what was written is on the disk; to be called before a checkpoint records `offset`.
+
+        Raises:
+            UserError: the file can't be written.
+        """
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise _cannot_write(self.path, error) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a `MetricsLog` file; the strings "nan", "inf" and "-inf" as floats again.
+
+    A last line that was not finished is left out.
+
+    Raises:
+        UserError: the file can't be read, or another line is not a JSON object.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from None
+    rows = []
+    for number, line in enumerate(lines[:-1], start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict):
+            raise UserError(f"{path} line {number} is not a JSON object: delete the line, or run again")
+        rows.append({key: float(value) if value in ("nan", "inf", "-inf") else value for key, value in row.items()})
+    return rows
+
+
+def _cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path} cannot be written: {error.strerror or error}; mend that and run again")
+
+
+def _byte(path: Path, position: int) -> bytes:
+    with path.open("rb") as file:
+        file.seek(position)
+        return file.read(1)

@@ -1,0 +1,215 @@
+"""The pictures that a run leaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from io import BytesIO
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.results import write_json
+from kdschemes.tracking.metrics_log import read_rows
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F6000")
+"""Wong's palette, which the colour-blind tell apart, its yellow darkened; black is kept for the total loss."""
+
+DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
+
+STYLES = tuple({"color": colour, "linestyle": dash} for dash, colour in product(DASHES, COLOURS))
+
+TOTAL_STYLE = {"color": "black", "linewidth": 2.0}
+
+MAX_POINTS = 250
+"""A log with more training rows is drawn as means of equally many neighbours."""
+
+MAX_MARKERS = 40
+"""A line of more points is drawn without a mark at each."""
+
+LEGEND_WIDTH = 90
+"""Characters of a legend's line, handles included."""
+
+Line = tuple[list[float], list[float]]
+"""Epochs, and the values at them."""
+
+
+def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
+    """Draw a run's `metrics.jsonl` as a PNG of four panels over epochs.
+
+    They show the training loss (the weighted total, and every term before its weight), the top-1 accuracy and the NLL
+    of every head on the validation split, and the learning rate. A panel without rows says so.
+
+    Raises:
+        UserError: the log can't be read, or the picture can't be written.
+    """
+    rows = read_rows(metrics_path)
+    train = [row for row in rows if row["kind"] == "train"]
+    val = [row for row in rows if row["kind"] == "eval" and row["split"] == "val"]
+    figure = Figure(figsize=(13, 10), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, fontsize=12)
+    (losses, top1), (nll, rate) = figure.subplots(2, 2)
+
+    _draw_losses(losses, train)
+    _draw(top1, _lines(val, _head("top1")), STYLES)
+    top1.set(title="Top-1 accuracy on the validation split", ylabel="top-1 (%)")
+    _draw(nll, _lines(val, _head("nll")), STYLES)
+    nll.set(title="NLL on the validation split", ylabel="NLL (nats)")
+    _draw(rate, _lines(train, lambda key: "" if key == "lr" else None), STYLES)
+    rate.set(title="Learning rate", ylabel="learning rate")
+    last = max((float(row["epoch"]) for row in train + val), default=1.0)
+    for axes in (losses, top1, nll, rate):
+        axes.set(xlim=(0, 1.02 * last), xlabel="epoch")
+        axes.grid(color="0.9", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
+
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    write_whole(png_path, png.getvalue())
+
+
+def _draw_losses(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
+    width = max(1, math.ceil(len(train) / MAX_POINTS))
+    terms = _lines(train, lambda key: key.removeprefix("loss/") if key.startswith("loss/") else None)
+    terms = {name: _means(line, width) for name, line in sorted(terms.items(), key=lambda item: item[0] != "total")}
+    lines = {"total, weighted" if name == "total" else name: line for name, line in terms.items()}
+    _draw(axes, lines, (TOTAL_STYLE, *STYLES) if "total" in terms else STYLES)
+    means = f" (means of {width} log lines)" if width > 1 else ""
+    axes.set(title=f"Training loss and its terms, unweighted{means}", ylabel="loss")
+    positive = [value for _, values in lines.values() for value in values if value > 0]
+    if positive and max(positive) > 30 * min(positive):
+        axes.set_yscale("log", nonpositive="mask")
+
+
+def _head(metric: str) -> Callable[[str], str | None]:
+    """Return what gives the head of a `HEAD/METRIC` key of that metric; the head's own name may hold slashes."""
+
+    def head(key: str) -> str | None:
+        name, _, last = key.rpartition("/")
+        return name if last == metric else None
+
+    return head
+
+
+def _lines(rows: Iterable[Mapping[str, Any]], name_of: Callable[[str], str | None]) -> dict[str, Line]:
+    lines: dict[str, Line] = {}
+    for row in rows:
+        for key, value in row.items():
+            name = name_of(key)
+            if name is not None:
+                epochs, values = lines.setdefault(name, ([], []))
+                epochs.append(float(row["epoch"]))
+                values.append(value if math.isfinite(value) else math.nan)
+    return lines
+
+
+def _means(line: Line, width: int) -> Line:
+    def mean(values: list[float]) -> list[float]:
+        blocks = (values[start : start + width] for start in range(0, len(values), width))
+        return [sum(block) / len(block) for block in blocks]
+
+    return mean(line[0]), mean(line[1])
+
+
+def _draw(axes: Axes, lines: Mapping[str, Line], styles: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the lines, with a legend of their names below the axes unless the only line has none."""
+    if not lines:
+        axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color="0.4")
+        axes.tick_params(labelleft=False)
+    for i, (name, (epochs, values)) in enumerate(lines.items()):
+        marker = "o" if len(epochs) <= MAX_MARKERS else ""
+        axes.plot(
+            epochs, values, label=name, marker=marker, markersize=3.5, **{"linewidth": 1.4, **styles[i % len(styles)]}
+        )
+    if any(lines):
+        columns = max(1, min(4, LEGEND_WIDTH // (max(map(len, lines)) + 8)))
+        axes.legend(
+            loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, fontsize=8, frameon=False, handlelength=3
+        )
+
+
+SIZES = ((1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
+
+
+def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
+    """Write `early_exit.json` and its picture `early_exit.png`.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    write_json(folder / "early_exit.json", found)
+    figure = Figure(figsize=(13, 5.2), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{folder.name}: early exit on the test set", fontsize=12)
+    left, right = figure.subplots(1, 2)
+    size, unit = next(((size, unit) for size, unit in SIZES if found["static"]["macs"] >= size), SIZES[-1])
+    _draw_accuracy(left, found, size)
+    _draw_shares(right, found, size)
+    last = list(found["exits"].values())[-1]["macs"] / size
+    left.set(xlim=(0, 1.12 * last), xlabel=f"expected MACs an image ({unit})")
+    right.set_xlabel(f"expected MACs an image ({unit})")
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    write_whole(folder / "early_exit.png", png.getvalue())
+
+
+def _draw_accuracy(axes: Axes, found: Mapping[str, Any], size: float) -> None:
+    if found["curve"] is not None:
+        points = sorted((one["macs"] / size, one["top1"]) for one in found["curve"])
+        label = "budgeted: each at its first sure exit"
+        axes.plot(*zip(*points, strict=True), color=COLOURS[0], marker="o", markersize=3.5, label=label)
+    macs = [one["macs"] / size for one in found["exits"].values()]
+    top1 = [one["top1"] for one in found["exits"].values()]
+    label = "anytime: all at one exit"
+    axes.plot(macs, top1, color=COLOURS[1], marker="s", markersize=7, linestyle=":", label=label)
+    for name, x, y in zip(found["exits"], macs, top1, strict=True):
+        axes.annotate(
+            name.rpartition("/")[2],
+            (x, y),
+            xytext=(0, -8),
+            textcoords="offset points",
+            ha="center",
+            va="top",
+            fontsize=9,
+            color=COLOURS[1],
+        )
+    static = found["static"]
+    label = "the network without exits"
+    axes.plot(
+        static["macs"] / size, static["top1"], color="black", marker="*", markersize=13, linestyle="", label=label
+    )
+    axes.set(title="Accuracy against cost", ylabel="top-1 (%)")
+    axes.margins(y=0.15)
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=8, frameon=False)
+
+
+def _draw_shares(axes: Axes, found: Mapping[str, Any], size: float) -> None:
+    axes.set(title="Where samples leave, by budget", ylabel="share of samples (%)")
+    if found["curve"] is None:
+        axes.text(0.5, 0.5, "no validation split: no thresholds", transform=axes.transAxes, ha="center", color="0.4")
+        return
+    curve = sorted(found["curve"], key=lambda one: one["macs"])
+    names = list(found["exits"])
+    colours = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
+    macs = [one["macs"] / size for one in curve]
+    layers = [[one["shares"][name] for one in curve] for name in names]
+    labels = [name.rpartition("/")[2] for name in names]
+    axes.stackplot(macs, layers, labels=labels, colors=colours, alpha=0.75, edgecolor="white", linewidth=0.8)
+    axes.set_ylim(0, 100)
+    if macs[-1] > macs[0]:
+        axes.set_xlim(macs[0], macs[-1])
+    for name, budget in found["budgets"].items():
+        axes.axvline(budget["macs"] / size, color="black", linestyle=":", linewidth=1)
+        axes.annotate(f" {name}", (budget["macs"] / size, 97), va="top", fontsize=9)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=6, fontsize=9, frameon=False)

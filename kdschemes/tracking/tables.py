@@ -1,0 +1,109 @@
+"""What a run leaves behind: whole files or none, and the table that is printed at the end."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from io import StringIO
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+WIDTH = 160
+"""Columns of a printed table where there is no terminal to ask."""
+
+
+def results_table(results: Mapping[str, Any]) -> str:
+    """Return the content of a `results.json` as plain text: one table for the last epoch, one for the best.
+
+    A network with exits gets a third: what early exit costs and gives.
+
+    Each has one row a head, the reported head first. NLL, ECE, agreement and KL are those of the test set, or of the
+    validation split where no test set was evaluated, as the column's title says.
+    """
+    reported = results["reported"]
+    names = sorted(results["heads"], key=lambda name: name != reported)
+    parts = [_headline(results)]
+    for when, title in (("last", "Last epoch"), ("best", "Best epoch on the validation split")):
+        found = {name: results["heads"][name][when] for name in names if results["heads"][name].get(when)}
+        if (results.get("mean_over_peers") or {}).get(when):
+            found["mean over peers"] = results["mean_over_peers"][when]
+        if found:
+            parts.append(f"{title}\n{render(_table(found, results.get('cost', {}), reported))}")
+    if results.get("early_exit"):
+        parts.append(f"Early exit on the test set, last epoch\n{_early_exit(results['early_exit'])}")
+    return "\n\n".join(parts) + "\n"
+
+
+def _early_exit(found: Mapping[str, Any]) -> str:
+    """Return the table of all exits, of the network without any, and of the named budgets, or why there are none."""
+    table = Table(box=box.MARKDOWN)
+    budgets = found["budgets"] or {}
+    shares = f"left at {' / '.join(name.rpartition('/')[2] for name in found['exits'])} %"
+    for title in ("answer", "MACs", "latency ms", "test top-1 %", *([shares] if budgets else [])):
+        table.add_column(title, justify="left" if title == "answer" else "right", overflow="fold")
+    rows = [*found["exits"].items(), ("without exits", found["static"])]
+    rows += [(f"budget {name}", budget) for name, budget in budgets.items()]
+    for name, entry in rows:
+        cells = [name, _count(round(entry["macs"])), _number(entry.get("latency_ms"), 2), _number(entry["top1"], 2)]
+        if budgets:
+            cells.append(" / ".join(_number(value, 1) for value in entry.get("shares", {}).values()) or "-")
+        table.add_row(*(Text(cell) for cell in cells))
+    return "\n".join([render(table), *([found["note"]] if "note" in found else [])])
+
+
+def _headline(results: Mapping[str, Any]) -> str:
+    words = [str(results[key]) for key in ("scheme", "method", "data") if key in results]
+    words += [f"{key} {results[key]}" for key in ("seed", "epochs", "processes") if key in results]
+    if "wall_seconds" in results:
+        words.append(f"{results['wall_seconds']:.0f} s")
+    if "images_per_second" in results:
+        words.append(f"{results['images_per_second']:.0f} images/s")
+    return f"{results['run']}\n{', '.join(words)}"
+
+
+def _table(found: Mapping[str, Any], cost: Mapping[str, Any], reported: str) -> Table:
+    split = "test" if any(entry.get("test") for entry in found.values()) else "val"
+    columns: list[tuple[str, str, str, int]] = [
+        (f"{one} {title}", one, key, 2)
+        for one in ("val", "test")
+        for title, key in (("top-1 %", "top1"), ("top-5 %", "top5"))
+    ]
+    columns += [(f"{split} NLL", split, "nll", 4), (f"{split} ECE %", split, "ece", 2)]
+    if any("agreement" in (entry.get(split) or {}) for entry in found.values()):
+        columns += [("agreement %", split, "agreement", 2), ("KL(teacher)", split, "kl", 4)]
+    table = Table(box=box.MARKDOWN)
+    table.add_column("head", overflow="fold")
+    for title in ("epoch", *(column[0] for column in columns), "params", "MACs"):
+        table.add_column(title, justify="right", overflow="fold")
+    for name, entry in found.items():
+        cells = [f"{name} (reported)" if name == reported else name, str(entry["epoch"])]
+        cells += [_number((entry.get(one) or {}).get(key), digits) for _, one, key, digits in columns]
+        cells += [_count(cost.get(name, {}).get(key)) for key in ("parameters", "macs")]
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _number(value: float | str | None, digits: int) -> str:
+    return "-" if value is None else f"{float(value):.{digits}f}"
+
+
+def _count(value: int | None) -> str:
+    if value is None:
+        return "-"
+    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.2f}{unit}"
+    return str(value)
+
+
+def render(table: Table, width: int = WIDTH) -> str:
+    """Return a table as plain text, as wide as the terminal, or `width` columns where there is none."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
+    text = StringIO()
+    Console(file=text, width=width, force_terminal=False, color_system=None).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())

@@ -1,0 +1,217 @@
+"""A run's log, `metrics.jsonl`, and its mirrors in Weights & Biases and TensorBoard. On the first process only."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from kdschemes.config import Config
+from kdschemes.config.naming import config_hash, to_tree
+from kdschemes.storage.atomic import write_whole
+from kdschemes.tracking.metrics_log import read_rows
+from kdschemes.tracking.tensorboard import _TensorBoard
+from kdschemes.tracking.wandb_run import ID_FILE, WandbRun, asked_id
+
+PREEMPTED = 143
+"""Exit code of a process that ended on SIGTERM (128 + 15)."""
+
+
+class _Mirror(Protocol):
+    def log(self, scalars: dict[str, float], step: int) -> None: ...
+
+    def summary(self, values: Mapping[str, Any]) -> None: ...
+
+    def finish(self, exit_code: int, preempted: bool) -> None: ...
+
+
+class Trackers:
+    """Mirrors the rows of `metrics.jsonl` to the trackers in `names` (`wandb`, `tensorboard`); both may be used.
+
+    A tracker that fails while the training runs does not end it: the first failure of each is warned of, and the
+    next row is tried again. `metrics.jsonl` has every row.
+    """
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        *,
+        run_name: str,
+        folder: Path,
+        project: str,
+        group: str,
+        job_type: str,
+        tags: Sequence[str],
+        config: Mapping[str, Any],
+        resume_step: int = 0,
+        reported: str | None = None,
+        copy: bool = False,
+    ) -> None:
+        """Start the trackers for the run in `folder`; `resume_step` optimizer steps are done already.
+
+        Metrics of the head `reported` are also given without its name. `copy`: W&B gets another run of all that
+        `metrics.jsonl` has; whoever asks for it remembers its id, `wandb_id`.
+
+        Raises:
+            UserError: a package is missing, or a tracker can't start.
+        """
+        self._reported = reported
+        self._mirrors: dict[str, _Mirror] = {}
+        self._failed: set[str] = set()
+        self.wandb_id: str | None = None
+        for name in names:
+            if name == "wandb":
+                run = WandbRun(run_name, folder, project, group, job_type, tags, config, copy=copy)
+                self._mirrors[name] = run
+                self.wandb_id = run.id
+                if run.anew and (folder / "metrics.jsonl").exists():
+                    for row in read_rows(folder / "metrics.jsonl"):
+                        run.log(self._scalars(row), row["step"])
+                if not copy:
+                    run.remember()
+            else:
+                assert name == "tensorboard", name
+                self._mirrors[name] = _TensorBoard(folder, config, resume_step)
+
+    def log(self, row: Mapping[str, Any], step: int) -> None:
+        """Mirror the numbers of a row; `step` counts optimizer steps.
+
+        `lr` of a training row becomes `train/lr`, `HEAD/top1` of an evaluation `val/HEAD/top1`, and of the final one
+        `final/best/test/HEAD/top1`: the row's `kind` (but for `eval`), `which` and `split` come before the name. The
+        reported head's metrics of an evaluation are given once more without its name: `val/top1`.
+        """
+        scalars = self._scalars(row)
+        self._each(lambda mirror: mirror.log(scalars, step))
+
+    def _scalars(self, row: Mapping[str, Any]) -> dict[str, float]:
+        kind = [] if row["kind"] == "eval" else [row["kind"]]
+        prefix = "/".join(kind + [row[key] for key in ("which", "split") if key in row])
+        found = {key: float(value) for key, value in row.items() if _is_number(value) and key != "step"}
+        scalars = {f"{prefix}/{key}": value for key, value in found.items()}
+        if row["kind"] == "eval" and self._reported is not None:
+            head = f"{self._reported}/"
+            mine = {key.removeprefix(head): value for key, value in found.items() if key.startswith(head)}
+            scalars |= {f"{prefix}/{key}": value for key, value in mine.items() if "/" not in key}
+        return scalars
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Record the results of the run: nested names are joined with `/`."""
+        flat = flatten(values)
+        self._each(lambda mirror: mirror.summary(flat))
+
+    def finish(self, exit_code: int = 0, preempted: bool = False) -> None:
+        """End the trackers. `preempted`: the run was stopped from outside and will go on; its exit code is 143."""
+        self._each(lambda mirror: mirror.finish(PREEMPTED if preempted else exit_code, preempted))
+        self._mirrors.clear()
+
+    def _each(self, call: Callable[[_Mirror], None]) -> None:
+        for name, mirror in self._mirrors.items():
+            try:
+                call(mirror)
+            except Exception as error:
+                if name not in self._failed:
+                    self._failed.add(name)
+                    warnings.warn(
+                        f"tracker {name} failed ({type(error).__name__}: {error}); metrics.jsonl goes on",
+                        RuntimeWarning,
+                        stacklevel=3,
+                    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values as one mapping, names joined with `/`; None is left out."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{key}/")
+        elif value is not None:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def open_trackers(config: Config, folder: Path, *, reported: str, resume_step: int = 0) -> Trackers:
+    """Start the trackers that a configuration asks for. See `Trackers` for the other arguments.
+
+    They hold the whole configuration, nested as in the run's `config.yaml` (W&B shows `scheme.alpha`), its hash and the
+    run's folder. The kind of a run (W&B's job type) is its scheme, or `teacher` where another one needs it first.
+
+    Raises:
+        UserError: a package is missing, or a tracker can't start.
+    """
+    return _open(config.tracker, config, folder, reported=reported, resume_step=resume_step)
+
+
+def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) -> None:
+    """Give a run that was finished before to W&B, where W&B is among the trackers and does not have it as asked for.
+
+    So it is where the environment names W&B's run (the agent of a sweep does, and waits for the metric), where the run
+    was trained without W&B, and where it was trained in another group than this one: a study finds what another study
+    trained. W&B then gets a run of its own in this group, with all rows and the results, once.
+
+    Raises:
+        UserError: W&B can't start, the run's log can't be read, or its folder can't be written.
+    """
+    if "wandb" not in config.tracker:
+        return
+    mark = folder / ID_FILE
+    if asked_id() is None and mark.exists() and config.group not in (None, results.get("group")):
+        mark = folder / f"{ID_FILE}-{hashlib.sha256(str(config.group).encode()).hexdigest()[:8]}"
+    if asked_id() is not None or not mark.exists():
+        trackers = _open(["wandb"], config, folder, reported=results["reported"], copy=True)
+        trackers.summary(summary_of(results, folder))
+        trackers.finish()
+        write_whole(mark, str(trackers.wandb_id).encode())
+
+
+def _open(
+    names: Sequence[str], config: Config, folder: Path, *, reported: str, resume_step: int = 0, copy: bool = False
+) -> Trackers:
+    scheme, model = config.scheme, config.model.name
+    return Trackers(
+        names,
+        run_name=folder.name,
+        folder=folder,
+        project=config.project,
+        group=config.group or "-".join((scheme.name, scheme.method, config.data.name, model)),
+        job_type=config.job_type or scheme.name,
+        tags=[scheme.name, scheme.method, config.data.name, model],
+        config=to_tree(config) | {"hash": config_hash(config), "folder": str(folder)},
+        resume_step=resume_step,
+        reported=reported,
+        copy=copy,
+    )
+
+
+def summary_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return what a tracker's summary holds of a `results.json`: one flat mapping, names joined with `/`.
+
+    - `val/top1`, `test/top1` (last epoch) and `best/val/top1`, `best/test/top1` (best epoch on the validation split):
+      every metric of the reported head, whatever its name, so that runs of all schemes have them;
+    - `last/test/HEAD/top1`, `best/val/HEAD/nll`, ...: every metric of every head, `mean over peers` among them;
+    - `cost/parameters`, `cost/macs`, `cost/latency_ms` of the reported head, `cost/HEAD/macs` of each;
+    - everything else under its own name: `train_seconds`, `images_per_second`, `peak_memory_bytes`, `versions/torch`,
+      `reported`, `study`, ..., and the run's `folder`. What a run did not measure is left out.
+    """
+    reported = results["reported"]
+    heads = results["heads"] | ({"mean over peers": mean} if (mean := results.get("mean_over_peers")) else {})
+    found: dict[str, Any] = {
+        f"{which}/{split}/{head}": splits[split]
+        for head, both in heads.items()
+        for which, splits in both.items()
+        if splits
+        for split in ("val", "test")
+    }
+    for which, prefix in (("last", ""), ("best", "best/")):
+        splits = heads[reported].get(which) or {}
+        found |= {f"{prefix}{split}": splits.get(split) for split in ("val", "test")}
+        found[f"{which}/epoch"] = splits.get("epoch")
+    cost = results.get("cost", {})
+    found["cost"] = cost | cost.get(reported, {})
+    rest = {key: value for key, value in results.items() if key not in ("heads", "mean_over_peers", "cost")}
+    return flatten(found | rest | {"folder": str(folder)})

@@ -1,0 +1,150 @@
+"""The upload of runs that W&B's client wrote offline: a folder at a time, in time order, once each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from kdschemes.errors import UserError
+from kdschemes.storage import lease as guard
+from kdschemes.tracking.wandb_run import ID_FILE
+from kdschemes.tracking.wandb_server import check_answer, check_login
+
+RETRIES = "5"
+"""Attempts of the client at one request before the folder counts as failed: about a minute."""
+
+SIGN_OF_LIFE = 300.0
+"""Seconds within which the process that trains a run has touched its lease, if it lives on another machine."""
+
+CUT_OFF = "ends with an incomplete record"
+"""What the client says of a file whose writer was killed, when it has uploaded all that is in it."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A folder that the client wrote offline: a run, or what one process trained of it."""
+
+    folder: Path
+    run: str
+
+    @property
+    def marker(self) -> Path:
+        """The file that the client leaves when the folder is uploaded."""
+        return self.folder / f"run-{self.run}.wandb.synced"
+
+
+def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
+    """Upload what is not uploaded of the runs in `folder`, and return what was done; with `dry_run` what would be.
+
+    The folders `wandb/offline-run-*` in it are given to `wandb sync` one by one, the oldest first. A run that was
+    interrupted has several. Where one fails, the later ones of its run wait for it; both are tried again next time. The
+    last part of a run that is being trained is left out. `say` is told of each folder.
+
+    Raises:
+        UserError: there is no such folder; not logged in; no server answers; a folder could not be uploaded.
+    """
+    parts = find_parts(folder)
+    names = {file.read_text().strip(): file.parent for file in folder.glob(f"*/{ID_FILE}*")}
+    if not folder.is_dir():
+        raise UserError(f"there is no folder {folder}: name the one that holds the runs' folders")
+    if not parts:
+        raise UserError(f"{folder} holds no wandb/offline-run-*: name the folder that holds the runs' folders")
+    todo = [part for part in parts if not part.marker.exists()]
+    if dry_run:
+        for part in todo:
+            live = _trains(part, parts, names)
+            say(f"{part.folder}: {'is being trained, left out' if live else 'would be uploaded'}{_of(part, names)}")
+        return f"{len(todo)} of {_folders(len(parts))} to upload; nothing was sent"
+    if not todo:
+        return f"all is uploaded: {_folders(len(parts))}"
+    try:
+        with FileLock(parts[0].folder.parent / ".kdschemes-sync.lock", timeout=0):
+            return _upload_all(todo, parts, names, say)
+    except Timeout:
+        raise UserError(f"another kdschemes sync is uploading {folder}: wait for it") from None
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
+def find_parts(folder: Path) -> list[Part]:
+    """Return the client's offline folders beside the runs' folders in `folder`, the oldest first."""
+    found = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
+    return [Part(file.parent, file.stem.removeprefix("run-")) for file in found]
+
+
+def _upload_all(
+    todo: Sequence[Part], parts: Sequence[Part], names: Mapping[str, Path], say: Callable[[str], None]
+) -> str:
+    url = check_login("kdschemes sync")
+    failed: dict[str, Part] = {}
+    waiting = live = sent = 0
+    for part in todo:
+        what = _of(part, names)
+        if part.run in failed:
+            waiting += 1
+            say(f"{part.folder}: waits for {failed[part.run].folder.name} of the same run{what}")
+        elif _trains(part, parts, names):
+            live += 1
+            say(f"{part.folder}: is being trained, left out{what}")
+        elif (reason := _upload(part)) is None:
+            sent += 1
+            say(f"{part.folder}: uploaded{what}")
+        else:
+            failed[part.run] = part
+            say(f"{part.folder}: failed ({reason}){what}")
+            check_answer(url, f"{_folders(sent)} uploaded, then ")
+    counts = [f"{sent} uploaded", f"{len(parts) - len(todo)} before"]
+    counts += [f"{live} being trained"] * bool(live) + [f"{waiting} waiting for a failed one"] * bool(waiting)
+    if failed:
+        raise UserError(f"{_folders(len(failed))} failed ({', '.join(counts)}); the same command tries again")
+    return f"{_folders(len(parts))}: {', '.join(counts)}"
+
+
+def _upload(part: Part) -> str | None:
+    """Give a folder to the client; return None if it is uploaded, else why not, in one line.
+
+    Of a run that was killed, W&B gets what its file holds; the client would send it again each time, so it is marked.
+    """
+    environment = {"WANDB_X_GRAPHQL_RETRY_MAX": RETRIES, "WANDB_ERROR_REPORTING": "false"} | os.environ
+    environment.pop("WANDB_MODE", None)
+    environment.pop("WANDB_SILENT", None)
+    environment["WANDB_DIR"] = str(part.folder.parents[1])  # for the client's own logs
+    command = [sys.executable, "-m", "wandb", "sync", str(part.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, env=environment)
+    if part.marker.exists():
+        return None
+    lines = [line.removeprefix("wandb:").strip() for line in (done.stdout + done.stderr).splitlines()]
+    told = [line.removeprefix("ERROR").strip() for line in lines if line.startswith(("ERROR", "Error"))]
+    if any(CUT_OFF in line for line in told):
+        part.marker.touch()
+        return None
+    return told[-1] if told else f"wandb sync ended with exit code {done.returncode} and left no mark"
+
+
+def _trains(part: Part, parts: Sequence[Part], names: Mapping[str, Path]) -> bool:
+    """Return whether a process is writing this part: the last one of a run whose folder is held."""
+    run = names.get(part.run)
+    if run is None or part != [other for other in parts if other.run == part.run][-1]:
+        return False
+    held_by = guard.holder(run)
+    if held_by is None or held_by.fresh:
+        return held_by is not None
+    if held_by.place == guard.this_process().place:
+        return False
+    signs = [lease.stat().st_mtime for lease in run.glob("lease-*")]
+    return time.time() - max(signs, default=0.0) < SIGN_OF_LIFE
+
+
+def _folders(count: int) -> str:
+    return "1 folder" if count == 1 else f"{count} folders"
+
+
+def _of(part: Part, names: Mapping[str, Path]) -> str:
+    return f" ({names[part.run].name})" if part.run in names else ""

@@ -1,0 +1,168 @@
+"""A run in Weights & Biases, a mirror of `metrics.jsonl`. Several may live in one process."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from kdschemes.errors import UserError
+from kdschemes.storage.atomic import write_whole
+
+INIT_TIMEOUT = 30.0
+"""Seconds that W&B's server has to answer at the start."""
+
+LONGEST_TAG = 64
+"""Characters of a tag; W&B refuses longer ones."""
+
+RUN_ID = "WANDB_RUN_ID"
+
+SWEEP = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", RUN_ID)
+"""What the agent of a sweep tells the run that it starts."""
+
+ID_FILE = "wandb_run_id"
+"""In the run's folder: the id under which W&B has what the folder has."""
+
+_ALIVE: set[WandbRun] = set()
+"""The runs of this process that are not finished."""
+
+
+def asked_id() -> str | None:
+    """Return the id that the environment gives the run: an agent's, or the user's own."""
+    return os.environ.get(RUN_ID) or None
+
+
+class WandbRun:
+    """A run in W&B; its folders lie beside the runs' folders, so that `wandb leet` and `kdschemes sync` see all.
+
+    Online if the user is logged in, else offline, unless `WANDB_MODE` says which; never asks for a key. The run's id
+    is kept in the run's folder, so that a run that goes on stays one run; `WANDB_RUN_ID` wins over it.
+    """
+
+    def __init__(
+        self,
+        run_name: str,
+        folder: Path,
+        project: str,
+        group: str,
+        job_type: str,
+        tags: Sequence[str],
+        config: Mapping[str, Any],
+        *,
+        copy: bool = False,
+    ) -> None:
+        """Start the run, offline where the server does not answer. See `Trackers` for `copy`.
+
+        Raises:
+            UserError: the package is missing, the key is refused, or W&B can't start.
+        """
+        os.environ.setdefault("WANDB_SILENT", "true")
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # the client would report from offline runs too
+        try:
+            import wandb
+        except ImportError:
+            raise UserError("tracker=wandb needs the package wandb: pip install wandb") from None
+        self._wandb = wandb
+        self._path = folder / ID_FILE
+        kept = self._path.read_text().strip() if self._path.exists() and not copy else None
+        self.id = asked_id() or kept or secrets.token_hex(4)
+        self.anew = self.id != kept
+        """Whether W&B does not have under this id what the run's folder has of earlier steps."""
+        if kept is None and not copy:
+            self.remember()
+
+        def start(mode: Literal["online", "offline"] | None) -> Any:
+            return wandb.init(
+                mode=mode,
+                id=self.id,
+                resume="allow",
+                reinit="create_new",
+                dir=folder.parent,
+                name=run_name,
+                project=project,
+                group=group,
+                job_type=job_type,
+                tags=[tag[:LONGEST_TAG] for tag in dict.fromkeys(tags)],
+                config=dict(config),
+                settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT),
+            )
+
+        mode = _mode(wandb)
+        try:
+            self._run = start(mode)
+        except wandb.errors.CommError as error:
+            message = f"W&B cannot start online ({' '.join(str(error).split())}): offline, to be synced later"
+            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            if _ALIVE:  # the id counts as in use until all runs of this process are torn down
+                self.id, self.anew = secrets.token_hex(4), True
+            else:
+                wandb.teardown()
+            self._run = start("offline")
+        except wandb.errors.Error as error:
+            raise UserError(f"tracker=wandb cannot start: {error}; tracker=none trains without it") from None
+        _ALIVE.add(self)
+        self._run.define_metric("global_step")
+        self._defined: set[str] = set()
+
+    @property
+    def offline(self) -> bool:
+        """Whether the run is written to a folder only, for `kdschemes sync` to upload."""
+        return bool(self._run.offline)
+
+    def remember(self) -> None:
+        """Keep the id in the run's folder: W&B has under it what the folder has."""
+        write_whole(self._path, self.id.encode())
+
+    def log(self, scalars: Mapping[str, float], step: int) -> None:
+        """Add one row. The step is given twice: as `_step` it keeps out, after a resume, rows sent before the crash."""
+        for group in {key.partition("/")[0] for key in scalars} - self._defined:
+            self._run.define_metric(f"{group}/*", step_metric="global_step")
+            self._defined.add(group)
+        self._run.log({**scalars, "global_step": step}, step=step)
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Set values of the summary."""
+        self._run.summary.update(dict(values))
+
+    def finish(self, exit_code: int, preempted: bool) -> None:
+        """End the run; the last one of the process waits until the files of all are written."""
+        if preempted:
+            self._run.mark_preempting()
+        _ALIVE.discard(self)
+        self._run.finish(exit_code=exit_code)
+        if not _ALIVE:
+            self._wandb.teardown()  # waits: finish() of an offline run may return before its file is written
+
+
+def _mode(wandb: Any) -> Literal["online", "offline"] | None:
+    """Return how to start: as `WANDB_MODE` says (None), else online with a key, else offline.
+
+    Where another run of this process could not start online, offline without asking again.
+    """
+    chosen = os.environ.get("WANDB_MODE")
+    asks = chosen in (None, "", "online", "shared")
+    try:
+        logged_in = asks and wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        raise UserError(f"tracker=wandb: {error}; mend the key, or set WANDB_MODE=offline") from None
+    if chosen and asks and not logged_in:
+        raise UserError(f"WANDB_MODE={chosen}, but no key is known: run `wandb login`, or set WANDB_MODE=offline")
+    if asks and any(run.offline for run in _ALIVE):
+        return "offline"
+    if chosen:
+        return None
+    return "online" if logged_in else "offline"
+
+
+@contextlib.contextmanager
+def apart_from_sweep() -> Iterator[None]:
+    """Hide what the agent of a sweep told this process: runs in the block are other ones than the sweep asked for."""
+    found = {name: os.environ.pop(name) for name in SWEEP if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ |= found

@@ -1,0 +1,1 @@
+"""Training: from configurations to finished runs."""

@@ -1,0 +1,41 @@
+"""Where networks may be placed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from kdschemes.config import Config
+from kdschemes.config.checks import split_keys
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.placement import frozen_nodes
+from kdschemes.errors import UserError
+from kdschemes.teacher_cache import check_cache
+
+
+def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, int], world: int) -> None:
+    """Refuse to keep or split weights where it cannot be done, in `world` processes with splits of these `sizes`.
+
+    Raises:
+        UserError: it names the key.
+    """
+    teacher = config.teacher
+    for key, value in (("precision", teacher.precision), ("placement", teacher.placement), ("cache", teacher.cache)):
+        if config.scheme.uses_teacher and value not in ("fp32", "device", "none") and not frozen_nodes(scheme):
+            method = f"scheme={config.scheme.name} method={config.scheme.method}"
+            raise UserError(f"teacher.{key}={value} is for frozen teachers, and {method} has none here: leave it out")
+    check_cache(config, scheme)
+    for key in split_keys(config):
+        if config.train.eval_batch_size < 2:
+            raise UserError(f"{key} needs train.eval_batch_size=2 or more, not {config.train.eval_batch_size}")
+        for split, size in sizes.items():
+            if 0 < size < world:
+                raise UserError(
+                    f"{key} needs a sample of each split for each process: {size} in {split}, {world} processes"
+                )
+    if config.train.shard:
+        for name, parameter in scheme.named_parameters():
+            if parameter.dim() == 0:
+                raise UserError(
+                    f"train.shard=true splits vectors and matrices, but {name} is a single trained number: "
+                    "choose another loss or train.shard=false"
+                )

@@ -1,0 +1,58 @@
+"""The optimizer over all networks, the learning rate of a step, and clipping of each network by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from kdschemes.config import Optim
+from kdschemes.core.schedules import Schedule, learning_rate
+from kdschemes.core.types import Progress
+
+Groups = Mapping[str, Sequence[nn.Parameter]]
+
+
+def build_optimizer(options: Optim, groups: Groups, rates: Mapping[str, float] | None = None) -> torch.optim.Optimizer:
+    """Return SGD or AdamW with one parameter group a network; weight decay is on every parameter.
+
+    `rates` gives by network what its learning rate is multiplied by, 1 where it says nothing.
+    """
+    factors = {name: (rates or {}).get(name, 1.0) for name in groups}
+    parameters = [{"params": list(group), "name": name, "factor": factors[name]} for name, group in groups.items()]
+    if options.name == "sgd":
+        nesterov = options.nesterov and options.momentum > 0
+        return torch.optim.SGD(
+            parameters, lr=options.lr, momentum=options.momentum, nesterov=nesterov, weight_decay=options.weight_decay
+        )
+    betas = (options.momentum, 0.999)
+    return torch.optim.AdamW(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
+
+
+def rate_schedule(options: Optim) -> Schedule:
+    """Return the learning rate as a function of progress."""
+    return learning_rate(
+        options.schedule,
+        options.lr,
+        warmup_epochs=options.warmup_epochs,
+        milestones=options.milestones,
+        gamma=options.gamma,
+    )
+
+
+def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress) -> float:
+    """Set the learning rate of the next step on every group, times the group's factor, and return it without."""
+    rate = schedule(progress)
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group["factor"]
+    return rate
+
+
+def clip_gradients(groups: Groups, largest: float) -> None:
+    """Scale the gradient of each network so that its own norm is at most `largest`.
+
+    A norm over all networks would couple peers: one peer's large gradient would shorten the step of the others.
+    """
+    for parameters in groups.values():
+        nn.utils.clip_grad_norm_(parameters, largest)

@@ -1,0 +1,104 @@
+"""The folder of a run: one writer, one configuration."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from kdschemes.errors import UserError
+from kdschemes.storage.atomic import guarded
+from kdschemes.storage.lease import Lease
+from kdschemes.training.signals import StopSignal
+
+
+class RunFolder:
+    """The folder of one run. Entering it makes it and takes its lease; `lost` tells that another process took it over.
+
+    With `wait` another holder is waited for, until `stop` has received a signal.
+
+    Raises:
+        UserError: another process holds the folder, or it cannot be written.
+        SystemExit: `stop` was asked for while waiting.
+    """
+
+    def __init__(self, path: Path, stop: StopSignal, *, wait: bool = False) -> None:
+        self.path = path
+        self._wait = wait
+        self._stop = stop
+        self._lease = Lease(path)
+        self._entered = contextlib.ExitStack()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process has taken the folder over."""
+        return self._lease.lost
+
+    def hold(self) -> None:
+        """Make sure that the folder is still this process's.
+
+        Raises:
+            FolderLost: it is not.
+        """
+        self._lease.hold()
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            taken = self._lease.acquire(
+                wait=self._wait,
+                say=lambda text: print(text, flush=True),
+                asked=lambda: self._stop.received is not None,
+            )
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
+        if not taken:
+            print(f"stopped before it began; the same command goes on: {self.path}", flush=True)
+            self._stop.tell_job("waiting" if self._lease.waited else "starting")
+            raise SystemExit(self._stop.exit_code)
+        self._entered.callback(self._lease.release)
+        self._entered.enter_context(guarded(self.path, self._lease.hold))
+        for leftover in self.path.rglob("*.partial"):
+            leftover.unlink(missing_ok=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._entered.close()
+
+
+def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
+    """Refuse to go on in a folder that another configuration made.
+
+    Raises:
+        UserError: it names the first keys that differ.
+    """
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
+    try:
+        there = yaml.safe_load(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise UserError(f"{path} is damaged: delete the folder to start this run over") from None
+    ours, theirs = _flat(tree), _flat(there if isinstance(there, dict) else {})
+    different = [
+        key
+        for key in sorted(ours.keys() | theirs.keys())
+        if ours.get(key) != theirs.get(key) and not {key, key.partition(".")[0]} & set(ignored)
+    ]
+    if different:
+        shown = ", ".join(f"{key} ({theirs.get(key)} there, {ours.get(key)} here)" for key in different[:3])
+        raise UserError(f"{folder} holds a run of another configuration: {shown}; choose another output")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            flat.update(_flat(value, f"{name}."))
+        else:
+            flat[name] = value
+    return flat

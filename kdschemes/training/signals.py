@@ -1,0 +1,72 @@
+"""The signals that ask a run to stop, remembered until the training loop asks. Importing this does not import torch."""
+
+from __future__ import annotations
+
+import os
+import signal
+import types
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kdschemes.storage.atomic import write_whole
+
+if TYPE_CHECKING:
+    import torch.distributed as dist
+
+TOLD_JOB = "KDSCHEMES_STOPPED"
+"""Environment variable that names the file in which a stopped run tells its job: the signal, and the steps it took."""
+
+
+class StopSignal:
+    """Remembers SIGTERM, SIGUSR2 or SIGINT until the loop asks; the second SIGINT stops at once.
+
+    `steps` counts the optimizer steps that this process has taken, over all runs that it trained.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self.steps = 0
+        self._before: dict[signal.Signals, object] = {}
+        self._agreement: dist.ProcessGroup | None = None
+
+    def __enter__(self) -> StopSignal:
+        for number in self.SIGNALS:
+            self._before[number] = signal.signal(number, self._remember)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _remember(self, number: int, frame: types.FrameType | None) -> None:
+        if number == signal.SIGINT and self.received is not None:
+            raise KeyboardInterrupt
+        self.received = signal.Signals(number)
+
+    def agreed(self, also: bool = False) -> bool:
+        """Return whether any process was asked to stop, or says `also`: the same on all, without waiting for a GPU."""
+        import torch
+        import torch.distributed as dist
+
+        from kdschemes.distributed.collectives import any_process
+
+        asked = also or self.received is not None
+        if not (dist.is_available() and dist.is_initialized()):
+            return asked
+        if self._agreement is None and dist.get_backend() != "gloo":
+            group = dist.new_group(backend="gloo")
+            assert isinstance(group, dist.ProcessGroup)
+            self._agreement = group
+        return any_process(asked, torch.device("cpu"), self._agreement)
+
+    def tell_job(self, name: str) -> None:
+        """Tell the job that started this process that `name` stopped it, if it asked to be told."""
+        if path := os.environ.get(TOLD_JOB):
+            write_whole(Path(path), f"{name} {self.steps}\n".encode())
+
+    @property
+    def exit_code(self) -> int:
+        """The exit code of a process that the signal ended; that of SIGTERM where another process received it."""
+        return 128 + (self.received if self.received is not None else signal.SIGTERM)
