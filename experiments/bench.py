@@ -19,10 +19,13 @@ from pathlib import Path
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdschemes sets it, here before torch is loaded
 
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from kdschemes.config import Config
 from kdschemes.config.load import load_config
+from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Network
 from kdschemes.core.types import Task
@@ -35,7 +38,8 @@ from kdschemes.losses.response import cross_entropy
 from kdschemes.schemes import build_scheme
 from kdschemes.seeding import integers, uniform
 from kdschemes.tracking.console import Reporter
-from kdschemes.training.finish import peak_memory
+from kdschemes.training.loop import train_epoch
+from kdschemes.training.pack import Pack
 from kdschemes.training.run import Run
 from kdschemes.training.signals import StopSignal
 
@@ -91,7 +95,21 @@ def build(precision: str, batch_size: int, steps: int, folder: Path, overrides: 
         memory_format=torch.channels_last,
     )
     scheme = build_scheme(config, Task(CLASSES, 3, SIDE, data.train_labels))
-    return Run(config, accelerator, StopSignal(), Reporter(show=False), data, scheme, folder)
+    return built(config, accelerator, data, scheme, folder)
+
+
+def built(config: Config, accelerator: Accelerator, data: LoadedData, scheme: Distillation, folder: Path) -> Run:
+    """Return a run at its first step that neither logs nor saves."""
+    run = Run(config, accelerator, data, scheme, folder, console=Reporter(show=False))
+    run.build()
+    return run
+
+
+def train_one_epoch(runs: Sequence[Run], number: int) -> None:
+    """Train an epoch of runs that share their batches."""
+    for run in runs:
+        run.state.step = number * run.steps_per_epoch
+    train_epoch(Pack(runs, StopSignal(), Reporter(show=False)), number, 0)
 
 
 def bare_parts(run: Run) -> dict[str, Callable[[], None]]:
@@ -132,8 +150,7 @@ def bench_step(batch_size: int, steps: int, rounds: int) -> None:
             ratios, ours, bare = [], [], []
             shares: dict[str, list[float]] = {name: [] for name in parts}
             for number in range(rounds + 1):
-                run.state.step = number * run.steps_per_epoch
-                whole = timed(partial(run.train_epoch, number, 0))
+                whole = timed(partial(train_one_epoch, [run], number))
                 seconds = {name: sum(timed(part) for _ in range(steps)) for name, part in parts.items()}
                 if number == 0:
                     continue
@@ -183,7 +200,7 @@ def bench_schemes(model: str, batch_size: int, steps: int, rounds: int) -> None:
             run = build("fp32", batch_size, steps, Path(folder), (*overrides, f"model={model}"))
             ratios, speeds = [], []
             for number in range(rounds + 1):
-                one, taken = (timed(partial(_whole_epoch, each, number)) for each in (plain, run))
+                one, taken = (timed(partial(train_one_epoch, [each], number)) for each in (plain, run))
                 if number:
                     ratios.append(taken / (count * one))
                     speeds.append(batch_size * steps / taken)
@@ -193,11 +210,6 @@ def bench_schemes(model: str, batch_size: int, steps: int, rounds: int) -> None:
                 f"(rounds {' '.join(f'{ratio:.2f}' for ratio in ratios)}; {statistics.median(speeds):.0f} images/s)",
                 flush=True,
             )
-
-
-def _whole_epoch(run: Run, number: int) -> None:
-    run.state.step = number * run.steps_per_epoch
-    run.train_epoch(number, 0)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -222,11 +234,11 @@ def _peak_of(what: str, precision: str, batch_size: int) -> int:
         run = build(precision, batch_size, 3, Path(folder))
         parts = bare_parts(run)
         if what == "ours":
-            run.train_epoch(0, 0)
+            train_one_epoch([run], 0)
         else:
             for part in list(parts.values()) * 3:
                 part()
-        return peak_memory(run.device)
+        return int(peak_memory(run.device))
 
 
 def added_memory(work: Callable[[], object]) -> int:
@@ -235,12 +247,12 @@ def added_memory(work: Callable[[], object]) -> int:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()
-        return torch.cuda.max_memory_allocated() - before
+        return int(torch.cuda.max_memory_allocated()) - before
     Path("/proc/self/clear_refs").write_text("5")
     status = Path("/proc/self/status").read_text()
     before = int(status.partition("VmRSS:")[2].split()[0]) * 1024
     work()
-    return peak_memory(torch.device("cpu")) - before
+    return int(peak_memory(torch.device("cpu"))) - before
 
 
 def naive_angle(student: Tensor, teacher: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdschemes sets it, her
 
 import torch
 
-from experiments.bench import REPOSITORY, build, timed
+from experiments.bench import REPOSITORY, build, timed, train_one_epoch
 from experiments.private_slurm import PrivateSlurm, missing, private_slurm
 from kdschemes.storage.checkpoint import CHECKPOINT
 
@@ -74,8 +74,8 @@ def train_epochs(batch_size: int, steps: int, threads: int) -> None:
     overrides = (*OFFLINE, f"train.threads={threads}", "device=cpu")
     with tempfile.TemporaryDirectory() as folder:
         run = build("fp32", batch_size, steps, Path(folder), overrides)
-        run.train_epoch(0, 0)
-        seconds = timed(partial(run.train_epoch, 1, 0))
+        train_one_epoch([run], 0)
+        seconds = timed(partial(train_one_epoch, [run], 1))
     if run.main:
         print(batch_size * steps / seconds)
 
@@ -85,11 +85,11 @@ def bench_checkpoints(rounds: int) -> None:
     for title, overrides in CHECKPOINTS.items():
         with tempfile.TemporaryDirectory() as folder:
             run = build("fp32", 32, 1, Path(folder), overrides)
-            run._open_folder()
-            run.train_epoch(0, 0)
+            run._resume()
+            train_one_epoch([run], 0)
             path = Path(folder) / CHECKPOINT
             written = [timed(run.save) for _ in range(rounds)]
-            read = [timed(run._open_folder) for _ in range(rounds)]
+            read = [timed(run._resume) for _ in range(rounds)]
             size = path.stat().st_size
             print(
                 f"checkpoint, {title}: {size / 2**20:.1f} MiB, written in {statistics.median(written):.3f} s "

@@ -12,11 +12,11 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from experiments.bench import CLASSES, OFFLINE, PRECISIONS, SIDE, bare_parts, build, timed
+from experiments.bench import CLASSES, OFFLINE, PRECISIONS, SIDE, bare_parts, build, timed, train_one_epoch
 from kdschemes.core.frozen import Frozen
 from kdschemes.teacher_cache import TeacherCache
 from kdschemes.teacher_cache.cache import LOGITS
-from kdschemes.training.loop import Lockstep, share_teachers
+from kdschemes.training.packing import share_teachers
 from kdschemes.training.run import Run
 
 ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
@@ -46,8 +46,8 @@ def bench_packed(batch_size: int, steps: int, rounds: int) -> None:
             parts = bare_parts(single)
             ours, bare, packed_seconds = [], [], []
             for number in range(rounds + 1):
-                alone = timed(partial(single.train_epoch, number, 0))
-                together = timed(partial(_whole_epoch, runs, number))
+                alone = timed(partial(train_one_epoch, [single], number))
+                together = timed(partial(train_one_epoch, runs, number))
                 seconds = {name: sum(timed(part) for _ in range(steps)) for name, part in parts.items()}
                 learning = sum(seconds.values()) - seconds["teacher forward"]
                 if number:
@@ -80,7 +80,7 @@ def bench_cached(batch_size: int, steps: int, rounds: int) -> None:
                 _store_answers(runs[name], Path(folder) / "cache")
             ratios: dict[str, list[float]] = {name: [] for name in names}
             for number in range(rounds + 1):
-                seconds = {name: timed(partial(run.train_epoch, number, 0)) for name, run in runs.items()}
+                seconds = {name: timed(partial(train_one_epoch, [run], number)) for name, run in runs.items()}
                 for name in names if number else ():
                     ratios[name].append(seconds[name] / seconds["plain"])
             stores, reads = (statistics.median(ratios[name]) for name in names[1:])
@@ -101,10 +101,6 @@ def _store_answers(run: Run, place: Path) -> None:
     teacher.cache = TeacherCache(
         place, key, run.data, teacher.compute, precision=precision, wanted=wanted, limit=float("inf"), rebuild=""
     )
-
-
-def _whole_epoch(runs: list[Run], number: int) -> None:
-    Lockstep(runs).train_epoch(number, 0)
 
 
 def main() -> None:

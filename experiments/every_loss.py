@@ -25,7 +25,7 @@ import torch
 from accelerate.state import AcceleratorState
 from torch.profiler import ProfilerActivity, profile
 
-from experiments.bench import timed
+from experiments.bench import built, timed, train_one_epoch
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
@@ -34,9 +34,7 @@ from kdschemes.data import open_data
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import TrainingStopped
 from kdschemes.schemes import build_scheme
-from kdschemes.tracking.console import Reporter
 from kdschemes.training.run import Run
-from kdschemes.training.signals import StopSignal
 from kdschemes.training.train import train
 
 RECIPES = Path(__file__).resolve().parent
@@ -101,7 +99,7 @@ def build(kind: str, name: str, folder: Path) -> Run:
     accelerator = start_processes(config)
     data = open_data(config.data, seed=0, device=accelerator.device, channels_last=config.train.channels_last)
     scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels))
-    return Run(config, accelerator, StopSignal(), Reporter(show=False), data, scheme, folder)
+    return built(config, accelerator, data, scheme, folder)
 
 
 def times(rounds: int) -> dict[tuple[str, str], float]:
@@ -118,8 +116,7 @@ def times(rounds: int) -> dict[tuple[str, str], float]:
 
 
 def _epoch(run: Run, number: int) -> float:
-    run.state.step = number * run.steps_per_epoch
-    return timed(partial(run.train_epoch, number, 0))
+    return timed(partial(train_one_epoch, [run], number))
 
 
 def memory_of(kind: str, name: str) -> int:
@@ -128,7 +125,7 @@ def memory_of(kind: str, name: str) -> int:
         run = build(kind, name, Path(folder))
         held: int = sum(x.numel() * x.element_size() for x in run.scheme.state_dict().values())
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-            run.train_epoch(0, 0)
+            train_one_epoch([run], 0)
     assert profiled.profiler is not None
     events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
     changes: list[int] = [e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]

@@ -24,7 +24,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as kdschemes sets it, her
 import torch
 from accelerate.state import AcceleratorState
 
-from experiments.bench import timed
+from experiments.bench import built, timed, train_one_epoch
 from experiments.every_loss import spread
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
@@ -35,9 +35,7 @@ from kdschemes.data import open_data
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import TrainingStopped
 from kdschemes.schemes import build_scheme
-from kdschemes.tracking.console import Reporter
 from kdschemes.training.run import Run
-from kdschemes.training.signals import StopSignal
 from kdschemes.training.train import train
 
 RECIPES = Path(__file__).resolve().parent
@@ -124,7 +122,7 @@ def build(title: str, options: argparse.Namespace, folder: Path) -> Run:
     accelerator = start_processes(config)
     data = open_data(config.data, seed=0, device=accelerator.device, channels_last=config.train.channels_last)
     scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels))
-    return Run(config, accelerator, StopSignal(), Reporter(show=False), data, scheme, folder)
+    return built(config, accelerator, data, scheme, folder)
 
 
 def times(options: argparse.Namespace, titles: Sequence[str]) -> dict[str, float]:
@@ -136,15 +134,10 @@ def times(options: argparse.Namespace, titles: Sequence[str]) -> dict[str, float
             run = build(title, options, Path(folder))
             ratios = []
             for number in range(options.rounds + 1):
-                one, taken = (timed(partial(_epoch, each, number)) for each in (plain, run))
+                one, taken = (timed(partial(train_one_epoch, [each], number)) for each in (plain, run))
                 ratios.append(taken / one)
             found[title] = statistics.median(ratios[1:])
     return found
-
-
-def _epoch(run: Run, number: int) -> None:
-    run.state.step = number * run.steps_per_epoch
-    run.train_epoch(number, 0)
 
 
 def table(results: Mapping[str, Sequence[Mapping[str, Any]]], time: Mapping[str, float]) -> str:

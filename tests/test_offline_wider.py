@@ -347,7 +347,7 @@ def test_a_run_that_is_killed_goes_on_exactly(method: str, weights: dict[str, st
     assert (run_folder(tmp_path / "run") / "checkpoint.pt").exists()
     ended = run(arguments, tmp_path / "run")
     assert (ended.code, ended.err) == (0, "")
-    assert "going on from step" in ended.out
+    assert "resuming from step" in ended.out
     check_equal(tmp_path / "run", tmp_path / "whole")
 
 

@@ -164,7 +164,7 @@ def test_signals_stop_a_run_at_the_next_step_and_it_goes_on_exactly(
         steps.append(marker["step"])
         assert marker == {"signal": number.name, "step": steps[-1], "total_steps": STEPS}
         assert checkpoint(place)["step"] == steps[-1]
-        assert f"stopped by {number.name} after step {steps[-1]}; the same command goes on" in ended.out
+        assert f"stopped by {number.name} after step {steps[-1]}; the same command resumes" in ended.out
     assert steps == [
         0,
         3,
@@ -320,7 +320,7 @@ def test_two_processes_stop_together_and_go_on_exactly(tmp_path: Path) -> None:
     stopped = pair(arguments, place, SignalAtFile(signal.SIGTERM, 2, ("os.rename",)))
     assert [ended.code for ended in stopped] == [143, 143]
     assert checkpoint(place)["step"] == 3
-    assert "going on from step 3" in pair(arguments, place)[0].out
+    assert "resuming from step 3" in pair(arguments, place)[0].out
     check_equal(place, tmp_path / "whole")
 
 

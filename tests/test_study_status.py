@@ -99,7 +99,7 @@ def run_folder(folder: Path, *, epochs: float | None = None, **files: object) ->
         (SECOND.format("-9", "(SIGKILL)"), None, "process 0 was ended by SIGKILL"),
         ("slurmstepd-n1: error: *** JOB 9 ON n1 CANCELLED DUE TO TIME LIMIT ***\n", None, "DUE TO TIME LIMIT"),
         ("srun: error: n1: task 0: Out Of Memory\n", None, "n1: task 0: Out Of Memory"),
-        ("error: old\nstopped by SIGTERM after step 3; the same command goes on: runs/x\n", None, None),
+        ("error: old\nstopped by SIGTERM after step 3; the same command resumes: runs/x\n", None, None),
         ("error: old\nslurmstepd: error: *** JOB 7 ON n1 CANCELLED AT 1 DUE TO JOB REQUEUE ***\n", None, None),
         ("error: old\njob 7_0, start 2, 1 x 1 processes: n1\nerror: new\n", "new", None),
     ],

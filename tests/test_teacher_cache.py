@@ -37,7 +37,7 @@ from kdschemes.teacher_cache.files import Writer, map_values, read_header
 from kdschemes.teacher_cache.folder import KEY, RESERVE
 from kdschemes.teacher_cache.key import NOT_OF_VIEWS, folder_name
 from kdschemes.training.checks import check_placement
-from kdschemes.training.loop import share_teachers
+from kdschemes.training.packing import share_teachers
 
 CPU = torch.device("cpu")
 STUDENT = ["scheme=offline", "model=resnet20", "teacher.name=resnet20", "data.val_fraction=0.5"]

@@ -109,6 +109,14 @@ class Memory(Node):
         """The bytes that the memory takes, on each process."""
         return sum(buffer.numel() * buffer.element_size() for buffer in (self.logits, self.known))
 
+    def describe(self) -> str:
+        """Return in a line what is kept, and the memory it takes."""
+        rows, classes = self.logits.shape
+        return (
+            f"memory of {self.reads[0]}'s answers to {rows} training images of {classes} classes: "
+            f"{self.size:,} bytes on the device of each process, and in every checkpoint"
+        )
+
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         if self.training:

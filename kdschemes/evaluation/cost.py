@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import resource
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from statistics import median
 
 import torch
@@ -127,3 +130,14 @@ def _used(network: nn.Module, answer: Callable[[Tensor], Tensor], data: LoadedDa
         gradients = torch.autograd.grad(answer(image).sum(), trained, allow_unused=True)
     unused = sum(p.numel() for p, gradient in zip(trained, gradients, strict=True) if gradient is None)
     return count_parameters(network) - unused
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the bytes that this process held at most: tensors on a GPU, all of its memory on CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    status = Path("/proc/self/status")  # Linux: getrusage would count what the launcher held before it started us
+    if status.exists():
+        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * unit

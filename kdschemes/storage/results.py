@@ -1,4 +1,4 @@
-"""Writing results.json."""
+"""results.json: what a finished run gave."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdschemes.errors import UserError
 from kdschemes.storage.atomic import write_whole
+
+RESULTS = "results.json"
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -18,6 +21,21 @@ def write_json(path: Path, data: Any) -> None:
         UserError: the file can't be written.
     """
     write_whole(path, (json.dumps(plain(data), indent=2, allow_nan=False) + "\n").encode())
+
+
+def read_results(folder: Path) -> dict[str, Any] | None:
+    """Return what the `results.json` of a run's folder holds, None where the run is not finished.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    try:
+        results: dict[str, Any] = json.loads((folder / RESULTS).read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError):
+        raise UserError(f"{folder / RESULTS} is damaged: delete it and run again") from None
+    return results
 
 
 def plain(value: Any) -> Any:

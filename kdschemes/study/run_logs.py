@@ -15,7 +15,7 @@ ERROR = re.compile(r"error: (.+)")
 
 TRACE = re.compile(r"(.*?)Traceback \(most recent call last\):")
 
-GOES_ON = re.compile("the same command goes on: |DUE TO (JOB REQUEUE|PREEMPTION|NODE FAILURE)|^job .*, start [0-9]+, ")
+GOES_ON = re.compile("the same command resumes: |DUE TO (JOB REQUEUE|PREEMPTION|NODE FAILURE)|^job .*, start [0-9]+, ")
 """What a run, SLURM or a batch script writes into a log when a job stops to be started again, or starts."""
 
 LEAVES = re.compile(r"(\S+) ends: (.+)")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from kdschemes.config import Config
-from kdschemes.errors import UserError
+from kdschemes.storage.results import read_results
 from kdschemes.study.spec import StudyRun
 from kdschemes.study.status import Status
 
@@ -29,8 +28,6 @@ def give_finished(runs: Sequence[StudyRun], found: Status) -> None:
             from kdschemes.tracking.trackers import report_finished
 
             folder = Path(run.path)
-            try:
-                results = json.loads((folder / "results.json").read_text())
-            except (OSError, ValueError):
-                raise UserError(f"{folder / 'results.json'} is damaged: delete it and run again") from None
+            results = read_results(folder)
+            assert results is not None, f"{folder} is not finished"
             report_finished(in_group(run.config, found.study.name), folder, results)

@@ -6,20 +6,26 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import write_whole
 from kdschemes.storage.results import plain
-
-if TYPE_CHECKING:
-    pass
 
 
 def eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Return the line of `metrics.jsonl` that has the heads' metrics on a split."""
     row: dict[str, Any] = {"kind": "eval", "split": split, "epoch": epoch, "step": step}
     return row | {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}
+
+
+def train_row(
+    step: int, epoch: float, learning_rate: float, losses: Mapping[str, float], weights: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return the line of `metrics.jsonl` that has the mean losses since the line before, and the terms' weights."""
+    row: dict[str, Any] = {"kind": "train", "step": step, "epoch": epoch, "lr": learning_rate}
+    row |= {f"loss/{name}": value for name, value in losses.items()}
+    return row | {f"weight/{name}": weight for name, weight in weights.items()}
 
 
 class MetricsLog:

@@ -50,4 +50,4 @@ def check_answer(url: str, before: str = "") -> None:
         return  # an answer, if not a page
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"{before}no server answers at {url} ({reason}); the same command goes on") from None
+        raise UserError(f"{before}no server answers at {url} ({reason}); the same command resumes") from None

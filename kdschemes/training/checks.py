@@ -1,15 +1,21 @@
-"""Where networks may be placed."""
+"""What a run refuses to start or to continue with: placements that cannot be, values that are not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
 
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.placement import frozen_nodes
+from kdschemes.distributed.collectives import any_process, world_size
+from kdschemes.distributed.fsdp import local
 from kdschemes.errors import UserError
 from kdschemes.teacher_cache import check_cache
+from kdschemes.training.state import NEVER
 
 
 def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, int], world: int) -> None:
@@ -39,3 +45,25 @@ def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, in
                     f"train.shard=true splits vectors and matrices, but {name} is a single trained number: "
                     "choose another loss or train.shard=false"
                 )
+
+
+def first_bad_term(first_bad: Tensor, term_names: Sequence[str]) -> tuple[str | None, int] | None:
+    """Return which term was the first that was not finite, and at which step; None where all are.
+
+    The name is None if only the weighted sum was not finite. All processes must call this and learn the same.
+    """
+    if world_size() > 1:
+        torch.distributed.all_reduce(first_bad, op=torch.distributed.ReduceOp.MIN)
+    total, *terms = first_bad.tolist()
+    step = min(terms, default=NEVER)
+    if step != NEVER:
+        return term_names[terms.index(step)], step
+    return None if total == NEVER else (None, total)
+
+
+def bad_network(groups: Mapping[str, Sequence[nn.Parameter]], device: torch.device) -> str | None:
+    """Return a network with a weight that is not finite on some process."""
+    for name, parameters in groups.items():
+        if any_process(not all(bool(local(p).isfinite().all()) for p in parameters), device):
+            return name
+    return None

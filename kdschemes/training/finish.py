@@ -1,12 +1,10 @@
-"""What a run leaves at its end: the metrics of its last and its best epoch, its networks, `results.json`."""
+"""What a run leaves: the metrics of its last and its best epoch, its networks, predictions, pictures, results.json."""
 
 from __future__ import annotations
 
-import resource
-import sys
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +12,7 @@ from torch import Tensor
 from kdschemes import __version__
 from kdschemes.config.checks import split_keys
 from kdschemes.distributed.fsdp import load_joined, whole
-from kdschemes.evaluation.cost import head_latencies
+from kdschemes.evaluation.cost import head_latencies, peak_memory
 from kdschemes.evaluation.early_exit import evaluate_early_exit, summary
 from kdschemes.evaluation.evaluate import Evaluation
 from kdschemes.evaluation.export import export_exits, export_network
@@ -23,122 +21,130 @@ from kdschemes.storage.predictions import HeadPredictions, Predictions, write_pr
 from kdschemes.storage.results import mean_over_peers, write_json
 from kdschemes.tracking.metrics_log import eval_row
 from kdschemes.tracking.trackers import summary_of
+from kdschemes.training.pack import Pack, evaluate_runs
+from kdschemes.training.run import Run
 
-if TYPE_CHECKING:
-    from kdschemes.training.run import Run
+
+@dataclass
+class Final:
+    """What the evaluations at the end of one run have given so far: metrics by head, epoch and split."""
+
+    weights: dict[str, Tensor] = field(default_factory=dict)
+    heads: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    last: Mapping[str, Evaluation] = field(default_factory=dict)
 
 
-class RunEnd:
-    """Judges the last and the best epoch of a run, then writes what it leaves; `results` is what it wrote last."""
+def finish(pack: Pack, runs: Sequence[Run]) -> None:
+    """Evaluate the last and the best epoch of runs at their ends on each split, then write what each run leaves."""
+    final = {run: Final() for run in runs}
+    for which in ("last", "best"):
+        current = pack.still_active(runs)
+        for run in current:
+            with pack.isolate(run):
+                _load_weights(run, final[run], which)
+        evaluated = [run for run in pack.still_active(current) if _is_evaluated(run, which)]
+        found: dict[Run, dict[str, Evaluation]] = {run: {} for run in current}
+        for split in (split for split in ("val", "test") if pack.first.data.sizes[split]):
+            evaluations = evaluate_runs(evaluated, split, keep_answers=which == "last")
+            for run, evaluation in zip(evaluated, evaluations, strict=True):
+                found[run][split] = evaluation
+        for run in pack.still_active(current):
+            with pack.isolate(run):
+                _record(run, final[run], which, found[run])
+    for run in pack.still_active(runs):
+        with pack.isolate(run):
+            _write_results(run, final[run])
+            pack.active.remove(run)
 
-    def __init__(self, run: Run) -> None:
-        self.run = run
-        self.results: dict[str, Any] = {}
-        self._last_weights: dict[str, Tensor] = {}
-        self._heads: dict[str, Any] = {}
-        self._found: dict[str, dict[str, dict[str, float]]] = {}
-        self._answers: Mapping[str, Evaluation] = {}
 
-    def take_weights(self, which: str) -> None:
-        """Take the weights of the last epoch, or those of the best one."""
-        run = self.run
-        if which == "last":
-            self._last_weights = {name: value.clone() for name, value in run.scheme.state_dict().items()}
-        elif self.needs_evaluation(which):
-            assert run.state.best is not None
-            load_joined(run.scheme, load_state(run.folder / run.state.best["file"]))
+def _is_evaluated(run: Run, which: str) -> bool:
+    """Return whether last or best needs an evaluation of its own: best may be the last epoch, or there is none."""
+    best = run.state.best
+    return which == "last" or (best is not None and best["epoch"] < run.config.train.epochs)
 
-    def needs_evaluation(self, which: str) -> bool:
-        """Return whether last or best are not evaluated yet: best may be the last, or there is none."""
-        best = self.run.state.best
-        return which == "last" or (best is not None and best["epoch"] < self.run.config.train.epochs)
 
-    def record(self, which: str, found: Mapping[str, Evaluation]) -> None:
-        """Write what the last or the best epoch gives on each split, and its networks."""
-        run, state, config = self.run, self.run.state, self.run.config
-        for head in self._judged:
-            self._heads.setdefault(head, {})
-        epoch = config.train.epochs if which == "last" else state.best["epoch"] if state.best else None
-        if epoch is None:
-            for head in self._judged:
-                self._heads[head][which] = None
-            return
-        if found:
-            self._found = {split: of.metrics for split, of in found.items()}
-        if which == "last":
-            self._answers = found
-        for split, metrics in self._found.items():
-            run.write({"which": which} | eval_row(split, epoch, state.step, metrics) | {"kind": "final"})
-        for head in self._judged:
-            self._heads[head][which] = {"epoch": epoch} | {
-                split: self._found[split][head] if split in self._found else None for split in ("val", "test")
-            }
-        with whole(run.scheme):
-            if run.main:
-                place = run.folder if which == "last" else run.folder / "best"
-                metadata = {"run": run.folder.name, "which": which, "epoch": epoch, "data": config.data.name}
-                export_network(run.scheme, place, metadata | {"classes": run.data.classes})
-                export_exits(run.scheme, place)
+def _load_weights(run: Run, final: Final, which: str) -> None:
+    if which == "last":
+        final.weights = {name: value.clone() for name, value in run.scheme.state_dict().items()}
+    elif _is_evaluated(run, which):
+        assert run.state.best is not None
+        load_joined(run.scheme, load_state(run.folder / run.state.best["file"]))
 
-    @property
-    def _judged(self) -> list[str]:
-        """The heads, and the teacher."""
-        scheme = self.run.scheme
-        return [*scheme.heads, *([scheme.teacher] if scheme.teacher is not None else [])]
 
-    def finish(self) -> None:
-        """Write everything else that the run leaves, and close it."""
-        run, state, config, heads = self.run, self.run.state, self.run.config, self._heads
-        run.scheme.load_state_dict(self._last_weights)
-        with whole(run.scheme), run.accelerator.autocast():
-            early_exit = evaluate_early_exit(run.scheme, run.data, config.train.eval_batch_size)
-            times = head_latencies(run.scheme, run.data) if run.main and not split_keys(config) else {}
-        results: dict[str, Any] = {
-            "run": run.folder.name,
-            "scheme": config.scheme.name,
-            "method": config.scheme.method,
-            "data": config.data.name,
-            "seed": config.seed,
-            "epochs": config.train.epochs,
-            "reported": run.scheme.heads[0],
-            "teacher": run.scheme.teacher,
-            "teacher_checkpoint": run.teacher_checkpoint,
-            "heads": heads,
-            "mean_over_peers": mean_over_peers(heads, run.scheme.peers),
-            "cost": {head: cost | {"latency_ms": times.get(head)} for head, cost in run.costs.items()},
-            "train_macs_per_image": run.training_macs,
-            "samples": run.data.sizes,
-            "group": config.group,
-            "wall_seconds": run.wall(),
-            "train_seconds": state.seconds,
-            "images_per_second": state.images / state.seconds,
-            "trained_together": run.together,
-            "peak_memory_bytes": peak_memory(run.device),
-            "processes": run.accelerator.num_processes,
-            "device": run.device.type,
-            "precision": config.precision,
-            "versions": {"kdschemes": __version__, "torch": torch.__version__},
-        }
-        if early_exit is not None:
-            results["early_exit"] = summary(early_exit)
+def _record(run: Run, final: Final, which: str, found: Mapping[str, Evaluation]) -> None:
+    """Record the metrics of the last or the best epoch on each split, and export its networks."""
+    state, config, scheme = run.state, run.config, run.scheme
+    heads = [*scheme.heads, *([scheme.teacher] if scheme.teacher is not None else [])]
+    epoch = config.train.epochs if which == "last" else state.best["epoch"] if state.best else None
+    for head in heads:
+        final.heads.setdefault(head, {})[which] = None
+    if epoch is None:
+        return
+    if found:
+        final.metrics = {split: evaluation.metrics for split, evaluation in found.items()}
+    if which == "last":
+        final.last = found
+    for split, metrics in final.metrics.items():
+        run.write({"which": which} | eval_row(split, epoch, state.step, metrics) | {"kind": "final"})
+    for head in heads:
+        by_split = {split: final.metrics[split][head] if split in final.metrics else None for split in ("val", "test")}
+        final.heads[head][which] = {"epoch": epoch} | by_split
+    with whole(scheme):
         if run.main:
-            assert run.log is not None
-            run.log.sync()
-            write_predictions(run.folder, _predictions(self._answers))
-            from kdschemes.tracking.plots import (
-                draw_curves,  # matplotlib takes a second, which no step need wait
-                write_early_exit,
-            )
+            folder = run.folder if which == "last" else run.folder / "best"
+            metadata = {"run": run.folder.name, "which": which, "epoch": epoch, "data": config.data.name}
+            export_network(scheme, folder, metadata | {"classes": run.data.classes})
+            export_exits(scheme, folder)
 
-            draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png", title=run.folder.name)
-            if early_exit is not None:
-                write_early_exit(early_exit, run.folder)
-            if run.trackers is not None:
-                run.trackers.summary(summary_of(results, run.folder))
-            write_json(run.folder / "results.json", results)
-        run.accelerator.wait_for_everyone()
-        self.results = results
-        run.close(None)
+
+def _write_results(run: Run, final: Final) -> None:
+    """Write everything else that the run leaves, results.json last, and close it."""
+    state, config, scheme = run.state, run.config, run.scheme
+    scheme.load_state_dict(final.weights)
+    with whole(scheme), run.accelerator.autocast():
+        early_exit = evaluate_early_exit(scheme, run.data, config.train.eval_batch_size)
+        latencies = head_latencies(scheme, run.data) if run.main and not split_keys(config) else {}
+    run.results = {
+        "run": run.folder.name,
+        "scheme": config.scheme.name,
+        "method": config.scheme.method,
+        "data": config.data.name,
+        "seed": config.seed,
+        "epochs": config.train.epochs,
+        "reported": scheme.heads[0],
+        "teacher": scheme.teacher,
+        "teacher_checkpoint": run.teacher_checkpoint,
+        "heads": final.heads,
+        "mean_over_peers": mean_over_peers(final.heads, scheme.peers),
+        "cost": {head: cost | {"latency_ms": latencies.get(head)} for head, cost in run.costs.items()},
+        "train_macs_per_image": run.training_macs,
+        "samples": run.data.sizes,
+        "group": config.group,
+        "wall_seconds": run.wall(),
+        "train_seconds": state.seconds,
+        "images_per_second": state.images / state.seconds,
+        "trained_together": run.pack_size,
+        "peak_memory_bytes": peak_memory(run.device),
+        "processes": run.accelerator.num_processes,
+        "device": run.device.type,
+        "precision": config.precision,
+        "versions": {"kdschemes": __version__, "torch": torch.__version__},
+    }
+    if early_exit is not None:
+        run.results["early_exit"] = summary(early_exit)
+    if run.log is not None:
+        run.log.sync()
+        write_predictions(run.folder, _predictions(final.last))
+        from kdschemes.tracking.plots import draw_curves, write_early_exit  # matplotlib: no step need wait for it
+
+        draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png", title=run.folder.name)
+        if early_exit is not None:
+            write_early_exit(early_exit, run.folder)
+        run.log.trackers.summary(summary_of(run.results, run.folder))
+        write_json(run.folder / "results.json", run.results)
+    run.accelerator.wait_for_everyone()
+    run.close(None)
 
 
 def _predictions(found: Mapping[str, Evaluation]) -> Predictions:
@@ -147,14 +153,3 @@ def _predictions(found: Mapping[str, Evaluation]) -> Predictions:
         for head, (classes, confidence) in evaluation.answers.items():
             heads.setdefault(head, {})[split] = HeadPredictions(classes.numpy(), confidence.numpy())
     return Predictions({split: evaluation.labels.numpy() for split, evaluation in found.items()}, heads)
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the bytes that this process held at most: tensors on a GPU, all of its memory on CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")  # Linux: getrusage would count what the launcher held before it started us
-    if status.exists():
-        return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,25 +1,33 @@
-"""Which runs may share batches."""
+"""Which runs may be packed: trained in one process on the same batches, with one forward of an equal teacher."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from kdschemes.config import Config
-
-if TYPE_CHECKING:
-    pass
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.placement import frozen_nodes
 
 SHARED = ("batch_size", "accumulation", "drop_last", "eval_batch_size", "channels_last", "deterministic", "threads")
-"""Keys of `train` that must be equal in runs that go in lockstep."""
+"""Keys of `train` that must be equal in the runs of a pack."""
 
 
-def common(config: Config) -> str:
-    """Return what must be equal in runs that go in lockstep, beside the companions of their batches."""
+def is_packable(config: Config) -> bool:
+    """Return whether a run may share its batches: not if its weights are sharded or offloaded, nor with a scaler."""
+    offloads = config.scheme.uses_teacher and config.teacher.placement != "device"
+    return not (config.train.shard or offloads or config.precision == "fp16")
+
+
+def pack_key(config: Config) -> str:
+    """Return what must be equal in the runs of a pack, besides the auxiliary batches that they read."""
     train = tuple(getattr(config.train, key) for key in SHARED)
     return repr((config.data, config.seed, config.precision, config.device, train))
 
 
-def alone(config: Config) -> bool:
-    """Return whether a run cannot go beside others: its weights are split or offloaded, or it has a gradient scaler."""
-    placed = config.scheme.uses_teacher and config.teacher.placement != "device"
-    return config.train.shard or placed or config.precision == "fp16"
+def share_teachers(scheme: Distillation, others: Sequence[Distillation]) -> None:
+    """Replace a scheme's frozen networks by equal ones of other schemes, which frees the memory of the copies."""
+    candidates = [node for other in others for node in frozen_nodes(other)]
+    for node in frozen_nodes(scheme):
+        equal = next((other for other in candidates if node.answers_as(other)), None)
+        if equal is not None:
+            node.share_answers(equal)

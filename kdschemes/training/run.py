@@ -1,12 +1,11 @@
-"""One run: its scheme, optimizer and folder, the steps that it takes and the checkpoints that it goes on from."""
+"""One run: its scheme, optimizer and folder, what it logs and the checkpoints that it resumes from."""
 
 from __future__ import annotations
 
 import contextlib
-import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,62 +13,68 @@ import torch
 from accelerate import Accelerator
 from torch.nn.parallel import DistributedDataParallel
 
-from kdschemes import __version__
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
-from kdschemes.config.naming import NOT_HASHED, dump_yaml, to_tree
 from kdschemes.core.averages import Memory
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.placement import place_frozen, split_trained
-from kdschemes.core.types import Batch, Progress
+from kdschemes.core.types import Batch
 from kdschemes.data import LoadedData
 from kdschemes.data.batches import evenly
-from kdschemes.distributed.collectives import any_process, first_alone, first_then_all, sum_over_processes
-from kdschemes.distributed.fsdp import joined, load_joined, load_joined_optimizer, local
-from kdschemes.errors import TrainingStopped, UserError
+from kdschemes.distributed.collectives import first_alone, first_in, first_then_all, sum_over_processes
+from kdschemes.distributed.fsdp import joined
+from kdschemes.errors import TrainingStopped
 from kdschemes.evaluation.cost import head_costs, training_macs
 from kdschemes.evaluation.evaluate import evaluation_mode
-from kdschemes.seeding import seed_step
-from kdschemes.storage.atomic import write_whole
-from kdschemes.storage.checkpoint import CHECKPOINT, load_state, save_state
-from kdschemes.storage.results import write_json
+from kdschemes.storage.checkpoint import CHECKPOINT, save_state
+from kdschemes.storage.results import read_results, write_json
 from kdschemes.teacher_cache import announce, caches_of
 from kdschemes.tracking.console import Reporter
-from kdschemes.tracking.metrics_log import MetricsLog, eval_row
-from kdschemes.tracking.trackers import Trackers, open_trackers
-from kdschemes.training.finish import RunEnd
-from kdschemes.training.loop import Lockstep
-from kdschemes.training.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
-from kdschemes.training.run_folder import RunFolder, check_same_config
+from kdschemes.tracking.metrics_log import eval_row, train_row
+from kdschemes.tracking.run_log import RunLog
+from kdschemes.training.checks import bad_network, first_bad_term
+from kdschemes.training.optim import build_optimizer, rate_schedule
+from kdschemes.training.run_folder import INTERRUPTED, RunFolder, claim_folder, remove_leftovers
 from kdschemes.training.signals import StopSignal
-from kdschemes.training.state import NEVER, State
-
-INTERRUPTED = "interrupted"
+from kdschemes.training.state import State, load_checkpoint, save_checkpoint
 
 
 class Run:
-    """One training in its folder."""
+    """What belongs to one training: the loop takes its steps, this logs, validates and saves."""
 
     def __init__(
         self,
         config: Config,
         accelerator: Accelerator,
-        stop: StopSignal,
-        report: Reporter,
         data: LoadedData,
         scheme: Distillation,
         folder: Path,
+        *,
+        console: Reporter,
         teacher_checkpoint: str | list[str] | None = None,
-        guard: RunFolder | None = None,
     ) -> None:
-        self.teacher_checkpoint = teacher_checkpoint
-        self.guard = guard
-        self.config, self.accelerator, self.stop, self.report = config, accelerator, stop, report
-        self.data, self.folder = data, folder
-        self.main = accelerator.is_main_process
-        self.device = accelerator.device
-        self.costs = head_costs(scheme, data)
-        self.training_macs = training_macs(scheme, data.channels, data.image_size)
+        self.config, self.accelerator, self.data, self.folder = config, accelerator, data, folder
+        self.scheme, self.console, self.teacher_checkpoint = scheme, console, teacher_checkpoint
+        self.main, self.device = accelerator.is_main_process, accelerator.device
+        train = config.train
+        self.steps_per_epoch = data.steps_per_epoch(batch_size=train.batch_size, drop_last=train.drop_last)
+        self.total_steps = self.steps_per_epoch * train.epochs
+        self.term_names = [str(term.name) for term in scheme.terms]
+        self.state = State.begin(len(self.term_names) + 1, self.device)
+        self.pack_size, self.learning_rate, self.validation_top1 = 1, 0.0, 0.0
+        self.term_weights: dict[str, float] = {}
+        self.results: dict[str, Any] = {}
+        self.ran = True
+        self.log: RunLog | None = None
+        self._lease: RunFolder | None = None
+        self._leases = contextlib.ExitStack()
+        self._best_files: set[str] = set()
+
+    def build(self) -> None:
+        """Place the scheme on its devices, wrap it for several processes, and make its optimizer."""
+        config, accelerator, scheme = self.config, self.accelerator, self.scheme
+        self.costs = head_costs(scheme, self.data)
+        self.training_macs = training_macs(scheme, self.data.channels, self.data.image_size)
         if config.train.channels_last:
             scheme = scheme.to(memory_format=torch.channels_last)
         if config.scheme.uses_teacher:
@@ -79,9 +84,8 @@ class Run:
                 node.compile()
         if config.train.shard:
             split_trained(scheme, self.device)
-        self.scheme = scheme
         self.groups = scheme.parameter_groups()
-        # Not sent from the first process to the others before each forward pass: all update them in the same way.
+        # All processes update these in the same way, so DDP need not broadcast them before each forward pass.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
             scheme, scheme.alike()
         )
@@ -91,23 +95,49 @@ class Run:
             self.optimizer = accelerator.prepare(optimizer)
         else:
             self.model, self.optimizer = accelerator.prepare(scheme, optimizer)
-        self.rate = rate_schedule(config.optim)
-        self.term_names = [str(term.name) for term in scheme.terms]
-        self.steps_per_epoch = data.steps_per_epoch(
-            batch_size=config.train.batch_size, drop_last=config.train.drop_last
-        )
-        self.total_steps = self.steps_per_epoch * config.train.epochs
-        self.state = State.begin(len(self.term_names) + 1, self.device)
+        self.lr_schedule = rate_schedule(config.optim)
+
+    def open(self, stop: StopSignal, *, wait: bool) -> bool:
+        """Take the folder, build the run, load its checkpoint if there is one, and open the logs where it left them.
+
+        Return False, and leave the run alone, where another process has finished it in the meantime.
+
+        Raises:
+            UserError: another process holds the folder (with `wait`, it is waited for), or holds another run.
+            SystemExit: a signal asked to stop while another holder was waited for.
+        """
+        self._lease = RunFolder(self.folder, stop, wait=wait) if self.main else None
+        self._leases.enter_context(first_in(self._lease or contextlib.nullcontext()))
+        results = first_alone(lambda: read_results(self.folder))
+        if results is not None:
+            self.results, self.ran = results, False
+            self.close(None)
+            return False
+        self.build()
         self.opened = time.perf_counter()
-        self.best_files: set[str] = set()
-        self.together = 1
-        self.end = RunEnd(self)
-        self._rate = 0.0
-        self._weights: dict[str, float] = {}
-        self._validation_top1 = 0.0
-        self.log: MetricsLog | None = None
-        self.timing: MetricsLog | None = None
-        self.trackers: Trackers | None = None
+        first_then_all(self._resume)
+        for node in self.scheme.nodes.values():
+            if isinstance(node, Memory):
+                self.console.line(node.describe())
+        epochs = range(self.state.step // self.steps_per_epoch, self.config.train.epochs)
+        caches = caches_of(self.scheme)
+        if line := first_alone(lambda: announce(caches, epochs)):
+            self.console.line(line)
+        return True
+
+    def _resume(self) -> None:
+        state, path = self.state, self.folder / CHECKPOINT
+        if self.main:
+            claim_folder(self.folder, self.config)
+        if path.exists():
+            load_checkpoint(path, state, self.scheme, self.optimizer, self.accelerator)
+            self.console.line(f"resuming from step {state.step} of {self.total_steps}: {self.folder}")
+        if self.main:
+            best = state.best["file"] if state.best is not None else None
+            self._best_files = {best} if best is not None else set()
+            remove_leftovers(self.folder, best)
+            head, offset = self.scheme.heads[0], state.metrics_offset
+            self.log = RunLog(self.config, self.folder, offset=offset, reported=head, resume_step=state.step)
 
     @property
     def at_end(self) -> bool:
@@ -115,70 +145,19 @@ class Run:
         return self.state.step == self.total_steps
 
     @property
-    def _checkpoint_step(self) -> bool:
+    def lost_folder(self) -> bool:
+        """Whether another process has taken the run's folder over."""
+        return self._lease is not None and self._lease.lost
+
+    @property
+    def checkpoint_due_within_epoch(self) -> bool:
+        """Whether the step just taken asks for a checkpoint before its epoch ends."""
+        return self._at_checkpoint_step and self.state.step % self.steps_per_epoch != 0
+
+    @property
+    def _at_checkpoint_step(self) -> bool:
         every = self.config.train.checkpoint_steps
         return every is not None and self.state.step % every == 0
-
-    def train_epoch(self, epoch: int, done: int) -> None:
-        """Take the optimizer steps of an epoch of this run alone, from the one after the first `done`."""
-        Lockstep([self]).train_epoch(epoch, done)
-
-    def open(self) -> None:
-        """Go on from the folder's checkpoint, if there is one, and open the logs."""
-        self.opened = time.perf_counter()
-        first_then_all(self._open_folder)
-        self._report_memories()
-        epochs = range(self.state.step // self.steps_per_epoch, self.config.train.epochs)
-        caches = caches_of(self.scheme)
-        if line := first_alone(lambda: announce(caches, epochs)):
-            self.report.line(line)
-
-    def open_caches(self, epoch: int, before_chunk: Callable[[], None]) -> None:
-        """Open what is stored of frozen networks' answers to an epoch's views; fill it first where it is not there."""
-        for cache in caches_of(self.scheme):
-            cache.open_epoch(epoch, before_chunk, first_alone)
-
-    def before_epoch(self) -> None:
-        """Let the scheme's nodes look at the validation split."""
-        with evaluation_mode(self.scheme), self.accelerator.autocast():
-            self.scheme.before_epoch(lambda: self.batches("val"))
-
-    def take_step(self, micro_batches: Sequence[Batch]) -> None:
-        """Take one optimizer step."""
-        config, state = self.config, self.state
-        progress = Progress(state.step, self.total_steps, self.steps_per_epoch)
-        self._rate = set_rate(self.optimizer, self.rate, progress)
-        seed_step(config.seed, state.step, self.accelerator.process_index)
-        values, weights = torch.zeros_like(state.window_sums), dict.fromkeys(self.term_names, 0.0)
-        for turn in range(max(1, len(self.scheme.turns))):
-            for number, batch in enumerate(micro_batches):
-                last = number + 1 == len(micro_batches)
-                with contextlib.nullcontext() if last else self.accelerator.no_sync(self.model):
-                    result = self.model(batch, progress, turn)
-                    self.accelerator.backward(result.total)
-                    values += torch.stack([result.total.detach(), *result.losses.values()]).to(values.dtype)
-            weights = {name: weight + result.weights[name] for name, weight in weights.items()}
-            self._update(turn)
-        self.scheme.after_step()
-        state.step += 1
-        self.stop.steps += 1
-        state.images += micro_batches[0].step_size or config.train.batch_size
-        state.window_sums += values
-        state.window_steps += 1
-        bad = torch.full_like(state.first_bad, state.step)
-        state.first_bad = torch.where(torch.isfinite(values), state.first_bad, state.first_bad.minimum(bad))
-        self._weights = weights
-
-    def after_step(self, seconds: float) -> None:
-        """Check, log and save what a step that took `seconds` asks for."""
-        config, state = self.config, self.state
-        state.seconds += seconds
-        if self.device.type == "cpu":
-            self._check_finite()
-        if state.step % config.train.log_every == 0 or self.at_end:
-            self._log_window(self._rate, self._weights)
-        if self._checkpoint_step and state.step % self.steps_per_epoch:
-            self.save()
 
     def validates_after(self, epoch: int) -> bool:
         """Return whether the heads are evaluated after an epoch."""
@@ -186,41 +165,7 @@ class Run:
 
     def saves_after(self, epoch: int) -> bool:
         """Return whether there is a checkpoint after an epoch."""
-        return (epoch + 1) % self.config.train.checkpoint_every == 0 or self.at_end or self._checkpoint_step
-
-    def _update(self, turn: int) -> None:
-        """Take one optimizer step; nodes that stand still keep their weights and their momentum."""
-        for name in self.scheme.still(turn):
-            for parameter in self.groups.get(name, ()):
-                parameter.grad = None
-        if self.config.optim.clip is not None:
-            self.accelerator.unscale_gradients(self.optimizer)
-            clip_gradients(self.groups, self.config.optim.clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-
-    def _log_window(self, rate: float, weights: dict[str, float]) -> None:
-        state = self.state
-        self._check_finite()
-        means = sum_over_processes(state.window_sums.clone()) / (self.accelerator.num_processes * state.window_steps)
-        total, *terms = means.tolist()
-        row: dict[str, Any] = {
-            "kind": "train",
-            "step": state.step,
-            "epoch": state.step / self.steps_per_epoch,
-            "lr": rate,
-            "loss/total": total,
-        }
-        row |= {f"loss/{name}": value for name, value in zip(self.term_names, terms, strict=True)}
-        row |= {f"weight/{name}": weight for name, weight in weights.items()}
-        self.write(row)
-        if self.timing is not None:
-            timing = {"step": state.step, "seconds": state.seconds, "images_per_second": state.images / state.seconds}
-            self.timing.write(timing)
-        if self.together == 1:
-            self.report.losses(row)
-        state.window_sums.zero_()
-        state.window_steps = 0
+        return (epoch + 1) % self.config.train.checkpoint_every == 0 or self.at_end or self._at_checkpoint_step
 
     def batches(self, split: str) -> Iterator[Batch]:
         """Yield this process's share of a split, normalised only."""
@@ -230,177 +175,121 @@ class Run:
         )
         return evenly(batches, self.data.sizes[split], size) if split_keys(self.config) else batches
 
-    @property
-    def validation_top1(self) -> float:
-        """The reported head's last validation accuracy in percent."""
-        return self._validation_top1
+    def before_epoch(self) -> None:
+        """Let the scheme's nodes look at the validation split."""
+        with evaluation_mode(self.scheme), self.accelerator.autocast():
+            self.scheme.before_epoch(lambda: self.batches("val"))
 
-    def validated(self, epoch: int, metrics: dict[str, dict[str, float]]) -> None:
-        """Take the heads' metrics on the validation split; keep the weights of the best epoch of the reported head.
+    def open_caches(self, epoch: int, before_chunk: Callable[[], None]) -> None:
+        """Open the stored predictions of frozen networks for an epoch; compute and store first what is missing."""
+        for cache in caches_of(self.scheme):
+            cache.open_epoch(epoch, before_chunk, first_alone)
+
+    def log_step(self, seconds: float) -> None:
+        """Count the time of a step, and log the window when it is due.
+
+        Raises:
+            TrainingStopped: a term is not finite (found at once on CPU, with the next line of the log on a GPU).
+        """
+        state = self.state
+        state.seconds += seconds
+        due = state.step % self.config.train.log_every == 0 or self.at_end
+        if due or self.device.type == "cpu":
+            self._check_finite()
+        if due:
+            self._log_window()
+
+    def _log_window(self) -> None:
+        state = self.state
+        means = sum_over_processes(state.window_sums.clone()) / (self.accelerator.num_processes * state.window_steps)
+        total, *terms = means.tolist()
+        losses = {"total": total} | dict(zip(self.term_names, terms, strict=True))
+        epoch = state.step / self.steps_per_epoch
+        row = train_row(state.step, epoch, self.learning_rate, losses, self.term_weights)
+        self.write(row)
+        if self.log is not None:
+            self.log.write_timing(state.step, state.seconds, state.images)
+        if self.pack_size == 1:
+            self.console.losses(row)
+        state.start_window()
+
+    def record_validation(self, epoch: int, metrics: dict[str, dict[str, float]]) -> None:
+        """Log the heads' metrics on the validation split; keep the weights of the best epoch of the reported head.
 
         Best is the highest top-1, among equals the lowest NLL, then the earliest.
         """
         self.write(eval_row("val", epoch, self.state.step, metrics))
         reported = self.scheme.heads[0]
         top1, nll = metrics[reported]["top1"], metrics[reported]["nll"]
-        self._validation_top1 = top1
-        if self.together == 1:
+        self.validation_top1 = top1
+        if self.pack_size == 1:
             tops = {head: metrics[head]["top1"] for head in self.scheme.heads}
-            self.report.epoch(epoch, self.config.train.epochs, tops)
+            self.console.epoch(epoch, self.config.train.epochs, tops)
         best = self.state.best
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": f"best-epoch{epoch:04d}.pt"}
-            self.best_files.add(self.state.best["file"])
+            self._best_files.add(self.state.best["file"])
             weights = joined(self.scheme.state_dict())
             if self.main:
                 save_state(self.folder / self.state.best["file"], weights)
 
-    def report_teacher(self, top1: float) -> None:
-        """Report the teacher's accuracy; warn if guessing could reach it (chance plus three standard deviations)."""
-        chance = 1.0 / self.data.num_classes
-        guessing = 100.0 * (chance + 3.0 * math.sqrt(chance * (1.0 - chance) / self.data.sizes["val"]))
-        self.report.line(f"teacher on the validation split: {top1:.2f} % (it may have been trained on these images)")
-        if top1 <= guessing:
-            self.report.line(
-                f"warning: the teacher is at chance level ({top1:.2f} % on the validation split, chance is "
-                f"{100 * chance:.2f} %): are these its weights, its classes and its normalisation?"
-            )
-
-    def _report_memories(self) -> None:
-        for node in self.scheme.nodes.values():
-            if isinstance(node, Memory):
-                rows, classes = node.logits.shape
-                self.report.line(
-                    f"memory of {node.reads[0]}'s answers to {rows} training images of {classes} classes: "
-                    f"{node.size:,} bytes on the device of each process, and in every checkpoint"
-                )
-
-    def _check_finite(self) -> None:
-        """Stop if a term was not finite: name the first one, its step and the network that it teaches."""
-        first = self.state.first_bad
-        if self.accelerator.num_processes > 1:
-            torch.distributed.all_reduce(first, op=torch.distributed.ReduceOp.MIN)
-        steps = first.tolist()
-        if min(steps) == NEVER:
-            return
-        step = min(steps[1:], default=NEVER)
-        if step == NEVER:
-            raise TrainingStopped(f"the weighted sum of the terms is not finite at step {steps[0]}: {self._keeps()}")
-        term = self.scheme.terms[steps[1:].index(step)]
-        raise TrainingStopped(
-            f"term {term.name} is not finite at step {step} (it teaches {term.target}): {self._keeps()}"
-        )
-
-    def _check_weights(self) -> None:
-        for name, parameters in self.groups.items():
-            finite = all(bool(local(p).isfinite().all()) for p in parameters)
-            if any_process(not finite, self.device):
-                raise TrainingStopped(f"a weight of {name} is not finite after step {self.state.step}: {self._keeps()}")
-
-    def _keeps(self) -> str:
-        kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint was made"
-        return f"{kept}; try a lower optim.lr, optim.clip=1 or precision=fp32"
-
     def save(self) -> None:
-        """Write a checkpoint, if everything is finite."""
+        """Write a checkpoint.
+
+        Raises:
+            TrainingStopped: a term or a weight is not finite; nothing is written.
+        """
         self._check_finite()
-        self._check_weights()
+        if network := bad_network(self.groups, self.device):
+            raise TrainingStopped(f"a weight of {network} is not finite after step {self.state.step}: {self._advice()}")
         self.state.wall, self.opened = self.wall(), time.perf_counter()
         if self.log is not None:
-            self.log.sync()
-            self.state.metrics_offset = self.log.offset
-        state = self.state.saved()
-        weights, momenta = joined(self.scheme.state_dict()), joined(self.optimizer.state_dict())
-        if self.main:
-            scaler = self.accelerator.scaler
-            save_state(
-                self.folder / CHECKPOINT,
-                {
-                    "version": __version__,
-                    "processes": self.accelerator.num_processes,
-                    "scheme": weights,
-                    "optimizer": momenta,
-                    "scaler": scaler.state_dict() if scaler is not None else None,
-                    **state,
-                },
-            )
-            best = self.state.best["file"] if self.state.best is not None else None
-            for name in self.best_files - {best}:
-                (self.folder / name).unlink(missing_ok=True)
-            self.best_files &= {best}
+            self.state.metrics_offset = self.log.sync()
+        save_checkpoint(self.folder / CHECKPOINT, self.state, self.scheme, self.optimizer, self.accelerator)
+        best = self.state.best["file"] if self.state.best is not None else None
+        for name in self._best_files - {best} if self.main else ():
+            (self.folder / name).unlink(missing_ok=True)
+        self._best_files &= {best}
         self.accelerator.wait_for_everyone()
 
-    def _open_folder(self) -> None:
-        """Go on from the checkpoint if there is one, and open the logs at the place it knows."""
-        config, path = self.config, self.folder / CHECKPOINT
-        if self.main:
-            check_same_config(self.folder, to_tree(config), NOT_HASHED)
-            if not (self.folder / "config.yaml").exists():
-                write_whole(self.folder / "config.yaml", dump_yaml(config).encode())
-        if path.exists():
-            self._load(load_state(path))
-            self.report.line(f"going on from step {self.state.step} of {self.total_steps}: {self.folder}")
-        if self.main:
-            self.best_files = {self.state.best["file"]} if self.state.best is not None else set()
-            (self.folder / INTERRUPTED).unlink(missing_ok=True)
-            for leftover in self.folder.glob("best-epoch*.pt"):
-                if leftover.name not in self.best_files:
-                    leftover.unlink()
-            self.log = MetricsLog(self.folder / "metrics.jsonl", offset=self.state.metrics_offset)
-            self.timing = MetricsLog(self.folder / "timing.jsonl", offset=_whole_lines(self.folder / "timing.jsonl"))
-            self.trackers = open_trackers(
-                config, self.folder, reported=self.scheme.heads[0], resume_step=self.state.step
-            )
-
-    def _load(self, saved: dict[str, Any]) -> None:
-        try:
-            load_joined(self.scheme, saved["scheme"])
-            load_joined_optimizer(self.optimizer, saved["optimizer"])
-            if self.accelerator.scaler is not None and saved["scaler"] is not None:
-                self.accelerator.scaler.load_state_dict(saved["scaler"])
-            self.state.restore(saved)
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = str(error).splitlines()[0][:120]
-            raise UserError(
-                f"{self.folder / CHECKPOINT} does not fit this run ({reason}): choose another output or delete it"
-            ) from None
-
     def interrupt(self, received: signal.Signals | None) -> None:
-        """Save and leave a marker, for the same command to go on.
+        """Save and leave a marker, for the same command to resume.
 
         Raises:
             UserError: another process has taken the folder over; nothing is saved.
         """
-        first_alone(lambda: self.guard.hold() if self.guard is not None else None)
+        first_alone(lambda: self._lease.hold() if self._lease is not None else None)
         self.save()
         name = received.name if received is not None else "a signal on another process"
         if self.main:
             marker = {"signal": name, "step": self.state.step, "total_steps": self.total_steps}
             write_json(self.folder / INTERRUPTED, marker)
 
+    def _check_finite(self) -> None:
+        found = first_bad_term(self.state.first_bad, self.term_names)
+        if found is None:
+            return
+        name, step = found
+        if name is None:
+            raise TrainingStopped(f"the weighted sum of the terms is not finite at step {step}: {self._advice()}")
+        target = self.scheme.terms[self.term_names.index(name)].target
+        raise TrainingStopped(f"term {name} is not finite at step {step} (it teaches {target}): {self._advice()}")
+
+    def _advice(self) -> str:
+        kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint was made"
+        return f"{kept}; try a lower optim.lr, optim.clip=1 or precision=fp32"
+
     def wall(self) -> float:
         """Return the seconds since the run was opened, those before its last checkpoint included."""
         return self.state.wall + time.perf_counter() - self.opened
 
     def write(self, row: dict[str, Any]) -> None:
-        """Log a row, and mirror it."""
+        """Log a row."""
         if self.log is not None:
             self.log.write(row)
-        if self.trackers is not None:
-            self.trackers.log(row, step=self.state.step)
 
     def close(self, error: BaseException | None) -> None:
-        """Close logs and trackers, which are told whether the run ended well."""
-        for log in (self.log, self.timing):
-            if log is not None:
-                log.close()
-        if self.trackers is not None:
-            code = (
-                error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else int(error is not None)
-            )
-            self.trackers.finish(exit_code=code, preempted=isinstance(error, SystemExit))
-
-
-def _whole_lines(path: Path) -> int:
-    """Return how many bytes of a log are whole lines."""
-    return path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
+        """Close the logs and let the folder go; `error` is what ended the run before its end."""
+        if self.log is not None:
+            self.log.close(error)
+        self._leases.close()

@@ -1,4 +1,4 @@
-"""The folder of a run: one writer, one configuration."""
+"""The folder of a run: one writer, one configuration, a marker where it was interrupted."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ from typing import Any
 
 import yaml
 
+from kdschemes.config import Config
+from kdschemes.config.naming import NOT_HASHED, dump_yaml, to_tree
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import guarded
+from kdschemes.storage.atomic import guarded, write_whole
 from kdschemes.storage.lease import Lease
 from kdschemes.training.signals import StopSignal
+
+INTERRUPTED = "interrupted"
 
 
 class RunFolder:
@@ -56,7 +60,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
         if not taken:
-            print(f"stopped before it began; the same command goes on: {self.path}", flush=True)
+            print(f"stopped before it began; the same command resumes: {self.path}", flush=True)
             self._stop.tell_job("waiting" if self._lease.waited else "starting")
             raise SystemExit(self._stop.exit_code)
         self._entered.callback(self._lease.release)
@@ -67,6 +71,25 @@ class RunFolder:
 
     def __exit__(self, *exception: object) -> None:
         self._entered.close()
+
+
+def claim_folder(folder: Path, config: Config) -> None:
+    """Write `config.yaml` into the folder of a run that begins.
+
+    Raises:
+        UserError: another configuration made the folder.
+    """
+    check_same_config(folder, to_tree(config), NOT_HASHED)
+    if not (folder / "config.yaml").exists():
+        write_whole(folder / "config.yaml", dump_yaml(config).encode())
+
+
+def remove_leftovers(folder: Path, best: str | None) -> None:
+    """Remove what the checkpoint does not know: weights of best epochs but for the file `best`, a marker."""
+    (folder / INTERRUPTED).unlink(missing_ok=True)
+    for leftover in folder.glob("best-epoch*.pt"):
+        if leftover.name != best:
+            leftover.unlink()
 
 
 def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str, ...]) -> None:

@@ -1,25 +1,35 @@
-"""Where a run is, beside its weights and its optimizer."""
+"""Where a run stands, and its checkpoint: weights, momenta, the gradient scaler and what `State` holds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
+from kdschemes import __version__
+from kdschemes.core.distillation import Distillation
 from kdschemes.distributed.collectives import gather_rows, rank, world_size
+from kdschemes.distributed.fsdp import joined, load_joined, load_joined_optimizer
+from kdschemes.errors import UserError
+from kdschemes.storage.checkpoint import load_state, save_state
 
 NEVER = torch.iinfo(torch.int64).max
-
 NUMBERS = ("step", "window_steps", "metrics_offset", "best", "seconds", "wall", "images")
 """What is the same on all processes."""
 
 
 @dataclass
 class State:
-    """Where a run is, beside weights and optimizer: all of it is in the checkpoint. Times are in seconds."""
+    """Where a run stands, besides weights and optimizer: all of it is in the checkpoint. Times are in seconds.
+
+    A window is what has been trained since the last line of the log. `first_bad` is, for the total and each term, the
+    first step at which it was not finite.
+    """
 
     step: int = 0
     window_sums: Tensor = field(default_factory=lambda: torch.zeros(0))
@@ -39,6 +49,20 @@ class State:
             first_bad=torch.full((columns,), NEVER, dtype=torch.int64, device=device),
         )
 
+    def advance(self, losses: Tensor, images: int) -> None:
+        """Count an optimizer step on so many images, with these values of the total and of each term."""
+        self.step += 1
+        self.images += images
+        self.window_sums += losses
+        self.window_steps += 1
+        bad = torch.full_like(self.first_bad, self.step)
+        self.first_bad = torch.where(torch.isfinite(losses), self.first_bad, self.first_bad.minimum(bad))
+
+    def start_window(self) -> None:
+        """Begin a new window."""
+        self.window_sums.zero_()
+        self.window_steps = 0
+
     def saved(self) -> dict[str, Any]:
         """Return what a checkpoint holds of it. All processes must call this: it has the windows of each."""
         return {name: getattr(self, name) for name in NUMBERS} | {"window_sums": gather_rows(self.window_sums).cpu()}
@@ -54,3 +78,41 @@ class State:
         self.window_sums = window.to(self.window_sums.device)
         for name in NUMBERS:
             setattr(self, name, saved[name])
+
+
+def save_checkpoint(
+    path: Path, state: State, scheme: Distillation, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> None:
+    """Write the checkpoint of a run. All processes must call this; the first one writes."""
+    saved = state.saved()
+    weights, momenta = joined(scheme.state_dict()), joined(optimizer.state_dict())
+    if accelerator.is_main_process:
+        scaler = accelerator.scaler
+        checkpoint = {
+            "version": __version__,
+            "processes": accelerator.num_processes,
+            "scheme": weights,
+            "optimizer": momenta,
+            "scaler": scaler.state_dict() if scaler is not None else None,
+        }
+        save_state(path, checkpoint | saved)
+
+
+def load_checkpoint(
+    path: Path, state: State, scheme: Distillation, optimizer: torch.optim.Optimizer, accelerator: Accelerator
+) -> None:
+    """Restore what `save_checkpoint` wrote.
+
+    Raises:
+        UserError: the file is damaged, or of another run.
+    """
+    saved = load_state(path)
+    try:
+        load_joined(scheme, saved["scheme"])
+        load_joined_optimizer(optimizer, saved["optimizer"])
+        if accelerator.scaler is not None and saved["scaler"] is not None:
+            accelerator.scaler.load_state_dict(saved["scaler"])
+        state.restore(saved)
+    except (KeyError, RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0][:120]
+        raise UserError(f"{path} does not fit this run ({reason}): choose another output or delete it") from None

@@ -1,12 +1,8 @@
-"""The training of runs: find what is done, train what teaches first, build the others, take them to their ends.
-
-The loop is in `lockstep`, a step in `training_run`.
-"""
+"""Training runs: drop the finished ones, open the data, train prerequisites, open the runs, then the loop."""
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,19 +17,19 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import Task
 from kdschemes.data import LoadedData, open_data
 from kdschemes.distributed.batch_norm import synchronise_batch_norm
-from kdschemes.distributed.collectives import first_alone, first_in, first_then_all
+from kdschemes.distributed.collectives import first_alone, first_then_all
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import ToldByFirst, TrainingStopped, UserError
 from kdschemes.schemes import build_scheme, earlier_runs, taught_by
+from kdschemes.storage.results import read_results
 from kdschemes.teacher_cache import attach_caches
 from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.trackers import report_finished
 from kdschemes.tracking.wandb_run import apart_from_sweep
 from kdschemes.training.checks import check_placement
-from kdschemes.training.loop import Lockstep, share_teachers
-from kdschemes.training.packing import alone, common
+from kdschemes.training.loop import train_runs
+from kdschemes.training.packing import is_packable, pack_key, share_teachers
 from kdschemes.training.run import Run
-from kdschemes.training.run_folder import RunFolder
 from kdschemes.training.signals import StopSignal
 
 
@@ -55,13 +51,13 @@ class Failed:
 
 
 def train(config: Config, stop: StopSignal | None = None) -> Finished:
-    """Train the run that a configuration names, or go on with it, or return it if it is done.
+    """Train the run that a configuration names, or resume it, or return it if it is done.
 
-    An offline teacher without weights is trained first, as a run of its own that later students find again. Signals are
-    remembered by `stop`, if it is given and entered, so that those that came before this call count too.
+    An offline teacher without weights is trained first, as a run of its own that later students find again. `stop`, if
+    it is given, has been entered, so that signals received before this call count too.
 
     Raises:
-        UserError: something the user can mend; nothing is lost.
+        UserError: a mistake that the user can fix; nothing is lost.
         TrainingStopped: a term or a weight is not finite.
         SystemExit: a signal asked to stop; the checkpoint is written.
     """
@@ -72,15 +68,15 @@ def train(config: Config, stop: StopSignal | None = None) -> Finished:
 
 
 def train_together(configs: Sequence[Config], stop: StopSignal | None = None) -> list[Finished | Failed]:
-    """Train several runs in this process, those that can in lockstep: one batch, and one teacher's answer, for all.
+    """Train several runs in this process, packed where they can be: one batch and one teacher forward for all.
 
-    Each run leaves what it would leave alone, bit for bit on CPU in float32, times and memory apart. Runs go in
-    lockstep that agree in `lockstep.common` and in the companions of their batches; the others one after the other. A
-    run that fails does not end the others. A folder that another process holds is waited for.
+    Each run leaves what it would leave alone, bit for bit on CPU in float32, times and memory apart. Runs with one
+    `pack_key` and the same auxiliary batches are packed; others train one after the other. A run that fails does not
+    end the others. A folder that another process holds is waited for.
 
     Raises:
         UserError: the processes cannot be started as the first configuration says.
-        SystemExit: a signal asked to stop; every run's checkpoint is written.
+        SystemExit: a signal asked to stop; the checkpoint of every run is written.
     """
     return _start(configs, stop, wait=True)
 
@@ -90,162 +86,95 @@ def _start(configs: Sequence[Config], stop: StopSignal | None, *, wait: bool) ->
         accelerator = start_processes(configs[0])
     except UserError as error:
         raise error if os.environ.get("RANK", "0") == "0" else ToldByFirst(str(error)) from None
-    report = Reporter(show=accelerator.is_main_process)
+    console = Reporter(show=accelerator.is_main_process)
     with contextlib.nullcontext(stop) if stop is not None else StopSignal() as signals:
-        return _train(configs, accelerator, signals, report, wait=wait)
+        return Trainer(accelerator, signals, console, wait=wait).train(configs)
 
 
-def _train(
-    configs: Sequence[Config], accelerator: Accelerator, stop: StopSignal, report: Reporter, *, wait: bool
-) -> list[Finished | Failed]:
-    """Return what became of each run, in their order."""
-    outcomes: dict[int, Finished | Failed] = {}
-    prepared: dict[str, list[tuple[int, Prepared]]] = {}
-    opened: dict[str, LoadedData] = {}
-    for number, config in enumerate(configs):
-        folder = Path(config.output) / run_name(config)
-        try:
-            found = _prepare(config, folder, opened, accelerator, stop, report)
-        except (UserError, TrainingStopped) as error:
-            outcomes[number] = Failed(folder, error)
-            continue
-        if isinstance(found, Finished):
-            outcomes[number] = found
-            continue
-        beside = f"{number} alone" if alone(config) else f"{common(config)} {found.scheme.companions}"
-        group = prepared.setdefault(beside, [])
-        share_teachers(found.scheme, [ready.scheme for _, ready in group])
-        group.append((number, found))
-    for group in prepared.values():
-        with contextlib.ExitStack() as guards:
-            runs: dict[int, Run] = {}
-            for number, ready in group:
-                try:
-                    entered = ready.enter(guards, accelerator, stop, report, wait=wait)
-                except (UserError, TrainingStopped) as error:
-                    outcomes[number] = Failed(ready.folder, error)
+@dataclass
+class Trainer:
+    """Trains runs in the processes of one launch. With `wait`, a folder that another process holds is waited for."""
+
+    accelerator: Accelerator
+    stop: StopSignal
+    console: Reporter
+    wait: bool
+
+    def train(self, configs: Sequence[Config]) -> list[Finished | Failed]:
+        """Train runs to their ends and return what became of each, in their order."""
+        outcomes: dict[Path, Finished | Failed] = {}
+        packs: dict[str, list[Run]] = {}
+        opened: dict[str, LoadedData] = {}
+        folders = [Path(config.output) / run_name(config) for config in configs]
+        for config, folder in zip(configs, folders, strict=True):
+            try:
+                if finished := self._finished(config, folder):
+                    outcomes[folder] = finished
                     continue
-                if isinstance(entered, Finished):
-                    outcomes[number] = entered
-                    continue
-                runs[number] = entered
-            if runs:
-                lockstep = Lockstep(list(runs.values()))
-                lockstep.train()
-                for number, run in runs.items():
-                    why = lockstep.failed.get(run.folder.name)
-                    outcomes[number] = Finished(run.folder, run.end.results) if why is None else Failed(run.folder, why)
-        group.clear()
-        accelerator.free_memory()
-    return [outcomes[number] for number in range(len(configs))]
+                run = self._prepare(config, folder, opened)
+            except (UserError, TrainingStopped) as error:
+                outcomes[folder] = Failed(folder, error)
+                continue
+            key = f"{pack_key(config)} {run.scheme.companions}" if is_packable(config) else str(folder)
+            share_teachers(run.scheme, [other.scheme for other in packs.get(key, ())])
+            packs.setdefault(key, []).append(run)
+        for pack in packs.values():
+            failed = train_runs(pack, self.stop, self.console, wait=self.wait)
+            for run in pack:
+                why = failed.get(run.folder.name)
+                outcomes[run.folder] = Failed(run.folder, why) if why else Finished(run.folder, run.results, run.ran)
+            pack.clear()
+            self.accelerator.free_memory()
+        return [outcomes[folder] for folder in folders]
 
-
-@dataclass(frozen=True)
-class Prepared:
-    """A run that is not finished, with its data open and its teachers trained."""
-
-    config: Config
-    folder: Path
-    data: LoadedData
-    scheme: Distillation
-    teacher_checkpoint: str | list[str] | None
-
-    def enter(
-        self,
-        guards: contextlib.ExitStack,
-        accelerator: Accelerator,
-        stop: StopSignal,
-        report: Reporter,
-        *,
-        wait: bool,
-    ) -> Run | Finished:
-        """Take the folder and build the run, unless it has been finished meanwhile.
-
-        Raises:
-            UserError: another process holds the folder, or it cannot be written.
-            SystemExit: a signal asked to stop while another holder was waited for.
-        """
-        guard = RunFolder(self.folder, stop, wait=wait) if accelerator.is_main_process else None
-        guards.enter_context(first_in(guard or contextlib.nullcontext()))
-        done = first_alone(lambda: _finished(self.folder))
-        if done is not None:
-            return Finished(self.folder, done, ran=False)
-        checkpoint = self.teacher_checkpoint
-        return Run(self.config, accelerator, stop, report, self.data, self.scheme, self.folder, checkpoint, guard)
-
-
-def _prepare(
-    config: Config,
-    folder: Path,
-    opened: dict[str, LoadedData],
-    accelerator: Accelerator,
-    stop: StopSignal,
-    report: Reporter,
-) -> Prepared | Finished:
-    done = first_alone(lambda: _finished(folder))
-    if done is not None:
-        report.once(f"this run is done already: {folder}")
-        results = done
+    def _finished(self, config: Config, folder: Path) -> Finished | None:
+        results = first_alone(lambda: read_results(folder))
+        if results is None:
+            return None
+        self.console.once(f"this run is done already: {folder}")
         first_alone(lambda: report_finished(config, folder, results))
-        return Finished(folder, done, ran=False)
+        return Finished(folder, results, ran=False)
 
-    def open_once() -> LoadedData:
-        key = repr((config.data, config.seed, config.train.channels_last))
-        if key not in opened:
-            opened[key] = open_data(
-                config.data, seed=config.seed, device=accelerator.device, channels_last=config.train.channels_last
-            )
-        return opened[key]
+    def _prepare(self, config: Config, folder: Path, opened: dict[str, LoadedData]) -> Run:
+        """Open the data, train the run's prerequisites, and build its scheme."""
+        train, accelerator = config.train, self.accelerator
 
-    data = first_then_all(open_once)
-    sizes = config.train
-    world = accelerator.num_processes
-    first_then_all(lambda: data.check_batches(sizes.batch_size, sizes.accumulation, world, sizes.drop_last))
-    task = Task(data.num_classes, data.channels, data.image_size, data.train_labels)
-    resolved = config
-    if earlier := first_then_all(lambda: earlier_runs(config)):
-        first_then_all(lambda: _build(taught_by(config, None), task, data, accelerator))
-        resolved = taught_by(config, _train_earlier(earlier, accelerator, stop, report))
-    scheme = first_then_all(lambda: _build(resolved, task, data, accelerator))
-    first_then_all(lambda: attach_caches(resolved, scheme, data))
-    return Prepared(config, folder, data, scheme, resolved.teacher.checkpoint)
+        def open_once() -> LoadedData:
+            key = repr((config.data, config.seed, train.channels_last))
+            if key not in opened:
+                opened[key] = open_data(
+                    config.data, seed=config.seed, device=accelerator.device, channels_last=train.channels_last
+                )
+            return opened[key]
 
+        data = first_then_all(open_once)
+        world = accelerator.num_processes
+        first_then_all(lambda: data.check_batches(train.batch_size, train.accumulation, world, train.drop_last))
+        resolved = config
+        if earlier := first_then_all(lambda: earlier_runs(config)):
+            first_then_all(lambda: self._build(taught_by(config, None), data))
+            resolved = taught_by(config, self._train_prerequisites(earlier))
+        scheme = first_then_all(lambda: self._build(resolved, data))
+        first_then_all(lambda: attach_caches(resolved, scheme, data))
+        checkpoint = resolved.teacher.checkpoint
+        return Run(config, accelerator, data, scheme, folder, console=self.console, teacher_checkpoint=checkpoint)
 
-def _build(config: Config, task: Task, data: LoadedData, accelerator: Accelerator) -> Distillation:
-    scheme = build_scheme(config, task)
-    check_placement(config, scheme, data.sizes, accelerator.num_processes)
-    if accelerator.num_processes > 1 and config.train.sync_bn:
-        synchronise_batch_norm(scheme, accelerator.device)
-    return scheme
+    def _build(self, config: Config, data: LoadedData) -> Distillation:
+        world = self.accelerator.num_processes
+        scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels))
+        check_placement(config, scheme, data.sizes, world)
+        if world > 1 and config.train.sync_bn:
+            synchronise_batch_norm(scheme, self.accelerator.device)
+        return scheme
 
-
-def _train_earlier(
-    earlier: Sequence[Config], accelerator: Accelerator, stop: StopSignal, report: Reporter
-) -> list[str]:
-    """Return the folders of runs that teach another one, trained now where that was not done before.
-
-    Raises:
-        UserError: one of them cannot be trained.
-        TrainingStopped: one of them cannot go on.
-    """
-    folders = []
-    for run in earlier:
-        folder = Path(run.output) / run_name(run)
-        if not (folder / "results.json").exists():
-            report.line(f"teacher {run.model.name} has no checkpoint: its run is {folder}")
-        with apart_from_sweep():
-            (outcome,) = _train([run], accelerator, stop, report, wait=True)
-        if isinstance(outcome, Failed):
-            raise outcome.error
-        folders.append(str(outcome.folder))
-    return folders
-
-
-def _finished(folder: Path) -> dict[str, Any] | None:
-    try:
-        results: dict[str, Any] = json.loads((folder / "results.json").read_text())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError):
-        raise UserError(f"{folder / 'results.json'} is damaged: delete it and run again") from None
-    return results
+    def _train_prerequisites(self, configs: Sequence[Config]) -> list[str]:
+        """Return the folders of the runs that teach another one, trained now unless they are finished."""
+        for config in configs:
+            folder = Path(config.output) / run_name(config)
+            if not (folder / "results.json").exists():
+                self.console.line(f"teacher {config.model.name} has no checkpoint: its run is {folder}")
+            with apart_from_sweep():
+                (outcome,) = Trainer(self.accelerator, self.stop, self.console, wait=True).train([config])
+            if isinstance(outcome, Failed):
+                raise outcome.error
+        return [str(Path(config.output) / run_name(config)) for config in configs]

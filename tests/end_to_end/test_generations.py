@@ -168,7 +168,7 @@ def test_a_chain_killed_in_its_second_generation_goes_on_there(whole: Path, tmp_
     ended = run(ARGUMENTS, place)
     assert (ended.code, ended.err) == (0, "")
     assert f"this run is done already: runs/{folder_of(place, *FIRST_RUN).name}" in ended.out
-    assert ended.out.count("going on from step") == 1
+    assert ended.out.count("resuming from step") == 1
     assert all(path.stat().st_mtime_ns == time_then for path, time_then in written.items() if path.parent != last)
     for arguments in (PLAIN_RUN, FIRST_RUN, ARGUMENTS):
         same_files(folder_of(place, *arguments), folder_of(whole, *arguments))

@@ -46,7 +46,7 @@ def test_a_killed_run_goes_on_exactly(name: str, tmp_path: Path) -> None:
     gone_on = run(arguments, tmp_path / "run")
     undisturbed = whole.wait()
     assert (gone_on.code, gone_on.err) == (undisturbed.code, undisturbed.err) == (0, "")
-    assert "going on from step" in gone_on.out
+    assert "resuming from step" in gone_on.out
     expected = sorted((tmp_path / "whole" / "runs").iterdir())
     found = sorted((tmp_path / "run" / "runs").iterdir())
     assert [folder.name for folder in found] == [folder.name for folder in expected]

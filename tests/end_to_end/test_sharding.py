@@ -116,7 +116,7 @@ def test_a_split_run_stops_goes_on_exactly_and_leaves_whole_weights(tmp_path: Pa
     saved = checkpoint(place)
     assert all(type(value) is torch.Tensor for value in saved["scheme"].values())
     assert all(type(v) is torch.Tensor for values in saved["optimizer"]["state"].values() for v in values.values())
-    assert "going on from step 3" in pair(arguments, place)[0].out
+    assert "resuming from step 3" in pair(arguments, place)[0].out
     check_equal(place, whole)
     network, ours = load_model(str(run_folder(place))), checkpoint(place)["scheme"]
     for name, value in network.plain_state().items():
@@ -131,7 +131,7 @@ def test_a_run_goes_on_with_split_weights_and_without(tmp_path: Path) -> None:
     assert [ended.code for ended in stopped] == [143, 143]
     alone = run(arguments, tmp_path, SignalAtFile(signal.SIGTERM, 3, ("os.rename",)))
     assert alone.code == 143
-    assert "going on from step 3" in alone.out
+    assert "resuming from step 3" in alone.out
     assert [(ended.code, ended.err) for ended in pair(split, tmp_path)] == [(0, "")] * 2
     results = json.loads((run_folder(tmp_path) / "results.json").read_text())
     assert results["processes"] == 2

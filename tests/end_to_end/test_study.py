@@ -161,7 +161,7 @@ def test_a_stopped_and_killed_study_goes_on_and_repeats_nothing(whole: tuple[Pat
     code, out, err = first.wait()
     assert (code, err) == (143, ""), out
     assert "SIGTERM: saving what is in training" in out
-    assert out.splitlines()[-1] == f"stopped by SIGTERM; the same command goes on: {place}"
+    assert out.splitlines()[-1] == f"stopped by SIGTERM; the same command resumes: {place}"
     assert "interrupted" in (place / "report.md").read_text()
     orphaned = Command(folder)
     orphaned.until(lambda: len(finished(folder)) >= 2)
@@ -216,7 +216,7 @@ def test_a_spent_budget_ends_it_and_more_goes_on(tmp_path: Path) -> None:
     code, out, err = Command(folder, "--parallel", "1").wait()
     assert (code, err) == (1, ""), out
     assert "the budget is spent: saving what is in training\n" in out
-    assert out.splitlines()[-1] == "the budget of 0.001 h is spent; the same command goes on with as much again"
+    assert out.splitlines()[-1] == "the budget of 0.001 h is spent; the same command resumes with as much again"
     assert len(finished(folder)) < 3
     assert (folder / "runs" / "studies" / "mine" / "report.html").is_file()
     code, out, err = Command(begin(tmp_path, study), "--parallel", "1").wait()

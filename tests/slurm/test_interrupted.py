@@ -33,7 +33,7 @@ def test_a_job_near_its_time_limit_saves_requeues_itself_and_finishes(site: Site
     log = site.log(job)
     assert log.count("stopped by SIGUSR2 after step ") == 1
     assert log.count(f"job {job} stopped before its end: into the queue again") == 1
-    assert log.count("going on from step ") == 1
+    assert log.count("resuming from step ") == 1
     assert f"job {job}, start 2, 1 x 1 processes" in log
     check_equal(site.run_folder(), whole)
     assert not list(site.clone.glob(".kdschemes-*"))
@@ -95,7 +95,7 @@ def test_a_cancelled_job_stays_cancelled_and_the_same_command_goes_on(site: Site
     assert (facts["JobState"], facts["Restarts"]) == ("CANCELLED", "0")
     again = site.submit(*RUN)
     site.completed(again, restarts=0)
-    assert "going on from step " in site.log(again)
+    assert "resuming from step " in site.log(again)
     check_equal(site.run_folder(), whole)
     finished = site.submit(*RUN)
     site.completed(finished, restarts=0)

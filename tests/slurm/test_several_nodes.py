@@ -51,7 +51,7 @@ def test_a_killed_rank_ends_the_job_at_once_and_going_on_works(site: Site, whole
     assert not (site.run_folder() / "results.json").exists()
     again = site.submit(*ONLINE, "train.checkpoint_steps=5", options="--nodes=2")
     site.completed(again, restarts=0)
-    assert "going on from step " in site.log(again)
+    assert "resuming from step " in site.log(again)
     ours = site.run_folder()
     for name in ("metrics.jsonl", "model.safetensors", "best/model.safetensors"):
         assert (ours / name).read_bytes() == (whole / name).read_bytes(), name

@@ -99,5 +99,5 @@ def test_a_cancelled_study_goes_on_where_it_was(site: Site) -> None:
     after = results(site)
     assert {name: after[name] for name in before} == before
     (log,) = (site.clone / "runs" / "studies" / "starts" / "logs").glob(f"*-{array}_0.out")
-    assert "going on from step " in log.read_text()
+    assert "resuming from step " in log.read_text()
     shutil.rmtree(site.clone / "runs")

@@ -13,7 +13,7 @@ from kdschemes.config import Config
 from kdschemes.errors import UserError
 from kdschemes.models import count_macs, create_model
 from kdschemes.study.spec import StudyRun
-from kdschemes.training.packing import alone, common
+from kdschemes.training.packing import is_packable, pack_key
 
 FLOAT = 4
 
@@ -122,11 +122,11 @@ def epoch_work(config: Config, together: int) -> float:
 
 def _key(run: StudyRun) -> object:
     config = run.config
-    if alone(config):
+    if not is_packable(config):
         return run.folder
     teacher = config.teacher
     taught = (teacher.name, teacher.checkpoint, teacher.pretrained, teacher.precision)
-    return common(config), run.needs, repr(taught) if config.scheme.uses_teacher else None
+    return pack_key(config), run.needs, repr(taught) if config.scheme.uses_teacher else None
 
 
 def _fitting(pack: Pack, limit: float) -> list[Pack]:

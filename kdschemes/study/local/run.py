@@ -57,7 +57,7 @@ def study_here(
         try:
             return _run(opened, stop, parallel, memory)
         except KeyboardInterrupt:
-            print("stopped at once; the same command goes on from the last checkpoints", flush=True)
+            print("stopped at once; the same command resumes from the last checkpoints", flush=True)
             return 128 + signal.SIGINT
         finally:
             lock.release()
@@ -134,11 +134,11 @@ def _run(opened: Opened, stop: StopSignal, parallel: int | None, memory: float |
             print(f"{row.entry.label}: {row.state}, {row.reason}")
     print(counts(last.rows), flush=True)
     if isinstance(scheduler.ended, signal.Signals):
-        print(f"stopped by {scheduler.ended.name}; the same command goes on: {study.folder}", flush=True)
+        print(f"stopped by {scheduler.ended.name}; the same command resumes: {study.folder}", flush=True)
         return 128 + scheduler.ended
     if scheduler.ended == BUDGET:
         hours = f"{opened.file.hours:g} h"
-        print(f"the budget of {hours} is spent; the same command goes on with as much again", flush=True)
+        print(f"the budget of {hours} is spent; the same command resumes with as much again", flush=True)
     return 0 if reported and scheduler.ended is None and not scheduler.failed and not scheduler.stopped else 1
 
 

@@ -1,0 +1,50 @@
+"""What a run records as it trains: `metrics.jsonl`, `timing.jsonl` and the trackers' mirrors of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kdschemes.config import Config
+from kdschemes.tracking.metrics_log import MetricsLog
+from kdschemes.tracking.trackers import open_trackers
+
+
+class RunLog:
+    """The logs and trackers of one run, on the first process.
+
+    Lines after `offset` in `metrics.jsonl` are cut: the run resumes from a checkpoint that was written before them.
+    `timing.jsonl` keeps all of its whole lines. `reported` is the head whose metrics trackers also show without a name.
+
+    Raises:
+        UserError: a log can't be written or is not the checkpoint's, or a tracker can't start.
+    """
+
+    def __init__(self, config: Config, folder: Path, *, offset: int, reported: str, resume_step: int) -> None:
+        timing = folder / "timing.jsonl"
+        whole_lines = timing.read_bytes().rfind(b"\n") + 1 if timing.exists() else 0
+        self._metrics = MetricsLog(folder / "metrics.jsonl", offset=offset)
+        self._timing = MetricsLog(timing, offset=whole_lines)
+        self.trackers = open_trackers(config, folder, reported=reported, resume_step=resume_step)
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Add a line to `metrics.jsonl`, and mirror it in the trackers."""
+        self._metrics.write(row)
+        self.trackers.log(row, step=row["step"])
+
+    def write_timing(self, step: int, seconds: float, images: int) -> None:
+        """Add a line to `timing.jsonl`: the run trained on so many images in so many seconds up to a step."""
+        self._timing.write({"step": step, "seconds": seconds, "images_per_second": images / seconds})
+
+    def sync(self) -> int:
+        """Wait until `metrics.jsonl` is on the disk and return its length in bytes."""
+        self._metrics.sync()
+        return self._metrics.offset
+
+    def close(self, error: BaseException | None) -> None:
+        """Close the logs and end the trackers; `error` is what ended the run early, SystemExit if a signal did."""
+        self._metrics.close()
+        self._timing.close()
+        stopped = isinstance(error, SystemExit)
+        code = error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else int(error is not None)
+        self.trackers.finish(exit_code=code, preempted=stopped)

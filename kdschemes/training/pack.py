@@ -1,0 +1,70 @@
+"""A pack: the runs that the loop trains together on the same batches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+
+from kdschemes.errors import TrainingStopped, UserError
+from kdschemes.evaluation.evaluate import Evaluation, evaluate_together
+from kdschemes.tracking.console import Reporter
+from kdschemes.training.run import Run
+from kdschemes.training.signals import StopSignal
+
+
+class Pack:
+    """Runs with one `pack_key`; a single run is a pack of one. A run that fails leaves the others in training.
+
+    Each run has its own scheme, optimizer, folder, log and checkpoints, and trains as it would alone, to the bit. The
+    runs share their batches and the forward passes of frozen networks that are equal.
+    """
+
+    def __init__(self, runs: Sequence[Run], stop: StopSignal, console: Reporter) -> None:
+        self.first = runs[0]
+        self.active = list(runs)
+        self.size = len(runs)
+        self.stop, self.console = stop, console
+        self.failed: dict[str, UserError | TrainingStopped] = {}
+        for run in runs:
+            run.pack_size = self.size
+
+    @contextlib.contextmanager
+    def isolate(self, run: Run) -> Iterator[None]:
+        """Contain a failure of one run: it is closed and recorded, and the other runs continue."""
+        try:
+            yield
+        except (UserError, TrainingStopped) as error:
+            self.active.remove(run)
+            self.failed[run.folder.name] = error
+            run.close(error)
+            if self.size > 1:
+                self.console.line(f"{run.folder.name} ends: {error}")
+
+    def at(self, step: int) -> list[Run]:
+        """Return the active runs that have taken so many steps."""
+        return [run for run in self.active if run.state.step == step]
+
+    def still_active(self, runs: Sequence[Run]) -> list[Run]:
+        """Return those of `runs` that have neither failed nor finished."""
+        return [run for run in runs if run in self.active]
+
+    def show_progress(self) -> None:
+        """Advance the progress bar to where the active runs are."""
+        if self.active:
+            states = [run.state for run in self.active]
+            self.console.advance(
+                sum(state.step for state in states),
+                sum(state.images for state in states),
+                sum(state.seconds for state in states),
+            )
+
+
+def evaluate_runs(
+    runs: Sequence[Run], split: str, heads: Sequence[str] | None = None, *, keep_answers: bool = False
+) -> list[Evaluation]:
+    """Evaluate the heads of several runs (default: all, and the teacher) on a split, batch by batch."""
+    if not runs:
+        return []
+    first, schemes = runs[0], [run.scheme for run in runs]
+    with first.accelerator.autocast():
+        return evaluate_together(schemes, first.batches(split), first.device, heads, keep_answers=keep_answers)
