@@ -40,9 +40,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of reference values and data beside the repository."""
+    """The folder of CIFAR-100 and trained weights beside the repository."""
     if not SHARED.is_dir():
-        pytest.skip("reference values and data are not here: no folder 'shared' beside the repository")
+        pytest.skip("CIFAR-100 and trained weights are not here: no folder 'shared' beside the repository")
     return SHARED
 
 

@@ -1,11 +1,11 @@
-"""Losses against reference values of public implementations, gradients included."""
+"""Losses against the values of public implementations in `reference/`, gradients included."""
 
 from __future__ import annotations
 
-import importlib.util
+import hashlib
 import json
+import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import references_adaptive
@@ -19,11 +19,10 @@ import references_schemes_offline
 import references_schemes_peers
 import references_schemes_self
 import torch
+from reference.inputs import make_inputs
 
-ORACLE = Path(__file__).resolve().parents[1].parent / "shared" / "oracle"
-Case = dict[str, Any]
-
-
+FOLDER = Path(__file__).parent / "reference"
+RECORDED = json.loads((FOLDER / "losses.json").read_text())
 REFERENCES = {
     **references_response.REFERENCES,
     **references_adaptive.REFERENCES,
@@ -38,40 +37,41 @@ REFERENCES = {
 }
 
 
-def load_cases(method: str) -> list[tuple[Case, dict[str, Any]]]:
-    if not ORACLE.is_dir():
-        pytest.skip("the reference values (a folder `shared/oracle` beside the repository) are not there")
-    spec = importlib.util.spec_from_file_location("make_inputs", ORACLE / "make_inputs.py")
-    assert spec is not None
-    assert spec.loader is not None
-    make_inputs = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(make_inputs)
-    cases = json.loads((ORACLE / "golden.json").read_text())["methods"][method]["cases"]
-    return [(case, make_inputs.make_case(case["in"])) for case in cases]
+def test_every_reference_is_compared_and_named_in_the_readme() -> None:
+    assert sorted(REFERENCES) == sorted(RECORDED["references"])
+    sources = (FOLDER / "README.md").read_text().partition("## Sources")[2]
+    named = [name for row in re.findall(r"^\| .*", sources, re.MULTILINE) for name in re.findall(r"`([^`]+)`:", row)]
+    assert sorted(named) == sorted(REFERENCES)
+
+
+def test_inputs_are_those_that_the_references_were_given() -> None:
+    digest = hashlib.sha256()
+    for _, cases in sorted(RECORDED["references"].items()):
+        for case in cases:
+            for _, array in sorted(make_inputs(case["inputs"]).items()):
+                digest.update(array.tobytes())
+    assert digest.hexdigest() == RECORDED["inputs_sha256"]
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 @pytest.mark.parametrize("method", REFERENCES)
 def test_values_and_gradients_equal_the_reference(method: str, dtype: torch.dtype) -> None:
     exact = dtype == torch.float64
-    for case, arrays in load_cases(method):
-        truth = case["f64"]
-        x = {name: torch.from_numpy(a) for name, a in arrays.items()}
-        x = {name: t.to(dtype) if t.is_floating_point() else t for name, t in x.items()}
-        learners = [name for name in truth if name != "L"]
-        for name in learners:
-            x[name].requires_grad_()
-        value = REFERENCES[method](x, case["p"])
+    rel = 1e-9 if exact else 1e-4
+    for case in RECORDED["references"][method]:
+        truth, name = case["float64"], case["id"]
+        x = {key: torch.from_numpy(array) for key, array in make_inputs(case["inputs"]).items()}
+        x = {key: t.to(dtype) if t.is_floating_point() else t for key, t in x.items()}
+        for learner in truth["gradients"]:
+            x[learner].requires_grad_()
+        value = REFERENCES[method](x, case["parameters"])
         value.backward()
-        noise = 5e-7 * case["p"].get("T", 1.0) ** 2
-        assert value.item() == pytest.approx(truth["L"], rel=1e-10 if exact else 1e-5, abs=1e-14 if exact else noise), (
-            case["id"]
-        )
-        for name in learners:
-            gradient = x[name].grad
+        noise = 5e-7 * case["parameters"].get("T", 1.0) ** 2
+        tolerance = {"rel": 1e-10, "abs": 1e-14} if exact else {"rel": 1e-5, "abs": noise}
+        assert value.item() == pytest.approx(truth["loss"], **tolerance), name
+        for learner, expected in truth["gradients"].items():
+            gradient = x[learner].grad
             assert gradient is not None
-            norm = truth[name]["n"]
-            rel = 1e-9 if exact else 1e-4
-            tolerance = {"rel": rel, "abs": 1e-14 if exact else 1e-6 + rel * norm}
-            assert gradient.norm().item() == pytest.approx(norm, **tolerance), case["id"]
-            assert gradient.flatten()[:5].tolist() == pytest.approx(truth[name]["g"], **tolerance), case["id"]
+            tolerance = {"rel": rel, "abs": 1e-14 if exact else 1e-6 + rel * expected["norm"]}
+            assert gradient.norm().item() == pytest.approx(expected["norm"], **tolerance), name
+            assert gradient.flatten()[:5].tolist() == pytest.approx(expected["first"], **tolerance), name
