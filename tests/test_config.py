@@ -18,6 +18,7 @@ from kdschemes.config.load import build_config, load_config
 from kdschemes.config.losses import feature as feature_maps
 from kdschemes.config.losses import response
 from kdschemes.config.naming import NOT_HASHED, config_hash, dump_yaml, run_name, to_tree
+from kdschemes.config.recipes import known_recipes
 from kdschemes.config.schemes import online as options_online
 from kdschemes.config.schemes import self_distillation as self_exits
 from kdschemes.config.schemes import supervised
@@ -26,9 +27,7 @@ from kdschemes.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 RECIPES = REPOSITORY / "experiments"
-RECIPE_FILES = sorted(
-    file for file in RECIPES.rglob("*.yaml") if file.relative_to(RECIPES).parts[0] not in ("studies", "sweeps")
-)
+RECIPE_FILES = sorted(file for name in known_recipes(RECIPES) if (file := RECIPES / f"{name}.yaml").is_file())
 METHODS = [(scheme, method) for scheme, methods in schemes.SCHEMES.items() for method in methods]
 
 

@@ -1,10 +1,10 @@
-"""Recipes: files of keys, in YAML or as the literal `RECIPE` of a topology in Python."""
+"""Recipes: files of keys, in YAML or as the literal `RECIPE` of a topology in Python; and tables of recipes in YAML."""
 
 from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,14 @@ from kdschemes.errors import UserError, nearest, unknown
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
 
 RECIPES_SHOWN = 12
-
+TABLE_KEYS = ("keys", "columns", "rows")
+COLUMN_KEYS = ("keys", "published")
+ROW_KEYS = ("about", "source", "published", "keys", "cells")
 TOPOLOGY, TOPOLOGIES, STUDIES, SWEEPS = "topology", "topologies", "studies", "sweeps"
 
 
 def read_recipe(name: Any, recipes: Path) -> Tree:
-    """Return the keys of the recipe `NAME` of a folder, or of a file.
+    """Return the keys of the recipe `NAME` of a folder, of `TABLE/ROW_COLUMN` of a table there, or of a file.
 
     Raises:
         UserError: it is not there, cannot be read, or holds no keys.
@@ -31,15 +33,39 @@ def read_recipe(name: Any, recipes: Path) -> Tree:
     path = Path(str(name))
     if path.suffix not in (".yaml", ".yml", ".py"):
         found = [place for place in (recipes / f"{name}.yaml", recipes / f"{name}.py") if place.is_file()]
+        table = recipes / f"{path.parent}.yaml"
+        if not found and table.is_file():
+            tree = _read_table(table, _read_yaml(table)).get(path.name)
+            if tree is not None:
+                return tree
         if not found:
-            named = recipes.rglob("*.yaml")
-            files = [file for file in named if file.relative_to(recipes).parts[0] not in (STUDIES, SWEEPS)]
-            files += recipes.glob(f"{TOPOLOGIES}/*.py")
-            known = sorted(str(p.relative_to(recipes).with_suffix("")) for p in files)
-            raise _unknown_recipe(str(name), known, recipes)
+            raise _unknown_recipe(str(name), known_recipes(recipes), recipes)
         path = found[0]
     if path.suffix == ".py":
         return _read_topology(path)
+    tree = _read_yaml(path)
+    if _is_table(tree):
+        raise UserError(f"recipe {path} is a table of recipes: name one of them, as {path.stem}/ROW_COLUMN")
+    return _nested(tree)
+
+
+def known_recipes(recipes: Path) -> list[str]:
+    """Return the names of the recipes in a folder, those of its tables too."""
+    names = [str(file.relative_to(recipes).with_suffix("")) for file in recipes.glob(f"{TOPOLOGIES}/*.py")]
+    for file in recipes.rglob("*.yaml"):
+        place = file.relative_to(recipes)
+        if place.parts[0] in (STUDIES, SWEEPS):
+            continue
+        name = str(place.with_suffix(""))
+        try:
+            tree = _read_yaml(file)
+            names += [f"{name}/{own}" for own in _read_table(file, tree)] if _is_table(tree) else [name]
+        except UserError:
+            names.append(name)
+    return sorted(names)
+
+
+def _read_yaml(path: Path) -> Tree:
     try:
         tree = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -49,7 +75,52 @@ def read_recipe(name: Any, recipes: Path) -> Tree:
         raise UserError(f"recipe {path} is not YAML (line {line})") from None
     if not isinstance(tree, dict):
         raise UserError(f"recipe {path} holds no keys")
-    return _nested(tree)
+    return tree
+
+
+def _is_table(tree: Mapping[str, Any]) -> bool:
+    return "rows" in tree
+
+
+def _read_table(path: Path, tree: Mapping[str, Any]) -> dict[str, Tree]:
+    """Return the recipes of a table by their names, `ROW_COLUMN`.
+
+    Later wins: the keys of the table, the row, the column, the cell. `published` of a row has a number for each column;
+    where it is null, there is no recipe.
+    """
+    try:
+        _check_keys("the table", tree, TABLE_KEYS)
+        columns = {str(name): column for name, column in _mapping("columns", tree.get("columns")).items()}
+        for name, column in columns.items():
+            _check_keys(f"column {name}", column, COLUMN_KEYS)
+        made: dict[str, Tree] = {}
+        for name, row in _mapping("rows", tree["rows"]).items():
+            _check_keys(f"row {name}", row, ROW_KEYS)
+            cells = row.get("cells", {})
+            _check_keys(f"cells of row {name}", cells, columns)
+            published = row.get("published", [True] * len(columns))
+            if not isinstance(published, list) or len(published) != len(columns):
+                raise UserError(f"published of row {name} needs a value for each of {len(columns)} columns")
+            for (column, of_column), number in zip(columns.items(), published, strict=True):
+                if number is not None:
+                    recipe = made[f"{name}_{column}"] = {}
+                    for keys in (*(part.get("keys", {}) for part in (tree, row, of_column)), cells.get(column, {})):
+                        merge(recipe, _nested(_mapping(f"what makes {name}_{column}", keys)))
+    except UserError as error:
+        raise UserError(f"recipe {path}: {error}") from None
+    return made
+
+
+def _mapping(of: str, value: Any) -> Mapping[Any, Any]:
+    if not isinstance(value, Mapping):
+        raise UserError(f"{of} holds no keys")
+    return value
+
+
+def _check_keys(of: str, value: Any, known: Collection[str]) -> None:
+    for key in _mapping(of, value):
+        if key not in known:
+            raise unknown(f"key of {of}", str(key), known)
 
 
 def _read_topology(path: Path) -> Tree:
