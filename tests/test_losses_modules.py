@@ -22,6 +22,7 @@ from kdschemes.losses.feature.at import AT, attention_transfer
 from kdschemes.losses.feature.hint import hint
 from kdschemes.losses.relation.fsp import fsp
 from kdschemes.losses.relation.rkd import rkd_angle, rkd_distance
+from kdschemes.losses.response.kd import kd
 from kdschemes.losses.response.logit_mse import logit_mse
 from kdschemes.losses.stages import map_shape, match_stages, to_map
 

@@ -22,7 +22,7 @@ def cwd(
     Shu et al. 2021, "Channel-wise Knowledge Distillation for Dense Prediction": every channel of every sample is a
     distribution over positions. Sum over positions, mean over channels and the batch. Maps of different size are
     average-pooled to the smaller height and the smaller width first; equal channels are the caller's part. Gradients
-    flow to both. It is `response.kd` of N C rows, and as precise.
+    flow to both. It is `kd` of N C rows, and as precise.
 
     Args:
         student: feature maps.
