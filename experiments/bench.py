@@ -25,6 +25,7 @@ from torch import Tensor
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
+from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Network
@@ -32,9 +33,8 @@ from kdschemes.core.types import Task
 from kdschemes.data import LoadedData, views
 from kdschemes.data.views import Stream
 from kdschemes.distributed.launch import start_processes
-from kdschemes.losses.feature import nst
-from kdschemes.losses.relation import rkd_angle
-from kdschemes.losses.response import cross_entropy
+from kdschemes.losses.feature.nst import nst
+from kdschemes.losses.relation.rkd import rkd_angle
 from kdschemes.schemes import build_scheme
 from kdschemes.seeding import integers, uniform
 from kdschemes.tracking.console import Reporter

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from kdschemes.losses.relation import batch_correlation, class_correlation
-from kdschemes.losses.response import srd, uskd
+from kdschemes.losses.logit_correlation import batch_correlation, class_correlation
+from kdschemes.losses.response.srd import srd
+from kdschemes.losses.response.uskd import uskd
 
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]

@@ -7,7 +7,10 @@ from typing import Any
 
 from torch import Tensor
 
-from kdschemes.losses.feature import cat_kd, cwd, pad, pkd
+from kdschemes.losses.feature.cat_kd import cat_kd
+from kdschemes.losses.feature.cwd import cwd
+from kdschemes.losses.feature.pad import pad
+from kdschemes.losses.feature.pkd import pkd
 
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]

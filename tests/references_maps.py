@@ -12,8 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdschemes.losses.feature import ab, attention_transfer, ft, hcl, hint, nst, ofd, ofd_margin, vid, vid_raw_variance
-from kdschemes.losses.feature.reviewkd import Fusion
+from kdschemes.losses.feature.ab import ab
+from kdschemes.losses.feature.at import attention_transfer
+from kdschemes.losses.feature.ft import ft
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.feature.nst import nst
+from kdschemes.losses.feature.ofd import ofd, ofd_margin
+from kdschemes.losses.feature.reviewkd import Fusion, hcl
+from kdschemes.losses.feature.vid import vid, vid_raw_variance
 
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]

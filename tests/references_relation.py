@@ -9,20 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.losses.relation import (
-    fsp,
-    kernel_congruence,
-    log_normaliser,
-    memory_similarities,
-    neighbour_congruence,
-    noise_contrastive,
-    probabilistic_transfer,
-    refreshed_memory,
-    rkd_angle,
-    rkd_distance,
-    similarity_preserving,
-    unit_rows,
-)
+from kdschemes.losses.relation.cc import kernel_congruence, neighbour_congruence
+from kdschemes.losses.relation.crd import log_normaliser, memory_similarities, noise_contrastive, refreshed_memory
+from kdschemes.losses.relation.fsp import fsp
+from kdschemes.losses.relation.pkt import probabilistic_transfer
+from kdschemes.losses.relation.rkd import rkd_angle, rkd_distance
+from kdschemes.losses.relation.sp import similarity_preserving
+from kdschemes.losses.rows import unit_rows
 
 Case = dict[str, Any]
 Reference = Callable[[dict[str, Tensor], Case], Tensor]

@@ -8,7 +8,14 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from kdschemes.losses.response import cross_entropy, dist, dkd, kd, nkd, standardise, tfkd_reg, wsld
+from kdschemes.core.cross_entropy import cross_entropy
+from kdschemes.losses.response.dist import dist
+from kdschemes.losses.response.dkd import dkd
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.nkd import nkd
+from kdschemes.losses.response.standardise import standardise
+from kdschemes.losses.response.tfkd_reg import tfkd_reg
+from kdschemes.losses.response.wsld import wsld
 
 Case = dict[str, Any]
 Inputs = dict[str, Tensor]

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.schedules import sigmoid_ramp
 from kdschemes.core.types import Progress
-from kdschemes.losses.response import cross_entropy, kd
+from kdschemes.losses.response.kd import kd
 from kdschemes.schemes.online.okddip import attended, attention
 from kdschemes.schemes.online.one import Gate, gated_mean
 

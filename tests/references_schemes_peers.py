@@ -10,7 +10,7 @@ from scheme_cases import START, build
 from torch import Tensor
 
 from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response import kd
+from kdschemes.losses.response.kd import kd
 from kdschemes.schemes.online.kdcl import minlogit
 
 Case = dict[str, Any]

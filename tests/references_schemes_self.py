@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.schedules import constant
 from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response import cross_entropy, kd, soft_ce
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.soft_ce import soft_ce
 from kdschemes.schemes.self_distillation.dlb import SuperviseBoth
 
 Case = dict[str, Any]

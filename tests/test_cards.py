@@ -1,4 +1,4 @@
-"""Every method and every loss has a card, and what it says of the defaults is what the configuration does."""
+"""Every method and every loss has a card: facts that a YAML reader reads, then prose."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kdschemes.cards.read import Card, loss_card, method_card, papers
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
 from kdschemes.config.naming import to_tree
@@ -21,12 +22,12 @@ CARDS = PACKAGE / "cards" / "methods"
 LOSS_CARDS = PACKAGE / "cards" / "losses"
 METHODS = [(scheme, method) for scheme, table in SCHEMES.items() for method in table]
 LOSSES = [(kind, name) for kind, table in KINDS.items() for name in table if name != "none"]
-SECTIONS = ["Paper", "Equation", "Defaults", "Deviations", "Cost of training", "Our number"]
-LOSS_SECTIONS = ["Paper", "Equation", "Convention", "Defaults", "Deviations"]
+SECTIONS = ["Paper", "Equation", "Deviations", "Cost of training", "Our number"]
+LOSS_SECTIONS = ["Paper", "Equation", "Convention", "Deviations"]
 
 
-def sections(card: Path) -> dict[str, str]:
-    title, *parts = re.split(r"^## ", card.read_text(), flags=re.MULTILINE)
+def sections(text: str) -> dict[str, str]:
+    title, *parts = re.split(r"^## ", text, flags=re.MULTILINE)
     assert title.startswith("# ")
     return {part.partition("\n")[0]: part.partition("\n")[2] for part in parts} | {"": title}
 
@@ -39,14 +40,28 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def defaults(card: Path) -> dict[str, Any]:
-    lines = [line for line in sections(card)["Defaults"].splitlines() if line.startswith("|")]
+def printed_defaults(card: Card) -> dict[str, Any]:
+    lines = [line for line in sections(card.text)["Defaults"].splitlines() if line.startswith("|")]
     assert lines[:2] == ["| key | value |", "| --- | --- |"]
-    table = [re.fullmatch(r"\| (\S+) \| (.+) \|", line) for line in lines[2:]]
-    assert None not in table
-    written = {row[1]: yaml.safe_load(row[2]) for row in table if row}
-    assert len(written) == len(table)
-    return written
+    return {key: yaml.safe_load(value) for key, value in (line.strip("| ").split(" | ") for line in lines[2:])}
+
+
+def check(card: Card, path: Path, kind_key: str, expected: list[str]) -> dict[str, str]:
+    text = path.read_text()
+    assert text.startswith("---\n")
+    facts = yaml.safe_load(text.split("---\n")[1])
+    assert facts.keys() - {"reference"} == {"name", kind_key, "papers", "equation"}
+    assert (facts["name"], facts[kind_key]) == (card.name, card.kind)
+    assert card.papers
+    assert set(card.papers) <= papers().keys()
+    found = sections(card.body)
+    assert [name for name in found if name] == expected
+    shown = sections(card.text)
+    assert [name for name in shown if name and name != "Defaults"] == expected
+    assert all(section.strip() for section in shown.values())
+    assert re.findall(r"```bibtex\n@\w+\{([^,]+),", shown["Paper"]) == list(card.papers)
+    assert shown["Equation"].startswith("\n    " + card.equation.splitlines()[0])
+    return found
 
 
 def test_methods_and_cards_match() -> None:
@@ -62,17 +77,12 @@ def test_defaults_are_those_of_the_configuration(scheme: str, method: str) -> No
     losses = {kind: options for kind, options in chosen.items() if options["name"] != "none"}
     expected = flat({"scheme": tree["scheme"], "losses": losses})
     del expected["scheme.name"], expected["scheme.method"]
-    assert defaults(CARDS / f"{method}.md") == expected
+    assert printed_defaults(method_card(scheme, method)) == expected
 
 
 @pytest.mark.parametrize(("scheme", "method"), METHODS)
 def test_card_is_whole(scheme: str, method: str) -> None:
-    found = sections(CARDS / f"{method}.md")
-    assert [name for name in found if name] == SECTIONS
-    assert all(text.strip() for text in found.values())
-    (entry,) = re.findall(r"```bibtex\n(.*?)```", found["Paper"], flags=re.DOTALL)
-    for field in ("title", "author", "year"):
-        assert re.search(rf"^\s+{field}\s+= {{.+}}", entry, flags=re.MULTILINE), field
+    found = check(method_card(scheme, method), CARDS / f"{method}.md", "scheme", SECTIONS)
     (command,) = re.findall(r"`run\.py (.*?)`", found[""])
     named = load_config(command.split(), recipes=CARDS).scheme
     assert (named.name, named.method) == (scheme, method)
@@ -89,25 +99,17 @@ def test_defaults_of_a_loss_are_those_of_its_options(kind: str, name: str) -> No
     options = KINDS[kind][name]()
     expected = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
     assert expected.pop("name") == name
-    written = defaults(LOSS_CARDS / f"{name}.md")
-    assert written == expected
-    assert {key: type(value) for key, value in written.items()} == {key: type(v) for key, v in expected.items()}
+    written = printed_defaults(loss_card(kind, name))
+    assert {key: float(v) if isinstance(expected[key], float) else v for key, v in written.items()} == expected
 
 
 @pytest.mark.parametrize(("kind", "name"), LOSSES)
 def test_card_of_a_loss_is_whole(kind: str, name: str) -> None:
-    text = (LOSS_CARDS / f"{name}.md").read_text()
-    assert [line for line in text.splitlines() if len(line) > 120] == []
-    found = sections(LOSS_CARDS / f"{name}.md")
-    assert [section for section in found if section] == LOSS_SECTIONS
-    assert all(section.strip() for section in found.values())
-    (paper,) = re.findall(r"```bibtex\n(.*?)```", found["Paper"], flags=re.DOTALL)
-    assert re.match(r"@\w+\{[\w:-]+,\n", paper)
-    for field in ("title", "author", "year"):
-        assert re.search(rf"^\s+{field}\s+= {{.+", paper, flags=re.MULTILINE), field
-    formula = next(line for line in found["Equation"].splitlines() if line.startswith("    "))
-    assert len(formula.strip()) < 90
-    assert formula.strip().startswith("L")
+    card = loss_card(kind, name)
+    found = check(card, LOSS_CARDS / f"{name}.md", "kind", LOSS_SECTIONS)
+    assert [line for line in card.body.splitlines() if len(line) > 120] == []
+    assert len(card.equation.splitlines()[0]) < 90
+    assert card.equation.startswith("L")
     assert all(line.startswith(("- ", "  ")) for line in found["Deviations"].splitlines() if line)
     (command,) = re.findall(r"^`(losses\..*?)`", found[""], flags=re.MULTILINE)
     losses = load_config(["scheme=offline", *command.split()], recipes=CARDS).losses

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from kdschemes import cli
+from kdschemes.cards.read import loss_card, method_card
 from kdschemes.config.data import DATA
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
@@ -28,14 +29,10 @@ def answer(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return out
 
 
-def card(family: str, name: str) -> str:
-    return (PACKAGE / "cards" / family / f"{name}.md").read_text()
-
-
 @pytest.mark.parametrize("name", dict.fromkeys([*METHODS, *LOSSES]))
 def test_methods_prints_the_cards_of_a_name(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    method = [card("methods", name)] if name in METHODS else []
-    loss = [card("losses", name)] if name in LOSSES else []
+    method = [method_card(METHODS[name], name).text + "\n"] if name in METHODS else []
+    loss = [loss_card(LOSSES[name], name).text + "\n"] if name in LOSSES else []
     assert answer(capsys, "methods", name) == "\n".join(method + loss)
     if method:
         assert answer(capsys, "methods", f"{METHODS[name]}/{name}") == method[0]

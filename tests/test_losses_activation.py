@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.losses.feature import ab, ofd, ofd_margin, vid, vid_raw_variance
+from kdschemes.losses.feature.ab import ab
+from kdschemes.losses.feature.ofd import ofd, ofd_margin
+from kdschemes.losses.feature.vid import vid, vid_raw_variance
 
 
 def single(x: float) -> Tensor:

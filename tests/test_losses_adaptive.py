@@ -12,26 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.losses.relation import batch_correlation, class_correlation
-from kdschemes.losses.response import (
-    confidence_masks,
-    ctkd,
-    curriculum_strength,
-    kd,
-    learned_temperature,
-    mlkd,
-    reverse_gradient,
-    srd,
-    srd_features,
-    ttm,
-    uskd,
-    uskd_non_target,
-    uskd_target,
-    uskd_weak,
-    wttm,
-)
-from kdschemes.losses.response.mlkd import Masks
-from kdschemes.losses.response.uskd import Rank
+from kdschemes.losses.logit_correlation import batch_correlation, class_correlation
+from kdschemes.losses.response.ctkd import ctkd, curriculum_strength, learned_temperature, reverse_gradient
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.mlkd import Masks, confidence_masks, mlkd
+from kdschemes.losses.response.srd import srd, srd_features
+from kdschemes.losses.response.ttm import ttm
+from kdschemes.losses.response.uskd import Rank, uskd, uskd_non_target, uskd_target, uskd_weak
+from kdschemes.losses.response.wttm import wttm
 
 Two = Callable[[Tensor, Tensor], Tensor]
 RANKS: tuple[Rank, Rank] = ("probabilities", "reference")

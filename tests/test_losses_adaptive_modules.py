@@ -15,10 +15,15 @@ from kdschemes.config.losses import response as config
 from kdschemes.core.loss import Loss, Side
 from kdschemes.core.types import Batch, Output, Progress, Task
 from kdschemes.errors import UserError
-from kdschemes.losses import relation, response
 from kdschemes.losses.build import build_loss
-from kdschemes.losses.response.ctkd import CTKD
+from kdschemes.losses.logit_correlation import batch_correlation, class_correlation
+from kdschemes.losses.response.ctkd import CTKD, ctkd
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.mlkd import mlkd
+from kdschemes.losses.response.srd import srd
+from kdschemes.losses.response.ttm import ttm
 from kdschemes.losses.response.uskd import USKD
+from kdschemes.losses.response.wttm import wttm
 
 SMALL = {"block1": (4, 8, 8), "block2": (6, 4, 4), "block3": (8, 4, 4)}
 BIG = {"layer1": (8, 8, 8), "layer2": (6, 4, 4), "layer3": (12, 2, 4)}
@@ -62,18 +67,18 @@ def test_values_are_those_of_the_functions() -> None:
     s, t = output(SMALL, 0), output(BIG, 1)
     z, v = s.logits, t.logits
     expected = {
-        config.TTM(temperature=3.0): response.ttm(z, v, temperature=3.0),
-        config.WTTM(temperature=3.0): response.wttm(z, v, temperature=3.0),
-        config.CTKD(start=2.0, span=4.0, initial=0.0): response.kd(z, v, temperature=4.0),
-        relation_config.BatchCorrelation(temperature=2.0): relation.batch_correlation(z, v, temperature=2.0),
-        relation_config.ClassCorrelation(temperature=2.0): relation.class_correlation(z, v, temperature=2.0),
+        config.TTM(temperature=3.0): ttm(z, v, temperature=3.0),
+        config.WTTM(temperature=3.0): wttm(z, v, temperature=3.0),
+        config.CTKD(start=2.0, span=4.0, initial=0.0): kd(z, v, temperature=4.0),
+        relation_config.BatchCorrelation(temperature=2.0): batch_correlation(z, v, temperature=2.0),
+        relation_config.ClassCorrelation(temperature=2.0): class_correlation(z, v, temperature=2.0),
     }
     for options, value in expected.items():
         assert build(options)(s, t, batch(), same).item() == pytest.approx(value.item(), rel=1e-6)
     levels = {"instance": 0.5, "batch": 2.0, "classes": 3.0}
     for masks in ("share", "select", "none"):
         loss = build(config.MLKD(temperatures=[1.0, 3.0], masks=masks, **levels))  # type: ignore[arg-type]
-        truth = response.mlkd(z, v, temperatures=[1.0, 3.0], masks=masks, **levels)
+        truth = mlkd(z, v, temperatures=[1.0, 3.0], masks=masks, **levels)
         assert loss(s, t, batch(), same) == truth
 
 
@@ -170,14 +175,14 @@ def test_srd_projects_then_normalises_both_sides() -> None:
 
     ours, theirs = normal(linear(s.features["block3"].mean((2, 3)))), normal(t.features["layer3"].mean((2, 3)))
     logits = {"student_logits": s.logits, "teacher_logits": t.logits}
-    expected = response.srd(ours, theirs, **logits, exponent=3.0, temperature=2.0)
+    expected = srd(ours, theirs, **logits, exponent=3.0, temperature=2.0)
     torch.testing.assert_close(loss(s, t, batch(), same), expected)
     several = build(config.SRD(stages=["block2:layer2", "block3:layer3"]))
     alone = [build(config.SRD(stages=[pair])) for pair in ("block2:layer2", "block3:layer3")]
     for i, one in enumerate(alone):
         one.projectors[0].load_state_dict(several.projectors[i].state_dict())  # type: ignore[index,union-attr]
     values = torch.stack([one(s, t, batch(), same) for one in alone])
-    soft = response.kd(s.logits, t.logits, temperature=1.0)
+    soft = kd(s.logits, t.logits, temperature=1.0)
     torch.testing.assert_close(several(s, t, batch(), same), values.sum() - soft)
 
 
@@ -185,7 +190,7 @@ def test_srd_of_one_sample_teaches_by_its_logits_alone() -> None:
     loss, s, t = build(config.SRD()), output(SMALL, 16, n=1), output(BIG, 17, n=1)
     value = loss(s, t, batch(1), same)
     value.backward()
-    soft = response.kd(s.logits, t.logits, temperature=1.0).item()
+    soft = kd(s.logits, t.logits, temperature=1.0).item()
     assert value.item() == pytest.approx(soft + 2 * math.log(1e-24), rel=1e-6)
     grad = s.features["block3"].grad
     assert grad is not None
@@ -204,7 +209,7 @@ def test_ctkd_trains_its_temperature_upwards_and_keeps_it() -> None:
     strengths = [0.5 * (1 - math.cos(math.pi * e / 10)) for e in (1, 5, 10, 10)]
     assert [x / slopes[-1] for x in slopes] == pytest.approx(strengths, rel=1e-5)
     (plain,) = torch.autograd.grad(
-        response.ctkd(s.logits, t.logits, temperature=1.0 + 20.0 * torch.sigmoid(loss.theta)), loss.theta
+        ctkd(s.logits, t.logits, temperature=1.0 + 20.0 * torch.sigmoid(loss.theta)), loss.theta
     )
     assert slopes[-1] == pytest.approx(-plain.item(), rel=1e-5)
     with torch.no_grad():

@@ -17,7 +17,10 @@ from kdschemes.core.loss import Loss
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
 from kdschemes.losses.build import build_loss
-from kdschemes.losses.feature import channel_correlation, cwd, ickd, pad, pkd
+from kdschemes.losses.feature.cwd import cwd
+from kdschemes.losses.feature.ickd import channel_correlation, ickd
+from kdschemes.losses.feature.pad import pad
+from kdschemes.losses.feature.pkd import pkd
 
 MAPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cwd": partial(cwd, temperature=4.0),

@@ -26,10 +26,10 @@ from kdschemes.errors import UserError
 from kdschemes.evaluation.cost import head_costs
 from kdschemes.evaluation.evaluate import evaluate
 from kdschemes.losses.build import build_loss
-from kdschemes.losses.feature import cat_kd, class_activation, hint, simkd, srrl
-from kdschemes.losses.feature.cat_kd import CATKD
-from kdschemes.losses.feature.simkd import SimKD
-from kdschemes.losses.feature.srrl import SRRL
+from kdschemes.losses.feature.cat_kd import CATKD, cat_kd, class_activation
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.feature.simkd import SimKD, simkd
+from kdschemes.losses.feature.srrl import SRRL, srrl
 from kdschemes.models import count_macs, count_parameters, create_model, load_model
 from kdschemes.schemes import build_scheme
 from kdschemes.training.train import train

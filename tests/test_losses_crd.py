@@ -15,15 +15,15 @@ from kdschemes.core.loss import Side
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
 from kdschemes.losses.relation import crd as functions
-from kdschemes.losses.relation import (
+from kdschemes.losses.relation.crd import (
+    CRD,
     draw_others,
     log_normaliser,
     memory_similarities,
     noise_contrastive,
     refreshed_memory,
-    unit_rows,
 )
-from kdschemes.losses.relation.crd import CRD
+from kdschemes.losses.rows import unit_rows
 
 POSITIONS, CLASSES, HELD_OUT = 60, 5, 6
 LABELS = (torch.arange(POSITIONS) * 7 % CLASSES).masked_fill(torch.arange(POSITIONS) >= POSITIONS - HELD_OUT, -1)

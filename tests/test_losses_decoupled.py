@@ -11,8 +11,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.losses.response import dkd, kd, nkd, soft_ce, tfkd_reg, wsld
-from kdschemes.losses.response.dkd import split_label
+from kdschemes.losses.response.dkd import dkd, split_label
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.nkd import nkd
+from kdschemes.losses.response.soft_ce import soft_ce
+from kdschemes.losses.response.tfkd_reg import tfkd_reg
+from kdschemes.losses.response.wsld import wsld
 
 
 def inputs(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:

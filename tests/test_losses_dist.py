@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.losses.response import dist
+from kdschemes.losses.response.dist import dist
 
 EPSILONS: list[Literal["none", "added", "clamped"]] = ["none", "added", "clamped"]
 

@@ -7,7 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.losses.feature import attention_map, attention_transfer, hint, match_size
+from kdschemes.losses.feature.at import attention_map, attention_transfer
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.stages import match_size
 
 
 def maps(seed: int, *shape: int, scale: float = 1.0) -> Tensor:

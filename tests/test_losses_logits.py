@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
 import oracles_response as oracles
@@ -16,8 +17,16 @@ from kdschemes.config.losses import response as config
 from kdschemes.core.loss import Side
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses import response
 from kdschemes.losses.build import build_loss
+from kdschemes.losses.response.dist import dist
+from kdschemes.losses.response.dkd import dkd
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.logit_mse import logit_mse
+from kdschemes.losses.response.nkd import nkd
+from kdschemes.losses.response.soft_ce import soft_ce
+from kdschemes.losses.response.standardise import standardise
+from kdschemes.losses.response.tfkd_reg import tfkd_reg
+from kdschemes.losses.response.wsld import wsld
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -27,21 +36,21 @@ def soft(function: Callable[..., Tensor], **options: Any) -> Loss:
 
 
 def standardised(function: Callable[..., Tensor], **options: Any) -> Loss:
-    return lambda z, v, y: function(response.standardise(z), response.standardise(v), **options)
+    return lambda z, v, y: function(standardise(z), standardise(v), **options)
 
 
 LOSSES: dict[str, Loss] = {
-    "kd": soft(response.kd, temperature=2.0, scale=False, reduction="mean"),
-    "soft_ce": soft(response.soft_ce, temperature=2.0),
-    "logit_mse": soft(response.logit_mse),
-    "lskd": standardised(response.kd, temperature=2.0),
-    "dkd": partial(response.dkd, temperature=2.0),
-    "nkd": partial(response.nkd, temperature=2.0),
-    "wsld": partial(response.wsld, temperature=2.0),
-    "dist": soft(response.dist, temperature=2.0),
-    "dist-added": soft(response.dist, temperature=2.0, epsilon="added"),
-    "dist-clamped": soft(response.dist, temperature=2.0, epsilon="clamped"),
-    "tfkd_reg": lambda z, v, y: response.tfkd_reg(z, y),
+    "kd": soft(kd, temperature=2.0, scale=False, reduction="mean"),
+    "soft_ce": soft(soft_ce, temperature=2.0),
+    "logit_mse": soft(logit_mse),
+    "lskd": standardised(kd, temperature=2.0),
+    "dkd": partial(dkd, temperature=2.0),
+    "nkd": partial(nkd, temperature=2.0),
+    "wsld": partial(wsld, temperature=2.0),
+    "dist": soft(dist, temperature=2.0),
+    "dist-added": soft(dist, temperature=2.0, epsilon="added"),
+    "dist-clamped": soft(dist, temperature=2.0, epsilon="clamped"),
+    "tfkd_reg": lambda z, v, y: tfkd_reg(z, y),
 }
 BY_SAMPLE = [name for name in LOSSES if not name.startswith("dist")]
 OPTIONS = [
@@ -173,11 +182,13 @@ def test_modules_give_the_functions_values(options: Any) -> None:
     z, v, y = inputs(8)
     given = z, v
     if options.standardise:
-        given = response.standardise(z), response.standardise(v)
+        given = standardise(z), standardise(v)
     names = {"temperature", "alpha", "beta", "gamma", "scale", "reduction", "epsilon"}
     chosen = {name: getattr(options, name) for name in names if hasattr(options, name)}
     labels = [y] if options.reads_labels else []
-    expected = getattr(response, options.name)(*given, *labels, **chosen)
+    expected = getattr(import_module(f"kdschemes.losses.response.{options.name}"), options.name)(
+        *given, *labels, **chosen
+    )
     loss = build_loss(options, student=Side(), teacher=Side(), task=Task(10, 3, 8))
     batch = Batch(torch.zeros(6, 3, 8, 8), y, torch.arange(6))
     assert loss(Output(z), Output(v), batch, lambda x: x) == expected
@@ -200,7 +211,7 @@ def test_dist_compares_the_samples_of_all_processes() -> None:
     rest = iter([z[3:], v[3:]])
     batch = Batch(torch.zeros(3, 3, 8, 8), y[:3], torch.arange(3))
     value = loss(Output(z[:3]), Output(v[:3]), batch, lambda x: torch.cat([x, next(rest)]))
-    assert value == response.dist(z, v, temperature=4.0)
+    assert value == dist(z, v, temperature=4.0)
     assert loss.spans_batch
 
 

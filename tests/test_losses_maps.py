@@ -11,7 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.losses.feature import ab, attention_transfer, ft, hcl, nst, ofd, ofd_margin, vid
+from kdschemes.losses.feature.ab import ab
+from kdschemes.losses.feature.at import attention_transfer
+from kdschemes.losses.feature.ft import ft
+from kdschemes.losses.feature.nst import nst
+from kdschemes.losses.feature.ofd import ofd, ofd_margin
+from kdschemes.losses.feature.reviewkd import hcl
+from kdschemes.losses.feature.vid import vid
 
 WEIGHT = torch.linspace(-1.5, 2.0, 6, dtype=torch.float64)
 BIAS = torch.linspace(0.8, -0.7, 6, dtype=torch.float64)

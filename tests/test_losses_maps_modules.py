@@ -13,12 +13,16 @@ from kdschemes.config.losses import feature as config
 from kdschemes.core.loss import Loss, Side
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses import feature
 from kdschemes.losses.build import build_loss
-from kdschemes.losses.feature.ft import FT
-from kdschemes.losses.feature.ofd import OFD
-from kdschemes.losses.feature.reviewkd import Fusion, ReviewKD
-from kdschemes.losses.feature.vid import VID
+from kdschemes.losses.feature.ab import ab
+from kdschemes.losses.feature.at import attention_transfer
+from kdschemes.losses.feature.ft import FT, ft
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.feature.nst import nst
+from kdschemes.losses.feature.ofd import OFD, ofd, ofd_margin
+from kdschemes.losses.feature.reviewkd import Fusion, ReviewKD, hcl
+from kdschemes.losses.feature.vid import VID, vid
+from kdschemes.losses.stages import match_size
 from kdschemes.models import create_model, stages
 
 SMALL = {"block1": (4, 8, 6), "block2": (6, 4, 3), "block3": (8, 4, 3)}
@@ -68,15 +72,13 @@ def test_the_student_and_every_projection_learn(options: Any, student: Any, teac
 def test_at_passes_its_options_on() -> None:
     s, t = output(SMALL, 2), output(BIG, 3)
     value = run(build(config.AT(form="paper", power=3.0, eps=0.1)), s, t)
-    expected = sum(
-        feature.attention_transfer(s.features[a], t.features[b], form="paper", power=3.0, eps=0.1) for a, b in PAIRS
-    )
+    expected = sum(attention_transfer(s.features[a], t.features[b], form="paper", power=3.0, eps=0.1) for a, b in PAIRS)
     torch.testing.assert_close(value, expected)
 
 
 def test_nst_is_the_sum_over_the_pairs() -> None:
     s, t = output(SMALL, 2), output(BIG, 3)
-    expected = sum(feature.nst(s.features[a], t.features[b]) for a, b in PAIRS)
+    expected = sum(nst(s.features[a], t.features[b]) for a, b in PAIRS)
     torch.testing.assert_close(run(build(config.NST()), s, t), expected)
 
 
@@ -105,8 +107,8 @@ def test_the_paraphraser_learns_from_its_reconstruction_alone() -> None:
     ((encode,), (decode,), (translate,)) = loss.encoders, loss.decoders, loss.translators
     code = encode(t.features["layer3"])
     assert code.shape == (N, 3, 2, 4)
-    expected = feature.ft(translate(scaled.features["block3"]), code)
-    expected = expected + 0.5 * feature.hint(decode(code), t.features["layer3"])
+    expected = ft(translate(scaled.features["block3"]), code)
+    expected = expected + 0.5 * hint(decode(code), t.features["layer3"])
     torch.testing.assert_close(run(loss, scaled, t), expected)
 
 
@@ -115,8 +117,8 @@ def test_ab_halves_the_weight_of_each_shallower_pair() -> None:
     loss = build(config.AB(margin=0.5, scale=2.0))
     expected = torch.zeros(())
     for (a, b), connector, weight in zip(loss.pairs, loss.connectors, (0.25, 0.5, 1.0), strict=True):
-        ours, theirs = feature.match_size(s.preactivations[a], t.preactivations[b])
-        expected = expected + 2.0 * weight * feature.ab(connector(ours), theirs, margin=0.5)
+        ours, theirs = match_size(s.preactivations[a], t.preactivations[b])
+        expected = expected + 2.0 * weight * ab(connector(ours), theirs, margin=0.5)
     torch.testing.assert_close(run(loss, s, t), expected)
     assert loss.reads_preactivations
     plain = Output(s.logits, s.preactivations)
@@ -142,9 +144,9 @@ def test_ofd_takes_the_margins_of_the_teachers_batch_norms() -> None:
     expected = torch.zeros(())
     for (a, b), connector, weight in zip(loss.pairs, loss.connectors, (0.25, 0.5, 1.0), strict=True):
         norm = network.activated[b]
-        margin = feature.ofd_margin(norm.weight, norm.bias)
-        ours, theirs = feature.match_size(s.preactivations[a], t.preactivations[b])
-        expected = expected + 3.0 * weight * feature.ofd(connector(ours), theirs, margin=margin)
+        margin = ofd_margin(norm.weight, norm.bias)
+        ours, theirs = match_size(s.preactivations[a], t.preactivations[b])
+        expected = expected + 3.0 * weight * ofd(connector(ours), theirs, margin=margin)
     value = run(loss, s, t)
     torch.testing.assert_close(value, expected)
     value.backward()
@@ -169,8 +171,8 @@ def test_vid_starts_from_its_variance_and_trains_it() -> None:
     expected = torch.zeros(())
     for (a, b), regressor, raw in zip(loss.pairs, loss.regressors, loss.raw_variances, strict=True):
         torch.testing.assert_close(nn.functional.softplus(raw) + 0.5, torch.full_like(raw, 2.0))
-        ours, theirs = feature.match_size(s.features[a], t.features[b])
-        expected = expected + feature.vid(regressor(ours), theirs, raw_variance=raw, eps=0.5)
+        ours, theirs = match_size(s.features[a], t.features[b])
+        expected = expected + vid(regressor(ours), theirs, raw_variance=raw, eps=0.5)
     torch.testing.assert_close(run(loss, s, t), expected)
     with pytest.raises(UserError, match="above eps"):
         build(config.VID(variance=0.5, eps=0.5))
@@ -192,7 +194,7 @@ def test_reviewkd_fuses_from_the_deepest_level_to_the_shallowest() -> None:
         assert (fusion.attention is None) == (number == 3)
         compared, fused = fusion(ours[number], fused, tuple(theirs[number].shape[2:]))
         assert fused.shape == (N, 8, *theirs[number].shape[2:])
-        expected = expected + feature.hcl(compared, theirs[number])
+        expected = expected + hcl(compared, theirs[number])
     torch.testing.assert_close(run(loss, s, t), expected)
 
 

@@ -17,9 +17,13 @@ from kdschemes.config.losses import response as response_options
 from kdschemes.core.loss import Loss
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses import feature, relation, response
 from kdschemes.losses.build import MODULES, build_loss
-from kdschemes.losses.feature.at import AT
+from kdschemes.losses.feature.at import AT, attention_transfer
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.relation.fsp import fsp
+from kdschemes.losses.relation.rkd import rkd_angle, rkd_distance
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.logit_mse import logit_mse
 from kdschemes.losses.stages import map_shape, match_stages, to_map
 
 config = SimpleNamespace(
@@ -103,17 +107,17 @@ def test_rkd_gathers_embeddings_of_all_processes() -> None:
 def test_values_are_those_of_the_functions() -> None:
     s, t = output(SMALL, 4), output(BIG, 5)
     pairs = [("block1", "layer1"), ("block2", "layer2"), ("block3", "layer3")]
-    kd = build(config.KD(temperature=3.0))(s, t, batch(), same)
-    assert kd == response.kd(s.logits, t.logits, temperature=3.0)
+    softened = build(config.KD(temperature=3.0))(s, t, batch(), same)
+    assert softened == kd(s.logits, t.logits, temperature=3.0)
     mse = build(config.LogitMSE())(s, t, batch(), same)
-    assert mse == response.logit_mse(s.logits, t.logits)
+    assert mse == logit_mse(s.logits, t.logits)
     at = build(config.AT())(s, t, batch(), same)
-    torch.testing.assert_close(at, sum(feature.attention_transfer(s.features[a], t.features[b]) for a, b in pairs))
+    torch.testing.assert_close(at, sum(attention_transfer(s.features[a], t.features[b]) for a, b in pairs))
     ours, theirs = s.features["block3"].mean((2, 3)), t.features["layer3"].mean((2, 3))
     rkd = build(config.RKD(distance=2.0, angle=3.0))(s, t, batch(), same)
-    torch.testing.assert_close(rkd, 2 * relation.rkd_distance(ours, theirs) + 3 * relation.rkd_angle(ours, theirs))
+    torch.testing.assert_close(rkd, 2 * rkd_distance(ours, theirs) + 3 * rkd_angle(ours, theirs))
     only_angle = build(config.RKD(distance=0.0, angle=3.0))(s, t, batch(), same)
-    torch.testing.assert_close(only_angle, 3 * relation.rkd_angle(ours, theirs))
+    torch.testing.assert_close(only_angle, 3 * rkd_angle(ours, theirs))
 
 
 def test_fsp_adapts_channels_where_they_differ() -> None:
@@ -124,7 +128,7 @@ def test_fsp_adapts_channels_where_they_differ() -> None:
     assert not list(same_channels.parameters())
     s, t = output(SMALL, 6), output(SMALL, 7)
     f, g = s.features, t.features
-    expected = relation.fsp((f["block1"], f["block2"]), (g["block1"], g["block2"])) + relation.fsp(
+    expected = fsp((f["block1"], f["block2"]), (g["block1"], g["block2"])) + fsp(
         (f["block2"], f["block3"]), (g["block2"], g["block3"])
     )
     torch.testing.assert_close(same_channels(s, t, batch(), same), expected)
@@ -135,7 +139,7 @@ def test_hint_without_a_regressor_where_shapes_are_equal() -> None:
     loss = build(config.Hint(), student=exit_shape, teacher=SMALL)
     assert not list(loss.parameters())
     s, t = output(exit_shape, 8), output(SMALL, 9)
-    assert loss(s, t, batch(), same) == feature.hint(s.features["exit"], t.features["block3"])
+    assert loss(s, t, batch(), same) == hint(s.features["exit"], t.features["block3"])
 
 
 @pytest.mark.parametrize(
@@ -170,7 +174,7 @@ def test_a_linear_regressor_on_a_pooled_map_is_the_pooled_regression() -> None:
     s, t = output({"s": (4, 8, 8)}, 12), output({"t": (6, 4, 2)}, 13)
     (regressor,) = next(iter(loss.children()))
     pooled_after = nn.functional.adaptive_avg_pool2d(regressor(s.features["s"]), (4, 2))
-    torch.testing.assert_close(loss(s, t, batch(), same), feature.hint(pooled_after, t.features["t"]))
+    torch.testing.assert_close(loss(s, t, batch(), same), hint(pooled_after, t.features["t"]))
 
 
 def test_tokens_become_square_maps() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.losses.feature import nst
+from kdschemes.losses.feature.nst import nst
 
 
 def maps(seed: int, *shape: int) -> Tensor:

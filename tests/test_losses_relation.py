@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from kdschemes.losses import relation
-from kdschemes.losses.relation import fsp, fsp_matrix, rkd_angle, rkd_distance
+from kdschemes.losses.relation import rkd as rkd_module
+from kdschemes.losses.relation.fsp import fsp, fsp_matrix
+from kdschemes.losses.relation.rkd import rkd_angle, rkd_distance
 
 LOSSES = {"distance": (rkd_distance, oracles.rkd_distance), "angle": (rkd_angle, oracles.rkd_angle)}
 both = pytest.mark.parametrize("kind", LOSSES)
@@ -147,7 +148,7 @@ class LargestTensor(TorchDispatchMode):
 def test_angles_are_never_all_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     s, t = normal(16, 40, 6), normal(17, 40, 8)
     whole = rkd_angle(s, t), *gradients(rkd_angle, s, t)
-    monkeypatch.setattr(relation.rkd, "_CHUNK_ELEMENTS", 3 * 40 * 40)
+    monkeypatch.setattr(rkd_module, "_CHUNK_ELEMENTS", 3 * 40 * 40)
     with LargestTensor() as largest:
         chunked = rkd_angle(s, t), *gradients(rkd_angle, s, t)
     torch.testing.assert_close(chunked, whole)

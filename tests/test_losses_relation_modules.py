@@ -13,8 +13,12 @@ from kdschemes.config.losses import relation as config
 from kdschemes.core.loss import Loss, Side
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses import relation
 from kdschemes.losses.build import build_loss
+from kdschemes.losses.relation.cc import kernel_congruence, neighbour_congruence
+from kdschemes.losses.relation.pkt import probabilistic_transfer
+from kdschemes.losses.relation.rkd import rkd_angle, rkd_distance
+from kdschemes.losses.relation.sp import similarity_preserving
+from kdschemes.losses.rows import unit_rows
 
 STUDENT = {"s1": (4, 6, 6), "s2": (8, 3, 3), "s3": (6, 3, 3)}
 TEACHER = {"t1": (5, 4, 6), "t2": (10, 4, 2), "t3": (12, 2, 2)}
@@ -59,16 +63,16 @@ def test_values_are_those_of_the_functions() -> None:
     s, t = output(STUDENT, 0), output(TEACHER, 1)
     f, g = s.features["s3"], t.features["t3"]
     ours, theirs = f.mean((2, 3)), g.mean((2, 3))
-    units = relation.unit_rows(ours), relation.unit_rows(theirs)
+    units = unit_rows(ours), unit_rows(theirs)
     cc = build(OPTIONS["cc"])
     first, second = (m for m in cc.modules() if isinstance(m, torch.nn.Linear))
     expected = {
-        "rkd": 25 * relation.rkd_distance(*units) + 50 * relation.rkd_angle(*units),
-        "sp": relation.similarity_preserving(f, g),
-        "sp_l1": relation.similarity_preserving(f, g, rows="l1"),
-        "cc": relation.neighbour_congruence(first(ours), second(theirs)),
-        "kernel": relation.kernel_congruence(ours, theirs, gamma=0.4, order=2),
-        "pkt": relation.probabilistic_transfer(ours, theirs),
+        "rkd": 25 * rkd_distance(*units) + 50 * rkd_angle(*units),
+        "sp": similarity_preserving(f, g),
+        "sp_l1": similarity_preserving(f, g, rows="l1"),
+        "cc": neighbour_congruence(first(ours), second(theirs)),
+        "kernel": kernel_congruence(ours, theirs, gamma=0.4, order=2),
+        "pkt": probabilistic_transfer(ours, theirs),
     }
     for name, truth in expected.items():
         torch.testing.assert_close((cc if name == "cc" else build(OPTIONS[name]))(s, t, batch(), same), truth)
@@ -76,7 +80,7 @@ def test_values_are_those_of_the_functions() -> None:
     assert not list(build(OPTIONS["kernel"]).parameters())
     two = build(config.PKT(stages=["s1:t2", "s3:t3"], eps=1e-2))(s, t, batch(), same)
     means = s.features["s1"].mean((2, 3)), t.features["t2"].mean((2, 3))
-    truth = sum(relation.probabilistic_transfer(a, b, eps=1e-2) for a, b in (means, (ours, theirs)))
+    truth = sum(probabilistic_transfer(a, b, eps=1e-2) for a, b in (means, (ours, theirs)))
     torch.testing.assert_close(two, truth)
 
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.losses.response import cross_entropy, kd, logit_mse
+from kdschemes.core.cross_entropy import cross_entropy
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.logit_mse import logit_mse
 
 
 def logits(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> Tensor:

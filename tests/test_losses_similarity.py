@@ -10,18 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.losses.relation import (
-    fsp,
-    irg_edges,
-    irg_transformation,
-    kernel_congruence,
-    neighbour_congruence,
-    probabilistic_transfer,
-    rkd_angle,
-    rkd_distance,
-    similarity_preserving,
-    unit_rows,
-)
+from kdschemes.losses.relation.cc import kernel_congruence, neighbour_congruence
+from kdschemes.losses.relation.fsp import fsp
+from kdschemes.losses.relation.irg import irg_edges, irg_transformation
+from kdschemes.losses.relation.pkt import probabilistic_transfer
+from kdschemes.losses.relation.rkd import rkd_angle, rkd_distance
+from kdschemes.losses.relation.sp import similarity_preserving
+from kdschemes.losses.rows import unit_rows
 
 
 def normal(seed: int, *shape: int, scale: float = 1.0) -> Tensor:

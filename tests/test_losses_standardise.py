@@ -13,7 +13,9 @@ from kdschemes.config.losses import response as config
 from kdschemes.core.loss import Side
 from kdschemes.core.types import Task
 from kdschemes.losses.build import build_loss
-from kdschemes.losses.response import dkd, kd, standardise
+from kdschemes.losses.response.dkd import dkd
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.standardise import standardise
 
 
 def logits(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> Tensor:

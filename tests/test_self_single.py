@@ -16,12 +16,12 @@ from torch import Tensor
 
 from kdschemes.config.data import Digits
 from kdschemes.core.averages import Ema, Memory
+from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.terms import Transfer
 from kdschemes.core.types import Batch, Output, Outputs, Progress, Task
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
-from kdschemes.losses.response import cross_entropy
 from kdschemes.schemes import build_scheme
 from kdschemes.schemes.self_distillation.ddgsd import mean_gap
 from kdschemes.schemes.self_distillation.dlb import LastStep

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 
 import yaml
 
-from kdschemes.cards.read import Entry, entries, loss_card, method_card
+from kdschemes.cards.read import Entry, loss_card, method_card, papers
 from kdschemes.config import Config
 from kdschemes.config.load import build_config
 from kdschemes.config.schemes import SCHEMES
@@ -74,9 +73,6 @@ def read_run(folder: Path) -> Config:
 
 def used(config: Config) -> Iterator[tuple[str, Entry]]:
     """Yield everything with a paper that a run uses, and the entry of its paper."""
-    papers = {
-        entry.key: entry for entry in entries((files("kdschemes.cards") / "papers.bib").read_text(encoding="utf-8"))
-    }
     scheme = config.scheme
     if scheme.name in SCHEMES:
         for entry in method_card(scheme.name, scheme.method).entries:
@@ -85,19 +81,19 @@ def used(config: Config) -> Iterator[tuple[str, Entry]]:
         for entry in loss_card(kind, options.name).entries:
             yield f"loss {options.name} ({kind})", entry
         if getattr(options, "standardise", False):
-            yield f"standardise=true of the loss {options.name}", papers["sun2024logit"]
+            yield f"standardise=true of the loss {options.name}", papers()["sun2024logit"]
     if getattr(scheme, "label_smoothing", 0.0):
         for entry in method_card("supervised", "label_smoothing").entries:
             yield f"label_smoothing={scheme.label_smoothing}", entry
     for key in DATA_PAPERS[config.data.name]:
-        yield f"data {config.data.name}", papers[key]
+        yield f"data {config.data.name}", papers()[key]
     for role, name in _networks(config):
         for key in network_keys(name):
             note = "" if key != "wightman2019timm" or len(network_keys(name)) > 1 else "; cite the network's paper, too"
-            yield f"{role} {name}{note}", papers[key]
+            yield f"{role} {name}{note}", papers()[key]
     for option, key in {"mixup": "zhang2018mixup", "cutout": "devries2017improved"}.items():
         if getattr(config.data, option):
-            yield f"{option}={getattr(config.data, option)}", papers[key]
+            yield f"{option}={getattr(config.data, option)}", papers()[key]
 
 
 def network_keys(name: str) -> list[str]:

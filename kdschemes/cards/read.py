@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
-from functools import cached_property, partial
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, partial
 from importlib.resources import files
+from textwrap import indent
+from typing import Any
+
+import yaml
 
 from kdschemes.config.load import build_config
 from kdschemes.config.losses import KINDS, NoLoss
@@ -52,45 +56,61 @@ class Entry:
 
 @dataclass(frozen=True)
 class Card:
-    """What is said of a method (`kind` is its scheme) or of a loss (`kind` is its kind of knowledge)."""
+    """What is said of a method (`kind` is its scheme) or of a loss (`kind` is its kind of knowledge).
+
+    `papers` are keys of `papers.bib`, `equation` and `reference` (the reference implementation, where a few words name
+    it) are facts of the front matter, `body` is the prose below it. `defaults` are the values of the options by key.
+    """
 
     name: str
     kind: str
     path: str
-    text: str
-    weight: str
+    papers: tuple[str, ...]
+    equation: str
+    reference: str
+    body: str
+    defaults: Mapping[str, Any]
 
     @property
     def is_loss(self) -> bool:
         """Whether this is a loss's card."""
         return self.kind in KINDS
 
-    @cached_property
-    def sections(self) -> dict[str, str]:
-        """The text of each section by its heading; the text before the first one by the empty word."""
-        head, *parts = re.split(r"^## ", self.text, flags=re.MULTILINE)
-        return {"": head} | {part.partition("\n")[0].strip(): part.partition("\n")[2].strip("\n") for part in parts}
-
-    @cached_property
+    @property
     def entries(self) -> list[Entry]:
-        """The BibTeX of the paper."""
-        return entries("\n".join(re.findall(r"```bibtex\n(.*?)```", self.sections.get("Paper", ""), flags=re.DOTALL)))
+        """The BibTeX of the papers."""
+        return [papers()[key] for key in self.papers]
 
     @property
     def formula(self) -> str:
-        """The first indented line of the equation, with dots where the formula goes on."""
-        lines = [line for line in self.sections.get("Equation", "").splitlines() if line.startswith("    ")]
-        goes_on = len(lines) > 1 and lines[1].startswith("     ")
-        return " ".join(lines[0].split()) + " ..." * goes_on if lines else ""
+        """The first line of the equation, with dots where the formula goes on."""
+        first, *others = self.equation.splitlines()
+        return " ".join(first.split()) + " ..." * bool(others and others[0].startswith(" "))
 
     @property
-    def reference(self) -> str:
-        """What the convention names first, if that is short: the reference implementation."""
-        text = " ".join(self.sections.get("Convention", "").split())
-        text = re.sub(r"^`[^`]+` \(the default\): |^The default is | \((the default|golden)\)", "", text)
-        first = re.split(r"[.;:](?=\s|$)|,? (?:which|with|beside|to which|on its|at the)\b", text)[0]
-        names_code = ("`" in first or "code" in first) and first.count("(") == first.count(")")
-        return first.strip(",") if names_code and len(first) <= 100 else "see the card"
+    def weight(self) -> str:
+        """The weight of a loss; of a method, those of its terms."""
+        if self.is_loss:
+            return f"{self.defaults['weight']:g}"
+        named = [(key, self.defaults.get(f"scheme.{key}")) for key in ("alpha", "hard")]
+        chosen = [f"losses.{kind}" for kind in KINDS if f"losses.{kind}.name" in self.defaults]
+        named += [(self.defaults[f"{group}.name"], self.defaults[f"{group}.weight"]) for group in chosen]
+        return ", ".join(f"{name} {value:g}" for name, value in named if value is not None)
+
+    @property
+    def text(self) -> str:
+        """The whole card: the prose, with the BibTeX, the equation and the defaults where they belong."""
+        bibtex = "".join(f"```bibtex\n{entry.text}\n```\n\n" for entry in self.entries)
+        equation = f"{bibtex}## Equation\n\n{indent(self.equation, '    ')}\n"
+        rows = ([key, _as_yaml(value)] for key, value in self.defaults.items())
+        defaults = f"## Defaults\n\n{_markdown_table(['key', 'value'], rows)}\n\n## Deviations\n"
+        return self.body.replace("## Equation\n", equation, 1).replace("## Deviations\n", defaults, 1)
+
+
+@cache
+def papers() -> dict[str, Entry]:
+    """Return the entries of `papers.bib` by key."""
+    return {entry.key: entry for entry in entries((files("kdschemes.cards") / "papers.bib").read_text("utf-8"))}
 
 
 def entries(bibtex: str) -> list[Entry]:
@@ -110,16 +130,17 @@ def plain(latex: str) -> str:
 def method_card(scheme: str, method: str) -> Card:
     """Read the card of a method."""
     config = build_config({"scheme": {"name": scheme, "method": method}})
-    options = {key: getattr(config.scheme, key, None) for key in ("alpha", "hard")}
-    weights = [f"{key} {value:g}" for key, value in options.items() if value is not None]
-    weights += [f"{loss.name} {loss.weight:g}" for _, loss in config.losses.chosen()]
-    return _read(method, scheme, "methods", ", ".join(weights))
+    groups = {"scheme": config.scheme} | {f"losses.{kind}": options for kind, options in config.losses.chosen()}
+    defaults = {f"{group}.{key}": value for group, options in groups.items() for key, value in asdict(options).items()}
+    del defaults["scheme.name"], defaults["scheme.method"]
+    return _read(method, scheme, "methods", defaults)
 
 
 def loss_card(kind: str, name: str) -> Card:
     """Read the card of a loss."""
-    default = next((field.default for field in fields(KINDS[kind][name]) if field.name == "weight"), "")
-    return _read(name, kind, "losses", f"{default:g}" if isinstance(default, float) else str(default))
+    defaults = asdict(KINDS[kind][name]())
+    del defaults["name"]
+    return _read(name, kind, "losses", defaults)
 
 
 def all_cards() -> list[Card]:
@@ -176,13 +197,21 @@ def _all() -> list[tuple[str, str, Callable[[], Card]]]:
     return [*methods, *((kind, name, partial(loss_card, kind, name)) for kind, name in losses)]
 
 
-def _read(name: str, kind: str, family: str, weight: str) -> Card:
+def _read(name: str, kind: str, family: str, defaults: Mapping[str, Any]) -> Card:
     path = f"cards/{family}/{name}.md"
     try:
         text = (files("kdschemes") / path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{kind}/{name} has no card: write kdschemes/{path}") from None
-    return Card(name, kind, path, text.rstrip(), weight)
+    _, front, body = text.split("---\n", 2)
+    facts = yaml.safe_load(front)
+    papers, equation, reference = facts["papers"], facts["equation"], facts.get("reference", "see the card")
+    return Card(name, kind, path, tuple(papers), equation.rstrip(), reference, body.strip(), defaults)
+
+
+def _as_yaml(value: Any) -> str:
+    text: str = yaml.safe_dump([value], default_flow_style=True, width=float("inf"))
+    return text.strip()[1:-1]
 
 
 def _paper(card: Card) -> str:

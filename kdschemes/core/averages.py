@@ -117,6 +117,9 @@ class Memory(Node):
             f"{self.size:,} bytes on the device of each process, and in every checkpoint"
         )
 
+    def stages_read(self, output: str) -> list[str]:
+        return []
+
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         if self.training:
@@ -135,4 +138,5 @@ def answers_of_all(
     batch: Batch, output: Output, dtype: torch.dtype
 ) -> tuple[Int[Tensor, " all"], Float[Tensor, "all classes"]]:
     """Return the index and the logits of the micro-batch's samples of all processes, the same on each."""
-    return gather(batch.index[:, None], batch).squeeze(1), gather(output.logits.detach().to(dtype), batch)
+    index = gather(batch.index[:, None], batch.micro_size).squeeze(1)
+    return index, gather(output.logits.detach().to(dtype), batch.micro_size)

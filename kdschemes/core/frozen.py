@@ -1,10 +1,10 @@
-"""The frozen teacher; AnswerStore is a Protocol."""
+"""Frozen networks, and what may answer in their place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -13,8 +13,18 @@ from kdschemes.core.nodes import Node, _answer
 from kdschemes.core.types import Batch, Output, Outputs
 from kdschemes.models import StagedNetwork
 
-if TYPE_CHECKING:
-    from kdschemes.teacher_cache import TeacherCache
+
+class PredictionCache(Protocol):
+    """What answers training batches in place of a frozen network."""
+
+    wanted: dict[str, tuple[int, ...]]
+    """What is stored, with the shape of a sample's."""
+
+    def answer(self, batch: Batch) -> Output:
+        """Return what the network says of a batch."""
+
+    def fits(self, other: Any) -> bool:
+        """Return whether both store the same network's answers in the same place."""
 
 
 class Frozen(Node):
@@ -31,7 +41,7 @@ class Frozen(Node):
         self._shared = _Answer()
         self.stays: frozenset[nn.Module] = frozenset()
         self.bf16 = False
-        self.cache: TeacherCache | None = None
+        self.cache: PredictionCache | None = None
 
     @property
     def network(self) -> StagedNetwork:

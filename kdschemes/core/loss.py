@@ -5,7 +5,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from functools import cache
+from inspect import signature
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -55,7 +57,7 @@ class Loss(nn.Module, ABC, Generic[Options]):
         UserError: the loss cannot be defined for the two.
     """
 
-    spans_batch: ClassVar[bool] = False
+    spans_batch: bool = False
     remembers: ClassVar[bool] = False
     reads_preactivations: ClassVar[bool] = False
     head: ClassVar[str | None] = None
@@ -67,6 +69,10 @@ class Loss(nn.Module, ABC, Generic[Options]):
     @abstractmethod
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         """Return the unweighted value. Gradients flow to both outputs; the caller detaches the teacher."""
+
+    def teacher_stages(self) -> list[str] | None:
+        """Return the stages of the teacher whose features the loss reads; None where that cannot be told."""
+        return None
 
     def follow(self, progress: Progress) -> None:
         """Learn where training is, before each forward pass."""
@@ -86,3 +92,13 @@ def embedding(features: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
     if features.dim() == 2:
         return features.to(dtype)
     return features.mean(dim=(2, 3) if features.dim() == 4 else 1, dtype=dtype)
+
+
+def keywords(function: Callable[..., Tensor], options: Any) -> dict[str, Any]:
+    """Return the fields of a loss's options that are keyword arguments of its function, by name."""
+    return {name: getattr(options, name) for name in _keyword_names(function) if hasattr(options, name)}
+
+
+@cache
+def _keyword_names(function: Callable[..., Tensor]) -> list[str]:
+    return [p.name for p in signature(function).parameters.values() if p.kind is p.KEYWORD_ONLY]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,6 @@ from torch.nn import functional
 from kdschemes.core.loss import Loss
 from kdschemes.core.types import Batch, Output, Outputs
 from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
-
-if TYPE_CHECKING:
-    pass
 
 Predict = Callable[[Batch, Iterable[str]], Outputs]
 """Gives the named outputs of a batch."""
@@ -41,6 +38,10 @@ class Node(nn.Module):
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         """Return this node's outputs."""
         raise NotImplementedError
+
+    def stages_read(self, output: str) -> list[str] | None:
+        """Return the stages of an output whose features the node reads; None where that cannot be told."""
+        return None if output in self.reads else []
 
     def after_step(self) -> None:
         """Follow the optimizer's step (a moving average, a snapshot)."""
@@ -194,6 +195,9 @@ class Ensemble(Node):
         super().__init__([name], reads=members)
         weights = weights if weights is not None else [1.0] * len(members)
         self.weights = tuple(weight / sum(weights) for weight in weights)
+
+    def stages_read(self, output: str) -> list[str]:
+        return []
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         members = torch.stack([outputs[member].logits for member in self.reads])

@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.loss import Loss
 from kdschemes.core.schedules import Schedule
 from kdschemes.core.types import Batch, Output, Progress
 from kdschemes.distributed.collectives import gather
 from kdschemes.errors import UserError
-from kdschemes.losses.response import cross_entropy
 
 
 class Term(nn.Module):
@@ -38,6 +38,10 @@ class Term(nn.Module):
     def reads(self) -> tuple[str, ...]:
         """The outputs that the term needs."""
         return (self.target,)
+
+    def stages_read(self, output: str) -> list[str] | None:
+        """Return the stages of an output whose features the term reads; None where that cannot be told."""
+        return None if output in self.reads else []
 
     def follow(self, progress: Progress) -> None:
         """Learn where training is, before each forward pass."""
@@ -65,6 +69,9 @@ class Supervise(Term):
         super().__init__(f"ce/{target}", target, weight)
         self.label_smoothing = label_smoothing
         self.label_smoothing_over = label_smoothing_over
+
+    def stages_read(self, output: str) -> list[str]:
+        return []
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         return cross_entropy(
@@ -117,6 +124,10 @@ class Transfer(Term):
     def reads(self) -> tuple[str, ...]:
         return (self.target, self.source)
 
+    def stages_read(self, output: str) -> list[str] | None:
+        teaches = self.source == output != self.target
+        return self.loss.teacher_stages() if teaches else super().stages_read(output)
+
     def follow(self, progress: Progress) -> None:
         self.loss.follow(progress)
 
@@ -133,7 +144,9 @@ class Transfer(Term):
         if source.known is not None:
             answered = torch.where(source.known[:, None], source.logits, target.logits.detach())
             source = replace(source, logits=answered)
-        value = self.loss(target, source, samples, partial(gather, batch=samples) if self.spans_batch else _own)
+        value = self.loss(
+            target, source, samples, partial(gather, total=samples.micro_size) if self.spans_batch else _own
+        )
         assert isinstance(value, Tensor)
         return value
 

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kdschemes.core.types import Batch
 from kdschemes.errors import ToldByFirst, UserError
 
 T = TypeVar("T")
@@ -56,16 +55,16 @@ class _Gather(torch.autograd.Function):
         return gradient[start:end], None
 
 
-def gather(local: Tensor, batch: Batch) -> Tensor:
-    """Return the micro-batch's rows of all processes, in order, from this process's `[n, ...]`.
+def gather(local: Tensor, total: int | None) -> Tensor:
+    """Return the `total` rows of all processes, in order, from this process's `[n, ...]`.
 
     Every process must compute the same loss of the result. Its backward sums the gradients of all processes, so that
     the mean over processes which DDP takes afterwards is the gradient of that one loss: what one process computes.
     """
     if world_size() == 1:
         return local
-    assert batch.micro_size is not None, "a batch of several processes must know its global size"
-    gathered = _Gather.apply(local.contiguous(), batch.micro_size)
+    assert total is not None, "a batch of several processes must know its global size"
+    gathered = _Gather.apply(local.contiguous(), total)
     assert isinstance(gathered, Tensor)
     return gathered
 

@@ -1,20 +1,67 @@
-"""Which stages of the student meet which of the teacher, and in what shape."""
+"""Which stages of the student meet which of the teacher and in what shape, and the losses that are a sum over them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import isqrt
+from typing import TypeVar
 
+import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdschemes.core.loss import Side
+from kdschemes.config.losses import Stages
+from kdschemes.core.loss import Gather, Loss, Options, Side
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Output, StageShapes
+from kdschemes.core.types import Batch, Output, StageShapes, Task
 from kdschemes.errors import UserError, unknown
-from kdschemes.models.recombined import as_map as as_map
+from kdschemes.models.recombined import as_map
+
+Staged = TypeVar("Staged", bound=Stages)
+
+Shape = tuple[int, int, int]
+"""The (C, H, W) of a map."""
+
+
+class StageLoss(Loss[Staged]):
+    """The sum over stage pairs of `pair_loss`."""
+
+    def __init__(self, options: Staged, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.pairs = self.match(student.features, teacher.features)
+
+    def match(self, student: StageShapes, teacher: StageShapes) -> list[tuple[str, str]]:
+        """Return the stage pairs that are compared: those of `options.stages`."""
+        return match_stages(self.options.stages, student, teacher)
+
+    def teacher_stages(self) -> list[str]:
+        return [theirs for _, theirs in self.pairs]
+
+    def pair_loss(
+        self, number: int, student: Float[Tensor, "n ..."], teacher: Float[Tensor, "n ..."], gather: Gather
+    ) -> Float[Tensor, ""]:
+        """Return the value of a stage pair, the `number`-th from 0, of the features of both."""
+        raise NotImplementedError
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        features = [(student.features[a], teacher.features[b]) for a, b in self.pairs]
+        return torch.stack([self.pair_loss(i, s, t, gather) for i, (s, t) in enumerate(features)]).sum()
+
+
+class LastStageLoss(Loss[Options]):
+    """A loss of the last stages of both, `pair`."""
+
+    pair: tuple[str, str]
+
+    def match_last(self, student: Side, teacher: Side) -> tuple[Shape, Shape]:
+        """Pair the last stages, and return the shapes of their features as `as_map` gives them."""
+        (self.pair,) = match_stages("last", student.features, teacher.features)
+        return map_shapes(self.options.name, self.pair, student, teacher)  # type: ignore[attr-defined]
+
+    def teacher_stages(self) -> list[str]:
+        return [self.pair[1]]
 
 
 def match_stages(stages: str | list[str], student: Iterable[str], teacher: Iterable[str]) -> list[tuple[str, str]]:
@@ -54,7 +101,7 @@ def _parse_pair(entry: str, student: list[str], teacher: list[str]) -> tuple[str
     return a, b
 
 
-def map_shape(loss: str, stage: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+def map_shape(loss: str, stage: str, shape: tuple[int, ...]) -> Shape:
     """Return the (C, H, W) of a stage's feature as `to_map` gives it.
 
     Raises:
@@ -76,13 +123,36 @@ def to_map(feature: Float[Tensor, "n ..."]) -> Float[Tensor, "n c h w"]:
     return square
 
 
-def as_map_shape(loss: str, stage: str, shape: tuple[int, ...]) -> tuple[int, int, int]:
+def as_map_shape(loss: str, stage: str, shape: tuple[int, ...]) -> Shape:
     """Return the (C, H, W) of a stage's feature as `as_map` gives it.
 
     Raises:
         UserError: tokens that are no square.
     """
     return (shape[0], 1, 1) if len(shape) == 1 else map_shape(loss, stage, shape)
+
+
+def map_shapes(loss: str, pair: tuple[str, str], student: Side, teacher: Side) -> tuple[Shape, Shape]:
+    """Return `as_map_shape` of a stage pair's features, the student's and the teacher's."""
+    a, b = pair
+    return as_map_shape(loss, a, student.features[a]), as_map_shape(loss, b, teacher.features[b])
+
+
+def check_two_pairs(loss: str, pairs: Sequence[tuple[str, str]], advice: str) -> None:
+    """Refuse a single stage pair.
+
+    Raises:
+        UserError: there is no second one.
+    """
+    if len(pairs) < 2:
+        raise UserError(
+            f"{loss} needs at least two stage pairs, got {', '.join(f'{a}:{b}' for a, b in pairs)}: {advice}"
+        )
+
+
+def projection(channels: int, wanted: int) -> nn.Module:
+    """Return a learned 1x1 convolution to another number of channels, nothing where it is the same."""
+    return nn.Identity() if channels == wanted else nn.Conv2d(channels, wanted, 1)
 
 
 def pairs_of_positions(
@@ -129,15 +199,7 @@ def before_relu(output: Output, stage: str) -> Float[Tensor, "n c h w"]:
     return as_map(output.preactivations.get(stage, output.features[stage]))
 
 
-def _projection(ours: tuple[int, int, int], theirs: tuple[int, int, int]) -> nn.Module:
-    return nn.Identity() if ours[0] == theirs[0] else nn.Conv2d(ours[0], theirs[0], 1)
-
-
-def _width(shape: tuple[int, ...]) -> int:
-    return shape[0] if len(shape) == 3 else shape[-1]
-
-
-def _linear_classifier(loss: str, who: str, side: Side) -> nn.Linear:
+def linear_classifier(loss: str, who: str, side: Side) -> nn.Linear:
     """Return a side's classifier on its averaged last features; whoever holds it must not register it.
 
     Raises:
@@ -152,18 +214,6 @@ def _linear_classifier(loss: str, who: str, side: Side) -> nn.Linear:
             f"but the {who} {what}: choose another {who} or another loss"
         )
     return layer
-
-
-def _last(student: Side, teacher: Side) -> tuple[str, str]:
-    (pair,) = match_stages("last", student.features, teacher.features)
-    return pair
-
-
-def _shapes(
-    loss: str, pair: tuple[str, str], student: Side, teacher: Side
-) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    a, b = pair
-    return as_map_shape(loss, a, student.features[a]), as_map_shape(loss, b, teacher.features[b])
 
 
 class Embedding(nn.Linear):

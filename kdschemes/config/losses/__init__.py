@@ -9,17 +9,11 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from kdschemes.config.losses.base import NoLoss, Ramp, Stages
-from kdschemes.config.losses.feature import FEATURE_CHANNELS, FEATURE_MAPS
-from kdschemes.config.losses.relation import RELATION as RELATIONS
-from kdschemes.config.losses.response import RESPONSE_ADAPTIVE, RESPONSE_SOFT
+from kdschemes.config.losses.feature import FEATURE
+from kdschemes.config.losses.relation import RELATION
+from kdschemes.config.losses.response import RESPONSE
 
 __all__ = ["FEATURE", "KINDS", "RELATION", "RESPONSE", "Losses", "NoLoss", "Ramp", "Stages", "loss_named"]
-
-RESPONSE: dict[str, type] = {"none": NoLoss, **RESPONSE_SOFT, **RESPONSE_ADAPTIVE}
-
-FEATURE: dict[str, type] = {"none": NoLoss, **FEATURE_MAPS, **FEATURE_CHANNELS}
-
-RELATION: dict[str, type] = {"none": NoLoss, **RELATIONS}
 
 KINDS: dict[str, dict[str, type]] = {"response": RESPONSE, "feature": FEATURE, "relation": RELATION}
 """The tables by kind of knowledge. A loss's name is in one of them only."""

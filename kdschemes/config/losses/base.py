@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -54,3 +54,8 @@ class Stages(Ramp):
     """Which stages of the student meet which of the teacher."""
 
     stages: StageChoice = "all"
+
+
+def by_name(*options: Any) -> dict[str, type]:
+    """Return the table of a kind's losses: `NoLoss` and these classes, each by its name."""
+    return {cls.name: cls for cls in (NoLoss, *options)}

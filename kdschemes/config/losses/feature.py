@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight, WeightOfPair
+from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight, WeightOfPair, by_name
 
 Margin = Annotated[float, Field(gt=0, description="margin of the hinge")]
 
@@ -111,18 +111,6 @@ class ReviewKD(Stages):
     ] = "teacher"
 
 
-FEATURE_MAPS: dict[str, type] = {
-    "hint": Hint,
-    "at": AT,
-    "nst": NST,
-    "ft": FT,
-    "ab": AB,
-    "ofd": OFD,
-    "vid": VID,
-    "reviewkd": ReviewKD,
-}
-
-
 @dataclass(frozen=True, kw_only=True)
 class CWD(Stages):
     """Divergence between channels as distributions over positions (Shu et al. 2021)."""
@@ -191,12 +179,4 @@ class SimKD(Ramp):
     factor: Annotated[int, Field(ge=1, description="the projector's width is the teacher's channels over this")] = 2
 
 
-FEATURE_CHANNELS: dict[str, type] = {
-    "cwd": CWD,
-    "pkd": PKD,
-    "pad": PAD,
-    "ickd": ICKD,
-    "srrl": SRRL,
-    "cat_kd": CATKD,
-    "simkd": SimKD,
-}
+FEATURE = by_name(Hint, AT, NST, FT, AB, OFD, VID, ReviewKD, CWD, PKD, PAD, ICKD, SRRL, CATKD, SimKD)

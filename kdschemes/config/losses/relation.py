@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight, WeightOfPair
+from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight, WeightOfPair, by_name
 from kdschemes.config.losses.response import Standardise
 
 
@@ -127,14 +127,4 @@ class ClassCorrelation(Ramp):
     standardise: Standardise = False
 
 
-RELATION: dict[str, type] = {
-    "rkd": RKD,
-    "fsp": FSP,
-    "sp": SP,
-    "cc": CC,
-    "pkt": PKT,
-    "crd": CRD,
-    "irg": IRG,
-    "batch_correlation": BatchCorrelation,
-    "class_correlation": ClassCorrelation,
-}
+RELATION = by_name(RKD, FSP, SP, CC, PKT, CRD, IRG, BatchCorrelation, ClassCorrelation)

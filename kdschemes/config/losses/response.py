@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight
+from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight, by_name
 
 WeightBesideAlpha = Annotated[float, Field(ge=0, description="weight of the term, beside the scheme's alpha")]
 
@@ -132,17 +132,6 @@ class TFKDReg(Ramp):
     multiplier: Annotated[float, Field(ge=0, description="factor of the mean over samples and classes")] = 100.0
 
 
-RESPONSE_SOFT: dict[str, type] = {
-    "kd": KD,
-    "soft_ce": SoftCE,
-    "logit_mse": LogitMSE,
-    "dkd": DKD,
-    "nkd": NKD,
-    "dist": DIST,
-    "wsld": WSLD,
-    "tfkd_reg": TFKDReg,
-}
-
 TeacherTemperature = Annotated[float, Field(gt=0, description="temperature T of the teacher, 1 / gamma of the paper")]
 
 PartWeight = Annotated[float, Field(ge=0, description="weight of the part within the term")]
@@ -246,11 +235,4 @@ class USKD(Ramp):
     ] = "penultimate"
 
 
-RESPONSE_ADAPTIVE: dict[str, type] = {
-    "ttm": TTM,
-    "wttm": WTTM,
-    "ctkd": CTKD,
-    "mlkd": MLKD,
-    "srd": SRD,
-    "uskd": USKD,
-}
+RESPONSE = by_name(KD, SoftCE, LogitMSE, DKD, NKD, DIST, WSLD, TFKDReg, TTM, WTTM, CTKD, MLKD, SRD, USKD)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.stages import as_map_shape, before_relu, match_size, match_stages
-
-_LOG_SQRT_2PI = 0.9189385332046727
-
-_TINY_MASS = 1e-3
-
-_DEVIATIONS_WHERE_TINY = 3.0
+from kdschemes.losses.stages import StageLoss, before_relu, map_shapes, match_size
 
 
 @full_precision
@@ -42,41 +37,38 @@ def ab(
     return missed.square().sum(dim=(1, 2, 3)).mean()
 
 
-class AB(Loss[config.AB]):
-    """Weighted sum over stage pairs of `ab`, after a connector on the student's map.
+class ActivationLoss(StageLoss[Any]):
+    """Weighted sum over stage pairs of `pair_loss` of the maps before the last ReLU.
 
-    Pair i of L weighs 2^(i - L + 1): 1 for the deepest, half of it for the one before. The student's map is the one
-    before the stage's last ReLU where it ends in one. The larger map is average-pooled to the smaller one's size, then
-    the connector (a learned 1x1 convolution and batch norm) brings the student's to the teacher's channels. Square
-    tokens count as a map, a vector as a map of one position.
+    Pair i of L weighs 2^(i - L + 1): 1 for the deepest, half of it for the one before. A map is the one before the
+    stage's last ReLU where it ends in one. The larger map is average-pooled to the smaller one's size, then the
+    connector (a learned 1x1 convolution and batch norm) brings the student's to the teacher's channels. Square tokens
+    count as a map, a vector as a map of one position.
     """
 
     reads_preactivations = True
 
-    def __init__(self, options: config.AB, *, student: Side, teacher: Side, task: Task) -> None:
+    def __init__(self, options: Any, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
-        self.connectors = _connectors("ab", self.pairs, student, teacher)
+        self.connectors = nn.ModuleList()
+        for pair in self.pairs:
+            (before, *_), (after, *_) = map_shapes(options.name, pair, student, teacher)
+            convolution = nn.Conv2d(before, after, 1, bias=False)
+            nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+            self.connectors.append(nn.Sequential(convolution, nn.BatchNorm2d(after)))
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         values = []
-        for (a, b), connector in zip(self.pairs, self.connectors, strict=True):
+        for number, ((a, b), connector) in enumerate(zip(self.pairs, self.connectors, strict=True)):
             ours, theirs = match_size(before_relu(student, a), before_relu(teacher, b))
-            values.append(ab(connector(ours), theirs, margin=self.options.margin))
-        return self.options.scale * _halved_towards_shallow(values)
+            value = self.pair_loss(number, connector(ours), theirs, gather)
+            values.append(value * 0.5 ** (len(self.pairs) - 1 - number))
+        total: Tensor = self.options.scale * torch.stack(values).sum()
+        return total
 
 
-def _connectors(loss: str, pairs: list[tuple[str, str]], student: Side, teacher: Side) -> nn.ModuleList:
-    connectors = nn.ModuleList()
-    for a, b in pairs:
-        before = as_map_shape(loss, a, student.features[a])[0]
-        after = as_map_shape(loss, b, teacher.features[b])[0]
-        convolution = nn.Conv2d(before, after, 1, bias=False)
-        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
-        connectors.append(nn.Sequential(convolution, nn.BatchNorm2d(after)))
-    return connectors
+class AB(ActivationLoss):
+    """Weighted sum over stage pairs of `ab`, as in `ActivationLoss`."""
 
-
-def _halved_towards_shallow(values: list[Tensor]) -> Tensor:
-    last = len(values) - 1
-    return torch.stack([value * 0.5 ** (last - number) for number, value in enumerate(values)]).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        return ab(student, teacher, margin=self.options.margin)

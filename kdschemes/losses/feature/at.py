@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, keywords
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.stages import match_size, pairs_of_positions, to_map
+from kdschemes.core.types import StageShapes
+from kdschemes.losses.stages import StageLoss, match_size, pairs_of_positions, to_map
 
 
 @full_precision
@@ -68,20 +68,15 @@ def attention_transfer(
     return torch.linalg.vector_norm(gap, dim=1).mean() if form == "paper" else gap.square().mean()
 
 
-class AT(Loss[config.AT]):
+class AT(StageLoss[config.AT]):
     """Sum over stage pairs of `attention_transfer`. Square tokens count as a map.
 
     Maps of one position have nothing to attend to (the term would always be 0): `stages=all` leaves such pairs out,
     other choices of them are refused.
     """
 
-    def __init__(self, options: config.AT, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = pairs_of_positions("at", options.stages, student.features, teacher.features)
+    def match(self, student: StageShapes, teacher: StageShapes) -> list[tuple[str, str]]:
+        return pairs_of_positions("at", self.options.stages, student, teacher)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        maps = [(to_map(student.features[a]), to_map(teacher.features[b])) for a, b in self.pairs]
-        form, power, eps = self.options.form, self.options.power, self.options.eps
-        return torch.stack(
-            [attention_transfer(ours, theirs, form=form, power=power, eps=eps) for ours, theirs in maps]
-        ).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        return attention_transfer(to_map(student), to_map(teacher), **keywords(attention_transfer, self.options))

@@ -7,13 +7,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side, keywords
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses.feature.cwd import unit
 from kdschemes.losses.feature.hint import hint
-from kdschemes.losses.stages import _last, _linear_classifier, _shapes
+from kdschemes.losses.rows import unit
+from kdschemes.losses.stages import LastStageLoss, linear_classifier
 from kdschemes.models.recombined import as_map
 
 
@@ -58,7 +58,7 @@ def cat_kd(
     return hint(unit(ours), unit(theirs)) if normalise else hint(ours, theirs)
 
 
-class CATKD(Loss[config.CATKD]):
+class CATKD(LastStageLoss[config.CATKD]):
     """`cat_kd` of the class activation maps of the last stages. Square tokens count as a map.
 
     The student's classifier learns through its maps, the teacher's is a constant. Of a map of one position `normalise`
@@ -68,11 +68,11 @@ class CATKD(Loss[config.CATKD]):
     def __init__(self, options: config.CATKD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
         self._classifiers = [
-            _linear_classifier("cat_kd", "student", student),
-            _linear_classifier("cat_kd", "teacher", teacher),
+            linear_classifier("cat_kd", "student", student),
+            linear_classifier("cat_kd", "teacher", teacher),
         ]
-        self.pair = _last(student, teacher)
-        for stage, (_, height, width) in zip(self.pair, _shapes("cat_kd", self.pair, student, teacher), strict=True):
+        shapes = self.match_last(student, teacher)
+        for stage, (_, height, width) in zip(self.pair, shapes, strict=True):
             if options.normalise and height * width == 1:
                 raise UserError(
                     f"cat_kd with normalise=true needs more than one position, but the map of '{stage}' is 1x1: "
@@ -86,6 +86,5 @@ class CATKD(Loss[config.CATKD]):
         return cat_kd(
             class_activation(as_map(student.features[a]), ours.weight),
             class_activation(as_map(teacher.features[b]), theirs.weight.detach()),
-            resolution=self.options.resolution,
-            normalise=self.options.normalise,
+            **keywords(cat_kd, self.options),
         )

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, Output, StageShapes, Task
 from kdschemes.losses.feature.at import attention_map
 from kdschemes.losses.feature.hint import hint
-from kdschemes.losses.relation.rows import unit_rows
-from kdschemes.losses.stages import as_map_shape, match_size, match_stages, pairs_of_positions
+from kdschemes.losses.rows import unit_rows
+from kdschemes.losses.stages import StageLoss, map_shapes, match_size, pairs_of_positions
 from kdschemes.models.recombined import as_map
+
+_LEAK = 0.1
 
 
 @full_precision
@@ -47,10 +49,7 @@ def ft(
     return (unit_rows(student.flatten(1)) - unit_rows(teacher.flatten(1))).abs().mean()
 
 
-_LEAK = 0.1
-
-
-class FT(Loss[config.FT]):
+class FT(StageLoss[config.FT]):
     """Sum over stage pairs of `ft` between factors, and the weighted error of each paraphraser.
 
     A paraphraser (encoder and decoder) learns to reconstruct the teacher's map; its code is the teacher's factor, a
@@ -63,20 +62,20 @@ class FT(Loss[config.FT]):
 
     def __init__(self, options: config.FT, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        if options.form == "paper":
-            self.pairs = match_stages(options.stages, student.features, teacher.features)
-        elif options.stages == "last":
-            self.pairs = pairs_of_positions("ft", "all", student.features, teacher.features)[-1:]
-        else:
-            self.pairs = pairs_of_positions("ft", options.stages, student.features, teacher.features)
         self.translators, self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for a, b in self.pairs:
-            before = as_map_shape("ft", a, student.features[a])[0]
-            channels = as_map_shape("ft", b, teacher.features[b])[0]
+        for pair in self.pairs:
+            (before, *_), (channels, *_) = map_shapes("ft", pair, student, teacher)
             code = max(1, int(options.rate * channels))
             self.translators.append(_layers(nn.Conv2d, before, before, code, code))
             self.encoders.append(_layers(nn.Conv2d, channels, channels, code, code))
             self.decoders.append(_layers(nn.ConvTranspose2d, code, code, channels, channels))
+
+    def match(self, student: StageShapes, teacher: StageShapes) -> list[tuple[str, str]]:
+        if self.options.form == "paper":
+            return super().match(student, teacher)
+        if self.options.stages == "last":
+            return pairs_of_positions("ft", "all", student, teacher)[-1:]
+        return pairs_of_positions("ft", self.options.stages, student, teacher)
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         values = []
@@ -88,9 +87,6 @@ class FT(Loss[config.FT]):
             values.append(ft(translate(as_map(student.features[a])), factor.detach(), form=self.options.form))
             values.append(self.options.reconstruction * hint(decode(factor), theirs))
         return torch.stack(values).sum()
-
-
-FEATURE_FACTOR: dict[type, type[Loss[Any]]] = {config.FT: FT}
 
 
 def _layers(convolution: type[nn.Conv2d] | type[nn.ConvTranspose2d], *channels: int) -> nn.Sequential:

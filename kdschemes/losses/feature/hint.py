@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.stages import map_shape, match_size, match_stages, to_map
+from kdschemes.core.types import Task
+from kdschemes.losses.stages import StageLoss, map_shape, match_size, to_map
 
 
 @full_precision
@@ -28,7 +27,7 @@ def hint(student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"]) -> 
     return (student - teacher).square().mean()
 
 
-class Hint(Loss[config.Hint]):
+class Hint(StageLoss[config.Hint]):
     """Sum over stage pairs of `hint`, after a learned regressor on the student's features.
 
     A pair of equal shapes has no regressor. Otherwise it is affine and trained with the student: a linear layer for
@@ -39,19 +38,15 @@ class Hint(Loss[config.Hint]):
 
     def __init__(self, options: config.Hint, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
         self.regressors = nn.ModuleList(
             _regressor(a, student.features[a], b, teacher.features[b]) for a, b in self.pairs
         )
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        values = []
-        for (a, b), regressor in zip(self.pairs, self.regressors, strict=True):
-            ours, theirs = student.features[a], teacher.features[b]
-            if isinstance(regressor, nn.Conv2d):
-                ours, theirs = match_size(to_map(ours), to_map(theirs))
-            values.append(hint(regressor(ours), theirs))
-        return torch.stack(values).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        regressor = self.regressors[number]
+        if isinstance(regressor, nn.Conv2d):
+            student, teacher = match_size(to_map(student), to_map(teacher))
+        return hint(regressor(student), teacher)
 
 
 def _regressor(a: str, ours: tuple[int, ...], b: str, theirs: tuple[int, ...]) -> nn.Module:

@@ -7,11 +7,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.feature.cwd import unit
-from kdschemes.losses.stages import as_map_shape, match_stages
+from kdschemes.core.types import Task
+from kdschemes.losses.rows import unit
+from kdschemes.losses.stages import StageLoss, map_shapes
 from kdschemes.models.recombined import as_map
 
 
@@ -44,7 +44,7 @@ def channel_correlation(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 
     return unit(channels @ channels.mT)
 
 
-class ICKD(Loss[config.ICKD]):
+class ICKD(StageLoss[config.ICKD]):
     """Sum over stage pairs of `ickd`, after a learned 1x1 convolution and batch norm on the student's map.
 
     Square tokens count as a map, a vector as a map of one position.
@@ -52,16 +52,11 @@ class ICKD(Loss[config.ICKD]):
 
     def __init__(self, options: config.ICKD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
         self.projections = nn.ModuleList()
-        for a, b in self.pairs:
-            ours = as_map_shape("ickd", a, student.features[a])
-            theirs = as_map_shape("ickd", b, teacher.features[b])
+        for pair in self.pairs:
+            ours, theirs = map_shapes("ickd", pair, student, teacher)
             convolution = nn.Conv2d(ours[0], theirs[0], 1, bias=False)
             self.projections.append(nn.Sequential(convolution, nn.BatchNorm2d(theirs[0])))
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        values = []
-        for (a, b), projection in zip(self.pairs, self.projections, strict=True):
-            values.append(ickd(projection(as_map(student.features[a])), as_map(teacher.features[b])))
-        return torch.stack(values).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        return ickd(self.projections[number](as_map(student)), as_map(teacher))

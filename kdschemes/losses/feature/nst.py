@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.relation.rows import unit_rows
-from kdschemes.losses.stages import match_size, pairs_of_positions, to_map
+from kdschemes.core.types import StageShapes
+from kdschemes.losses.rows import unit_rows
+from kdschemes.losses.stages import StageLoss, match_size, pairs_of_positions, to_map
 
 
 @full_precision
@@ -55,16 +54,14 @@ def _unit_channels(features: Tensor) -> Tensor:
     return rows.reshape(*features.shape[:2], -1)
 
 
-class NST(Loss[config.NST]):
+class NST(StageLoss[config.NST]):
     """Sum over stage pairs of `nst`. Square tokens count as a map.
 
     Channels of one position are all equal (the term would be 0): such pairs are treated as in `AT`.
     """
 
-    def __init__(self, options: config.NST, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = pairs_of_positions("nst", options.stages, student.features, teacher.features)
+    def match(self, student: StageShapes, teacher: StageShapes) -> list[tuple[str, str]]:
+        return pairs_of_positions("nst", self.options.stages, student, teacher)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        maps = [(to_map(student.features[a]), to_map(teacher.features[b])) for a, b in self.pairs]
-        return torch.stack([nst(ours, theirs) for ours, theirs in maps]).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        return nst(to_map(student), to_map(teacher))

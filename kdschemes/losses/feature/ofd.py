@@ -7,18 +7,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Task
 from kdschemes.errors import UserError
-from kdschemes.losses.feature.ab import (
-    _DEVIATIONS_WHERE_TINY,
-    _LOG_SQRT_2PI,
-    _TINY_MASS,
-    _connectors,
-    _halved_towards_shallow,
-)
-from kdschemes.losses.stages import before_relu, match_size, match_stages
+from kdschemes.losses.feature.ab import ActivationLoss
+from kdschemes.losses.stages import match_size
+
+_LOG_SQRT_2PI = 0.9189385332046727
+
+_TINY_MASS = 1e-3
+
+_DEVIATIONS_WHERE_TINY = 3.0
 
 
 @full_precision
@@ -69,18 +69,15 @@ def ofd_margin(weight: Float[Tensor, " c"], bias: Float[Tensor, " c"]) -> Float[
     return torch.where(positive, margin, mean.clamp(max=0.0)).to(weight.dtype)
 
 
-class OFD(Loss[config.OFD]):
-    """Weighted sum over stage pairs of `ofd`, after a connector on the student's map.
+class OFD(ActivationLoss):
+    """Weighted sum over stage pairs of `ofd`, as in `ActivationLoss`.
 
-    Weights, sizes, the student's maps and the connectors are as in `AB`. The teacher's stages must end in a ReLU after
-    a batch norm, whose weight and bias give the margins: those at the time when the loss is built.
+    The teacher's stages must end in a ReLU after a batch norm, whose weight and bias give the margins: those at the
+    time when the loss is built.
     """
-
-    reads_preactivations = True
 
     def __init__(self, options: config.OFD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
         if teacher.network is None:
             raise UserError(
                 "ofd reads the batch norm before the teacher's ReLU, but what teaches is no network by itself: "
@@ -95,11 +92,6 @@ class OFD(Loss[config.OFD]):
                 )
             norm = activated[b]
             self.register_buffer(f"margin{number}", ofd_margin(norm.weight, norm.bias))
-        self.connectors = _connectors("ofd", self.pairs, student, teacher)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        values = []
-        for number, ((a, b), connector) in enumerate(zip(self.pairs, self.connectors, strict=True)):
-            ours, theirs = match_size(before_relu(student, a), teacher.preactivations[b])
-            values.append(ofd(connector(ours), theirs, margin=self.get_buffer(f"margin{number}")))
-        return self.options.scale * _halved_towards_shallow(values)
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        return ofd(student, teacher, margin=self.get_buffer(f"margin{number}"))

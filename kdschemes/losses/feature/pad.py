@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.stages import _width, match_stages
+from kdschemes.core.types import Task
+from kdschemes.losses.stages import StageLoss, embedding_width
 
 
 @full_precision
@@ -42,7 +42,7 @@ def pad(
     return ((teacher - student).square() * precision + log_variance).mean()
 
 
-class PAD(Loss[config.PAD]):
+class PAD(StageLoss[config.PAD]):
     """Sum over stage pairs of `pad` of the stages' features averaged over positions.
 
     The log-variance is a learned linear layer and batch norm of the student's embedding; a batch of one sample is
@@ -52,21 +52,17 @@ class PAD(Loss[config.PAD]):
 
     def __init__(self, options: config.PAD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
         self.projections, self.variances = nn.ModuleList(), nn.ModuleList()
         for a, b in self.pairs:
-            ours, theirs = _width(student.features[a]), _width(teacher.features[b])
+            ours, theirs = embedding_width(student.features[a]), embedding_width(teacher.features[b])
             self.projections.append(nn.Identity() if ours == theirs else nn.Linear(ours, theirs))
             self.variances.append(nn.Sequential(nn.Linear(ours, theirs, bias=False), nn.BatchNorm1d(theirs)))
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        values = []
-        for (a, b), projection, variance in zip(self.pairs, self.projections, self.variances, strict=True):
-            ours, theirs = embedding(student.features[a]), embedding(teacher.features[b])
-            values.append(
-                pad(projection(ours), theirs, log_variance=_log_variance(variance, ours), eps=self.options.eps)
-            )
-        return torch.stack(values).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        ours = embedding(student)
+        log_variance = _log_variance(self.variances[number], ours)
+        projected = self.projections[number](ours)
+        return pad(projected, embedding(teacher), log_variance=log_variance, eps=self.options.eps)
 
 
 def _log_variance(layers: nn.Module, embeddings: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.stages import _projection, as_map_shape, match_size, match_stages
+from kdschemes.core.types import Task
+from kdschemes.losses.stages import StageLoss, map_shapes, match_size, projection
 from kdschemes.models.recombined import as_map
 
 
@@ -50,7 +50,7 @@ def _standardised(features: Tensor, eps: float) -> Tensor:
     return scaled / (torch.where(varies, variance, 1.0).sqrt() + eps / scale)
 
 
-class PKD(Loss[config.PKD]):
+class PKD(StageLoss[config.PKD]):
     """Sum over stage pairs of `pkd`, of maps gathered over all processes.
 
     Where channels differ the student's map passes a learned 1x1 convolution first. Square tokens count as a map, a
@@ -61,15 +61,9 @@ class PKD(Loss[config.PKD]):
 
     def __init__(self, options: config.PKD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
-        self.projections = nn.ModuleList(
-            _projection(as_map_shape("pkd", a, student.features[a]), as_map_shape("pkd", b, teacher.features[b]))
-            for a, b in self.pairs
-        )
+        shapes = [map_shapes("pkd", pair, student, teacher) for pair in self.pairs]
+        self.projections = nn.ModuleList(projection(ours[0], theirs[0]) for ours, theirs in shapes)
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        values = []
-        for (a, b), projection in zip(self.pairs, self.projections, strict=True):
-            ours, theirs = projection(as_map(student.features[a])), as_map(teacher.features[b])
-            values.append(pkd(*map(gather, match_size(ours, theirs)), eps=self.options.eps))
-        return torch.stack(values).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        maps = match_size(self.projections[number](as_map(student)), as_map(teacher))
+        return pkd(*map(gather, maps), eps=self.options.eps)

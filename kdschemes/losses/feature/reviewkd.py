@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
-from kdschemes.errors import UserError
 from kdschemes.losses.feature.hint import hint
-from kdschemes.losses.stages import as_map_shape, before_relu, match_stages
+from kdschemes.losses.stages import StageLoss, before_relu, check_two_pairs, map_shapes
 from kdschemes.models.recombined import as_map
 
 _LEVELS = (4, 2, 1)
+
+Size = tuple[int, int]
 
 
 @full_precision
@@ -43,9 +42,6 @@ def hcl(student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]) ->
             pooled = (functional.adaptive_avg_pool2d(f, level) for f in (student, teacher))
             value = value + weight * hint(*pooled)
     return value / total
-
-
-Size = tuple[int, int]
 
 
 class Fusion(nn.Module):
@@ -86,7 +82,7 @@ class Fusion(nn.Module):
         return self.leave(fused), fused
 
 
-class ReviewKD(Loss[config.ReviewKD]):
+class ReviewKD(StageLoss[config.ReviewKD]):
     """Sum over levels of `hcl` between the fused maps of the student and the teacher's maps.
 
     The levels are the stage pairs, shallow to deep, and, with `pooled`, the average over positions of the deepest
@@ -98,19 +94,9 @@ class ReviewKD(Loss[config.ReviewKD]):
 
     def __init__(self, options: config.ReviewKD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
-        if len(self.pairs) < 2:
-            raise UserError(
-                f"reviewkd needs at least two stage pairs, got {', '.join(f'{a}:{b}' for a, b in self.pairs)}: "
-                "set losses.feature.stages=all or list two pairs"
-            )
-        channels = [
-            (
-                as_map_shape("reviewkd", a, student.features[a])[0],
-                as_map_shape("reviewkd", b, teacher.features[b])[0],
-            )
-            for a, b in self.pairs
-        ]
+        check_two_pairs("reviewkd", self.pairs, "set losses.feature.stages=all or list two pairs")
+        shapes = [map_shapes("reviewkd", pair, student, teacher) for pair in self.pairs]
+        channels = [(ours[0], theirs[0]) for ours, theirs in shapes]
         if options.pooled:
             channels.append(channels[-1])
         width = min(options.width, channels[-1][0])
@@ -135,9 +121,6 @@ class ReviewKD(Loss[config.ReviewKD]):
         if self.options.pooled:
             maps.append(embedding(output.features[stages[-1]])[:, :, None, None])
         return maps
-
-
-FEATURE_REVIEW: dict[type, type[Loss[Any]]] = {config.ReviewKD: ReviewKD}
 
 
 def _resize(features: Tensor, size: Size) -> Tensor:

@@ -8,12 +8,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
 from kdschemes.losses.feature.hint import hint
-from kdschemes.losses.stages import _last, _linear_classifier, _shapes, match_size
+from kdschemes.losses.stages import LastStageLoss, linear_classifier, match_size
 from kdschemes.models import StagedNetwork
 from kdschemes.models.recombined import Projector, Recombined, as_map, classify
 
@@ -32,7 +32,7 @@ def simkd(student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt
     return hint(*match_size(student, teacher))
 
 
-class SimKD(Loss[config.SimKD]):
+class SimKD(LastStageLoss[config.SimKD]):
     """`simkd` of the last maps, the student's after a projector, which the teacher's classifier then reads.
 
     It gives the student a further output, `simkd`: the teacher's classifier on the projected map. That classifier is
@@ -48,11 +48,10 @@ class SimKD(Loss[config.SimKD]):
                 "simkd gives its student another classifier, but the student is no network by itself "
                 "(an exit, or a peer with a shared trunk): choose another loss"
             )
-        self._classifier = [_linear_classifier("simkd", "teacher", teacher)]
+        self._classifier = [linear_classifier("simkd", "teacher", teacher)]
         if any(p.requires_grad for p in self._classifier[0].parameters()):
             raise UserError("simkd reuses a frozen teacher's classifier, but this one is trained: take scheme=offline")
-        self.pair = _last(student, teacher)
-        ours, theirs = _shapes("simkd", self.pair, student, teacher)
+        ours, theirs = self.match_last(student, teacher)
         size = (min(ours[1], theirs[1]), min(ours[2], theirs[2]))
         self.projector = Projector(ours[0], max(1, theirs[0] // options.factor), theirs[0], size)
 

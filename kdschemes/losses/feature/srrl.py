@@ -6,11 +6,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding, keywords
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses.stages import _last, _linear_classifier, _shapes
+from kdschemes.losses.stages import LastStageLoss, linear_classifier
 from kdschemes.models.recombined import as_map
 
 
@@ -41,7 +41,7 @@ def srrl(
     return alpha * gap.square().mean() + beta * (gap @ classifier.mT).square().mean()
 
 
-class SRRL(Loss[config.SRRL]):
+class SRRL(LastStageLoss[config.SRRL]):
     """`srrl` of the last features averaged over positions, the student's after a learned connector.
 
     The connector is a 1x1 convolution, batch norm and ReLU, before averaging. The teacher's classifier is a constant.
@@ -51,9 +51,8 @@ class SRRL(Loss[config.SRRL]):
         super().__init__(options, student=student, teacher=teacher, task=task)
         if options.alpha == options.beta == 0:
             raise UserError("srrl with alpha=0 and beta=0 compares nothing: give one of them a positive weight")
-        self._classifier = [_linear_classifier("srrl", "teacher", teacher)]
-        self.pair = _last(student, teacher)
-        ours, theirs = _shapes("srrl", self.pair, student, teacher)
+        self._classifier = [linear_classifier("srrl", "teacher", teacher)]
+        ours, theirs = self.match_last(student, teacher)
         self.connector = nn.Sequential(
             nn.Conv2d(ours[0], theirs[0], 1, bias=False), nn.BatchNorm2d(theirs[0]), nn.ReLU(inplace=True)
         )
@@ -64,6 +63,5 @@ class SRRL(Loss[config.SRRL]):
             embedding(self.connector(as_map(student.features[a]))),
             embedding(teacher.features[b]),
             classifier=self._classifier[0].weight.detach(),
-            alpha=self.options.alpha,
-            beta=self.options.beta,
+            **keywords(srrl, self.options),
         )

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Task
 from kdschemes.errors import UserError
-from kdschemes.losses.stages import as_map_shape, match_size, match_stages
+from kdschemes.losses.stages import StageLoss, map_shapes, match_size
 from kdschemes.models.recombined import as_map
 
 
@@ -53,7 +53,7 @@ def vid_raw_variance(variance: float, channels: int, *, eps: float = 1e-5) -> Fl
     return torch.full((channels,), excess + math.log(-math.expm1(-excess)))
 
 
-class VID(Loss[config.VID]):
+class VID(StageLoss[config.VID]):
     """Sum over stage pairs of `vid`, its mean found from the student's map by a learned regressor.
 
     The regressor is three 1x1 convolutions without bias, of the teacher's channels, with a ReLU between them; it reads
@@ -62,21 +62,17 @@ class VID(Loss[config.VID]):
     """
 
     def __init__(self, options: config.VID, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
         if options.variance <= options.eps:
             raise UserError(f"vid starts from a variance above eps={options.eps}, not {options.variance}")
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        super().__init__(options, student=student, teacher=teacher, task=task)
         self.regressors, self.raw_variances = nn.ModuleList(), nn.ParameterList()
-        for a, b in self.pairs:
-            before = as_map_shape("vid", a, student.features[a])[0]
-            width = as_map_shape("vid", b, teacher.features[b])[0]
+        for pair in self.pairs:
+            (before, *_), (width, *_) = map_shapes("vid", pair, student, teacher)
             first, *others = (nn.Conv2d(c, width, 1, bias=False) for c in (before, width, width))
             self.regressors.append(nn.Sequential(first, *(m for conv in others for m in (nn.ReLU(), conv))))
             self.raw_variances.append(nn.Parameter(vid_raw_variance(options.variance, width, eps=options.eps)))
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        values = []
-        for (a, b), regressor, raw in zip(self.pairs, self.regressors, self.raw_variances, strict=True):
-            ours, theirs = match_size(as_map(student.features[a]), as_map(teacher.features[b]))
-            values.append(vid(regressor(ours), theirs, raw_variance=raw, eps=self.options.eps))
-        return torch.stack(values).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        ours, theirs = match_size(as_map(student), as_map(teacher))
+        mean = self.regressors[number](ours)
+        return vid(mean, theirs, raw_variance=self.raw_variances[number], eps=self.options.eps)

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding, keywords
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.relation.rows import unit_rows
-from kdschemes.losses.stages import Embedding, embedding_width, match_stages
+from kdschemes.core.types import Task
+from kdschemes.losses.rows import unit_rows
+from kdschemes.losses.stages import Embedding, StageLoss, embedding_width
 
 
 @full_precision
@@ -68,7 +68,7 @@ def _series(x: Tensor, gamma: float, order: int) -> Tensor:
     return math.exp(-2 * gamma) * kernel
 
 
-class CC(Loss[config.CC]):
+class CC(StageLoss[config.CC]):
     """Sum over stage pairs of `neighbour_congruence` or `kernel_congruence`, as `options.form` says.
 
     The features are averaged over positions. Neighbours are compared after a linear layer on each side, trained with
@@ -79,21 +79,15 @@ class CC(Loss[config.CC]):
 
     def __init__(self, options: config.CC, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
         self.embeddings = nn.ModuleList()
         if options.form == "neighbour":
             for a, b in self.pairs:
                 widths = (embedding_width(student.features[a]), embedding_width(teacher.features[b]))
                 self.embeddings.append(nn.ModuleList(Embedding(width, options.dimension) for width in widths))
 
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        values = []
-        for i, (a, b) in enumerate(self.pairs):
-            ours, theirs = embedding(student.features[a]), embedding(teacher.features[b])
-            if self.options.form == "kernel":
-                gamma, order = self.options.gamma, self.options.order
-                values.append(kernel_congruence(gather(ours), gather(theirs), gamma=gamma, order=order))
-            else:
-                embed_student, embed_teacher = self.embeddings[i].children()
-                values.append(neighbour_congruence(gather(embed_student(ours)), gather(embed_teacher(theirs))))
-        return torch.stack(values).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        ours, theirs = embedding(student), embedding(teacher)
+        if self.options.form == "kernel":
+            return kernel_congruence(gather(ours), gather(theirs), **keywords(kernel_congruence, self.options))
+        embed_student, embed_teacher = self.embeddings[number].children()
+        return neighbour_congruence(gather(embed_student(ours)), gather(embed_teacher(theirs)))

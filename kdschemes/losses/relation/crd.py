@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses.relation.rows import unit_rows
-from kdschemes.losses.stages import Embedding, embedding_width, match_stages
+from kdschemes.losses.rows import unit_rows
+from kdschemes.losses.stages import Embedding, StageLoss, embedding_width
 from kdschemes.seeding import random_bits
 
 _CHUNK_ELEMENTS = 2**25
@@ -134,7 +134,7 @@ def draw_others(
     return pool[place + (place >= first[:, None]) * left_out[:, None]]
 
 
-class CRD(Loss[config.CRD]):
+class CRD(StageLoss[config.CRD]):
     """Sum over stage pairs of the student's and the teacher's `noise_contrastive`.
 
     Both sides' features, averaged over positions, pass a linear layer each, trained with the student, and are brought
@@ -150,7 +150,6 @@ class CRD(Loss[config.CRD]):
 
     def __init__(self, options: config.CRD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
         if task.train_labels is None:
             raise UserError("crd needs the labels of the training samples: build it with a task that has train_labels")
         self.others = _Others(task.train_labels.cpu(), exclude_class=options.exclude_class)

@@ -11,12 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather, Side, keywords
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
-from kdschemes.errors import UserError
 from kdschemes.losses.feature.hint import hint
-from kdschemes.losses.stages import map_shape, match_size, match_stages, to_map
+from kdschemes.losses.stages import StageLoss, check_two_pairs, map_shape, match_size, projection, to_map
 
 Pooling = Literal["average", "max"]
 
@@ -73,7 +72,7 @@ def _match_size_by_max(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return ours, theirs
 
 
-class FSP(Loss[config.FSP]):
+class FSP(StageLoss[config.FSP]):
     """Sum over consecutive stage pairs of `fsp`. Square tokens count as a map.
 
     Stages of the student with another number of channels than the teacher's pass a learned 1x1 convolution first.
@@ -81,25 +80,14 @@ class FSP(Loss[config.FSP]):
 
     def __init__(self, options: config.FSP, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
-        if len(self.pairs) < 2:
-            raise UserError(
-                f"fsp needs at least two stage pairs, got {', '.join(f'{a}:{b}' for a, b in self.pairs)}: "
-                "set losses.relation.stages=all or list two pairs"
-            )
+        check_two_pairs("fsp", self.pairs, "set losses.relation.stages=all or list two pairs")
         shapes = [
             (map_shape("fsp", a, student.features[a]), map_shape("fsp", b, teacher.features[b])) for a, b in self.pairs
         ]
-        self.adapters = nn.ModuleList(
-            nn.Identity() if ours[0] == theirs[0] else nn.Conv2d(ours[0], theirs[0], 1) for ours, theirs in shapes
-        )
+        self.adapters = nn.ModuleList(projection(ours[0], theirs[0]) for ours, theirs in shapes)
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         ours = [adapt(to_map(student.features[a])) for (a, _), adapt in zip(self.pairs, self.adapters, strict=True)]
         theirs = [to_map(teacher.features[b]) for _, b in self.pairs]
-        return torch.stack(
-            [
-                fsp(s, t, pooling=self.options.pooling, distance=self.options.distance)
-                for s, t in zip(pairwise(ours), pairwise(theirs), strict=True)
-            ],
-        ).sum()
+        flows = zip(pairwise(ours), pairwise(theirs), strict=True)
+        return torch.stack([fsp(s, t, **keywords(fsp, self.options)) for s, t in flows]).sum()

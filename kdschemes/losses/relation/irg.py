@@ -10,12 +10,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses import feature
-from kdschemes.losses.stages import map_shape, match_size, match_stages, to_map
+from kdschemes.losses.feature.hint import hint
+from kdschemes.losses.stages import StageLoss, check_two_pairs, map_shape, match_size, to_map
 
 
 @full_precision
@@ -68,7 +68,7 @@ def _relative_to_largest(distances: Tensor) -> Tensor:
     return distances / torch.where(largest > 0, largest, 1.0)
 
 
-class IRG(Loss[config.IRG]):
+class IRG(StageLoss[config.IRG]):
     """The weighted sum of three parts, each a mean of squared differences; all tensors gathered over all processes.
 
     `vertices` compares the logits; `edges` is the mean over the stage pairs' features, and the last pair's averaged
@@ -79,16 +79,12 @@ class IRG(Loss[config.IRG]):
     spans_batch = True
 
     def __init__(self, options: config.IRG, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
         if options.vertices == options.edges == options.transformations == 0:
             raise UserError("irg with vertices=0, edges=0 and transformations=0 compares nothing: weigh one of them")
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
+        super().__init__(options, student=student, teacher=teacher, task=task)
         if options.transformations:
-            if len(self.pairs) < 2:
-                raise UserError(
-                    f"irg needs at least two stage pairs, got {', '.join(f'{a}:{b}' for a, b in self.pairs)}: "
-                    "list two pairs in losses.relation.stages or set losses.relation.transformations=0"
-                )
+            advice = "list two pairs in losses.relation.stages or set losses.relation.transformations=0"
+            check_two_pairs("irg", self.pairs, advice)
             for a, b in self.pairs:
                 map_shape("irg", a, student.features[a]), map_shape("irg", b, teacher.features[b])
 
@@ -97,13 +93,13 @@ class IRG(Loss[config.IRG]):
         theirs = [gather(teacher.features[b]) for _, b in self.pairs]
         parts = []
         if self.options.vertices:
-            parts.append(self.options.vertices * feature.hint(gather(student.logits), gather(teacher.logits)))
+            parts.append(self.options.vertices * hint(gather(student.logits), gather(teacher.logits)))
         if self.options.edges:
             graphs = zip([*ours, embedding(ours[-1])], [*theirs, embedding(theirs[-1])], strict=True)
-            gaps = [feature.hint(irg_edges(s), irg_edges(t)) for s, t in graphs]
+            gaps = [hint(irg_edges(s), irg_edges(t)) for s, t in graphs]
             parts.append(self.options.edges * torch.stack(gaps).mean())
         if self.options.transformations:
             steps = zip(pairwise(map(to_map, ours)), pairwise(map(to_map, theirs)), strict=True)
-            gaps = [feature.hint(irg_transformation(*s), irg_transformation(*t)) for s, t in steps]
+            gaps = [hint(irg_transformation(*s), irg_transformation(*t)) for s, t in steps]
             parts.append(self.options.transformations * torch.stack(gaps).mean())
         return torch.stack(parts).sum()

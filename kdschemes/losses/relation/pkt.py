@@ -7,10 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.loss import Gather, embedding
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.stages import match_stages
+from kdschemes.losses.stages import StageLoss
 
 _LOGARITHM_BELOW = -0.5
 
@@ -60,18 +59,10 @@ def _neighbours(x: Tensor, eps: float) -> Tensor:
     return kernel / kernel.sum(dim=1, keepdim=True)
 
 
-class PKT(Loss[config.PKT]):
+class PKT(StageLoss[config.PKT]):
     """Sum over stage pairs of `probabilistic_transfer` of the features averaged over positions."""
 
     spans_batch = True
 
-    def __init__(self, options: config.PKT, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        values = []
-        for a, b in self.pairs:
-            ours, theirs = gather(embedding(student.features[a])), gather(embedding(teacher.features[b]))
-            values.append(probabilistic_transfer(ours, theirs, eps=self.options.eps))
-        return torch.stack(values).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        return probabilistic_transfer(gather(embedding(student)), gather(embedding(teacher)), eps=self.options.eps)

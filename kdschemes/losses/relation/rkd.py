@@ -11,12 +11,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.losses.relation.rows import unit_rows
-from kdschemes.losses.stages import match_stages
+from kdschemes.losses.rows import unit_rows
+from kdschemes.losses.stages import StageLoss
 
 _CHUNK_ELEMENTS = 2**20
 
@@ -111,7 +111,7 @@ def _add_gradient(gradient: Tensor, anchors: Tensor, slope: Tensor, unit: Tensor
     gradient[anchors] -= by_difference.sum(dim=1)
 
 
-class RKD(Loss[config.RKD]):
+class RKD(StageLoss[config.RKD]):
     """Sum over stage pairs of the weighted `rkd_distance` and `rkd_angle`.
 
     Embeddings are the stages' features averaged over positions (brought to length 1 if `options.normalise`), gathered
@@ -121,22 +121,18 @@ class RKD(Loss[config.RKD]):
     spans_batch = True
 
     def __init__(self, options: config.RKD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
         if options.distance == options.angle == 0:
             raise UserError("rkd with distance=0 and angle=0 compares nothing: give one of them a positive weight")
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
-        self.distance = options.distance
-        self.angle = options.angle
-        self.normalise = options.normalise
+        super().__init__(options, student=student, teacher=teacher, task=task)
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         values = []
         for a, b in self.pairs:
             ours, theirs = gather(embedding(student.features[a])), gather(embedding(teacher.features[b]))
-            if self.normalise:
+            if self.options.normalise:
                 ours, theirs = unit_rows(ours), unit_rows(theirs)
-            if self.distance:
-                values.append(self.distance * rkd_distance(ours, theirs))
-            if self.angle:
-                values.append(self.angle * rkd_angle(ours, theirs))
+            if self.options.distance:
+                values.append(self.options.distance * rkd_distance(ours, theirs))
+            if self.options.angle:
+                values.append(self.options.angle * rkd_angle(ours, theirs))
         return torch.stack(values).sum()

@@ -9,11 +9,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Loss, Side
+from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.relation.rows import unit_rows
-from kdschemes.losses.stages import match_stages
+from kdschemes.losses.rows import unit_rows
+from kdschemes.losses.stages import StageLoss
 
 _ORDERS = {"l2": 2, "l1": 1}
 
@@ -50,18 +49,11 @@ def _similarities(features: Tensor, order: int) -> Tensor:
     return unit_rows(by_sample @ together.mT, order=order)
 
 
-class SP(Loss[config.SP]):
+class SP(StageLoss[config.SP]):
     """Sum over stage pairs of `similarity_preserving` of the whole features, gathered over all processes."""
 
     spans_batch = True
 
-    def __init__(self, options: config.SP, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
-        self.pairs = match_stages(options.stages, student.features, teacher.features)
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        values = []
-        for a, b in self.pairs:
-            ours, theirs = gather(student.features[a].flatten(1)), gather(teacher.features[b].flatten(1))
-            values.append(similarity_preserving(ours, theirs, rows=self.options.rows))
-        return torch.stack(values).sum()
+    def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
+        ours, theirs = gather(student.flatten(1)), gather(teacher.flatten(1))
+        return similarity_preserving(ours, theirs, rows=self.options.rows)

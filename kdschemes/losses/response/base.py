@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
 
-from kdschemes.core.loss import Loss, Options, Side
-from kdschemes.core.types import Output, Task
+from kdschemes.core.loss import Gather, Loss, Options, Side, keywords
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
 from kdschemes.losses.response.standardise import standardise
 
 
-class LogitLoss(Loss[Options]):
+class ResponseLoss(Loss[Options]):
     """A loss of two logits, standardised first if `options.standardise` says so."""
 
     def __init__(self, options: Options, *, student: Side, teacher: Side, task: Task) -> None:
@@ -30,11 +33,43 @@ class LogitLoss(Loss[Options]):
                 stacklevel=2,
             )
 
+    def teacher_stages(self) -> list[str]:
+        return []
+
     def logits(self, student: Output, teacher: Output) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n classes"]]:
         """Return the student's and the teacher's logits as the loss compares them."""
         z, v = student.logits, teacher.logits
         return (standardise(z), standardise(v)) if self.standardise else (z, v)
 
 
-def _width(shape: tuple[int, ...]) -> int:
-    return shape[0] if len(shape) == 3 else shape[-1]
+class LogitLoss(ResponseLoss[Any]):
+    """A pure function of both logits; fields of the options are its keyword arguments of the same names.
+
+    Args:
+        function: of the student's and the teacher's logits.
+        labels: whether the labels are its third argument.
+        gather: whether it compares samples, so that it is given those of all processes.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Tensor],
+        options: Any,
+        *,
+        student: Side,
+        teacher: Side,
+        task: Task,
+        labels: bool = False,
+        gather: bool = False,
+    ) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        assert not (labels and gather), "labels are not gathered"
+        self.function = partial(function, **keywords(function, options))
+        self.labels = labels
+        self.spans_batch = gather
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        logits = self.logits(student, teacher)
+        if self.spans_batch:
+            return self.function(*map(gather, logits))
+        return self.function(*logits, *([batch.labels] if self.labels else []))

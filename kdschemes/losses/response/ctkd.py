@@ -14,7 +14,7 @@ from kdschemes.config.losses import response as config
 from kdschemes.core.loss import Gather, Side
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Progress, Task
-from kdschemes.losses.response.base import LogitLoss
+from kdschemes.losses.response.base import ResponseLoss
 from kdschemes.losses.response.divergence import divergence_by_gap
 
 
@@ -89,7 +89,7 @@ class _Reverse(torch.autograd.Function):
         return -ctx.strength * gradients[0], None
 
 
-class CTKD(LogitLoss[config.CTKD]):
+class CTKD(ResponseLoss[config.CTKD]):
     """`ctkd` of the logits at a temperature that is a parameter, trained by reversed gradients."""
 
     def __init__(self, options: config.CTKD, *, student: Side, teacher: Side, task: Task) -> None:

@@ -10,11 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
 
 Epsilon = Literal["none", "added", "clamped"]
 
@@ -104,22 +100,3 @@ def _deviations(log_ratio: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     relative = _relative_deviations(log_ratio, dim)
     largest = log_ratio.detach().amax(dim=dim, keepdim=True).exp() / log_ratio.shape[1]
     return relative * largest, relative.detach().any(dim=dim)
-
-
-class DIST(LogitLoss[config.DIST]):
-    """`dist` of the logits of all processes."""
-
-    spans_batch = True
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        o = self.options
-        return dist(
-            gather(z),
-            gather(v),
-            temperature=o.temperature,
-            beta=o.beta,
-            gamma=o.gamma,
-            scale=o.scale,
-            epsilon=o.epsilon,
-        )

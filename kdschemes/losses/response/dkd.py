@@ -7,11 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
 from kdschemes.losses.response.divergence import divergence_by_gap
 
 
@@ -73,12 +69,3 @@ def split_label(
 def _log_label_or_not(label: Tensor, others: Tensor) -> Tensor:
     """Return log p_y and log (1 - p_y) as two columns, given the logits."""
     return functional.log_softmax(torch.stack([label, others.logsumexp(dim=1)], dim=1), dim=1)
-
-
-class DKD(LogitLoss[config.DKD]):
-    """`dkd` of the logits and labels."""
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        o = self.options
-        return dkd(z, v, batch.labels, temperature=o.temperature, alpha=o.alpha, beta=o.beta)

@@ -7,11 +7,7 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
 from kdschemes.losses.response.divergence import divergence
 
 
@@ -41,12 +37,3 @@ def kd(
     by_sample = divergence(student, teacher, temperature=temperature)
     value = by_sample.mean() if reduction == "batchmean" else by_sample.mean() / student.shape[1]
     return temperature**2 * value if scale else value
-
-
-class KD(LogitLoss[config.KD]):
-    """`kd` of the logits."""
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        o = self.options
-        return kd(z, v, temperature=o.temperature, scale=o.scale, reduction=o.reduction)

@@ -5,18 +5,7 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
-
-
-class LogitMSE(LogitLoss[config.LogitMSE]):
-    """`logit_mse` of the logits."""
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        return logit_mse(*self.logits(student, teacher))
 
 
 @full_precision

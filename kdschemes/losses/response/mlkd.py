@@ -10,12 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.relation.logit_correlation import batch_correlation, class_correlation
-from kdschemes.losses.response.base import LogitLoss
+from kdschemes.losses.logit_correlation import batch_correlation, class_correlation
 from kdschemes.losses.response.divergence import divergence
 
 Masks = Literal["share", "select", "none"]
@@ -76,21 +72,3 @@ def confidence_masks(teacher: Float[Tensor, "n c"]) -> tuple[Bool[Tensor, " n"],
     p = functional.softmax(teacher.detach(), dim=1)
     sure, mass = p.amax(dim=1), p.sum(dim=0)
     return sure <= torch.quantile(sure, 0.5), mass <= torch.quantile(mass, 0.5)
-
-
-class MLKD(LogitLoss[config.MLKD]):
-    """`mlkd` of the logits of all processes."""
-
-    spans_batch = True
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        return mlkd(
-            gather(z),
-            gather(v),
-            temperatures=self.options.temperatures,
-            instance=self.options.instance,
-            batch=self.options.batch,
-            classes=self.options.classes,
-            masks=self.options.masks,
-        )

@@ -6,21 +6,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
 from kdschemes.losses.response.dkd import split_label
 from kdschemes.losses.response.soft_ce import soft_cross_entropy
-
-
-class NKD(LogitLoss[config.NKD]):
-    """`nkd` of the logits and labels."""
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        return nkd(z, v, batch.labels, temperature=self.options.temperature, gamma=self.options.gamma)
 
 
 @full_precision

@@ -6,19 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
-
-
-class SoftCE(LogitLoss[config.SoftCE]):
-    """`soft_ce` of the logits."""
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        return soft_ce(z, v, temperature=self.options.temperature, scale=self.options.scale)
 
 
 @full_precision

@@ -9,9 +9,9 @@ from kdschemes.config.losses import response as config
 from kdschemes.core.loss import Gather, Side, embedding
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.response.base import LogitLoss, _width
+from kdschemes.losses.response.base import ResponseLoss
 from kdschemes.losses.response.kd import kd
-from kdschemes.losses.stages import match_stages
+from kdschemes.losses.stages import embedding_width, match_stages
 
 _SMALLEST_SUM = 1e-24
 
@@ -65,7 +65,7 @@ def srd(
     return srd_features(student, teacher, exponent=exponent) + soft
 
 
-class SRD(LogitLoss[config.SRD]):
+class SRD(ResponseLoss[config.SRD]):
     """Sum over stage pairs of `srd_features`, plus the divergence of the logits, as in `srd`.
 
     Features are averaged over positions. The student's pass a learned linear layer, then both pass batch norm
@@ -77,10 +77,13 @@ class SRD(LogitLoss[config.SRD]):
     def __init__(self, options: config.SRD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
         self.pairs = match_stages(options.stages, student.features, teacher.features)
-        widths = [(_width(student.features[a]), _width(teacher.features[b])) for a, b in self.pairs]
+        widths = [(embedding_width(student.features[a]), embedding_width(teacher.features[b])) for a, b in self.pairs]
         self.projectors = nn.ModuleList(nn.Linear(ours, theirs, bias=False) for ours, theirs in widths)
         self.student_norms = nn.ModuleList(_norm(theirs, options.norm_epsilon) for _, theirs in widths)
         self.teacher_norms = nn.ModuleList(_norm(theirs, options.norm_epsilon) for _, theirs in widths)
+
+    def teacher_stages(self) -> list[str]:
+        return [theirs for _, theirs in self.pairs]
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         alone = self.training and (batch.micro_size or len(batch)) == 1
@@ -92,8 +95,13 @@ class SRD(LogitLoss[config.SRD]):
             features = project(embedding(student.features[a])), embedding(teacher.features[b])
             ours, theirs = (gather(0.0 * x if alone else norm(x)) for norm, x in zip(norms, features, strict=True))
             pairs.append((ours, theirs))
-        logits = {"student_logits": gather(z), "teacher_logits": gather(v)}
-        value = srd(*pairs[-1], **logits, exponent=self.options.exponent, temperature=self.options.temperature)
+        value = srd(
+            *pairs[-1],
+            student_logits=gather(z),
+            teacher_logits=gather(v),
+            exponent=self.options.exponent,
+            temperature=self.options.temperature,
+        )
         for ours, theirs in pairs[:-1]:
             value = value + srd_features(ours, theirs, exponent=self.options.exponent)
         return value

@@ -7,10 +7,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
+from kdschemes.core.loss import Gather, keywords
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
+from kdschemes.losses.response.base import ResponseLoss
 from kdschemes.losses.response.divergence import divergence
 
 
@@ -45,11 +45,8 @@ def tfkd_reg(
     return multiplier * divergence(student, target / temperature).mean() / classes
 
 
-class TFKDReg(LogitLoss[config.TFKDReg]):
+class TFKDReg(ResponseLoss[config.TFKDReg]):
     """`tfkd_reg` of the student's logits and the labels."""
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        o = self.options
-        return tfkd_reg(
-            student.logits, batch.labels, temperature=o.temperature, correct=o.correct, multiplier=o.multiplier
-        )
+        return tfkd_reg(student.logits, batch.labels, **keywords(tfkd_reg, self.options))

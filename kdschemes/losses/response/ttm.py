@@ -6,11 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
 from kdschemes.losses.response.divergence import divergence_by_gap
 
 
@@ -27,20 +23,15 @@ def ttm(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, tempera
         teacher: logits v.
         temperature: T > 0 of the teacher.
     """
-    return _divergence(student, teacher, temperature).mean()
+    return transformed_divergence(student, teacher, temperature).mean()
 
 
-def _divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def transformed_divergence(
+    student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
+) -> Float[Tensor, " n"]:
+    r"""Return $KL(softmax(v_n / T) \| softmax(z_n))$ of every sample; the tensors are of float32 at least."""
     assert temperature > 0, temperature
     softened = teacher / temperature
     return divergence_by_gap(
         student - softened, functional.log_softmax(softened, dim=1), functional.log_softmax(student, dim=1)
     )
-
-
-class TTM(LogitLoss[config.TTM]):
-    """`ttm` of the logits."""
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        return ttm(z, v, temperature=self.options.temperature)

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding, keywords
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
-from kdschemes.losses.response.base import LogitLoss, _width
-from kdschemes.losses.stages import match_stages
+from kdschemes.losses.response.base import ResponseLoss
+from kdschemes.losses.stages import embedding_width, match_stages
 
 Rank = Literal["reference", "probabilities"]
 
@@ -115,7 +115,7 @@ def uskd_non_target(
     return -(soft * (student - others).masked_fill(is_label, 0.0)).sum(dim=1).mean()
 
 
-class USKD(LogitLoss[config.USKD]):
+class USKD(ResponseLoss[config.USKD]):
     """`uskd` of the student's logits of all processes; the teacher is not looked at.
 
     The weak logits are those of a linear layer on the features of one stage, averaged over positions.
@@ -126,20 +126,12 @@ class USKD(LogitLoss[config.USKD]):
     def __init__(self, options: config.USKD, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)
         self.stage = _stage(options.stage, student)
-        self.weak = nn.Linear(_width(student.features[self.stage]), task.num_classes)
+        self.weak = nn.Linear(embedding_width(student.features[self.stage]), task.num_classes)
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         weak = self.weak(embedding(student.features[self.stage]))
-        return uskd(
-            gather(student.logits),
-            gather(weak),
-            gather(batch.labels[:, None]).squeeze(1),
-            alpha=self.options.alpha,
-            beta=self.options.beta,
-            mu=self.options.mu,
-            rank=self.options.rank,
-            smoothing=self.options.smoothing,
-        )
+        labels = gather(batch.labels[:, None]).squeeze(1)
+        return uskd(gather(student.logits), gather(weak), labels, **keywords(uskd, self.options))
 
 
 def _stage(choice: str, student: Side) -> str:

@@ -7,11 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
 from kdschemes.losses.response.dkd import split_label
 from kdschemes.losses.response.soft_ce import soft_cross_entropy
 
@@ -47,11 +43,3 @@ def wsld(
 def _label_loss(logits: Tensor, labels: Tensor) -> Tensor:
     label, others = split_label(logits, labels)
     return -functional.logsigmoid(label - others.logsumexp(dim=1))
-
-
-class WSLD(LogitLoss[config.WSLD]):
-    """`wsld` of the logits and labels."""
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        return wsld(z, v, batch.labels, temperature=self.options.temperature)

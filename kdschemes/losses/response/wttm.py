@@ -7,20 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
-from kdschemes.losses.response.ttm import _divergence
-
-
-class WTTM(LogitLoss[config.WTTM]):
-    """`wttm` of the logits."""
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        return wttm(z, v, temperature=self.options.temperature)
+from kdschemes.losses.response.ttm import transformed_divergence
 
 
 @full_precision
@@ -38,4 +26,4 @@ def wttm(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, temper
     """
     log_p = functional.log_softmax(teacher.detach(), dim=1)
     power_sum = torch.logsumexp(log_p / temperature, dim=1).exp()
-    return (power_sum * _divergence(student, teacher, temperature)).mean()
+    return (power_sum * transformed_divergence(student, teacher, temperature)).mean()

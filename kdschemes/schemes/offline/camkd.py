@@ -108,6 +108,9 @@ class ConfidentKD(Term):
     def reads(self) -> tuple[str, ...]:
         return (self.target, *self.sources)
 
+    def stages_read(self, output: str) -> list[str]:
+        return []
+
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         teachers = torch.stack([outputs[name].logits.detach() for name in self.sources])
         weights = teacher_weights(teachers, batch.labels)
@@ -134,6 +137,9 @@ class ConfidentHint(Term):
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.target, *self.stages, *self.readings)
+
+    def stages_read(self, output: str) -> list[str] | None:
+        return [self.stages[output]] if output in self.stages else super().stages_read(output)
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         read = [outputs[name] for name in self.readings]

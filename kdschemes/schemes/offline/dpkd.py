@@ -54,6 +54,9 @@ class MostConfident(Node):
         super().__init__([name], reads=members)
         self.by = by
 
+    def stages_read(self, output: str) -> list[str]:
+        return []
+
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         logits = torch.stack([outputs[member].logits for member in self.reads])
         chosen = most_confident(logits, batch.labels, self.by)

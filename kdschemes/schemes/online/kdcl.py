@@ -67,8 +67,8 @@ class Mix(Node):
     def _convex(self, logits: Tensor, batch: Batch) -> Tensor:
         if not self.training:
             return convex_weights(logits, batch.labels)
-        everyone = gather(logits.transpose(0, 1), batch).transpose(0, 1)
-        return convex_weights(everyone, gather(batch.labels[:, None], batch).squeeze(1))
+        everyone = gather(logits.transpose(0, 1), batch.micro_size).transpose(0, 1)
+        return convex_weights(everyone, gather(batch.labels[:, None], batch.micro_size).squeeze(1))
 
 
 class HeldOutMix(Node):

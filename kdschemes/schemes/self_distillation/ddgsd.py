@@ -38,7 +38,7 @@ class MeanGap(Term):
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         last = [list(outputs[name].features.values())[-1] for name in self.reads]
-        first, second = (gather(embedding(features), batch) for features in last)
+        first, second = (gather(embedding(features), batch.micro_size) for features in last)
         return mean_gap(first, second, form=self.form)
 
 

@@ -5,11 +5,7 @@ from __future__ import annotations
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output
-from kdschemes.losses.response.base import LogitLoss
 
 
 @full_precision
@@ -70,23 +66,3 @@ def _difference_of_products(p: Tensor, q: Tensor, keep: Tensor | None) -> Tensor
     half = 0.5 * (p - q) @ (p + q).mT
     squares = (half + half.mT).square()
     return squares.sum() if keep is None else squares.sum(dim=1).masked_fill(~keep, 0.0).sum()
-
-
-class BatchCorrelation(LogitLoss[config.BatchCorrelation]):
-    """`batch_correlation` of the logits of all processes."""
-
-    spans_batch = True
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        return batch_correlation(gather(z), gather(v), temperature=self.options.temperature)
-
-
-class ClassCorrelation(LogitLoss[config.ClassCorrelation]):
-    """`class_correlation` of the logits of all processes."""
-
-    spans_batch = True
-
-    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
-        z, v = self.logits(student, teacher)
-        return class_correlation(gather(z), gather(v), temperature=self.options.temperature)

@@ -26,3 +26,12 @@ def unit_rows(rows: Float[Tensor, "n d"], *, order: int = 2) -> Float[Tensor, "n
     scaled = rows / torch.where(positive, largest, 1.0)
     length = torch.linalg.vector_norm(scaled, ord=order, dim=1, keepdim=True)
     return torch.where(positive, scaled / torch.where(positive, length, 1.0), 0.0)
+
+
+@full_precision
+def unit(x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+    """Return the rows over their length, at any scale; a row of 0 stays 0 and has a gradient of 0."""
+    largest = x.detach().abs().amax(dim=-1, keepdim=True)
+    present = largest > torch.finfo(x.dtype).tiny
+    scaled = torch.where(present, x, 1.0) / torch.where(present, largest, 1.0)
+    return torch.where(present, scaled / scaled.norm(dim=-1, keepdim=True), 0.0)
