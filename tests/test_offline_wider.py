@@ -40,8 +40,8 @@ from kdschemes.core.types import Progress
 from kdschemes.errors import UserError
 from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.models import create_model, save_weights
-from kdschemes.schemes.offline.camkd import ReadByTeachers
-from kdschemes.schemes.offline.confidence import most_confident, teacher_weights, weighted_hint, weighted_kd
+from kdschemes.schemes.offline.camkd import ReadByTeachers, teacher_weights, weighted_hint, weighted_kd
+from kdschemes.schemes.offline.dpkd import most_confident
 from kdschemes.schemes.offline.partial import PartlyFrozen
 from kdschemes.schemes.offline.teachers import build_teachers
 

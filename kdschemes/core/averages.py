@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -15,9 +14,6 @@ from kdschemes.core.nodes import Node
 from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.distributed.collectives import gather
 from kdschemes.models import StagedNetwork
-
-if TYPE_CHECKING:
-    pass
 
 
 class Ema(Node):
@@ -108,6 +104,9 @@ class Memory(Node):
     def size(self) -> int:
         """The bytes that the memory takes, on each process."""
         return sum(buffer.numel() * buffer.element_size() for buffer in (self.logits, self.known))
+
+    def stages_read(self, output: str) -> Sequence[str]:
+        return ()
 
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:

@@ -1,20 +1,29 @@
-"""The frozen teacher; AnswerStore is a Protocol."""
+"""The frozen teacher."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import nn
 
-from kdschemes.core.nodes import Node, _answer
+from kdschemes.core.nodes import Node, forward_network
 from kdschemes.core.types import Batch, Output, Outputs
 from kdschemes.models import StagedNetwork
 
-if TYPE_CHECKING:
-    from kdschemes.teacher_cache import TeacherCache
+
+class AnswerStore(Protocol):
+    """Stored outputs of a frozen network for the training batches; `wanted` is what is read of each, with its shape."""
+
+    wanted: dict[str, tuple[int, ...]]
+
+    def answer(self, batch: Batch) -> Output:
+        """Return what is stored of a training batch."""
+
+    def fits(self, other: object) -> bool:
+        """Return whether another store holds the same outputs."""
 
 
 class Frozen(Node):
@@ -31,7 +40,7 @@ class Frozen(Node):
         self._shared = _Answer()
         self.stays: frozenset[nn.Module] = frozenset()
         self.bf16 = False
-        self.cache: TeacherCache | None = None
+        self.cache: AnswerStore | None = None
 
     @property
     def network(self) -> StagedNetwork:
@@ -71,9 +80,9 @@ class Frozen(Node):
     def compute(self, batch: Batch) -> Output:
         """Return what the network itself says of a batch."""
         if not self.bf16:
-            return _answer(self.network, batch, self.preactivations)
+            return forward_network(self.network, batch, self.preactivations)
         with torch.autocast(batch.images.device.type, torch.bfloat16):
-            return _answer(self.network, batch, self.preactivations).float()
+            return forward_network(self.network, batch, self.preactivations).float()
 
     def share_answers(self, other: Frozen) -> None:
         """Answer as `other` does, which holds an equal network, from now on: this one's own weights are let go."""

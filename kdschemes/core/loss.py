@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -59,6 +59,10 @@ class Loss(nn.Module, ABC, Generic[Options]):
     remembers: ClassVar[bool] = False
     reads_preactivations: ClassVar[bool] = False
     head: ClassVar[str | None] = None
+    pairs: Any = None
+    """The stages that it compares, each the student's and the teacher's; None: any."""
+    pair: Any = None
+    """The same where there is only one."""
 
     def __init__(self, options: Options, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__()
@@ -67,6 +71,12 @@ class Loss(nn.Module, ABC, Generic[Options]):
     @abstractmethod
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         """Return the unweighted value. Gradients flow to both outputs; the caller detaches the teacher."""
+
+    @property
+    def teacher_stages(self) -> list[str] | None:
+        """The stages of the teacher whose features the loss reads; None: any of them."""
+        pairs = self.pairs if self.pair is None else [self.pair]
+        return None if pairs is None else [theirs for _, theirs in pairs]
 
     def follow(self, progress: Progress) -> None:
         """Learn where training is, before each forward pass."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,6 @@ from torch.nn import functional
 from kdschemes.core.loss import Loss
 from kdschemes.core.types import Batch, Output, Outputs
 from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
-
-if TYPE_CHECKING:
-    pass
 
 Predict = Callable[[Batch, Iterable[str]], Outputs]
 """Gives the named outputs of a batch."""
@@ -41,6 +38,10 @@ class Node(nn.Module):
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         """Return this node's outputs."""
         raise NotImplementedError
+
+    def stages_read(self, output: str) -> Sequence[str] | None:
+        """Return the stages of an output whose features the node reads; None: any of them."""
+        return None if output in self.reads else ()
 
     def after_step(self) -> None:
         """Follow the optimizer's step (a moving average, a snapshot)."""
@@ -74,7 +75,7 @@ class Network(Node):
         self.preactivations = False
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        return {self.provides[0]: _answer(self.network, batch.companion(self.view), self.preactivations)}
+        return {self.provides[0]: forward_network(self.network, batch.companion(self.view), self.preactivations)}
 
     def plain_network(self, head: str) -> StagedNetwork:
         return self.network
@@ -99,7 +100,7 @@ class NetworkWithExits(Node):
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         name = self.provides[0]
-        produced = {name: _answer(self.network.network, batch, self.preactivations)}
+        produced = {name: forward_network(self.network.network, batch, self.preactivations)}
         exits = self.network.classify_exits(produced[name].features)
         for exit_name, (exit_logits, exit_feature) in exits.items():
             produced[f"{name}/{exit_name}"] = Output(exit_logits, {"exit": exit_feature})
@@ -195,6 +196,9 @@ class Ensemble(Node):
         weights = weights if weights is not None else [1.0] * len(members)
         self.weights = tuple(weight / sum(weights) for weight in weights)
 
+    def stages_read(self, output: str) -> Sequence[str]:
+        return ()
+
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         members = torch.stack([outputs[member].logits for member in self.reads])
         members = members.to(torch.promote_types(members.dtype, torch.float32))
@@ -233,7 +237,8 @@ class _ScaleGradient(torch.autograd.Function):
         return gradients[0] * ctx.factor, None  # type: ignore[attr-defined]
 
 
-def _answer(network: StagedNetwork, batch: Batch, preactivations: bool) -> Output:
+def forward_network(network: StagedNetwork, batch: Batch, preactivations: bool) -> Output:
+    """Return the output of a network for a batch, with the maps before each stage's last ReLU if asked for."""
     if preactivations:
         return Output(*network.forward_preactivations(batch.images))
     return Output(*network.forward_stages(batch.images))

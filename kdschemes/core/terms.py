@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -10,12 +10,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.loss import Loss
 from kdschemes.core.schedules import Schedule
 from kdschemes.core.types import Batch, Output, Progress
 from kdschemes.distributed.collectives import gather
 from kdschemes.errors import UserError
-from kdschemes.losses.response import cross_entropy
 
 
 class Term(nn.Module):
@@ -46,6 +46,10 @@ class Term(nn.Module):
         """Return the batches over whose samples the term is a mean: by default the batch alone."""
         return (batch,)
 
+    def stages_read(self, output: str) -> Sequence[str] | None:
+        """Return the stages of an output whose features the term reads; None: any of them."""
+        return None if output in self.reads else ()
+
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         """Return the unweighted value."""
         raise NotImplementedError
@@ -65,6 +69,9 @@ class Supervise(Term):
         super().__init__(f"ce/{target}", target, weight)
         self.label_smoothing = label_smoothing
         self.label_smoothing_over = label_smoothing_over
+
+    def stages_read(self, output: str) -> Sequence[str]:
+        return ()
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         return cross_entropy(
@@ -122,6 +129,9 @@ class Transfer(Term):
 
     def batches(self, batch: Batch) -> tuple[Batch, ...]:
         return (batch.companion(self.companion),)
+
+    def stages_read(self, output: str) -> Sequence[str] | None:
+        return self.loss.teacher_stages if output == self.source != self.target else super().stages_read(output)
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         (samples,) = self.batches(batch)

@@ -5,25 +5,19 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 
 from kdschemes.config import Config
 from kdschemes.config.naming import to_tree
-from kdschemes.core.averages import Memory
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
-from kdschemes.core.loss import Loss
-from kdschemes.core.nodes import Ensemble
-from kdschemes.core.terms import Supervise, Transfer
+from kdschemes.core.nodes import Node
+from kdschemes.core.terms import Term, Transfer
 from kdschemes.data import LoadedData
 from kdschemes.errors import UserError
-from kdschemes.losses.response.base import LogitLoss
 from kdschemes.models import stages
 from kdschemes.models.weights import HUB
-from kdschemes.schemes.offline.camkd import ConfidentHint, ConfidentKD
-from kdschemes.schemes.offline.dpkd import MostConfident
 from kdschemes.teacher_cache.cache import FEATURES, LOGITS, TeacherCache
 from kdschemes.teacher_cache.folder import check_space, in_words
 from kdschemes.teacher_cache.key import cache_key
@@ -55,7 +49,7 @@ def check_cache(config: Config, scheme: Distillation) -> None:
                     f"{term.name} reads the teacher's maps before their last ReLU, which no cache stores: "
                     "set teacher.cache=none or choose another loss"
                 )
-        readers = [reader for reader, read in _readers(scheme, name) if cache == "logits" and read != []]
+        readers = [reader for reader, _ in _readers(scheme, name)] if cache == "logits" else []
         if readers:
             raise UserError(
                 f"{readers[0]} reads the teacher's features, and teacher.cache=logits stores none of them: "
@@ -95,7 +89,7 @@ def attach_caches(config: Config, scheme: Distillation, data: LoadedData) -> Non
 
 def caches_of(scheme: Distillation) -> list[TeacherCache]:
     """Return the caches of a scheme's frozen networks."""
-    return list(dict.fromkeys(node.cache for node in _frozen(scheme) if node.cache is not None))
+    return list(dict.fromkeys(node.cache for node in _frozen(scheme) if isinstance(node.cache, TeacherCache)))
 
 
 def announce(caches: Sequence[TeacherCache], epochs: range) -> str | None:
@@ -136,27 +130,14 @@ def stages_read(scheme: Distillation, output: str) -> set[str] | None:
     return found
 
 
-def _readers(scheme: Distillation, output: str) -> Iterable[tuple[str, list[str] | None]]:
-    """Yield what reads an output, by name, with the stages that it reads (None: unknown)."""
-    for term in scheme.terms:
-        if isinstance(term, Transfer) and term.source == output != term.target:
-            yield str(term.name), _teachers_stages(term.loss)
-        elif isinstance(term, ConfidentHint) and output in term.stages:
-            yield str(term.name), [term.stages[output]]
-        elif output in term.reads and not isinstance(term, Supervise | ConfidentKD):  # type: ignore[operator]
-            yield str(term.name), None
-    for name, node in scheme.nodes.items():
-        if output in node.reads and not isinstance(node, Ensemble | Memory | MostConfident):  # type: ignore[operator]
-            yield name, None
-
-
-def _teachers_stages(loss: Loss[Any]) -> list[str] | None:
-    pairs: Any = getattr(loss, "pairs", None)
-    if pairs is None and hasattr(loss, "pair"):
-        pairs = [loss.pair]
-    if pairs is not None:
-        return [theirs for _, theirs in pairs]
-    return [] if isinstance(loss, LogitLoss) else None
+def _readers(scheme: Distillation, output: str) -> Iterable[tuple[str, Sequence[str] | None]]:
+    """Yield the terms and nodes that read features of an output, by name, with the stages (None: any of them)."""
+    named = [(str(term.name), term) for term in scheme.terms] + list(scheme.nodes.items())
+    for name, reader in named:
+        assert isinstance(reader, Term | Node)
+        read = reader.stages_read(output)
+        if read is None or read:
+            yield name, read
 
 
 def _rebuilding(config: Config) -> str:

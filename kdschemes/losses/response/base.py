@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor
@@ -15,6 +16,8 @@ from kdschemes.losses.response.standardise import standardise
 
 class LogitLoss(Loss[Options]):
     """A loss of two logits, standardised first if `options.standardise` says so."""
+
+    pairs: Any = ()
 
     def __init__(self, options: Options, *, student: Side, teacher: Side, task: Task) -> None:
         super().__init__(options, student=student, teacher=teacher, task=task)

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from kdschemes.config import Config
 from kdschemes.core.averages import answers_of_all
+from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Node
 from kdschemes.core.schedules import Schedule, constant
 from kdschemes.core.terms import Term
 from kdschemes.core.types import Batch, Output, Outputs, Task
-from kdschemes.losses.response import cross_entropy
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.self_distillation.two_views import NetworkTwice
