@@ -10,14 +10,14 @@ from kdschemes.config import Config
 from kdschemes.config.losses import Ramp
 from kdschemes.config.schemes.self_distillation import SelfBYOT
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.loss import Gather, Loss, Side, embedding
+from kdschemes.core.loss import Gather, Loss, Side, embedding, embedding_width
 from kdschemes.core.nodes import Ensemble, NetworkWithExits, Node
 from kdschemes.core.precision import full_precision
 from kdschemes.core.schedules import constant
 from kdschemes.core.terms import Transfer
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.schemes.distill import Edge, distill, probe
+from kdschemes.schemes.distill import Edge, distill, probe, soft_weight
 from kdschemes.schemes.networks import network_with_exits
 
 
@@ -43,8 +43,7 @@ def taught_by_the_deepest(student: Node, config: Config, task: Task) -> Distilla
             f"scheme.beta={options.beta} has no effect with scheme.variant=ours: its feature term is losses.feature"
         )
     deepest, *exits = student.provides
-    softened = any(kind == "response" for kind, _ in config.losses.chosen())
-    alpha = options.alpha if softened else 0.0
+    alpha = soft_weight(config)
     return distill(
         {"student": student, "ensemble": Ensemble("ensemble", student.provides)},
         supervised={deepest: 1.0 - alpha if options.variant == "luanyunteng" else 1.0}
@@ -135,5 +134,4 @@ def _pooled(output: Output) -> Float[Tensor, "n d"]:
 
 
 def _width(side: Side) -> int:
-    shape = list(side.features.values())[-1]
-    return shape[0] if len(shape) == 3 else shape[-1]
+    return embedding_width(list(side.features.values())[-1])
