@@ -15,10 +15,10 @@ from torch import Tensor
 from kdschemes.config.data import Data, Digits, ImageFolder
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import config_hash
+from kdschemes.config.prerequisites import earlier_runs
 from kdschemes.data import LoadedData, open_data
 from kdschemes.data.splits import deal_parts, dirichlet, trained_on
 from kdschemes.errors import UserError
-from kdschemes.schemes import earlier_runs
 
 CPU = torch.device("cpu")
 CLASSES = [f"c{k}" for k in range(10)]

@@ -32,6 +32,7 @@ from test_resume import check_equal, run_folder
 from torch import Tensor
 
 from kdschemes.config.naming import run_name
+from kdschemes.config.prerequisites import earlier_runs, taught_by
 from kdschemes.config.schemes.offline import OfflineKD
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
@@ -39,9 +40,8 @@ from kdschemes.core.types import Progress
 from kdschemes.errors import UserError
 from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.models import create_model, save_weights
-from kdschemes.schemes import earlier_runs, taught_by
-from kdschemes.schemes.offline.camkd import ReadByTeachers
-from kdschemes.schemes.offline.confidence import most_confident, teacher_weights, weighted_hint, weighted_kd
+from kdschemes.schemes.offline.camkd import ReadByTeachers, teacher_weights, weighted_hint, weighted_kd
+from kdschemes.schemes.offline.dpkd import most_confident
 from kdschemes.schemes.offline.partial import PartlyFrozen
 from kdschemes.schemes.offline.teachers import build_teachers
 

@@ -28,10 +28,11 @@ from kdschemes.errors import UserError
 from kdschemes.evaluation.cost import head_costs
 from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.models import count_macs, count_parameters
-from kdschemes.schemes.self_distillation.attention import self_attention, stage_maps
-from kdschemes.schemes.self_distillation.bifpn import BiFPN, Fuse, shrunk
+from kdschemes.schemes.self_distillation.byot import active_gap, batch_norm_of_gap
+from kdschemes.schemes.self_distillation.frskd import BiFPN, Fuse, shrunk
 from kdschemes.schemes.self_distillation.multi_exit import WarmingExits, WarmingTransfer
-from kdschemes.schemes.self_distillation.pooled import active_gap, batch_norm_of_gap
+from kdschemes.schemes.self_distillation.sad import self_attention
+from kdschemes.schemes.self_distillation.stage_maps import stage_maps
 
 MULTI_EXIT, SAD, FRSKD = (base("self", method) for method in ("multi_exit", "sad", "frskd"))
 

@@ -19,7 +19,6 @@ from kdschemes.study.local.packs import (
     make_packs,
     makespan,
     run_bytes,
-    trained_networks,
 )
 from kdschemes.study.prerequisites import with_earlier
 from kdschemes.study.spec import StudyRun, read_study
@@ -140,10 +139,8 @@ def test_what_peers_hold_and_methods_remember_is_counted(tmp_path: Path) -> None
     crd = ["scheme=offline", "losses.relation=crd"]
     assert of(*crd, "losses.relation.dimension=64") - alone == 4 * SAMPLES["digits"] * 2 * 64
     assert of(*crd) - alone == 4 * SAMPLES["digits"] * 2 * 128
-    assert trained_networks(load_config(["scheme=online", "scheme.peers=[vgg8,convnet]"], recipes=tmp_path)) == [
-        "vgg8",
-        "convnet",
-    ]
+    mixed = load_config(["scheme=online", "scheme.peers=[vgg8,convnet]"], recipes=tmp_path).scheme
+    assert mixed.trained_models("resnet20") == ["vgg8", "convnet"]
 
 
 def test_workers_get_equal_shares(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import yaml
 from kdschemes.cards.read import Entry, loss_card, method_card, papers
 from kdschemes.config import Config
 from kdschemes.config.load import build_config
+from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError
 
@@ -82,9 +83,9 @@ def used(config: Config) -> Iterator[tuple[str, Entry]]:
             yield f"loss {options.name} ({kind})", entry
         if getattr(options, "standardise", False):
             yield f"standardise=true of the loss {options.name}", papers()["sun2024logit"]
-    if getattr(scheme, "label_smoothing", 0.0):
-        for entry in method_card("supervised", "label_smoothing").entries:
-            yield f"label_smoothing={scheme.label_smoothing}", entry
+    for option, card in scheme.shared_cards().items():
+        for entry in method_card(*card).entries:
+            yield option, entry
     for key in DATA_PAPERS[config.data.name]:
         yield f"data {config.data.name}", papers()[key]
     for role, name in _networks(config):
@@ -104,14 +105,11 @@ def network_keys(name: str) -> list[str]:
 
 
 def _networks(config: Config) -> Iterator[tuple[str, str]]:
-    peers = getattr(config.scheme, "peers", None)
-    for name in peers if isinstance(peers, list) else [config.model.name]:
+    for name in dict.fromkeys(config.scheme.trained_models(config.model.name)):
         yield "model", name
-    if (big := getattr(config.scheme, "big", None)) is not None:
-        yield "model", big
     if config.scheme.uses_teacher:
         teachers = config.teacher.name
         for name in teachers if isinstance(teachers, list) else [teachers]:
             yield "teacher", name
-    for name in getattr(config.scheme, "assistants", ()):
+    for name in prerequisite_models(config.scheme):
         yield "assistant", name

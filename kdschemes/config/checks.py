@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kdschemes.config import MODELS, Config
+from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.errors import UserError, unknown
 
 
@@ -12,10 +13,7 @@ def check_models(config: Config) -> None:
     """Refuse a network that is not in the table."""
     names = [config.model.name]
     names += _as_list(config.teacher.name) if config.scheme.uses_teacher else []
-    for key in ("peers", "assistants"):
-        models = getattr(config.scheme, key, None)
-        names += models if isinstance(models, list) else []
-    names += [big] if (big := getattr(config.scheme, "big", None)) is not None else []
+    names += [*config.scheme.trained_models(config.model.name), *prerequisite_models(config.scheme)]
     for name in names:
         if name not in MODELS and not name.startswith("timm/"):
             raise unknown("model", name, (*MODELS, "timm/NAME"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float, Int
@@ -15,9 +14,6 @@ from kdschemes.core.nodes import Node
 from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.distributed.collectives import gather
 from kdschemes.models import StagedNetwork
-
-if TYPE_CHECKING:
-    pass
 
 
 class Ema(Node):

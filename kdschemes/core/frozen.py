@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from kdschemes.core.nodes import Node, _answer
+from kdschemes.core.nodes import Node, forward_network
 from kdschemes.core.types import Batch, Output, Outputs
 from kdschemes.models import StagedNetwork
 
@@ -81,9 +81,9 @@ class Frozen(Node):
     def compute(self, batch: Batch) -> Output:
         """Return what the network itself says of a batch."""
         if not self.bf16:
-            return _answer(self.network, batch, self.preactivations)
+            return forward_network(self.network, batch, self.preactivations)
         with torch.autocast(batch.images.device.type, torch.bfloat16):
-            return _answer(self.network, batch, self.preactivations).float()
+            return forward_network(self.network, batch, self.preactivations).float()
 
     def share_answers(self, other: Frozen) -> None:
         """Answer as `other` does, which holds an equal network, from now on: this one's own weights are let go."""

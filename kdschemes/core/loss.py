@@ -86,6 +86,11 @@ class Loss(nn.Module, ABC, Generic[Options]):
         raise NotImplementedError
 
 
+def embedding_width(shape: tuple[int, ...]) -> int:
+    """Return the dimension of `embedding` of a feature of one sample's `shape`: map, tokens or vector."""
+    return shape[0] if len(shape) == 3 else shape[-1]
+
+
 def embedding(features: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
     """Average a map or tokens over positions, in float32 at least; a vector stays."""
     dtype = torch.promote_types(features.dtype, torch.float32)

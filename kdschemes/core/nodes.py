@@ -75,7 +75,7 @@ class Network(Node):
         self.preactivations = False
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        return {self.provides[0]: _answer(self.network, batch.companion(self.view), self.preactivations)}
+        return {self.provides[0]: forward_network(self.network, batch.companion(self.view), self.preactivations)}
 
     def plain_network(self, head: str) -> StagedNetwork:
         return self.network
@@ -100,7 +100,7 @@ class NetworkWithExits(Node):
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         name = self.provides[0]
-        produced = {name: _answer(self.network.network, batch, self.preactivations)}
+        produced = {name: forward_network(self.network.network, batch, self.preactivations)}
         exits = self.network.classify_exits(produced[name].features)
         for exit_name, (exit_logits, exit_feature) in exits.items():
             produced[f"{name}/{exit_name}"] = Output(exit_logits, {"exit": exit_feature})
@@ -237,7 +237,8 @@ class _ScaleGradient(torch.autograd.Function):
         return gradients[0] * ctx.factor, None  # type: ignore[attr-defined]
 
 
-def _answer(network: StagedNetwork, batch: Batch, preactivations: bool) -> Output:
+def forward_network(network: StagedNetwork, batch: Batch, preactivations: bool) -> Output:
+    """Return the output of a network for a batch, with the maps before each stage's last ReLU if asked for."""
     if preactivations:
         return Output(*network.forward_preactivations(batch.images))
     return Output(*network.forward_stages(batch.images))

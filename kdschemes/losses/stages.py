@@ -223,8 +223,3 @@ class Embedding(nn.Linear):
     def forward(self, input: Float[Tensor, "n width"]) -> Float[Tensor, "n dimension"]:
         """Return the embeddings."""
         return super().forward(input)
-
-
-def embedding_width(shape: tuple[int, ...]) -> int:
-    """Return the dimension of `embedding` of a feature of one sample's `shape`: map, tokens or vector."""
-    return shape[0] if len(shape) == 3 else shape[-1]

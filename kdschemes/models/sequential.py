@@ -7,6 +7,7 @@ from collections.abc import Collection, Generator, Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kdschemes.config import MODELS
 from kdschemes.errors import UserError, unknown
 from kdschemes.models.base import StagedNetwork
 
@@ -156,8 +157,6 @@ def split(network: StagedNetwork, stage: str) -> tuple[Trunk, Branch]:
     stages cannot be taken apart.
     """
     if not isinstance(network, SequentialNetwork):
-        from kdschemes.models import MODELS
-
         raise UserError(f"{network.spec.name} cannot be cut in trunk and branches; choose from {', '.join(MODELS)}")
     if stage not in network.stage_names:
         raise unknown(f"stage of {network.spec.name}", stage, network.stage_names)

@@ -14,6 +14,3 @@ Builder = Callable[[Config, Task], Distillation]
 
 Builders = dict[type[Method], Builder]
 """Who builds the scheme of each class of options."""
-
-Earlier = Callable[[Config], list[Config]]
-"""The runs that must be finished before a run, whose reported networks become its teachers, in their order."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 import torch
 
+from kdschemes.config import Config
 from kdschemes.config.losses import Losses
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.loss import Side
@@ -108,6 +109,12 @@ def distill(
         rates=rates,
         turns=turns,
     )
+
+
+def soft_weight(config: Config) -> float:
+    """Return `scheme.alpha`, or 0 without a response loss: then there is nothing to weigh cross-entropy against."""
+    alpha: float = config.scheme.alpha
+    return alpha if any(kind == "response" for kind, _ in config.losses.chosen()) else 0.0
 
 
 def _sides(nodes: Iterable[Node], task: Task) -> dict[str, Side]:

@@ -6,6 +6,7 @@ import dataclasses
 
 from kdschemes.config import TEACHER, Config
 from kdschemes.config.naming import run_name
+from kdschemes.config.prerequisites import earlier_runs
 from kdschemes.errors import UserError
 from kdschemes.study.spec import StudyFile, StudyRun
 
@@ -15,13 +16,9 @@ def with_earlier(study: StudyFile) -> list[StudyRun]:
 
     Those are what the study file names as `first`, where a run needs it, and teachers that have no weights yet.
 
-    Imports torch: who is needed is known where schemes are built.
-
     Raises:
         UserError: a run's teacher is neither given nor can be trained first.
     """
-    from kdschemes.schemes import earlier_runs
-
     needs: dict[str, tuple[str, ...]] = {}
     configs: dict[str, Config] = {}
     named = {run.folder: run for run in study.first}

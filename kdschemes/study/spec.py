@@ -197,20 +197,19 @@ def _checkpoints(config: Config) -> list[str]:
 def _check_models(run: StudyRun, first: Mapping[str, StudyRun]) -> None:
     """Refuse a network that takes the weights of another one."""
     config = run.config
-    start, peers = config.model.checkpoint, getattr(config.scheme, "peers", None)
+    start, models = config.model.checkpoint, config.scheme.trained_models(config.model.name)
     starts = start if isinstance(start, list) else [start]
-    models = peers if isinstance(peers, list) else [config.model.name] * len(starts)
     pairs = [("model", name, checkpoint) for name, checkpoint in zip(models, starts, strict=False)]
     if config.scheme.uses_teacher and config.teacher.checkpoint is not None:
         names, given = (x if isinstance(x, list) else [x] for x in (config.teacher.name, config.teacher.checkpoint))
         pairs += [("teacher", name, checkpoint) for name, checkpoint in zip(names, given, strict=True)]
     for key, name, checkpoint in pairs:
         for other, source in first.items():
-            trained = source.config.model.name
-            if checkpoint == source.path and name != trained and not hasattr(source.config.scheme, "peers"):
+            trained = source.config.scheme.trained_models(source.config.model.name)
+            if checkpoint == source.path and name not in trained:
                 raise UserError(
                     f"run '{run.label}': {key}={name}, but its weights are those of {FIRST}.{other}, "
-                    f"a {trained}: set {key}={trained}"
+                    f"a {trained[0]}: set {key}={trained[0]}"
                 )
 
 

@@ -65,9 +65,9 @@ class TeacherCache:
         self._epoch: int | None = None
         self._values: dict[str, np.ndarray] = {}
 
-    def fits(self, other: TeacherCache) -> bool:
+    def fits(self, other: object) -> bool:
         """Return whether another cache is in the same folder and of the same key."""
-        return self.folder == other.folder and self.key == other.key
+        return isinstance(other, TeacherCache) and self.folder == other.folder and self.key == other.key
 
     def absent(self, epochs: range) -> dict[str, int]:
         """Return for each kind of answer of how many of these epochs there is no file yet."""

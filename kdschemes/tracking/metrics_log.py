@@ -62,7 +62,7 @@ class MetricsLog:
                 write_whole(path, path.read_bytes()[:offset])
             self._file = path.open("ab", buffering=0)
         except OSError as error:
-            raise _cannot_write(path, error) from None
+            raise cannot_write(path, error) from None
 
     def write(self, row: Mapping[str, Any]) -> None:
         """Add one line.
@@ -77,7 +77,7 @@ class MetricsLog:
             while rest:
                 rest = rest[self._file.write(rest) :]
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            raise cannot_write(self.path, error) from None
 
     def sync(self) -> None:
         """Wait until what was written is on the disk; to be called before a checkpoint records `offset`.
@@ -88,7 +88,7 @@ class MetricsLog:
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
-            raise _cannot_write(self.path, error) from None
+            raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
         """Close the file."""
@@ -119,7 +119,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be written: {error.strerror or error}; mend that and run again")
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from kdschemes.errors import UserError
 from kdschemes.storage.results import plain
-from kdschemes.tracking.metrics_log import _cannot_write
+from kdschemes.tracking.metrics_log import cannot_write
 
 
-class _TensorBoard:
+class TensorBoard:
     """Event files in the run's folder, under `tensorboard`."""
 
     def __init__(self, folder: Path, config: Mapping[str, Any], resume_step: int) -> None:
@@ -25,7 +25,7 @@ class _TensorBoard:
         try:
             self._writer: Any = SummaryWriter(folder / "tensorboard", purge_step=resume_step + 1 if resume_step else 0)
         except OSError as error:
-            raise _cannot_write(folder / "tensorboard", error) from None
+            raise cannot_write(folder / "tensorboard", error) from None
         if not resume_step:
             self._writer.add_text("config", f"```\n{json.dumps(plain(config), indent=2)}\n```")
 

@@ -12,7 +12,7 @@ from kdschemes.config import Config
 from kdschemes.config.naming import config_hash, to_tree
 from kdschemes.storage.atomic import write_whole
 from kdschemes.tracking.metrics_log import read_rows
-from kdschemes.tracking.tensorboard import _TensorBoard
+from kdschemes.tracking.tensorboard import TensorBoard
 from kdschemes.tracking.wandb_run import ID_FILE, WandbRun, asked_id
 
 PREEMPTED = 143
@@ -73,7 +73,7 @@ class Trackers:
                     run.remember()
             else:
                 assert name == "tensorboard", name
-                self._mirrors[name] = _TensorBoard(folder, config, resume_step)
+                self._mirrors[name] = TensorBoard(folder, config, resume_step)
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
         """Mirror the numbers of a row; `step` counts optimizer steps.

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from kdschemes.config import Config
 from kdschemes.config.naming import run_name
+from kdschemes.config.prerequisites import earlier_runs, taught_by
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import Task
 from kdschemes.data import LoadedData, open_data
@@ -20,7 +21,7 @@ from kdschemes.distributed.batch_norm import synchronise_batch_norm
 from kdschemes.distributed.collectives import first_alone, first_then_all
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import ToldByFirst, TrainingStopped, UserError
-from kdschemes.schemes import build_scheme, earlier_runs, taught_by
+from kdschemes.schemes import build_scheme
 from kdschemes.storage.results import read_results
 from kdschemes.teacher_cache import attach_caches
 from kdschemes.tracking.console import Reporter

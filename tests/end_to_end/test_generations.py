@@ -18,11 +18,12 @@ from test_resume import FILES, pair
 
 from kdschemes.config import Config
 from kdschemes.config.naming import run_name
+from kdschemes.config.prerequisites import earlier_runs, taught_by
 from kdschemes.core.nodes import MeanOfProbabilities
 from kdschemes.core.types import Output
 from kdschemes.errors import UserError
 from kdschemes.models import create_model, save_weights
-from kdschemes.schemes import build_scheme, earlier_runs, taught_by
+from kdschemes.schemes import build_scheme
 
 BAN, TFKD = base("self", "ban", "convnet"), base("self", "tfkd_self", "convnet")
 PLAIN = base("supervised", "ce", "convnet")

@@ -12,8 +12,8 @@ from test_resume import FILES
 from variants_topologies import NAMES, TOPOLOGIES, topology
 
 from kdschemes.config.naming import run_name
+from kdschemes.config.prerequisites import earlier_runs
 from kdschemes.models import create_model, save_weights
-from kdschemes.schemes import earlier_runs
 
 SMALL = [
     "data.val_fraction=0.9",  # 126 training images: 2 steps an epoch

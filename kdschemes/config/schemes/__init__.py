@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from kdschemes.config.schemes.base import ExitOptions, Method
 from kdschemes.config.schemes.offline import OFFLINE
-from kdschemes.config.schemes.online import ONLINE, ONLINE_BRANCHES
-from kdschemes.config.schemes.self_distillation import SELF_EXITS, SELF_GENERATIONS, SELF_SINGLE
+from kdschemes.config.schemes.online import ONLINE
+from kdschemes.config.schemes.self_distillation import SELF
 from kdschemes.config.schemes.supervised import SUPERVISED
 
 __all__ = ["SCHEMES", "ExitOptions", "Method"]
@@ -13,7 +13,7 @@ __all__ = ["SCHEMES", "ExitOptions", "Method"]
 SCHEMES: dict[str, dict[str, type[Method]]] = {
     "supervised": SUPERVISED,
     "offline": OFFLINE,
-    "online": ONLINE | ONLINE_BRANCHES,
-    "self": SELF_EXITS | SELF_SINGLE | SELF_GENERATIONS,
+    "online": ONLINE,
+    "self": SELF,
 }
 """Every scheme, its methods and their options; a scheme's first method is its default."""

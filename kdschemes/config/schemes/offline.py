@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kdschemes.config.schemes.base import Method
-
-SoftWeight = Annotated[
-    float, Field(ge=0, le=1, description="weight of the soft term; 1 with losses published beside a full hard term")
-]
-
-HardWeight = Annotated[
-    float | None, Field(ge=0, description="weight of the hard term; null: 1 - alpha (or as the loss was published)")
-]
+from kdschemes.config.schemes.base import HardWeight, Method, Prerequisite, SoftWeight, by_method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +38,12 @@ class OfflineTAKD(OfflineOptions):
     assistants: Annotated[
         list[str], Field(min_length=1, description="models from the teacher to the student, each a run of its own")
     ] = field(default_factory=lambda: ["resnet20"])
+
+    def prerequisites(self) -> list[Prerequisite]:
+        """Return the run of the last assistant, which those before it teach, or the teacher if there are none."""
+        *before, last = self.assistants
+        shorter = OfflineKD(alpha=self.alpha, hard=self.hard)
+        return [Prerequisite(scheme=replace(self, assistants=before) if before else shorter, model=last)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,6 +87,7 @@ class OfflineDPKD(OfflineOptions):
     """Trained networks go on learning: from the teacher only where it is the surer one (Roth et al. 2024)."""
 
     reads_labels: ClassVar[bool] = True
+    continues_training: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 1.0}}
 
     name: Literal["offline"] = "offline"
@@ -100,10 +99,4 @@ class OfflineDPKD(OfflineOptions):
     ] = "supervised"
 
 
-OFFLINE: dict[str, type[Method]] = {
-    "kd": OfflineKD,
-    "takd": OfflineTAKD,
-    "camkd": OfflineCAMKD,
-    "partial": OfflinePartial,
-    "dpkd": OfflineDPKD,
-}
+OFFLINE = by_method(OfflineKD, OfflineTAKD, OfflineCAMKD, OfflinePartial, OfflineDPKD)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kdschemes.config.schemes.base import Method
+from kdschemes.config.schemes.base import RISING_KD, Method, by_method
 
 PeerModels = Annotated[
     Annotated[int, Field(ge=2)] | Annotated[list[str], Field(min_length=2)],
@@ -19,16 +19,22 @@ PeerViews = Annotated[
     Field(description="own: each peer sees its own random view of a sample; shared: all see one"),
 ]
 
+PeerTopology = Annotated[
+    Literal["independent", "shared_stem"], Field(description="separate networks, or one trunk with a branch a peer")
+]
+
+PeerSeeds = Annotated[
+    list[Annotated[int, Field(ge=0)]] | None,
+    Field(description="seed of the initial weights, one a peer; null: drawn from the run's seed"),
+]
+
 
 @dataclass(frozen=True, kw_only=True)
 class PeerOptions(Method):
     """The peers: how many, of what kind, what they share and what each has for itself."""
 
     peers: PeerModels = 2
-    topology: Annotated[
-        Literal["independent", "shared_stem"],
-        Field(description="separate networks, or one trunk with a branch a peer"),
-    ] = "independent"
+    topology: PeerTopology = "independent"
     split: Annotated[
         str | None, Field(description="shared_stem: the first stage that each peer has for itself (default: the last)")
     ] = None
@@ -37,10 +43,11 @@ class PeerOptions(Method):
         list[Annotated[float, Field(gt=0)]] | None,
         Field(description="independent: what optim.lr is multiplied by, one a peer; null: 1 for all"),
     ] = None
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0)]] | None,
-        Field(description="seed of the initial weights, one a peer; null: drawn from the run's seed"),
-    ] = None
+    seeds: PeerSeeds = None
+
+    def trained_models(self, model: str) -> list[str]:
+        """Return the model of each peer."""
+        return list(self.peers) if isinstance(self.peers, list) else [model] * self.peers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,20 +117,9 @@ class OnlineSwitOKD(Method):
         Field(description="what optim.lr is multiplied by: [student, big]; null: 1 for both"),
     ] = None
 
-
-ONLINE: dict[str, type[Method]] = {
-    "dml": OnlineDML,
-    "mean": OnlineMean,
-    "kdcl": OnlineKDCL,
-    "switokd": OnlineSwitOKD,
-}
-
-RISING = {"response": {"name": "kd", "temperature": 3.0, "schedule": "sigmoid", "ramp_epochs": 80.0}}
-"""KD whose weight rises over the first 80 epochs, as ONE, OKDDip, FFL and PCL were published."""
-
-Topology = Annotated[
-    Literal["independent", "shared_stem"], Field(description="separate networks, or one trunk with a branch a peer")
-]
+    def trained_models(self, model: str) -> list[str]:
+        """Return the models of the student and of the big network."""
+        return [model, self.big or model]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +131,11 @@ class BranchOptions(Method):
         None
     )
     views: PeerViews = "shared"
-    seeds: Annotated[
-        list[Annotated[int, Field(ge=0)]] | None,
-        Field(description="seed of the initial weights, one a peer; null: drawn from the run's seed"),
-    ] = None
+    seeds: PeerSeeds = None
+
+    def trained_models(self, model: str) -> list[str]:
+        """Return the model of each branch."""
+        return [model] * self.peers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +154,7 @@ class OnlineCLILR(BranchOptions):
 class OnlineONE(BranchOptions):
     """A gated ensemble of branches teaches each of them (Lan et al. 2018)."""
 
-    losses: ClassVar[dict[str, Any]] = RISING
+    losses: ClassVar[dict[str, Any]] = RISING_KD
 
     name: Literal["online"] = "online"
     method: Literal["one"] = "one"
@@ -167,12 +164,12 @@ class OnlineONE(BranchOptions):
 class OnlineOKDDip(PeerOptions):
     """Peers with targets of their own by attention, and a leader that learns from all (Chen et al. 2020)."""
 
-    losses: ClassVar[dict[str, Any]] = RISING
+    losses: ClassVar[dict[str, Any]] = RISING_KD
 
     name: Literal["online"] = "online"
     method: Literal["okddip"] = "okddip"
     peers: PeerModels = 3
-    topology: Topology = "shared_stem"
+    topology: PeerTopology = "shared_stem"
     reduction: Annotated[
         int, Field(ge=1, description="queries and keys of the attention are this much narrower than the features")
     ] = 8
@@ -181,16 +178,20 @@ class OnlineOKDDip(PeerOptions):
         Field(description="peers are constants in the targets; false: gradients flow into them (authors' code)"),
     ] = True
 
+    def trained_models(self, model: str) -> list[str]:
+        """Return the model of each peer, and of the leader."""
+        return [*super().trained_models(model), model]
+
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineFFL(PeerOptions):
     """Peers' last maps are fused; the fused classifier and the peers teach each other (Kim et al. 2021)."""
 
-    losses: ClassVar[dict[str, Any]] = RISING
+    losses: ClassVar[dict[str, Any]] = RISING_KD
 
     name: Literal["online"] = "online"
     method: Literal["ffl"] = "ffl"
-    topology: Topology = "shared_stem"
+    topology: PeerTopology = "shared_stem"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,20 +199,24 @@ class OnlinePCL(PeerOptions):
     """A head on all peers' features and the peers' moving averages teach each peer (Wu & Gong 2021)."""
 
     averages: ClassVar[bool] = True
-    losses: ClassVar[dict[str, Any]] = RISING
+    losses: ClassVar[dict[str, Any]] = RISING_KD
 
     name: Literal["online"] = "online"
     method: Literal["pcl"] = "pcl"
     peers: PeerModels = 3
-    topology: Topology = "shared_stem"
+    topology: PeerTopology = "shared_stem"
     views: PeerViews = "own"
     decay: Annotated[float, Field(ge=0, lt=1, description="largest decay of the peers' moving averages")] = 0.999
 
 
-ONLINE_BRANCHES: dict[str, type[Method]] = {
-    "clilr": OnlineCLILR,
-    "one": OnlineONE,
-    "okddip": OnlineOKDDip,
-    "ffl": OnlineFFL,
-    "pcl": OnlinePCL,
-}
+ONLINE = by_method(
+    OnlineDML,
+    OnlineMean,
+    OnlineKDCL,
+    OnlineSwitOKD,
+    OnlineCLILR,
+    OnlineONE,
+    OnlineOKDDip,
+    OnlineFFL,
+    OnlinePCL,
+)

@@ -1,13 +1,22 @@
-"""Options of the self-distillation methods of one plain network. Nothing here imports torch."""
+"""Options of the self-distillation methods. Nothing here imports torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from kdschemes.config.schemes.base import ExitOptions, Method
+from kdschemes.config.schemes.base import (
+    RISING_KD,
+    ExitOptions,
+    HardWeight,
+    Method,
+    Prerequisite,
+    SoftWeight,
+    by_method,
+)
+from kdschemes.config.schemes.supervised import Supervised
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +75,7 @@ class SelfEMA(Method):
     """The moving average of the network's weights teaches it: mean teacher (Tarvainen & Valpola 2017)."""
 
     averages: ClassVar[bool] = True
-    losses: ClassVar[dict[str, Any]] = {
-        "response": {"name": "kd", "temperature": 3.0, "schedule": "sigmoid", "ramp_epochs": 80.0}
-    }
+    losses: ClassVar[dict[str, Any]] = RISING_KD
 
     name: Literal["self"] = "self"
     method: Literal["ema"] = "ema"
@@ -126,18 +133,6 @@ class SelfTfKDReg(Method):
     name: Literal["self"] = "self"
     method: Literal["tfkd_reg"] = "tfkd_reg"
     hard: OwnHard = None
-
-
-SELF_SINGLE: dict[str, type[Method]] = {
-    "ddgsd": SelfDDGSD,
-    "cskd": SelfCSKD,
-    "pskd": SelfPSKD,
-    "dlb": SelfDLB,
-    "ema": SelfEMA,
-    "zipf": SelfZipf,
-    "uskd": SelfUSKD,
-    "tfkd_reg": SelfTfKDReg,
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,20 +251,6 @@ class SelfFRSKD(Method):
     ] = False
 
 
-SELF_EXITS: dict[str, type[Method]] = {
-    "byot": SelfBYOT,
-    "multi_exit": SelfMultiExit,
-    "sad": SelfSAD,
-    "frskd": SelfFRSKD,
-}
-
-SoftWeight = Annotated[float, Field(ge=0, le=1, description="weight of the soft term")]
-
-HardWeight = Annotated[
-    float | None, Field(ge=0, description="weight of the hard term; null: 1 - alpha (or as the loss was published)")
-]
-
-
 @dataclass(frozen=True, kw_only=True)
 class SelfBAN(Method):
     """Born again: each generation is taught by the one before, the first by a plain run (Furlanello et al. 2018)."""
@@ -284,6 +265,11 @@ class SelfBAN(Method):
     alpha: SoftWeight = 1.0
     hard: HardWeight = None
 
+    def prerequisites(self) -> list[Prerequisite]:
+        """Return the generations before; the last one of these teaches, and the plain run teaches the first."""
+        earlier: list[Method] = [replace(self, generations=number) for number in range(1, self.generations)]
+        return [Prerequisite(scheme=scheme) for scheme in earlier or [Supervised()]]
+
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTfKD(Method):
@@ -296,5 +282,24 @@ class SelfTfKD(Method):
     alpha: SoftWeight = 0.95
     hard: HardWeight = None
 
+    def prerequisites(self) -> list[Prerequisite]:
+        """Return the plain run of the same network."""
+        return [Prerequisite(scheme=Supervised())]
 
-SELF_GENERATIONS: dict[str, type[Method]] = {"ban": SelfBAN, "tfkd_self": SelfTfKD}
+
+SELF = by_method(
+    SelfBYOT,
+    SelfMultiExit,
+    SelfSAD,
+    SelfFRSKD,
+    SelfDDGSD,
+    SelfCSKD,
+    SelfPSKD,
+    SelfDLB,
+    SelfEMA,
+    SelfZipf,
+    SelfUSKD,
+    SelfTfKDReg,
+    SelfBAN,
+    SelfTfKD,
+)

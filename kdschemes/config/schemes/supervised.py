@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from kdschemes.config.schemes.base import ExitOptions, Method
+from kdschemes.config.schemes.base import ExitOptions, Method, by_method
 
 LabelSmoothingMass = Annotated[float, Field(ge=0, lt=1, description="mass spread evenly over classes")]
 
@@ -17,43 +17,45 @@ LabelSmoothingOver = Annotated[
 
 
 @dataclass(frozen=True, kw_only=True)
-class Supervised(Method):
-    """Cross-entropy on the labels alone: the baseline."""
+class SmoothedLabels(Method):
+    """Cross-entropy alone, on labels that may be smoothed."""
 
     uses_losses: ClassVar[bool] = False
 
-    name: Literal["supervised"] = "supervised"
-    method: Literal["ce"] = "ce"
     label_smoothing: LabelSmoothingMass = 0.0
     label_smoothing_over: LabelSmoothingOver = "all"
 
+    def shared_cards(self) -> dict[str, tuple[str, str]]:
+        """Return the card of label smoothing where labels are smoothed."""
+        smoothed: dict[str, tuple[str, str]] = {
+            f"label_smoothing={self.label_smoothing}": (LabelSmoothing.name, LabelSmoothing.method)
+        }
+        return smoothed if self.label_smoothing else {}
+
 
 @dataclass(frozen=True, kw_only=True)
-class LabelSmoothing(Method):
-    """Cross-entropy on smoothed labels: the baseline that several published methods lose to."""
+class Supervised(SmoothedLabels):
+    """Cross-entropy on the labels alone: the baseline."""
 
-    uses_losses: ClassVar[bool] = False
+    name: Literal["supervised"] = "supervised"
+    method: Literal["ce"] = "ce"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelSmoothing(SmoothedLabels):
+    """Cross-entropy on smoothed labels: the baseline that several published methods lose to."""
 
     name: Literal["supervised"] = "supervised"
     method: Literal["label_smoothing"] = "label_smoothing"
     label_smoothing: LabelSmoothingMass = 0.1
-    label_smoothing_over: LabelSmoothingOver = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepSupervision(ExitOptions):
+class DeepSupervision(SmoothedLabels, ExitOptions):
     """Exits with cross-entropy only: the baseline of self-distillation."""
-
-    uses_losses: ClassVar[bool] = False
 
     name: Literal["supervised"] = "supervised"
     method: Literal["deep_supervision"] = "deep_supervision"
-    label_smoothing: LabelSmoothingMass = 0.0
-    label_smoothing_over: LabelSmoothingOver = "all"
 
 
-SUPERVISED: dict[str, type[Method]] = {
-    "ce": Supervised,
-    "label_smoothing": LabelSmoothing,
-    "deep_supervision": DeepSupervision,
-}
+SUPERVISED = by_method(Supervised, LabelSmoothing, DeepSupervision)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding, embedding_width
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Task
-from kdschemes.losses.stages import StageLoss, embedding_width
+from kdschemes.losses.stages import StageLoss
 
 
 @full_precision

@@ -9,11 +9,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Side, embedding, keywords
+from kdschemes.core.loss import Gather, Side, embedding, embedding_width, keywords
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Task
 from kdschemes.losses.rows import unit_rows
-from kdschemes.losses.stages import Embedding, StageLoss, embedding_width
+from kdschemes.losses.stages import Embedding, StageLoss
 
 
 @full_precision

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding, embedding_width
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
 from kdschemes.losses.rows import unit_rows
-from kdschemes.losses.stages import Embedding, StageLoss, embedding_width
+from kdschemes.losses.stages import Embedding, StageLoss
 from kdschemes.seeding import random_bits
 
 _CHUNK_ELEMENTS = 2**25

@@ -6,12 +6,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather, Side, embedding
+from kdschemes.core.loss import Gather, Side, embedding, embedding_width
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.losses.response.base import ResponseLoss
 from kdschemes.losses.response.kd import kd
-from kdschemes.losses.stages import embedding_width, match_stages
+from kdschemes.losses.stages import match_stages
 
 _SMALLEST_SUM = 1e-24
 

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather, Side, embedding, keywords
+from kdschemes.core.loss import Gather, Side, embedding, embedding_width, keywords
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Task
 from kdschemes.losses.response.base import ResponseLoss
-from kdschemes.losses.stages import embedding_width, match_stages
+from kdschemes.losses.stages import match_stages
 
 Rank = Literal["reference", "probabilities"]
 

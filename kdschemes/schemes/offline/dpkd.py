@@ -7,15 +7,18 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional
 
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Network, Node
+from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.schemes.distill import distill
 from kdschemes.schemes.networks import student_network
-from kdschemes.schemes.offline.confidence import most_confident
 from kdschemes.schemes.offline.teachers import build_teachers, soft_and_hard
 
 
@@ -61,3 +64,23 @@ class MostConfident(Node):
         logits = torch.stack([outputs[member].logits for member in self.reads])
         chosen = most_confident(logits, batch.labels, self.by)
         return {self.provides[0]: Output(logits[chosen, torch.arange(len(chosen), device=chosen.device)])}
+
+
+@full_precision
+def most_confident(
+    logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"], by: Literal["supervised", "max_probability"]
+) -> Int[Tensor, " n"]:
+    r"""Return who of K is the most confident about each sample; of equals the first.
+
+    Roth et al. 2024, "Fantastic Gains and Where to Find Them". Confidence is the probability of the label's class
+    (`supervised`) or the largest probability of any class (`max_probability`), both without temperature.
+
+    Args:
+        logits: of K networks.
+        labels: class indices; `supervised` alone reads them.
+        by: what confidence is.
+    """
+    log_p = functional.log_softmax(logits, dim=2)
+    if by == "supervised":
+        return log_p.gather(2, labels.expand(len(logits), -1)[..., None]).squeeze(2).argmax(dim=0)
+    return log_p.amax(dim=2).argmax(dim=0)

@@ -8,7 +8,7 @@ from kdschemes.config import Config
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Ensemble, Node
 from kdschemes.core.types import Task
-from kdschemes.schemes.distill import Edge
+from kdschemes.schemes.distill import Edge, soft_weight
 from kdschemes.schemes.networks import teacher_network
 
 
@@ -54,6 +54,5 @@ def soft_and_hard(config: Config) -> tuple[float, float]:
 
     Without a response loss there is nothing to weigh cross-entropy against, and its weight is 1.
     """
-    softened = any(kind == "response" for kind, _ in config.losses.chosen())
-    alpha: float = config.scheme.alpha if softened else 0.0
+    alpha = soft_weight(config)
     return alpha, 1.0 - alpha if config.scheme.hard is None else config.scheme.hard

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from kdschemes.config.schemes import online as branches
 from kdschemes.config.schemes import online as options
 from kdschemes.schemes.base import Builders
 from kdschemes.schemes.online.clilr import clilr
@@ -20,9 +19,9 @@ ONLINE: Builders = {
     options.OnlineMean: mean,
     options.OnlineKDCL: kdcl,
     options.OnlineSwitOKD: switokd,
-    branches.OnlineCLILR: clilr,
-    branches.OnlineONE: one,
-    branches.OnlineOKDDip: okddip,
-    branches.OnlineFFL: ffl,
-    branches.OnlinePCL: pcl,
+    options.OnlineCLILR: clilr,
+    options.OnlineONE: one,
+    options.OnlineOKDDip: okddip,
+    options.OnlineFFL: ffl,
+    options.OnlinePCL: pcl,
 }

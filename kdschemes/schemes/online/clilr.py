@@ -6,7 +6,7 @@ from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Ensemble, Node, SharedStem
 from kdschemes.core.types import Task
-from kdschemes.schemes.distill import Edge, distill
+from kdschemes.schemes.distill import Edge, distill, soft_weight
 from kdschemes.schemes.online.peers import build_branches, peer_views
 
 
@@ -27,8 +27,7 @@ def clilr(config: Config, task: Task) -> Distillation:
     mean_of_others = {name: f"others{number}" for number, name in enumerate(names)}
     nodes: dict[str, Node] = {"peers": heads, "ensemble": Ensemble("ensemble", names)}
     nodes |= {mean: Ensemble(mean, others[name]) for name, mean in mean_of_others.items()}
-    softened = any(kind == "response" for kind, _ in config.losses.chosen())
-    alpha = config.scheme.alpha if softened else 0.0
+    alpha = soft_weight(config)
     share = 1.0 / (len(names) - 1)
     edges = [Edge(mean, name, response=alpha, feature=None, relation=None) for name, mean in mean_of_others.items()]
     edges += [Edge(j, k, response=None, feature=share, relation=share) for k in names for j in others[k]]

@@ -7,8 +7,8 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Ensemble
 from kdschemes.core.types import Task
 from kdschemes.errors import UserError
-from kdschemes.schemes.distill import Edge, distill
-from kdschemes.schemes.online.peers import build_peers
+from kdschemes.schemes.distill import Edge
+from kdschemes.schemes.online.peers import build_peers, distill_peers
 
 
 def dml(config: Config, task: Task) -> Distillation:
@@ -25,14 +25,6 @@ def dml(config: Config, task: Task) -> Distillation:
     if sequential and config.scheme.topology == "shared_stem":
         raise UserError("scheme.update=sequential needs scheme.topology=independent: peers on one trunk step together")
     share = 1.0 / (len(peers.names) - 1)
-    return distill(
-        {**peers.nodes, "ensemble": Ensemble("ensemble", peers.names)},
-        supervised=dict.fromkeys(peers.names, 1.0),
-        edges=[Edge(j, k, share, share, share) for k in peers.names for j in peers.names if j != k],
-        losses=config.losses,
-        heads=[*peers.names, "ensemble"],
-        task=task,
-        peers=peers.names,
-        rates=peers.rates,
-        turns=[[name] for name in peers.names] if sequential else [],
-    )
+    edges = [Edge(j, k, share, share, share) for k in peers.names for j in peers.names if j != k]
+    turns = [[name] for name in peers.names] if sequential else []
+    return distill_peers(peers, {"ensemble": Ensemble("ensemble", peers.names)}, edges, config, task, turns=turns)

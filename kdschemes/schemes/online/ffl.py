@@ -16,8 +16,8 @@ from kdschemes.errors import UserError
 from kdschemes.losses.stages import as_map_shape
 from kdschemes.models.init import he_normal
 from kdschemes.models.recombined import as_map
-from kdschemes.schemes.distill import Edge, distill, probe
-from kdschemes.schemes.online.peers import build_peers, last_stage
+from kdschemes.schemes.distill import Edge, probe
+from kdschemes.schemes.online.peers import build_peers, distill_peers, last_stage
 
 
 class FusionModule(nn.Module):
@@ -83,17 +83,8 @@ def ffl(config: Config, task: Task) -> Distillation:
         raise UserError(f"ffl joins the peers' last maps, whose sizes differ: {different}; take other models")
     width = found[peers.names[0]][0]
     fusion = Fusion(peers.names, FusionModule(sum(shape[0] for shape in found.values()), width, task.num_classes))
-    nodes: dict[str, Node] = {**peers.nodes, "fused": fusion, "ensemble": Ensemble("ensemble", peers.names)}
-    return distill(
-        nodes,
-        supervised=dict.fromkeys([*peers.names, "fused"], 1.0),
-        edges=[
-            *(Edge("fused", name) for name in peers.names),
-            Edge("ensemble", "fused", feature=None, relation=None),
-        ],
-        losses=config.losses,
-        heads=[*peers.names, "fused", "ensemble"],
-        task=task,
-        peers=peers.names,
-        rates=peers.rates,
-    )
+    nodes: dict[str, Node] = {"fused": fusion, "ensemble": Ensemble("ensemble", peers.names)}
+    edges = [Edge("fused", name) for name in peers.names]
+    edges.append(Edge("ensemble", "fused", feature=None, relation=None))
+    taught = [*peers.names, "fused"]
+    return distill_peers(peers, nodes, edges, config, task, supervised=taught, heads=[*taught, "ensemble"])

@@ -16,9 +16,8 @@ from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.distributed.collectives import gather, sum_over_processes
 from kdschemes.errors import UserError
-from kdschemes.schemes.distill import distill
 from kdschemes.schemes.online.convex import convex_weights
-from kdschemes.schemes.online.peers import build_peers, edges_from
+from kdschemes.schemes.online.peers import build_peers, distill_peers, edges_from
 
 
 def kdcl(config: Config, task: Task) -> Distillation:
@@ -35,16 +34,8 @@ def kdcl(config: Config, task: Task) -> Distillation:
         raise UserError("scheme.ensemble=general weighs peers on the validation split: set data.val_fraction above 0")
     peers = build_peers(config, task)
     teacher = HeldOutMix("teacher", peers.names) if kind == "general" else Mix("teacher", peers.names, kind)
-    return distill(
-        {**peers.nodes, "teacher": teacher, "ensemble": Ensemble("ensemble", peers.names)},
-        supervised=dict.fromkeys(peers.names, 1.0),
-        edges=edges_from(dict.fromkeys(peers.names, "teacher")),
-        losses=config.losses,
-        heads=[*peers.names, "ensemble"],
-        task=task,
-        peers=peers.names,
-        rates=peers.rates,
-    )
+    nodes: dict[str, Node] = {"teacher": teacher, "ensemble": Ensemble("ensemble", peers.names)}
+    return distill_peers(peers, nodes, edges_from(dict.fromkeys(peers.names, "teacher")), config, task)
 
 
 class Mix(Node):

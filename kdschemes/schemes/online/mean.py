@@ -6,8 +6,7 @@ from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Ensemble, MeanOfProbabilities, Node
 from kdschemes.core.types import Task
-from kdschemes.schemes.distill import distill
-from kdschemes.schemes.online.peers import build_peers, edges_from
+from kdschemes.schemes.online.peers import build_peers, distill_peers, edges_from
 
 
 def mean(config: Config, task: Task) -> Distillation:
@@ -21,19 +20,10 @@ def mean(config: Config, task: Task) -> Distillation:
     """
     peers = build_peers(config, task)
     kind = Ensemble if config.scheme.average == "logits" else MeanOfProbabilities
-    nodes: dict[str, Node] = {**peers.nodes, "ensemble": kind("ensemble", peers.names)}
+    nodes: dict[str, Node] = {"ensemble": kind("ensemble", peers.names)}
     if config.scheme.members == "all":
         sources = dict.fromkeys(peers.names, "ensemble")
     else:
         sources = {peer: f"others{number}" for number, peer in enumerate(peers.names)}
         nodes |= {source: kind(source, [p for p in peers.names if p != peer]) for peer, source in sources.items()}
-    return distill(
-        nodes,
-        supervised=dict.fromkeys(peers.names, 1.0),
-        edges=edges_from(sources),
-        losses=config.losses,
-        heads=[*peers.names, "ensemble"],
-        task=task,
-        peers=peers.names,
-        rates=peers.rates,
-    )
+    return distill_peers(peers, nodes, edges_from(sources), config, task)

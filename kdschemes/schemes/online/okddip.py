@@ -16,8 +16,8 @@ from kdschemes.core.nodes import Ensemble, Node
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.errors import UserError
-from kdschemes.schemes.distill import Edge, distill, probe
-from kdschemes.schemes.online.peers import build_peers, last_width
+from kdschemes.schemes.distill import Edge, probe
+from kdschemes.schemes.online.peers import build_peers, distill_peers, last_width
 
 LEADER = "leader"
 
@@ -80,14 +80,7 @@ def okddip(config: Config, task: Task) -> Distillation:
         raise UserError(f"scheme.reduction={options.reduction} is more than the {widths[0]} channels of the features")
     heed = PeerAttention(peers.names, widths[0], widths[0] // options.reduction, detach=options.detach)
     edges = [Edge(target, name, detach=False) for target, name in zip(heed.provides, peers.names, strict=True)]
-    nodes: dict[str, Node] = {**peers.nodes, "attention": heed, "ensemble": Ensemble("ensemble", peers.names)}
-    return distill(
-        nodes,
-        supervised=dict.fromkeys([LEADER, *peers.names], 1.0),
-        edges=[*edges, Edge("ensemble", LEADER, detach=options.detach)],
-        losses=config.losses,
-        heads=[LEADER, *peers.names, "ensemble"],
-        task=task,
-        peers=peers.names,
-        rates=peers.rates,
-    )
+    nodes: dict[str, Node] = {"attention": heed, "ensemble": Ensemble("ensemble", peers.names)}
+    edges.append(Edge("ensemble", LEADER, detach=options.detach))
+    taught = [LEADER, *peers.names]
+    return distill_peers(peers, nodes, edges, config, task, supervised=taught, heads=[*taught, "ensemble"])

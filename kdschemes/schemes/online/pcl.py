@@ -13,8 +13,8 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.loss import embedding
 from kdschemes.core.nodes import Node
 from kdschemes.core.types import Batch, Output, Outputs, Task
-from kdschemes.schemes.distill import Edge, distill, probe
-from kdschemes.schemes.online.peers import build_peers, last_width
+from kdschemes.schemes.distill import Edge, probe
+from kdschemes.schemes.online.peers import build_peers, distill_peers, last_width
 
 
 class PeerEnsemble(Node):
@@ -46,20 +46,12 @@ def pcl(config: Config, task: Task) -> Distillation:
     shapes = probe(peers.nodes.values(), task)
     width = sum(last_width("pcl", name, shapes) for name in peers.names)
     averages = {name: f"{name}/ema" for name in peers.names}
-    nodes: dict[str, Node] = {**peers.nodes, "ensemble": PeerEnsemble(peers.names, width, task.num_classes)}
+    nodes: dict[str, Node] = {"ensemble": PeerEnsemble(peers.names, width, task.num_classes)}
     nodes |= {
         f"{name}/ema": Ema(node, averages, config.scheme.decay, warm_up=True) for name, node in peers.nodes.items()
     }
     share = 1.0 / (len(peers.names) - 1)
     edges = [Edge("ensemble", name, feature=None, relation=None) for name in peers.names]
     edges += [Edge(averages[k], j, share, share, share) for j in peers.names for k in peers.names if k != j]
-    return distill(
-        nodes,
-        supervised=dict.fromkeys(["ensemble", *peers.names], 1.0),
-        edges=edges,
-        losses=config.losses,
-        heads=[*peers.names, "ensemble", *averages.values()],
-        task=task,
-        peers=peers.names,
-        rates=peers.rates,
-    )
+    heads = [*peers.names, "ensemble", *averages.values()]
+    return distill_peers(peers, nodes, edges, config, task, supervised=["ensemble", *peers.names], heads=heads)

@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 
 from kdschemes.config import Config
 from kdschemes.config.schemes.online import PeerOptions
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.loss import embedding_width
 from kdschemes.core.nodes import Network, Node, SharedStem
 from kdschemes.core.types import Task
 from kdschemes.errors import UserError
 from kdschemes.models import Branch, StagedNetwork, Trunk, split
-from kdschemes.schemes.distill import Edge
+from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 
 
@@ -71,6 +73,35 @@ def build_peers(config: Config, task: Task, *, leader: str | None = None) -> Pee
     return Peers(nodes, names, rates)
 
 
+def distill_peers(
+    peers: Peers,
+    nodes: Mapping[str, Node],
+    edges: Sequence[Edge],
+    config: Config,
+    task: Task,
+    *,
+    supervised: Sequence[str] | None = None,
+    heads: Sequence[str] | None = None,
+    turns: Sequence[Sequence[str]] = (),
+) -> Distillation:
+    """Build a scheme of peers and further `nodes`, one of which gives `ensemble`.
+
+    `supervised` outputs learn from the labels with weight 1 (None: the peers), `heads` are evaluated (None: the peers,
+    then the ensemble).
+    """
+    return distill(
+        {**peers.nodes, **nodes},
+        supervised=dict.fromkeys(supervised or peers.names, 1.0),
+        edges=edges,
+        losses=config.losses,
+        heads=heads or [*peers.names, "ensemble"],
+        task=task,
+        peers=peers.names,
+        rates=peers.rates,
+        turns=turns,
+    )
+
+
 def last_stage(
     method: str, name: str, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]
 ) -> tuple[str, tuple[int, ...]]:
@@ -90,8 +121,7 @@ def last_width(method: str, name: str, shapes: Mapping[str, Mapping[str, tuple[i
     Raises:
         UserError: the output has no features.
     """
-    shape = last_stage(method, name, shapes)[1]
-    return shape[0] if len(shape) == 3 else shape[-1]
+    return embedding_width(last_stage(method, name, shapes)[1])
 
 
 def peer_names(count: int) -> list[str]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
 from kdschemes.config import Config
 from kdschemes.config.losses import Ramp
 from kdschemes.config.schemes.self_distillation import SelfBYOT
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.loss import Loss, Side
+from kdschemes.core.loss import Gather, Loss, Side, embedding, embedding_width
 from kdschemes.core.nodes import Ensemble, NetworkWithExits, Node
+from kdschemes.core.precision import full_precision
 from kdschemes.core.schedules import constant
 from kdschemes.core.terms import Transfer
-from kdschemes.core.types import Task
+from kdschemes.core.types import Batch, Output, Task
 from kdschemes.errors import UserError
-from kdschemes.schemes.distill import Edge, distill, probe
+from kdschemes.schemes.distill import Edge, distill, probe, soft_weight
 from kdschemes.schemes.networks import network_with_exits
-from kdschemes.schemes.self_distillation.pooled import PooledNorm, PooledSum
 
 
 def byot(config: Config, task: Task) -> Distillation:
@@ -39,8 +43,7 @@ def taught_by_the_deepest(student: Node, config: Config, task: Task) -> Distilla
             f"scheme.beta={options.beta} has no effect with scheme.variant=ours: its feature term is losses.feature"
         )
     deepest, *exits = student.provides
-    softened = any(kind == "response" for kind, _ in config.losses.chosen())
-    alpha = options.alpha if softened else 0.0
+    alpha = soft_weight(config)
     return distill(
         {"student": student, "ensemble": Ensemble("ensemble", student.provides)},
         supervised={deepest: 1.0 - alpha if options.variant == "luanyunteng" else 1.0}
@@ -66,3 +69,69 @@ def _own_features(student: Node, options: SelfBYOT, task: Task) -> list[Transfer
         loss = kind(Ramp(), student=sides[name], teacher=sides[deepest], task=task)
         terms.append(Transfer("pooled", deepest, name, loss, constant(options.beta)))
     return terms
+
+
+@full_precision
+def batch_norm_of_gap(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    r"""Return $\sqrt{\sum_n \|f_n - g_n\|^2}$, the norm of the whole batch's difference, not squared.
+
+    The authors' code of Zhang et al. 2019 (ArchipLab-LinfengZhang/pytorch-self-distillation-final). It grows with the
+    square root of the batch. Gradients flow to both; 0 where they are equal.
+
+    Args:
+        student: f.
+        teacher: g.
+    """
+    norm: Tensor = torch.linalg.vector_norm(student - teacher)
+    return norm
+
+
+@full_precision
+def active_gap(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+    r"""Return the mean over the batch of $\sum_d (f_d - g_d)^2 [f_d > 0 \vee g_d > 0]$.
+
+    luanyunteng/pytorch-be-your-own-teacher, which sums over the batch. Gradients flow to both.
+
+    Args:
+        student: f.
+        teacher: g.
+    """
+    active = (student > 0) | (teacher > 0)
+    return ((student - teacher).square() * active).sum(dim=1).mean()
+
+
+class PooledNorm(Loss[Ramp]):
+    """`batch_norm_of_gap` of the pooled features, the student's after a learned linear layer."""
+
+    spans_batch = True
+
+    def __init__(self, options: Ramp, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        self.adapter = nn.Linear(_width(student), _width(teacher))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        return batch_norm_of_gap(gather(self.adapter(_pooled(student))), gather(_pooled(teacher)))
+
+
+class PooledSum(Loss[Ramp]):
+    """`active_gap` of the pooled features, summed over the optimizer step's samples.
+
+    A student of another width passes a learned linear layer first.
+    """
+
+    def __init__(self, options: Ramp, *, student: Side, teacher: Side, task: Task) -> None:
+        super().__init__(options, student=student, teacher=teacher, task=task)
+        same = _width(student) == _width(teacher)
+        self.adapter = nn.Identity() if same else nn.Linear(_width(student), _width(teacher))
+
+    def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
+        samples = len(batch) if batch.step_size is None else batch.step_size
+        return samples * active_gap(self.adapter(_pooled(student)), _pooled(teacher))
+
+
+def _pooled(output: Output) -> Float[Tensor, "n d"]:
+    return embedding(list(output.features.values())[-1])
+
+
+def _width(side: Side) -> int:
+    return embedding_width(list(side.features.values())[-1])

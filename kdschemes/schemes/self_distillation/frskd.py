@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
-from torch import nn
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
 
 from kdschemes.config import Config
 from kdschemes.config.schemes.self_distillation import SelfFRSKD
@@ -15,9 +19,10 @@ from kdschemes.errors import UserError
 from kdschemes.models.recombined import as_map
 from kdschemes.schemes.distill import Edge, distill, probe
 from kdschemes.schemes.networks import student_network
-from kdschemes.schemes.self_distillation.attention import stage_maps
-from kdschemes.schemes.self_distillation.bifpn import BiFPN
+from kdschemes.schemes.self_distillation.stage_maps import stage_maps
 from kdschemes.seeding import seeded
+
+Size = tuple[int, int]
 
 
 class SelfTeacher(Node):
@@ -74,3 +79,95 @@ def frskd(config: Config, task: Task) -> Distillation:
         heads=["student", "self_teacher"],
         task=task,
     )
+
+
+class Fuse(nn.Module):
+    r"""The weighted mean of maps of one shape; weights are learned, not negative, and equal at the start.
+
+    $w_k = relu(v_k) / (\sum_j relu(v_j) + 10^{-6})$, the fast normalised fusion of Tan et al. 2020, EfficientDet.
+    """
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(maps))
+
+    def forward(self, *maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """Return the mean."""
+        weights = self.weights.relu()
+        weights = weights / (weights.sum() + 1e-6)
+        mean: Tensor = sum(weight * m for weight, m in zip(weights, maps, strict=True))
+        return mean
+
+
+class BiFPN(nn.Module):
+    """Refine maps of several stages: from the deepest up to the shallowest, and down again.
+
+    With $L_i$, $L'_i$ two 1x1 convolutions of the stage's map, $P_n = L_n$, and going up
+    $P_i = B(w_0 L_i + w_1 U(P_{i+1}))$; then $O_1 = P_1$, and going down
+    $O_i = B'(w_0 L'_i + w_1 P_i + w_2 D(O_{i-1}))$, the deepest without its $P_n$. U enlarges to the neighbour's size
+    by nearest neighbours, D is a 3x3 maximum of stride 2 as often as the neighbour's size allows; both pass a 1x1
+    convolution to the neighbour's channels. A 1x1 convolution is followed by batch norm and ReLU; B is `depth` times a
+    depthwise 3x3 and a 1x1 convolution and batch norm, with ReLU between them. All convolutions are without bias, every
+    map passes a ReLU before it is read.
+    Ji et al. 2021, "Refine Myself by Teaching Myself", class BiFPNc of the authors' code.
+
+    Args:
+        channels: of the stages' maps, shallow to deep, two or more.
+        width: channels of the refined maps over those of the stages.
+        depth: of B.
+    """
+
+    def __init__(self, channels: Sequence[int], *, width: int, depth: int) -> None:
+        super().__init__()
+        assert len(channels) > 1, channels
+        widths = [width * c for c in channels]
+        inner = len(widths) - 2
+        self.lateral_up = nn.ModuleList(_pointwise(c, d) for c, d in zip(channels, widths, strict=True))
+        self.lateral_down = nn.ModuleList(_pointwise(c, d) for c, d in zip(channels[1:], widths[1:], strict=True))
+        self.up = nn.ModuleList(_pointwise(d, e) for e, d in pairwise(widths))
+        self.down = nn.ModuleList(_pointwise(d, e) for d, e in pairwise(widths))
+        self.fuse_up = nn.ModuleList(Fuse(2) for _ in widths[:-1])
+        self.fuse_down = nn.ModuleList(Fuse(3 if k < inner else 2) for k in range(len(widths) - 1))
+        self.block_up = nn.ModuleList(_block(d, depth) for d in widths[:-1])
+        self.block_down = nn.ModuleList(_block(d, depth) for d in widths[1:])
+
+    def forward(self, maps: Sequence[Float[Tensor, "n _ _ _"]]) -> list[Float[Tensor, "n _ _ _"]]:
+        """Return the refined maps, each of its stage's size, after a last ReLU."""
+        maps = [m.relu() for m in maps]
+        sizes: list[Size] = [(m.shape[2], m.shape[3]) for m in maps]
+        path = [lateral(m) for lateral, m in zip(self.lateral_up, maps, strict=True)]
+        for i in reversed(range(len(maps) - 1)):
+            deeper = self.up[i](functional.interpolate(path[i + 1], sizes[i], mode="nearest"))
+            path[i] = self.block_up[i](self.fuse_up[i](path[i], deeper)).relu()
+        refined = path[:1]
+        for k, lateral in enumerate(self.lateral_down):
+            i = k + 1
+            inner = path[i : i + 1] if i < len(maps) - 1 else []
+            shallower = self.down[k](shrunk(refined[k], sizes[i]))
+            refined.append(self.block_down[k](self.fuse_down[k](lateral(maps[i]), *inner, shallower)).relu())
+        return refined
+
+
+def shrunk(maps: Float[Tensor, "n c h w"], size: Size) -> Float[Tensor, "n c h2 w2"]:
+    """Bring maps to a size: 3x3 maxima of stride 2 while both sides stay large enough, then nearest neighbours.
+
+    The maxima are padded with zeros as EfficientDet pads them, to ceil(side / 2), the odd row at the end.
+    """
+    while maps.shape[2:] != size and all(
+        (side + 1) // 2 >= goal for side, goal in zip(maps.shape[2:], size, strict=True)
+    ):
+        pads = [(0, 1) if side % 2 == 0 else (1, 1) for side in maps.shape[:1:-1]]
+        maps = functional.max_pool2d(functional.pad(maps, [p for pad in pads for p in pad]), 3, 2)
+    return maps if maps.shape[2:] == size else functional.interpolate(maps, size, mode="nearest")
+
+
+def _pointwise(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after), nn.ReLU())
+
+
+def _block(width: int, depth: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for _ in range(depth):
+        depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False)
+        layers += [nn.ReLU(), depthwise, nn.Conv2d(width, width, 1, bias=False), nn.BatchNorm2d(width)]
+    return nn.Sequential(*layers[1:])

@@ -20,7 +20,7 @@ from kdschemes.core.types import Batch, Output, Outputs, Task
 from kdschemes.distributed.collectives import sum_over_processes
 from kdschemes.losses.build import build_loss
 from kdschemes.models import ExitNetwork
-from kdschemes.schemes.distill import Edge, distill, probe
+from kdschemes.schemes.distill import Edge, distill, probe, soft_weight
 from kdschemes.schemes.networks import network_with_exits
 
 
@@ -109,7 +109,7 @@ def multi_exit(config: Config, task: Task) -> Distillation:
         confidence=options.confidence,
     )
     deepest, *exits = student.provides
-    alpha = options.alpha if responses else 0.0
+    alpha = soft_weight(config)
     hard, soft = options.scale * (1.0 - alpha), options.scale * alpha
     last = hard if options.deepest is None else options.scale * options.deepest
     shapes = probe([student], task)

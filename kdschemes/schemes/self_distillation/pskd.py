@@ -11,7 +11,7 @@ from kdschemes.core.nodes import Network
 from kdschemes.core.schedules import Schedule
 from kdschemes.core.terms import Supervise, Term
 from kdschemes.core.types import Progress, Task
-from kdschemes.schemes.distill import Edge, distill
+from kdschemes.schemes.distill import Edge, distill, soft_weight
 from kdschemes.schemes.networks import student_network
 
 CERTAIN = 100.0
@@ -47,8 +47,7 @@ def pskd(config: Config, task: Task) -> Distillation:
         heads=["student"],
         task=task,
     )
-    softened = any(kind == "response" for kind, _ in config.losses.chosen())
-    alpha = growing(config.scheme.alpha if softened else 0.0)
+    alpha = growing(soft_weight(config))
     for term in scheme.terms:
         assert isinstance(term, Term)
         share = _rest(alpha) if isinstance(term, Supervise) else alpha

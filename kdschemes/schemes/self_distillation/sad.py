@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from itertools import pairwise
 from math import prod
+from typing import Literal
 
+from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional
 
 from kdschemes.config import Config
 from kdschemes.config.schemes.self_distillation import SelfSAD
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Network
+from kdschemes.core.precision import full_precision
 from kdschemes.core.schedules import Schedule, constant
 from kdschemes.core.terms import Supervise, Term
 from kdschemes.core.types import Batch, Output, Task
@@ -19,9 +23,11 @@ from kdschemes.errors import UserError, unknown
 from kdschemes.losses.stages import to_map
 from kdschemes.schemes.distill import probe
 from kdschemes.schemes.networks import student_network
-from kdschemes.schemes.self_distillation.attention import self_attention, stage_maps
+from kdschemes.schemes.self_distillation.stage_maps import stage_maps
 
 Maps = Mapping[str, tuple[int, int, int]]
+
+Reduce = Literal["mean", "sum"]
 
 
 class SelfAttention(Term):
@@ -41,6 +47,36 @@ class SelfAttention(Term):
             enlarged=options.enlarged,
             positions=options.positions,
         )
+
+
+@full_precision
+def self_attention(
+    shallow: Float[Tensor, "n c h w"],
+    deep: Float[Tensor, "n c2 h2 w2"],
+    *,
+    channels: Reduce = "mean",
+    enlarged: Literal["features", "attention"] = "features",
+    positions: Reduce = "mean",
+) -> Float[Tensor, ""]:
+    r"""Return the mean over samples and positions of $(\Psi(F) - \Psi(G))^2$, $\Psi$ a softmax over positions.
+
+    Hou et al. 2019, "Learning Lightweight Lane Detection CNNs by Self Attention Distillation". $\Psi(F)$ is the
+    softmax of $\frac1C \sum_c F_c^2$. The deeper map G is enlarged to the size of F by bilinear interpolation (pixel
+    centres aligned) before its squares are taken, or its attention is, before the softmax. Gradients flow to both.
+
+    Args:
+        shallow: F.
+        deep: G.
+        channels: 'sum' leaves out the factor 1/C.
+        enlarged: 'features' or 'attention'.
+        positions: 'sum' adds the squared differences of a sample's positions.
+    """
+    size = (shallow.shape[2], shallow.shape[3])
+    ours = _energy(shallow, channels)
+    theirs = _energy(_resized(deep, size), channels) if enlarged == "features" else _energy(deep, channels)
+    theirs = _resized(theirs, size)
+    gap = ours.flatten(1).softmax(dim=1) - theirs.flatten(1).softmax(dim=1)
+    return gap.square().sum(dim=1).mean() if positions == "sum" else gap.square().mean()
 
 
 def sad(config: Config, task: Task) -> Distillation:
@@ -81,3 +117,14 @@ def _pairs(stages: str | list[str], maps: Maps, model: str) -> list[tuple[str, s
 
 def _from(start: float, value: float) -> Schedule:
     return lambda progress: value if progress.fraction >= start else 0.0
+
+
+def _energy(features: Tensor, channels: Reduce) -> Tensor:
+    squares = features.square()
+    return squares.mean(dim=1, keepdim=True) if channels == "mean" else squares.sum(dim=1, keepdim=True)
+
+
+def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    if maps.shape[2:] == size:
+        return maps
+    return functional.interpolate(maps, size, mode="bilinear", align_corners=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 
-from kdschemes.study.local.packs import epoch_work, makespan, trained_networks
+from kdschemes.study.local.packs import epoch_work, makespan
 from kdschemes.study.spec import StudyRun
 
 Left = Sequence[tuple[StudyRun, float]]
@@ -56,4 +56,5 @@ def _kind(run: StudyRun) -> tuple[object, ...]:
     teacher = str(config.teacher.name) if config.scheme.uses_teacher else ""
     losses = tuple(options.name for _, options in config.losses.chosen())
     data = (config.data.name, config.data.fraction, config.train.batch_size)
-    return *data, config.scheme.name, config.scheme.method, *trained_networks(config), teacher, *losses
+    models = config.scheme.trained_models(config.model.name)
+    return *data, config.scheme.name, config.scheme.method, *models, teacher, *losses

@@ -97,7 +97,7 @@ def run_bytes(config: Config) -> float:
 
     Weights, gradients, optimizer, the copy of the last epoch's weights, moving averages, and memories of samples.
     """
-    trained = _total(_parameters, trained_networks(config), config)
+    trained = _total(_parameters, config.scheme.trained_models(config.model.name), config)
     averages = (config.train.ema is not None) + config.scheme.averages
     numbers = trained * (3 + STATES[config.optim.name] + averages)
     samples = SAMPLES[config.data.name]
@@ -105,18 +105,13 @@ def run_bytes(config: Config) -> float:
     return float(FLOAT * (numbers + samples * remembered))
 
 
-def trained_networks(config: Config) -> list[str]:
-    """Return the models that a run trains."""
-    peers = getattr(config.scheme, "peers", 1)
-    return list(peers) if isinstance(peers, list) else [config.model.name] * peers
-
-
 def epoch_work(config: Config, together: int) -> float:
     """Return about how many multiply-accumulates an epoch of a run takes among so many runs.
 
     Those of three forward passes of what it trains, and its part of one of the teacher that they share.
     """
-    trained, teachers = (_total(_macs, models, config) for models in (trained_networks(config), _teachers(config)))
+    models = config.scheme.trained_models(config.model.name)
+    trained, teachers = (_total(_macs, names, config) for names in (models, _teachers(config)))
     return SAMPLES[config.data.name] * config.data.fraction * (PASSES * trained + teachers / together)
 
 

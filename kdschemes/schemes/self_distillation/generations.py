@@ -1,0 +1,48 @@
+"""A network that earlier runs of its own kind teach."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Ensemble, Network, Node
+from kdschemes.core.types import Task
+from kdschemes.models import StagedNetwork, load_weights
+from kdschemes.schemes.distill import Edge, distill
+from kdschemes.schemes.networks import student_network
+from kdschemes.schemes.offline.teachers import soft_and_hard
+
+
+def taught_by_generations(
+    config: Config, task: Task, nodes: dict[str, Node], heads: list[str], generation: int
+) -> Distillation:
+    """Return (1 - alpha) CE + alpha response(teacher -> student), the student that of a generation.
+
+    Nodes that are ensembles run after the student; `heads` are evaluated.
+    """
+    alpha, hard = soft_and_hard(config)
+    student = Network("student", student_network(config, task, _role(generation)))
+    ensemble = {name: node for name, node in nodes.items() if isinstance(node, Ensemble)}
+    before = {name: node for name, node in nodes.items() if name not in ensemble}
+    return distill(
+        {**before, "student": student, **ensemble},
+        supervised={"student": hard},
+        edges=[Edge("teacher", "student", response=alpha)],
+        losses=config.losses,
+        heads=heads,
+        task=task,
+        teacher="teacher",
+    )
+
+
+def earlier_network(config: Config, task: Task, place: int, generation: int) -> StagedNetwork:
+    """Return a generation's network: as it starts, or with the weights of its run where that is known by now."""
+    network = student_network(config, task, _role(generation))
+    folders = config.teacher.checkpoint
+    if isinstance(folders, list):
+        load_weights(network, folders[place], num_classes=task.num_classes)
+    return network
+
+
+def _role(generation: int) -> str:
+    """Return what a generation's initial weights are drawn for; generation 0 is the student of the supervised run."""
+    return f"generation{generation}" if generation else "student"

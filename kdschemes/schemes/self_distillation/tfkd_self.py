@@ -1,0 +1,16 @@
+"""Teacher-free distillation: the supervised run of a network teaches a fresh one (Yuan et al. 2020)."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.types import Task
+from kdschemes.schemes.self_distillation.generations import earlier_network, taught_by_generations
+
+
+def tfkd_self(config: Config, task: Task) -> Distillation:
+    """Return (1 - alpha) CE + alpha response(teacher -> student): from the supervised run to a fresh network."""
+    return taught_by_generations(
+        config, task, {"teacher": Frozen("teacher", earlier_network(config, task, 0, 0))}, ["student"], 1
+    )

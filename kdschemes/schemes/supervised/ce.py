@@ -1,0 +1,24 @@
+"""Cross-entropy on one network."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network
+from kdschemes.core.types import Task
+from kdschemes.schemes.distill import distill
+from kdschemes.schemes.networks import student_network
+
+
+def ce(config: Config, task: Task) -> Distillation:
+    """Return one network under cross-entropy, on labels smoothed as the options say."""
+    return distill(
+        {"student": Network("student", student_network(config, task, "student"))},
+        supervised={"student": 1.0},
+        edges=[],
+        losses=config.losses,
+        heads=["student"],
+        task=task,
+        label_smoothing=config.scheme.label_smoothing,
+        label_smoothing_over=config.scheme.label_smoothing_over,
+    )

@@ -1,0 +1,25 @@
+"""Cross-entropy on one network and on every exit of it."""
+
+from __future__ import annotations
+
+from kdschemes.config import Config
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Ensemble, NetworkWithExits
+from kdschemes.core.types import Task
+from kdschemes.schemes.distill import distill
+from kdschemes.schemes.networks import network_with_exits
+
+
+def deep_supervision(config: Config, task: Task) -> Distillation:
+    """Return one network under cross-entropy on its output and on every exit, with equal weights."""
+    student = NetworkWithExits("student", network_with_exits(config, task, "student"))
+    return distill(
+        {"student": student, "ensemble": Ensemble("ensemble", student.provides)},
+        supervised=dict.fromkeys(student.provides, 1.0),
+        edges=[],
+        losses=config.losses,
+        heads=[*student.provides, "ensemble"],
+        task=task,
+        label_smoothing=config.scheme.label_smoothing,
+        label_smoothing_over=config.scheme.label_smoothing_over,
+    )
