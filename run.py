@@ -9,7 +9,7 @@ from pathlib import Path
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
-from kdschemes.errors import ToldByFirst, TrainingStopped, UserError
+from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError
 from kdschemes.training.signals import StopSignal
 
 RECIPES = Path(__file__).resolve().parent / "experiments"
@@ -49,7 +49,7 @@ def run(config: Config, stop: StopSignal, *, first: bool) -> int:
             print_error(error)
         return 1
     except UserError as error:
-        if not isinstance(error, ToldByFirst):
+        if not isinstance(error, ErrorOnMain):
             print_error(error if first else UserError(f"{this_process()}: {error}"))
         return 2
     except KeyboardInterrupt:

@@ -29,8 +29,8 @@ from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Network
-from kdschemes.core.types import Task
-from kdschemes.data import LoadedData, views
+from kdschemes.core.types import DataSpec
+from kdschemes.data import DataModule, views
 from kdschemes.data.views import Stream
 from kdschemes.distributed.launch import start_processes
 from kdschemes.losses.feature.nst import nst
@@ -85,7 +85,7 @@ def build(precision: str, batch_size: int, steps: int, folder: Path, overrides: 
     config = load_config([*overrides, *common], recipes=REPOSITORY / "experiments")
     accelerator = start_processes(config)
     source = RandomImages(batch_size * steps)
-    data = LoadedData(
+    data = DataModule(
         source=source,
         options=config.data,
         labels=source.labels,
@@ -94,11 +94,11 @@ def build(precision: str, batch_size: int, steps: int, folder: Path, overrides: 
         device=accelerator.device,
         memory_format=torch.channels_last,
     )
-    scheme = build_scheme(config, Task(CLASSES, 3, SIDE, data.train_labels))
+    scheme = build_scheme(config, DataSpec(CLASSES, 3, SIDE, data.train_labels))
     return built(config, accelerator, data, scheme, folder)
 
 
-def built(config: Config, accelerator: Accelerator, data: LoadedData, scheme: Distillation, folder: Path) -> Run:
+def built(config: Config, accelerator: Accelerator, data: DataModule, scheme: Distillation, folder: Path) -> Run:
     """Return a run at its first step that neither logs nor saves."""
     run = Run(config, accelerator, data, scheme, folder, console=Reporter(show=False))
     run.build()

@@ -29,7 +29,7 @@ from experiments.bench import built, timed, train_one_epoch
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import TrainingStopped
@@ -98,7 +98,7 @@ def build(kind: str, name: str, folder: Path) -> Run:
     config = config_of(kind, name, folder)
     accelerator = start_processes(config)
     data = open_data(config.data, seed=0, device=accelerator.device, channels_last=config.train.channels_last)
-    scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels))
+    scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
     return built(config, accelerator, data, scheme, folder)
 
 
@@ -156,16 +156,16 @@ def table(
         cells = [loss[0], loss[1] if loss != PLAIN else "(cross-entropy alone)"]
         if len(last) < max(map(len, results.values())):
             cells[1] += f" ({len(last)} seeds; the others diverged)"
-        cells += [spread([r["top1"] for r in last], 2), spread([r["nll"] for r in last], 3)]
+        cells += [mean_std([r["top1"] for r in last], 2), mean_std([r["nll"] for r in last], 3)]
         cells += [f"{ratios[loss]:.2f}" if loss in ratios else "" for ratios in (time, memory)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def spread(values: Sequence[float], digits: int) -> str:
+def mean_std(values: Sequence[float], digits: int) -> str:
     """Return mean and deviation of values over seeds."""
-    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{deviation}"
+    std = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{std}"
 
 
 def main() -> None:

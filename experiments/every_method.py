@@ -25,12 +25,12 @@ import torch
 from accelerate.state import AcceleratorState
 
 from experiments.bench import built, timed, train_one_epoch
-from experiments.every_loss import spread
+from experiments.every_loss import mean_std
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name
 from kdschemes.config.schemes import SCHEMES
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import TrainingStopped
@@ -121,7 +121,7 @@ def build(title: str, options: argparse.Namespace, folder: Path) -> Run:
     config = config_of(title, options, 0)
     accelerator = start_processes(config)
     data = open_data(config.data, seed=0, device=accelerator.device, channels_last=config.train.channels_last)
-    scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels))
+    scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
     return built(config, accelerator, data, scheme, folder)
 
 
@@ -156,8 +156,8 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]], time: Mapping[str,
         peers = [run["mean_over_peers"]["last"]["test"]["top1"] for run in runs if run["mean_over_peers"]]
         ensemble = [run["heads"]["ensemble"]["last"]["test"]["top1"] for run in runs if "ensemble" in run["heads"]]
         cells = [title if len(runs) == max(map(len, results.values())) else f"{title} ({len(runs)} seeds)", head]
-        cells += [spread([r[key] for r in reported], digits) for key, digits in (("top1", 2), ("nll", 3), ("ece", 2))]
-        cells += [spread(values, 2) if values else "" for values in (peers, ensemble)]
+        cells += [mean_std([r[key] for r in reported], digits) for key, digits in (("top1", 2), ("nll", 3), ("ece", 2))]
+        cells += [mean_std(values, 2) if values else "" for values in (peers, ensemble)]
         cells += [f"{runs[0]['cost'][head]['parameters']:,}", f"{time[title]:.2f}" if title in time else ""]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -10,7 +10,7 @@ class UserError(ValueError):
     """A mistake in what the user gave: a key, a value, a file. Its message is one line that says what to do."""
 
 
-class ToldByFirst(UserError):
+class ErrorOnMain(UserError):
     """The error of the first process, on another one: it is told once, by the first."""
 
 

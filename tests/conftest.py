@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 LONGEST = (
     *("test_interrupted", "test_study_array", "test_study", "test_sharding", "test_distributed", "test_several_nodes"),
-    *("test_lost_node", "test_resume", "test_teacher_cache", "test_schemes", "test_lockstep", "test_resume_methods"),
+    *("test_lost_node", "test_resume", "test_teacher_cache", "test_schemes", "test_packed_runs", "test_resume_methods"),
     *("test_loader", "test_readme", "test_run"),
 )
 """Files that take longest. They begin first, so that no worker is left alone with one at the end."""

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdschemes.core.placement import split_trained
-from kdschemes.core.types import Batch, Progress, Task
+from kdschemes.core.types import Batch, DataSpec, Progress
 from kdschemes.data import open_data
 from kdschemes.data.batches import evenly
-from kdschemes.distributed.batch_norm import GlooSyncBatchNorm, synchronise_batch_norm
+from kdschemes.distributed.batch_norm import GlooSyncBatchNorm, synchronize_batch_norm
 from kdschemes.distributed.collectives import gather, rank, share, world_size
-from kdschemes.distributed.fsdp import joined
+from kdschemes.distributed.fsdp import full_state
 from kdschemes.distributed.launch import start_processes
 from kdschemes.evaluation.evaluate import evaluate, evaluation_mode
 from kdschemes.schemes import build_scheme
@@ -89,14 +89,16 @@ def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False
     """
     config = configure(*case.overrides, "data.val_fraction=0.05")
     data = open_data(config.data, seed=config.seed, device=CPU)
-    scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels)).double()
+    scheme = build_scheme(
+        config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels)
+    ).double()
     if accelerator is not None:
-        synchronise_batch_norm(scheme, CPU)
+        synchronize_batch_norm(scheme, CPU)
     if split:
         split_trained(scheme, CPU)
     optimizer = torch.optim.SGD([p for p in scheme.parameters() if p.requires_grad], lr=0.02)
     groups = scheme.parameter_groups()
-    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(scheme, scheme.alike())
+    DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(scheme, scheme.replicated_buffers())
     model: nn.Module = scheme
     if accelerator is not None and not split:
         model, optimizer = accelerator.prepare(scheme, optimizer)
@@ -107,7 +109,7 @@ def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False
         rank=rank(),
         world=world_size(),
         drop_last=True,
-        companions=scheme.companions,
+        aux_batches=scheme.aux_batches,
     )
 
     def held_out() -> Iterable[Batch]:
@@ -122,20 +124,20 @@ def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False
             scheme.before_epoch(held_out)
         sums: dict[str, float] = {}
         gradients.append({})
-        for turn in range(max(1, len(scheme.turns))):
+        for phase in range(max(1, len(scheme.phases))):
             for number, batch in enumerate(micro_batches):
                 last = number + 1 == len(micro_batches)
                 waits = contextlib.nullcontext() if last or accelerator is None else accelerator.no_sync(model)
                 with waits:
-                    result = model(in_double(batch), Progress(step, 10, 5), turn)
+                    result = model(in_double(batch), Progress(step, 10, 5), phase)
                     result.total.backward() if accelerator is None else accelerator.backward(result.total)
                 for term, value in {"total": result.total.detach(), **result.losses}.items():
                     sums[term] = sums.get(term, 0.0) + value.item()
-            for name in scheme.still(turn):
+            for name in scheme.skipped_nodes(phase):
                 for parameter in groups.get(name, ()):
                     parameter.grad = None
             moving = {name: p.grad.clone() for name, p in scheme.named_parameters() if p.grad is not None}
-            gradients[-1] |= joined(moving)
+            gradients[-1] |= full_state(moving)
             optimizer.step()
             optimizer.zero_grad()
         losses.append(sums)
@@ -143,7 +145,7 @@ def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False
     metrics = evaluate(scheme, held_out(), CPU)
     if accelerator is not None:
         accelerator.free_memory()
-    return {"gradients": gradients, "losses": losses, "state": joined(scheme.state_dict()), "metrics": metrics}
+    return {"gradients": gradients, "losses": losses, "state": full_state(scheme.state_dict()), "metrics": metrics}
 
 
 NORMS: dict[str, dict[str, Any]] = {

@@ -60,7 +60,7 @@ def pskd(seen: Seen) -> float:
 
 
 def dlb(seen: Seen) -> float:
-    before = [int(label) for label in seen.batch.companions["previous"].labels]
+    before = [int(label) for label in seen.batch.aux_batches["previous"].labels]
     names = ("student", "student/previous", "past")
     return oracles_self.dlb(
         *(seen.logits(name) for name in names),

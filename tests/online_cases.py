@@ -19,12 +19,14 @@ def sgd(parameters: Iterable[Tensor]) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=0.1, momentum=0.9, weight_decay=0.1)
 
 
-def step(scheme: Distillation, optimizer: torch.optim.Optimizer, micro_batches: Sequence[Batch], turn: int = 0) -> None:
+def step(
+    scheme: Distillation, optimizer: torch.optim.Optimizer, micro_batches: Sequence[Batch], phase: int = 0
+) -> None:
     """Take one turn's step as training does."""
     for batch in micro_batches:
-        scheme(batch, START, turn).total.backward()
+        scheme(batch, START, phase).total.backward()
     groups = scheme.parameter_groups()
-    for parameter in itertools.chain.from_iterable(groups.get(name, []) for name in scheme.still(turn)):
+    for parameter in itertools.chain.from_iterable(groups.get(name, []) for name in scheme.skipped_nodes(phase)):
         parameter.grad = None
     optimizer.step()
     optimizer.zero_grad()

@@ -27,8 +27,8 @@ def ddgsd_scalar_gap(features: tuple[Array, Array]) -> float:
     return (means[0] - means[1]) ** 2
 
 
-def cskd(student: Array, classmate: Array, labels: list[int], *, temperature: float) -> float:
-    return cross_entropy(student, one_hot(labels, student.shape[1])) + kd(student, classmate, temperature=temperature)
+def cskd(student: Array, same_class: Array, labels: list[int], *, temperature: float) -> float:
+    return cross_entropy(student, one_hot(labels, student.shape[1])) + kd(student, same_class, temperature=temperature)
 
 
 def pskd(student: Array, past: Array, labels: list[int], *, alpha: float) -> float:
@@ -50,7 +50,7 @@ def dlb(
 
 
 def enlarge(plane: Array, factor: int) -> Array:
-    """Bilinear interpolation of a plane whose pixels are squares: centres at half integers, the border repeated."""
+    """Bilinear interpolation of a plane whose pixels are squares: centers at half integers, the border repeated."""
     height, width = plane.shape
 
     def place(i: int, length: int) -> tuple[int, int, float]:

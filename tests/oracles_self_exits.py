@@ -60,7 +60,7 @@ def sureness(logits: Array, *, temperature: float) -> float:
 
 
 def bilinear(maps: Array, height: int, width: int) -> Array:
-    """Enlarge by bilinear interpolation between pixel centres, clamped at the border."""
+    """Enlarge by bilinear interpolation between pixel centers, clamped at the border."""
     out = np.zeros((*maps.shape[:2], height, width))
 
     def between(position: int, size: int, old: int) -> tuple[int, int, float]:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdschemes.core.nodes import Node
 from kdschemes.core.terms import Transfer
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.schemes.self_distillation.byot import taught_by_the_deepest
 
 Case = dict[str, Any]
@@ -37,7 +37,7 @@ class Given(Node):
 def total(x: dict[str, Tensor], *overrides: str) -> Tensor:
     n, classes = x["z0"].shape
     config = configure("scheme=self", *overrides)
-    scheme = taught_by_the_deepest(Given(x), config, Task(classes, 1, 2)).to(x["z0"].dtype)
+    scheme = taught_by_the_deepest(Given(x), config, DataSpec(classes, 1, 2)).to(x["z0"].dtype)
     for term in scheme.terms:
         if isinstance(term, Transfer) and isinstance(adapter := getattr(term.loss, "adapter", None), nn.Linear):
             adapter.weight.data, adapter.bias.data = x["W"], x["b"]

@@ -29,7 +29,7 @@ def progressive(x: dict[str, Tensor], p: Case) -> Tensor:
 def last_batch(x: dict[str, Tensor], p: Case) -> Tensor:
     """z0 are the logits of the batch seen again, z1 those of the new one."""
     before, now = (Batch(torch.zeros(len(y), 1, 1, 1), y, y) for y in (x["y0"], x["y"]))
-    batch = Batch(now.images, now.labels, now.index, companions={"previous": before})
+    batch = Batch(now.images, now.labels, now.index, aux_batches={"previous": before})
     hard = SuperviseBoth("now", "again", "previous", constant(1.0))
     outputs = {"now": Output(x["z1"]), "again": Output(x["z0"])}
     return hard(outputs, batch) + p["alpha"] * kd(x["z0"], x["t"], temperature=p["T"])

@@ -23,7 +23,7 @@ from variants import DEFAULTS, LOSSES, METHODS, OFFLINE, ONLINE, SELF, base
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.types import Batch, Progress, Task
+from kdschemes.core.types import Batch, DataSpec, Progress
 from kdschemes.models import StagedNetwork
 from kdschemes.schemes import build_scheme
 from kdschemes.schemes.self_distillation.dlb import LastStep
@@ -34,12 +34,12 @@ EXHAUSTIVE = os.environ.get("KDSCHEMES_EXHAUSTIVE") == "1"
 """Whether tests that take minutes go over all methods and losses, not only over those of every kind."""
 
 RECIPES = Path(__file__).resolve().parents[1] / "experiments"
-TASK = Task(num_classes=10, channels=1, image_size=8, train_labels=torch.arange(60) % 10)
+DATA_SPEC = DataSpec(num_classes=10, channels=1, image_size=8, train_labels=torch.arange(60) % 10)
 ARCHITECTURES = {
-    "convnet": TASK,
-    "resnet20": TASK,
-    "timm/mobilenetv3_small_050": Task(7, 3, 32, torch.arange(60) % 7),
-    "timm/test_vit": Task(7, 3, 32, torch.arange(60) % 7),
+    "convnet": DATA_SPEC,
+    "resnet20": DATA_SPEC,
+    "timm/mobilenetv3_small_050": DataSpec(7, 3, 32, torch.arange(60) % 7),
+    "timm/test_vit": DataSpec(7, 3, 32, torch.arange(60) % 7),
 }
 START = Progress(step=0, total_steps=100, steps_per_epoch=10)
 
@@ -65,42 +65,52 @@ def configure(*overrides: str) -> Config:
     return load_config(overrides, recipes=RECIPES)
 
 
-def build(*overrides: str, task: Task = TASK, dtype: torch.dtype = torch.float64) -> Distillation:
-    return copy.deepcopy(_build(overrides, task)).to(dtype)
+def build(*overrides: str, data_spec: DataSpec = DATA_SPEC, dtype: torch.dtype = torch.float64) -> Distillation:
+    return copy.deepcopy(_build(overrides, data_spec)).to(dtype)
 
 
 @cache
-def _build(overrides: tuple[str, ...], task: Task) -> Distillation:
-    return build_scheme(configure(*overrides), task)
+def _build(overrides: tuple[str, ...], data_spec: DataSpec) -> Distillation:
+    return build_scheme(configure(*overrides), data_spec)
 
 
 def batch_for(
-    scheme: Distillation, task: Task = TASK, *, n: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64
+    scheme: Distillation,
+    data_spec: DataSpec = DATA_SPEC,
+    *,
+    n: int = 6,
+    seed: int = 0,
+    dtype: torch.dtype = torch.float64,
 ) -> Batch:
-    """Return a random batch with the companions that a scheme wants; `classmate` has other samples of the labels.
+    """Return a random batch with the auxiliary batches that a scheme wants; `classmate` has other samples of the
+    labels.
 
     A scheme that remembers the step before comes to remember answers to the samples of `previous`.
     """
-    batch = random_batch(task, n=n, seed=seed, dtype=dtype)
-    companions = {}
-    for number, name in enumerate(scheme.companions, start=1):
-        other = random_batch(task, n=n, seed=seed + 1000 * number, dtype=dtype)
+    batch = random_batch(data_spec, n=n, seed=seed, dtype=dtype)
+    aux_batches = {}
+    for number, name in enumerate(scheme.aux_batches, start=1):
+        other = random_batch(data_spec, n=n, seed=seed + 1000 * number, dtype=dtype)
         if name == "previous":
-            other = dataclasses.replace(other, labels=(other.labels + 3) % task.num_classes, index=other.index + 20)
+            other = dataclasses.replace(
+                other, labels=(other.labels + 3) % data_spec.num_classes, index=other.index + 20
+            )
         if name == "classmate":
             other = dataclasses.replace(other, index=other.index + 10)
-        companions[name] = other
+        aux_batches[name] = other
     for node in scheme.nodes.values():
         if isinstance(node, LastStep):
-            node.index[:n] = companions["previous"].index
-            node.logits[:n] = torch.randn(n, task.num_classes, generator=torch.Generator().manual_seed(seed))
-    return dataclasses.replace(batch, companions=companions)
+            node.index[:n] = aux_batches["previous"].index
+            node.logits[:n] = torch.randn(n, data_spec.num_classes, generator=torch.Generator().manual_seed(seed))
+    return dataclasses.replace(batch, aux_batches=aux_batches)
 
 
-def random_batch(task: Task = TASK, *, n: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64) -> Batch:
+def random_batch(
+    data_spec: DataSpec = DATA_SPEC, *, n: int = 6, seed: int = 0, dtype: torch.dtype = torch.float64
+) -> Batch:
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(n, task.channels, task.image_size, task.image_size, generator=generator)
-    return Batch(images.to(dtype), torch.arange(n) % task.num_classes, torch.arange(n))
+    images = torch.randn(n, data_spec.channels, data_spec.image_size, data_spec.image_size, generator=generator)
+    return Batch(images.to(dtype), torch.arange(n) % data_spec.num_classes, torch.arange(n))
 
 
 def in_double(batch: Batch) -> Batch:
@@ -108,7 +118,7 @@ def in_double(batch: Batch) -> Batch:
         batch,
         images=batch.images.double(),
         mix=None if batch.mix is None else batch.mix.double(),
-        companions={name: in_double(companion) for name, companion in batch.companions.items()},
+        aux_batches={name: in_double(aux_batch) for name, aux_batch in batch.aux_batches.items()},
     )
 
 
@@ -121,7 +131,7 @@ def state_of(module: nn.Module) -> dict[str, Tensor]:
 
 
 def network_of(scheme: Distillation, head: str) -> StagedNetwork:
-    network = scheme.node_of(head).plain_network(head)
+    network = scheme.node_of(head).inference_network(head)
     assert network is not None
     return network
 

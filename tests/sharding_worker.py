@@ -21,15 +21,15 @@ from kdschemes.config import Optim
 from kdschemes.core.placement import place_frozen, split_trained
 from kdschemes.core.types import Batch
 from kdschemes.data.batches import evenly
-from kdschemes.distributed.collectives import from_first, rank, world_size
+from kdschemes.distributed.collectives import broadcast_from_main, rank, world_size
 from kdschemes.distributed.fsdp import (
     blocks,
-    joined,
-    load_joined,
-    load_joined_optimizer,
-    local,
+    full_state,
+    load_full_optimizer_state,
+    load_full_state,
     split_over_processes,
-    whole,
+    to_local,
+    unsharded,
 )
 from kdschemes.distributed.launch import start_processes
 from kdschemes.models import create_model
@@ -56,18 +56,20 @@ def run_clipped(accelerator: Accelerator | None) -> dict[str, Any]:
         batch = random_batch(seed=seed)
         scheme(replace(batch, step_size=len(batch) * world_size()), START).total.backward()
         clip_gradients(groups, 0.1)
-        gradients.append(joined({name: p.grad for name, p in scheme.named_parameters()}))
+        gradients.append(full_state({name: p.grad for name, p in scheme.named_parameters()}))
         optimizer.step()
-        weights, remembered = (copy.deepcopy(from_first(joined(part.state_dict()))) for part in (scheme, optimizer))
+        weights, remembered = (
+            copy.deepcopy(broadcast_from_main(full_state(part.state_dict()))) for part in (scheme, optimizer)
+        )
         for p in trained(scheme):
             p.grad = None
-            local(p.data).fill_(7.0)
+            to_local(p.data).fill_(7.0)
             optimizer.state[p] = {}
-        load_joined(scheme, weights)
-        load_joined_optimizer(optimizer, remembered)
-    here = sum(local(p).numel() for p in trained(scheme)) / sum(p.numel() for p in trained(scheme))
-    state = joined(optimizer.state_dict())["state"]
-    return {"gradients": gradients, "weights": joined(scheme.state_dict()), "state": state, "here": here}
+        load_full_state(scheme, weights)
+        load_full_optimizer_state(optimizer, remembered)
+    here = sum(to_local(p).numel() for p in trained(scheme)) / sum(p.numel() for p in trained(scheme))
+    state = full_state(optimizer.state_dict())["state"]
+    return {"gradients": gradients, "weights": full_state(scheme.state_dict()), "state": state, "here": here}
 
 
 def run_teachers(options: list[str], accelerator: Accelerator | None) -> dict[str, Tensor]:
@@ -90,13 +92,13 @@ def run_network(name: str, accelerator: Accelerator | None) -> dict[str, Tensor]
     if accelerator is not None:
         split_over_processes(network, blocks(network), CPU, "forward_stages")
     network(images).square().sum().backward()
-    gradients = joined({key: p.grad for key, p in network.named_parameters() if p.grad is not None})
+    gradients = full_state({key: p.grad for key, p in network.named_parameters() if p.grad is not None})
     with torch.no_grad():
         logits = network.forward_stages(images)[0]
-        with whole(network):
+        with unsharded(network):
             alone = network(images) if rank() == 0 else logits
             state = {key: value.clone() for key, value in network.state_dict().items()} if rank() == 0 else {}
-    again = joined(network.state_dict())
+    again = full_state(network.state_dict())
     assert rank() or all(torch.equal(state[key], again[key]) for key in again)
     return {"logits": logits, "alone": alone, **gradients}
 
@@ -106,8 +108,8 @@ def run_export(name: str, accelerator: Accelerator | None) -> dict[str, Tensor]:
     scheme = build(*VARIANTS[name])
     if accelerator is not None:
         split_trained(scheme, CPU)
-    with whole(scheme):
-        plain = {head: scheme.node_of(head).plain_network(head) for head in scheme.heads if rank() == 0}
+    with unsharded(scheme):
+        plain = {head: scheme.node_of(head).inference_network(head) for head in scheme.heads if rank() == 0}
         states = {head: network.plain_state() for head, network in plain.items() if network is not None}
         return {f"{head}/{key}": value.clone() for head, state in states.items() for key, value in state.items()}
 

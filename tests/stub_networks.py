@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from kdschemes.core.loss import Side
+from kdschemes.core.loss import Endpoint
 from kdschemes.models import ModelSpec, StagedNetwork
 
 
@@ -42,10 +42,10 @@ class StubNetwork(StagedNetwork):
 
 def side(
     shapes: Mapping[str, tuple[int, ...]], *, classes: int = 7, classified: bool = True, frozen: bool = False
-) -> Side:
+) -> Endpoint:
     """Return a side with these features, whose network has a linear classifier of the last of them."""
     last = list(shapes.values())[-1] if shapes else (1,)
     width = last[0] if len(last) == 3 else last[-1]
     network = StubNetwork(width if classified else None, classes).requires_grad_(not frozen)
     network.norms = {stage: nn.BatchNorm2d(shape[0]) for stage, shape in shapes.items() if len(shape) == 3}
-    return Side(dict(shapes), network)
+    return Endpoint(dict(shapes), network)

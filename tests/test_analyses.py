@@ -18,10 +18,10 @@ from kdschemes.report.analyses import ANALYSES
 from kdschemes.report.analyses.budgets import budgets, equal_compute
 from kdschemes.report.analyses.capacity import Pair, axes, capacity, difference
 from kdschemes.report.analyses.efficiency import efficiency, epochs_to, mean_over
-from kdschemes.report.analyses.evidence import by_point, judged, missing, setting, verdict
+from kdschemes.report.analyses.evidence import by_point, evaluated, missing, setting, verdict
 from kdschemes.report.analyses.fidelity import Errors, correlation, fidelity, repeated_errors
 from kdschemes.report.analyses.sensitivity import measure, sensitivity
-from kdschemes.report.analyses.soft_gradient import compare, deviation, error_constant, soft_gradient
+from kdschemes.report.analyses.soft_gradient import compare, error_constant, soft_gradient, std
 from kdschemes.report.analyses.temperature_limit import TEMPERATURES, measure_pair, slope, temperature_limit
 from kdschemes.report.document import Section
 from kdschemes.report.groups import Group, Member
@@ -100,11 +100,11 @@ def test_verdicts_follow_the_rule() -> None:
     two = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
     assert list(map(verdict, (up, down, unclear))) == ["borne out", "not borne out", "not told apart"]
     assert verdict(two) == "no verdict on fewer than 3 common seeds"
-    assert judged("It helps", two) == (
+    assert evaluated("It helps", two) == (
         "It helps: **no verdict on fewer than 3 common seeds** (+1.00 points, 95 % interval +1.00 to +1.00, "
         "p < 0.001, 2 seeds)."
     )
-    assert judged("It helps", paired({0: 1.0}, {1: 1.0})).endswith("(no common seed).")
+    assert evaluated("It helps", paired({0: 1.0}, {1: 1.0})).endswith("(no common seed).")
 
 
 def test_settings_are_read_from_the_grid_or_from_the_configuration(make: Make) -> None:
@@ -363,26 +363,26 @@ def test_gradient_is_that_of_the_formula_and_of_two_classes_in_closed_form() -> 
         torch.testing.assert_close(soft_gradient(z, v, temperature), formula, rtol=1e-10, atol=1e-15)
     a, b = torch.tensor([0.5, -2.0]).double(), torch.tensor([1.5, 0.25]).double()
     found = compare(torch.stack([a, -a], 1), torch.stack([b, -b], 1), [1.0, 100.0])
-    for temperature, error in zip(found.temperatures, found.centred, strict=True):
+    for temperature, error in zip(found.temperatures, found.centered, strict=True):
         exact = (torch.tanh(a / temperature) - torch.tanh(b / temperature)) / (2 * temperature)
         limit = (a - b) / (2 * temperature**2)
         assert error == pytest.approx(float((exact - limit).norm() / limit.norm()), rel=1e-9)
     assert found.exact[0] == pytest.approx(float((torch.tanh(a) - torch.tanh(b)).abs().mean() / math.sqrt(2)))
 
 
-def test_the_limits_error_falls_as_one_over_t_unless_logits_are_off_centre() -> None:
+def test_the_limits_error_falls_as_one_over_t_unless_logits_are_off_center() -> None:
     generator = torch.Generator().manual_seed(1)
     z, v = (torch.randn(200, 10, generator=generator, dtype=torch.float64) for _ in range(2))
     off = compare(z + 3.0, v, TEMPERATURES)
-    assert [off.centred[TEMPERATURES.index(t)] for t in (10.0, 100.0, 1000.0)] == pytest.approx(
+    assert [off.centered[TEMPERATURES.index(t)] for t in (10.0, 100.0, 1000.0)] == pytest.approx(
         [5.9e-2, 5.9e-3, 5.9e-4], rel=0.1
     )
-    assert off.centred[-1] * 1000 == pytest.approx(error_constant(z, v), rel=1e-3)
-    assert slope(off.temperatures, off.centred, above=10.0) == pytest.approx(-1.0, abs=0.01)
+    assert off.centered[-1] * 1000 == pytest.approx(error_constant(z, v), rel=1e-3)
+    assert slope(off.temperatures, off.centered, above=10.0) == pytest.approx(-1.0, abs=0.01)
     shift = (3.0 + (z - v).mean(1)).square().sum() * 10
     length = (z + 3.0 - v).square().sum()
     assert off.raw[-1] == pytest.approx(float((shift / length).sqrt()), rel=1e-3)
-    assert deviation(torch.tensor([[1.0, 3.0], [5.0, 1.0]]).double()) == pytest.approx(math.sqrt(2.5))
+    assert std(torch.tensor([[1.0, 3.0], [5.0, 1.0]]).double()) == pytest.approx(math.sqrt(2.5))
     assert slope([1.0, 10.0, 100.0, 1000.0], [7.0, 1.0, 0.01, 0.0001], above=5000.0) == pytest.approx(-2.0)
 
 
@@ -395,7 +395,7 @@ def test_temperature_limit_of_a_trained_pair(tmp_path: Path) -> None:
     found = measure_pair(member)
     # The run began from weights that have not seen its teacher: another gradient, the same law.
     for one in (found.after, found.before):
-        assert slope(one.temperatures, one.centred, above=10 * found.deviation) == pytest.approx(-1.0, abs=0.02)
+        assert slope(one.temperatures, one.centered, above=10 * found.deviation) == pytest.approx(-1.0, abs=0.02)
     assert found.before.exact != found.after.exact
     assert found.at_useful < 0.5
     (section,) = temperature_limit([Group(label="pair", members=(member,))])

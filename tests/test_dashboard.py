@@ -15,7 +15,7 @@ import wandb
 from wandb_recorder import Recorder
 
 from kdschemes import cli
-from kdschemes.tracking.dashboard import COLOURS, build, checked
+from kdschemes.tracking.dashboard import COLORS, build, checked
 
 with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of pydantic, in the package's own code
     from wandb_workspaces.workspaces import internal
@@ -121,7 +121,7 @@ def test_it_compares_schemes_in_every_way() -> None:
     named = panels()
     assert named.config == {"scheme.alpha", "losses.response.temperature", "optim.lr"}
     assert {"test/top1", "best/test/top1", "val/top1", "cost/parameters", "cost/macs"} <= named.summary
-    assert set(COLOURS) == {"supervised", "offline", "online", "self", "teacher"}
+    assert set(COLORS) == {"supervised", "offline", "online", "self", "teacher"}
 
 
 def test_it_is_saved_for_whoever_is_logged_in(alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,8 +15,8 @@ from torch import Tensor
 from kdschemes.config.data import Data, Digits, ImageFolder
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import config_hash
-from kdschemes.config.prerequisites import earlier_runs
-from kdschemes.data import LoadedData, open_data
+from kdschemes.config.prerequisites import prerequisite_runs
+from kdschemes.data import DataModule, open_data
 from kdschemes.data.splits import deal_parts, dirichlet, trained_on
 from kdschemes.errors import UserError
 
@@ -26,7 +26,7 @@ LABELS = torch.arange(10).repeat_interleave(torch.tensor([100, 37, 60, 80, 55, 9
 TRAIN = torch.arange(len(LABELS))
 
 
-def load(seed: int = 0, **options: object) -> LoadedData:
+def load(seed: int = 0, **options: object) -> DataModule:
     return open_data(replace(Digits(), **options), seed=seed, device=CPU)  # type: ignore[arg-type]
 
 
@@ -97,11 +97,11 @@ def test_omitted_classes_are_not_trained_on_and_stay_elsewhere() -> None:
         == (~torch.isin(whole.train_labels, torch.tensor([-1, 3, 7]))).sum()
     )
     steps = less.train_steps(
-        0, batch_size=64, accumulation=1, rank=0, world=1, drop_last=False, companions=["classmate"]
+        0, batch_size=64, accumulation=1, rank=0, world=1, drop_last=False, aux_batches=["classmate"]
     )
     for (batch,) in steps:
         assert not set(batch.labels.tolist()) & {3, 7}
-        assert torch.equal(batch.companions["classmate"].labels, batch.labels)
+        assert torch.equal(batch.aux_batches["classmate"].labels, batch.labels)
 
 
 def test_equal_parts_are_stratified_and_of_equal_size() -> None:
@@ -230,7 +230,7 @@ SUBSET = ["data.fraction=0.5", "data.omit=[3]", "data.parts=4", "data.part=[0,1]
 
 def configure(*words: str) -> tuple[Data, Sequence[Data]]:
     config = load_config(words, recipes=Path())
-    return config.data, [run.data for run in earlier_runs(config)]
+    return config.data, [run.data for run in prerequisite_runs(config)]
 
 
 def test_a_teacher_that_is_trained_first_sees_all_images() -> None:
@@ -258,8 +258,8 @@ def test_the_epoch_of_a_batch_is_that_of_its_view() -> None:
         rank=0,
         world=1,
         drop_last=False,
-        companions=["view1", "classmate", "previous"],
+        aux_batches=["view1", "classmate", "previous"],
     ):
         assert batch.epoch == 3
-        assert {companion.epoch for companion in batch.companions.values()} == {None}
+        assert {aux_batch.epoch for aux_batch in batch.aux_batches.values()} == {None}
     assert {batch.epoch for batch in data.eval_batches("val", batch_size=100, rank=0, world=1)} == {None}

@@ -9,11 +9,11 @@ from collections.abc import Iterable
 import pytest
 import torch
 from scheme_cases import (
+    DATA_SPEC,
     DEFAULTS,
     METHODS,
     OFFLINE,
     START,
-    TASK,
     VARIANTS,
     base,
     batch_for,
@@ -32,14 +32,14 @@ from kdschemes.config.schemes import SCHEMES
 from kdschemes.core.averages import Ema
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
-from kdschemes.core.nodes import Ensemble, Network, NetworkWithExits, Node, SharedStem
+from kdschemes.core.nodes import Ensemble, Network, NetworkWithExits, Node, SharedTrunk
 from kdschemes.core.schedules import constant
 from kdschemes.core.terms import Supervise, Transfer
 from kdschemes.core.types import Batch, Output, Progress
 from kdschemes.data import open_data
 from kdschemes.schemes.distill import Edge, distill, probe
 from kdschemes.schemes.online.ffl import Fusion
-from kdschemes.schemes.online.one import GatedStem
+from kdschemes.schemes.online.one import GatedEnsemble
 from kdschemes.schemes.online.pcl import PeerEnsemble
 from kdschemes.schemes.self_distillation.two_views import NetworkTwice
 
@@ -88,7 +88,7 @@ def test_nothing_flows_to_the_source_of_an_edge(name: str) -> None:
         elif source is not target:
             assert not any(reached(value, source.parameters())), term.name
             assert not any(reached(value, tensors(outputs[term.source]))), term.name
-        elif isinstance(source, SharedStem):
+        elif isinstance(source, SharedTrunk):
             own = {*source.trunk.parameters(), *source.branches[source.provides.index(term.target)].parameters()}
             assert any(reached(value, source.trunk.parameters())), term.name
             assert not any(reached(value, (p for p in source.parameters() if p not in own))), term.name
@@ -117,7 +117,7 @@ def test_an_edge_that_does_not_detach_teaches_both_ends(name: str) -> None:
 def test_the_trunk_learns_from_every_peer_and_a_branch_from_its_own_terms() -> None:
     scheme, batch = build(*VARIANTS["online-dml-shared-stem"]), random_batch()
     node = scheme.nodes["peers"]
-    assert isinstance(node, SharedStem)
+    assert isinstance(node, SharedTrunk)
     trunk = list(node.trunk.parameters())
     outputs = all_outputs(scheme, batch)
     by_target: dict[str, list[Tensor]] = {}
@@ -159,8 +159,8 @@ def test_a_ramp_multiplies_the_weight_of_its_term_over_training() -> None:
 
 
 def reordered(batch: Batch, order: Tensor) -> Batch:
-    companions = {name: reordered(companion, order) for name, companion in batch.companions.items()}
-    return Batch(batch.images[order], batch.labels[order], batch.index[order], companions=companions)
+    aux_batches = {name: reordered(aux_batch, order) for name, aux_batch in batch.aux_batches.items()}
+    return Batch(batch.images[order], batch.labels[order], batch.index[order], aux_batches=aux_batches)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -175,8 +175,8 @@ def test_the_order_of_samples_does_not_matter(name: str) -> None:
 
 
 def renumbered(batch: Batch, numbers: Tensor) -> Batch:
-    companions = {name: renumbered(companion, numbers) for name, companion in batch.companions.items()}
-    return dataclasses.replace(batch, labels=numbers[batch.labels], companions=companions)
+    aux_batches = {name: renumbered(aux_batch, numbers) for name, aux_batch in batch.aux_batches.items()}
+    return dataclasses.replace(batch, labels=numbers[batch.labels], aux_batches=aux_batches)
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -186,13 +186,13 @@ def test_the_numbering_of_classes_does_not_matter(name: str) -> None:
     outputs = all_outputs(scheme, batch)
     order = torch.tensor([4, 7, 0, 9, 2, 1, 3, 8, 6, 5])
     renamed = {key: dataclasses.replace(output, logits=output.logits[:, order]) for key, output in outputs.items()}
-    relabelled = renumbered(batch, order.argsort())
+    relabeled = renumbered(batch, order.argsort())
     for term in scheme.terms:
         expected = term(outputs, batch).item()
         for layer in (getattr(term, "classifier", None), getattr(getattr(term, "loss", None), "weak", None)):
             if layer is not None:
                 layer.weight.data, layer.bias.data = layer.weight.data[order], layer.bias.data[order]
-        assert term(renamed, relabelled).item() == pytest.approx(expected, rel=1e-12), term.name
+        assert term(renamed, relabeled).item() == pytest.approx(expected, rel=1e-12), term.name
 
 
 UNEQUAL = ["online-switokd"]
@@ -212,12 +212,12 @@ TURN = {"peer0": "peer1", "peer1": "peer2", "peer2": "peer0"}
 
 def exchange_peers(node: Node) -> None:
     """Give each peer of a node the weights of the one before, where the node reads peers in their order too."""
-    if isinstance(node, SharedStem):
+    if isinstance(node, SharedTrunk):
         branches = [node.branches[node.provides.index(peer)] for peer in TURN]
         for branch, state in zip(branches, [state_of(branches[k - 1]) for k in range(3)], strict=True):
             branch.load_state_dict(state)
     read_in_order: list[tuple[nn.Module, int]] = []
-    if isinstance(node, GatedStem):
+    if isinstance(node, GatedEnsemble):
         read_in_order = [(node.gate.fc, 0), (node.gate.norm, 0)]
     elif isinstance(node, PeerEnsemble):
         read_in_order = [(node.fc, 1)]
@@ -235,7 +235,7 @@ def test_peers_that_change_places_change_their_losses(name: str) -> None:
     scheme = build(*EXCHANGED[name])
     assert set(scheme.peers) == set(TURN)
     batch = random_batch()
-    batch = dataclasses.replace(batch, companions=dict.fromkeys(scheme.companions, batch))
+    batch = dataclasses.replace(batch, aux_batches=dict.fromkeys(scheme.aux_batches, batch))
     before = scheme(batch, HALFWAY)
     for node in scheme.nodes.values():
         exchange_peers(node.average if isinstance(node, Ema) else node)
@@ -296,7 +296,7 @@ TWO_PASSES = ["self-cskd", "self-dlb"]
 
 @pytest.mark.parametrize("name", DEFAULTS)
 def test_a_step_runs_each_network_once(name: str) -> None:
-    """The first layer of every network sees each image of the batch, and of the companions that it wants, once."""
+    """The first layer of every network sees each image of the batch and of its auxiliary batches once."""
     scheme = build(*VARIANTS[name]).train()
     seen: dict[str, list[int]] = {}
     trained_on = scheme.needed({output for term in scheme.terms for output in term.reads})
@@ -311,20 +311,20 @@ def test_a_step_runs_each_network_once(name: str) -> None:
     scheme(batch_for(scheme), START)
     assert seen
     for key, rows in seen.items():
-        companions = scheme.nodes[key].companions
-        passes = 2 if name in TWO_PASSES and companions else 1
+        aux_batches = scheme.nodes[key].aux_batches
+        passes = 2 if name in TWO_PASSES and aux_batches else 1
         assert len(rows) == passes, f"{key} ran {len(rows)} times"
-        assert 6 <= sum(rows) <= 6 * (1 + len(companions)), key
+        assert 6 <= sum(rows) <= 6 * (1 + len(aux_batches)), key
 
 
 def test_probing_leaves_modes_and_statistics_as_they_were() -> None:
     scheme = build(*OFFLINE, dtype=torch.float32).train()
     before = state_of(scheme)
-    shapes = probe(scheme.nodes.values(), TASK)
+    shapes = probe(scheme.nodes.values(), DATA_SPEC)
     assert shapes["student"] == {"layer1": (16, 8, 8), "layer2": (32, 4, 4), "layer3": (64, 2, 2)}
     assert all(torch.equal(before[name], tensor) for name, tensor in scheme.state_dict().items())
     assert scheme.nodes["student"].network.bn1.training
-    assert scheme.node_of("teacher").plain_network("teacher").training is False
+    assert scheme.node_of("teacher").inference_network("teacher").training is False
 
 
 def test_a_topology_of_ones_own_takes_a_few_lines() -> None:
@@ -336,7 +336,9 @@ def test_a_topology_of_ones_own_takes_a_few_lines() -> None:
     edges = [Edge("teacher", name, response=0.9) for name in students]
     for node in nodes.values():
         node.float()
-    scheme = distill(nodes, supervised={"a": 0.1, "b": 0.1}, edges=edges, losses=losses, heads="ab", task=TASK)
+    scheme = distill(
+        nodes, supervised={"a": 0.1, "b": 0.1}, edges=edges, losses=losses, heads="ab", data_spec=DATA_SPEC
+    )
     result = scheme(random_batch(dtype=torch.float32), START)
     assert set(result.losses) == {"ce/a", "ce/b", "kd/teacher->a", "kd/teacher->b"}
     assert result.weights["kd/teacher->a"] == pytest.approx(0.9)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from kdschemes.config.data import Digits
 from kdschemes.core.distillation import Distillation
-from kdschemes.data import LoadedData, open_data
+from kdschemes.data import DataModule, open_data
 from kdschemes.errors import UserError
 from kdschemes.evaluation.early_exit import (
     BUDGETS,
@@ -27,9 +27,9 @@ from kdschemes.evaluation.early_exit import (
     choose_thresholds,
     dynamic_macs,
     evaluate_early_exit,
+    evaluate_rules,
     exit_taken,
     geometric_shares,
-    judge,
     summary,
 )
 from kdschemes.evaluation.export import export_exits, export_network
@@ -152,7 +152,7 @@ def test_metrics_of_a_budget_are_those_of_an_explicit_loop() -> None:
     labels = torch.arange(61) % 6
     settings = [[0.5, 0.6], [math.inf, 0.4], *(stop_at(number, 3) for number in range(3))]
     batches = [(logits[:, :40], labels[:40]), (logits[:, 40:40], labels[40:40]), (logits[:, 40:], labels[40:])]
-    for thresholds, found in zip(settings, judge(settings, batches, macs, CPU), strict=True):
+    for thresholds, found in zip(settings, evaluate_rules(settings, batches, macs, CPU), strict=True):
         left, cost, right, nll = [0, 0, 0], 0, 0, 0.0
         bins: list[list[tuple[float, bool]]] = [[] for _ in range(15)]
         for i in range(61):
@@ -313,7 +313,7 @@ def _few_latencies(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def data() -> LoadedData:
+def data() -> DataModule:
     return open_data(Digits(), seed=0, device=CPU)
 
 
@@ -333,7 +333,7 @@ def without_times(found: Any) -> Any:
 
 
 @pytest.mark.usefixtures("_few_latencies")
-def test_thresholds_come_from_validation_alone(data: LoadedData, scheme: Distillation) -> None:
+def test_thresholds_come_from_validation_alone(data: DataModule, scheme: Distillation) -> None:
     state = {name: value.clone() for name, value in scheme.train().state_dict().items()}
     found = evaluate_early_exit(scheme, data, 200)
     assert found is not None
@@ -357,7 +357,7 @@ def test_thresholds_come_from_validation_alone(data: LoadedData, scheme: Distill
 
 @pytest.mark.usefixtures("_few_latencies")
 def test_without_a_validation_split_there_is_no_budget_and_a_sentence(
-    data: LoadedData, scheme: Distillation, tmp_path: Path
+    data: DataModule, scheme: Distillation, tmp_path: Path
 ) -> None:
     none = dataclasses.replace(data, positions=data.positions | {"val": data.positions["val"][:0]})
     found = evaluate_early_exit(scheme, none, 500)
@@ -374,7 +374,7 @@ def test_without_a_validation_split_there_is_no_budget_and_a_sentence(
     assert "budget" not in table.replace(found["note"], "")
 
 
-def test_a_run_whose_reported_head_has_no_exits_has_no_early_exit(data: LoadedData, tmp_path: Path) -> None:
+def test_a_run_whose_reported_head_has_no_exits_has_no_early_exit(data: DataModule, tmp_path: Path) -> None:
     plain = build(*base("supervised", "ce"), dtype=torch.float32)
     assert evaluate_early_exit(plain, data, 500) is None
     export_exits(plain, tmp_path)

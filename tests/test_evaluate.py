@@ -11,18 +11,18 @@ from torch import nn
 
 from kdschemes.config.data import Digits
 from kdschemes.core.types import Batch
-from kdschemes.data import LoadedData, open_data
+from kdschemes.data import DataModule, open_data
 from kdschemes.evaluation.evaluate import evaluate, evaluation_mode
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def data() -> LoadedData:
+def data() -> DataModule:
     return open_data(Digits(val_fraction=0.05), seed=0, device=CPU)
 
 
-def batches(data: LoadedData, size: int = 25) -> list[Batch]:
+def batches(data: DataModule, size: int = 25) -> list[Batch]:
     return [in_double(batch) for batch in data.eval_batches("val", batch_size=size, rank=0, world=1)]
 
 
@@ -48,7 +48,7 @@ def expected(logits: oracles.Array, labels: list[int], teacher: oracles.Array | 
 
 
 @pytest.mark.parametrize("name", [*DEFAULTS, "offline-kd-two-teachers", "self-byot-ema"])
-def test_metrics_of_every_head_equal_loops_over_samples(name: str, data: LoadedData) -> None:
+def test_metrics_of_every_head_equal_loops_over_samples(name: str, data: DataModule) -> None:
     scheme = build(*VARIANTS[name])
     metrics = evaluate(scheme, batches(data), CPU)
     heads = list(dict.fromkeys([*scheme.heads, *([scheme.teacher] if scheme.teacher else [])]))
@@ -66,7 +66,7 @@ def test_metrics_of_every_head_equal_loops_over_samples(name: str, data: LoadedD
 
 
 @pytest.mark.parametrize("name", [*DEFAULTS, "self-byot-ema"])
-def test_evaluation_changes_neither_weights_nor_modes(name: str, data: LoadedData) -> None:
+def test_evaluation_changes_neither_weights_nor_modes(name: str, data: DataModule) -> None:
     scheme = build(*VARIANTS[name]).train()
     held = next(module for module in scheme.modules() if isinstance(module, nn.BatchNorm2d))
     held.eval()
@@ -92,7 +92,7 @@ def test_modes_come_back_after_an_error_too() -> None:
     assert scheme.nodes["student"].network.bn1.training
 
 
-def test_batches_of_any_size_give_the_same_metrics(data: LoadedData) -> None:
+def test_batches_of_any_size_give_the_same_metrics(data: DataModule) -> None:
     scheme = build(*OFFLINE)
     one, other = (evaluate(scheme, batches(data, size), CPU) for size in (7, 90))
     for head in one:
@@ -105,7 +105,7 @@ def test_no_gradient_is_kept() -> None:
     assert all(p.grad is None for p in scheme.parameters())
 
 
-def test_chosen_heads_alone_have_the_same_metrics(data: LoadedData) -> None:
+def test_chosen_heads_alone_have_the_same_metrics(data: DataModule) -> None:
     scheme = build(*OFFLINE)
     everything = evaluate(scheme, batches(data), CPU)
     assert list(everything) == ["student", "teacher"]

@@ -29,8 +29,8 @@ from scheme_cases import (
 from kdschemes.config.data import Digits
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import NetworkWithExits
-from kdschemes.data import LoadedData, open_data
-from kdschemes.distributed.batch_norm import synchronise_batch_norm
+from kdschemes.data import DataModule, open_data
+from kdschemes.distributed.batch_norm import synchronize_batch_norm
 from kdschemes.evaluation.cost import head_costs
 from kdschemes.evaluation.export import export_network
 from kdschemes.models import count_exit_macs, count_macs, count_parameters, create_model, load_model, save_weights
@@ -51,7 +51,7 @@ torch.save(logits, sys.argv[1])
 
 
 @pytest.fixture(scope="module")
-def data() -> LoadedData:
+def data() -> DataModule:
     return open_data(Digits(), seed=0, device=torch.device("cpu"))
 
 
@@ -106,7 +106,7 @@ def test_exported_networks_load_without_the_schemes_and_answer_to_the_last_bit(t
 @pytest.mark.parametrize("name", ["self-byot", "online-dml-shared-stem"])
 def test_an_exported_network_has_the_plain_networks_tensors_and_no_other(name: str, tmp_path: Path) -> None:
     scheme = stepped(name)
-    export_network(synchronise_batch_norm(scheme, torch.device("cpu")), tmp_path, {})
+    export_network(synchronize_batch_norm(scheme, torch.device("cpu")), tmp_path, {})
     plain = create_model("resnet20", num_classes=10, channels=1, image_size=8)
     loaded = load_model(tmp_path)
     assert loaded.state_dict().keys() == plain.state_dict().keys()
@@ -125,7 +125,7 @@ def test_an_export_is_a_teacher_for_another_run(tmp_path: Path) -> None:
     assert torch.equal(teacher(batch.images), own(batch.images))
 
 
-def test_costs_of_a_student_its_teacher_and_teachers_together(data: LoadedData) -> None:
+def test_costs_of_a_student_its_teacher_and_teachers_together(data: DataModule) -> None:
     student = create_model("resnet20", num_classes=10, channels=1, image_size=8)
     convnet = create_model("convnet", num_classes=10, channels=1, image_size=8)
     one, other = (
@@ -140,7 +140,7 @@ def test_costs_of_a_student_its_teacher_and_teachers_together(data: LoadedData) 
     assert head_costs(scheme, data) == {"student": one, "student/ema": one}
 
 
-def test_costs_of_exits_grow_with_depth_and_hold_what_lies_before_them(data: LoadedData) -> None:
+def test_costs_of_exits_grow_with_depth_and_hold_what_lies_before_them(data: DataModule) -> None:
     scheme = build(*SELF, dtype=torch.float32)
     costs = head_costs(scheme, data)
     node = scheme.nodes["student"]
@@ -165,7 +165,7 @@ def test_costs_of_exits_grow_with_depth_and_hold_what_lies_before_them(data: Loa
     assert linear["ensemble"]["macs"] == linear["student"]["macs"] + 10 * (16 + 32)
 
 
-def test_a_shared_stem_counts_once(data: LoadedData) -> None:
+def test_a_shared_stem_counts_once(data: DataModule) -> None:
     apart = head_costs(build(*ONLINE, dtype=torch.float32), data)
     stem = build(*ONLINE, "scheme.topology=shared_stem", dtype=torch.float32)
     shared = head_costs(stem, data)
@@ -176,7 +176,7 @@ def test_a_shared_stem_counts_once(data: LoadedData) -> None:
     assert shared["peer0"]["macs"] < shared["ensemble"]["macs"] < 2 * shared["peer0"]["macs"]
 
 
-def test_costs_change_nothing(data: LoadedData) -> None:
+def test_costs_change_nothing(data: DataModule) -> None:
     scheme = build(*base("self", "byot"), dtype=torch.float32).train()
     state = {key: value.clone() for key, value in scheme.state_dict().items()}
     head_costs(scheme, data)

@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 
 from kdschemes.config.data import ImageFolder
 from kdschemes.core.types import Batch
-from kdschemes.data import LoadedData, open_data
+from kdschemes.data import DataModule, open_data
 from kdschemes.data.image_folder import MEAN, STD, read_image
 from kdschemes.data.views import mixup_partners, mixup_weights
 from kdschemes.errors import UserError
@@ -53,18 +53,18 @@ def options(root: Path, **changes: object) -> ImageFolder:
     return replace(ImageFolder(root=str(root), image_size=16, workers=0, val_fraction=0.25), **changes)  # type: ignore[arg-type]
 
 
-def load(chosen: ImageFolder, seed: int = 0) -> LoadedData:
+def load(chosen: ImageFolder, seed: int = 0) -> DataModule:
     return open_data(chosen, seed=seed, device=CPU)
 
 
 def epoch(
-    data: LoadedData,
+    data: DataModule,
     number: int = 0,
     *,
     batch_size: int = 6,
     accumulation: int = 1,
     start: int = 0,
-    companions: Sequence[str] = (),
+    aux_batches: Sequence[str] = (),
 ) -> list[Batch]:
     plan = data.train_steps(
         number,
@@ -74,7 +74,7 @@ def epoch(
         world=1,
         drop_last=False,
         start=start,
-        companions=companions,
+        aux_batches=aux_batches,
     )
     return [batch for micros in plan for batch in micros]
 
@@ -290,30 +290,30 @@ def test_unreadable_test_image_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_companions_are_other_views_classmates_and_the_step_before(root: Path, workers: int) -> None:
+def test_companions_are_other_views_same_class_samples_and_the_step_before(root: Path, workers: int) -> None:
     data = load(options(root, workers=workers))
     names = ("classmate", "previous", "view1")
-    batches = epoch(data, 1, companions=names)
-    own, others = views(batches), views([batch.companions["view1"] for batch in batches])
+    batches = epoch(data, 1, aux_batches=names)
+    own, others = views(batches), views([batch.aux_batches["view1"] for batch in batches])
     assert own.keys() == others.keys()
     assert not any(torch.equal(own[position], others[position]) for position in own)
     for batch in batches:
-        mates = batch.companions["classmate"]
+        mates = batch.aux_batches["classmate"]
         assert torch.equal(mates.labels, batch.labels)
         assert not (mates.index == batch.index).any()
         assert all(torch.equal(image, others[int(i)]) for image, i in zip(mates.images, mates.index, strict=True))
     for before, batch in itertools.pairwise(batches):
-        assert torch.equal(batch.companions["previous"].index, before.index)
-        assert torch.equal(batch.companions["previous"].images, before.companions["view1"].images)
-    again = views([b.companions["view1"] for b in epoch(data, 1, batch_size=5, accumulation=2, companions=["view1"])])
+        assert torch.equal(batch.aux_batches["previous"].index, before.index)
+        assert torch.equal(batch.aux_batches["previous"].images, before.aux_batches["view1"].images)
+    again = views([b.aux_batches["view1"] for b in epoch(data, 1, batch_size=5, accumulation=2, aux_batches=["view1"])])
     assert all(torch.equal(again[position], others[position]) for position in others)
-    assert len(epoch(data, 0, companions=["previous"])[0].companions["previous"]) == 0
+    assert len(epoch(data, 0, aux_batches=["previous"])[0].aux_batches["previous"]) == 0
 
 
 def test_views_share_what_cutmix_takes_from_whom(root: Path) -> None:
     data = load(options(root, cutmix=1.0, cutmix_probability=1.0))
-    for batch in epoch(data, companions=["view1"]):
-        other = batch.companions["view1"]
+    for batch in epoch(data, aux_batches=["view1"]):
+        other = batch.aux_batches["view1"]
         assert batch.mix is not None
         assert batch.partner_labels is not None
         assert other.mix is not None

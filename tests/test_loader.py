@@ -13,8 +13,8 @@ from torch import Tensor
 
 from kdschemes.config.data import CIFAR100, Data, Digits
 from kdschemes.core.types import Batch
-from kdschemes.data import LoadedData, open_data
-from kdschemes.data.views import Stream, classmates, mixup_partners, mixup_weights, view_seed
+from kdschemes.data import DataModule, open_data
+from kdschemes.data.views import Stream, mixup_partners, mixup_weights, same_class_samples, view_seed
 from kdschemes.errors import UserError
 from kdschemes.seeding import uniform
 
@@ -23,12 +23,12 @@ PLAIN = Digits()
 RICH = Digits(flip=True, crop_padding=2, cutout=3, mixup=0.4)
 
 
-def load(options: Data = PLAIN, seed: int = 0, channels_last: bool = False) -> LoadedData:
+def load(options: Data = PLAIN, seed: int = 0, channels_last: bool = False) -> DataModule:
     return open_data(options, seed=seed, device=CPU, channels_last=channels_last)
 
 
 def steps(
-    data: LoadedData,
+    data: DataModule,
     epoch: int = 0,
     *,
     batch_size: int = 64,
@@ -37,7 +37,7 @@ def steps(
     world: int = 1,
     drop_last: bool = False,
     start: int = 0,
-    companions: Sequence[str] = (),
+    aux_batches: Sequence[str] = (),
 ) -> list[list[Batch]]:
     return list(
         data.train_steps(
@@ -48,7 +48,7 @@ def steps(
             world=world,
             drop_last=drop_last,
             start=start,
-            companions=companions,
+            aux_batches=aux_batches,
         )
     )
 
@@ -68,7 +68,7 @@ def flat(plan: list[list[Batch]]) -> list[Batch]:
 
 
 @pytest.fixture(scope="module")
-def rich() -> LoadedData:
+def rich() -> DataModule:
     return load(RICH)
 
 
@@ -81,7 +81,7 @@ def test_facts() -> None:
 
 
 @pytest.mark.parametrize(("batch_size", "accumulation"), [(17, 1), (64, 3), (1006, 4), (200, 2)])
-def test_views_do_not_depend_on_the_batch_size(rich: LoadedData, batch_size: int, accumulation: int) -> None:
+def test_views_do_not_depend_on_the_batch_size(rich: DataModule, batch_size: int, accumulation: int) -> None:
     index, images = by_index(flat(steps(rich, 1, batch_size=64)))
     other = flat(steps(rich, 1, batch_size=batch_size, accumulation=accumulation))
     other_index, other_images = by_index(other)
@@ -95,7 +95,7 @@ def test_views_do_not_depend_on_the_batch_size(rich: LoadedData, batch_size: int
 
 @pytest.mark.parametrize("world", [2, 3])
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_ranks_together_see_what_one_process_sees(rich: LoadedData, world: int, accumulation: int) -> None:
+def test_ranks_together_see_what_one_process_sees(rich: DataModule, world: int, accumulation: int) -> None:
     alone = steps(rich, 2, accumulation=accumulation)
     ranks = [steps(rich, 2, accumulation=accumulation, rank=rank, world=world) for rank in range(world)]
     assert all(len(plan) == len(alone) for plan in ranks)
@@ -110,7 +110,7 @@ def test_ranks_together_see_what_one_process_sees(rich: LoadedData, world: int, 
             assert {share.step_size for share in shares} == {sum(map(len, micros))} == {batch.step_size}
 
 
-def test_start_skips_whole_steps_exactly(rich: LoadedData) -> None:
+def test_start_skips_whole_steps_exactly(rich: DataModule) -> None:
     whole = steps(rich, 3, accumulation=2)
     for start in (1, len(whole) - 1):
         rest = steps(rich, 3, accumulation=2, start=start)
@@ -121,7 +121,7 @@ def test_start_skips_whole_steps_exactly(rich: LoadedData) -> None:
     assert steps(rich, 3, accumulation=2, start=len(whole)) == []
 
 
-def test_each_training_sample_comes_once_an_epoch_in_a_new_order_and_view(rich: LoadedData) -> None:
+def test_each_training_sample_comes_once_an_epoch_in_a_new_order_and_view(rich: DataModule) -> None:
     first, second = flat(steps(rich, 0)), flat(steps(rich, 1))
     for batches in (first, second):
         assert torch.equal(join(batches, "index").sort().values, rich.positions["train"])
@@ -290,7 +290,7 @@ def test_cutout_larger_than_the_image_is_refused() -> None:
         load(replace(PLAIN, cutout=9))
 
 
-COMPANIONS = ("classmate", "previous", "view1", "view2")
+AUX_BATCHES = ("classmate", "previous", "view1", "view2")
 MIXES = {
     "plain": replace(RICH, mixup=0.0),
     "mixup": RICH,
@@ -307,10 +307,10 @@ def same_batch(a: Batch, b: Batch) -> bool:
 @pytest.mark.parametrize("mix", MIXES)
 def test_views_of_a_sample_differ_in_pixels_alone(mix: str) -> None:
     data = load(MIXES[mix])
-    for batch in flat(steps(data, 1, companions=["view1", "view2"])):
-        views = [batch, batch.companions["view1"], batch.companions["view2"]]
+    for batch in flat(steps(data, 1, aux_batches=["view1", "view2"])):
+        views = [batch, batch.aux_batches["view1"], batch.aux_batches["view2"]]
         for other in views[1:]:
-            assert same_batch(replace(other, images=batch.images, companions={}), replace(batch, companions={}))
+            assert same_batch(replace(other, images=batch.images, aux_batches={}), replace(batch, aux_batches={}))
             assert (other.micro_size, other.step_size) == (batch.micro_size, batch.step_size)
         for a, b in ((0, 1), (0, 2), (1, 2)):
             equal = (views[a].images == views[b].images).flatten(1).all(1)
@@ -319,7 +319,7 @@ def test_views_of_a_sample_differ_in_pixels_alone(mix: str) -> None:
 
 def test_a_numbered_view_is_that_of_a_seed_of_its_own() -> None:
     options = MIXES["plain"]
-    views = by_index([b.companions["view2"] for b in flat(steps(load(options, seed=3), 1, companions=["view2"]))])
+    views = by_index([b.aux_batches["view2"] for b in flat(steps(load(options, seed=3), 1, aux_batches=["view2"]))])
     alone = by_index(flat(steps(load(options, seed=view_seed(3, 2)), 1)))
     assert torch.equal(views[1], alone[1])
 
@@ -327,10 +327,10 @@ def test_a_numbered_view_is_that_of_a_seed_of_its_own() -> None:
 @pytest.mark.parametrize("mix", MIXES)
 def test_companions_do_not_depend_on_batches_processes_or_resumption(mix: str) -> None:
     data = load(replace(MIXES[mix], val_fraction=0.8))
-    whole = steps(data, 2, companions=COMPANIONS)
+    whole = steps(data, 2, aux_batches=AUX_BATCHES)
 
     def joined(plan: list[list[Batch]], step: int, name: str) -> Batch:
-        shares = [batch.companions[name] for batch in plan[step]]
+        shares = [batch.aux_batches[name] for batch in plan[step]]
         partners, mixes = (
             None if getattr(shares[0], field) is None else join(shares, field) for field in ("partner_labels", "mix")
         )
@@ -338,33 +338,33 @@ def test_companions_do_not_depend_on_batches_processes_or_resumption(mix: str) -
 
     for accumulation, world, start in ((1, 1, 0), (2, 1, 1), (1, 3, 2), (3, 2, 0)):
         shape = {"accumulation": accumulation, "world": world, "start": start}
-        ranks = [steps(data, 2, rank=rank, companions=COMPANIONS, **shape) for rank in range(world)]  # type: ignore[arg-type]
+        ranks = [steps(data, 2, rank=rank, aux_batches=AUX_BATCHES, **shape) for rank in range(world)]  # type: ignore[arg-type]
         plan = [[p[step][k] for k in range(accumulation) for p in ranks] for step in range(len(ranks[0]))]
         assert len(plan) == len(whole) - start
         for step in range(len(plan)):
-            for name in COMPANIONS:
+            for name in AUX_BATCHES:
                 assert same_batch(joined(plan, step, name), joined(whole, start + step, name)), (name, shape)
-                micros = [batch.companions[name].micro_size for batch in plan[step]]
+                micros = [batch.aux_batches[name].micro_size for batch in plan[step]]
                 assert sum(micros) == world * joined(plan, step, name).labels.numel()  # type: ignore[arg-type]
-    others = flat(steps(data, 2, batch_size=50, companions=["view1", "classmate"]))
+    others = flat(steps(data, 2, batch_size=50, aux_batches=["view1", "classmate"]))
     for name in ("view1", "classmate"):
         owner = join(others, "index").argsort()
-        pixels = join([b.companions[name] for b in others], "images")[owner]
+        pixels = join([b.aux_batches[name] for b in others], "images")[owner]
         first = flat(whole)
-        assert torch.equal(pixels, join([b.companions[name] for b in first], "images")[join(first, "index").argsort()])
+        assert torch.equal(pixels, join([b.aux_batches[name] for b in first], "images")[join(first, "index").argsort()])
 
 
 def test_a_classmate_is_another_sample_of_the_class_in_view_1() -> None:
     data = load(MIXES["plain"])
     views = {}
-    for batch in flat(steps(data, 4, companions=["view1"])):
-        views |= dict(zip(batch.index.tolist(), batch.companions["view1"].images, strict=True))
+    for batch in flat(steps(data, 4, aux_batches=["view1"])):
+        views |= dict(zip(batch.index.tolist(), batch.aux_batches["view1"].images, strict=True))
     train = data.positions["train"]
-    for batch in flat(steps(data, 4, companions=["classmate"])):
-        mates = batch.companions["classmate"]
+    for batch in flat(steps(data, 4, aux_batches=["classmate"])):
+        mates = batch.aux_batches["classmate"]
         assert torch.equal(mates.labels, batch.labels)
         assert not (mates.index == batch.index).any()
-        assert torch.equal(mates.index, classmates(0, 4, batch.index, train, data.labels["train"][train]))
+        assert torch.equal(mates.index, same_class_samples(0, 4, batch.index, train, data.labels["train"][train]))
         assert all(torch.equal(image, views[int(i)]) for image, i in zip(mates.images, mates.index, strict=True))
 
 
@@ -372,25 +372,25 @@ def test_a_classmate_is_another_sample_of_the_class_in_view_1() -> None:
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_previous_are_the_samples_of_the_step_before_also_over_epochs_and_resumption(mix: str, drop_last: bool) -> None:
     data = load(replace(MIXES[mix], val_fraction=0.8))
-    epochs = [steps(data, e, drop_last=drop_last, companions=["view1", "previous"]) for e in range(3)]
+    epochs = [steps(data, e, drop_last=drop_last, aux_batches=["view1", "previous"]) for e in range(3)]
     run = [micros for plan in epochs for micros in plan]
     (first,) = run[0]
-    assert len(first.companions["previous"]) == 0
-    assert first.companions["previous"].images.shape[1:] == first.images.shape[1:]
-    assert first.companions["previous"].step_size == 0
+    assert len(first.aux_batches["previous"]) == 0
+    assert first.aux_batches["previous"].images.shape[1:] == first.images.shape[1:]
+    assert first.aux_batches["previous"].step_size == 0
     for (before,), (batch,) in itertools.pairwise(run):
-        previous, expected = batch.companions["previous"], before.companions["view1"]
+        previous, expected = batch.aux_batches["previous"], before.aux_batches["view1"]
         assert same_batch(previous, expected)
         assert (previous.micro_size, previous.step_size) == (before.micro_size, before.step_size)
     for start in range(1, len(epochs[1])):
-        (batch,) = steps(data, 1, drop_last=drop_last, start=start, companions=["previous"])[0]
-        assert same_batch(batch.companions["previous"], epochs[1][start][0].companions["previous"])
+        (batch,) = steps(data, 1, drop_last=drop_last, start=start, aux_batches=["previous"])[0]
+        assert same_batch(batch.aux_batches["previous"], epochs[1][start][0].aux_batches["previous"])
 
 
 def test_evaluation_has_no_companions() -> None:
     (batch,) = load().eval_batches("val", batch_size=1000, rank=0, world=1)
-    assert batch.companions == {}
-    assert batch.companion("view1") is batch
+    assert batch.aux_batches == {}
+    assert batch.aux_batch("view1") is batch
 
 
 def test_global_random_state_is_neither_used_nor_changed() -> None:

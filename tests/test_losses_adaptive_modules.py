@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from kdschemes.config.losses import relation as relation_config
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Loss, Side
-from kdschemes.core.types import Batch, Output, Progress, Task
+from kdschemes.core.loss import Endpoint, Loss
+from kdschemes.core.types import Batch, DataSpec, Output, Progress
 from kdschemes.errors import UserError
 from kdschemes.losses.build import build_loss
 from kdschemes.losses.logit_correlation import batch_correlation, class_correlation
@@ -52,7 +52,7 @@ def batch(n: int = 6) -> Batch:
 
 def build(options: Any, student: Any = SMALL, teacher: Any = BIG, classes: int = CLASSES) -> Loss[Any]:
     torch.manual_seed(0)
-    return build_loss(options, student=Side(student), teacher=Side(teacher), task=Task(classes, 3, 8))
+    return build_loss(options, student=Endpoint(student), teacher=Endpoint(teacher), data_spec=DataSpec(classes, 3, 8))
 
 
 def same(x: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ def test_standardised_logits_have_no_scale(options: Any) -> None:
 def test_pairs_of_all_processes_are_compared(options: Any) -> None:
     loss, s, t = build(options), output(SMALL, 6), output(BIG, 7)
     whole = loss(s, t, batch(), same)
-    assert loss.spans_batch
+    assert loss.needs_global_batch
     mine, others = slice(0, 2), slice(2, 6)
     sent: list[Tensor] = []
     loss(
@@ -141,7 +141,7 @@ def test_only_losses_that_span_the_batch_gather(options: Any) -> None:
     sent: list[Tensor] = []
     loss = build(options)
     loss(output(SMALL, 8), output(BIG, 9), batch(), note(sent))
-    assert bool(sent) == loss.spans_batch
+    assert bool(sent) == loss.needs_global_batch
     assert all(x.dim() == 2 and len(x) == 6 for x in sent)
 
 
@@ -204,7 +204,7 @@ def test_ctkd_trains_its_temperature_upwards_and_keeps_it() -> None:
     s, t = output(SMALL, 18), output(BIG, 19)
     slopes = []
     for step in (0, 45, 99, 1000):
-        loss.follow(Progress(step=step, total_steps=2000, steps_per_epoch=10))
+        loss.set_progress(Progress(step=step, total_steps=2000, steps_per_epoch=10))
         slopes.append(torch.autograd.grad(loss(s, t, batch(), same), loss.theta)[0].item())
     strengths = [0.5 * (1 - math.cos(math.pi * e / 10)) for e in (1, 5, 10, 10)]
     assert [x / slopes[-1] for x in slopes] == pytest.approx(strengths, rel=1e-5)

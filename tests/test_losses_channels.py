@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
 from kdschemes.core.loss import Loss
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.build import build_loss
 from kdschemes.losses.feature.cwd import cwd
@@ -209,7 +209,7 @@ def output(shapes: dict[str, tuple[int, ...]], seed: int, n: int = 5) -> Output:
 
 def build(options: Any, student: Any = SMALL, teacher: Any = BIG) -> Loss[Any]:
     torch.manual_seed(0)
-    return build_loss(options, student=side(student), teacher=side(teacher), task=Task(7, 3, 8))
+    return build_loss(options, student=side(student), teacher=side(teacher), data_spec=DataSpec(7, 3, 8))
 
 
 def value_of(

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from kdschemes.config.data import Digits
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Loss, Side
+from kdschemes.core.loss import Endpoint, Loss
 from kdschemes.core.nodes import LossHead
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.evaluation.cost import head_costs
@@ -43,10 +43,10 @@ SIMKD = [
 ]
 
 
-def made(options: Any, student: Side | None = None, teacher: Side | None = None) -> Loss[Any]:
+def made(options: Any, student: Endpoint | None = None, teacher: Endpoint | None = None) -> Loss[Any]:
     torch.manual_seed(0)
     return build_loss(
-        options, student=student or side(SMALL), teacher=teacher or side(BIG, frozen=True), task=Task(7, 3, 8)
+        options, student=student or side(SMALL), teacher=teacher or side(BIG, frozen=True), data_spec=DataSpec(7, 3, 8)
     )
 
 
@@ -221,20 +221,20 @@ WITHOUT = side(BIG, classified=False)
     ("options", "student", "teacher", "message"),
     [
         (config.SRRL(), None, WITHOUT, r"srrl needs the teacher's linear classifier .* stub has none"),
-        (config.SRRL(), None, Side(BIG), r"srrl needs the teacher's .* is no network by itself"),
+        (config.SRRL(), None, Endpoint(BIG), r"srrl needs the teacher's .* is no network by itself"),
         (config.SRRL(alpha=0.0, beta=0.0), None, None, r"compares nothing"),
         (config.CATKD(), side(SMALL, classified=False), None, r"cat_kd needs the student's linear classifier"),
         (config.CATKD(), None, WITHOUT, r"cat_kd needs the teacher's linear classifier"),
         (config.CATKD(normalise=True), side({"v": (8, 1, 1)}), None, r"the map of 'v' is 1x1"),
         (config.CATKD(normalise=True, resolution=1), None, None, r"signs alone"),
         (config.SimKD(), None, WITHOUT, r"simkd needs the teacher's linear classifier"),
-        (config.SimKD(), Side(SMALL), None, r"simkd .* the student is no network by itself"),
+        (config.SimKD(), Endpoint(SMALL), None, r"simkd .* the student is no network by itself"),
         (config.SimKD(), side({"x": (10, 4)}), None, r"stage 'x' is 10 tokens"),
         (config.SimKD(), StubNetwork(None, 7), None, r"the student gives no features"),
     ],
 )
 def test_what_cannot_be_defined_is_refused_when_built(options: Any, student: Any, teacher: Any, message: str) -> None:
-    student = Side({}, student) if isinstance(student, StubNetwork) else student
+    student = Endpoint({}, student) if isinstance(student, StubNetwork) else student
     with pytest.raises(UserError, match=message) as error:
         made(options, student, teacher)
     assert "\n" not in str(error.value)
@@ -242,7 +242,7 @@ def test_what_cannot_be_defined_is_refused_when_built(options: Any, student: Any
 
 def test_a_teacher_that_is_trained_too_cannot_lend_its_classifier() -> None:
     with pytest.raises(UserError, match=r"simkd .* frozen"):
-        build_loss(config.SimKD(), student=side(SMALL), teacher=side(BIG), task=Task(7, 3, 8))
+        build_loss(config.SimKD(), student=side(SMALL), teacher=side(BIG), data_spec=DataSpec(7, 3, 8))
 
 
 def test_one_teacher_lends_its_classifier() -> None:
@@ -268,7 +268,7 @@ def test_simkd_reports_the_reused_classifier_and_trains_the_student_by_features_
     (node,) = (node for node in scheme.nodes.values() if isinstance(node, LossHead))
     batch = random_batch(seed=3)
     expected = scheme.predict(batch, ["student/simkd"])["student/simkd"].logits
-    plain = node.plain_network("student/simkd")
+    plain = node.inference_network("student/simkd")
     assert plain is not None
     assert torch.equal(plain.eval()(batch.images), expected)
     assert teacher.state_dict().keys() == before.keys()
@@ -336,7 +336,7 @@ def test_a_run_exports_the_reported_head(run: Any) -> None:
 def test_the_exported_network_equals_the_head(run: Any) -> None:
     chosen, finished = run
     data = open_data(chosen.data, seed=chosen.seed, device=torch.device("cpu"))
-    scheme = build_scheme(chosen, Task(10, 1, 8, data.train_labels))
+    scheme = build_scheme(chosen, DataSpec(10, 1, 8, data.train_labels))
     saved = torch.load(finished.folder / "checkpoint.pt", weights_only=True)
     scheme.load_state_dict(saved["scheme"])
     batch = next(iter(data.eval_batches("test", batch_size=64, rank=0, world=1)))

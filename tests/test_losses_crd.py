@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from kdschemes.config.losses.relation import CRD as Options
-from kdschemes.core.loss import Side
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.loss import Endpoint
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.relation import crd as functions
 from kdschemes.losses.relation.crd import (
@@ -37,7 +37,7 @@ def normal(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
 def build(seed: int = 0, labels: Tensor | None = LABELS, **options: Any) -> CRD:
     torch.manual_seed(seed)
     chosen = Options(**{"negatives": 40, "dimension": 8, **options})
-    return CRD(chosen, student=Side(STUDENT), teacher=Side(TEACHER), task=Task(CLASSES, 3, 8, labels))
+    return CRD(chosen, student=Endpoint(STUDENT), teacher=Endpoint(TEACHER), data_spec=DataSpec(CLASSES, 3, 8, labels))
 
 
 def batch(*index: int) -> Batch:

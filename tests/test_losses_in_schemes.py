@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from scheme_cases import LOSSES, ONLINE, SELF, TASK, base, build, random_batch, same_state, state_of, trained
+from scheme_cases import DATA_SPEC, LOSSES, ONLINE, SELF, base, build, random_batch, same_state, state_of, trained
 
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.terms import Transfer
-from kdschemes.core.types import Progress, Task
+from kdschemes.core.types import DataSpec, Progress
 from kdschemes.errors import UserError
 
 MIDWAY = Progress(step=50, total_steps=100, steps_per_epoch=10)
-COLOUR = Task(10, 3, 32, torch.arange(60) % 10)
+COLOR = DataSpec(10, 3, 32, torch.arange(60) % 10)
 CLASSIFIER = {"cat_kd", "simkd", "srrl"}
 REFUSED = {
     "cnn to vit": {"cat_kd"},
@@ -34,8 +34,8 @@ def transfer_terms(scheme: Distillation) -> list[Transfer]:
     return [term for term in scheme.terms if isinstance(term, Transfer)]
 
 
-def check_it_teaches(scheme: Distillation, task: Task, dtype: torch.dtype) -> None:
-    batch = random_batch(task, n=6, dtype=dtype)
+def check_it_teaches(scheme: Distillation, data_spec: DataSpec, dtype: torch.dtype) -> None:
+    batch = random_batch(data_spec, n=6, dtype=dtype)
     result = scheme.train()(batch, MIDWAY)
     assert result.total.isfinite()
     result.total.backward()
@@ -55,7 +55,7 @@ def test_offline_between_different_networks(kind: str, name: str) -> None:
     teacher = scheme.nodes["teacher"]
     assert isinstance(teacher, Frozen)
     before, student = state_of(teacher.network), state_of(scheme.nodes["student"])
-    check_it_teaches(scheme, TASK, torch.float64)
+    check_it_teaches(scheme, DATA_SPEC, torch.float64)
     taught = [p for p in scheme.nodes["student"].parameters() if p.grad is not None and p.grad.any()]
     assert taught
     optimizer = torch.optim.SGD(trained(scheme), lr=0.01, weight_decay=0.1)
@@ -73,7 +73,7 @@ def test_offline_between_different_networks(kind: str, name: str) -> None:
 def test_the_loss_alone_reaches_the_student(kind: str, name: str) -> None:
     scheme = build(*base("offline", "kd", "resnet8x4"), *only(kind, name)).train()
     (term,) = transfer_terms(scheme)
-    term.follow(MIDWAY)
+    term.set_progress(MIDWAY)
     batch = random_batch()
     term(scheme.predict(batch, set(term.reads)), batch).backward()
     first = next(scheme.nodes["student"].parameters())
@@ -93,10 +93,10 @@ def test_between_a_convolutional_network_and_a_transformer(pair: str, kind: str,
     overrides = [*PAIRS[pair], *only(kind, name)]
     if name in REFUSED[pair]:
         with pytest.raises(UserError, match=name) as error:
-            build(*overrides, task=COLOUR)
+            build(*overrides, data_spec=COLOR)
         assert "\n" not in str(error.value)
         return
-    check_it_teaches(build(*overrides, task=COLOUR), COLOUR, torch.float64)
+    check_it_teaches(build(*overrides, data_spec=COLOR), COLOR, torch.float64)
 
 
 SCHEMES = {
@@ -115,7 +115,7 @@ def test_in_the_other_schemes(scheme: str, kind: str, name: str) -> None:
             build(*overrides)
         assert "\n" not in str(error.value)
         return
-    check_it_teaches(build(*overrides), TASK, torch.float64)
+    check_it_teaches(build(*overrides), DATA_SPEC, torch.float64)
 
 
 def test_gathering_is_in_the_configuration() -> None:
@@ -125,7 +125,7 @@ def test_gathering_is_in_the_configuration() -> None:
     for gather in ("true", "false"):
         scheme = build(*overrides, f"train.gather={gather}").eval()
         term = next(term for term in transfer_terms(scheme) if term.name.startswith("sp/"))
-        assert term.spans_batch == (gather == "true")
+        assert term.needs_global_batch == (gather == "true")
         totals.append(scheme(batch, MIDWAY).total.item())
     assert totals[0] == totals[1], "one process's own samples are all there are"
     with pytest.raises(UserError, match="crd/teacher->student remembers samples"):
@@ -140,4 +140,4 @@ def test_losses_of_one_kind_and_of_all_kinds_together() -> None:
     assert {term.name for term in scheme.terms} == {"ce/student"} | {
         f"{name}/teacher->student" for _, name in LOSSES if name != "simkd"
     }
-    check_it_teaches(scheme, TASK, torch.float64)
+    check_it_teaches(scheme, DATA_SPEC, torch.float64)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Side
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.loss import Endpoint
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.build import build_loss
 from kdschemes.losses.response.dist import dist
@@ -189,7 +189,7 @@ def test_modules_give_the_functions_values(options: Any) -> None:
     expected = getattr(import_module(f"kdschemes.losses.response.{options.name}"), options.name)(
         *given, *labels, **chosen
     )
-    loss = build_loss(options, student=Side(), teacher=Side(), task=Task(10, 3, 8))
+    loss = build_loss(options, student=Endpoint(), teacher=Endpoint(), data_spec=DataSpec(10, 3, 8))
     batch = Batch(torch.zeros(6, 3, 8, 8), y, torch.arange(6))
     assert loss(Output(z), Output(v), batch, lambda x: x) == expected
 
@@ -197,7 +197,7 @@ def test_modules_give_the_functions_values(options: Any) -> None:
 def test_hand_made_teacher_is_all_that_its_module_reads() -> None:
     z, v, y = inputs(9)
     options = config.TFKDReg(temperature=2.0, correct=0.9, multiplier=3.0)
-    loss = build_loss(options, student=Side(), teacher=Side(), task=Task(10, 3, 8))
+    loss = build_loss(options, student=Endpoint(), teacher=Endpoint(), data_spec=DataSpec(10, 3, 8))
     batch = Batch(torch.zeros(6, 3, 8, 8), y, torch.arange(6))
     value = loss(Output(z), Output(v), batch, lambda x: x)
     assert value == loss(Output(z), Output(-v), batch, lambda x: x)
@@ -207,18 +207,18 @@ def test_hand_made_teacher_is_all_that_its_module_reads() -> None:
 
 def test_dist_compares_the_samples_of_all_processes() -> None:
     z, v, y = inputs(10)
-    loss = build_loss(config.DIST(), student=Side(), teacher=Side(), task=Task(10, 3, 8))
+    loss = build_loss(config.DIST(), student=Endpoint(), teacher=Endpoint(), data_spec=DataSpec(10, 3, 8))
     rest = iter([z[3:], v[3:]])
     batch = Batch(torch.zeros(3, 3, 8, 8), y[:3], torch.arange(3))
     value = loss(Output(z[:3]), Output(v[:3]), batch, lambda x: torch.cat([x, next(rest)]))
     assert value == dist(z, v, temperature=4.0)
-    assert loss.spans_batch
+    assert loss.needs_global_batch
 
 
 @pytest.mark.parametrize("options", [*OPTIONS, config.TFKDReg()], ids=str)
 def test_one_class_is_refused(options: Any) -> None:
     with pytest.raises(UserError, match=re.escape(f"{options.name} needs at least 2 classes")):
-        build_loss(options, student=Side(), teacher=Side(), task=Task(1, 3, 8))
+        build_loss(options, student=Endpoint(), teacher=Endpoint(), data_spec=DataSpec(1, 3, 8))
 
 
 @pytest.mark.parametrize("options", [config.DKD(), config.NKD(), config.DIST(), config.WSLD()])

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Loss, Side
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.loss import Endpoint, Loss
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.build import build_loss
 from kdschemes.losses.feature.ab import ab
@@ -49,7 +49,9 @@ def batch() -> Batch:
 
 def build(options: Any, student: Any = SMALL, teacher: Any = BIG, network: Any = None) -> Loss[Any]:
     torch.manual_seed(0)
-    return build_loss(options, student=Side(student), teacher=Side(teacher, network), task=Task(7, 3, 8))
+    return build_loss(
+        options, student=Endpoint(student), teacher=Endpoint(teacher, network), data_spec=DataSpec(7, 3, 8)
+    )
 
 
 def run(loss: Loss[Any], student: Output, teacher: Output) -> Tensor:

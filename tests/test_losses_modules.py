@@ -15,7 +15,7 @@ from kdschemes.config.losses import feature as feature_maps
 from kdschemes.config.losses import relation as relation_options
 from kdschemes.config.losses import response as response_options
 from kdschemes.core.loss import Loss
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.build import MODULES, build_loss
 from kdschemes.losses.feature.at import AT, attention_transfer
@@ -50,7 +50,9 @@ def batch(n: int = N) -> Batch:
 
 def build(options: Any, student: Any = SMALL, teacher: Any = BIG, classes: int = CLASSES) -> Loss[Any]:
     sides = side(student, classes=classes), side(teacher, classes=classes, frozen=True)
-    return build_loss(options, student=sides[0], teacher=sides[1], task=Task(classes, 3, 8, torch.arange(20) % 3))
+    return build_loss(
+        options, student=sides[0], teacher=sides[1], data_spec=DataSpec(classes, 3, 8, torch.arange(20) % 3)
+    )
 
 
 def same(x: Tensor) -> Tensor:
@@ -90,7 +92,7 @@ def test_only_losses_that_span_the_batch_gather(name: str) -> None:
         return x
 
     loss(output(SMALL, 0), output(BIG, 1), batch(), gather)
-    assert bool(gathered) == loss.spans_batch
+    assert bool(gathered) == loss.needs_global_batch
     assert all(len(x) == N for x in gathered)
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Loss, Side
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.loss import Endpoint, Loss
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.build import build_loss
 from kdschemes.losses.relation.cc import kernel_congruence, neighbour_congruence
@@ -48,7 +48,7 @@ def batch(n: int = 5) -> Batch:
 
 def build(options: Any, student: Any = STUDENT, teacher: Any = TEACHER) -> Loss[Any]:
     torch.manual_seed(0)
-    return build_loss(options, student=Side(student), teacher=Side(teacher), task=Task(7, 3, 8))
+    return build_loss(options, student=Endpoint(student), teacher=Endpoint(teacher), data_spec=DataSpec(7, 3, 8))
 
 
 def same(x: Tensor) -> Tensor:

@@ -102,10 +102,10 @@ def test_kd_forms_agree_where_one_takes_over(gap: float) -> None:
 @pytest.mark.parametrize("offset", [0.0, 2.0])
 def test_kd_tends_to_logit_mse_as_one_over_temperature(offset: float) -> None:
     z, v = logits(9).requires_grad_(), logits(10)
-    z_centred, v_centred = z - z.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
+    z_centered, v_centered = z - z.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
     limit = logit_mse(z + offset, v)
     limit_gradient = gradient(logit_mse(z, v), z)
-    torch.testing.assert_close(limit_gradient, (z_centred - v_centred).detach() / z.numel())
+    torch.testing.assert_close(limit_gradient, (z_centered - v_centered).detach() / z.numel())
     errors, gradient_errors = [], []
     for temperature in (10.0, 100.0, 1000.0):
         value = kd(z + offset, v, temperature=temperature)
@@ -119,10 +119,10 @@ def test_kd_tends_to_logit_mse_as_one_over_temperature(offset: float) -> None:
 
 def test_without_centring_the_high_temperature_limit_is_wrong() -> None:
     z, v = (logits(9) + 2.0).requires_grad_(), logits(10)
-    uncentred = (z - v).detach() / z.numel()
+    uncentered = (z - v).detach() / z.numel()
     for temperature in (10.0, 100.0, 1000.0):
         g = gradient(kd(z, v, temperature=temperature), z)
-        assert (g - uncentred).norm() / g.norm() > 1.0
+        assert (g - uncentered).norm() / g.norm() > 1.0
 
 
 def test_kd_is_a_divergence() -> None:

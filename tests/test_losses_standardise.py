@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Side
-from kdschemes.core.types import Task
+from kdschemes.core.loss import Endpoint
+from kdschemes.core.types import DataSpec
 from kdschemes.losses.build import build_loss
 from kdschemes.losses.response.dkd import dkd
 from kdschemes.losses.response.kd import kd
@@ -99,7 +99,7 @@ def test_gradients() -> None:
 )
 def test_two_classes_are_warned_of_when_the_loss_is_built(options: config.KD) -> None:
     with pytest.warns(UserWarning, match="teaches nothing"):
-        build_loss(options, student=Side(), teacher=Side(), task=Task(2, 3, 8))
+        build_loss(options, student=Endpoint(), teacher=Endpoint(), data_spec=DataSpec(2, 3, 8))
 
 
 def test_two_classes_teach_nothing() -> None:

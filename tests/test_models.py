@@ -199,7 +199,7 @@ def test_resnet18_cifar_is_the_patched_timm_model() -> None:
     torch.testing.assert_close(network.eval()(images), plain.eval()(images))
 
 
-def test_he_initialisation() -> None:
+def test_he_initialization() -> None:
     weight = build("resnet56").get_parameter("layer3.4.conv1.weight")
     assert float(weight.detach().std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 

@@ -228,7 +228,7 @@ def test_initial_weights_follow_the_seed(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["resnet8x4", "wrn_40_2", "vgg13", "mobilenet_v2"])
-def test_he_initialisation(name: str) -> None:
+def test_he_initialization(name: str) -> None:
     network = build(name)
     for module in network.modules():
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 3000:

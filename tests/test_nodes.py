@@ -112,7 +112,7 @@ def test_average_is_the_formula_over_steps(name: str) -> None:
     scheme, decay = build(*VARIANTS[name]).train(), 0.9
     source, node = network_of(scheme, "student"), scheme.nodes["student/ema"]
     assert isinstance(node, Ema)
-    averaged = node.live_network("student/ema")
+    averaged = node.training_network("student/ema")
     assert averaged is not None
     assert same_state(averaged, source)
     expected = state_of(source)
@@ -176,7 +176,7 @@ def test_a_heads_plain_network_gives_the_heads_logits_to_the_last_bit(name: str)
     steps(scheme.train(), 2, lr=0.01)
     scheme.eval()
     batch = random_batch(seed=9)
-    plain = {head: scheme.node_of(head).plain_network(head) for head in scheme.heads}
+    plain = {head: scheme.node_of(head).inference_network(head) for head in scheme.heads}
     assert plain[scheme.heads[0]] is not None
     for head, network in plain.items():
         if network is not None:

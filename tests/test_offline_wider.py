@@ -14,9 +14,9 @@ import pytest
 import torch
 from processes import SignalAtFile, run
 from scheme_cases import (
+    DATA_SPEC,
     OFFLINE,
     START,
-    TASK,
     VARIANTS,
     base,
     batch_for,
@@ -32,7 +32,7 @@ from test_resume import check_equal, run_folder
 from torch import Tensor
 
 from kdschemes.config.naming import run_name
-from kdschemes.config.prerequisites import earlier_runs, taught_by
+from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.config.schemes.offline import OfflineKD
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
@@ -96,7 +96,7 @@ def test_a_teacher_of_weight_0_says_nothing(weights: str) -> None:
 # Confidence-aware teachers
 
 
-def test_weights_of_teachers_sum_to_1_and_favour_who_knows_the_label() -> None:
+def test_weights_of_teachers_sum_to_1_and_favor_who_knows_the_label() -> None:
     teachers = logits(0)
     weights = teacher_weights(teachers, LABELS)
     expected = oracles_offline.teacher_weights(list(teachers.numpy()), LABELS.tolist())
@@ -189,13 +189,13 @@ def test_what_does_not_fit_is_refused_in_one_line(overrides: list[str], message:
 
 
 def test_a_teacher_that_cannot_be_cut_or_read_is_refused() -> None:
-    task = copy.copy(TASK)
-    object.__setattr__(task, "channels", 3)
-    object.__setattr__(task, "image_size", 32)
+    data_spec = copy.copy(DATA_SPEC)
+    object.__setattr__(data_spec, "channels", 3)
+    object.__setattr__(data_spec, "image_size", 32)
     with pytest.raises(UserError, match="cannot be cut"):
-        build(*PARTIAL, "teacher=timm/test_vit", task=task)
+        build(*PARTIAL, "teacher=timm/test_vit", data_spec=data_spec)
     with pytest.raises(UserError, match=r"camkd needs each teacher's linear classifier .* timm/test_vit has none"):
-        build(*CAMKD, "teacher=[resnet20,timm/test_vit]", task=task)
+        build(*CAMKD, "teacher=[resnet20,timm/test_vit]", data_spec=data_spec)
 
 
 # A partly trained teacher
@@ -321,11 +321,11 @@ def test_the_start_is_the_initial_student_after_a_resume_too(weights: dict[str, 
 
 def test_an_untrained_student_has_nothing_to_go_on_from(weights: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dpkd goes on from a trained student: give model\.checkpoint="):
-        earlier_runs(configure(*DPKD))
+        prerequisite_runs(configure(*DPKD))
     ended = run([*DPKD, "train.threads=1"], tmp_path / "run")
     assert (ended.code, ended.err.count("\n"), list((tmp_path / "run").iterdir())) == (2, 1, [])
     peer = configure(*base("offline", "dpkd", "convnet"), f"model.checkpoint={weights['student']}")
-    assert [run.model.name for run in earlier_runs(peer)] == ["resnet20"]
+    assert [run.model.name for run in prerequisite_runs(peer)] == ["resnet20"]
 
 
 SMALL = [
@@ -358,7 +358,7 @@ def test_each_assistant_is_a_run_that_those_before_it_teach() -> None:
     chain = ["scheme.assistants=[resnet56,resnet32,convnet]", "teacher=resnet110", "teacher.seed=4", "teacher.epochs=9"]
     config = configure(*TAKD, *chain, "seed=7", "train.ema=0.9")
     found: list[Any] = []
-    while (earlier := earlier_runs(found[-1] if found else config)) != []:
+    while (earlier := prerequisite_runs(found[-1] if found else config)) != []:
         found += earlier
     assert [run.model.name for run in found] == ["convnet", "resnet32", "resnet56", "resnet110"]
     assert [run.scheme.method for run in found] == ["takd", "takd", "kd", "ce"]
@@ -366,19 +366,19 @@ def test_each_assistant_is_a_run_that_those_before_it_teach() -> None:
     assert {(run.train.epochs, run.train.ema) for run in found} == {(9, None)}
     assert found[2].scheme == OfflineKD(alpha=config.scheme.alpha)
     others = [configure(*TAKD, *chain, seed) for seed in ("seed=1", "seed=2")]
-    (first,), (second,) = (earlier_runs(other) for other in others)
+    (first,), (second,) = (prerequisite_runs(other) for other in others)
     assert run_name(first) == run_name(second) == run_name(found[0])
 
 
 def test_a_given_teacher_teaches_the_first_assistant_alone(weights: dict[str, str]) -> None:
     config = configure(*TAKD, f"teacher.checkpoint={weights['teacher']}", "scheme.assistants=[convnet]")
-    (assistant,) = earlier_runs(config)
+    (assistant,) = prerequisite_runs(config)
     assert assistant.teacher.checkpoint == weights["teacher"]
-    assert earlier_runs(assistant) == []
+    assert prerequisite_runs(assistant) == []
     for folders in (None, [weights["student"]]):
-        resolved = taught_by(config, folders)
+        resolved = with_teachers(config, folders)
         assert (resolved.teacher.name, resolved.teacher.checkpoint) == (["convnet"], folders)
-        (node,) = build_teachers(resolved, TASK).frozen
+        (node,) = build_teachers(resolved, DATA_SPEC).frozen
         assert node.network.spec.name == "convnet"
 
 

@@ -23,14 +23,14 @@ from torch import Tensor, nn
 from kdschemes.config.data import Digits
 from kdschemes.core.averages import Ema
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.nodes import SharedStem
+from kdschemes.core.nodes import SharedTrunk
 from kdschemes.core.types import Batch, Output, Progress
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.evaluation.cost import head_costs
 from kdschemes.models import count_parameters
 from kdschemes.schemes.online.okddip import PeerAttention, attended, attention
-from kdschemes.schemes.online.one import Gate, GatedStem, gated_mean
+from kdschemes.schemes.online.one import Gate, GatedEnsemble, gated_mean
 
 CLILR, ONE, OKDDIP, FFL, PCL = (base("online", method) for method in ("clilr", "one", "okddip", "ffl", "pcl"))
 METHODS = {"clilr": CLILR, "one": ONE, "okddip": OKDDIP, "ffl": FFL, "pcl": PCL}
@@ -57,10 +57,10 @@ def learners(scheme: Distillation, term: str, batch: Batch) -> set[str]:
     reached = set()
     for name, node in scheme.nodes.items():
         parts: dict[str, nn.Module] = {name: node}
-        if isinstance(node, SharedStem):
+        if isinstance(node, SharedTrunk):
             branches = zip(node.provides, node.branches, strict=False)
             parts = {"trunk": node.trunk} | dict(branches)
-            parts |= {"gate": node.gate} if isinstance(node, GatedStem) else {}
+            parts |= {"gate": node.gate} if isinstance(node, GatedEnsemble) else {}
         reached |= {
             part for part, module in parts.items() if any(p.grad is not None and p.grad.any() for p in trained(module))
         }
@@ -134,10 +134,10 @@ def test_the_fused_classifier_learns_through_its_features_and_not_through_the_me
 def test_clilr_divides_the_trunks_gradient_by_the_number_of_heads() -> None:
     scheme, batch = build(*CLILR), random_batch()
     node = scheme.nodes["peers"]
-    assert isinstance(node, SharedStem)
+    assert isinstance(node, SharedTrunk)
     gradients = []
-    for factor in (node.stem_gradient, 1.0):
-        node.stem_gradient = factor
+    for factor in (node.trunk_gradient, 1.0):
+        node.trunk_gradient = factor
         scheme.zero_grad()
         scheme(batch, START).total.backward()
         gradients.append({name: p.grad.clone() for name, p in node.named_parameters() if p.grad is not None})
@@ -191,7 +191,7 @@ def test_a_branchs_gate_reads_what_the_branch_reads() -> None:
     torch.testing.assert_close(gate(one_view), expected)
     scheme = build(*VARIANTS["online-one-own-views"]).eval()
     batch = batch_for(scheme)
-    changed = dataclasses.replace(batch, companions={"view1": random_batch(seed=77)})
+    changed = dataclasses.replace(batch, aux_batches={"view1": random_batch(seed=77)})
     one, two = (scheme.predict(b, ["ensemble"]) for b in (batch, changed))
     assert torch.equal(one["peer0"].logits, two["peer0"].logits)
     assert not torch.equal(one["peer1"].logits, two["peer1"].logits)
@@ -272,10 +272,10 @@ def test_pcl_averages_follow_with_a_decay_that_warms_up(topology: str) -> None:
 
 def test_pcl_peers_and_their_averages_see_their_own_view_and_in_evaluation_the_batch() -> None:
     scheme = build(*PCL).eval()
-    assert scheme.companions == ("view1", "view2")
+    assert scheme.aux_batches == ("view1", "view2")
     batch = batch_for(scheme)
     names = [*scheme.peers, *(f"{name}/ema" for name in scheme.peers)]
-    views = [batch, batch.companions["view1"], batch.companions["view2"]] * 2
+    views = [batch, batch.aux_batches["view1"], batch.aux_batches["view2"]] * 2
     outputs, plain = scheme.predict(batch, names), scheme.predict(random_batch(), names)
     for name, view in zip(names, views, strict=True):
         torch.testing.assert_close(outputs[name].logits, network_of(scheme, name)(view.images), rtol=1e-9, atol=1e-9)
@@ -303,9 +303,9 @@ def test_heads_the_reported_one_first_and_what_they_cost(method: str) -> None:
 @pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name.startswith("timm/")])
 @pytest.mark.parametrize("method", ["okddip", "ffl", "pcl"])
 def test_separate_networks_may_be_any(method: str, architecture: str) -> None:
-    task = ARCHITECTURES[architecture]
-    scheme = build(*base("online", method, architecture), "scheme.topology=independent", task=task).train()
-    scheme(batch_for(scheme, task), START).total.backward()
+    data_spec = ARCHITECTURES[architecture]
+    scheme = build(*base("online", method, architecture), "scheme.topology=independent", data_spec=data_spec).train()
+    scheme(batch_for(scheme, data_spec), START).total.backward()
     assert all(p.grad is not None for p in trained(scheme))
     assert not [n for n, p in scheme.named_parameters() if p.grad is not None and p.dim() > 1 and not p.grad.any()]
 

@@ -113,7 +113,7 @@ def test_errors_on_held_out_samples_are_those_of_explicit_loops() -> None:
     assert error_products(1e4 * logits, LABELS).isfinite().all()
 
 
-def test_held_out_weights_minimise_the_error_of_the_sum() -> None:
+def test_held_out_weights_minimize_the_error_of_the_sum() -> None:
     products = error_products(logits_of(3, 7, 10), LABELS)
     weights = covariance_weights(products)
     inverse = np.linalg.inv(array(products))

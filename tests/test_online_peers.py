@@ -87,24 +87,24 @@ def test_peers_go_on_from_weights_of_their_own(tmp_path: Path) -> None:
 def test_peers_see_views_of_their_own_in_training_and_the_same_images_in_evaluation(method: str, topology: str) -> None:
     overrides = [*base("online", method), "scheme.peers=3", "scheme.seeds=[1,1,1]", f"scheme.topology={topology}"]
     own, shared = build(*overrides, "scheme.views=own").eval(), build(*overrides, "scheme.views=shared").eval()
-    assert (own.companions, shared.companions) == (("view1", "view2"), ())
+    assert (own.aux_batches, shared.aux_batches) == (("view1", "view2"), ())
     data = open_data(Digits(), seed=0, device=torch.device("cpu"))
     (batch,) = next(
-        data.train_steps(0, batch_size=8, accumulation=1, rank=0, world=1, drop_last=True, companions=own.companions)
+        data.train_steps(0, batch_size=8, accumulation=1, rank=0, world=1, drop_last=True, aux_batches=own.aux_batches)
     )
     batch = in_double(batch)
     for scheme, distinct in ((own, True), (shared, False)):
         logits = [output.logits for name, output in scheme.predict(batch, PEERS).items() if name in PEERS]
         for a, b in itertools.combinations(logits, 2):
             assert torch.equal(a, b) is not distinct
-    plain = dataclasses.replace(batch, companions={})
+    plain = dataclasses.replace(batch, aux_batches={})
     first, *others = (own.predict(plain, PEERS)[peer].logits for peer in PEERS)
     assert all(torch.equal(first, other) for other in others)
 
 
 def test_by_default_only_kdcl_gives_each_peer_its_own_view() -> None:
-    assert build(*KDCL).companions == ("view1",)
-    assert build(*MEAN).companions == build(*ONLINE).companions == ()
+    assert build(*KDCL).aux_batches == ("view1",)
+    assert build(*MEAN).aux_batches == build(*ONLINE).aux_batches == ()
 
 
 @pytest.mark.parametrize(

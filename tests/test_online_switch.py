@@ -89,7 +89,7 @@ def test_an_expert_rests_to_the_last_bit_and_the_student_goes_on() -> None:
     assert (result.losses["learning/big"], result.weights["learning/big"]) == (0.0, 0.0)
     scheme.zero_grad()
     step(scheme, optimizer, [batch])
-    assert scheme.still() == {"big"}
+    assert scheme.skipped_nodes() == {"big"}
     assert all(torch.equal(p, q) for p, q in zip(weights, parameters, strict=True))
     assert all((optimizer.state[p]["momentum_buffer"] == 1).all() for p in parameters)
     assert not same_state(scheme.nodes["student"], student)
@@ -107,13 +107,13 @@ def test_the_statistics_of_the_big_network_go_on_while_it_rests() -> None:
 def test_a_network_that_rested_learns_again_when_the_gap_is_small() -> None:
     scheme, big, batch = ahead()
     scheme(batch, START)
-    assert scheme.still() == {"big"}
+    assert scheme.skipped_nodes() == {"big"}
     scheme.after_step()
     student = scheme.nodes["student"]
     assert isinstance(student, Network)
     student.network.load_state_dict(big.network.state_dict())
     assert scheme(batch, START).losses["learning/big"] == 1
-    assert scheme.still() == set()
+    assert scheme.skipped_nodes() == set()
 
 
 def test_the_decision_is_one_of_all_samples_of_the_step() -> None:
@@ -127,7 +127,7 @@ def test_the_decision_is_one_of_all_samples_of_the_step() -> None:
     for parts in ([batch], [worse], [batch, worse], [worse, batch], [worse, batch, batch, batch]):
         for part in parts:
             scheme(part, START)
-        rests = scheme.still() == {"big"}
+        rests = scheme.skipped_nodes() == {"big"}
         scheme.after_step()
         labels = [int(label) for part in parts for label in part.labels]
         times = (len(parts), 1)
@@ -143,7 +143,7 @@ def test_evaluation_decides_nothing_and_the_student_is_reported() -> None:
     scheme(batch, START)
     scheme.eval()
     scheme(dataclasses.replace(batch, labels=(batch.labels + 5) % 10), START)
-    assert scheme.still() == {"big"}
+    assert scheme.skipped_nodes() == {"big"}
     larger = build(*VARIANTS["online-switokd-big"])
     assert larger.heads == ("student", "big")
     assert (larger.peers, larger.teacher) == ((), None)

@@ -11,11 +11,11 @@ from torch import nn
 from kdschemes.config import Optim
 from kdschemes.config.load import build_config
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.types import Batch, Progress, Task
+from kdschemes.core.types import Batch, DataSpec, Progress
 from kdschemes.schemes import build_scheme
 from kdschemes.training.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
 
-TASK = Task(num_classes=10, channels=1, image_size=8)
+DATA_SPEC = DataSpec(num_classes=10, channels=1, image_size=8)
 
 
 def parameters(*sizes: int) -> list[nn.Parameter]:
@@ -23,7 +23,7 @@ def parameters(*sizes: int) -> list[nn.Parameter]:
 
 
 def peers() -> Distillation:
-    return build_scheme(build_config({"scheme": {"name": "online", "peers": 2}}), TASK)
+    return build_scheme(build_config({"scheme": {"name": "online", "peers": 2}}), DATA_SPEC)
 
 
 def backward(scheme: Distillation, samples: slice, step_size: int = 12) -> None:
@@ -46,7 +46,7 @@ def test_one_group_a_network_with_every_trained_parameter_once() -> None:
 
 
 def test_projections_train_with_the_network_that_they_serve() -> None:
-    scheme = build_scheme(build_config({"scheme": {"name": "self", "exit_head": "linear"}}), TASK)
+    scheme = build_scheme(build_config({"scheme": {"name": "self", "exit_head": "linear"}}), DATA_SPEC)
     groups = scheme.parameter_groups()
     trained = {id(p) for p in scheme.parameters() if p.requires_grad}
     inside = {id(p) for p in scheme.nodes.parameters() if p.requires_grad}
@@ -143,7 +143,9 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_step() -> None:
     config = build_config({"scheme": {"name": "online", "peers": 2}, "model": {"name": "convnet"}})
 
     def gradients(*parts: slice) -> dict[str, torch.Tensor]:
-        scheme = build_scheme(config, TASK).eval().double()  # evaluation mode: batch norm would see the micro-batches
+        scheme = (
+            build_scheme(config, DATA_SPEC).eval().double()
+        )  # evaluation mode: batch norm would see the micro-batches
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(12, 1, 8, 8, generator=generator, dtype=torch.float64)
         labels, index = torch.arange(12) % 10, torch.arange(12)

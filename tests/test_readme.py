@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from processes import run
-from scheme_cases import RECIPES, START, TASK
+from scheme_cases import DATA_SPEC, RECIPES, START
 
 from kdschemes import cli
 from kdschemes.config.data import DATA
@@ -24,7 +24,7 @@ from kdschemes.config.losses import FEATURE, RELATION, RESPONSE
 from kdschemes.config.naming import to_tree
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.config.validate import all_keys
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.models import MODELS
 from kdschemes.schemes import build_scheme
@@ -59,12 +59,12 @@ def test_the_two_commands_are_there() -> None:
 def test_commands_parse_and_build(arguments: list[str]) -> None:
     config = load_config(arguments, recipes=REPOSITORY / "experiments")
     if "PATH" not in (config.model.checkpoint, config.teacher.checkpoint):
-        task = {
-            "digits": Task(10, 1, 8, torch.arange(20) % 10),
-            "cifar100": Task(100, 3, 32),
-            "image_folder": Task(200, 3, 64),
+        data_spec = {
+            "digits": DataSpec(10, 1, 8, torch.arange(20) % 10),
+            "cifar100": DataSpec(100, 3, 32),
+            "image_folder": DataSpec(200, 3, 64),
         }
-        scheme = build_scheme(config, task[config.data.name])
+        scheme = build_scheme(config, data_spec[config.data.name])
         assert scheme.parameter_groups()
 
 
@@ -144,13 +144,13 @@ import json, math, sys
 from pathlib import Path
 import torch
 from kdschemes.config.load import load_config
-from kdschemes.core.loss import Side
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.loss import Endpoint
+from kdschemes.core.types import Batch, Output, DataSpec
 from kdschemes.losses.build import build_loss
 from kdschemes.training.train import train
 
 z, v = [[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]], [[0.0, 1.0, -1.0], [2.0, 2.0, -4.0]]
-loss = build_loss(ReverseKL(), student=Side(), teacher=Side(), task=Task(3, 1, 8))
+loss = build_loss(ReverseKL(), student=Endpoint(), teacher=Endpoint(), data_spec=DataSpec(3, 1, 8))
 batch = Batch(torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.long), torch.arange(2))
 value = loss(Output(torch.tensor(z)), Output(torch.tensor(v)), batch, lambda x: x)
 run = train(load_config(sys.argv[1:], recipes=Path()))
@@ -211,7 +211,7 @@ def test_topology_example_is_the_shipped_one(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(blocks("python")[1])
     mine, shipped = (
-        build_scheme(load_config([f"experiment={name}", "teacher.name=resnet20"], recipes=RECIPES), TASK)
+        build_scheme(load_config([f"experiment={name}", "teacher.name=resnet20"], recipes=RECIPES), DATA_SPEC)
         for name in (file, "topologies/offline_online")
     )
     assert [(term.name, term.weight(START)) for term in mine.terms] == [

@@ -13,8 +13,8 @@ from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import NoLoss
 from kdschemes.config.recipes import known_recipes, read_recipe
-from kdschemes.core.loss import Side
-from kdschemes.core.types import Task
+from kdschemes.core.loss import Endpoint
+from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.losses.build import build_loss
 from kdschemes.models import create_model, stages
@@ -22,7 +22,7 @@ from kdschemes.models import create_model, stages
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
 TABLE = yaml.safe_load((EXPERIMENTS / "repdistiller.yaml").read_text())
 NAMES = [name.removeprefix("repdistiller/") for name in known_recipes(EXPERIMENTS) if name.startswith("repdistiller/")]
-TASK = Task(100, 3, 32, torch.arange(200) % 100)
+DATA_SPEC = DataSpec(100, 3, 32, torch.arange(200) % 100)
 
 
 def load(*arguments: str, recipes: Path = EXPERIMENTS) -> Config:
@@ -34,10 +34,10 @@ def recipe(name: str) -> Config:
 
 
 @cache
-def side(model: str) -> Side:
+def side(model: str) -> Endpoint:
     torch.manual_seed(0)
     network = create_model(model, num_classes=100, channels=3, image_size=32)
-    return Side({stage.name: stage.shape for stage in stages(network, 3, 32)}, network)
+    return Endpoint({stage.name: stage.shape for stage in stages(network, 3, 32)}, network)
 
 
 def test_every_method_has_every_pair_but_where_nothing_is_published() -> None:
@@ -60,7 +60,7 @@ def test_a_recipe_follows_the_protocol_and_its_losses_can_be_built(name: str) ->
     row = next(row for row in TABLE["rows"] if name == f"{row}_{config.teacher.name}_{config.model.name}")
     assert chosen.name == row.removesuffix("_standardised")
     student, teacher = side(config.model.name), side(config.teacher.name)
-    build_loss(chosen, student=student, teacher=teacher, task=TASK)
+    build_loss(chosen, student=student, teacher=teacher, data_spec=DATA_SPEC)
     baseline = load(f"experiment=repdistiller/{name}", "scheme=supervised")
     assert (baseline.scheme.name, baseline.optim, baseline.model) == ("supervised", config.optim, config.model)
 

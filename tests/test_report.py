@@ -13,7 +13,7 @@ from kdschemes import cli
 from kdschemes.errors import UserError
 from kdschemes.report import report
 from kdschemes.report.build import Report, build
-from kdschemes.report.formatting import spread
+from kdschemes.report.formatting import mean_std
 from kdschemes.report.groups import run_groups, shortened, study_groups
 from kdschemes.report.markdown import markdown
 from kdschemes.study.record import Entry, Study, write_study
@@ -41,10 +41,10 @@ def rows_of(text: str, head: str = HEAD) -> list[list[str]]:
 
 
 def test_spread_is_the_mean_and_the_sample_deviation() -> None:
-    assert spread([1.0, 2.0, 6.0], 2) == "3.00 ± 2.65"  # sqrt((4 + 1 + 9) / 2) = 2.6458
-    assert spread([2.5], 1) == "2.5"
-    assert spread([], 2) == "-"
-    assert spread([1.0, float("inf")], 1) == "nan ± nan"
+    assert mean_std([1.0, 2.0, 6.0], 2) == "3.00 ± 2.65"  # sqrt((4 + 1 + 9) / 2) = 2.6458
+    assert mean_std([2.5], 1) == "2.5"
+    assert mean_std([], 2) == "-"
+    assert mean_std([1.0, float("inf")], 1) == "nan ± nan"
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_row(tmp_path: Path) -> None:

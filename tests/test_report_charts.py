@@ -18,7 +18,7 @@ from kdschemes.report.charts.cost import cost_charts, front
 from kdschemes.report.charts.curves import common, curve, curves, thinned
 from kdschemes.report.charts.exits import exits
 from kdschemes.report.charts.grid import grid
-from kdschemes.report.colours import hue
+from kdschemes.report.colors import hue
 from kdschemes.report.document import Chart
 from kdschemes.report.groups import Group, run_groups, study_groups
 from kdschemes.report.predictions import read_stored
@@ -90,15 +90,15 @@ def test_long_curves_are_thinned_and_keep_their_end() -> None:
     assert (len(kept), kept[-1], kept[1] - kept[0]) == (80, 239, 3)
 
 
-def test_colours_say_what_many_groups_have_in_common(grid_study: Study, tmp_path: Path) -> None:
+def test_colors_say_what_many_groups_have_in_common(grid_study: Study, tmp_path: Path) -> None:
     groups = study_groups(status(grid_study))
     of_six = hue(groups, groups[0].label)
-    assert len(set(of_six.colours)) == 6
-    assert of_six.colours[0] == INK
+    assert len(set(of_six.colors)) == 6
+    assert of_six.colors[0] == INK
     many = [Group(label=f"{group.label} {n}", members=group.members) for n in (0, 1) for group in groups]
     of_many = hue(many)
     assert (of_many.title, list(of_many.names)) == ("alpha", ["0.5", "1"])
-    assert list(of_many.colours) == ramp(2)
+    assert list(of_many.colors) == ramp(2)
     runs = [
         write_run(tmp_path, [*words, f"optim.lr={rate}"], None)
         for words in (["scheme=supervised"], ["scheme=self"])
@@ -285,7 +285,7 @@ def test_damaged_predictions_are_told(with_predictions: list[Group]) -> None:
     assert len(section.charts) == 1
 
 
-def test_names_of_charts_are_unique_and_colours_known(with_predictions: list[Group], grid_study: Study) -> None:
+def test_names_of_charts_are_unique_and_colors_known(with_predictions: list[Group], grid_study: Study) -> None:
     for groups in (with_predictions, study_groups(status(grid_study))):
         made = build("Runs", "", groups)
         trees = specs(chart for section in made.sections for chart in section.charts)

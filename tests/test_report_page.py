@@ -170,8 +170,8 @@ def test_analyses_are_sections_and_one_that_fails_says_so(tmp_path: Path, monkey
 def contrast(a: str, b: str) -> float:
     """The contrast ratio of WCAG 2."""
 
-    def luminance(colour: str) -> float:
-        parts = [int(colour[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    def luminance(color: str) -> float:
+        parts = [int(color[start : start + 2], 16) / 255 for start in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -180,7 +180,7 @@ def contrast(a: str, b: str) -> float:
 
 
 @pytest.mark.parametrize("theme", PALETTES)
-def test_colours_are_seen_on_the_paper(theme: str) -> None:
+def test_colors_are_seen_on_the_paper(theme: str) -> None:
     palette = PALETTES[theme]
     for name in ("ink", "muted", "link"):
         assert contrast(palette[name], palette["paper"]) >= 4.5, name

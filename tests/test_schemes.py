@@ -30,6 +30,7 @@ import variants_topologies
 from formulas import Formula, Seen
 from scheme_cases import (
     ARCHITECTURES,
+    DATA_SPEC,
     DEFAULTS,
     METHODS,
     OFFLINE,
@@ -37,7 +38,6 @@ from scheme_cases import (
     REFUSED,
     SELF,
     START,
-    TASK,
     VARIANTS,
     base,
     batch_for,
@@ -53,7 +53,7 @@ from scheme_cases import (
 from kdschemes.config.data import Digits
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.config.schemes.custom import Topology
-from kdschemes.core.types import Progress, Task
+from kdschemes.core.types import DataSpec, Progress
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.models import save_weights
@@ -128,13 +128,13 @@ TRACED = [
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_every_parameter_of_any_architecture(method: str, architecture: str) -> None:
-    task = ARCHITECTURES[architecture]
+    data_spec = ARCHITECTURES[architecture]
     if (method, architecture) in REFUSED:
         with pytest.raises(UserError, match=REFUSED[method, architecture]):
-            build(*base(*METHODS[method], architecture), task=task)
+            build(*base(*METHODS[method], architecture), data_spec=data_spec)
         return
-    scheme = build(*base(*METHODS[method], architecture), task=task)
-    result = scheme.train()(batch_for(scheme, task), LATER)
+    scheme = build(*base(*METHODS[method], architecture), data_spec=data_spec)
+    result = scheme.train()(batch_for(scheme, data_spec), LATER)
     result.total.backward()
     assert result.total.isfinite()
     missing = [n for n, p in scheme.named_parameters() if p.requires_grad and p.grad is None]
@@ -142,7 +142,7 @@ def test_every_method_trains_every_parameter_of_any_architecture(method: str, ar
     assert trained(scheme)
     assert not missing
     assert not silent
-    assert all(output.logits.shape == (6, task.num_classes) for output in result.outputs.values())
+    assert all(output.logits.shape == (6, data_spec.num_classes) for output in result.outputs.values())
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -156,10 +156,10 @@ def test_every_trained_parameter_is_in_one_group(name: str) -> None:
 @pytest.mark.parametrize("name", [*DEFAULTS, *PROJECTING, "online-dml-shared-stem"])
 def test_initial_weights_are_a_function_of_the_seed_alone(name: str) -> None:
     torch.manual_seed(1)
-    first = build_scheme(configure(*VARIANTS[name], "seed=3"), TASK)
+    first = build_scheme(configure(*VARIANTS[name], "seed=3"), DATA_SPEC)
     torch.manual_seed(2)
     before = torch.random.get_rng_state()
-    second = build_scheme(configure(*VARIANTS[name], "seed=3"), TASK)
+    second = build_scheme(configure(*VARIANTS[name], "seed=3"), DATA_SPEC)
     assert same_state(first, second)
     assert torch.equal(torch.random.get_rng_state(), before)
     other = build(*VARIANTS[name])
@@ -191,7 +191,7 @@ def test_teachers_come_from_their_own_seed_or_checkpoint(tmp_path: Path) -> None
     again = build(*OFFLINE, f"model.checkpoint={tmp_path / 'other'}")
     assert same_state(other, network_of(again, "student"))
     with pytest.raises(UserError, match="10 classes"):
-        build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'other'}", task=Task(7, 1, 8))
+        build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'other'}", data_spec=DataSpec(7, 1, 8))
 
 
 @pytest.mark.parametrize("feature", ["hint", "at"])
@@ -267,11 +267,11 @@ def test_shared_stem_shares_all_before_the_split_and_nothing_after() -> None:
 def trace(overrides: list[str]) -> list[float]:
     """Return the total of each of the first steps on digits, by SGD with momentum."""
     data = open_data(Digits(), seed=0, device=torch.device("cpu"))
-    task = dataclasses.replace(TASK, train_labels=data.train_labels)
-    scheme = build_scheme(configure(*overrides), task).double().train()
+    data_spec = dataclasses.replace(DATA_SPEC, train_labels=data.train_labels)
+    scheme = build_scheme(configure(*overrides), data_spec).double().train()
     optimizer = torch.optim.SGD(trained(scheme), lr=0.02, momentum=0.9)
     steps = data.train_steps(
-        0, batch_size=16, accumulation=1, rank=0, world=1, drop_last=False, companions=scheme.companions
+        0, batch_size=16, accumulation=1, rank=0, world=1, drop_last=False, aux_batches=scheme.aux_batches
     )
     totals = []
     for (batch,), _ in zip(steps, range(GOLDEN_STEPS), strict=False):

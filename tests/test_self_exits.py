@@ -396,7 +396,7 @@ def test_a_batch_of_one_is_evaluated_and_trained(method: list[str]) -> None:
 
 def test_a_network_of_one_stage_has_nothing_to_refine(monkeypatch: pytest.MonkeyPatch) -> None:
     builder = sys.modules["kdschemes.schemes.self_distillation.frskd"]
-    monkeypatch.setattr(builder, "probe", lambda nodes, task: {"student": {"only": (4, 2, 2)}})
+    monkeypatch.setattr(builder, "probe", lambda nodes, data_spec: {"student": {"only": (4, 2, 2)}})
     with pytest.raises(UserError, match="frskd needs two or more stages, resnet20 has 1"):
         build(*FRSKD, "scheme.width=3")
 

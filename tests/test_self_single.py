@@ -11,15 +11,26 @@ import oracles_self
 import pytest
 import torch
 from formulas import array
-from scheme_cases import START, TASK, VARIANTS, base, batch_for, build, configure, in_double, network_of, random_batch
+from scheme_cases import (
+    DATA_SPEC,
+    START,
+    VARIANTS,
+    base,
+    batch_for,
+    build,
+    configure,
+    in_double,
+    network_of,
+    random_batch,
+)
 from torch import Tensor
 
 from kdschemes.config.data import Digits
-from kdschemes.core.averages import Ema, Memory
+from kdschemes.core.averages import Ema, PredictionBank
 from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.terms import Transfer
-from kdschemes.core.types import Batch, Output, Outputs, Progress, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs, Progress
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.schemes import build_scheme
@@ -46,8 +57,8 @@ def run(
 ) -> Iterator[tuple[Distillation, Batch, Progress]]:
     """Train on a few digits and yield what the caller does a forward pass with, before each step."""
     data = open_data(SMALL, seed=0, device=CPU)
-    task = dataclasses.replace(TASK, train_labels=data.train_labels)
-    scheme = build_scheme(configure(*overrides), task).double().train()
+    data_spec = dataclasses.replace(DATA_SPEC, train_labels=data.train_labels)
+    scheme = build_scheme(configure(*overrides), data_spec).double().train()
     optimizer = torch.optim.SGD([p for p in scheme.parameters() if p.requires_grad], lr=0.05)
     count, step = data.steps_per_epoch(batch_size=batch_size, drop_last=False), 0
     for epoch in range(epochs):
@@ -58,7 +69,7 @@ def run(
             rank=0,
             world=1,
             drop_last=False,
-            companions=scheme.companions,
+            aux_batches=scheme.aux_batches,
         )
         for micro_batches in steps:
             progress = Progress(step, count * epochs, count)
@@ -92,7 +103,7 @@ def test_two_views_share_one_pass_and_its_statistics() -> None:
     scheme = build(*base("self", "ddgsd")).train()
     batch = batch_for(scheme)
     out = outputs_of(scheme, batch)
-    images = torch.cat([batch.images, batch.companions["view1"].images])
+    images = torch.cat([batch.images, batch.aux_batches["view1"].images])
     logits, features = network_of(build(*base("self", "ddgsd")).train(), "student").forward_stages(images)
     assert torch.equal(torch.cat([out["student"].logits, out["student/view1"].logits]), logits)
     assert torch.equal(out["student/view1"].features["layer2"], features["layer2"][6:])
@@ -131,7 +142,7 @@ def test_both_views_learn_from_the_distance_and_each_from_the_other() -> None:
         assert tuple(g is not None and bool(g.any()) for g in gradients) == reached
 
 
-def test_no_gradient_comes_from_the_classmate() -> None:
+def test_no_gradient_comes_from_the_same_class_sample() -> None:
     scheme = build(*base("self", "cskd")).train()
     out = outputs_of(scheme, batch_for(scheme))
     assert out["student"].logits.requires_grad
@@ -144,7 +155,7 @@ def test_the_past_is_what_was_answered_an_epoch_before() -> None:
     for scheme, batch, progress in run(*overrides, epochs=3):
         epoch = progress.step // progress.steps_per_epoch
         memory = scheme.nodes["past"]
-        assert isinstance(memory, Memory)
+        assert isinstance(memory, PredictionBank)
         past = memory.logits[batch.index]
         weights = scheme.eval()(batch, progress).weights
         scheme.train()
@@ -171,7 +182,7 @@ def test_the_first_epoch_of_the_past_learns_from_labels_alone() -> None:
 
 
 def test_a_memory_learns_after_the_step_only_and_not_in_evaluation() -> None:
-    node = Memory("past", "student", TASK)
+    node = PredictionBank("past", "student", DATA_SPEC)
     batch = random_batch(n=3, dtype=torch.float32)
     output = Output(torch.randn(3, 10, generator=torch.Generator().manual_seed(0)))
     assert node.size == 60 * (10 * 4 + 1)
@@ -209,7 +220,7 @@ def test_the_step_before_teaches_its_samples_seen_again(accumulation: int) -> No
         assert isinstance(node, LastStep)
         node._new.pop()
         scheme.load_state_dict(state)
-        previous = batch.companions["previous"].index.tolist()
+        previous = batch.aux_batches["previous"].index.tolist()
         assert len(out["student/previous"].logits) == len(out["past"].logits) == len(previous)
         assert out["past"].known is not None
         assert out["past"].known.all()
@@ -240,7 +251,7 @@ def test_an_edge_to_a_companion_reads_its_labels_and_samples() -> None:
     batch = batch_for(scheme)
     out = outputs_of(scheme, batch)
     (edge,) = (term for term in scheme.terms if isinstance(term, Transfer))
-    previous = batch.companions["previous"]
+    previous = batch.aux_batches["previous"]
     assert edge.batches(batch) == (previous,)
     assert not torch.equal(previous.labels, batch.labels)
     direct = edge.loss(out["student/previous"], out["past"], previous, lambda x: x)
@@ -268,8 +279,8 @@ def test_the_average_answers_its_view_without_gradient_and_follows(view: str) ->
     assert scheme.heads == ("average", "student")
     batch = batch_for(scheme)
     out = outputs_of(scheme, batch)
-    seen = batch.companions["view1"] if view == "own" else batch
-    assert scheme.companions == (("view1",) if view == "own" else ())
+    seen = batch.aux_batches["view1"] if view == "own" else batch
+    assert scheme.aux_batches == (("view1",) if view == "own" else ())
     average = network_of(scheme, "average")
     assert torch.equal(out["average"].logits, average(seen.images))
     assert not out["average"].logits.requires_grad
@@ -319,7 +330,7 @@ def test_zipf_of_two_classes_teaches_nothing_and_of_one_is_refused() -> None:
     value = zipf_loss(z, zipf_labels(z.detach(), labels, power=1.0), labels)
     assert value == 0
     with pytest.raises(UserError, match="method=zipf ranks the classes"):
-        build(*base("self", "zipf"), task=Task(1, 1, 8))
+        build(*base("self", "zipf"), data_spec=DataSpec(1, 1, 8))
 
 
 def test_zipf_gives_the_classifier_no_gradient_through_the_votes() -> None:
@@ -373,7 +384,7 @@ def test_mixed_labels_count_in_every_view(method: str) -> None:
             batch,
             partner_labels=(batch.labels + 1) % 10,
             mix=torch.full((len(batch),), 0.25, dtype=torch.float64),
-            companions={name: mixed(companion) for name, companion in batch.companions.items()},
+            aux_batches={name: mixed(aux_batch) for name, aux_batch in batch.aux_batches.items()},
         )
 
     batch = mixed(batch_for(scheme))

@@ -10,7 +10,7 @@ import pytest
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name, to_tree
 from kdschemes.errors import UserError
-from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.spec import StudyFile, find_study_file, read_study
 
 EXPERIMENTS = Path(__file__).resolve().parents[1] / "experiments"
@@ -185,7 +185,7 @@ def test_runs_that_come_first_are_found_once_and_in_order(tmp_path: Path) -> Non
         seeds: [1, 2]
     """
     study = read(tmp_path, text)
-    runs = with_earlier(study)
+    runs = with_prerequisites(study)
     first = [run for run in runs if run.earlier]
     assert [run.config.model.name for run in first] == ["resnet56", "resnet44", "resnet32"]
     teacher, assistant, last = (run.folder for run in first)
@@ -196,7 +196,7 @@ def test_runs_that_come_first_are_found_once_and_in_order(tmp_path: Path) -> Non
 
 def test_teachers_that_differ_in_more_than_their_names_are_told_apart(tmp_path: Path) -> None:
     study = read(tmp_path, "{question: Q, base: {scheme: offline}, grid: {optim.lr: [0.1, 0.2]}}")
-    first = [run for run in with_earlier(study) if run.earlier]
+    first = [run for run in with_prerequisites(study) if run.earlier]
     assert [run.config.optim.lr for run in first] == [0.1, 0.2]
     assert [run.label for run in first] == [run.folder for run in first]
 
@@ -207,14 +207,14 @@ def test_a_run_of_the_study_may_teach_others_of_it(tmp_path: Path) -> None:
         base: {scheme: offline, teacher: resnet20}
         variants: {kd: {}, teacher: {scheme: supervised, model: resnet20}}
     """
-    kd, teacher = with_earlier(read(tmp_path, text))
+    kd, teacher = with_prerequisites(read(tmp_path, text))
     assert (kd.needs, teacher.needs, teacher.earlier) == ((teacher.folder,), (), False)
 
 
 def test_a_teacher_that_cannot_be_had_is_told_with_the_run(tmp_path: Path) -> None:
     study = read(tmp_path, "{question: Q, base: {scheme: offline, method: dpkd}}")
     with pytest.raises(UserError, match=r"mine\.yaml: run 'seed=0': method=dpkd goes on from a trained student"):
-        with_earlier(study)
+        with_prerequisites(study)
 
 
 def test_each_peer_may_go_on_from_a_run_that_comes_first(tmp_path: Path) -> None:

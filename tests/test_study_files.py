@@ -14,7 +14,7 @@ import yaml
 from kdschemes.config import Config
 from kdschemes.config.data import CIFAR100, Digits
 from kdschemes.config.load import load_config
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.evaluation.cost import training_macs
 from kdschemes.models import count_macs, create_model
@@ -100,7 +100,7 @@ def test_batches_of_every_share_of_the_images_fit() -> None:
     assert sorted(sizes.values()) == [sizes[share] for share in sorted(sizes)]
 
 
-TASKS = {"schemes": Task(10, 1, 8), "schemes_cifar100": Task(100, 3, 32)}
+DATA_SPECS = {"schemes": DataSpec(10, 1, 8), "schemes_cifar100": DataSpec(100, 3, 32)}
 
 
 @cache
@@ -110,16 +110,16 @@ def compute(name: str) -> dict[str, float]:
     found = {}
     for run in read(name, *words).runs:
         if run.variant is not None and run.variant not in found:
-            found[run.variant] = run.config.train.epochs * macs(run.config, TASKS[name])
+            found[run.variant] = run.config.train.epochs * macs(run.config, DATA_SPECS[name])
     return found
 
 
-def macs(config: Config, task: Task) -> int:
+def macs(config: Config, data_spec: DataSpec) -> int:
     torch.manual_seed(0)
-    return training_macs(build_scheme(config, task), task.channels, task.image_size)
+    return training_macs(build_scheme(config, data_spec), data_spec.channels, data_spec.image_size)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", DATA_SPECS)
 def test_variants_of_equal_compute_have_that_of_the_most_expensive_of_equal_epochs(name: str) -> None:
     found = compute(name)
     epochs = {run.variant: run.config.train.epochs for run in read(name, "experiment=cifar100/study").runs}
@@ -133,14 +133,16 @@ def test_variants_of_equal_compute_have_that_of_the_most_expensive_of_equal_epoc
         assert found[variant.removesuffix(" (equal compute)")] < budget / 2
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", DATA_SPECS)
 def test_compute_is_three_forward_passes_of_what_is_trained_and_one_of_what_is_frozen(name: str) -> None:
-    task, found = TASKS[name], compute(name)
+    data_spec, found = DATA_SPECS[name], compute(name)
     forward = {
         model: count_macs(
-            create_model(model, num_classes=task.num_classes, channels=task.channels, image_size=task.image_size),
-            task.channels,
-            task.image_size,
+            create_model(
+                model, num_classes=data_spec.num_classes, channels=data_spec.channels, image_size=data_spec.image_size
+            ),
+            data_spec.channels,
+            data_spec.image_size,
         )
         for model in ("convnet", "resnet18_cifar")
     }

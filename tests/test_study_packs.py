@@ -20,7 +20,7 @@ from kdschemes.study.local.packs import (
     makespan,
     run_bytes,
 )
-from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.spec import StudyRun, read_study
 
 NO_LIMIT = 1e15
@@ -39,7 +39,7 @@ variants: {kd: {}, takd: {method: takd, "scheme.assistants": [resnet32]}, ce: {s
 
 def read(folder: Path, text: str) -> list[StudyRun]:
     (folder / "mine.yaml").write_text(text)
-    return with_earlier(read_study(folder / "mine.yaml", [], recipes=folder))
+    return with_prerequisites(read_study(folder / "mine.yaml", [], recipes=folder))
 
 
 def students(folder: Path, seed: int = 0) -> list[StudyRun]:

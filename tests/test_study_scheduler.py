@@ -17,16 +17,16 @@ from kdschemes.config.load import load_config
 from kdschemes.storage.lease import Lease
 from kdschemes.study.local import console as board
 from kdschemes.study.local import resources as slots
-from kdschemes.study.local.console import Board, duration, result_line
+from kdschemes.study.local.console import StudyConsole, duration, result_line
 from kdschemes.study.local.eta import Speed
 from kdschemes.study.local.packs import Pack, epoch_work, make_packs
 from kdschemes.study.local.resources import Slot, free_bytes, make_slots, shares
 from kdschemes.study.local.run import to_run
 from kdschemes.study.local.scheduler import BUDGET, Scheduler
-from kdschemes.study.local.workers import Answers, Worker
-from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.local.workers import Messages, Worker
+from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.record import Study, read_failures, remember, write_failures
-from kdschemes.study.run_logs import left_lockstep
+from kdschemes.study.run_logs import failed_in_pack
 from kdschemes.study.spec import StudyRun, read_study
 from kdschemes.study.status import Row, Status
 from kdschemes.training.signals import StopSignal
@@ -42,7 +42,7 @@ variants: {kd: {}, soft: {scheme.alpha: 1}, ce: {scheme: supervised}, wide: {sch
 def opened(folder: Path) -> tuple[Study, list[StudyRun]]:
     (folder / "mine.yaml").write_text(TEXT)
     file = read_study(folder / "mine.yaml", [f"output={folder / 'runs'}"], recipes=folder)
-    runs = with_earlier(file)
+    runs = with_prerequisites(file)
     study = remember(folder / "runs" / "studies" / "mine", file.question, (), runs)
     (study.folder / "logs").mkdir(parents=True)
     return study, runs
@@ -92,7 +92,7 @@ def test_the_line_of_a_run_names_the_test_set_else_validation() -> None:
 def test_the_board_tells_a_line_a_run_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shown = Board(12, 2)
+    shown = StudyConsole(12, 2)
     shown.run_ended("alpha=1 seed=0", "test 61.23 % (last), 2 min")
     shown.update(0.5, 30.0, 3)
     assert capsys.readouterr().out == "[ 3/12] alpha=1 seed=0: test 61.23 % (last), 2 min\n"
@@ -208,16 +208,16 @@ def test_what_a_pack_says_of_runs_that_left_it(tmp_path: Path) -> None:
     log.write_text(
         "7 runs together\na-1 ends: loss ce is not finite at step 3\nepoch 1  validation\nb-2 ends: no space\n"
     )
-    assert left_lockstep(log) == {"a-1": "loss ce is not finite at step 3", "b-2": "no space"}
-    assert left_lockstep(tmp_path / "none") == {}
+    assert failed_in_pack(log) == {"a-1": "loss ce is not finite at step 3", "b-2": "no space"}
+    assert failed_in_pack(tmp_path / "none") == {}
 
 
 def test_a_worker_ends_when_nobody_gives_orders_any_more(tmp_path: Path) -> None:
-    answers: Answers = queue.SimpleQueue()
-    closed, killed = (Worker(answers, tmp_path / f"{name}.out", {}) for name in ("closed", "killed"))
+    messages: Messages = queue.SimpleQueue()
+    closed, killed = (Worker(messages, tmp_path / f"{name}.out", {}) for name in ("closed", "killed"))
     closed.close()
     killed.signal(signal.SIGKILL)
-    heard = [answers.get(timeout=60) for _ in range(2)]
+    heard = [messages.get(timeout=60) for _ in range(2)]
     assert {id(worker) for worker, _ in heard} == {id(closed), id(killed)}
     assert [said for _, said in heard] == [None, None]
     assert (closed.ending, killed.ending) == ("ended with exit code 0", "was ended by SIGKILL")

@@ -17,11 +17,11 @@ from kdschemes.errors import UserError
 from kdschemes.storage.lease import Lease
 from kdschemes.study import run_logs as traces
 from kdschemes.study.record import (
-    Element,
+    ArrayTask,
     Entry,
     Study,
     add_submission,
-    elements,
+    array_tasks,
     read_arrays,
     read_study_folder,
     write_study,
@@ -64,11 +64,11 @@ def job(number: str) -> Job:
     return Job(job="7_0", name="study", state=found.state, reason=found.reason, restarts=0, exit_code=found.exit_code)
 
 
-def element(folder: Path, log: str | None = None) -> Element:
+def element(folder: Path, log: str | None = None) -> ArrayTask:
     path = folder / "study-7_0.out"
     if log is not None:
         path.write_text(log)
-    return Element(job="7_0", name="study", log=path)
+    return ArrayTask(job="7_0", name="study", log=path)
 
 
 def run_folder(folder: Path, *, epochs: float | None = None, **files: object) -> Path:
@@ -230,7 +230,7 @@ def test_a_study_folder_is_read_as_it_was_written(study: Study) -> None:
     }
     add_submission(study.folder, first)
     add_submission(study.folder, second)
-    found = elements(study.folder, read_arrays(study.folder))
+    found = array_tasks(study.folder, read_arrays(study.folder))
     assert {name: [element.job for element in of] for name, of in found.items()} == {
         "r0": ["7_0"],
         "r1": ["7_1", "10_0"],

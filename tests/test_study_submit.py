@@ -12,7 +12,7 @@ from filelock import FileLock
 from kdschemes import cli
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name
-from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.record import add_submission, read_study_folder, remember, write_study
 from kdschemes.study.slurm import submit
 from kdschemes.study.slurm.arrays import PlannedArray, plan
@@ -63,7 +63,7 @@ def planned(
     path = folder / "mine.yaml"
     path.write_text(text)
     file = read_study(path, [], recipes=folder)
-    runs = with_earlier(file)
+    runs = with_prerequisites(file)
     study = remember(folder / "runs" / "studies" / "mine", file.question, (), runs)
     rows = []
     for run, entry in zip(runs, study.entries, strict=True):

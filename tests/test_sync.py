@@ -15,7 +15,7 @@ from test_track import trackers, train, val
 from wandb_recorder import KEY, Recorder
 
 from kdschemes import cli
-from kdschemes.storage import lease as guard
+from kdschemes.storage import lease as lease_file
 from kdschemes.storage.lease import Lease
 
 
@@ -164,8 +164,8 @@ def test_what_a_process_still_writes_is_left_out(tmp_path: Path, capsys: pytest.
     lease.release()
     assert told() == ["would be uploaded (run)"] * 2
 
-    elsewhere = replace(guard.this_process(), host="other", place="other")
-    (run / "lease-1").write_bytes(guard._line(elsewhere))
+    elsewhere = replace(lease_file.this_process(), host="other", place="other")
+    (run / "lease-1").write_bytes(lease_file._line(elsewhere))
     assert told()[1] == "is being trained, left out (run)"
     os.utime(run / "lease-1", (1.0, 1.0))
     assert told()[1] == "would be uploaded (run)"

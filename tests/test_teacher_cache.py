@@ -26,8 +26,8 @@ from kdschemes.config.data import DATA
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.placement import place_frozen
-from kdschemes.core.types import Task
-from kdschemes.data import LoadedData, open_data
+from kdschemes.core.types import DataSpec
+from kdschemes.data import DataModule, open_data
 from kdschemes.errors import UserError
 from kdschemes.models import create_model, save_weights
 from kdschemes.schemes import build_scheme
@@ -74,7 +74,7 @@ class Opened:
 
     config: Config
     scheme: Distillation
-    data: LoadedData
+    data: DataModule
 
     @property
     def caches(self) -> list[TeacherCache]:
@@ -95,8 +95,8 @@ class Opened:
 def opened(root: Path, overrides: list[str]) -> Opened:
     config = configure(*overrides, f"teacher.cache_folder={root}")
     data = open_data(config.data, seed=config.seed, device=CPU, channels_last=config.train.channels_last)
-    task = Task(data.num_classes, data.channels, data.image_size, data.train_labels)
-    scheme = build_scheme(config, task)
+    data_spec = DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels)
+    scheme = build_scheme(config, data_spec)
     check_placement(config, scheme, data.sizes, 1)
     attach_caches(config, scheme, data)
     if config.train.channels_last:

@@ -9,7 +9,18 @@ from pathlib import Path
 import pytest
 import torch
 from processes import run
-from scheme_cases import OFFLINE, START, TASK, VARIANTS, build, configure, random_batch, same_state, state_of, trained
+from scheme_cases import (
+    DATA_SPEC,
+    OFFLINE,
+    START,
+    VARIANTS,
+    build,
+    configure,
+    random_batch,
+    same_state,
+    state_of,
+    trained,
+)
 from test_resume import SMALL, one_line
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -93,11 +104,11 @@ def test_an_offloaded_layer_is_on_the_device_while_it_is_called_and_only_then(na
     node = Frozen("teacher", network)
     scheme = Distillation({"teacher": node}, [], ["teacher"])
     place_frozen(scheme, Teacher(placement="offload"), CPU)
-    away = sum(p.numel() for layer in node.stays for p in layer.parameters())
+    away = sum(p.numel() for layer in node.not_moved for p in layer.parameters())
     assert away > 0.95 * sum(p.numel() for p in network.parameters())
     with FakeTensorMode():
         for part in network.modules():
-            device = "cpu" if part in node.stays else "cuda"
+            device = "cpu" if part in node.not_moved else "cuda"
             for tensors in (part._parameters, part._buffers):
                 for key, value in tensors.items():
                     if value is not None:
@@ -105,7 +116,7 @@ def test_an_offloaded_layer_is_on_the_device_while_it_is_called_and_only_then(na
         labels = torch.zeros(2, dtype=torch.long, device="cuda")
         output = node(Batch(torch.empty(2, 3, 32, 32, device="cuda"), labels, labels), {})["teacher"]
     assert {f.device.type for f in (output.logits, *output.features.values())} == {"cuda"}
-    for layer in node.stays:
+    for layer in node.not_moved:
         assert {t.device.type for t in (*layer._parameters.values(), *layer._buffers.values()) if t is not None} == {
             "cpu"
         }
@@ -115,15 +126,15 @@ def test_a_method_that_trains_its_teacher_refuses_to_keep_it_frozen() -> None:
     for option in ("precision=bf16", "placement=offload", "placement=sharded"):
         config = configure("scheme=offline", "method=partial", f"teacher.{option}")
         with pytest.raises(UserError, match=rf"teacher.{option} is for frozen teachers, .*method=partial has none"):
-            check_placement(config, build_scheme(config, TASK), SIZES, 2)
+            check_placement(config, build_scheme(config, DATA_SPEC), SIZES, 2)
     config = configure(*OFFLINE, "teacher.precision=bf16", "teacher.placement=offload")
-    check_placement(config, build_scheme(config, TASK), SIZES, 1)
+    check_placement(config, build_scheme(config, DATA_SPEC), SIZES, 1)
 
 
 def test_a_split_needs_a_sample_for_each_process() -> None:
     config = configure(*OFFLINE, "teacher.placement=sharded")
     with pytest.raises(UserError, match="a sample of each split for each process: 1 in val, 2 processes"):
-        check_placement(config, build_scheme(config, TASK), SIZES | {"val": 1}, 2)
+        check_placement(config, build_scheme(config, DATA_SPEC), SIZES | {"val": 1}, 2)
 
 
 def test_a_whole_run_with_a_teacher_in_bfloat16_on_the_cpu(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def load(*arguments: str) -> object:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", NAMES)
 def test_shipped_topologies_train_every_parameter_of_any_architecture(name: str, architecture: str) -> None:
-    scheme = build(*topology(name, architecture), task=ARCHITECTURES[architecture])
+    scheme = build(*topology(name, architecture), data_spec=ARCHITECTURES[architecture])
     scheme(batch_for(scheme, ARCHITECTURES[architecture]), START).total.backward()
     assert all(p.grad is not None for p in trained(scheme))
     assert any(node.provides[0] == scheme.heads[0] for node in scheme.nodes.values())

@@ -79,8 +79,8 @@ from kdschemes.config.help import help_text
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS, RESPONSE
 from kdschemes.config.naming import dump_yaml
-from kdschemes.core.loss import Side
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.loss import Endpoint
+from kdschemes.core.types import Batch, Output, DataSpec
 from kdschemes.losses.build import MODULES, build_loss
 
 folder = sys.argv[1]
@@ -88,7 +88,7 @@ assert kdschemes.__file__.startswith(folder), kdschemes.__file__
 assert ("response", "reverse") in [(kind, name) for kind, table in KINDS.items() for name in table]
 config = load_config(["scheme=offline", "losses.response=reverse", "losses.response.temperature=3"], recipes=Path())
 assert RESPONSE["reverse"] in MODULES
-loss = build_loss(config.losses.response, student=Side(), teacher=Side(), task=Task(3, 1, 8))
+loss = build_loss(config.losses.response, student=Endpoint(), teacher=Endpoint(), data_spec=DataSpec(3, 1, 8))
 z, v = Output(torch.tensor([[1.0, -2.0, 0.5]])), Output(torch.tensor([[0.0, 1.0, -1.0]]))
 batch = Batch(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.long), torch.arange(1))
 p, q = ((x.logits / 3).softmax(1) for x in (z, v))

@@ -32,51 +32,51 @@ from __future__ import annotations
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Network
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 
 
-def echo(config: Config, task: Task) -> Distillation:
+def echo(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE + echoes * response(student -> student)."""
     return distill(
-        {"student": Network("student", student_network(config, task, "student"))},
+        {"student": Network("student", student_network(config, data_spec, "student"))},
         supervised={"student": 1.0},
         edges=[Edge("student", "student", response=config.scheme.echoes)],
         losses=config.losses,
         heads=["student"],
-        task=task,
+        data_spec=data_spec,
     )
 '''
-CARD = """# Echo
+CARD = """---
+name: echo
+scheme: self
+papers: [hinton2015distilling]
+equation: |
+  L = CE(z, y) + e KL(p || p)
+---
+# Echo
 
 The network is taught by a constant copy of its own output.
 
 ## Paper
 
-```bibtex
-@article{nobody2030echo,
-  title   = {Echoes},
-  author  = {Nobody, Nina},
-  journal = {Journal of Echoes},
-  year    = {2030}
-}
-```
+None.
 
 ## Equation
 
-    L = CE(z, y) + e KL(p || p)
+p is the softmax of z, a constant where it teaches.
 """
 BUILD = """
 import variants
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import dump_yaml
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes import build_scheme
 
 assert variants.DEFAULTS["self-echo"] == ["scheme=self", "method=echo", "model=resnet20"]
 config = load_config(["scheme=self", "method=echo"], recipes=None)
-scheme = build_scheme(config, Task(10, 1, 8))
+scheme = build_scheme(config, DataSpec(10, 1, 8))
 assert [term.name for term in scheme.terms] == ["ce/student", "kd/student->student"]
 print(dump_yaml(config))
 """
@@ -122,11 +122,12 @@ def test_a_new_method_is_in_help_and_in_the_lists_of_methods(package: Path) -> N
     assert "scheme.echoes=2" in shown
     for arguments in (["methods"], ["methods", "--markdown"], ["methods", "self/echo"]):
         page = python(package, "-m", "kdschemes.cli", *arguments)
-        assert "echo" in page
+        assert "echo" in page.lower()
         assert "L = CE(z, y) + e KL(p || p)" in page.replace("\\|", "|")
 
 
 def test_a_new_method_is_built_tested_and_cited(package: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(python(package, "-c", BUILD))
     cited = python(package, "-m", "kdschemes.cli", "cite", str(tmp_path))
-    assert "% method self/echo\n@article{nobody2030echo," in cited
+    assert "% method self/echo\n" in cited
+    assert "\n@misc{hinton2015distilling," in cited

@@ -11,7 +11,6 @@ from torchvision.transforms import v2
 
 from kdschemes.data.views import (
     Stream,
-    classmates,
     crop,
     cutmix,
     cutout,
@@ -19,6 +18,7 @@ from kdschemes.data.views import (
     mixup_partners,
     mixup_weights,
     normalise,
+    same_class_samples,
 )
 from kdschemes.seeding import integers, mix64, random_bits, uniform
 
@@ -155,7 +155,7 @@ def test_cutout_blanks_one_clipped_square_around_any_pixel(side: int) -> None:
     index = torch.arange(800)
     blank = cutout(torch.ones(800, 2, 8, 8), index, seed=1, epoch=2, side=side) == 0
     assert torch.equal(blank[:, 0], blank[:, 1])
-    centres = set()
+    centers = set()
     for k, mask in enumerate(blank[:, 0]):
         cy = int(uniform(1, 2, index[k : k + 1], Stream.CUTOUT_ROW) * 8)
         cx = int(uniform(1, 2, index[k : k + 1], Stream.CUTOUT_COLUMN) * 8)
@@ -165,8 +165,8 @@ def test_cutout_blanks_one_clipped_square_around_any_pixel(side: int) -> None:
                 if 0 <= y < 8 and 0 <= x < 8:
                     expected[y, x] = True
         assert torch.equal(mask, expected)
-        centres.add((cy, cx))
-    assert len(centres) == 64
+        centers.add((cy, cx))
+    assert len(centers) == 64
 
 
 def test_cutout_keeps_all_other_pixels() -> None:
@@ -203,7 +203,7 @@ def test_classmates_are_spread_evenly_over_the_others_of_the_class() -> None:
     labels = torch.tensor([0, 1, 0, 2, 1, 0, 0, 1])
     for own, label in zip(positions, labels, strict=True):
         others = {int(p) for p, y in zip(positions, labels, strict=True) if y == label and p != own}
-        found = [int(classmates(seed, 3, own[None], positions, labels)) for seed in range(400)]
+        found = [int(same_class_samples(seed, 3, own[None], positions, labels)) for seed in range(400)]
         if not others:
             assert set(found) == {int(own)}
             continue
@@ -214,11 +214,11 @@ def test_classmates_are_spread_evenly_over_the_others_of_the_class() -> None:
 def test_classmates_do_not_depend_on_the_other_samples_asked_for() -> None:
     positions = torch.arange(1, 400, 2)
     labels = (positions // 2) % 7
-    whole = dict(zip(positions.tolist(), classmates(1, 2, positions, positions, labels).tolist(), strict=True))
+    whole = dict(zip(positions.tolist(), same_class_samples(1, 2, positions, positions, labels).tolist(), strict=True))
     some = torch.tensor([399, 1, 1, 77])
-    assert classmates(1, 2, some, positions, labels).tolist() == [whole[int(p)] for p in some]
-    assert classmates(1, 2, some[:0], positions, labels).shape == (0,)
-    assert whole != dict(zip(whole, classmates(1, 3, positions, positions, labels).tolist(), strict=True))
+    assert same_class_samples(1, 2, some, positions, labels).tolist() == [whole[int(p)] for p in some]
+    assert same_class_samples(1, 2, some[:0], positions, labels).shape == (0,)
+    assert whole != dict(zip(whole, same_class_samples(1, 3, positions, positions, labels).tolist(), strict=True))
 
 
 def reference_cutmix(

@@ -14,7 +14,7 @@ from kdschemes.config.schemes import ExitOptions
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Ensemble, NetworkWithExits
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import network_with_exits, teacher_network
 
@@ -23,13 +23,13 @@ EXITS = ExitOptions(name="topology", method="offline_self")
 WITHIN = Losses(response=KD(temperature=3.0), feature=Hint(weight=0.03))
 
 
-def topology(config: Config, task: Task) -> Distillation:
+def topology(config: Config, data_spec: DataSpec) -> Distillation:
     """Return a student with exits under one teacher."""
-    student = NetworkWithExits("student", network_with_exits(config, task, "student", EXITS))
+    student = NetworkWithExits("student", network_with_exits(config, data_spec, "student", EXITS))
     deepest, *exits = student.provides
     return distill(
         {
-            "teacher": Frozen("teacher", teacher_network(config, task, 0)),
+            "teacher": Frozen("teacher", teacher_network(config, data_spec, 0)),
             "student": student,
             "ensemble": Ensemble("ensemble", student.provides),
         },
@@ -38,6 +38,6 @@ def topology(config: Config, task: Task) -> Distillation:
         + [Edge(deepest, name, response=0.5, losses=WITHIN) for name in exits],
         losses=config.losses,
         heads=[*student.provides, "ensemble"],
-        task=task,
+        data_spec=data_spec,
         teacher="teacher",
     )

@@ -11,7 +11,7 @@ from kdschemes.config.losses.response import KD
 from kdschemes.config.schemes import ExitOptions
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Ensemble, NetworkWithExits
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import network_with_exits
 
@@ -20,9 +20,9 @@ EXITS = ExitOptions(name="topology", method="online_self")
 WITHIN = Losses(response=KD(temperature=3.0))
 
 
-def topology(config: Config, task: Task) -> Distillation:
+def topology(config: Config, data_spec: DataSpec) -> Distillation:
     """Return two peers with exits."""
-    peers = {n: NetworkWithExits(n, network_with_exits(config, task, n, EXITS)) for n in ("peer0", "peer1")}
+    peers = {n: NetworkWithExits(n, network_with_exits(config, data_spec, n, EXITS)) for n in ("peer0", "peer1")}
     exits = {name: peer.provides[1:] for name, peer in peers.items()}
     return distill(
         {**peers, "ensemble": Ensemble("ensemble", [*peers])},
@@ -31,6 +31,6 @@ def topology(config: Config, task: Task) -> Distillation:
         + [Edge(peer, name, response=0.5, losses=WITHIN) for peer, names in exits.items() for name in names],
         losses=config.losses,
         heads=[*peers, *(name for names in exits.values() for name in names), "ensemble"],
-        task=task,
+        data_spec=data_spec,
         peers=[*peers],
     )

@@ -87,21 +87,21 @@ class Digits(InMemory):
 
 @dataclass(frozen=True, kw_only=True)
 class FashionMNIST(InMemory):
-    """70,000 grey images of clothes, 28x28, 10 classes."""
+    """70,000 gray images of clothes, 28x28, 10 classes."""
 
     name: Literal["fashion_mnist"] = "fashion_mnist"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CIFAR10(InMemory):
-    """60,000 colour images, 32x32, 10 classes."""
+    """60,000 color images, 32x32, 10 classes."""
 
     name: Literal["cifar10"] = "cifar10"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CIFAR100(InMemory):
-    """60,000 colour images, 32x32, 100 classes."""
+    """60,000 color images, 32x32, 100 classes."""
 
     name: Literal["cifar100"] = "cifar100"
 

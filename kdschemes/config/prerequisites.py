@@ -12,7 +12,7 @@ from kdschemes.config.schemes.supervised import Supervised
 from kdschemes.errors import UserError
 
 
-def earlier_runs(config: Config) -> list[Config]:
+def prerequisite_runs(config: Config) -> list[Config]:
     """Return the runs whose reported networks teach this one and that have to be finished first, in order.
 
     They are the method's own prerequisites; without any, the supervised runs that train the teachers, where the user
@@ -33,9 +33,9 @@ def earlier_runs(config: Config) -> list[Config]:
     return [dataclasses.replace(run, job_type=TEACHER) for run in runs]
 
 
-def taught_by(config: Config, folders: Sequence[str] | None) -> Config:
-    """Return a configuration whose teachers are its earlier runs, in these folders (None: not trained yet)."""
-    names = [run.model.name for run in earlier_runs(config)]
+def with_teachers(config: Config, folders: Sequence[str] | None) -> Config:
+    """Return a configuration whose teachers are its prerequisite runs, in these folders (None: not trained yet)."""
+    names = [run.model.name for run in prerequisite_runs(config)]
     checkpoint = list(folders) if folders is not None else None
     teacher = dataclasses.replace(config.teacher, name=names, checkpoint=checkpoint, pretrained=False)
     return dataclasses.replace(config, teacher=teacher)
@@ -59,7 +59,7 @@ def _teacher_run(config: Config, name: str, number: int) -> Config:
     """Return the supervised run that trains teacher `number` of a run which has no checkpoint for it.
 
     It is trained on all training images: `data.fraction`, `data.omit` and parts are the student's alone, who sees them
-    as a transfer set. The other earlier runs (assistants, generations, the plain run) see what the student sees.
+    as a transfer set. The other prerequisite runs (assistants, generations, the plain run) see what the student sees.
     """
     return dataclasses.replace(
         _as_teacher(config, name, number),

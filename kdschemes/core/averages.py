@@ -1,4 +1,4 @@
-"""EMA and memory of predictions."""
+"""EMA and prediction bank."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kdschemes.core.nodes import Node
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.distributed.collectives import gather
 from kdschemes.models import StagedNetwork
 
@@ -31,11 +31,11 @@ class Ema(Node):
         super().__init__([names[output] for output in source.provides])
         self._source = [source]
         self._original = dict(zip(self.provides, source.provides, strict=True))
-        self.companions = source.companions
+        self.aux_batches = source.aux_batches
         self.decay = decay
         self.register_buffer("steps", torch.zeros(()) if warm_up else None)
         if warm_up:
-            self.alike = ("steps",)
+            self.replicated_buffers = ("steps",)
         self.average: Node = copy.deepcopy(source).requires_grad_(False)
         self.train(self.training)
 
@@ -64,17 +64,17 @@ class Ema(Node):
             else:
                 average.copy_(value)
 
-    def plain_network(self, head: str) -> StagedNetwork | None:
-        return self.average.plain_network(self._original[head])
+    def inference_network(self, head: str) -> StagedNetwork | None:
+        return self.average.inference_network(self._original[head])
 
-    def live_network(self, head: str) -> StagedNetwork | None:
-        return self.average.live_network(self._original[head])
+    def training_network(self, head: str) -> StagedNetwork | None:
+        return self.average.training_network(self._original[head])
 
     def keep_preactivations(self) -> None:
         self.average.keep_preactivations()
 
 
-class Memory(Node):
+class PredictionBank(Node):
     """What a network answered each training sample when it was last trained on it: predictions of the epoch before.
 
     `name` holds the remembered logits of the batch's samples, constants, `known` where there are any. In training the
@@ -84,19 +84,23 @@ class Memory(Node):
     Args:
         name: the output.
         source: the output that is remembered.
-        task: the training samples and their classes.
+        data_spec: the training samples and their classes.
         prior: logits that are answered, as known, for the samples not seen yet, a row each position; None: unknown.
     """
 
-    alike = ("logits", "known")
+    replicated_buffers = ("logits", "known")
     logits: Tensor
     known: Tensor
 
-    def __init__(self, name: str, source: str, task: Task, prior: Float[Tensor, "positions classes"] | None = None):
+    def __init__(
+        self, name: str, source: str, data_spec: DataSpec, prior: Float[Tensor, "positions classes"] | None = None
+    ):
         super().__init__([name], reads=[source])
-        assert task.train_labels is not None, "a memory of predictions needs the training samples"
-        positions = len(task.train_labels)
-        self.register_buffer("logits", torch.zeros(positions, task.num_classes) if prior is None else prior.clone())
+        assert data_spec.train_labels is not None, "a prediction bank needs the training samples"
+        positions = len(data_spec.train_labels)
+        self.register_buffer(
+            "logits", torch.zeros(positions, data_spec.num_classes) if prior is None else prior.clone()
+        )
         self.register_buffer("known", torch.full((positions,), prior is not None))
         self._new: list[tuple[Tensor, Tensor]] = []
 
@@ -119,7 +123,7 @@ class Memory(Node):
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         if self.training:
-            self._new.append(answers_of_all(batch, outputs[self.reads[0]], self.logits.dtype))
+            self._new.append(gather_predictions(batch, outputs[self.reads[0]], self.logits.dtype))
         return {self.provides[0]: Output(self.logits[batch.index], known=self.known[batch.index])}
 
     @torch.no_grad()
@@ -130,7 +134,7 @@ class Memory(Node):
         self._new.clear()
 
 
-def answers_of_all(
+def gather_predictions(
     batch: Batch, output: Output, dtype: torch.dtype
 ) -> tuple[Int[Tensor, " all"], Float[Tensor, "all classes"]]:
     """Return the index and the logits of the micro-batch's samples of all processes, the same on each."""

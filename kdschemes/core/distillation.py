@@ -22,8 +22,8 @@ class Distillation(nn.Module):
         teacher: the output that heads are compared with (agreement, KL), if any.
         peers: the heads that are equals, whose mean is reported beside them.
         rates: by node, what the learning rate is multiplied by; 1 elsewhere.
-        turns: the nodes that step together, in the order of their turns: each turn computes everything anew, with the
-            weights that the turn before has left. Without turns all nodes step at once.
+        phases: the nodes that step together, in their order: each phase computes everything anew, with the
+            weights that the phase before has left. Without phases all nodes step at once.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Distillation(nn.Module):
         *,
         peers: Sequence[str] = (),
         rates: Mapping[str, float] | None = None,
-        turns: Sequence[Sequence[str]] = (),
+        phases: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__()
         self.nodes = nn.ModuleDict(nodes)
@@ -44,9 +44,9 @@ class Distillation(nn.Module):
         self.teacher = teacher
         self.peers = tuple(peers)
         self.rates = dict(rates or {})
-        self.turns = tuple(tuple(turn) for turn in turns)
-        wanted_in_training = (node.companions for node in nodes.values())
-        self.companions = tuple(sorted({name for names in wanted_in_training for name in names}))
+        self.phases = tuple(tuple(phase) for phase in phases)
+        wanted_in_training = (node.aux_batches for node in nodes.values())
+        self.aux_batches = tuple(sorted({name for names in wanted_in_training for name in names}))
         self._producer: dict[str, Node] = {output: node for node in nodes.values() for output in node.provides}
         self._producer_order = tuple(nodes.values())
         self._node_names: dict[Node, str] = {node: name for name, node in nodes.items()}
@@ -56,8 +56,8 @@ class Distillation(nn.Module):
         names = [term.name for term in terms]
         assert len(set(names)) == len(names), f"terms share a name: {names}"
 
-    def forward(self, batch: Batch, progress: Progress, turn: int = 0) -> StepResult:
-        """Return the loss of one micro-batch on this process; where nodes take turns, of the nodes of this turn.
+    def forward(self, batch: Batch, progress: Progress, phase: int = 0) -> StepResult:
+        """Return the loss of one micro-batch on this process; with phases, of the nodes of this phase.
 
         Each term is scaled so that the sum over micro-batches and the mean over processes (what accumulation and DDP
         compute) is the term of the whole optimizer step, however unevenly the samples are spread.
@@ -66,10 +66,10 @@ class Distillation(nn.Module):
         total: Tensor | None = None
         losses, weights = {}, {}
         for term in self._terms():
-            term.follow(progress)
+            term.set_progress(progress)
             value = term(outputs, batch) * _share_of_step(term, batch)
             weight = term.weight(progress)
-            if self.turns and self._node_names[self._producer[term.target]] not in self.turns[turn]:
+            if self.phases and self._node_names[self._producer[term.target]] not in self.phases[phase]:
                 value, weight = 0.0 * value, 0.0
             total = weight * value if total is None else total + weight * value
             losses[term.name], weights[term.name] = value.detach(), weight
@@ -107,20 +107,20 @@ class Distillation(nn.Module):
             assert isinstance(node, Node)
             node.before_epoch(self.predict, held_out)
 
-    def still(self, turn: int = 0) -> set[str]:
-        """Return the nodes whose weights skip this step: those that rest, and those whose turn it is not."""
-        resting = {name for name, node in self.nodes.items() if node.resting}
-        return resting | (set(self.nodes) - set(self.turns[turn]) if self.turns else set())
+    def skipped_nodes(self, phase: int = 0) -> set[str]:
+        """Return the nodes whose weights skip this step: those that skip it, and those of other phases."""
+        skipped = {name for name, node in self.nodes.items() if node.skip_update}
+        return skipped | (set(self.nodes) - set(self.phases[phase]) if self.phases else set())
 
-    def alike(self) -> list[str]:
+    def replicated_buffers(self) -> list[str]:
         """Return the names of the buffers that every process updates in the same way."""
-        names = [f"nodes.{name}.{buffer}" for name, node in self.nodes.items() for buffer in node.alike]  # type: ignore[union-attr]
+        names = [f"nodes.{name}.{buffer}" for name, node in self.nodes.items() for buffer in node.replicated_buffers]  # type: ignore[union-attr]
         for number, term in enumerate(self._terms()):
-            if isinstance(term, Transfer) and term.loss.remembers:
+            if isinstance(term, Transfer) and term.loss.has_memory_bank:
                 names += [f"terms.{number}.loss.{name}" for name, _ in term.loss.named_buffers()]
         return names
 
-    def extended(self, nodes: Mapping[str, Node], heads: Sequence[str]) -> Distillation:
+    def with_nodes(self, nodes: Mapping[str, Node], heads: Sequence[str]) -> Distillation:
         """Return this scheme with more nodes and heads, evaluated last."""
         there: dict[str, Node] = dict(self.nodes.items())  # type: ignore[arg-type]
         return Distillation(
@@ -130,7 +130,7 @@ class Distillation(nn.Module):
             self.teacher,
             peers=self.peers,
             rates=self.rates,
-            turns=self.turns,
+            phases=self.phases,
         )
 
     def node_of(self, output: str) -> Node:
@@ -159,6 +159,6 @@ def _share_of_step(term: Term, batch: Batch) -> float:
     step_size = sum(len(b) if b.step_size is None else b.step_size for b in batches)
     if step_size == 0:
         return 0.0
-    if term.spans_batch:
+    if term.needs_global_batch:
         return sum(len(b) if b.micro_size is None else b.micro_size for b in batches) / step_size
     return sum(map(len, batches)) * world_size() / step_size

@@ -20,7 +20,7 @@ class PredictionCache(Protocol):
     wanted: dict[str, tuple[int, ...]]
     """What is stored, with the shape of a sample's."""
 
-    def answer(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> Output:
         """Return what the network says of a batch."""
 
     def fits(self, other: Any) -> bool:
@@ -30,7 +30,7 @@ class PredictionCache(Protocol):
 class Frozen(Node):
     """A teacher: no gradient, always in evaluation mode, in no state dict and no DDP bucket, but it follows `.to()`.
 
-    `stays` are the modules of its network that do not follow. With `bf16` it computes in bfloat16 and answers in
+    `not_moved` are the modules of its network that do not follow. With `bf16` it computes in bfloat16 and answers in
     float32. With a `cache` it answers training batches by what is stored there. The same batch (the object itself) is
     answered once: asked again, also as another node that shares its answers, it gives what it gave.
     """
@@ -38,8 +38,8 @@ class Frozen(Node):
     def __init__(self, name: str, network: StagedNetwork) -> None:
         super().__init__([name])
         self._hidden = [network.eval().requires_grad_(False)]
-        self._shared = _Answer()
-        self.stays: frozenset[nn.Module] = frozenset()
+        self._shared = _SharedForward()
+        self.not_moved: frozenset[nn.Module] = frozenset()
         self.bf16 = False
         self.cache: PredictionCache | None = None
 
@@ -64,7 +64,7 @@ class Frozen(Node):
 
     def _apply(self, fn, recurse: bool = True):  # type: ignore[no-untyped-def]
         for module in self.network.modules():
-            if module not in self.stays:
+            if module not in self.not_moved:
                 module._apply(fn, recurse=False)  # type: ignore[no-untyped-call]
         return super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
 
@@ -73,7 +73,7 @@ class Frozen(Node):
         shared = self._shared
         if shared.batch is not batch or shared.output is None:
             cache = self.cache if batch.epoch is not None else None
-            shared.output = self.compute(batch) if cache is None else cache.answer(batch)
+            shared.output = self.compute(batch) if cache is None else cache.predict(batch)
             shared.batch = batch
         return {self.provides[0]: shared.output}
 
@@ -85,15 +85,15 @@ class Frozen(Node):
         with torch.autocast(batch.images.device.type, torch.bfloat16):
             return forward_network(self.network, batch, self.preactivations).float()
 
-    def share_answers(self, other: Frozen) -> None:
+    def share_forward_with(self, other: Frozen) -> None:
         """Answer as `other` does, which holds an equal network, from now on: this one's own weights are let go."""
         other._shared.preactivations |= self._shared.preactivations
-        self._hidden, self._shared, self.stays = other._hidden, other._shared, other.stays
+        self._hidden, self._shared, self.not_moved = other._hidden, other._shared, other.not_moved
         if self.cache is not None and other.cache is not None:
             other.cache.wanted |= self.cache.wanted
         self.cache = other.cache
 
-    def answers_as(self, other: Frozen) -> bool:
+    def same_network_as(self, other: Frozen) -> bool:
         """Return whether the networks of both are equal, structure and tensors, and have the same cache or none."""
         if self.cache is None or other.cache is None:
             same_cache = self.cache is other.cache
@@ -104,10 +104,10 @@ class Frozen(Node):
         own, others = self.network.state_dict(), other.network.state_dict()
         return own.keys() == others.keys() and all(torch.equal(own[name], others[name]) for name in own)
 
-    def plain_network(self, head: str) -> StagedNetwork:
+    def inference_network(self, head: str) -> StagedNetwork:
         return self.network
 
-    def live_network(self, head: str) -> StagedNetwork:
+    def training_network(self, head: str) -> StagedNetwork:
         return self.network
 
     def keep_preactivations(self) -> None:
@@ -115,7 +115,7 @@ class Frozen(Node):
 
 
 @dataclass
-class _Answer:
+class _SharedForward:
     """What frozen nodes of one network share: the last batch and its answer, and what was asked or measured of it."""
 
     batch: Batch | None = None

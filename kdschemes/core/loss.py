@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import Ramp
-from kdschemes.core.types import Batch, Output, Progress, StageShapes, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Progress, StageShapes
 from kdschemes.models import StagedNetwork
 
 Gather = Callable[[Tensor], Tensor]
@@ -24,7 +24,7 @@ Options = TypeVar("Options", bound=Ramp)
 
 
 @dataclass(frozen=True)
-class Side:
+class Endpoint:
     """What a loss may know of one of its two outputs when it is built.
 
     `features` are the shapes by stage, shallow to deep. `network` is the network that gives the output, where it is
@@ -41,28 +41,28 @@ class Loss(nn.Module, ABC, Generic[Options]):
 
     Everything that can be wrong for a pair of networks is found when a loss is built.
 
-    `spans_batch` says that the value depends on pairs of samples: such a loss applies `gather` to every tensor that it
-    compares, then computes the same value on each process; no other loss gathers. `remembers` says that it keeps
-    samples for later steps. `reads_preactivations` asks the networks to keep the maps before each stage's last ReLU
-    (`Output.preactivations`). `head` names a further output that the loss gives rise to (`classify`), evaluated before
-    the student's own. Parameters are trained with the student.
+    `needs_global_batch` says that the value depends on pairs of samples: such a loss applies `gather` to every tensor
+    that it compares, then computes the same value on each process; no other loss gathers. `has_memory_bank` says that
+    it keeps samples for later steps. `reads_preactivations` asks the networks to keep the maps before each stage's last
+    ReLU (`Output.preactivations`). `head` names a further output that the loss gives rise to (`classify`), evaluated
+    before the student's own. Parameters are trained with the student.
 
     Args:
         options: the loss's dataclass in `kdschemes.config.losses`.
         student: what learns.
         teacher: what teaches.
-        task: the data's classes, and the labels of the training samples.
+        data_spec: the data's classes, and the labels of the training samples.
 
     Raises:
         UserError: the loss cannot be defined for the two.
     """
 
-    spans_batch: bool = False
-    remembers: ClassVar[bool] = False
+    needs_global_batch: bool = False
+    has_memory_bank: ClassVar[bool] = False
     reads_preactivations: ClassVar[bool] = False
     head: ClassVar[str | None] = None
 
-    def __init__(self, options: Options, *, student: Side, teacher: Side, task: Task) -> None:
+    def __init__(self, options: Options, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         super().__init__()
         self.options = options
 
@@ -74,7 +74,7 @@ class Loss(nn.Module, ABC, Generic[Options]):
         """Return the stages of the teacher whose features the loss reads; None where that cannot be told."""
         return None
 
-    def follow(self, progress: Progress) -> None:
+    def set_progress(self, progress: Progress) -> None:
         """Learn where training is, before each forward pass."""
 
     def classify(self, features: Mapping[str, Tensor]) -> Float[Tensor, "n classes"]:

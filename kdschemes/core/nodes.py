@@ -21,13 +21,13 @@ Predict = Callable[[Batch, Iterable[str]], Outputs]
 class Node(nn.Module):
     """Produces the outputs named in `provides`, from the batch and the outputs named in `reads`."""
 
-    companions: tuple[str, ...] = ()
-    """The companions of a batch that the node looks at (`Batch.companions`)."""
-    samples: Mapping[str, str] = {}
-    """By output, the companion whose samples it answers, where these are not the batch's own."""
-    alike: tuple[str, ...] = ()
+    aux_batches: tuple[str, ...] = ()
+    """The auxiliary batches of a batch that the node looks at (`Batch.aux_batches`)."""
+    output_batches: Mapping[str, str] = {}
+    """By output, the auxiliary batch whose samples it answers, where these are not the batch's own."""
+    replicated_buffers: tuple[str, ...] = ()
     """Buffers that every process updates in the same way, so that they need not be sent from one to the others."""
-    resting: bool = False
+    skip_update: bool = False
     """Whether the node's weights skip this optimizer step; set in its forward pass, the same on all processes."""
 
     def __init__(self, provides: Sequence[str], reads: Sequence[str] = ()) -> None:
@@ -52,11 +52,11 @@ class Node(nn.Module):
         `held_out()` gives this process's share of it; a node that looks must come to the same state on every process.
         """
 
-    def plain_network(self, head: str) -> StagedNetwork | None:
+    def inference_network(self, head: str) -> StagedNetwork | None:
         """Return the network that gives `head` at inference, or None where it is not one plain network."""
         return None
 
-    def live_network(self, head: str) -> StagedNetwork | None:
+    def training_network(self, head: str) -> StagedNetwork | None:
         """Return the very network that gives `head` in training, or None where it is not one network by itself."""
         return None
 
@@ -65,22 +65,22 @@ class Node(nn.Module):
 
 
 class Network(Node):
-    """A trained network; its output is called `name`. `view` names the companion that it sees in training."""
+    """A trained network; its output is called `name`. `view` names the auxiliary batch that it sees in training."""
 
     def __init__(self, name: str, network: StagedNetwork, view: str | None = None) -> None:
         super().__init__([name])
         self.network = network
         self.view = view
-        self.companions = () if view is None else (view,)
+        self.aux_batches = () if view is None else (view,)
         self.preactivations = False
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        return {self.provides[0]: forward_network(self.network, batch.companion(self.view), self.preactivations)}
+        return {self.provides[0]: forward_network(self.network, batch.aux_batch(self.view), self.preactivations)}
 
-    def plain_network(self, head: str) -> StagedNetwork:
+    def inference_network(self, head: str) -> StagedNetwork:
         return self.network
 
-    def live_network(self, head: str) -> StagedNetwork:
+    def training_network(self, head: str) -> StagedNetwork:
         return self.network
 
     def keep_preactivations(self) -> None:
@@ -106,11 +106,11 @@ class NetworkWithExits(Node):
             produced[f"{name}/{exit_name}"] = Output(exit_logits, {"exit": exit_feature})
         return produced
 
-    def plain_network(self, head: str) -> StagedNetwork | None:
+    def inference_network(self, head: str) -> StagedNetwork | None:
         return self.network.network if head == self.provides[0] else None
 
-    def live_network(self, head: str) -> StagedNetwork | None:
-        return self.plain_network(head)
+    def training_network(self, head: str) -> StagedNetwork | None:
+        return self.inference_network(head)
 
     def keep_preactivations(self) -> None:
         self.preactivations = True
@@ -131,16 +131,16 @@ class LossHead(Node):
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         return {self.provides[0]: Output(self._loss[0].classify(outputs[self.reads[0]].features))}
 
-    def plain_network(self, head: str) -> StagedNetwork | None:
-        network = self._producer[0].plain_network(self.reads[0])
+    def inference_network(self, head: str) -> StagedNetwork | None:
+        network = self._producer[0].inference_network(self.reads[0])
         return None if network is None else self._loss[0].recombined(network)
 
 
-class SharedStem(Node):
+class SharedTrunk(Node):
     """One trained trunk, a branch a peer. The trunk learns from every peer's terms: its gradient is their sum.
 
-    `views` name the companion that each peer sees in training (None: the batch itself); the trunk then runs once, on
-    all views together. `stem_gradient` multiplies the gradient that reaches the trunk.
+    `views` name the auxiliary batch that each peer sees in training (None: the batch itself); the trunk then runs once,
+    on all views together. `trunk_gradient` multiplies the gradient that reaches the trunk.
     """
 
     def __init__(
@@ -151,20 +151,20 @@ class SharedStem(Node):
         template: StagedNetwork,
         *,
         views: Sequence[str | None] | None = None,
-        stem_gradient: float = 1.0,
+        trunk_gradient: float = 1.0,
     ) -> None:
         super().__init__(names)
         self.trunk = trunk
         self.branches = nn.ModuleList(branches)
         self.views = tuple(views) if views is not None else (None,) * len(branches)
-        self.companions = tuple(view for view in self.views if view is not None)
-        self.stem_gradient = stem_gradient
+        self.aux_batches = tuple(view for view in self.views if view is not None)
+        self.trunk_gradient = trunk_gradient
         self._template = [copy.deepcopy(template).to("meta")]
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        return self.answers(self.stems(batch))
+        return self.branch_outputs(self.trunk_outputs(batch))
 
-    def answers(self, stems: Sequence[tuple[Tensor, Mapping[str, Tensor]]]) -> Outputs:
+    def branch_outputs(self, stems: Sequence[tuple[Tensor, Mapping[str, Tensor]]]) -> Outputs:
         """Return the peers' outputs from what `stems` gives."""
         produced = {}
         for name, branch, (stem, features) in zip(self.provides, self.branches, stems, strict=False):
@@ -172,20 +172,20 @@ class SharedStem(Node):
             produced[name] = Output(logits, {**features, **deeper})
         return produced
 
-    def stems(self, batch: Batch) -> list[tuple[Tensor, dict[str, Tensor]]]:
+    def trunk_outputs(self, batch: Batch) -> list[tuple[Tensor, dict[str, Tensor]]]:
         """Return what each branch reads and the features of the trunk's stages, of the peer's view."""
-        seen = list(dict.fromkeys(self.views)) if batch.companions else [None]
-        stem, features = self.trunk(torch.cat([batch.companion(view).images for view in seen]))
-        if self.stem_gradient != 1.0:
-            stem = _ScaleGradient.apply(stem, self.stem_gradient)
-            features = {name: _ScaleGradient.apply(f, self.stem_gradient) for name, f in features.items()}
+        seen = list(dict.fromkeys(self.views)) if batch.aux_batches else [None]
+        stem, features = self.trunk(torch.cat([batch.aux_batch(view).images for view in seen]))
+        if self.trunk_gradient != 1.0:
+            stem = _ScaleGradient.apply(stem, self.trunk_gradient)
+            features = {name: _ScaleGradient.apply(f, self.trunk_gradient) for name, f in features.items()}
         parts = [{name: f.chunk(len(seen))[k] for name, f in features.items()} for k in range(len(seen))]
         by_view = dict(zip(seen, zip(stem.chunk(len(seen)), parts, strict=True), strict=True))
-        return [by_view[view if batch.companions else None] for view in self.views]
+        return [by_view[view if batch.aux_batches else None] for view in self.views]
 
-    def plain_network(self, head: str) -> StagedNetwork | None:
+    def inference_network(self, head: str) -> StagedNetwork | None:
         branch = self.branches[self.provides.index(head)]
-        return filled(self._template[0], self.trunk.state_dict() | branch.state_dict()).train(self.training)
+        return materialize(self._template[0], self.trunk.state_dict() | branch.state_dict()).train(self.training)
 
 
 class Ensemble(Node):
@@ -205,7 +205,7 @@ class Ensemble(Node):
         return {self.provides[0]: Output((members.new_tensor(self.weights)[:, None, None] * members).sum(0))}
 
 
-class MeanOfProbabilities(Ensemble):
+class ProbabilityEnsemble(Ensemble):
     """The weighted mean of the probabilities of other outputs, as logarithms, in float32 at least; no features."""
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
@@ -216,7 +216,7 @@ class MeanOfProbabilities(Ensemble):
         return {self.provides[0]: Output((shares[:, None, None] + log_p).logsumexp(dim=0))}
 
 
-def filled(template: StagedNetwork, state: Mapping[str, Tensor]) -> StagedNetwork:
+def materialize(template: StagedNetwork, state: Mapping[str, Tensor]) -> StagedNetwork:
     """Return a network like one on the `meta` device, with this plain state, where the state is and of its type."""
     some = next(value for value in state.values() if value.is_floating_point())
     network = copy.deepcopy(template).to_empty(device=some.device).to(some.dtype)

@@ -46,7 +46,7 @@ def place_frozen(scheme: Distillation, options: Teacher, device: torch.device) -
             method = "forward_preactivations" if node.preactivations else "forward_stages"
             whole = [] if classifier is None else list(classifier.to(device).parameters())
             split_over_processes(node.network, blocks(node.network), device, method, whole)
-            node.stays = frozenset(node.network.modules())
+            node.not_moved = frozenset(node.network.modules())
 
 
 def keep_in_bf16(node: Frozen, classifier: nn.Module | None) -> None:
@@ -74,7 +74,7 @@ def offload(node: Frozen, classifier: nn.Module | None) -> None:
                 tensor.data = tensor.data.pin_memory()
         layer.register_forward_pre_hook(_bring)
         layer.register_forward_hook(_let_go, always_call=True)
-    node.stays = frozenset(layers)
+    node.not_moved = frozenset(layers)
 
 
 def _called(node: Frozen) -> list[nn.Module]:

@@ -22,11 +22,11 @@ class Term(nn.Module):
     """A scalar of the outputs named in `reads`, a mean over the batch.
 
     `name` reads like the topology (`kd/teacher->student`), `target` is the output that learns from it, `weight` gives
-    its weight over training. `spans_batch` says that the value depends on pairs of samples, so that it is computed on
-    the micro-batch of all processes.
+    its weight over training. `needs_global_batch` says that the value depends on pairs of samples, so that it is
+    computed on the micro-batch of all processes.
     """
 
-    spans_batch: bool = False
+    needs_global_batch: bool = False
 
     def __init__(self, name: str, target: str, weight: Schedule) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Term(nn.Module):
         """Return the stages of an output whose features the term reads; None where that cannot be told."""
         return None if output in self.reads else []
 
-    def follow(self, progress: Progress) -> None:
+    def set_progress(self, progress: Progress) -> None:
         """Learn where training is, before each forward pass."""
 
     def batches(self, batch: Batch) -> tuple[Batch, ...]:
@@ -87,7 +87,7 @@ class Supervise(Term):
 class Transfer(Term):
     """One edge of the topology: `source` teaches `target` by `loss`. The source is a constant unless told otherwise.
 
-    `companion` names the batch whose samples the target answers (None: the batch itself): the mean is over these. A
+    `aux_batch` names the batch whose samples the target answers (None: the batch itself): the mean is over these. A
     sample of which the source knows nothing (`Output.known`) is answered as by the target itself; without any sample
     the value is 0.
     """
@@ -101,24 +101,24 @@ class Transfer(Term):
         weight: Schedule,
         *,
         detach_source: bool = True,
-        companion: str | None = None,
+        aux_batch: str | None = None,
     ) -> None:
         super().__init__(f"{name}/{source}->{target}", target, weight)
-        self.companion = companion
+        self.aux_batch = aux_batch
         self.source = source
         self.loss = loss
         self.detach_source = detach_source
-        self.spans_batch = loss.spans_batch
+        self.needs_global_batch = loss.needs_global_batch
 
-    def stay_local(self) -> None:
+    def disable_gather(self) -> None:
         """Compute a loss between samples on each process's own samples, as if it were a loss of single samples.
 
         Raises:
             UserError: the loss remembers samples, so that all processes must see the same ones.
         """
-        if self.loss.remembers:
+        if self.loss.has_memory_bank:
             raise UserError(f"{self.name} remembers samples, which all processes must see: set train.gather=true")
-        self.spans_batch = False
+        self.needs_global_batch = False
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -128,11 +128,11 @@ class Transfer(Term):
         teaches = self.source == output != self.target
         return self.loss.teacher_stages() if teaches else super().stages_read(output)
 
-    def follow(self, progress: Progress) -> None:
-        self.loss.follow(progress)
+    def set_progress(self, progress: Progress) -> None:
+        self.loss.set_progress(progress)
 
     def batches(self, batch: Batch) -> tuple[Batch, ...]:
-        return (batch.companion(self.companion),)
+        return (batch.aux_batch(self.aux_batch),)
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         (samples,) = self.batches(batch)
@@ -145,7 +145,7 @@ class Transfer(Term):
             answered = torch.where(source.known[:, None], source.logits, target.logits.detach())
             source = replace(source, logits=answered)
         value = self.loss(
-            target, source, samples, partial(gather, total=samples.micro_size) if self.spans_batch else _own
+            target, source, samples, partial(gather, total=samples.micro_size) if self.needs_global_batch else _own
         )
         assert isinstance(value, Tensor)
         return value

@@ -20,11 +20,12 @@ class Batch:
     `micro_size` counts the samples of this micro-batch over all processes, `step_size` those of the whole optimizer
     step (all processes, all accumulated micro-batches); None means that this batch is all there is.
 
-    `companions` are further batches that a scheme trains on beside this one, by name: `view1`, `view2`, ... (the same
+    `aux_batches` are further batches that a scheme trains on beside this one, by name: `view1`, `view2`, ... (the same
     samples in other views), `classmate` (for each sample another one of its class), `previous` (the samples of the
     optimizer step before, in another view than they had; none at the first step). Evaluation has none.
 
-    `epoch` is the one whose view of the samples this is; None: not that view, as in evaluation and in companions.
+    `epoch` is the one whose view of the samples this is; None: not that view, as in evaluation and in auxiliary
+    batches.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -34,15 +35,15 @@ class Batch:
     mix: Float[Tensor, " n"] | None = None
     micro_size: int | None = None
     step_size: int | None = None
-    companions: Mapping[str, Batch] = field(default_factory=dict)
+    aux_batches: Mapping[str, Batch] = field(default_factory=dict)
     epoch: int | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def companion(self, name: str | None) -> Batch:
-        """Return the companion of that name; this batch itself for None, and in evaluation, where there are none."""
-        return self if name is None or not self.companions else self.companions[name]
+    def aux_batch(self, name: str | None) -> Batch:
+        """Return the auxiliary batch of that name; this batch for None, and in evaluation, where there are none."""
+        return self if name is None or not self.aux_batches else self.aux_batches[name]
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ class Output:
 
     `logits` are `[N, C]`; `features` maps a stage's name, shallow to deep, to a map `[N, C_s, H, W]`, tokens
     `[N, L, D]` or a vector `[N, D]`. `preactivations` are the maps before the last ReLU of the stages that have one,
-    where a loss asked for them. `known` says for which samples there is an answer at all (a memory of earlier
+    where a loss asked for them. `known` says for which samples there is an answer at all (a bank of earlier
     predictions has none for a sample never seen); None: for all.
     """
 
@@ -119,7 +120,7 @@ StageShapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
-class Task:
+class DataSpec:
     """Classes, channels and the side of an image in pixels.
 
     `train_labels` has an entry for every position that `Batch.index` can name: the label where the sample is trained

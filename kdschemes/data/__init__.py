@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from kdschemes.data.loader import LoadedData, open_data
+from kdschemes.data.loader import DataModule, open_data
 
-__all__ = ["LoadedData", "open_data"]
+__all__ = ["DataModule", "open_data"]

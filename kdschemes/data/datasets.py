@@ -114,7 +114,7 @@ FASHION_CLASSES = [
 def read_digits(root: Path) -> Arrays:
     """Read scikit-learn's digits; `root` is not used.
 
-    The grey values 0..16 are scaled to 0..255 and rounded. There is no official test set: 30 % of each class, drawn
+    The gray values 0..16 are scaled to 0..255 and rounded. There is no official test set: 30 % of each class, drawn
     once and for all with a constant seed, is the test set here.
     """
     from sklearn.datasets import load_digits  # takes a second, which other data need not wait

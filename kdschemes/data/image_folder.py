@@ -63,7 +63,7 @@ def list_images(folder: Path) -> tuple[list[str], list[list[str]]]:
 
 
 def read_image(path: str) -> Image.Image:
-    """Decode an image as RGB: grey is repeated, transparency dropped.
+    """Decode an image as RGB: gray is repeated, transparency dropped.
 
     Raises:
         UserError: the file is missing, damaged, no image, or has more than 8 bits a channel.
@@ -155,7 +155,7 @@ class FolderSource:
         return self._decode((number, epoch, batch.tolist()) for batch in batches)
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ 3 h w"]]:
-        """Yield batches of positions of "train" or "test", resized and cropped around the centre."""
+        """Yield batches of positions of "train" or "test", resized and cropped around the center."""
         return self._decode((array, 0, batch.tolist()) for batch in batches)
 
     def _decode(self, requests: Iterator[Request]) -> Iterator[Float[Tensor, "_ 3 h w"]]:

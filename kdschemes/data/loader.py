@@ -29,7 +29,7 @@ class Share:
 
 
 @dataclass(frozen=True)
-class LoadedData:
+class DataModule:
     """A data set that is open: its facts and its batches.
 
     `positions` are those of each split in its array: "train" (what is trained on) and "val" share the training array
@@ -117,13 +117,13 @@ class LoadedData:
         world: int,
         drop_last: bool,
         start: int = 0,
-        companions: Sequence[str] = (),
+        aux_batches: Sequence[str] = (),
     ) -> Iterator[list[Batch]]:
         """Yield for each optimizer step of `epoch`, from number `start` on, the micro-batches of process `rank`.
 
         The epoch's order is cut into steps of `batch_size` samples, each step into `accumulation` micro-batches, each
         micro-batch into `world` shares: all of them contiguous, sizes apart by one at most, the larger ones first.
-        Each batch has the `companions` named (`Batch.companions`), of the same process and micro-batch.
+        Each batch has the `aux_batches` named (`Batch.aux_batches`), of the same process and micro-batch.
         """
         order = views.epoch_order(self.seed, epoch, self.positions["train"])
 
@@ -135,8 +135,8 @@ class LoadedData:
         of_step = [order[step * batch_size : (step + 1) * batch_size] for step in range(count)]
         plan = [share for samples in of_step[start:] for share in shares_of(samples)]
         batches = self._train_batches(epoch, plan)
-        beside = {name: self._companion(name, epoch, plan) for name in companions if name != "previous"}
-        if "previous" in companions:
+        beside = {name: self._aux_batch(name, epoch, plan) for name in aux_batches if name != "previous"}
+        if "previous" in aux_batches:
             before = [share for samples in of_step[max(start, 1) - 1 : -1] for share in shares_of(samples)]
             beside["previous"] = self._train_batches(epoch, before, number=1)
             if start == 0:
@@ -147,7 +147,7 @@ class LoadedData:
         for _ in range(len(plan) // accumulation):
             micro_batches = [next(batches) for _ in range(accumulation)]
             yield [
-                replace(batch, companions={name: next(more) for name, more in beside.items()})
+                replace(batch, aux_batches={name: next(more) for name, more in beside.items()})
                 for batch in micro_batches
             ]
 
@@ -155,11 +155,11 @@ class LoadedData:
         """Yield batches of positions that are trained on, as they are seen in `epoch`."""
         return self._train_batches(epoch, [Share(index, len(index), len(index)) for index in batches])
 
-    def _companion(self, name: str, epoch: int, plan: list[Share]) -> Iterator[Batch]:
+    def _aux_batch(self, name: str, epoch: int, plan: list[Share]) -> Iterator[Batch]:
         if name == "classmate":
             train = self.positions["train"]
             labels = self.labels["train"].cpu()[train]
-            found = [views.classmates(self.seed, epoch, share.index, train, labels) for share in plan]
+            found = [views.same_class_samples(self.seed, epoch, share.index, train, labels) for share in plan]
             mates = [replace(share, index=index) for share, index in zip(plan, found, strict=True)]
             return self._train_batches(epoch, mates, number=1)
         assert name.startswith("view"), f"no companion {name}"
@@ -225,7 +225,7 @@ class LoadedData:
             yield Batch(images, self.labels[array][index], index)
 
 
-def open_data(options: Data, *, seed: int, device: torch.device, channels_last: bool = False) -> LoadedData:
+def open_data(options: Data, *, seed: int, device: torch.device, channels_last: bool = False) -> DataModule:
     """Open the data set that `options` describe, with the order and the views of `seed`.
 
     The validation split depends on `options.split_seed` alone, as do the images that are trained on (`trained_on`).
@@ -250,4 +250,4 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
     positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
     labels = {array: values.to(device) for array, values in source.labels.items()}
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return LoadedData(source, options, labels, positions, seed, device, memory_format)
+    return DataModule(source, options, labels, positions, seed, device, memory_format)

@@ -80,9 +80,9 @@ def normalise(
 def cutout(
     images: Float[Tensor, "n c h w"], index: Int[Tensor, " n"], *, seed: int, epoch: int, side: int
 ) -> Float[Tensor, "n c h w"]:
-    """Blank a square of `side` pixels in each image with 0, the mean colour (DeVries & Taylor 2017, Cutout).
+    """Blank a square of `side` pixels in each image with 0, the mean color (DeVries & Taylor 2017, Cutout).
 
-    The centre is any pixel with equal chance, so that the square may reach over the border. Works in place.
+    The center is any pixel with equal chance, so that the square may reach over the border. Works in place.
     """
 
     def inside(length: int, stream: Stream) -> Bool[Tensor, "n length"]:
@@ -95,7 +95,7 @@ def cutout(
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 
-def classmates(
+def same_class_samples(
     seed: int,
     epoch: int,
     index: Int[Tensor, " n"],
@@ -132,7 +132,7 @@ def cutmix(
     """Put a box of each partner into its image (Yun et al. 2019, CutMix); return the images and what is left of each.
 
     The box covers 1 - lambda of the area before it is cut at the border, lambda ~ Beta(a, a), a = `concentration`; its
-    centre is any pixel with equal chance. With a chance of 1 - `probability` an image stays as it is. The share that
+    center is any pixel with equal chance. With a chance of 1 - `probability` an image stays as it is. The share that
     is left is counted in pixels.
     """
     height, width = images.shape[2:]

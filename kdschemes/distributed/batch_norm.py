@@ -44,8 +44,8 @@ class GlooSyncBatchNorm(nn.BatchNorm2d):
         assert isinstance(total, Tensor)
         n = total[-1].detach()
         mean = total[:-1] / n
-        centred = x - mean.view(shape)
-        squares = _AllReduceSum.apply(centred.square().sum(dims))
+        centered = x - mean.view(shape)
+        squares = _AllReduceSum.apply(centered.square().sum(dims))
         assert isinstance(squares, Tensor)
         variance = squares / n
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
@@ -55,13 +55,13 @@ class GlooSyncBatchNorm(nn.BatchNorm2d):
                 rate = 1.0 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
                 self.running_var.lerp_((variance * n / (n - 1).clamp(min=1)).to(self.running_var.dtype), rate)
-        out = centred * torch.rsqrt(variance + self.eps).view(shape)
+        out = centered * torch.rsqrt(variance + self.eps).view(shape)
         if self.affine:
             out = out * self.weight.view(shape) + self.bias.view(shape)
         return out.to(input.dtype)
 
 
-def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
+def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch norm below `module` by one over all processes (`nn.SyncBatchNorm` on CUDA).
 
     Parameters and buffers stay the same objects.
@@ -86,9 +86,9 @@ def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
             setattr(module, name, new.train(child.training))
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GlooSyncBatchNorm):
             raise UserError(
-                f"a {type(child).__name__} cannot be synchronised on CPU: choose another model, one process, "
+                f"a {type(child).__name__} cannot be synchronized on CPU: choose another model, one process, "
                 "or train.sync_bn=false (each process then normalises by its own samples)"
             )
         else:
-            synchronise_batch_norm(child, device)
+            synchronize_batch_norm(child, device)
     return module

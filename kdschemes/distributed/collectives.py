@@ -1,4 +1,4 @@
-"""What crosses processes: an autograd-aware gather, synchronised batch norm on CPU, sums, what the first one does."""
+"""What crosses processes: an autograd-aware gather, synchronized batch norm on CPU, sums, what the first one does."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from kdschemes.errors import ToldByFirst, UserError
+from kdschemes.errors import ErrorOnMain, UserError
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ def any_process(flag: bool, device: torch.device, group: dist.ProcessGroup | Non
     return bool(value.item())
 
 
-def from_first(value: T) -> T:
+def broadcast_from_main(value: T) -> T:
     """Return rank 0's `value` on every process."""
     if world_size() == 1:
         return value
@@ -112,7 +112,7 @@ def from_first(value: T) -> T:
     return box[0]
 
 
-def first_alone(work: Callable[[], T]) -> T:
+def on_main_process(work: Callable[[], T]) -> T:
     """Run `work` on the first process only and return its value on all; if it fails or exits there, so do all."""
     answer: tuple[T | None, str | None, Any] = (None, None, None)
     if rank() == 0:
@@ -122,27 +122,27 @@ def first_alone(work: Callable[[], T]) -> T:
             answer = (None, str(error), None)
         except SystemExit as exit:
             answer = (None, None, exit.code)
-    value, failure, exit_code = from_first(answer)
+    value, failure, exit_code = broadcast_from_main(answer)
     if failure is not None:
-        raise UserError(failure) if rank() == 0 else ToldByFirst(failure)
+        raise UserError(failure) if rank() == 0 else ErrorOnMain(failure)
     if exit_code is not None:
         raise SystemExit(exit_code)
     return value  # type: ignore[return-value]
 
 
-def first_then_all(work: Callable[[], T]) -> T:
+def main_process_first(work: Callable[[], T]) -> T:
     """Run `work` on the first process, then on the others; if it fails on the first, it fails on all.
 
     So a download happens once, and an error is told once.
     """
     mine: list[T] = []
-    first_alone(lambda: mine.append(work()))
+    on_main_process(lambda: mine.append(work()))
     return mine[0] if rank() == 0 else work()
 
 
 @contextlib.contextmanager
-def first_in(manager: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
+def enter_on_main(manager: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
     """Enter a context that only the first process needs; if it cannot enter, all fail."""
     with contextlib.ExitStack() as stack:
-        first_alone(lambda: stack.enter_context(manager) and None)
+        on_main_process(lambda: stack.enter_context(manager) and None)
         yield

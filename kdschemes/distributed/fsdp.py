@@ -78,7 +78,7 @@ def _has_parameters(module: nn.Module) -> bool:
 
 
 @contextlib.contextmanager
-def whole(module: nn.Module) -> Iterator[None]:
+def unsharded(module: nn.Module) -> Iterator[None]:
     """Hold all parameters on each process within the block, where nothing may be trained. All must enter together.
 
     The module and its `state_dict` may be used on one process alone. It does nothing to a module that is not split.
@@ -101,12 +101,12 @@ def whole(module: nn.Module) -> Iterator[None]:
             part.reshard()
 
 
-def local(value: Tensor) -> Tensor:
+def to_local(value: Tensor) -> Tensor:
     """Return this process's part of a split tensor, which it shares memory with; another tensor itself."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
-def joined(state: Any) -> Any:
+def full_state(state: Any) -> Any:
     """Return a state (tensors in dictionaries, lists and tuples) with split tensors whole, on the CPU.
 
     All processes must ask together; the first one is answered, the others get None for each split tensor.
@@ -115,30 +115,30 @@ def joined(state: Any) -> Any:
         full = state.full_tensor()
         return full.cpu() if rank() == 0 else None
     if isinstance(state, Mapping):
-        return {key: joined(value) for key, value in state.items()}
+        return {key: full_state(value) for key, value in state.items()}
     if isinstance(state, list | tuple):
-        return type(state)(map(joined, state))
+        return type(state)(map(full_state, state))
     return state
 
 
-def load_joined(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+def load_full_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Load whole tensors into a module; where its own are split, each process takes its part."""
     own = module.state_dict()
-    module.load_state_dict({name: like(value, own.get(name)) for name, value in state.items()})
+    module.load_state_dict({name: shard_like(value, own.get(name)) for name, value in state.items()})
 
 
-def load_joined_optimizer(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
+def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
     """Load an optimizer's state of whole tensors; where a parameter is split, so is what belongs to it."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     split = {
-        number: {key: like(value, parameter) for key, value in state["state"].get(number, {}).items()}
+        number: {key: shard_like(value, parameter) for key, value in state["state"].get(number, {}).items()}
         for number, parameter in zip(numbers, parameters, strict=False)
     }
     optimizer.load_state_dict({**state, "state": {number: values for number, values in split.items() if values}})
 
 
-def like(value: Any, other: Tensor | None) -> Any:
+def shard_like(value: Any, other: Tensor | None) -> Any:
     """Return this process's part of a whole tensor, split as `other` is if they have the same shape."""
     if isinstance(other, DTensor) and isinstance(value, Tensor) and value.shape == other.shape:
         value = value.to(other.device).contiguous()

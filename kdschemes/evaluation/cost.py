@@ -17,7 +17,7 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import LossHead, NetworkWithExits
 from kdschemes.core.types import Batch, Outputs
-from kdschemes.data import LoadedData
+from kdschemes.data import DataModule
 from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.evaluation.latency import latencies, single_images
 from kdschemes.models import (
@@ -40,15 +40,15 @@ def training_macs(scheme: Distillation, channels: int, image_size: int) -> int:
     with probing(scheme, channels, image_size, batch=1) as image:
         index = torch.zeros(1, dtype=torch.long, device=image.device)
         batch = Batch(image, index, index)
-        batch = replace(batch, companions=dict.fromkeys(scheme.companions, batch))
+        batch = replace(batch, aux_batches=dict.fromkeys(scheme.aux_batches, batch))
         outputs: Outputs = {}
         for node in scheme.needed({name for term in scheme.terms for name in term.reads}):  # type: ignore[union-attr]
             macs = macs_of(lambda _, node=node: outputs.update(node(batch, outputs)), image)
             total += macs * (3 if any(p.requires_grad for p in node.parameters()) else 1)
-    return total * max(1, len(scheme.turns))
+    return total * max(1, len(scheme.phases))
 
 
-def head_latencies(scheme: Distillation, data: LoadedData) -> dict[str, float]:
+def head_latencies(scheme: Distillation, data: DataModule) -> dict[str, float]:
     """Return the median milliseconds that each head takes for one test image at inference, all measured in turns.
 
     They are those of this machine with what else it does now: to compare heads of one run, not runs. A frozen network
@@ -80,7 +80,7 @@ def _inference(scheme: Distillation, head: str) -> Callable[[Tensor], object]:
     node = scheme.node_of(head)
     if isinstance(node, NetworkWithExits) and head != node.provides[0]:
         return EarlyExit(node.network, stop_at(node.provides.index(head) - 1, len(node.provides)))
-    plain = None if isinstance(node, Frozen) else node.plain_network(head)
+    plain = None if isinstance(node, Frozen) else node.inference_network(head)
     return plain if plain is not None else partial(_predict, scheme, head)
 
 
@@ -89,7 +89,7 @@ def _predict(scheme: Distillation, head: str, image: Tensor) -> object:
     return scheme.predict(Batch(image, index, index), [head])
 
 
-def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, int]]:
+def head_costs(scheme: Distillation, data: DataModule) -> dict[str, dict[str, int]]:
     """Return parameters and multiply-accumulates an image of what each head runs at inference.
 
     An exit counts itself and what lies before it; what is no plain network (an ensemble) everything that it needs.
@@ -98,11 +98,11 @@ def head_costs(scheme: Distillation, data: LoadedData) -> dict[str, dict[str, in
     return {head: _cost(scheme, head, data) for head in heads}
 
 
-def _cost(scheme: Distillation, head: str, data: LoadedData) -> dict[str, int]:
+def _cost(scheme: Distillation, head: str, data: DataModule) -> dict[str, int]:
     node = scheme.node_of(head)
     if isinstance(node, NetworkWithExits) and head != node.provides[0]:
         return _exit_cost(node.network, head.rpartition("/")[2], data)
-    plain = node.plain_network(head)
+    plain = node.inference_network(head)
     if plain is None:
         with probing(scheme, data.channels, data.image_size, batch=1) as image:
             index = torch.zeros(1, dtype=torch.long, device=image.device)
@@ -118,12 +118,12 @@ def _members(scheme: Distillation, head: str) -> list[nn.Module]:
     return [node.network if isinstance(node, Frozen) else node for node in scheme.needed([head])]
 
 
-def _exit_cost(network: ExitNetwork, name: str, data: LoadedData) -> dict[str, int]:
+def _exit_cost(network: ExitNetwork, name: str, data: DataModule) -> dict[str, int]:
     macs = count_exit_macs(network, data.channels, data.image_size)[name]
     return {"parameters": _used(network, lambda image: network.forward_until_exit(image, name), data), "macs": macs}
 
 
-def _used(network: nn.Module, answer: Callable[[Tensor], Tensor], data: LoadedData) -> int:
+def _used(network: nn.Module, answer: Callable[[Tensor], Tensor], data: DataModule) -> int:
     """Return how many parameters of a network an answer depends on; frozen ones all count."""
     trained = [p for p in network.parameters() if p.requires_grad]
     with probing(network, data.channels, data.image_size, batch=1) as image, torch.enable_grad():

@@ -18,8 +18,15 @@ from torch import Tensor
 
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import NetworkWithExits
-from kdschemes.data import LoadedData
-from kdschemes.distributed.collectives import from_first, gather_rows, rank, share, sum_over_processes, world_size
+from kdschemes.data import DataModule
+from kdschemes.distributed.collectives import (
+    broadcast_from_main,
+    gather_rows,
+    rank,
+    share,
+    sum_over_processes,
+    world_size,
+)
 from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.evaluation.latency import LATENCY_IMAGES, latencies, single_images
 from kdschemes.evaluation.metrics import HeadMetrics
@@ -110,7 +117,7 @@ class DynamicMetrics:
 
 
 @torch.no_grad()
-def judge(
+def evaluate_rules(
     settings: Sequence[Sequence[float]],
     batches: Iterable[tuple[Float[Tensor, "exits _ c"], Int[Tensor, " _"]]],
     macs: Sequence[int],
@@ -140,7 +147,7 @@ def dynamic_macs(network: ExitNetwork, channels: int, image_size: int) -> list[i
 
 
 @torch.no_grad()
-def evaluate_early_exit(scheme: Distillation, data: LoadedData, batch_size: int) -> dict[str, Any] | None:
+def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int) -> dict[str, Any] | None:
     """Return what early exit gives on the test set; None where the reported head is not of a network with exits.
 
     Thresholds are chosen on the validation split. Each process evaluates its share of the images, each image once; the
@@ -171,9 +178,9 @@ def evaluate_early_exit(scheme: Distillation, data: LoadedData, batch_size: int)
             budgets = [choose_thresholds(sure, geometric_shares(ratio, len(names)).to(sure.device)) for ratio in RATIOS]
         macs = dynamic_macs(node.network, data.channels, data.image_size)
         anytime = [stop_at(number, len(names)) for number in range(len(names))]
-        found = judge([*anytime, *budgets], answers("test"), macs, data.device)
+        found = evaluate_rules([*anytime, *budgets], answers("test"), macs, data.device)
         middle = budgets[RATIOS.index(BUDGETS["middle"])] if budgets else None
-        times = from_first(_measure(node.network, data, names, middle) if rank() == 0 else {})
+        times = broadcast_from_main(_measure(node.network, data, names, middle) if rank() == 0 else {})
     exits = {
         name: {"macs": cost} | {key: one[key] for key in ("top1", "nll", "ece")} | {"latency_ms": times[name]}
         for name, cost, one in zip(names, macs, found, strict=False)
@@ -206,7 +213,7 @@ def _gather_columns(local: Float64[Tensor, "exits n"], total: int) -> Float64[Te
 
 
 def _measure(
-    network: ExitNetwork, data: LoadedData, names: Sequence[str], middle: Sequence[float] | None
+    network: ExitNetwork, data: DataModule, names: Sequence[str], middle: Sequence[float] | None
 ) -> dict[str, float]:
     """Return the median latency of every exit, of the network alone and, with its mean, of the middle budget."""
     answers: dict[str, Callable[[Tensor], object]] = {

@@ -23,7 +23,7 @@ class Evaluation:
     """
 
     metrics: dict[str, dict[str, float]]
-    answers: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    predictions: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long))
 
 
@@ -56,26 +56,26 @@ def evaluate_together(
     device: torch.device,
     heads: Sequence[str] | None = None,
     *,
-    keep_answers: bool = False,
+    keep_predictions: bool = False,
 ) -> list[Evaluation]:
     """Evaluate several schemes batch by batch, so that frozen networks that they share answer each batch once."""
-    judges = [_Judge(scheme, device, heads, keep_answers) for scheme in schemes]
+    evaluators = [_Evaluator(scheme, device, heads, keep_predictions) for scheme in schemes]
     with contextlib.ExitStack() as modes:
         for scheme in schemes:
             modes.enter_context(evaluation_mode(scheme))
         for batch in batches:
-            for judge in judges:
-                judge.look(batch)
-    return [judge.result() for judge in judges]
+            for evaluator in evaluators:
+                evaluator.look(batch)
+    return [evaluator.result() for evaluator in evaluators]
 
 
-class _Judge:
+class _Evaluator:
     """Collects what one scheme says of a split."""
 
     def __init__(
-        self, scheme: Distillation, device: torch.device, heads: Sequence[str] | None, keep_answers: bool
+        self, scheme: Distillation, device: torch.device, heads: Sequence[str] | None, keep_predictions: bool
     ) -> None:
-        self.scheme, self.device, self.keep_answers = scheme, device, keep_answers
+        self.scheme, self.device, self.keep_predictions = scheme, device, keep_predictions
         self.reference = [scheme.teacher] if scheme.teacher is not None else []
         self.names = list(heads) if heads is not None else list(dict.fromkeys([*scheme.heads, *self.reference]))
         self.metrics = {name: HeadMetrics(device) for name in self.names}
@@ -88,22 +88,22 @@ class _Judge:
         for name in self.names:
             logits = outputs[name].logits
             self.metrics[name].update(logits, batch.labels, teacher)
-            if self.keep_answers:
+            if self.keep_predictions:
                 confidence = logits.double().log_softmax(dim=1).amax(dim=1).exp()
                 self.kept[name].append(torch.stack([logits.argmax(dim=1).double(), confidence], dim=1))
-        if self.keep_answers:
+        if self.keep_predictions:
             self.labels.append(batch.labels.double()[:, None])
 
     def result(self) -> Evaluation:
         for head in self.metrics.values():
             sum_over_processes(head.sums)
         metrics = {name: head.result() for name, head in self.metrics.items()}
-        if not self.keep_answers:
+        if not self.keep_predictions:
             return Evaluation(metrics)
-        answers = {name: self._of_all(kept, 2) for name, kept in self.kept.items()}
+        predictions = {name: self._of_all(kept, 2) for name, kept in self.kept.items()}
         return Evaluation(
             metrics,
-            {name: (answer[:, 0].long(), answer[:, 1].float()) for name, answer in answers.items()},
+            {name: (prediction[:, 0].long(), prediction[:, 1].float()) for name, prediction in predictions.items()},
             self._of_all(self.labels, 1)[:, 0].long(),
         )
 

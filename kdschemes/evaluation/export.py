@@ -20,7 +20,7 @@ def export_network(scheme: Distillation, folder: Path, metadata: dict[str, Any])
         UserError: the folder cannot be written.
     """
     head = scheme.heads[0]
-    network = scheme.node_of(head).plain_network(head)
+    network = scheme.node_of(head).inference_network(head)
     assert network is not None, f"the reported head {head} is no plain network"
     save_weights(network, folder, metadata=metadata | {"head": head})
 

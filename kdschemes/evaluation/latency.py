@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from kdschemes.data import LoadedData
+from kdschemes.data import DataModule
 
 LATENCY_IMAGES, WARM_UP = 50, 5
 
@@ -31,7 +31,7 @@ def latencies(
     return measured
 
 
-def single_images(data: LoadedData) -> Iterator[Float[Tensor, "1 c h w"]]:
+def single_images(data: DataModule) -> Iterator[Float[Tensor, "1 c h w"]]:
     """Yield test images one by one to measure latencies on, the first ones to warm up."""
     chosen = torch.linspace(0, data.sizes["test"] - 1, LATENCY_IMAGES).long()
     positions = data.positions["test"][torch.cat([chosen[:1].repeat(WARM_UP), chosen])]

@@ -7,8 +7,8 @@ from functools import partial
 from typing import Any
 
 from kdschemes.config.losses import feature, relation, response
-from kdschemes.core.loss import Loss, Side
-from kdschemes.core.types import Task
+from kdschemes.core.loss import Endpoint, Loss
+from kdschemes.core.types import DataSpec
 from kdschemes.losses.feature.ab import AB
 from kdschemes.losses.feature.at import AT
 from kdschemes.losses.feature.cat_kd import CATKD
@@ -91,10 +91,10 @@ MODULES: dict[type, Callable[..., Loss[Any]]] = {
 """How the module of every loss in the tables of `kdschemes.config.losses` is made from its options."""
 
 
-def build_loss(options: Any, *, student: Side, teacher: Side, task: Task) -> Loss[Any]:
+def build_loss(options: Any, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> Loss[Any]:
     """Return the loss that `options` names, its projections shaped for the two networks.
 
     Raises:
         UserError: a stage that is not there, a loss that cannot be defined for the two.
     """
-    return MODULES[type(options)](options, student=student, teacher=teacher, task=task)
+    return MODULES[type(options)](options, student=student, teacher=teacher, data_spec=data_spec)

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import Stages
-from kdschemes.core.loss import Gather, Loss, Options, Side
+from kdschemes.core.loss import Endpoint, Gather, Loss, Options
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, StageShapes, Task
+from kdschemes.core.types import Batch, DataSpec, Output, StageShapes
 from kdschemes.errors import UserError, unknown
 from kdschemes.models.recombined import as_map
 
@@ -28,8 +28,8 @@ Shape = tuple[int, int, int]
 class StageLoss(Loss[Staged]):
     """The sum over stage pairs of `pair_loss`."""
 
-    def __init__(self, options: Staged, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: Staged, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.pairs = self.match(student.features, teacher.features)
 
     def match(self, student: StageShapes, teacher: StageShapes) -> list[tuple[str, str]]:
@@ -55,7 +55,7 @@ class LastStageLoss(Loss[Options]):
 
     pair: tuple[str, str]
 
-    def match_last(self, student: Side, teacher: Side) -> tuple[Shape, Shape]:
+    def match_last(self, student: Endpoint, teacher: Endpoint) -> tuple[Shape, Shape]:
         """Pair the last stages, and return the shapes of their features as `as_map` gives them."""
         (self.pair,) = match_stages("last", student.features, teacher.features)
         return map_shapes(self.options.name, self.pair, student, teacher)  # type: ignore[attr-defined]
@@ -132,7 +132,7 @@ def as_map_shape(loss: str, stage: str, shape: tuple[int, ...]) -> Shape:
     return (shape[0], 1, 1) if len(shape) == 1 else map_shape(loss, stage, shape)
 
 
-def map_shapes(loss: str, pair: tuple[str, str], student: Side, teacher: Side) -> tuple[Shape, Shape]:
+def map_shapes(loss: str, pair: tuple[str, str], student: Endpoint, teacher: Endpoint) -> tuple[Shape, Shape]:
     """Return `as_map_shape` of a stage pair's features, the student's and the teacher's."""
     a, b = pair
     return as_map_shape(loss, a, student.features[a]), as_map_shape(loss, b, teacher.features[b])
@@ -199,13 +199,13 @@ def before_relu(output: Output, stage: str) -> Float[Tensor, "n c h w"]:
     return as_map(output.preactivations.get(stage, output.features[stage]))
 
 
-def linear_classifier(loss: str, who: str, side: Side) -> nn.Linear:
+def linear_classifier(loss: str, who: str, endpoint: Endpoint) -> nn.Linear:
     """Return a side's classifier on its averaged last features; whoever holds it must not register it.
 
     Raises:
         UserError: there is none.
     """
-    network = side.network
+    network = endpoint.network
     layer = network.linear_classifier() if network is not None else None
     if layer is None:
         what = "is no network by itself" if network is None else f"{network.spec.name} has none that reads just these"

@@ -6,7 +6,7 @@ from torch import nn
 
 
 def he_normal(network: nn.Module) -> None:
-    """Draw every convolution from He's normal initialisation (fan-out, ReLU); biases become 0."""
+    """Draw every convolution from He's normal initialization (fan-out, ReLU); biases become 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

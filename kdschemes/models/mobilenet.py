@@ -49,7 +49,7 @@ def mobilenet_v2(num_classes: int, channels: int, image_size: int) -> Sequential
 
     A stem of stride 2, four stages `layer1` to `layer4` that end in linear bottlenecks (stride 1, 2, 2, 2), and
     `head`, a 1x1 convolution to 1280 channels with batch norm and ReLU. 812,836 parameters and 6.5 M MACs for 32x32
-    RGB images and 100 classes. Convolutions start from He's normal initialisation (fan-out), the classifier from a
+    RGB images and 100 classes. Convolutions start from He's normal initialization (fan-out), the classifier from a
     deviation of 0.01. Raises `UserError` for images below 8x8.
     """
     if image_size < 8:

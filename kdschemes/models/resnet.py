@@ -65,7 +65,7 @@ def cifar_resnet(num_classes: int, channels: int, image_size: int, *, depth: int
     """ResNet of 6n + 2 layers: a stem of 16 channels, three stages of n basic blocks with 16, 32, 64 channels.
 
     He et al. 2015, section 4.2, but with 1x1 convolutions as the shortcuts between stages. A stage's features are
-    those after its last ReLU. Convolutions start from He's normal initialisation (fan-out), the rest from PyTorch's
+    those after its last ReLU. Convolutions start from He's normal initialization (fan-out), the rest from PyTorch's
     defaults.
     """
     assert depth % 6 == 2
@@ -85,8 +85,8 @@ def cifar_resnet_x4(num_classes: int, channels: int, image_size: int, *, depth: 
 def resnet18_cifar(num_classes: int, channels: int, image_size: int) -> SequentialNetwork:
     """The `resnet18` of timm with a 3x3 stem of stride 1 and no max-pooling, tensor for tensor.
 
-    11,220,132 parameters and 555.5 M MACs for 32x32 RGB images and 100 classes. Initialised as in timm: He's normal
-    initialisation (fan-out) for convolutions, and zero for the scale of each residual branch's last batch norm.
+    11,220,132 parameters and 555.5 M MACs for 32x32 RGB images and 100 classes. Initialized as in timm: He's normal
+    initialization (fan-out) for convolutions, and zero for the scale of each residual branch's last batch norm.
     """
     network = _resnet(64, (64, 128, 256, 512), (2, 2, 2, 2), num_classes, channels)
     for module in network.modules():

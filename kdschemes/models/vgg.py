@@ -19,7 +19,7 @@ def vgg(num_classes: int, channels: int, image_size: int, *, convolutions: int) 
     As in the public CIFAR tables: max-pooling by 2 after the first three stages (after the fourth too for images of 64
     pixels and more), global average pooling after the last, one linear classifier. For 32x32 RGB images and 100
     classes: VGG-8 (one convolution a stage) 3,965,028 parameters and 96 M MACs, VGG-13 (two) 9,462,180 and 285 M.
-    A stage's features are those before its pooling. Convolutions start from He's normal initialisation (fan-out) with
+    A stage's features are those before its pooling. Convolutions start from He's normal initialization (fan-out) with
     zero bias, the classifier from a deviation of 0.01. Raises `UserError` for images below 8x8.
     """
     if image_size < 8:

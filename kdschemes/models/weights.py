@@ -14,7 +14,7 @@ from torch import Tensor
 from kdschemes.errors import UserError, first_line
 from kdschemes.models.base import StagedNetwork
 from kdschemes.models.exits import ExitNetwork
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 
 WEIGHTS, TORCH_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
 
@@ -95,7 +95,7 @@ def save_weights(
     if "pretrained_cfg" in config:
         config["pretrained_cfg"] |= {key: metadata[key] for key in ("mean", "std") if key in metadata}
     _write(folder / WEIGHTS, state)
-    write_whole(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    atomic_write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
 
 
 def save_exits(network: ExitNetwork, folder: str | Path) -> None:
@@ -105,14 +105,14 @@ def save_exits(network: ExitNetwork, folder: str | Path) -> None:
     """
     folder = Path(folder)
     _write(folder / EXITS, network.exits.state_dict())
-    write_whole(folder / EXITS_CONFIG, (json.dumps(network.config(), indent=2) + "\n").encode())
+    atomic_write(folder / EXITS_CONFIG, (json.dumps(network.config(), indent=2) + "\n").encode())
 
 
 def _write(path: Path, state: Mapping[str, Tensor]) -> None:
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
     }
-    write_whole(path, save(tensors, metadata={"format": "pt"}))
+    atomic_write(path, save(tensors, metadata={"format": "pt"}))
 
 
 def _fetch(name: str) -> Path:

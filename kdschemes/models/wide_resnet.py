@@ -38,7 +38,7 @@ def wide_resnet(num_classes: int, channels: int, image_size: int, *, depth: int,
     Parameters and MACs for 32x32 RGB images and 100 classes: WRN-16-2 703,284 and 101 M, WRN-40-1 569,780 and 83 M,
     WRN-40-2 2,255,156 and 328 M. The last stage's features are those after the final batch norm and ReLU, which the
     classifier pools; the other stages' are the sums of their last block, which no ReLU has seen (in the public code the
-    last stage's, too). Convolutions start from He's normal initialisation (fan-out), the classifier's bias from 0.
+    last stage's, too). Convolutions start from He's normal initialization (fan-out), the classifier's bias from 0.
     """
     assert depth % 6 == 4
     parts: dict[str, nn.Module] = {"conv1": nn.Conv2d(channels, 16, 3, padding=1, bias=False)}

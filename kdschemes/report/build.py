@@ -13,9 +13,9 @@ from kdschemes.report.charts.cost import cost_charts
 from kdschemes.report.charts.curves import curves
 from kdschemes.report.charts.exits import exits
 from kdschemes.report.charts.grid import grid
-from kdschemes.report.colours import Hue, hue
+from kdschemes.report.colors import Hue, hue
 from kdschemes.report.document import Section, Table
-from kdschemes.report.formatting import accuracy, spread
+from kdschemes.report.formatting import accuracy, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.predictions import read_stored
 from kdschemes.report.significance import Comparison, baselines, compare_groups, comparison_table, is_named, sentences
@@ -62,9 +62,9 @@ def build(
     found = compare_groups(groups, baseline)
     same, warnings = protocol(finished) if finished else ("", [])
     own = [group for group in groups if not group.earlier] or list(groups)
-    colours = hue(own, _base(found))
-    sections = [_results(finished, found, colours, same, shared)] if finished else []
-    sections += _charts(own, finished, found, colours)
+    colors = hue(own, _base(found))
+    sections = [_results(finished, found, colors, same, shared)] if finished else []
+    sections += _charts(own, finished, found, colors)
     for name in analyses:
         sections += _analysis(name, groups)
     if finished and (others := heads_table(finished)):
@@ -83,26 +83,24 @@ def build(
 
 
 def _results(
-    finished: Sequence[Group], found: Sequence[Comparison], colours: Hue, same: str, shared: Sequence[str]
+    finished: Sequence[Group], found: Sequence[Comparison], colors: Hue, same: str, shared: Sequence[str]
 ) -> Section:
     told = f" All are of {', '.join(shared)}: names leave that out." if shared else ""
     tables: list[Table] = [results_table(finished)]
     if found:
         tables.append(comparison_table(found))
-    chart = accuracy_chart(finished, colours)
+    chart = accuracy_chart(finished, colors)
     return Section(title="Results", text=same + told, tables=tables, charts=[chart] if chart else [])
 
 
-def _charts(
-    own: Sequence[Group], finished: Sequence[Group], found: Sequence[Comparison], colours: Hue
-) -> list[Section]:
+def _charts(own: Sequence[Group], finished: Sequence[Group], found: Sequence[Comparison], colors: Hue) -> list[Section]:
     done = [group for group in own if group.finished]
-    sections = [section for section in (curves(own, colours), grid(own), exits(done, colours)) if section]
+    sections = [section for section in (curves(own, colors), grid(own), exits(done, colors)) if section]
     if finished:
-        charts, words = cost_charts(finished, colours)
+        charts, words = cost_charts(finished, colors)
         sections.append(Section(title="Cost", text=words, tables=[cost_table(finished)], charts=charts))
         stored = read_stored(done)
-        sections.append(calibration_section(done, stored, colours, _base(found)))
+        sections.append(calibration_section(done, stored, colors, _base(found)))
         sections += [section for section in [agreement_section(done, stored)] if section]
     return sections
 
@@ -130,7 +128,9 @@ def _verdict(finished: Sequence[Group], found: Sequence[Comparison], baseline: s
         return [f"Nothing is compared: **{baseline}**, the baseline, has no finished run."]
     tested = [(group, list(accuracy(group).values())) for group in finished if not group.earlier or len(finished) == 1]
     lines = [
-        f"**{group.label}**: {spread(found, 2)} % test top-1 after the last epoch." for group, found in tested if found
+        f"**{group.label}**: {mean_std(found, 2)} % test top-1 after the last epoch."
+        for group, found in tested
+        if found
     ]
     return lines[:ALONE] or ["No finished run was evaluated on a test set."]
 

@@ -21,7 +21,7 @@ class Table:
 class Chart:
     """A chart with its data inside. `name` is the stem of its PNG, and unique in a report.
 
-    A single view, or layers of one, of the width "container" follows the page. Colours that are not named are those of
+    A single view, or layers of one, of the width "container" follows the page. Colors that are not named are those of
     `report.style`, which are seen on light and dark paper; those that are named come from there too.
     """
 

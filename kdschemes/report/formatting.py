@@ -67,7 +67,7 @@ def training_macs(group: Group) -> list[float]:
     ]
 
 
-def spread(values: Sequence[float], digits: int) -> str:
+def mean_std(values: Sequence[float], digits: int) -> str:
     """Return the mean of values, with their sample deviation where there are several; "-" for none."""
     if not values:
         return NOTHING

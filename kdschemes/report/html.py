@@ -49,7 +49,7 @@ def html(report: Report, specs: Mapping[str, Any]) -> str:
 <meta name="color-scheme" content="light dark">
 <title>{escape(report.title)}</title>
 <link rel="icon" href="data:,">
-<style>{_colours()}{_file("page.css")}</style>
+<style>{_colors()}{_file("page.css")}</style>
 </head>
 <body>
 <main>
@@ -131,7 +131,7 @@ def _json(tree: Any) -> str:
     return json.dumps(tree, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 
-def _colours() -> str:
+def _colors() -> str:
     def of(theme: str) -> str:
         return "".join(f"--{name}:{value};" for name, value in PALETTES[theme].items())
 

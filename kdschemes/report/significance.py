@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdschemes.config.data import SUBSET
 from kdschemes.report.document import Table
-from kdschemes.report.formatting import NOTHING, accuracy, spread
+from kdschemes.report.formatting import NOTHING, accuracy, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import LEAST_SEEDS, Paired, paired, verdicts
 from kdschemes.study.record import Entry
@@ -140,7 +140,7 @@ def sentences(found: Sequence[Comparison]) -> list[str]:
     if not found:
         return []
     bases = baselines(found)
-    top = {each.against.label: spread(list(accuracy(each.against).values()), 2) for each in found}
+    top = {each.against.label: mean_std(list(accuracy(each.against).values()), 2) for each in found}
     named = ", ".join(f"**{label}** ({top[label]} %)" for label in bases[:3]) + (", ..." if len(bases) > 3 else "")
     lines = [f"Test top-1 after the last epoch against {named}, the same seeds paired:"]
     for verdict in ("better", "worse"):

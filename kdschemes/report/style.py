@@ -1,6 +1,6 @@
-"""How charts look. Colours are names that the page resolves, in light and dark alike, and that `resolved` gives a PNG.
+"""How charts look. Colors are names that the page resolves, in light and dark alike, and that `resolved` gives a PNG.
 
-A chart that names no colour at all gets these by Vega-Lite's defaults; marks of the style "reference" are thin dashes.
+A chart that names no color at all gets these by Vega-Lite's defaults; marks of the style "reference" are thin dashes.
 """
 
 from __future__ import annotations
@@ -42,24 +42,24 @@ PALETTES: dict[str, dict[str, str]] = {
         "series-7": "#c79a6b",
     },
 }
-"""Colours by theme and name: those of Wong's palette, changed where they had too little contrast with the paper."""
+"""Colors by theme and name: those of Wong's palette, changed where they had too little contrast with the paper."""
 
 
-def colour(name: str) -> str:
-    """Return what stands for a colour of `PALETTES` in a chart."""
+def color(name: str) -> str:
+    """Return what stands for a color of `PALETTES` in a chart."""
     assert name in PALETTES["light"], name
     return f"var(--{name})"
 
 
-INK, MUTED, PAPER = colour("ink"), colour("muted"), colour("paper")
+INK, MUTED, PAPER = color("ink"), color("muted"), color("paper")
 
-SERIES = tuple(colour(f"series-{number}") for number in range(1, 8))
+SERIES = tuple(color(f"series-{number}") for number in range(1, 8))
 
 DASHES = ([1, 0], [6, 3], [2, 2])
-"""Dashes of lines, one for each round through the colours."""
+"""Dashes of lines, one for each round through the colors."""
 
 STOPS = ("#4667cf", "#8f55bd", "#c74c86", "#d8683a", "#b98312")
-"""Colours of rising numbers; each is seen on light and dark paper."""
+"""Colors of rising numbers; each is seen on light and dark paper."""
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
@@ -72,9 +72,9 @@ CONFIG: dict[str, Any] = {
     "padding": 4,
     "view": {"stroke": None, "continuousWidth": 720, "continuousHeight": 320},
     "axis": {
-        "domainColor": colour("rule"),
-        "gridColor": colour("grid"),
-        "tickColor": colour("rule"),
+        "domainColor": color("rule"),
+        "gridColor": color("grid"),
+        "tickColor": color("rule"),
         "labelColor": MUTED,
         "titleColor": INK,
         "labelFontSize": 12,
@@ -114,7 +114,7 @@ CONFIG: dict[str, Any] = {
 
 
 def resolved(tree: Any, theme: str = "light") -> Any:
-    """Return a chart's tree with its colours in place of their names."""
+    """Return a chart's tree with its colors in place of their names."""
     if isinstance(tree, dict):
         return {key: resolved(value, theme) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -125,7 +125,7 @@ def resolved(tree: Any, theme: str = "light") -> Any:
 
 
 def ramp(count: int) -> list[str]:
-    """Return `count` colours for numbers in their order, evenly over `STOPS`."""
+    """Return `count` colors for numbers in their order, evenly over `STOPS`."""
     return [_between(index / max(1, count - 1) * (len(STOPS) - 1)) for index in range(count)]
 
 

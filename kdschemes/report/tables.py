@@ -13,10 +13,10 @@ from kdschemes.report.formatting import (
     each,
     heads,
     mean_of,
+    mean_std,
     name,
     reported,
     seeds,
-    spread,
     training_macs,
 )
 from kdschemes.report.groups import Group
@@ -60,10 +60,10 @@ def cost_table(groups: Sequence[Group]) -> Table:
     columns: dict[str, Callable[[Group], str]] = {
         "parameters": lambda group: _same(cost(group, reported(group), "parameters"), lambda value: f"{value:,.0f}"),
         "MACs": lambda group: _same(cost(group, reported(group), "macs"), count),
-        "latency ms": lambda group: spread(cost(group, reported(group), "latency_ms"), 2),
+        "latency ms": lambda group: mean_std(cost(group, reported(group), "latency_ms"), 2),
         "training MACs": lambda group: _same(training_macs(group), count),
-        "training s": lambda group: spread(each(group, "train_seconds"), 1),
-        "memory MB": lambda group: spread([value / 1e6 for value in each(group, "peak_memory_bytes")], 0),
+        "training s": lambda group: mean_std(each(group, "train_seconds"), 1),
+        "memory MB": lambda group: mean_std([value / 1e6 for value in each(group, "peak_memory_bytes")], 0),
     }
     rows = [[name(group), *(cell(group) for cell in columns.values())] for group in groups]
     lacking = [title for index, title in enumerate(columns, 1) if all(row[index] == NOTHING for row in rows)]
@@ -119,7 +119,7 @@ def _titles() -> list[str]:
 
 
 def _metrics(group: Group, head: str) -> list[str]:
-    cells = [spread(list(by_seed(group, head, which, key).values()), digits) for _, which, key, digits in METRICS]
+    cells = [mean_std(list(by_seed(group, head, which, key).values()), digits) for _, which, key, digits in METRICS]
     return [name(group), head, seeds(group), *cells]
 
 

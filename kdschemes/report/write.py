@@ -9,7 +9,7 @@ from kdschemes.errors import UserError
 from kdschemes.report.build import Report, build
 from kdschemes.report.groups import run_groups, shortened, study_groups
 from kdschemes.report.terminal import terminal
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.study.locate import find_study
 from kdschemes.study.record import RECORD
 from kdschemes.study.status import status
@@ -78,9 +78,9 @@ def _write(made: Report, target: Path, prefix: str) -> str:
         raise UserError(f"{target.parent} cannot be written: {error.strerror or error}") from None
     pictures = {file: png(trees[name]) for name, file in names.items()}
     for file, picture in pictures.items():
-        write_whole(target.with_name(file), picture)
+        atomic_write(target.with_name(file), picture)
     for ending in sorted(ENDINGS, reverse=True):
-        write_whole(target.with_suffix(ending), pages[ending].encode())
+        atomic_write(target.with_suffix(ending), pages[ending].encode())
     beside = f" and {len(names)} PNGs" if names else ""
     return f"{terminal(made)}\n\nwritten: {target.with_suffix('.html')}, {target.with_suffix('.md').name}{beside}"
 

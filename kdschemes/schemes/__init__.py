@@ -5,7 +5,7 @@ from __future__ import annotations
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.terms import Transfer
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.base import Builder, Builders
 from kdschemes.schemes.custom import TOPOLOGY
 from kdschemes.schemes.networks import with_average
@@ -21,16 +21,16 @@ BUILDERS: Builders = {**SUPERVISED, **OFFLINE, **ONLINE, **SELF, **TOPOLOGY}
 """Who builds the scheme of each class of options; names are in `kdschemes.config.schemes.SCHEMES`."""
 
 
-def build_scheme(config: Config, task: Task) -> Distillation:
+def build_scheme(config: Config, data_spec: DataSpec) -> Distillation:
     """Build the scheme that a configuration names, with initial weights that depend on its seeds alone.
 
     Raises:
         UserError: a model, a checkpoint or a loss that does not fit.
     """
     with seeded(config.seed, "init", "projections"):
-        scheme = BUILDERS[type(config.scheme)](config, task)
+        scheme = BUILDERS[type(config.scheme)](config, data_spec)
     if not config.train.gather:
         for term in scheme.terms:
             if isinstance(term, Transfer):
-                term.stay_local()
+                term.disable_gather()
     return with_average(scheme, config.train.ema) if config.train.ema is not None else scheme

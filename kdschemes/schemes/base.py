@@ -7,9 +7,9 @@ from collections.abc import Callable
 from kdschemes.config import Config
 from kdschemes.config.schemes.base import Method
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 
-Builder = Callable[[Config, Task], Distillation]
+Builder = Callable[[Config, DataSpec], Distillation]
 """Builds the scheme that a configuration describes, under torch's generator seeded for it."""
 
 Builders = dict[type[Method], Builder]

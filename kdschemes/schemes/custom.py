@@ -9,18 +9,18 @@ from pathlib import Path
 from kdschemes.config import Config
 from kdschemes.config.schemes.custom import Topology
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError, first_line
 from kdschemes.schemes.base import Builder, Builders
 
 
-def from_file(config: Config, task: Task) -> Distillation:
+def from_file(config: Config, data_spec: DataSpec) -> Distillation:
     """Return what the recipe's function `topology(config, task)` builds.
 
     Raises:
         UserError: the file cannot be imported, or has no such function.
     """
-    return _builder(config.scheme.file)(config, task)
+    return _builder(config.scheme.file)(config, data_spec)
 
 
 @cache

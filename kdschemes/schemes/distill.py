@@ -11,11 +11,11 @@ import torch
 from kdschemes.config import Config
 from kdschemes.config.losses import Losses
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.loss import Side
+from kdschemes.core.loss import Endpoint
 from kdschemes.core.nodes import LossHead, Node
 from kdschemes.core.schedules import constant, ramp
 from kdschemes.core.terms import Supervise, Term, Transfer
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.build import build_loss
 
@@ -47,20 +47,20 @@ def distill(
     edges: Sequence[Edge],
     losses: Losses,
     heads: Sequence[str],
-    task: Task,
+    data_spec: DataSpec,
     teacher: str | None = None,
     label_smoothing: float = 0.0,
     label_smoothing_over: Literal["all", "others"] = "all",
     terms: Sequence[Term] = (),
     peers: Sequence[str] = (),
     rates: Mapping[str, float] | None = None,
-    turns: Sequence[Sequence[str]] = (),
+    phases: Sequence[Sequence[str]] = (),
 ) -> Distillation:
     """Build a scheme from its topology alone.
 
     Every output in `supervised` gets cross-entropy on the labels with that weight; every edge carries each kind of
     loss that `losses` names, unless the edge's factor for that kind is None. Projections are shaped by a probe.
-    `terms` come beside these; `peers`, `rates` and `turns` are those of `Distillation`.
+    `terms` come beside these; `peers`, `rates` and `phases` are those of `Distillation`.
 
     Raises:
         UserError: a loss that cannot be defined between two outputs, a stage that is not there.
@@ -69,7 +69,7 @@ def distill(
         Supervise(target, constant(weight), label_smoothing=label_smoothing, label_smoothing_over=label_smoothing_over)
         for target, weight in supervised.items()
     ]
-    sides = _sides(nodes.values(), task)
+    endpoints = _endpoints(nodes.values(), data_spec)
     producer = {output: node for node in nodes.values() for output in node.provides}
     loss_heads: dict[str, Node] = {}
     groups = [(losses, [edge for edge in edges if edge.losses is None])]
@@ -78,7 +78,9 @@ def distill(
     for kind, options, edge in carried:
         factor = getattr(edge, kind)
         if factor is not None:
-            loss = build_loss(options, student=sides[edge.target], teacher=sides[edge.source], task=task)
+            loss = build_loss(
+                options, student=endpoints[edge.target], teacher=endpoints[edge.source], data_spec=data_spec
+            )
             weight = ramp(options.schedule, factor * options.weight, options.ramp_epochs)
             transfer = Transfer(
                 options.name,
@@ -87,7 +89,7 @@ def distill(
                 loss,
                 weight,
                 detach_source=edge.detach,
-                companion=producer[edge.target].samples.get(edge.target),
+                aux_batch=producer[edge.target].output_batches.get(edge.target),
             )
             made.append(transfer)
             if loss.reads_preactivations:
@@ -107,7 +109,7 @@ def distill(
         teacher,
         peers=peers,
         rates=rates,
-        turns=turns,
+        phases=phases,
     )
 
 
@@ -117,23 +119,23 @@ def soft_weight(config: Config) -> float:
     return alpha if any(kind == "response" for kind, _ in config.losses.chosen()) else 0.0
 
 
-def _sides(nodes: Iterable[Node], task: Task) -> dict[str, Side]:
+def _endpoints(nodes: Iterable[Node], data_spec: DataSpec) -> dict[str, Endpoint]:
     nodes = list(nodes)
-    networks = {output: node.live_network(output) for node in nodes for output in node.provides}
-    return {name: Side(shapes, networks[name]) for name, shapes in probe(nodes, task).items()}
+    networks = {output: node.training_network(output) for node in nodes for output in node.provides}
+    return {name: Endpoint(shapes, networks[name]) for name, shapes in probe(nodes, data_spec).items()}
 
 
 @torch.no_grad()
-def probe(nodes: Iterable[Node], task: Task) -> Shapes:
+def probe(nodes: Iterable[Node], data_spec: DataSpec) -> Shapes:
     """Run every node once on two zero images in evaluation mode and return the feature shapes of each output.
 
     Raises:
         UserError: a network that cannot read such images.
     """
-    images = torch.zeros(2, task.channels, task.image_size, task.image_size)
+    images = torch.zeros(2, data_spec.channels, data_spec.image_size, data_spec.image_size)
     nodes = list(nodes)
     batch = Batch(images, torch.zeros(2, dtype=torch.long), torch.arange(2))
-    batch = replace(batch, companions={name: batch for node in nodes for name in node.companions})
+    batch = replace(batch, aux_batches={name: batch for node in nodes for name in node.aux_batches})
     outputs: dict[str, Output] = {}
     for node in nodes:
         mode = node.training

@@ -7,14 +7,14 @@ from kdschemes.config.schemes import ExitOptions
 from kdschemes.core.averages import Ema
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import LossHead, Network, NetworkWithExits
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.models import ExitNetwork, StagedNetwork, create_model, load_weights, stages
 from kdschemes.seeding import seeded
 
 
 def student_network(
-    config: Config, task: Task, role: str, model: str | None = None, seed: int | None = None
+    config: Config, data_spec: DataSpec, role: str, model: str | None = None, seed: int | None = None
 ) -> StagedNetwork:
     """Return a network to train, from its seed or from `model.checkpoint`.
 
@@ -30,29 +30,31 @@ def student_network(
             "each; give one"
         )
     with seeded(config.seed, "init", role) if seed is None else seeded(seed, "init"):
-        network = _create(model or config.model.name, task, config.model.pretrained)
+        network = _create(model or config.model.name, data_spec, config.model.pretrained)
     if checkpoint is not None:
-        load_weights(network, checkpoint, num_classes=task.num_classes)
+        load_weights(network, checkpoint, num_classes=data_spec.num_classes)
     return network
 
 
-def network_with_exits(config: Config, task: Task, role: str, options: ExitOptions | None = None) -> ExitNetwork:
+def network_with_exits(
+    config: Config, data_spec: DataSpec, role: str, options: ExitOptions | None = None
+) -> ExitNetwork:
     """Return a network to train, with the exits that `options` ask for (None: the scheme's own options)."""
     if options is None:
         assert isinstance(config.scheme, ExitOptions)
         options = config.scheme
-    network = student_network(config, task, role)
+    network = student_network(config, data_spec, role)
     with seeded(config.seed, "exits", role):
         return ExitNetwork(
             network,
             options.exits,
             options.exit_head,
-            num_classes=task.num_classes,
-            stages=stages(network, task.channels, task.image_size),
+            num_classes=data_spec.num_classes,
+            stages=stages(network, data_spec.channels, data_spec.image_size),
         )
 
 
-def teacher_network(config: Config, task: Task, number: int) -> StagedNetwork:
+def teacher_network(config: Config, data_spec: DataSpec, number: int) -> StagedNetwork:
     """Return teacher `number`, with its checkpoint's weights if it has one.
 
     Raises:
@@ -60,11 +62,11 @@ def teacher_network(config: Config, task: Task, number: int) -> StagedNetwork:
     """
     names = config.teacher.name if isinstance(config.teacher.name, list) else [config.teacher.name]
     with seeded(config.teacher.seed, "init", "teacher", number):
-        network = _create(names[number], task, config.teacher.pretrained)
+        network = _create(names[number], data_spec, config.teacher.pretrained)
     checkpoints = config.teacher.checkpoint
     if checkpoints is not None:
         path = checkpoints[number] if isinstance(checkpoints, list) else checkpoints
-        load_weights(network, path, num_classes=task.num_classes)
+        load_weights(network, path, num_classes=data_spec.num_classes)
     return network
 
 
@@ -77,14 +79,14 @@ def with_average(scheme: Distillation, decay: float) -> Distillation:
         raise UserError("train.ema averages a network of its own: choose scheme.topology=independent or train.ema=null")
     name = f"{head}/ema"
     network = source.network.network if isinstance(source, NetworkWithExits) else source.network
-    return scheme.extended({name: Ema(Network(head, network), {head: name}, decay)}, [name])
+    return scheme.with_nodes({name: Ema(Network(head, network), {head: name}, decay)}, [name])
 
 
-def _create(name: str, task: Task, pretrained: bool) -> StagedNetwork:
+def _create(name: str, data_spec: DataSpec, pretrained: bool) -> StagedNetwork:
     return create_model(
         name,
-        num_classes=task.num_classes,
-        channels=task.channels,
-        image_size=task.image_size,
+        num_classes=data_spec.num_classes,
+        channels=data_spec.channels,
+        image_size=data_spec.image_size,
         pretrained=pretrained,
     )

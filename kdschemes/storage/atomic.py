@@ -14,16 +14,16 @@ _GUARDS: dict[Path, Callable[[], None]] = {}
 
 
 @contextlib.contextmanager
-def guarded(folder: Path, hold: Callable[[], None]) -> Iterator[None]:
+def guarded(folder: Path, verify: Callable[[], None]) -> Iterator[None]:
     """Within the block, call `hold` right before a file is put in place anywhere below `folder`; it may raise."""
-    _GUARDS[folder.absolute()] = hold
+    _GUARDS[folder.absolute()] = verify
     try:
         yield
     finally:
         del _GUARDS[folder.absolute()]
 
 
-def write_whole(path: Path, data: bytes) -> None:
+def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that a reader, or a crash at any moment, sees the old file or the new one, never a part.
 
     The part has a name that no other process gives: whoever takes a folder over removes it, and then it cannot be put
@@ -34,14 +34,14 @@ def write_whole(path: Path, data: bytes) -> None:
         FolderLost: another process has taken the guarded folder over.
     """
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    holds = [hold for folder, hold in _GUARDS.items() if path.absolute().is_relative_to(folder)]
+    checks = [verify for folder, verify in _GUARDS.items() if path.absolute().is_relative_to(folder)]
     try:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        for hold in holds:
-            hold()
+        for verify in checks:
+            verify()
         partial.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -51,8 +51,8 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        for hold in holds:
-            hold()
+        for verify in checks:
+            verify()
         raise UserError(f"{path} cannot be written: {error.strerror or error}; free the disk and run again") from None
     except BaseException:
         partial.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from kdschemes.errors import UserError, first_line
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -19,7 +19,7 @@ def save_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write a state of tensors and plain data, whole or not at all."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
-    write_whole(path, buffer.getvalue())
+    atomic_write(path, buffer.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class Lease:
                 return True
         return False
 
-    def hold(self) -> None:
+    def verify(self) -> None:
         """Make sure that the folder is still this process's; called right before a file is put in place.
 
         Raises:

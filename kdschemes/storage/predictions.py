@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 
 FILE = "predictions.safetensors"
 
@@ -50,7 +50,7 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
         for split, answers in splits.items():
             tensors[f"{head}/{split}/{CLASS}"] = answers.classes.astype(np.int16)
             tensors[f"{head}/{split}/{CONFIDENCE}"] = answers.confidence.astype(np.float32)
-    write_whole(folder / FILE, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
+    atomic_write(folder / FILE, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
 
 
 def read_predictions(folder: Path) -> Predictions | None:

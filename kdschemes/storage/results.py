@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 
 RESULTS = "results.json"
 
@@ -20,7 +20,7 @@ def write_json(path: Path, data: Any) -> None:
     Raises:
         UserError: the file can't be written.
     """
-    write_whole(path, (json.dumps(plain(data), indent=2, allow_nan=False) + "\n").encode())
+    atomic_write(path, (json.dumps(plain(data), indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:

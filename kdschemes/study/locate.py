@@ -10,7 +10,7 @@ from pathlib import Path
 import kdschemes
 from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, unknown
-from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.record import RECORD, Study, read_study_folder, remember
 from kdschemes.study.spec import StudyFile, StudyRun, find_study_file, known_studies, read_study
 
@@ -71,7 +71,7 @@ def find_study(study: str, output: str | None) -> Study:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Opened:
+class OpenStudy:
     """A study file as read, its runs after those that they need, the study as it will be remembered, what to tell."""
 
     file: StudyFile
@@ -80,14 +80,14 @@ class Opened:
     notes: tuple[str, ...]
 
 
-def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> Opened:
+def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> OpenStudy:
     """Read a study with its overrides, or, without any, with those that it was begun with. Writes nothing.
 
     Raises:
         UserError: a mistake in the study, or other overrides than before, which would leave its runs behind.
     """
     file, notes = _read(find_study_file(name, recipes), tuple(overrides), recipes)
-    runs = with_earlier(file)
+    runs = with_prerequisites(file)
     study = remember(
         study_folder(file.output, file.name).absolute(),
         file.question,
@@ -96,7 +96,7 @@ def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> Opened:
         analyses=file.analyses,
         baseline=file.baseline,
     )
-    return Opened(file=file, runs=tuple(runs), study=study, notes=tuple(notes))
+    return OpenStudy(file=file, runs=tuple(runs), study=study, notes=tuple(notes))
 
 
 def _but_output(overrides: Sequence[str]) -> tuple[str, ...]:

@@ -6,12 +6,12 @@ import dataclasses
 
 from kdschemes.config import TEACHER, Config
 from kdschemes.config.naming import run_name
-from kdschemes.config.prerequisites import earlier_runs
+from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.errors import UserError
 from kdschemes.study.spec import StudyFile, StudyRun
 
 
-def with_earlier(study: StudyFile) -> list[StudyRun]:
+def with_prerequisites(study: StudyFile) -> list[StudyRun]:
     """Return the runs of a study with what each needs, after the runs that are needed and are not among its own.
 
     Those are what the study file names as `first`, where a run needs it, and teachers that have no weights yet.
@@ -27,7 +27,7 @@ def with_earlier(study: StudyFile) -> list[StudyRun]:
         name = run_name(config)
         if name not in needs:
             own = [named[folder].config for folder in study.needs(config)]
-            needs[name] = tuple(dict.fromkeys(collect(earlier) for earlier in (*own, *earlier_runs(config))))
+            needs[name] = tuple(dict.fromkeys(collect(earlier) for earlier in (*own, *prerequisite_runs(config))))
             configs[name] = config
         return name
 

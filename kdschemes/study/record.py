@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.study.spec import StudyRun
 
 RECORD, FAILURES = "study.yaml", "failures.json"
@@ -77,7 +77,7 @@ class Array:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Element:
+class ArrayTask:
     """One element of an array: `job` as `ARRAY_ELEMENT`."""
 
     job: str
@@ -130,7 +130,7 @@ def write_study(study: Study) -> None:
         "baseline": study.baseline,
         "runs": list(map(asdict, study.entries)),
     }
-    write_whole(study.folder / RECORD, yaml.safe_dump(tree, sort_keys=False, width=120).encode())
+    atomic_write(study.folder / RECORD, yaml.safe_dump(tree, sort_keys=False, width=120).encode())
 
 
 def read_study_folder(folder: Path) -> Study:
@@ -163,7 +163,7 @@ def add_submission(folder: Path, submission: Mapping[str, Any]) -> None:
     """
     path = folder / "jobs.jsonl"
     before = path.read_bytes() if path.exists() else b""
-    write_whole(path, before + (json.dumps(submission) + "\n").encode())
+    atomic_write(path, before + (json.dumps(submission) + "\n").encode())
 
 
 def read_arrays(folder: Path) -> list[Array]:
@@ -210,15 +210,15 @@ def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
     Raises:
         UserError: it can't be written.
     """
-    write_whole(folder / FAILURES, (json.dumps(dict(failures), indent=2) + "\n").encode())
+    atomic_write(folder / FAILURES, (json.dumps(dict(failures), indent=2) + "\n").encode())
 
 
-def elements(folder: Path, arrays: Sequence[Array]) -> dict[str, list[Element]]:
+def array_tasks(folder: Path, arrays: Sequence[Array]) -> dict[str, list[ArrayTask]]:
     """Return the elements that each run was submitted as, the first one first, by the name of the run's folder."""
-    found: dict[str, list[Element]] = {}
+    found: dict[str, list[ArrayTask]] = {}
     for array in arrays:
         for number, run in enumerate(array.runs):
             log = LOG.replace("%x", array.name).replace("%A", array.job).replace("%a", str(number))
-            element = Element(job=f"{array.job}_{number}", name=array.name, log=folder / log)
+            element = ArrayTask(job=f"{array.job}_{number}", name=array.name, log=folder / log)
             found.setdefault(run, []).append(element)
     return found

@@ -72,7 +72,7 @@ def epochs_done(run: Path, epochs: int) -> float:
     return 0.0
 
 
-def left_lockstep(log: Path) -> dict[str, str]:
+def failed_in_pack(log: Path) -> dict[str, str]:
     """Return the runs that failed beside others that went on, by the names of their folders, and why."""
     return {found[1]: found[2] for line in _lines(log) if (found := LEAVES.match(line))}
 

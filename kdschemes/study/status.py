@@ -11,9 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from kdschemes.distributed import slurm
-from kdschemes.storage import lease as guard
+from kdschemes.storage import lease
 from kdschemes.study import run_logs as traces
-from kdschemes.study.record import Element, Entry, Study, elements, read_arrays, read_failures
+from kdschemes.study.record import ArrayTask, Entry, Study, array_tasks, read_arrays, read_failures
 from kdschemes.tracking.tables import render
 
 STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not begun")
@@ -57,7 +57,7 @@ def status(study: Study) -> Status:
         UserError: the study's folder is damaged.
     """
     arrays, failures = read_arrays(study.folder), read_failures(study.folder)
-    submitted = elements(study.folder, arrays)
+    submitted = array_tasks(study.folder, arrays)
     note, asked = "", True
     jobs: Mapping[str, slurm.Job] = {}
     if arrays:
@@ -82,7 +82,7 @@ def status(study: Study) -> Status:
 def look(
     run: Path,
     entry: Entry,
-    submitted: Sequence[Element] = (),
+    submitted: Sequence[ArrayTask] = (),
     jobs: Mapping[str, slurm.Job] | None = None,
     *,
     asked: bool = True,
@@ -110,7 +110,7 @@ def look(
         return row("failed", "results.json is damaged: delete it and run it again")
     if job is not None and not job.over:
         return row("queued" if job.waits else "running", job.reason)
-    holder = guard.holder(run)
+    holder = lease.holder(run)
     if holder is not None and holder.fresh:
         return row("running", str(holder))
     if failure is not None:
@@ -128,7 +128,7 @@ def look(
     return row("not begun")
 
 
-def _why_over(element: Element, job: slurm.Job | None, asked: bool) -> tuple[str, str]:
+def _why_over(element: ArrayTask, job: slurm.Job | None, asked: bool) -> tuple[str, str]:
     """Return the state of a run whose last job is over, or unknown, and left neither result nor error; and why."""
     ended = traces.exit_in(element.log)
     if job is not None:

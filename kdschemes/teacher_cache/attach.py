@@ -14,7 +14,7 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Node
 from kdschemes.core.terms import Term, Transfer
-from kdschemes.data import LoadedData
+from kdschemes.data import DataModule
 from kdschemes.errors import UserError
 from kdschemes.models import stages
 from kdschemes.models.weights import HUB
@@ -57,7 +57,7 @@ def check_cache(config: Config, scheme: Distillation) -> None:
             )
 
 
-def attach_caches(config: Config, scheme: Distillation, data: LoadedData) -> None:
+def attach_caches(config: Config, scheme: Distillation, data: DataModule) -> None:
     """Let the frozen networks of a scheme, as they were loaded, answer training batches from caches if so configured.
 
     `config` names all checkpoints. The caches have to be opened at the beginning of each epoch.

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from kdschemes.core.types import Batch, Output
-from kdschemes.data import LoadedData
+from kdschemes.data import DataModule
 from kdschemes.distributed.collectives import rank, rows_of_all, world_size
-from kdschemes.errors import ToldByFirst, UserError
+from kdschemes.errors import ErrorOnMain, UserError
 from kdschemes.teacher_cache.files import Writer, file_name, file_size, map_values
 from kdschemes.teacher_cache.folder import check_space, claim
 from kdschemes.teacher_cache.key import Key, folder_name, key_digest
@@ -48,7 +48,7 @@ class TeacherCache:
         self,
         root: Path,
         key: Key,
-        data: LoadedData,
+        data: DataModule,
         compute: Callable[[Batch], Output],
         *,
         precision: str,
@@ -81,7 +81,7 @@ class TeacherCache:
         """Return the bytes of one epoch of a kind of answer."""
         return file_size(self._shape(what))
 
-    def answer(self, batch: Batch) -> Output:
+    def predict(self, batch: Batch) -> Output:
         """Return what is stored of a training batch of the epoch that is open, in float32 on the batch's device."""
         assert batch.epoch == self._epoch, f"epoch {batch.epoch} was asked for and {self._epoch} is open"
         index = batch.index.cpu()
@@ -191,7 +191,7 @@ class TeacherCache:
     def _check_finite(self, rows: Mapping[str, Tensor]) -> None:
         for what, values in rows.items():
             if not bool(values.isfinite().all()):
-                error = UserError if rank() == 0 else ToldByFirst
+                error = UserError if rank() == 0 else ErrorOnMain
                 raise error(
                     f"the {what} of the teacher {self.key['teacher']['name']} are not finite in float16 (largest value "
                     "65504), in which a cache stores them: set teacher.cache=none"

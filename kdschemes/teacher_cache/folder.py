@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.teacher_cache.key import Key, differences, folder_name
 
 KEY, REBUILD = "key.json", "rebuild.yaml"
@@ -30,8 +30,8 @@ def claim(folder: Path, key: Key, rebuild: str) -> None:
         if not path.exists():
             if any(folder.glob("epoch*")):
                 raise UserError(f"{folder} holds a teacher's answers without {KEY}: delete the folder")
-            write_whole(folder / REBUILD, rebuild.encode())
-            write_whole(path, (json.dumps(key, indent=2) + "\n").encode())
+            atomic_write(folder / REBUILD, rebuild.encode())
+            atomic_write(path, (json.dumps(key, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
     if other := differences(read_key(folder), key):

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdschemes.config import Config
 from kdschemes.config.data import SUBSET
-from kdschemes.data import LoadedData
+from kdschemes.data import DataModule
 from kdschemes.data.image_folder import FolderSource
 from kdschemes.data.sources import MemorySource, Source
 from kdschemes.errors import UserError
@@ -35,7 +35,7 @@ Key = dict[str, Any]
 _IMAGES: WeakKeyDictionary[Source, str] = WeakKeyDictionary()
 
 
-def cache_key(network: StagedNetwork, data: LoadedData, config: Config) -> Key:
+def cache_key(network: StagedNetwork, data: DataModule, config: Config) -> Key:
     """Return what the answers of a frozen network, as it was loaded, to the training views of a run depend on.
 
     Images in memory count by their bytes, images in a folder by their names and sizes.

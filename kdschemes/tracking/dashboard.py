@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.tracking.wandb_server import check_login
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-COLOURS = {
+COLORS = {
     "supervised": "#7f7f7f",
     "offline": "#1f77b4",
     "online": "#ff7f0e",
@@ -50,7 +50,7 @@ def dashboard(project: str, *, entity: str | None = None, group: str | None = No
         ) from None
     if out is not None:
         view = checked(build(project, entity=entity or "", group=group))
-        write_whole(out, (json.dumps(view, indent=2) + "\n").encode())
+        atomic_write(out, (json.dumps(view, indent=2) + "\n").encode())
         return f"workspace of {project}: {out} (not saved in W&B; without --out it is)"
     check_login("kdschemes dashboard")
     import wandb
@@ -92,7 +92,7 @@ def build(project: str, *, entity: str, group: str | None) -> Workspace:
             filters=expr.And(expr.Metric("Group") == group) if group is not None else "",
             groupby=[scheme, method],
             order=[expr.Ordering(expr.Summary("test/top1"), ascending=False)],
-            group_colors=dict(COLOURS),
+            group_colors=dict(COLORS),
             pinned_columns=["run:displayName", "summary:val/top1", "summary:test/top1", "summary:best/test/top1"],
         ),
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.storage.results import plain
 
 
@@ -59,7 +59,7 @@ class MetricsLog:
                     "the run's folder to start again"
                 )
             if path.exists():
-                write_whole(path, path.read_bytes()[:offset])
+                atomic_write(path, path.read_bytes()[:offset])
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise cannot_write(path, error) from None

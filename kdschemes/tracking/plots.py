@@ -14,16 +14,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.storage.results import write_json
 from kdschemes.tracking.metrics_log import read_rows
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F6000")
-"""Wong's palette, which the colour-blind tell apart, its yellow darkened; black is kept for the total loss."""
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F6000")
+"""Wong's palette, which the color-blind tell apart, its yellow darkened; black is kept for the total loss."""
 
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 
-STYLES = tuple({"color": colour, "linestyle": dash} for dash, colour in product(DASHES, COLOURS))
+STYLES = tuple({"color": color, "linestyle": dash} for dash, color in product(DASHES, COLORS))
 
 TOTAL_STYLE = {"color": "black", "linewidth": 2.0}
 
@@ -73,7 +73,7 @@ def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
 
     png = BytesIO()
     figure.savefig(png, format="png")
-    write_whole(png_path, png.getvalue())
+    atomic_write(png_path, png.getvalue())
 
 
 def _draw_losses(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
@@ -158,18 +158,18 @@ def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
     right.set_xlabel(f"expected MACs an image ({unit})")
     png = BytesIO()
     figure.savefig(png, format="png")
-    write_whole(folder / "early_exit.png", png.getvalue())
+    atomic_write(folder / "early_exit.png", png.getvalue())
 
 
 def _draw_accuracy(axes: Axes, found: Mapping[str, Any], size: float) -> None:
     if found["curve"] is not None:
         points = sorted((one["macs"] / size, one["top1"]) for one in found["curve"])
         label = "budgeted: each at its first sure exit"
-        axes.plot(*zip(*points, strict=True), color=COLOURS[0], marker="o", markersize=3.5, label=label)
+        axes.plot(*zip(*points, strict=True), color=COLORS[0], marker="o", markersize=3.5, label=label)
     macs = [one["macs"] / size for one in found["exits"].values()]
     top1 = [one["top1"] for one in found["exits"].values()]
     label = "anytime: all at one exit"
-    axes.plot(macs, top1, color=COLOURS[1], marker="s", markersize=7, linestyle=":", label=label)
+    axes.plot(macs, top1, color=COLORS[1], marker="s", markersize=7, linestyle=":", label=label)
     for name, x, y in zip(found["exits"], macs, top1, strict=True):
         axes.annotate(
             name.rpartition("/")[2],
@@ -179,7 +179,7 @@ def _draw_accuracy(axes: Axes, found: Mapping[str, Any], size: float) -> None:
             ha="center",
             va="top",
             fontsize=9,
-            color=COLOURS[1],
+            color=COLORS[1],
         )
     static = found["static"]
     label = "the network without exits"
@@ -201,11 +201,11 @@ def _draw_shares(axes: Axes, found: Mapping[str, Any], size: float) -> None:
         return
     curve = sorted(found["curve"], key=lambda one: one["macs"])
     names = list(found["exits"])
-    colours = [COLOURS[number % len(COLOURS)] for number in range(len(names))]
+    colors = [COLORS[number % len(COLORS)] for number in range(len(names))]
     macs = [one["macs"] / size for one in curve]
     layers = [[one["shares"][name] for one in curve] for name in names]
     labels = [name.rpartition("/")[2] for name in names]
-    axes.stackplot(macs, layers, labels=labels, colors=colours, alpha=0.75, edgecolor="white", linewidth=0.8)
+    axes.stackplot(macs, layers, labels=labels, colors=colors, alpha=0.75, edgecolor="white", linewidth=0.8)
     axes.set_ylim(0, 100)
     if macs[-1] > macs[0]:
         axes.set_xlim(macs[0], macs[-1])

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from kdschemes.config import Config
 from kdschemes.config.naming import config_hash, to_tree
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.tracking.metrics_log import read_rows
 from kdschemes.tracking.tensorboard import TensorBoard
 from kdschemes.tracking.wandb_run import ID_FILE, WandbRun, asked_id
@@ -166,7 +166,7 @@ def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) ->
         trackers = _open(["wandb"], config, folder, reported=results["reported"], copy=True)
         trackers.summary(summary_of(results, folder))
         trackers.finish()
-        write_whole(mark, str(trackers.wandb_id).encode())
+        atomic_write(mark, str(trackers.wandb_id).encode())
 
 
 def _open(

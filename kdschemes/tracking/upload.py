@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from kdschemes.errors import UserError
-from kdschemes.storage import lease as guard
+from kdschemes.storage import lease
 from kdschemes.tracking.wandb_run import ID_FILE
 from kdschemes.tracking.wandb_server import check_answer, check_login
 
@@ -133,10 +133,10 @@ def _trains(part: Part, parts: Sequence[Part], names: Mapping[str, Path]) -> boo
     run = names.get(part.run)
     if run is None or part != [other for other in parts if other.run == part.run][-1]:
         return False
-    held_by = guard.holder(run)
+    held_by = lease.holder(run)
     if held_by is None or held_by.fresh:
         return held_by is not None
-    if held_by.place == guard.this_process().place:
+    if held_by.place == lease.this_process().place:
         return False
     signs = [lease.stat().st_mtime for lease in run.glob("lease-*")]
     return time.time() - max(signs, default=0.0) < SIGN_OF_LIFE

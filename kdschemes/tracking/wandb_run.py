@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 
 INIT_TIMEOUT = 30.0
 """Seconds that W&B's server has to answer at the start."""
@@ -115,7 +115,7 @@ class WandbRun:
 
     def remember(self) -> None:
         """Keep the id in the run's folder: W&B has under it what the folder has."""
-        write_whole(self._path, self.id.encode())
+        atomic_write(self._path, self.id.encode())
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
         """Add one row. The step is given twice: as `_step` it keeps out, after a resume, rows sent before the crash."""

@@ -12,7 +12,7 @@ from kdschemes.config.checks import split_keys
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.placement import frozen_nodes
 from kdschemes.distributed.collectives import any_process, world_size
-from kdschemes.distributed.fsdp import local
+from kdschemes.distributed.fsdp import to_local
 from kdschemes.errors import UserError
 from kdschemes.teacher_cache import check_cache
 from kdschemes.training.state import NEVER
@@ -64,6 +64,6 @@ def first_bad_term(first_bad: Tensor, term_names: Sequence[str]) -> tuple[str | 
 def bad_network(groups: Mapping[str, Sequence[nn.Parameter]], device: torch.device) -> str | None:
     """Return a network with a weight that is not finite on some process."""
     for name, parameters in groups.items():
-        if any_process(not all(bool(local(p).isfinite().all()) for p in parameters), device):
+        if any_process(not all(bool(to_local(p).isfinite().all()) for p in parameters), device):
             return name
     return None

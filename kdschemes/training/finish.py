@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kdschemes import __version__
 from kdschemes.config.checks import split_keys
-from kdschemes.distributed.fsdp import load_joined, whole
+from kdschemes.distributed.fsdp import load_full_state, unsharded
 from kdschemes.evaluation.cost import head_latencies, peak_memory
 from kdschemes.evaluation.early_exit import evaluate_early_exit, summary
 from kdschemes.evaluation.evaluate import Evaluation
@@ -46,7 +46,7 @@ def finish(pack: Pack, runs: Sequence[Run]) -> None:
         evaluated = [run for run in pack.still_active(current) if _is_evaluated(run, which)]
         found: dict[Run, dict[str, Evaluation]] = {run: {} for run in current}
         for split in (split for split in ("val", "test") if pack.first.data.sizes[split]):
-            evaluations = evaluate_runs(evaluated, split, keep_answers=which == "last")
+            evaluations = evaluate_runs(evaluated, split, keep_predictions=which == "last")
             for run, evaluation in zip(evaluated, evaluations, strict=True):
                 found[run][split] = evaluation
         for run in pack.still_active(current):
@@ -69,7 +69,7 @@ def _load_weights(run: Run, final: Final, which: str) -> None:
         final.weights = {name: value.clone() for name, value in run.scheme.state_dict().items()}
     elif _is_evaluated(run, which):
         assert run.state.best is not None
-        load_joined(run.scheme, load_state(run.folder / run.state.best["file"]))
+        load_full_state(run.scheme, load_state(run.folder / run.state.best["file"]))
 
 
 def _record(run: Run, final: Final, which: str, found: Mapping[str, Evaluation]) -> None:
@@ -90,7 +90,7 @@ def _record(run: Run, final: Final, which: str, found: Mapping[str, Evaluation])
     for head in heads:
         by_split = {split: final.metrics[split][head] if split in final.metrics else None for split in ("val", "test")}
         final.heads[head][which] = {"epoch": epoch} | by_split
-    with whole(scheme):
+    with unsharded(scheme):
         if run.main:
             folder = run.folder if which == "last" else run.folder / "best"
             metadata = {"run": run.folder.name, "which": which, "epoch": epoch, "data": config.data.name}
@@ -102,7 +102,7 @@ def _write_results(run: Run, final: Final) -> None:
     """Write everything else that the run leaves, results.json last, and close it."""
     state, config, scheme = run.state, run.config, run.scheme
     scheme.load_state_dict(final.weights)
-    with whole(scheme), run.accelerator.autocast():
+    with unsharded(scheme), run.accelerator.autocast():
         early_exit = evaluate_early_exit(scheme, run.data, config.train.eval_batch_size)
         latencies = head_latencies(scheme, run.data) if run.main and not split_keys(config) else {}
     run.results = {
@@ -150,6 +150,6 @@ def _write_results(run: Run, final: Final) -> None:
 def _predictions(found: Mapping[str, Evaluation]) -> Predictions:
     heads: dict[str, dict[str, HeadPredictions]] = {}
     for split, evaluation in found.items():
-        for head, (classes, confidence) in evaluation.answers.items():
+        for head, (classes, confidence) in evaluation.predictions.items():
             heads.setdefault(head, {})[split] = HeadPredictions(classes.numpy(), confidence.numpy())
     return Predictions({split: evaluation.labels.numpy() for split, evaluation in found.items()}, heads)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from kdschemes.core.types import Batch, Progress
-from kdschemes.distributed.collectives import from_first
+from kdschemes.distributed.collectives import broadcast_from_main
 from kdschemes.errors import TrainingStopped, UserError
 from kdschemes.seeding import seed_step
 from kdschemes.tracking.console import Reporter
@@ -92,7 +92,7 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
         world=first.accelerator.num_processes,
         drop_last=train.drop_last,
         start=start,
-        companions=first.scheme.companions,
+        aux_batches=first.scheme.aux_batches,
     )
     trained = [run for run in pack.active if run.state.step < end]
     started = time.perf_counter()
@@ -127,7 +127,7 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
     run.learning_rate = set_rate(run.optimizer, run.lr_schedule, progress)
     seed_step(run.config.seed, state.step, accelerator.process_index)
     losses, weights = torch.zeros_like(state.window_sums), dict.fromkeys(run.term_names, 0.0)
-    for phase in range(max(1, len(scheme.turns))):
+    for phase in range(max(1, len(scheme.phases))):
         for batch in micro_batches:
             last = batch is micro_batches[-1]
             with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
@@ -135,7 +135,7 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
                 accelerator.backward(result.total)
             losses += torch.stack([result.total.detach(), *result.losses.values()]).to(losses.dtype)
         weights = {name: weight + result.weights[name] for name, weight in weights.items()}
-        for name in scheme.still(phase):  # without gradients they keep their weights and momenta
+        for name in scheme.skipped_nodes(phase):  # without gradients they keep their weights and momenta
             for parameter in run.groups.get(name, ()):
                 parameter.grad = None
         if run.config.optim.clip is not None:
@@ -174,9 +174,9 @@ def check_stop(pack: Pack) -> None:
     """
     stop, first = pack.stop, pack.first
     lost = [run.lost_folder for run in pack.active]
-    if not stop.agreed(also=any(lost)):
+    if not stop.requested_on_any_rank(also=any(lost)):
         return
-    lost, received = from_first(lost), from_first(stop.received)
+    lost, received = broadcast_from_main(lost), broadcast_from_main(stop.received)
     for run, gone in list(zip(pack.active, lost, strict=True)):
         if gone or not any(lost):
             with pack.isolate(run):
@@ -185,7 +185,7 @@ def check_stop(pack: Pack) -> None:
         return
     name = received.name if received is not None else "a signal on another process"
     if first.main:
-        stop.tell_job(name)
+        stop.notify_job(name)
     where = first.folder if pack.size == 1 else f"{len(pack.active)} runs"
     after = f" after step {first.state.step}" if pack.size == 1 else ""
     pack.console.line(f"stopped by {name}{after}; the same command resumes: {where}")

@@ -60,11 +60,11 @@ class Pack:
 
 
 def evaluate_runs(
-    runs: Sequence[Run], split: str, heads: Sequence[str] | None = None, *, keep_answers: bool = False
+    runs: Sequence[Run], split: str, heads: Sequence[str] | None = None, *, keep_predictions: bool = False
 ) -> list[Evaluation]:
     """Evaluate the heads of several runs (default: all, and the teacher) on a split, batch by batch."""
     if not runs:
         return []
     first, schemes = runs[0], [run.scheme for run in runs]
     with first.accelerator.autocast():
-        return evaluate_together(schemes, first.batches(split), first.device, heads, keep_answers=keep_answers)
+        return evaluate_together(schemes, first.batches(split), first.device, heads, keep_predictions=keep_predictions)

@@ -28,6 +28,6 @@ def share_teachers(scheme: Distillation, others: Sequence[Distillation]) -> None
     """Replace a scheme's frozen networks by equal ones of other schemes, which frees the memory of the copies."""
     candidates = [node for other in others for node in frozen_nodes(other)]
     for node in frozen_nodes(scheme):
-        equal = next((other for other in candidates if node.answers_as(other)), None)
+        equal = next((other for other in candidates if node.same_network_as(other)), None)
         if equal is not None:
-            node.share_answers(equal)
+            node.share_forward_with(equal)

@@ -15,14 +15,14 @@ from torch.nn.parallel import DistributedDataParallel
 
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
-from kdschemes.core.averages import Memory
+from kdschemes.core.averages import PredictionBank
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.placement import place_frozen, split_trained
 from kdschemes.core.types import Batch
-from kdschemes.data import LoadedData
+from kdschemes.data import DataModule
 from kdschemes.data.batches import evenly
-from kdschemes.distributed.collectives import first_alone, first_in, first_then_all, sum_over_processes
-from kdschemes.distributed.fsdp import joined
+from kdschemes.distributed.collectives import enter_on_main, main_process_first, on_main_process, sum_over_processes
+from kdschemes.distributed.fsdp import full_state
 from kdschemes.errors import TrainingStopped
 from kdschemes.evaluation.cost import head_costs, training_macs
 from kdschemes.evaluation.evaluate import evaluation_mode
@@ -46,7 +46,7 @@ class Run:
         self,
         config: Config,
         accelerator: Accelerator,
-        data: LoadedData,
+        data: DataModule,
         scheme: Distillation,
         folder: Path,
         *,
@@ -87,7 +87,7 @@ class Run:
         self.groups = scheme.parameter_groups()
         # All processes update these in the same way, so DDP need not broadcast them before each forward pass.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
-            scheme, scheme.alike()
+            scheme, scheme.replicated_buffers()
         )
         optimizer = build_optimizer(config.optim, self.groups, scheme.rates)
         if config.train.shard:
@@ -107,21 +107,21 @@ class Run:
             SystemExit: a signal asked to stop while another holder was waited for.
         """
         self._lease = RunFolder(self.folder, stop, wait=wait) if self.main else None
-        self._leases.enter_context(first_in(self._lease or contextlib.nullcontext()))
-        results = first_alone(lambda: read_results(self.folder))
+        self._leases.enter_context(enter_on_main(self._lease or contextlib.nullcontext()))
+        results = on_main_process(lambda: read_results(self.folder))
         if results is not None:
             self.results, self.ran = results, False
             self.close(None)
             return False
         self.build()
         self.opened = time.perf_counter()
-        first_then_all(self._resume)
+        main_process_first(self._resume)
         for node in self.scheme.nodes.values():
-            if isinstance(node, Memory):
+            if isinstance(node, PredictionBank):
                 self.console.line(node.describe())
         epochs = range(self.state.step // self.steps_per_epoch, self.config.train.epochs)
         caches = caches_of(self.scheme)
-        if line := first_alone(lambda: announce(caches, epochs)):
+        if line := on_main_process(lambda: announce(caches, epochs)):
             self.console.line(line)
         return True
 
@@ -183,7 +183,7 @@ class Run:
     def open_caches(self, epoch: int, before_chunk: Callable[[], None]) -> None:
         """Open the stored predictions of frozen networks for an epoch; compute and store first what is missing."""
         for cache in caches_of(self.scheme):
-            cache.open_epoch(epoch, before_chunk, first_alone)
+            cache.open_epoch(epoch, before_chunk, on_main_process)
 
     def log_step(self, seconds: float) -> None:
         """Count the time of a step, and log the window when it is due.
@@ -229,7 +229,7 @@ class Run:
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": f"best-epoch{epoch:04d}.pt"}
             self._best_files.add(self.state.best["file"])
-            weights = joined(self.scheme.state_dict())
+            weights = full_state(self.scheme.state_dict())
             if self.main:
                 save_state(self.folder / self.state.best["file"], weights)
 
@@ -258,7 +258,7 @@ class Run:
         Raises:
             UserError: another process has taken the folder over; nothing is saved.
         """
-        first_alone(lambda: self._lease.hold() if self._lease is not None else None)
+        on_main_process(lambda: self._lease.verify() if self._lease is not None else None)
         self.save()
         name = received.name if received is not None else "a signal on another process"
         if self.main:

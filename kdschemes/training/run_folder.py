@@ -12,7 +12,7 @@ import yaml
 from kdschemes.config import Config
 from kdschemes.config.naming import NOT_HASHED, dump_yaml, to_tree
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import guarded, write_whole
+from kdschemes.storage.atomic import atomic_write, guarded
 from kdschemes.storage.lease import Lease
 from kdschemes.training.signals import StopSignal
 
@@ -41,13 +41,13 @@ class RunFolder:
         """Whether another process has taken the folder over."""
         return self._lease.lost
 
-    def hold(self) -> None:
+    def verify(self) -> None:
         """Make sure that the folder is still this process's.
 
         Raises:
             FolderLost: it is not.
         """
-        self._lease.hold()
+        self._lease.verify()
 
     def __enter__(self) -> RunFolder:
         try:
@@ -61,10 +61,10 @@ class RunFolder:
             raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
         if not taken:
             print(f"stopped before it began; the same command resumes: {self.path}", flush=True)
-            self._stop.tell_job("waiting" if self._lease.waited else "starting")
+            self._stop.notify_job("waiting" if self._lease.waited else "starting")
             raise SystemExit(self._stop.exit_code)
         self._entered.callback(self._lease.release)
-        self._entered.enter_context(guarded(self.path, self._lease.hold))
+        self._entered.enter_context(guarded(self.path, self._lease.verify))
         for leftover in self.path.rglob("*.partial"):
             leftover.unlink(missing_ok=True)
         return self
@@ -81,7 +81,7 @@ def claim_folder(folder: Path, config: Config) -> None:
     """
     check_same_config(folder, to_tree(config), NOT_HASHED)
     if not (folder / "config.yaml").exists():
-        write_whole(folder / "config.yaml", dump_yaml(config).encode())
+        atomic_write(folder / "config.yaml", dump_yaml(config).encode())
 
 
 def remove_leftovers(folder: Path, best: str | None) -> None:

@@ -8,7 +8,7 @@ import types
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 
 if TYPE_CHECKING:
     import torch.distributed as dist
@@ -45,7 +45,7 @@ class StopSignal:
             raise KeyboardInterrupt
         self.received = signal.Signals(number)
 
-    def agreed(self, also: bool = False) -> bool:
+    def requested_on_any_rank(self, also: bool = False) -> bool:
         """Return whether any process was asked to stop, or says `also`: the same on all, without waiting for a GPU."""
         import torch
         import torch.distributed as dist
@@ -61,10 +61,10 @@ class StopSignal:
             self._agreement = group
         return any_process(asked, torch.device("cpu"), self._agreement)
 
-    def tell_job(self, name: str) -> None:
+    def notify_job(self, name: str) -> None:
         """Tell the job that started this process that `name` stopped it, if it asked to be told."""
         if path := os.environ.get(TOLD_JOB):
-            write_whole(Path(path), f"{name} {self.steps}\n".encode())
+            atomic_write(Path(path), f"{name} {self.steps}\n".encode())
 
     @property
     def exit_code(self) -> int:

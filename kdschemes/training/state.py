@@ -14,7 +14,7 @@ from torch import Tensor
 from kdschemes import __version__
 from kdschemes.core.distillation import Distillation
 from kdschemes.distributed.collectives import gather_rows, rank, world_size
-from kdschemes.distributed.fsdp import joined, load_joined, load_joined_optimizer
+from kdschemes.distributed.fsdp import full_state, load_full_optimizer_state, load_full_state
 from kdschemes.errors import UserError
 from kdschemes.storage.checkpoint import load_state, save_state
 
@@ -85,7 +85,7 @@ def save_checkpoint(
 ) -> None:
     """Write the checkpoint of a run. All processes must call this; the first one writes."""
     saved = state.saved()
-    weights, momenta = joined(scheme.state_dict()), joined(optimizer.state_dict())
+    weights, momenta = full_state(scheme.state_dict()), full_state(optimizer.state_dict())
     if accelerator.is_main_process:
         scaler = accelerator.scaler
         checkpoint = {
@@ -108,8 +108,8 @@ def load_checkpoint(
     """
     saved = load_state(path)
     try:
-        load_joined(scheme, saved["scheme"])
-        load_joined_optimizer(optimizer, saved["optimizer"])
+        load_full_state(scheme, saved["scheme"])
+        load_full_optimizer_state(optimizer, saved["optimizer"])
         if accelerator.scaler is not None and saved["scaler"] is not None:
             accelerator.scaler.load_state_dict(saved["scaler"])
         state.restore(saved)

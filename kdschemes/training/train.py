@@ -13,14 +13,14 @@ from accelerate import Accelerator
 
 from kdschemes.config import Config
 from kdschemes.config.naming import run_name
-from kdschemes.config.prerequisites import earlier_runs, taught_by
+from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.types import Task
-from kdschemes.data import LoadedData, open_data
-from kdschemes.distributed.batch_norm import synchronise_batch_norm
-from kdschemes.distributed.collectives import first_alone, first_then_all
+from kdschemes.core.types import DataSpec
+from kdschemes.data import DataModule, open_data
+from kdschemes.distributed.batch_norm import synchronize_batch_norm
+from kdschemes.distributed.collectives import main_process_first, on_main_process
 from kdschemes.distributed.launch import start_processes
-from kdschemes.errors import ToldByFirst, TrainingStopped, UserError
+from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError
 from kdschemes.schemes import build_scheme
 from kdschemes.storage.results import read_results
 from kdschemes.teacher_cache import attach_caches
@@ -86,7 +86,7 @@ def _start(configs: Sequence[Config], stop: StopSignal | None, *, wait: bool) ->
     try:
         accelerator = start_processes(configs[0])
     except UserError as error:
-        raise error if os.environ.get("RANK", "0") == "0" else ToldByFirst(str(error)) from None
+        raise error if os.environ.get("RANK", "0") == "0" else ErrorOnMain(str(error)) from None
     console = Reporter(show=accelerator.is_main_process)
     with contextlib.nullcontext(stop) if stop is not None else StopSignal() as signals:
         return Trainer(accelerator, signals, console, wait=wait).train(configs)
@@ -105,7 +105,7 @@ class Trainer:
         """Train runs to their ends and return what became of each, in their order."""
         outcomes: dict[Path, Finished | Failed] = {}
         packs: dict[str, list[Run]] = {}
-        opened: dict[str, LoadedData] = {}
+        opened: dict[str, DataModule] = {}
         folders = [Path(config.output) / run_name(config) for config in configs]
         for config, folder in zip(configs, folders, strict=True):
             try:
@@ -116,7 +116,7 @@ class Trainer:
             except (UserError, TrainingStopped) as error:
                 outcomes[folder] = Failed(folder, error)
                 continue
-            key = f"{pack_key(config)} {run.scheme.companions}" if is_packable(config) else str(folder)
+            key = f"{pack_key(config)} {run.scheme.aux_batches}" if is_packable(config) else str(folder)
             share_teachers(run.scheme, [other.scheme for other in packs.get(key, ())])
             packs.setdefault(key, []).append(run)
         for pack in packs.values():
@@ -129,18 +129,18 @@ class Trainer:
         return [outcomes[folder] for folder in folders]
 
     def _finished(self, config: Config, folder: Path) -> Finished | None:
-        results = first_alone(lambda: read_results(folder))
+        results = on_main_process(lambda: read_results(folder))
         if results is None:
             return None
         self.console.once(f"this run is done already: {folder}")
-        first_alone(lambda: report_finished(config, folder, results))
+        on_main_process(lambda: report_finished(config, folder, results))
         return Finished(folder, results, ran=False)
 
-    def _prepare(self, config: Config, folder: Path, opened: dict[str, LoadedData]) -> Run:
+    def _prepare(self, config: Config, folder: Path, opened: dict[str, DataModule]) -> Run:
         """Open the data, train the run's prerequisites, and build its scheme."""
         train, accelerator = config.train, self.accelerator
 
-        def open_once() -> LoadedData:
+        def open_once() -> DataModule:
             key = repr((config.data, config.seed, train.channels_last))
             if key not in opened:
                 opened[key] = open_data(
@@ -148,24 +148,24 @@ class Trainer:
                 )
             return opened[key]
 
-        data = first_then_all(open_once)
+        data = main_process_first(open_once)
         world = accelerator.num_processes
-        first_then_all(lambda: data.check_batches(train.batch_size, train.accumulation, world, train.drop_last))
+        main_process_first(lambda: data.check_batches(train.batch_size, train.accumulation, world, train.drop_last))
         resolved = config
-        if earlier := first_then_all(lambda: earlier_runs(config)):
-            first_then_all(lambda: self._build(taught_by(config, None), data))
-            resolved = taught_by(config, self._train_prerequisites(earlier))
-        scheme = first_then_all(lambda: self._build(resolved, data))
-        first_then_all(lambda: attach_caches(resolved, scheme, data))
+        if earlier := main_process_first(lambda: prerequisite_runs(config)):
+            main_process_first(lambda: self._build(with_teachers(config, None), data))
+            resolved = with_teachers(config, self._train_prerequisites(earlier))
+        scheme = main_process_first(lambda: self._build(resolved, data))
+        main_process_first(lambda: attach_caches(resolved, scheme, data))
         checkpoint = resolved.teacher.checkpoint
         return Run(config, accelerator, data, scheme, folder, console=self.console, teacher_checkpoint=checkpoint)
 
-    def _build(self, config: Config, data: LoadedData) -> Distillation:
+    def _build(self, config: Config, data: DataModule) -> Distillation:
         world = self.accelerator.num_processes
-        scheme = build_scheme(config, Task(data.num_classes, data.channels, data.image_size, data.train_labels))
+        scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
         check_placement(config, scheme, data.sizes, world)
         if world > 1 and config.train.sync_bn:
-            synchronise_batch_norm(scheme, self.accelerator.device)
+            synchronize_batch_norm(scheme, self.accelerator.device)
         return scheme
 
     def _train_prerequisites(self, configs: Sequence[Config]) -> list[str]:

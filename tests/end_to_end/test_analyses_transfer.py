@@ -167,10 +167,10 @@ def test_an_omitted_class_of_trained_networks(tmp_path: Path) -> None:
     right = logits["test"].argmax(1) == labels
     assert found.errors[1] == int((~right).sum())
     assert found.top1[1] == pytest.approx(100 * right.double().mean().item())
-    assert found.recognised[1] == pytest.approx(100 * right[labels == 3].double().mean().item())
+    assert found.recognized[1] == pytest.approx(100 * right[labels == 3].double().mean().item())
     groups = [Group(label=run.row.entry.label.split()[0], members=(run,)) for run in runs]
     (section,) = missing_class(groups)
-    assert "(its test images recognised after the correction, soft, against labels): **no verdict" in section.text
+    assert "(its test images recognized after the correction, soft, against labels): **no verdict" in section.text
     assert "Left out of the students' images: class 3, 55 of the 539 test images." in section.text
     rows = cells(section, 0)
     assert list(rows) == ["labels", "soft", "whole"]

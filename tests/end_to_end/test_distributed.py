@@ -13,9 +13,16 @@ from torch import nn
 from worlds import Results, close, launch
 
 from kdschemes.core.frozen import Frozen
-from kdschemes.core.types import Task
-from kdschemes.distributed.batch_norm import GlooSyncBatchNorm, synchronise_batch_norm
-from kdschemes.distributed.collectives import any_process, from_first, gather, gather_rows, share, sum_over_processes
+from kdschemes.core.types import DataSpec
+from kdschemes.distributed.batch_norm import GlooSyncBatchNorm, synchronize_batch_norm
+from kdschemes.distributed.collectives import (
+    any_process,
+    broadcast_from_main,
+    gather,
+    gather_rows,
+    share,
+    sum_over_processes,
+)
 from kdschemes.errors import UserError
 
 CPU = torch.device("cpu")
@@ -111,7 +118,7 @@ def test_one_process_needs_no_exchange() -> None:
     assert torch.equal(gather_rows(value), value[None])
     assert any_process(True, CPU)
     assert not any_process(False, CPU)
-    assert from_first({"a": 1}) == {"a": 1}
+    assert broadcast_from_main({"a": 1}) == {"a": 1}
 
 
 @pytest.mark.parametrize(("total", "parts"), [(13, 2), (13, 3), (7, 7), (2, 3), (0, 2), (12, 4)])
@@ -121,12 +128,12 @@ def test_shares_are_those_of_the_loader(total: int, parts: int) -> None:
 
 
 @pytest.mark.parametrize("name", [*DEFAULTS, "online-dml-shared-stem", "self-byot-ema"])
-def test_every_batch_norm_of_a_scheme_is_synchronised_but_the_teachers(name: str) -> None:
+def test_every_batch_norm_of_a_scheme_is_synchronized_but_the_teachers(name: str) -> None:
     scheme = build(*VARIANTS[name])
     parameters, buffers = dict(scheme.named_parameters()), dict(scheme.named_buffers())
     training = {key: module.training for key, module in scheme.named_modules()}
     kinds = {key for key, module in scheme.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)}
-    synchronise_batch_norm(scheme, CPU)
+    synchronize_batch_norm(scheme, CPU)
     assert kinds
     assert {key for key, module in scheme.named_modules() if isinstance(module, GlooSyncBatchNorm)} == kinds
     assert {key: module.training for key, module in scheme.named_modules()} == training
@@ -139,13 +146,13 @@ def test_every_batch_norm_of_a_scheme_is_synchronised_but_the_teachers(name: str
 
 
 def test_a_network_with_fused_batch_norm_is_refused_on_the_cpu() -> None:
-    scheme = build(*base("supervised", "ce", "timm/mobilenetv3_small_050"), task=Task(10, 3, 32))
-    with pytest.raises(UserError, match=r"BatchNormAct2d cannot be synchronised on CPU.*train.sync_bn=false"):
-        synchronise_batch_norm(scheme, CPU)
+    scheme = build(*base("supervised", "ce", "timm/mobilenetv3_small_050"), data_spec=DataSpec(10, 3, 32))
+    with pytest.raises(UserError, match=r"BatchNormAct2d cannot be synchronized on CPU.*train.sync_bn=false"):
+        synchronize_batch_norm(scheme, CPU)
 
 
 def test_a_network_without_batch_norm_is_left_alone() -> None:
-    scheme = build(*base("supervised", "ce", "timm/test_vit"), task=Task(10, 3, 32))
+    scheme = build(*base("supervised", "ce", "timm/test_vit"), data_spec=DataSpec(10, 3, 32))
     modules = dict(scheme.named_modules())
-    assert synchronise_batch_norm(scheme, CPU) is scheme
+    assert synchronize_batch_norm(scheme, CPU) is scheme
     assert dict(scheme.named_modules()) == modules

@@ -13,13 +13,13 @@ import pytest
 import torch
 import yaml
 from processes import Started, run
-from scheme_cases import START, TASK, base, batch_for, build, configure, network_of, random_batch, same_state
+from scheme_cases import DATA_SPEC, START, base, batch_for, build, configure, network_of, random_batch, same_state
 from test_resume import FILES, pair
 
 from kdschemes.config import Config
 from kdschemes.config.naming import run_name
-from kdschemes.config.prerequisites import earlier_runs, taught_by
-from kdschemes.core.nodes import MeanOfProbabilities
+from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
+from kdschemes.core.nodes import ProbabilityEnsemble
 from kdschemes.core.types import Output
 from kdschemes.errors import UserError
 from kdschemes.models import create_model, save_weights
@@ -33,24 +33,24 @@ SMALL = ["data.val_fraction=0.9", "train.batch_size=32", "train.threads=1", "tra
 def test_generations_are_the_runs_that_the_user_would_name() -> None:
     options = ["seed=5", "train.epochs=3", "losses.feature=hint", "output=elsewhere"]
     third = configure(*BAN, *options)
-    names = [run_name(earlier) for earlier in earlier_runs(third)]
+    names = [run_name(earlier) for earlier in prerequisite_runs(third)]
     alone = [configure(*BAN, *options, f"scheme.generations={number}") for number in (1, 2)]
     assert names == [run_name(config) for config in alone]
-    assert {run.output for run in earlier_runs(third)} == {"elsewhere"}
+    assert {run.output for run in prerequisite_runs(third)} == {"elsewhere"}
     plain = configure(*PLAIN, "seed=5", "train.epochs=3")
     for first in (alone[0], configure(*TFKD, *options)):
-        assert [run_name(earlier) for earlier in earlier_runs(first)] == [run_name(plain)]
-    assert earlier_runs(plain) == []
+        assert [run_name(earlier) for earlier in prerequisite_runs(first)] == [run_name(plain)]
+    assert prerequisite_runs(plain) == []
 
 
 def test_chains_of_different_seeds_share_nothing_and_a_teacher_of_a_recipe_is_not_theirs(tmp_path: Path) -> None:
-    chains = [{run_name(earlier) for earlier in earlier_runs(configure(*BAN, f"seed={seed}"))} for seed in (0, 1)]
+    chains = [{run_name(earlier) for earlier in prerequisite_runs(configure(*BAN, f"seed={seed}"))} for seed in (0, 1)]
     assert not chains[0] & chains[1]
     (tmp_path / "mine.yaml").write_text("teacher: {name: resnet20, checkpoint: nowhere}\n")
     config = configure(f"experiment={tmp_path / 'mine.yaml'}", *BAN)
     assert run_name(config) == run_name(configure(*BAN))
-    assert earlier_runs(config)[1].scheme == earlier_runs(configure(*BAN))[1].scheme
-    assert taught_by(config, None).teacher.checkpoint is None
+    assert prerequisite_runs(config)[1].scheme == prerequisite_runs(configure(*BAN))[1].scheme
+    assert with_teachers(config, None).teacher.checkpoint is None
 
 
 def test_every_generation_starts_from_weights_of_its_own() -> None:
@@ -74,13 +74,13 @@ def saved(folder: Path, count: int, model: str = "convnet") -> list[str]:
 
 
 def built(config: Config, folders: list[str]) -> dict[str, torch.nn.Module]:
-    scheme = build_scheme(taught_by(config, folders), TASK)
+    scheme = build_scheme(with_teachers(config, folders), DATA_SPEC)
     return {name: network_of(scheme, name) for name in scheme.nodes if name != "ensemble"}
 
 
 def test_the_last_earlier_run_teaches_and_the_others_are_in_the_ensemble(tmp_path: Path) -> None:
     config, folders = configure(*BAN, "scheme.generations=4"), saved(tmp_path, 3)
-    assert len(earlier_runs(config)) == 3
+    assert len(prerequisite_runs(config)) == 3
     networks = built(config, folders)
     assert list(networks) == ["generation1", "generation2", "teacher", "student"]
     for folder, name in zip(folders, ("generation1", "generation2", "teacher"), strict=True):
@@ -89,7 +89,7 @@ def test_the_last_earlier_run_teaches_and_the_others_are_in_the_ensemble(tmp_pat
     for overrides in ([*BAN, "scheme.generations=1"], TFKD):
         first = configure(*overrides)
         assert list(built(first, folders[:1])) == ["teacher", "student"]
-        assert build_scheme(first, TASK).heads == ("student",)
+        assert build_scheme(first, DATA_SPEC).heads == ("student",)
     with pytest.raises(UserError, match="does not fit convnet"):
         built(config, [*folders[:2], *saved(tmp_path / "other", 1, "resnet20")])
 
@@ -107,7 +107,7 @@ def test_the_ensemble_is_the_mean_of_probabilities_and_no_part_of_training() -> 
 def test_the_ensemble_of_huge_logits_is_finite_in_float32(dtype: torch.dtype) -> None:
     huge = torch.tensor([[1e4, -1e4, 0.0]], dtype=dtype)
     outputs = {"a": Output(huge), "b": Output(-huge), "c": Output(0 * huge)}
-    node = MeanOfProbabilities("ensemble", ["a", "b", "c"])
+    node = ProbabilityEnsemble("ensemble", ["a", "b", "c"])
     logits = node(random_batch(n=1), outputs)["ensemble"].logits
     assert logits.dtype == torch.float32
     assert logits.exp()[0].tolist() == pytest.approx([4 / 9, 4 / 9, 1 / 9], rel=1e-5)

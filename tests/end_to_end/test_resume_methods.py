@@ -12,7 +12,7 @@ from test_resume import FILES
 from variants_topologies import NAMES, TOPOLOGIES, topology
 
 from kdschemes.config.naming import run_name
-from kdschemes.config.prerequisites import earlier_runs
+from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.models import create_model, save_weights
 
 SMALL = [
@@ -40,7 +40,7 @@ def test_a_killed_run_goes_on_exactly(name: str, tmp_path: Path) -> None:
         save_weights(create_model("resnet20", num_classes=10, channels=1, image_size=8), tmp_path / "before")
         arguments.append(f"model.checkpoint={tmp_path / 'before'}")
     whole = Started(arguments, tmp_path / "whole")
-    for count in KILLS if earlier_runs(configure(*arguments)) else KILLS[:1]:
+    for count in KILLS if prerequisite_runs(configure(*arguments)) else KILLS[:1]:
         killed = run(arguments, tmp_path / "run", SignalAtFile(signal.SIGKILL, count, ("os.rename",)))
         assert (killed.code, killed.err) == (-signal.SIGKILL, "")
     gone_on = run(arguments, tmp_path / "run")
@@ -59,9 +59,9 @@ def test_a_killed_run_goes_on_exactly(name: str, tmp_path: Path) -> None:
 def _chain(arguments: list[str]) -> set[str]:
     """Return the names of all runs that come first, with those that come before them."""
     names: set[str] = set()
-    waiting = earlier_runs(configure(*arguments))
+    waiting = prerequisite_runs(configure(*arguments))
     while waiting:
         config = waiting.pop()
         names.add(run_name(config))
-        waiting += earlier_runs(config)
+        waiting += prerequisite_runs(config)
     return names

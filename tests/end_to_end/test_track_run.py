@@ -15,11 +15,11 @@ from test_track import items, records, wandb_files
 
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name, to_tree
-from kdschemes.study.prerequisites import with_earlier
+from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.slurm.arrays import PlannedArray
 from kdschemes.study.slurm.submit import _write_configs
 from kdschemes.study.spec import read_study
-from kdschemes.tracking.dashboard import COLOURS
+from kdschemes.tracking.dashboard import COLORS
 from kdschemes.training.train import Finished, train, train_together
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -89,7 +89,7 @@ def test_each_run_of_a_process_is_one_of_its_own(output: Path, given: dict[str, 
     assert teacher.startswith("supervised-ce-digits-resnet20")
     kinds = [given[name].run.job_type for name in [*names, teacher]]
     assert kinds == ["offline", "online", "self", "teacher"]
-    assert {*kinds, "supervised"} == set(COLOURS)
+    assert {*kinds, "supervised"} == set(COLORS)
     groups = [given[name].run.run_group for name in [*names, teacher]]
     assert groups == ["study", "study", "self-byot-digits-convnet", "study"]
     for name, found in given.items():
@@ -182,7 +182,7 @@ def test_an_agent_that_asks_for_a_finished_run_is_given_it(offline: pytest.Monke
 def test_a_study_on_slurm_is_a_group_too(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("question: q\nbase: {scheme: offline, tracker: wandb}\ngrid: {scheme.alpha: [0.1]}\nseeds: [0]\n")
-    runs = with_earlier(read_study(file, [f"output={tmp_path}"], recipes=REPOSITORY))
+    runs = with_prerequisites(read_study(file, [f"output={tmp_path}"], recipes=REPOSITORY))
     array = PlannedArray(name="mine", runs=tuple(runs), after=(), after_elements=())
     (tmp_path / "mine").mkdir()
     written = _write_configs(array, tmp_path / "mine")

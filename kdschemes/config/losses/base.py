@@ -45,7 +45,7 @@ class Ramp:
     ramp_epochs: Annotated[float, Field(gt=0, description="length of the ramp in epochs")] = 20.0
 
     @property
-    def remembers(self) -> int:
+    def bank_size_per_sample(self) -> int:
         return 0
 
 

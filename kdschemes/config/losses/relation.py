@@ -90,7 +90,7 @@ class CRD(Stages):
     stages: StageChoice = "last"
 
     @property
-    def remembers(self) -> int:
+    def bank_size_per_sample(self) -> int:
         return 2 * self.dimension
 
 

@@ -12,7 +12,7 @@ from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature,
 WeightBesideAlpha = Annotated[float, Field(ge=0, description="weight of the term, beside the scheme's alpha")]
 
 Standardise = Annotated[
-    bool, Field(description="divide centred logits by their deviation over classes first (Sun et al. 2024)")
+    bool, Field(description="divide centered logits by their standard deviation over classes first (Sun et al. 2024)")
 ]
 
 Scale = Annotated[bool, Field(description="multiply by T^2, so that the gradient does not fall with T")]
@@ -46,7 +46,7 @@ class SoftCE(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class LogitMSE(Ramp):
-    """Squared distance of centred logits: the high-temperature limit of KD."""
+    """Squared distance of centered logits: the high-temperature limit of KD."""
 
     name: Literal["logit_mse"] = "logit_mse"
     weight: WeightBesideAlpha = 1.0
@@ -128,7 +128,9 @@ class TFKDReg(Ramp):
     name: Literal["tfkd_reg"] = "tfkd_reg"
     weight: WeightBesideAlpha = 0.1
     temperature: Annotated[float, Field(gt=0, description="temperature T of the target alone")] = 20.0
-    correct: Annotated[float, Field(ge=0, le=1, description="the hand-made teacher's value on the label")] = 0.99
+    correct: Annotated[float, Field(ge=0, le=1, description="the manually designed teacher's value on the label")] = (
+        0.99
+    )
     multiplier: Annotated[float, Field(ge=0, description="factor of the mean over samples and classes")] = 100.0
 
 

@@ -34,7 +34,7 @@ class Method:
     uses_losses: ClassVar[bool] = True
     reads_labels: ClassVar[bool] = False
     averages: ClassVar[bool] = False
-    remembers: ClassVar[bool] = False
+    keeps_predictions: ClassVar[bool] = False
     continues_training: ClassVar[bool] = False
     losses: ClassVar[dict[str, Any]] = {}
     variants: ClassVar[dict[str, dict[str, Any]]] = {}

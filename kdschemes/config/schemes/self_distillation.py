@@ -50,7 +50,7 @@ class SelfPSKD(Method):
     """The predictions of the epoch before soften the labels (Kim et al. 2021)."""
 
     reads_labels: ClassVar[bool] = True
-    remembers: ClassVar[bool] = True
+    keeps_predictions: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "soft_ce", "temperature": 1.0}}
 
     name: Literal["self"] = "self"

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.losses.stages import StageLoss, before_relu, map_shapes, match_size
 
 
@@ -48,8 +48,8 @@ class ActivationLoss(StageLoss[Any]):
 
     reads_preactivations = True
 
-    def __init__(self, options: Any, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: Any, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.connectors = nn.ModuleList()
         for pair in self.pairs:
             (before, *_), (after, *_) = map_shapes(options.name, pair, student, teacher)

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side, keywords
+from kdschemes.core.loss import Endpoint, Gather, keywords
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.feature.hint import hint
 from kdschemes.losses.rows import unit
@@ -65,8 +65,8 @@ class CATKD(LastStageLoss[config.CATKD]):
     leaves the sign alone, which has no gradient: refused.
     """
 
-    def __init__(self, options: config.CATKD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.CATKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self._classifiers = [
             linear_classifier("cat_kd", "student", student),
             linear_classifier("cat_kd", "teacher", teacher),

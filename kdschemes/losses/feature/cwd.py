@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import StageShapes, Task
+from kdschemes.core.types import DataSpec, StageShapes
 from kdschemes.losses.response.kd import kd
 from kdschemes.losses.stages import StageLoss, map_shapes, match_size, pairs_of_positions, projection, to_map
 
@@ -41,8 +41,8 @@ class CWD(StageLoss[config.CWD]):
     them are refused.
     """
 
-    def __init__(self, options: config.CWD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.CWD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         shapes = [map_shapes("cwd", pair, student, teacher) for pair in self.pairs]
         self.projections = nn.ModuleList(projection(ours[0], theirs[0]) for ours, theirs in shapes)
 

@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, StageShapes, Task
+from kdschemes.core.types import Batch, DataSpec, Output, StageShapes
 from kdschemes.losses.feature.at import attention_map
 from kdschemes.losses.feature.hint import hint
 from kdschemes.losses.rows import unit_rows
@@ -60,8 +60,8 @@ class FT(StageLoss[config.FT]):
     in `AT`.
     """
 
-    def __init__(self, options: config.FT, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.FT, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.translators, self.encoders, self.decoders = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for pair in self.pairs:
             (before, *_), (channels, *_) = map_shapes("ft", pair, student, teacher)

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.losses.stages import StageLoss, map_shape, match_size, to_map
 
 
@@ -36,8 +36,8 @@ class Hint(StageLoss[config.Hint]):
     always has one, followed by batch norm and ReLU.)
     """
 
-    def __init__(self, options: config.Hint, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.Hint, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.regressors = nn.ModuleList(
             _regressor(a, student.features[a], b, teacher.features[b]) for a, b in self.pairs
         )

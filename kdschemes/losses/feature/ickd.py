@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.losses.rows import unit
 from kdschemes.losses.stages import StageLoss, map_shapes
 from kdschemes.models.recombined import as_map
@@ -50,8 +50,8 @@ class ICKD(StageLoss[config.ICKD]):
     Square tokens count as a map, a vector as a map of one position.
     """
 
-    def __init__(self, options: config.ICKD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.ICKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.projections = nn.ModuleList()
         for pair in self.pairs:
             ours, theirs = map_shapes("ickd", pair, student, teacher)

@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.losses.feature.ab import ActivationLoss
 from kdschemes.losses.stages import match_size
@@ -59,13 +59,13 @@ def ofd_margin(weight: Float[Tensor, " c"], bias: Float[Tensor, " c"]) -> Float[
         weight: of the batch norm before the teacher's activation.
         bias: of the same.
     """
-    deviation, mean = weight.double().abs(), bias.double()
-    positive = deviation > 0
-    z = mean / torch.where(positive, deviation, 1.0)
+    std, mean = weight.double().abs(), bias.double()
+    positive = std > 0
+    z = mean / torch.where(positive, std, 1.0)
     log_mass = torch.special.log_ndtr(-z)
-    tail = deviation * (-0.5 * z.square() - _LOG_SQRT_2PI - log_mass).exp()
+    tail = std * (-0.5 * z.square() - _LOG_SQRT_2PI - log_mass).exp()
     rare = log_mass.exp() <= _TINY_MASS
-    margin = torch.where(rare, -_DEVIATIONS_WHERE_TINY * deviation, mean - tail)
+    margin = torch.where(rare, -_DEVIATIONS_WHERE_TINY * std, mean - tail)
     return torch.where(positive, margin, mean.clamp(max=0.0)).to(weight.dtype)
 
 
@@ -76,8 +76,8 @@ class OFD(ActivationLoss):
     time when the loss is built.
     """
 
-    def __init__(self, options: config.OFD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.OFD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         if teacher.network is None:
             raise UserError(
                 "ofd reads the batch norm before the teacher's ReLU, but what teaches is no network by itself: "

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side, embedding, embedding_width
+from kdschemes.core.loss import Endpoint, Gather, embedding, embedding_width
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.losses.stages import StageLoss
 
 
@@ -50,8 +50,8 @@ class PAD(StageLoss[config.PAD]):
     the teacher's.
     """
 
-    def __init__(self, options: config.PAD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.PAD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.projections, self.variances = nn.ModuleList(), nn.ModuleList()
         for a, b in self.pairs:
             ours, theirs = embedding_width(student.features[a]), embedding_width(teacher.features[b])

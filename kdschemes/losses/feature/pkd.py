@@ -7,9 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.losses.stages import StageLoss, map_shapes, match_size, projection
 from kdschemes.models.recombined import as_map
 
@@ -39,13 +39,13 @@ def pkd(
 def _standardised(features: Tensor, eps: float) -> Tensor:
     """Return the maps standardised by channel, one row a channel; no scale of a channel overflows or vanishes."""
     rows = features.transpose(0, 1).flatten(1)
-    centred = rows - rows.mean(dim=1, keepdim=True)
-    centred = centred - centred.mean(dim=1, keepdim=True)
-    largest = centred.detach().abs().amax(dim=1, keepdim=True)
+    centered = rows - rows.mean(dim=1, keepdim=True)
+    centered = centered - centered.mean(dim=1, keepdim=True)
+    largest = centered.detach().abs().amax(dim=1, keepdim=True)
     constant = rows.detach().amax(dim=1, keepdim=True) == rows.detach().amin(dim=1, keepdim=True)
     varies = ~constant & (largest > torch.finfo(rows.dtype).tiny)
     scale = torch.where(varies, largest, 1.0)
-    scaled = torch.where(varies, centred, 0.0) / scale
+    scaled = torch.where(varies, centered, 0.0) / scale
     variance = scaled.square().sum(dim=1, keepdim=True) / max(1, rows.shape[1] - 1)
     return scaled / (torch.where(varies, variance, 1.0).sqrt() + eps / scale)
 
@@ -57,10 +57,10 @@ class PKD(StageLoss[config.PKD]):
     vector as a map of one position.
     """
 
-    spans_batch = True
+    needs_global_batch = True
 
-    def __init__(self, options: config.PKD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.PKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         shapes = [map_shapes("pkd", pair, student, teacher) for pair in self.pairs]
         self.projections = nn.ModuleList(projection(ours[0], theirs[0]) for ours, theirs in shapes)
 

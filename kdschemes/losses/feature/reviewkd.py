@@ -8,9 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side, embedding
+from kdschemes.core.loss import Endpoint, Gather, embedding
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.losses.feature.hint import hint
 from kdschemes.losses.stages import StageLoss, before_relu, check_two_pairs, map_shapes
 from kdschemes.models.recombined import as_map
@@ -92,8 +92,8 @@ class ReviewKD(StageLoss[config.ReviewKD]):
 
     reads_preactivations = True
 
-    def __init__(self, options: config.ReviewKD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.ReviewKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         check_two_pairs("reviewkd", self.pairs, "set losses.feature.stages=all or list two pairs")
         shapes = [map_shapes("reviewkd", pair, student, teacher) for pair in self.pairs]
         channels = [(ours[0], theirs[0]) for ours, theirs in shapes]

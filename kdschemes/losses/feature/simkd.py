@@ -8,9 +8,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.feature.hint import hint
 from kdschemes.losses.stages import LastStageLoss, linear_classifier, match_size
@@ -41,8 +41,8 @@ class SimKD(LastStageLoss[config.SimKD]):
 
     head = "simkd"
 
-    def __init__(self, options: config.SimKD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.SimKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         if student.network is None:
             raise UserError(
                 "simkd gives its student another classifier, but the student is no network by itself "

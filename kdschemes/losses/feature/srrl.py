@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side, embedding, keywords
+from kdschemes.core.loss import Endpoint, Gather, embedding, keywords
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.stages import LastStageLoss, linear_classifier
 from kdschemes.models.recombined import as_map
@@ -47,8 +47,8 @@ class SRRL(LastStageLoss[config.SRRL]):
     The connector is a 1x1 convolution, batch norm and ReLU, before averaging. The teacher's classifier is a constant.
     """
 
-    def __init__(self, options: config.SRRL, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.SRRL, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         if options.alpha == options.beta == 0:
             raise UserError("srrl with alpha=0 and beta=0 compares nothing: give one of them a positive weight")
         self._classifier = [linear_classifier("srrl", "teacher", teacher)]

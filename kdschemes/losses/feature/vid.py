@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import feature as config
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.losses.stages import StageLoss, map_shapes, match_size
 from kdschemes.models.recombined import as_map
@@ -61,10 +61,10 @@ class VID(StageLoss[config.VID]):
     trained with it. Square tokens count as a map, a vector as a map of one position.
     """
 
-    def __init__(self, options: config.VID, *, student: Side, teacher: Side, task: Task) -> None:
+    def __init__(self, options: config.VID, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         if options.variance <= options.eps:
             raise UserError(f"vid starts from a variance above eps={options.eps}, not {options.variance}")
-        super().__init__(options, student=student, teacher=teacher, task=task)
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.regressors, self.raw_variances = nn.ModuleList(), nn.ParameterList()
         for pair in self.pairs:
             (before, *_), (width, *_) = map_shapes("vid", pair, student, teacher)

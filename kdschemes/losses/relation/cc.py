@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Side, embedding, embedding_width, keywords
+from kdschemes.core.loss import Endpoint, Gather, embedding, embedding_width, keywords
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.losses.rows import unit_rows
 from kdschemes.losses.stages import Embedding, StageLoss
 
@@ -75,10 +75,10 @@ class CC(StageLoss[config.CC]):
     the student (which is why the teacher's is, too); the kernel compares samples within a network and has none.
     """
 
-    spans_batch = True
+    needs_global_batch = True
 
-    def __init__(self, options: config.CC, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.CC, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.embeddings = nn.ModuleList()
         if options.form == "neighbour":
             for a, b in self.pairs:

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Side, embedding, embedding_width
+from kdschemes.core.loss import Endpoint, Gather, embedding, embedding_width
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.rows import unit_rows
 from kdschemes.losses.stages import Embedding, StageLoss
@@ -145,20 +145,20 @@ class CRD(StageLoss[config.CRD]):
     Memories, normalisers, the seed and the number of the draw are buffers: a checkpoint continues exactly.
     """
 
-    spans_batch = True
-    remembers = True
+    needs_global_batch = True
+    has_memory_bank = True
 
-    def __init__(self, options: config.CRD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
-        if task.train_labels is None:
+    def __init__(self, options: config.CRD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
+        if data_spec.train_labels is None:
             raise UserError("crd needs the labels of the training samples: build it with a task that has train_labels")
-        self.others = _Others(task.train_labels.cpu(), exclude_class=options.exclude_class)
+        self.others = _Others(data_spec.train_labels.cpu(), exclude_class=options.exclude_class)
         self.contrasts = nn.ModuleList(
             _Contrast(
                 embedding_width(student.features[a]),
                 embedding_width(teacher.features[b]),
                 options,
-                positions=len(task.train_labels),
+                positions=len(data_spec.train_labels),
                 population=len(self.others.pool),
             )
             for a, b in self.pairs

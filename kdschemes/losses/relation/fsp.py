@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Side, keywords
+from kdschemes.core.loss import Endpoint, Gather, keywords
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.losses.feature.hint import hint
 from kdschemes.losses.stages import StageLoss, check_two_pairs, map_shape, match_size, projection, to_map
 
@@ -78,8 +78,8 @@ class FSP(StageLoss[config.FSP]):
     Stages of the student with another number of channels than the teacher's pass a learned 1x1 convolution first.
     """
 
-    def __init__(self, options: config.FSP, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.FSP, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         check_two_pairs("fsp", self.pairs, "set losses.relation.stages=all or list two pairs")
         shapes = [
             (map_shape("fsp", a, student.features[a]), map_shape("fsp", b, teacher.features[b])) for a, b in self.pairs

@@ -10,9 +10,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Side, embedding
+from kdschemes.core.loss import Endpoint, Gather, embedding
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.feature.hint import hint
 from kdschemes.losses.stages import StageLoss, check_two_pairs, map_shape, match_size, to_map
@@ -76,12 +76,12 @@ class IRG(StageLoss[config.IRG]):
     of the difference in `irg_transformation`. Square tokens count as a map.
     """
 
-    spans_batch = True
+    needs_global_batch = True
 
-    def __init__(self, options: config.IRG, *, student: Side, teacher: Side, task: Task) -> None:
+    def __init__(self, options: config.IRG, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         if options.vertices == options.edges == options.transformations == 0:
             raise UserError("irg with vertices=0, edges=0 and transformations=0 compares nothing: weigh one of them")
-        super().__init__(options, student=student, teacher=teacher, task=task)
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         if options.transformations:
             advice = "list two pairs in losses.relation.stages or set losses.relation.transformations=0"
             check_two_pairs("irg", self.pairs, advice)

@@ -62,7 +62,7 @@ def _neighbours(x: Tensor, eps: float) -> Tensor:
 class PKT(StageLoss[config.PKT]):
     """Sum over stage pairs of `probabilistic_transfer` of the features averaged over positions."""
 
-    spans_batch = True
+    needs_global_batch = True
 
     def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
         return probabilistic_transfer(gather(embedding(student)), gather(embedding(teacher)), eps=self.options.eps)

@@ -11,9 +11,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from kdschemes.config.losses import relation as config
-from kdschemes.core.loss import Gather, Side, embedding
+from kdschemes.core.loss import Endpoint, Gather, embedding
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.rows import unit_rows
 from kdschemes.losses.stages import StageLoss
@@ -118,12 +118,12 @@ class RKD(StageLoss[config.RKD]):
     over all processes.
     """
 
-    spans_batch = True
+    needs_global_batch = True
 
-    def __init__(self, options: config.RKD, *, student: Side, teacher: Side, task: Task) -> None:
+    def __init__(self, options: config.RKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         if options.distance == options.angle == 0:
             raise UserError("rkd with distance=0 and angle=0 compares nothing: give one of them a positive weight")
-        super().__init__(options, student=student, teacher=teacher, task=task)
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         values = []

@@ -52,7 +52,7 @@ def _similarities(features: Tensor, order: int) -> Tensor:
 class SP(StageLoss[config.SP]):
     """Sum over stage pairs of `similarity_preserving` of the whole features, gathered over all processes."""
 
-    spans_batch = True
+    needs_global_batch = True
 
     def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
         ours, theirs = gather(student.flatten(1)), gather(teacher.flatten(1))

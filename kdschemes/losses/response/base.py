@@ -10,8 +10,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from kdschemes.core.loss import Gather, Loss, Options, Side, keywords
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.loss import Endpoint, Gather, Loss, Options, keywords
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.response.standardise import standardise
 
@@ -19,15 +19,15 @@ from kdschemes.losses.response.standardise import standardise
 class ResponseLoss(Loss[Options]):
     """A loss of two logits, standardised first if `options.standardise` says so."""
 
-    def __init__(self, options: Options, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
-        if task.num_classes < 2:
+    def __init__(self, options: Options, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
+        if data_spec.num_classes < 2:
             raise UserError(
-                f"{options.name} needs at least 2 classes, the task has {task.num_classes}: "  # type: ignore[attr-defined]
+                f"{options.name} needs at least 2 classes, the task has {data_spec.num_classes}: "  # type: ignore[attr-defined]
                 "choose a feature or relation loss"
             )
         self.standardise: bool = getattr(options, "standardise", False)
-        if self.standardise and task.num_classes == 2:
+        if self.standardise and data_spec.num_classes == 2:
             warnings.warn(
                 "standardised logits of 2 classes are always the same but for their sign: this loss teaches nothing",
                 stacklevel=2,
@@ -56,20 +56,20 @@ class LogitLoss(ResponseLoss[Any]):
         function: Callable[..., Tensor],
         options: Any,
         *,
-        student: Side,
-        teacher: Side,
-        task: Task,
+        student: Endpoint,
+        teacher: Endpoint,
+        data_spec: DataSpec,
         labels: bool = False,
         gather: bool = False,
     ) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         assert not (labels and gather), "labels are not gathered"
         self.function = partial(function, **keywords(function, options))
         self.labels = labels
-        self.spans_batch = gather
+        self.needs_global_batch = gather
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         logits = self.logits(student, teacher)
-        if self.spans_batch:
+        if self.needs_global_batch:
             return self.function(*map(gather, logits))
         return self.function(*logits, *([batch.labels] if self.labels else []))

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather, Side
+from kdschemes.core.loss import Endpoint, Gather
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Progress, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Progress
 from kdschemes.losses.response.base import ResponseLoss
 from kdschemes.losses.response.divergence import divergence_by_gap
 
@@ -92,12 +92,12 @@ class _Reverse(torch.autograd.Function):
 class CTKD(ResponseLoss[config.CTKD]):
     """`ctkd` of the logits at a temperature that is a parameter, trained by reversed gradients."""
 
-    def __init__(self, options: config.CTKD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.CTKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.theta = nn.Parameter(torch.tensor(options.initial))
         self.strength = curriculum_strength(0.0, epochs=options.curriculum_epochs)
 
-    def follow(self, progress: Progress) -> None:
+    def set_progress(self, progress: Progress) -> None:
         self.strength = curriculum_strength(progress.epoch, epochs=self.options.curriculum_epochs)
 
     @property

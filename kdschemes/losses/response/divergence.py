@@ -37,7 +37,7 @@ def divergence_by_gap(
 ) -> Float[Tensor, " n"]:
     r"""Return $\sum_c p_c (\log p_c - \log q_c)$ by sample, given also the gap of the logits behind p and q.
 
-    With d the gap, centred so that its mean under p is 0, the divergence is $\log(1 + E_p[e^d - 1 - d])$, a sum of
+    With d the gap, centered so that its mean under p is 0, the divergence is $\log(1 + E_p[e^d - 1 - d])$, a sum of
     terms that are not negative: unlike a difference of logarithms it loses no digits where the two are close. Where
     the gap is wide, the difference of logarithms is exact enough and does not overflow.
 

@@ -6,9 +6,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather, Side, embedding, embedding_width
+from kdschemes.core.loss import Endpoint, Gather, embedding, embedding_width
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.losses.response.base import ResponseLoss
 from kdschemes.losses.response.kd import kd
 from kdschemes.losses.stages import match_stages
@@ -72,10 +72,10 @@ class SRD(ResponseLoss[config.SRD]):
     without affine parameters, over the samples of all processes (which would cancel a bias of the layer).
     """
 
-    spans_batch = True
+    needs_global_batch = True
 
-    def __init__(self, options: config.SRD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.SRD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.pairs = match_stages(options.stages, student.features, teacher.features)
         widths = [(embedding_width(student.features[a]), embedding_width(teacher.features[b])) for a, b in self.pairs]
         self.projectors = nn.ModuleList(nn.Linear(ours, theirs, bias=False) for ours, theirs in widths)

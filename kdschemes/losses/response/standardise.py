@@ -21,11 +21,11 @@ def standardise(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
         logits: of at least 2 classes.
     """
     assert logits.shape[1] > 1, "one class has no deviation"
-    centred = logits - logits.detach().amax(dim=1, keepdim=True)
-    centred = centred - centred.mean(dim=1, keepdim=True)
-    largest = centred.detach().abs().amax(dim=1, keepdim=True)
+    centered = logits - logits.detach().amax(dim=1, keepdim=True)
+    centered = centered - centered.mean(dim=1, keepdim=True)
+    largest = centered.detach().abs().amax(dim=1, keepdim=True)
     varies = largest > 0
-    scaled = centred / torch.where(varies, largest, 1.0)
+    scaled = centered / torch.where(varies, largest, 1.0)
     variance = scaled.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
-    deviation = largest * torch.where(varies, variance, 1.0).sqrt()
-    return torch.where(varies, centred / (deviation + 1e-7), 0.0)
+    std = largest * torch.where(varies, variance, 1.0).sqrt()
+    return torch.where(varies, centered / (std + 1e-7), 0.0)

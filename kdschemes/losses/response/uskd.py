@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdschemes.config.losses import response as config
-from kdschemes.core.loss import Gather, Side, embedding, embedding_width, keywords
+from kdschemes.core.loss import Endpoint, Gather, embedding, embedding_width, keywords
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.losses.response.base import ResponseLoss
 from kdschemes.losses.stages import match_stages
 
@@ -121,12 +121,12 @@ class USKD(ResponseLoss[config.USKD]):
     The weak logits are those of a linear layer on the features of one stage, averaged over positions.
     """
 
-    spans_batch = True
+    needs_global_batch = True
 
-    def __init__(self, options: config.USKD, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: config.USKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.stage = _stage(options.stage, student)
-        self.weak = nn.Linear(embedding_width(student.features[self.stage]), task.num_classes)
+        self.weak = nn.Linear(embedding_width(student.features[self.stage]), data_spec.num_classes)
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         weak = self.weak(embedding(student.features[self.stage]))
@@ -134,7 +134,7 @@ class USKD(ResponseLoss[config.USKD]):
         return uskd(gather(student.logits), gather(weak), labels, **keywords(uskd, self.options))
 
 
-def _stage(choice: str, student: Side) -> str:
+def _stage(choice: str, student: Endpoint) -> str:
     """Return the name of the student's stage; of a single one, penultimate is that one."""
     stages = {"penultimate": "all", "middle": "middle"}.get(choice, [f"{choice}:{choice}"])
     return match_stages(stages, student.features, student.features)[-2:][0][0]

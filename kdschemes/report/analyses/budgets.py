@@ -13,7 +13,7 @@ import altair as alt
 from kdschemes.report.analyses.evidence import missing, paragraphs, probability, setting
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, accuracy, count, spread, training_macs
+from kdschemes.report.formatting import NOTHING, accuracy, count, mean_std, training_macs
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import paired, verdicts
 from kdschemes.study import run_logs as traces
@@ -51,7 +51,7 @@ def budgets(groups: Sequence[Group]) -> list[Section]:
             str(epochs[label]),
             count(costs[label]),
             f"{100 * costs[label] / costs[dearest]:.0f} %",
-            spread(list(accuracy(group).values()), 2),
+            mean_std(list(accuracy(group).values()), 2),
         ]
         for label, group in named.items()
     ]

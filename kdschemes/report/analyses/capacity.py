@@ -11,7 +11,7 @@ from kdschemes.report.analyses.evidence import (
     RULE,
     BySeed,
     by_point,
-    judged,
+    evaluated,
     measured,
     missing,
     paragraphs,
@@ -20,7 +20,7 @@ from kdschemes.report.analyses.evidence import (
 )
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, accuracy, by_seed, cost, count, reported, spread
+from kdschemes.report.formatting import NOTHING, accuracy, by_seed, cost, count, mean_std, reported
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import paired, verdicts
 
@@ -65,7 +65,7 @@ def capacity(groups: Sequence[Group]) -> list[Section]:
     teachers, students = chosen
     from_teacher = difference(accuracies[teachers[-1]], accuracies[teachers[0]])
     from_student = difference(accuracies[students[-1]], accuracies[students[0]])
-    claim = judged(
+    claim = evaluated(
         "Distillation does not increase capacity (what a larger student gains, less what the smallest student gains "
         "from a larger teacher)",
         paired(from_student, from_teacher),
@@ -162,8 +162,8 @@ def _table(found: Mapping[Pair, Group], accuracies: Mapping[Pair, BySeed], sizes
             str(pair),
             f"{sizes[pair.student]:,.0f}",
             f"{sizes[_direct(pair)]:,.0f}" if pair.teacher else NOTHING,
-            spread(list(by_seed(found[pair], "teacher", "last", "top1").values()), 2),
-            spread(list(accuracies[pair].values()), 2),
+            mean_std(list(by_seed(found[pair], "teacher", "last", "top1").values()), 2),
+            mean_std(list(accuracies[pair].values()), 2),
             *gains.get(pair, [NOTHING] * 3),
         ]
         for pair in pairs

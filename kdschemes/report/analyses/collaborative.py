@@ -10,7 +10,16 @@ import altair as alt
 from kdschemes.config.losses.response import KD
 from kdschemes.config.schemes.offline import OfflineKD
 from kdschemes.errors import UserError
-from kdschemes.report.analyses.evidence import RULE, BySeed, by_point, judged, missing, paragraphs, probability, setting
+from kdschemes.report.analyses.evidence import (
+    RULE,
+    BySeed,
+    by_point,
+    evaluated,
+    missing,
+    paragraphs,
+    probability,
+    setting,
+)
 from kdschemes.report.analyses.transfer import (
     Change,
     Mask,
@@ -22,7 +31,7 @@ from kdschemes.report.analyses.transfer import (
 )
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, spread
+from kdschemes.report.formatting import NOTHING, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import paired, verdicts
 
@@ -209,20 +218,20 @@ def _claims(methods: Mapping[Place, Mapping[str, Runs]]) -> list[str]:
         claim = (
             "Trained networks pass on what they know (test top-1 of tuned KD against labels alone, mean of all cases)"
         )
-        told.append(_judged(claim, passed))
+        told.append(_evaluated(claim, passed))
     skewed = over(KD_TUNED, KD_DEFAULT, _top1, lambda place: place.skew is not None)
     equal = over(KD_TUNED, KD_DEFAULT, _top1, lambda place: place.skew is None)
     if skewed and equal:
         claim = "Tuning matters most where data are non-IID (test top-1 that tuning gives there, less that on IID data)"
-        told.append(judged(claim, paired(mean_of_places(skewed), mean_of_places(equal))))
+        told.append(evaluated(claim, paired(mean_of_places(skewed), mean_of_places(equal))))
     if kept := over(KD_DEFAULT, DPKD, _forgetting, everywhere):
-        told.append(_judged("Data-partitioning KD forgets less than KD (forgetting of KD less its own)", kept))
+        told.append(_evaluated("Data-partitioning KD forgets less than KD (forgetting of KD less its own)", kept))
     return told
 
 
-def _judged(claim: str, values: Sequence[BySeed]) -> str:
+def _evaluated(claim: str, values: Sequence[BySeed]) -> str:
     mean = mean_of_places(values)
-    return judged(claim, paired(mean, dict.fromkeys(mean, 0.0)))
+    return evaluated(claim, paired(mean, dict.fromkeys(mean, 0.0)))
 
 
 def _top1(of: Change) -> float:
@@ -257,7 +266,7 @@ def _cells(changes: Sequence[Change]) -> list[str]:
         [getattr(one, key) for one in changes]
         for key in ("top1", "own", "unseen", "forgetting", "positive", "negative")
     ]
-    return [spread([value for value in of if value == value], 2) for of in values]
+    return [mean_std([value for value in of if value == value], 2) for of in values]
 
 
 def _settings(place: Place, grid: Grid) -> Table:
@@ -265,8 +274,8 @@ def _settings(place: Place, grid: Grid) -> Table:
     rows = [
         [
             str(setting),
-            spread([run.val for run in runs.values()], 2),
-            spread([run.after.top1 for run in runs.values()], 2),
+            mean_std([run.val for run in runs.values()], 2),
+            mean_std([run.after.top1 for run in runs.values()], 2),
             f"{sum(run is chosen.get(seed) for seed, run in runs.items())} of {len(chosen)}",
         ]
         for setting, runs in grid.items()

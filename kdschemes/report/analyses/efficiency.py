@@ -9,11 +9,20 @@ from typing import Any
 
 import altair as alt
 
-from kdschemes.report.analyses.evidence import RULE, BySeed, by_point, judged, missing, paragraphs, probability, setting
+from kdschemes.report.analyses.evidence import (
+    RULE,
+    BySeed,
+    by_point,
+    evaluated,
+    missing,
+    paragraphs,
+    probability,
+    setting,
+)
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.charts.curves import Curve, curve
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, accuracy, spread
+from kdschemes.report.formatting import NOTHING, accuracy, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import paired, verdicts
 from kdschemes.report.style import INK, SERIES
@@ -75,14 +84,14 @@ def _of_images(found: Mapping[Point, Group], notes: Sequence[str]) -> Section:
         [
             f"{100 * fraction:g} %",
             _images(found[Point(way=ALONE, fraction=fraction)]),
-            *(spread(list(both[way][fraction].values()), 2) for way in (ALONE, DISTILLED)),
+            *(mean_std(list(both[way][fraction].values()), 2) for way in (ALONE, DISTILLED)),
             f"{test.mean_difference:+z.2f}",
             NOTHING if p != p else probability(p),
             words,
         ]
         for fraction, test, (p, words) in zip(fractions, tests, verdicts(tests), strict=True)
     ]
-    claim = judged(
+    claim = evaluated(
         "Distillation learns more from the same images (mean of the shares below 100 %)",
         paired(mean_over(both[DISTILLED]), mean_over(both[ALONE])),
     )
@@ -114,7 +123,7 @@ def _of_epochs(found: Mapping[Point, Group], notes: Sequence[str]) -> Section:
         return Section(title=title, text=paragraphs(notes, "The runs have no validation split: nothing to compare."))
     reached = fmean(one[max(one)] for one in curves[ALONE].values())
     means = {way: {seed: fmean(one.values()) for seed, one in of.items()} for way, of in curves.items()}
-    claim = judged(
+    claim = evaluated(
         "Distillation learns in fewer epochs (validation top-1, mean over all epochs)",
         paired(means[DISTILLED], means[ALONE]),
     )
@@ -142,10 +151,10 @@ def _images(group: Group) -> str:
 def _epochs(curves: Mapping[int, Curve], level: float) -> str:
     found = [epoch for one in curves.values() if (epoch := epochs_to(one, level)) is not None]
     short = f" ({len(found)} of {len(curves)} seeds)" if len(found) < len(curves) else ""
-    return f"{spread([float(epoch) for epoch in found], 1)}{short}"
+    return f"{mean_std([float(epoch) for epoch in found], 1)}{short}"
 
 
-def _colour() -> alt.Color:
+def _color() -> alt.Color:
     return alt.Color("way:N", title=None, scale=alt.Scale(domain=[ALONE, DISTILLED], range=[INK, SERIES[0]]))
 
 
@@ -158,7 +167,7 @@ def _images_chart(both: Mapping[str, Mapping[float, BySeed]]) -> alt.TopLevelMix
     ]
     base = chart(values).encode(
         x=alt.X("images:Q", scale=alt.Scale(type="log"), title="training images (% of all, log)"),
-        color=_colour(),
+        color=_color(),
     )
     scale = percents(row["top1"] for row in values)
     y = alt.Y("mean(top1):Q", scale=scale, title="test top-1 (%)")
@@ -177,7 +186,7 @@ def _epochs_chart(curves: Mapping[str, Mapping[int, Curve]]) -> alt.TopLevelMixi
         for one in of.values()
         for epoch, value in one.items()
     ]
-    base = chart(values).encode(x=alt.X("epoch:Q", title="epoch"), color=_colour())
+    base = chart(values).encode(x=alt.X("epoch:Q", title="epoch"), color=_color())
     scale = percents(row["top1"] for row in values)
     y = alt.Y("mean(top1):Q", scale=scale, title="validation top-1 (%)")
     return alt.layer(

@@ -79,7 +79,7 @@ def verdict(found: Paired) -> str:
     return BORNE_OUT if found.mean_difference > 0 else NOT_BORNE_OUT
 
 
-def judged(claim: str, found: Paired, unit: str = "points") -> str:
+def evaluated(claim: str, found: Paired, unit: str = "points") -> str:
     """Return the sentence on a claim: its verdict, then the difference that it rests on."""
     return f"{claim}: **{verdict(found)}** ({measured(found, unit)})."
 

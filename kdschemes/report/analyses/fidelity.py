@@ -11,10 +11,10 @@ import numpy.typing as npt
 from scipy import stats
 
 from kdschemes.errors import UserError
-from kdschemes.report.analyses.evidence import RULE, by_point, judged, missing, paragraphs, probability, setting
+from kdschemes.report.analyses.evidence import RULE, by_point, evaluated, missing, paragraphs, probability, setting
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, by_seed, reported, spread
+from kdschemes.report.formatting import NOTHING, by_seed, mean_std, reported
 from kdschemes.report.groups import Group, Member
 from kdschemes.report.statistics import paired, verdicts
 from kdschemes.storage.predictions import read_predictions
@@ -62,7 +62,7 @@ def fidelity(groups: Sequence[Group]) -> list[Section]:
     errors = {point: [_errors(member) for member in found[point].finished] for point in points}
     tests = dict(zip(listening, [paired(agreement[point], agreement[alone]) for point in listening], strict=True))
     corrected = dict(zip(listening, verdicts(list(tests.values())), strict=True))
-    claim = judged(
+    claim = evaluated(
         f"Distillation copies another network (agreement with the teacher at {strongest} against that of a student "
         "of labels alone)",
         tests[strongest],
@@ -74,10 +74,10 @@ def fidelity(groups: Sequence[Group]) -> list[Section]:
         rows.append(
             [
                 str(point) if point is not alone else f"{point} (labels alone)",
-                spread(list(top1[point].values()), 2),
-                spread(list(agreement[point].values()), 2),
-                spread(list(_test(found[point], "kl").values()), 4),
-                spread([one.repeated for one in errors[point] if one is not None and one.count], 1),
+                mean_std(list(top1[point].values()), 2),
+                mean_std(list(agreement[point].values()), 2),
+                mean_std(list(_test(found[point], "kl").values()), 4),
+                mean_std([one.repeated for one in errors[point] if one is not None and one.count], 1),
                 NOTHING if p != p else probability(p),
                 words,
             ]
@@ -159,7 +159,7 @@ def _how_far(
     known = {point: [one for one in errors[point] if one is not None] for point in (strongest, alone)}
     count = next((one.count for one in known[strongest]), 0)
     if count and known[alone]:
-        shares = [spread([one.repeated for one in known[point]], 1) for point in (strongest, alone)]
+        shares = [mean_std([one.repeated for one in known[point]], 1) for point in (strongest, alone)]
         told.append(f"of the teacher's {count} errors the first repeats {shares[0]} %, the second {shares[1]} %")
     return f"How much of a copy: {'; '.join(told)}."
 
@@ -178,7 +178,7 @@ def _better_with_agreement(
 
 
 def _mean(values: Mapping[int, float]) -> str:
-    return spread(list(values.values()), 2)
+    return mean_std(list(values.values()), 2)
 
 
 def _chart(found: Mapping[Point, Group], key: str, title: str) -> Chart:

@@ -12,13 +12,22 @@ import numpy.typing as npt
 import torch
 
 from kdschemes.config.load import build_config
-from kdschemes.data import LoadedData, open_data
+from kdschemes.data import DataModule, open_data
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork, load_model
-from kdschemes.report.analyses.evidence import RULE, BySeed, by_point, judged, missing, paragraphs, probability, setting
+from kdschemes.report.analyses.evidence import (
+    RULE,
+    BySeed,
+    by_point,
+    evaluated,
+    missing,
+    paragraphs,
+    probability,
+    setting,
+)
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, spread
+from kdschemes.report.formatting import NOTHING, mean_std
 from kdschemes.report.groups import Group, Member
 from kdschemes.report.statistics import paired, verdicts
 
@@ -47,13 +56,13 @@ class Answers:
 class Corrected:
     """A student on the test set, as it is and with the offset that is chosen on the validation split.
 
-    Accuracy and the share of the omitted classes' images that are recognised are in percent.
+    Accuracy and the share of the omitted classes' images that are recognized are in percent.
     """
 
     offset: float
     errors: tuple[int, int]
     top1: tuple[float, float]
-    recognised: tuple[float, float]
+    recognized: tuple[float, float]
     test: Answers
 
 
@@ -88,17 +97,17 @@ def missing_class(groups: Sequence[Group]) -> list[Section]:
     if soft is None or hard is None:
         why = "There is nothing to compare yet: with a class omitted, a student of soft targets and one of labels."
         return [Section(title=TITLE, text=paragraphs(notes, why))]
-    learned = paired(_recognised(measured[soft], 1), _recognised(measured[hard], 1))
+    learned = paired(_recognized(measured[soft], 1), _recognized(measured[hard], 1))
     return [
         Section(
             title=TITLE,
             text=paragraphs(
-                judged(
-                    "Soft targets teach a class that no image shows (its test images recognised after the correction, "
+                evaluated(
+                    "Soft targets teach a class that no image shows (its test images recognized after the correction, "
                     f"{soft.label}, against {hard.label})",
                     learned,
                 ),
-                judged(
+                evaluated(
                     f"One number restores accuracy (test top-1 of {soft.label}, after against before the correction)",
                     paired(_top1(measured[soft], 1), _top1(measured[soft], 0)),
                 ),
@@ -142,13 +151,13 @@ def measure(member: Member, omitted: Sequence[int]) -> Corrected:
         offset=offset,
         errors=(int((~before).sum()), int((~after).sum())),
         top1=(100.0 * float(before.mean()), 100.0 * float(after.mean())),
-        recognised=(100.0 * float(before[seen].mean()), 100.0 * float(after[seen].mean())),
+        recognized=(100.0 * float(before[seen].mean()), 100.0 * float(after[seen].mean())),
         test=test,
     )
 
 
 @torch.no_grad()
-def answers(network: StagedNetwork, data: LoadedData, split: str) -> Answers:
+def answers(network: StagedNetwork, data: DataModule, split: str) -> Answers:
     """Return a network's logits of a split in float64, and the labels."""
     logits, labels = [], []
     for batch in data.eval_batches(split, batch_size=BATCH, rank=0, world=1):
@@ -202,8 +211,8 @@ def _top1(found: Mapping[int, Corrected], which: int) -> BySeed:
     return {seed: one.top1[which] for seed, one in found.items()}
 
 
-def _recognised(found: Mapping[int, Corrected], which: int) -> BySeed:
-    return {seed: one.recognised[which] for seed, one in found.items()}
+def _recognized(found: Mapping[int, Corrected], which: int) -> BySeed:
+    return {seed: one.recognized[which] for seed, one in found.items()}
 
 
 def _images(omitted: Sequence[int], found: Mapping[int, Corrected]) -> str:
@@ -222,22 +231,22 @@ def _table(measured: Mapping[Point, Mapping[int, Corrected]]) -> Table:
     rows = [
         [
             point.label,
-            *(spread([float(one.errors[which]) for one in of.values()], 1) for which in (0, 1)),
-            *(spread(list(_top1(of, which).values()), 2) for which in (0, 1)),
-            *(spread(list(_recognised(of, which).values()), 1) for which in (0, 1)),
-            spread([one.offset for one in of.values()], 2),
+            *(mean_std([float(one.errors[which]) for one in of.values()], 1) for which in (0, 1)),
+            *(mean_std(list(_top1(of, which).values()), 2) for which in (0, 1)),
+            *(mean_std(list(_recognized(of, which).values()), 1) for which in (0, 1)),
+            mean_std([one.offset for one in of.values()], 2),
             *words.get(point, (NOTHING, NOTHING)),
         ]
         for point, of in measured.items()
     ]
-    columns = ("student", "errors", "corrected", "test top-1 %", "corrected %", "omitted class recognised %")
+    columns = ("student", "errors", "corrected", "test top-1 %", "corrected %", "omitted class recognized %")
     caption = (
-        "On the test set after the last epoch, mean ± sample deviation over seeds. Recognised: the share of the "
+        "On the test set after the last epoch, mean ± sample deviation over seeds. Recognized: the share of the "
         "omitted class's images that are given this class. The test is of top-1, after against before the correction. "
         "Students of all classes are there as a control."
     )
     return Table(
-        columns=(*columns, "recognised, corrected %", "added to the logit", "p by Holm", "corrected is"),
+        columns=(*columns, "recognized, corrected %", "added to the logit", "p by Holm", "corrected is"),
         rows=rows,
         caption=caption,
     )

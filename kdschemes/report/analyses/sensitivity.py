@@ -23,7 +23,7 @@ from kdschemes.report.analyses.evidence import (
 )
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import accuracy, spread
+from kdschemes.report.formatting import accuracy, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import LEAST_SEEDS, LEVEL
 
@@ -84,7 +84,7 @@ def sensitivity(groups: Sequence[Group]) -> list[Section]:
         f"Best of all is {best} with {_mean(accuracies[best])} %, worst {worst} with {_mean(accuracies[worst])} %, "
         "test top-1 after the last epoch. The best of many is flattered by chance."
     )
-    rows = [[label, spread(list(accuracies[label].values()), 2), str(len(accuracies[label]))] for label in ordered]
+    rows = [[label, mean_std(list(accuracies[label].values()), 2), str(len(accuracies[label]))] for label in ordered]
     columns = ("setting", "test top-1 %", "seeds")
     return [
         Section(
@@ -135,7 +135,7 @@ def _tested(found: Spread) -> str:
 
 
 def _mean(values: BySeed) -> str:
-    return spread(list(values.values()), 2)
+    return mean_std(list(values.values()), 2)
 
 
 def _chart(accuracies: Mapping[str, BySeed], ordered: Sequence[str]) -> alt.TopLevelMixin:

@@ -16,15 +16,16 @@ Logits = Float[Tensor, "n classes"]
 class Comparison:
     """The gradient of softened cross-entropy against its high-temperature limit, at each temperature.
 
-    `exact` and `limit` are mean lengths of a sample's gradient. `raw` and `centred` are relative errors of the limit,
-    ||g - limit|| / ||limit|| over all samples, from the logits as they are and centred over the classes of each sample.
+    `exact` and `limit` are mean lengths of a sample's gradient. `raw` and `centered` are relative errors of the limit,
+    ||g - limit|| / ||limit|| over all samples, from the logits as they are and centered over the classes of each
+    sample.
     """
 
     temperatures: tuple[float, ...]
     exact: tuple[float, ...]
     limit: tuple[float, ...]
     raw: tuple[float, ...]
-    centred: tuple[float, ...]
+    centered: tuple[float, ...]
 
 
 def soft_gradient(student: Logits, teacher: Logits, temperature: float) -> Logits:
@@ -41,28 +42,28 @@ def soft_gradient(student: Logits, teacher: Logits, temperature: float) -> Logit
 
 
 def high_temperature_limit(student: Logits, teacher: Logits, temperature: float) -> Logits:
-    """Return (z - v) / (N T^2) of N classes: the gradient at T far above the logits, if they are centred."""
+    """Return (z - v) / (N T^2) of N classes: the gradient at T far above the logits, if they are centered."""
     return (student - teacher) / (student.shape[1] * temperature**2)
 
 
-def centred(logits: Logits) -> Logits:
+def centered(logits: Logits) -> Logits:
     """Return logits less their mean over the classes of each sample."""
     return logits - logits.mean(dim=1, keepdim=True)
 
 
-def deviation(logits: Logits) -> float:
+def std(logits: Logits) -> float:
     """Return how far logits are from their sample's mean: the root of the mean square over samples and classes."""
-    return float(centred(logits).square().mean().sqrt())
+    return float(centered(logits).square().mean().sqrt())
 
 
 def error_constant(student: Logits, teacher: Logits) -> float:
-    """Return C of the relative error C / T of the limit from centred logits, to leading order in 1 / T.
+    """Return C of the relative error C / T of the limit from centered logits, to leading order in 1 / T.
 
     With s(x) = x^2 less its mean over the classes, C = ||s(z) - s(v)|| / (2 ||z - v||), as softmax(z / T) is
     (1 + z / T + s(z) / (2 T^2) + ...) / N.
     """
-    z, v = centred(student), centred(teacher)
-    return float((centred(z.square()) - centred(v.square())).norm() / (2 * (z - v).norm()))
+    z, v = centered(student), centered(teacher)
+    return float((centered(z.square()) - centered(v.square())).norm() / (2 * (z - v).norm()))
 
 
 def compare(student: Logits, teacher: Logits, temperatures: Sequence[float]) -> Comparison:
@@ -72,8 +73,8 @@ def compare(student: Logits, teacher: Logits, temperatures: Sequence[float]) -> 
     for temperature in temperatures:
         gradient = soft_gradient(z, v, temperature)
         raw = high_temperature_limit(z, v, temperature)
-        limit = high_temperature_limit(centred(z), centred(v), temperature)
+        limit = high_temperature_limit(centered(z), centered(v), temperature)
         errors = (float((gradient - one).norm() / one.norm()) for one in (raw, limit))
         rows.append((float(gradient.norm(dim=1).mean()), float(limit.norm(dim=1).mean()), *errors))
-    exact, limits, raws, centreds = zip(*rows, strict=True)
-    return Comparison(temperatures=tuple(temperatures), exact=exact, limit=limits, raw=raws, centred=centreds)
+    exact, limits, raws, centereds = zip(*rows, strict=True)
+    return Comparison(temperatures=tuple(temperatures), exact=exact, limit=limits, raw=raws, centered=centereds)

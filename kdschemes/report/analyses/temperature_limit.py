@@ -14,7 +14,7 @@ from kdschemes.errors import UserError
 from kdschemes.report.analyses.evidence import BORNE_OUT, NOT_BORNE_OUT, missing, paragraphs, setting
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import spread
+from kdschemes.report.formatting import mean_std
 from kdschemes.report.groups import Group, Member
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Measured:
     at_useful: float
 
     @property
-    def deviation(self) -> float:
+    def std(self) -> float:
         """The larger of the two deviations."""
         return max(self.student, self.teacher)
 
@@ -83,21 +83,21 @@ def measure_pair(member: Member) -> Measured:
     Raises:
         UserError: the networks or the images are not there.
     """
-    from kdschemes.report.analyses.soft_gradient import compare, deviation, error_constant
+    from kdschemes.report.analyses.soft_gradient import compare, error_constant, std
     from kdschemes.report.analyses.trained_pair import pair_logits
 
     logits = pair_logits(member, IMAGES)
     student, teacher = logits.student.double(), logits.teacher.double()
-    deviations = deviation(student), deviation(teacher)
+    stds = std(student), std(teacher)
     after = compare(student, teacher, TEMPERATURES)
-    (at_useful,) = compare(student, teacher, [USEFUL * max(deviations)]).centred
+    (at_useful,) = compare(student, teacher, [USEFUL * max(stds)]).centered
     return Measured(
-        student=deviations[0],
-        teacher=deviations[1],
+        student=stds[0],
+        teacher=stds[1],
         after=after,
         before=compare(logits.before, logits.teacher, TEMPERATURES),
         constant=error_constant(student, teacher),
-        slope=slope(after.temperatures, after.centred, above=HIGH * max(deviations)),
+        slope=slope(after.temperatures, after.centered, above=HIGH * max(stds)),
         at_useful=at_useful,
     )
 
@@ -120,19 +120,19 @@ def _section(title: str, pairs: Sequence[Measured], notes: Sequence[str], suffix
     numbers = f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}"
     claim = (
         f"Above {HIGH:g} deviations of the logits the relative error of (z - v) / (N T^2) falls as 1/T: "
-        f"**{BORNE_OUT if falls else NOT_BORNE_OUT}** (slope on logarithmic axes {spread(slopes, 3)} over {numbers}; "
+        f"**{BORNE_OUT if falls else NOT_BORNE_OUT}** (slope on logarithmic axes {mean_std(slopes, 3)} over {numbers}; "
         f"called that where every slope is within {TOLERANCE:g} of -1)."
     )
     useful = (
-        f"The logits deviate from their sample's mean by {spread([pair.student for pair in pairs], 2)} (student) and "
-        f"{spread([pair.teacher for pair in pairs], 2)} (teacher). At {USEFUL:g} times the larger of the two, T = "
-        f"{spread([USEFUL * pair.deviation for pair in pairs], 1)}, the limit is off by "
-        f"{spread([100 * pair.at_useful for pair in pairs], 1)} %; beyond that distillation is nearly a matching of "
+        f"The logits deviate from their sample's mean by {mean_std([pair.student for pair in pairs], 2)} (student) and "
+        f"{mean_std([pair.teacher for pair in pairs], 2)} (teacher). At {USEFUL:g} times the larger of the two, T = "
+        f"{mean_std([USEFUL * pair.std for pair in pairs], 1)}, the limit is off by "
+        f"{mean_std([100 * pair.at_useful for pair in pairs], 1)} %; beyond that distillation is nearly a matching of "
         "logits."
     )
     raw = fmean(pair.after.raw[-1] for pair in pairs)
     centring = (
-        f"That is with logits centred over the classes of each sample. As they are, {100 * raw:.2g} % of error are "
+        f"That is with logits centered over the classes of each sample. As they are, {100 * raw:.2g} % of error are "
         f"left at T = {TEMPERATURES[-1]:g}: an offset common to all classes changes (z - v) but no softmax, so without "
         "centring the error never vanishes."
     )
@@ -140,9 +140,9 @@ def _section(title: str, pairs: Sequence[Measured], notes: Sequence[str], suffix
         f"Gradient at the student's logits z of cross-entropy with the teacher's softened answers (logits v), without "
         f"the factor T^2, by autograd in float64 on up to {IMAGES} test images; relative error ||g - limit|| / "
         "||limit|| over all of them. To leading order it is C / T with C from the logits alone: "
-        f"{spread([pair.constant for pair in pairs], 2)}."
+        f"{mean_std([pair.constant for pair in pairs], 2)}."
     )
-    columns = ("T", "length of g", "length of the limit", "error", "error, not centred", "error before training")
+    columns = ("T", "length of g", "length of the limit", "error", "error, not centered", "error before training")
     rows = [
         [
             f"{temperature:g}",
@@ -150,7 +150,7 @@ def _section(title: str, pairs: Sequence[Measured], notes: Sequence[str], suffix
                 f"{fmean(values):.3g}"
                 for values in zip(
                     *(
-                        (p.after.exact[i], p.after.limit[i], p.after.centred[i], p.after.raw[i], p.before.centred[i])
+                        (p.after.exact[i], p.after.limit[i], p.after.centered[i], p.after.raw[i], p.before.centered[i])
                         for p in pairs
                     ),
                     strict=True,
@@ -181,9 +181,9 @@ def _section(title: str, pairs: Sequence[Measured], notes: Sequence[str], suffix
 
 def _error_chart(pairs: Sequence[Measured]) -> alt.TopLevelMixin:
     lines = {
-        "centred": [pair.after.centred for pair in pairs],
+        "centered": [pair.after.centered for pair in pairs],
         "as they are": [pair.after.raw for pair in pairs],
-        "centred, before training": [pair.before.centred for pair in pairs],
+        "centered, before training": [pair.before.centered for pair in pairs],
     }
     constant = fmean(pair.constant for pair in pairs)
     line = [{"T": temperature, "value": constant / temperature} for temperature in TEMPERATURES]

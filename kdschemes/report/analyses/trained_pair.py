@@ -12,7 +12,7 @@ from torch import Tensor
 
 from kdschemes.config import Config
 from kdschemes.config.load import build_config
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork, load_model
@@ -44,19 +44,19 @@ def pair_logits(member: Member, images: int) -> PairLogits:
     data = open_data(config.data, seed=config.seed, device=torch.device("cpu"))
     if not data.sizes["test"]:
         raise UserError(f"{member.folder} has no test images")
-    task = Task(data.num_classes, data.channels, data.image_size)
+    data_spec = DataSpec(data.num_classes, data.channels, data.image_size)
     student = load_model(member.folder)
-    before = student_network(config, task, "student")
-    teacher = _teacher(config, task, found_folder(Path(paths[0]), member.folder.parent))
+    before = student_network(config, data_spec, "student")
+    teacher = _teacher(config, data_spec, found_folder(Path(paths[0]), member.folder.parent))
     batch = next(iter(data.eval_batches("test", batch_size=images, rank=0, world=1))).images
     with torch.no_grad():
         answers = [network.eval()(batch) for network in (student, before, teacher)]
     return PairLogits(student=answers[0], before=answers[1], teacher=answers[2])
 
 
-def _teacher(config: Config, task: Task, path: Path) -> StagedNetwork:
+def _teacher(config: Config, data_spec: DataSpec, path: Path) -> StagedNetwork:
     teacher = dataclasses.replace(config.teacher, checkpoint=[str(path)], pretrained=False)
-    return teacher_network(dataclasses.replace(config, teacher=teacher), task, 0)
+    return teacher_network(dataclasses.replace(config, teacher=teacher), data_spec, 0)
 
 
 def found_folder(path: Path, runs: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from kdschemes.report.charts.base import chart, percents
-from kdschemes.report.colours import Hue
+from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
 from kdschemes.report.formatting import accuracy, deviation_of, mean_of, reported
 from kdschemes.report.groups import Group
@@ -40,11 +40,11 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
     scale = percents([row[end] for row in means for end in ("low", "high")] + [row["top1"] for row in dots])
     x = alt.X("mean:Q", title="test top-1 (%)", scale=scale, axis=alt.Axis(tickCount=8))
     y = alt.Y("run:N", title=None, sort=None, axis=alt.Axis(grid=True, ticks=False, domain=False))
-    names, colours = [*hue.names, TEACHES], [*hue.colours, MUTED]
-    colour = alt.Color("hue:N", scale=alt.Scale(domain=names, range=colours), legend=None)
+    names, colors = [*hue.names, TEACHES], [*hue.colors, MUTED]
+    color = alt.Color("hue:N", scale=alt.Scale(domain=names, range=colors), legend=None)
     tips = [alt.Tooltip(field) for field in ("run:N", "head:N", "mean:Q", "deviation:Q", "seeds:Q")]
-    of_means = chart(means).encode(y=y, color=colour)
-    of_dots = chart(dots).encode(y=y, color=colour)
+    of_means = chart(means).encode(y=y, color=color)
+    of_dots = chart(dots).encode(y=y, color=color)
     spec = alt.layer(
         of_means.mark_rule(strokeWidth=1.5, clip=True).encode(x=alt.X("low:Q", scale=scale), x2="high:Q"),
         of_dots.mark_point(filled=True, size=44, opacity=0.45).encode(

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from kdschemes.report.charts.base import chart
-from kdschemes.report.colours import Hue, few_colours
+from kdschemes.report.colors import Hue, few_colors
 from kdschemes.report.document import Chart, Section
-from kdschemes.report.formatting import accuracy, by_seed, mean_of, reported, spread
+from kdschemes.report.formatting import accuracy, by_seed, mean_of, mean_std, reported
 from kdschemes.report.groups import Group
 from kdschemes.report.predictions import Stored
 
@@ -58,19 +58,19 @@ def _chart(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | No
         sure = np.concatenate([found.heads[head]["test"].confidence.astype(np.float64) for found in runs])
         right = np.concatenate([found.heads[head]["test"].classes == found.labels["test"] for found in runs])
         ece = list(by_seed(group, head, "last", "ece").values())
-        names[group.label] = f"{group.label}: ECE {spread(ece, 1)} %"
+        names[group.label] = f"{group.label}: ECE {mean_std(ece, 1)} %"
         rows += [
             {"run": names[group.label], "sure": round(mean, 2), "right": round(share, 2), "images": images}
             for mean, share, images in reliability(sure, right)
             if images >= LEAST_IMAGES
         ]
-    scale = alt.Scale(domain=list(names.values()), range=few_colours(list(names), hue))
-    colour = alt.Color("run:N", scale=scale, title=None, legend=alt.Legend(columns=2))
+    scale = alt.Scale(domain=list(names.values()), range=few_colors(list(names), hue))
+    color = alt.Color("run:N", scale=scale, title=None, legend=alt.Legend(columns=2))
     x = alt.X("sure:Q", title="confidence (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
     y = alt.Y("right:Q", title="accuracy (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
     tips = [alt.Tooltip("run:N"), *(alt.Tooltip(field) for field in ("sure:Q", "right:Q", "images:Q"))]
     size = alt.Size("images:Q", scale=alt.Scale(range=[20, 220]), legend=None)
-    base = chart(rows).encode(x=x, y=y, color=colour)
+    base = chart(rows).encode(x=x, y=y, color=color)
     diagonal = chart([{"sure": end, "right": end} for end in (0, 100)]).encode(x=x, y=y)
     spec = alt.layer(
         diagonal.mark_line(style="reference"),

@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from kdschemes.report.charts.base import chart, percents
-from kdschemes.report.colours import Hue
+from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
 from kdschemes.report.formatting import MEAN_OVER_PEERS, by_seed, cost, deviation_of, heads, mean_of, reported
 from kdschemes.report.groups import Group
@@ -105,7 +105,7 @@ def _chart(points: Sequence[dict[str, Any]], key: str, title: str, form: str, hu
         of_front.mark_line(interpolate="step-after", color=MUTED, strokeWidth=1.2, strokeDash=[4, 3]),
         chart(rows)
         .mark_point(filled=True, size=80, opacity=0.95)
-        .encode(x=x, y=y, color=shown.colour(), shape=shape, tooltip=tips),
+        .encode(x=x, y=y, color=shown.color(), shape=shape, tooltip=tips),
         of_front.mark_text(color=INK, fontSize=11, fontWeight=600, dy=-12).encode(text="number:N"),
     )
     named = ", ".join(f"{row['number']} {row['run']}" for row in front_rows)

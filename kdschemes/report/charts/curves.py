@@ -11,7 +11,7 @@ import altair as alt
 
 from kdschemes.errors import UserError
 from kdschemes.report.charts.base import chart
-from kdschemes.report.colours import FEW, Hue
+from kdschemes.report.colors import FEW, Hue
 from kdschemes.report.document import Chart, Section
 from kdschemes.report.formatting import mean_of
 from kdschemes.report.groups import Group, Member
@@ -102,7 +102,7 @@ def _chart(kind: _Kind, groups: Sequence[Group], hue: Hue) -> Chart | None:
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d", grid=False))
     scale = _scale(kind, lowest, highest)
     y = alt.Y("mean:Q", title=kind.title, scale=scale)
-    colour = hue.colour()
+    color = hue.color()
     layers: list[alt.Chart] = []
     if finished:
         tips = [
@@ -111,7 +111,7 @@ def _chart(kind: _Kind, groups: Sequence[Group], hue: Hue) -> Chart | None:
             alt.Tooltip("mean:Q", title=kind.title),
             alt.Tooltip("seeds:Q"),
         ]
-        base = chart(finished).encode(x=x, color=colour, detail="run:N")
+        base = chart(finished).encode(x=x, color=color, detail="run:N")
         if len(groups) <= FEW and any("low" in row for row in finished):
             layers.append(
                 base.mark_area(opacity=0.16, clip=True, line=False).encode(
@@ -122,7 +122,7 @@ def _chart(kind: _Kind, groups: Sequence[Group], hue: Hue) -> Chart | None:
         if len(groups) <= FEW:
             layers.append(base.mark_point(opacity=0, size=120, clip=True).encode(y=y, tooltip=tips))
     if started:
-        base = chart(started).encode(x=x, y=y, color=colour, detail="run:N")
+        base = chart(started).encode(x=x, y=y, color=color, detail="run:N")
         layers.append(base.mark_line(clip=True, strokeDash=[1, 3], strokeCap="round").encode(tooltip=["run:N"]))
     return Chart(
         name=kind.name,

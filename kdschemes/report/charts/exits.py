@@ -9,7 +9,7 @@ from typing import Any
 import altair as alt
 
 from kdschemes.report.charts.base import chart, percents
-from kdschemes.report.colours import Hue
+from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart, Section
 from kdschemes.report.formatting import mean_of
 from kdschemes.report.groups import Group, Member
@@ -68,7 +68,7 @@ def _mean(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labelled: bool) -> Chart:
+def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labeled: bool) -> Chart:
     axis, scale = alt.Axis(format="~s", tickCount=6), alt.Scale(zero=False, nice=False, padding=16)
     x = alt.X("macs:Q", title="multiply-accumulates an image (mean)", axis=axis, scale=scale)
     y = alt.Y("top1:Q", title="test top-1 (%)", scale=percents(row["top1"] for row in rows))
@@ -78,10 +78,10 @@ def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labelled: bool) -> Chart:
     )
     tips = [alt.Tooltip(field) for field in ("run:N", "answer:N", "exit:N", "macs:Q", "top1:Q", "seeds:Q")]
 
-    colour = hue.only(row["hue"] for row in rows).colour()
+    color = hue.only(row["hue"] for row in rows).color()
 
     def of(answer: str) -> alt.Chart:
-        return chart([row for row in rows if row["answer"] == answer]).encode(x=x, y=y, color=colour)
+        return chart([row for row in rows if row["answer"] == answer]).encode(x=x, y=y, color=color)
 
     layers = [
         of(BUDGETED).mark_line().encode(detail="run:N", order="macs:Q"),
@@ -91,7 +91,7 @@ def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labelled: bool) -> Chart:
             for kind, size in ((BUDGETED, 22), (ANYTIME, 64), (STATIC, 150))
         ),
     ]
-    if labelled:
+    if labeled:
         layers.append(of(ANYTIME).mark_text(dy=16, fontSize=11).encode(text="exit:N"))
     caption = (
         "Test top-1 against multiply-accumulates after the last epoch, means over seeds: every image answered at the "

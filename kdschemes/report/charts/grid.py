@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 
 from kdschemes.report.charts.base import chart, percents
-from kdschemes.report.colours import Hue, is_number, leaf
+from kdschemes.report.colors import Hue, is_number, leaf
 from kdschemes.report.document import Chart, Section
 from kdschemes.report.formatting import accuracy, deviation_of, mean_of
 from kdschemes.report.groups import Group
@@ -140,14 +140,14 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
         alt.Tooltip("x:Q", title=names[key]),
         *(alt.Tooltip(field) for field in ("mean:Q", "deviation:Q", "seeds:Q")),
     ]
-    base = chart(means).encode(x=x, color=hue.colour())
+    base = chart(means).encode(x=x, color=hue.color())
     layers = [
         base.mark_rule(strokeWidth=1.5, opacity=0.7, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
         base.mark_line().encode(y=y, strokeDash=hue.dash()),
         base.mark_point(filled=True, size=60, opacity=1).encode(y=y, tooltip=tips),
     ]
     if by is None:
-        seeds = chart(dots).encode(x=x, y=alt.Y("top1:Q", scale=scale), color=hue.colour())
+        seeds = chart(dots).encode(x=x, y=alt.Y("top1:Q", scale=scale), color=hue.color())
         layers.insert(0, seeds.mark_point(filled=True, size=22, opacity=0.45).encode(tooltip=["seed:Q", "top1:Q"]))
     caption = (
         f"{f'{rest}: t' if rest and by else 'T'}est top-1 after the last epoch over {names[key]}"
@@ -159,8 +159,8 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
 
 def _kinds(points: Sequence[_Point]) -> Hue:
     found = list(dict.fromkeys(point.rest for point in points))
-    colours = (SERIES[0],) if len(found) == 1 else (INK, *SERIES)
-    return Hue(title="", of={}, names=found, colours=[colours[i % len(colours)] for i in range(len(found))])
+    colors = (SERIES[0],) if len(found) == 1 else (INK, *SERIES)
+    return Hue(title="", of={}, names=found, colors=[colors[i % len(colors)] for i in range(len(found))])
 
 
 def _scale(values: Sequence[float]) -> alt.Scale:
@@ -171,4 +171,4 @@ def _scale(values: Sequence[float]) -> alt.Scale:
 
 def _numbers(points: Sequence[_Point], by: str, names: Mapping[str, str]) -> Hue:
     found = [f"{value:g}" for value in sorted({point.at[by] for point in points})]
-    return Hue(title=names[by], of={}, names=found, colours=ramp(len(found)))
+    return Hue(title=names[by], of={}, names=found, colors=ramp(len(found)))

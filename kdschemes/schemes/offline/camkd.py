@@ -17,7 +17,7 @@ from kdschemes.core.nodes import Network, Node
 from kdschemes.core.precision import full_precision
 from kdschemes.core.schedules import Schedule, constant
 from kdschemes.core.terms import Supervise, Term
-from kdschemes.core.types import Batch, Output, Outputs, Progress, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs, Progress
 from kdschemes.errors import UserError
 from kdschemes.losses.response.divergence import divergence
 from kdschemes.losses.stages import as_map_shape, match_stages
@@ -31,20 +31,20 @@ EMBEDDED = "embedded"
 Shape = tuple[int, int, int]
 
 
-def camkd(config: Config, task: Task) -> Distillation:
+def camkd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE + alpha `weighted_kd` + beta `weighted_hint`, the last one after `scheme.feature_delay` epochs.
 
     Raises:
         UserError: fewer than two teachers, `teacher.weights`, or a teacher whose classifier does not read the mean of
             its last map.
     """
-    options, teachers = config.scheme, build_teachers(config, task)
+    options, teachers = config.scheme, build_teachers(config, data_spec)
     if len(teachers.names) < 2:
         raise UserError(f"camkd weighs teachers, and teacher.name={config.teacher.name} is one: give a list of models")
     if config.teacher.weights is not None:
         raise UserError("teacher.weights has no effect with method=camkd, which weighs them for each sample: leave out")
-    student = Network("student", student_network(config, task, "student"))
-    shapes = probe([student, *teachers.frozen], task)
+    student = Network("student", student_network(config, data_spec, "student"))
+    shapes = probe([student, *teachers.frozen], data_spec)
     pairs = [match_stages("last", shapes["student"], shapes[name])[0] for name in teachers.names]
     ours = as_map_shape("camkd", pairs[0][0], shapes["student"][pairs[0][0]])
     theirs = [as_map_shape("camkd", b, shapes[name][b]) for name, (_, b) in zip(teachers.names, pairs, strict=True)]

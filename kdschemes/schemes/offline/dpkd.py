@@ -16,21 +16,21 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Network, Node
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.schemes.distill import distill
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.offline.teachers import build_teachers, soft_and_hard
 
 
-def dpkd(config: Config, task: Task) -> Distillation:
+def dpkd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - alpha) CE + alpha response(target -> student).
 
     The target of a sample is the output of the most confident of the teachers and `start`, a frozen copy of the
     student as it starts: built anew from `model.checkpoint` whenever the run goes on. Feature and relation terms come
     from each teacher.
     """
-    teachers = build_teachers(config, task)
-    network = student_network(config, task, "student")
+    teachers = build_teachers(config, data_spec)
+    network = student_network(config, data_spec, "student")
     start = Frozen("start", copy.deepcopy(network))
     alpha, hard = soft_and_hard(config)
     nodes: dict[str, Node] = {
@@ -45,7 +45,7 @@ def dpkd(config: Config, task: Task) -> Distillation:
         edges=teachers.edges("target", alpha),
         losses=config.losses,
         heads=["student", "start"],
-        task=task,
+        data_spec=data_spec,
         teacher="teacher",
     )
 

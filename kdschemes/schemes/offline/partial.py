@@ -9,8 +9,8 @@ import torch
 
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.nodes import Network, Node, filled
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.nodes import Network, Node, materialize
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork, split
 from kdschemes.schemes.distill import Edge, distill
@@ -18,7 +18,7 @@ from kdschemes.schemes.networks import student_network, teacher_network
 from kdschemes.schemes.offline.teachers import soft_and_hard
 
 
-def partial(config: Config, task: Task) -> Distillation:
+def partial(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE and response(teacher -> student) for the student, CE and response(student -> teacher) for the teacher.
 
     The teacher's parts before `scheme.trained_from` are constants. Feature and relation terms teach the student alone.
@@ -28,18 +28,18 @@ def partial(config: Config, task: Task) -> Distillation:
     """
     if isinstance(config.teacher.name, list) and len(config.teacher.name) > 1:
         raise UserError(f"method=partial trains one teacher, not {len(config.teacher.name)}: give one model")
-    options, network = config.scheme, teacher_network(config, task, 0)
+    options, network = config.scheme, teacher_network(config, data_spec, 0)
     alpha, hard = soft_and_hard(config)
     stage = network.stage_names[-1] if options.trained_from == "last" else options.trained_from
     teacher = Network("teacher", network) if stage == "all" else PartlyFrozen("teacher", network, stage)
     back = Edge("student", "teacher", response=options.teacher_alpha, feature=None, relation=None)
     return distill(
-        {"teacher": teacher, "student": Network("student", student_network(config, task, "student"))},
+        {"teacher": teacher, "student": Network("student", student_network(config, data_spec, "student"))},
         supervised={"student": hard, "teacher": options.teacher_hard},
         edges=[Edge("teacher", "student", response=alpha), back],
         losses=config.losses,
         heads=["student", "teacher"],
-        task=task,
+        data_spec=data_spec,
         teacher="teacher",
         rates={"teacher": options.teacher_rate},
     )
@@ -66,5 +66,5 @@ class PartlyFrozen(Node):
         logits, deeper = self.branch(stem)
         return {self.provides[0]: Output(logits, {**features, **deeper})}
 
-    def plain_network(self, head: str) -> StagedNetwork:
-        return filled(self._template[0], self.trunk.state_dict() | self.branch.state_dict()).train(self.training)
+    def inference_network(self, head: str) -> StagedNetwork:
+        return materialize(self._template[0], self.trunk.state_dict() | self.branch.state_dict()).train(self.training)

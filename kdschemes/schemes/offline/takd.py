@@ -6,10 +6,10 @@ import dataclasses
 
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.offline.kd import kd
 
 
-def takd(config: Config, task: Task) -> Distillation:
+def takd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return `kd` from the last assistant, which is the teacher here; an earlier run has trained it."""
-    return kd(dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, weights=None)), task)
+    return kd(dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, weights=None)), data_spec)

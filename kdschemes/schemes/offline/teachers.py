@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from kdschemes.config import Config
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Ensemble, Node
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.distill import Edge, soft_weight
 from kdschemes.schemes.networks import teacher_network
 
@@ -37,12 +37,12 @@ class Teachers:
         return [mean, *(Edge(name, "student", response=None, feature=share, relation=share) for name, share in pairs)]
 
 
-def build_teachers(config: Config, task: Task) -> Teachers:
+def build_teachers(config: Config, data_spec: DataSpec) -> Teachers:
     """Return the teachers that the `teacher` group describes."""
     count = len(config.teacher.name) if isinstance(config.teacher.name, list) else 1
     weights = config.teacher.weights or [1.0] * count
     names = ["teacher"] if count == 1 else [f"teacher{k}" for k in range(count)]
-    frozen = [Frozen(name, teacher_network(config, task, number)) for number, name in enumerate(names)]
+    frozen = [Frozen(name, teacher_network(config, data_spec, number)) for number, name in enumerate(names)]
     nodes: dict[str, Node] = {node.provides[0]: node for node in frozen}
     if count > 1:
         nodes["teacher"] = Ensemble("teacher", names, weights)

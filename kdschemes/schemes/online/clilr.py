@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.nodes import Ensemble, Node, SharedStem
-from kdschemes.core.types import Task
+from kdschemes.core.nodes import Ensemble, Node, SharedTrunk
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.distill import Edge, distill, soft_weight
 from kdschemes.schemes.online.peers import build_branches, peer_views
 
 
-def clilr(config: Config, task: Task) -> Distillation:
+def clilr(config: Config, data_spec: DataSpec) -> Distillation:
     """Return, for each head h of H, (1 - alpha) CE_h + alpha response(mean of the other heads -> h).
 
     Song & Chai 2018, "Collaborative Learning for Deep Neural Networks". Targets are constants. Each head learns from
@@ -20,9 +20,9 @@ def clilr(config: Config, task: Task) -> Distillation:
     Raises:
         UserError: a network that cannot be cut, or a list of another length than the number of heads.
     """
-    names, stem = build_branches(config, task)
+    names, stem = build_branches(config, data_spec)
     views = peer_views(config.scheme.views, len(names))
-    heads = SharedStem(names, stem.trunk, stem.branches, stem.template, views=views, stem_gradient=1.0 / len(names))
+    heads = SharedTrunk(names, stem.trunk, stem.branches, stem.template, views=views, trunk_gradient=1.0 / len(names))
     others = {name: [other for other in names if other != name] for name in names}
     mean_of_others = {name: f"others{number}" for number, name in enumerate(names)}
     nodes: dict[str, Node] = {"peers": heads, "ensemble": Ensemble("ensemble", names)}
@@ -37,6 +37,6 @@ def clilr(config: Config, task: Task) -> Distillation:
         edges=edges,
         losses=config.losses,
         heads=[*names, "ensemble"],
-        task=task,
+        data_spec=data_spec,
         peers=names,
     )

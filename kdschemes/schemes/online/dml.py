@@ -5,13 +5,13 @@ from __future__ import annotations
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Ensemble
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.schemes.distill import Edge
 from kdschemes.schemes.online.peers import build_peers, distill_peers
 
 
-def dml(config: Config, task: Task) -> Distillation:
+def dml(config: Config, data_spec: DataSpec) -> Distillation:
     """Return, for each peer k of K, CE_k + 1/(K-1) sum over j != k of response(peer j -> peer k).
 
     Targets are constants and no peer teaches itself. Peers step at once on targets computed before the step, or
@@ -20,11 +20,13 @@ def dml(config: Config, task: Task) -> Distillation:
     Raises:
         UserError: peers on one trunk cannot step in turn.
     """
-    peers = build_peers(config, task)
+    peers = build_peers(config, data_spec)
     sequential = config.scheme.update == "sequential"
     if sequential and config.scheme.topology == "shared_stem":
         raise UserError("scheme.update=sequential needs scheme.topology=independent: peers on one trunk step together")
     share = 1.0 / (len(peers.names) - 1)
     edges = [Edge(j, k, share, share, share) for k in peers.names for j in peers.names if j != k]
-    turns = [[name] for name in peers.names] if sequential else []
-    return distill_peers(peers, {"ensemble": Ensemble("ensemble", peers.names)}, edges, config, task, turns=turns)
+    phases = [[name] for name in peers.names] if sequential else []
+    return distill_peers(
+        peers, {"ensemble": Ensemble("ensemble", peers.names)}, edges, config, data_spec, phases=phases
+    )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Ensemble, Node
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.errors import UserError
 from kdschemes.losses.stages import as_map_shape
 from kdschemes.models.init import he_normal
@@ -24,7 +24,7 @@ class FusionModule(nn.Module):
     """Depthwise 3x3 and pointwise 1x1 convolution of the peers' maps, then pooling and a linear classifier.
 
     Kim et al. 2021, "Feature Fusion for Online Mutual Knowledge Distillation". Convolutions have no bias and start
-    from He's initialisation; each is followed by batch norm and ReLU.
+    from He's initialization; each is followed by batch norm and ReLU.
     """
 
     def __init__(self, channels: int, width: int, num_classes: int) -> None:
@@ -64,7 +64,7 @@ class Fusion(Node):
         return {"fused": Output(logits, {"fused": fused})}
 
 
-def ffl(config: Config, task: Task) -> Distillation:
+def ffl(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of peers and fused classifier + sum_k response(fused -> k) + response(mean of peers -> fused).
 
     Kim et al. 2021. Every target is a constant. The CE of the fused classifier trains the peers too, and so does what
@@ -74,17 +74,17 @@ def ffl(config: Config, task: Task) -> Distillation:
     Raises:
         UserError: peers whose last maps differ in size, or are no maps; a network that cannot be cut.
     """
-    peers = build_peers(config, task)
-    shapes = probe(peers.nodes.values(), task)
+    peers = build_peers(config, data_spec)
+    shapes = probe(peers.nodes.values(), data_spec)
     found = {name: as_map_shape("ffl", *last_stage("ffl", name, shapes)) for name in peers.names}
     sizes = {name: "x".join(map(str, shape[1:])) for name, shape in found.items()}
     if len(set(sizes.values())) > 1:
         different = ", ".join(f"{name} {size}" for name, size in sizes.items())
         raise UserError(f"ffl joins the peers' last maps, whose sizes differ: {different}; take other models")
     width = found[peers.names[0]][0]
-    fusion = Fusion(peers.names, FusionModule(sum(shape[0] for shape in found.values()), width, task.num_classes))
+    fusion = Fusion(peers.names, FusionModule(sum(shape[0] for shape in found.values()), width, data_spec.num_classes))
     nodes: dict[str, Node] = {"fused": fusion, "ensemble": Ensemble("ensemble", peers.names)}
     edges = [Edge("fused", name) for name in peers.names]
     edges.append(Edge("ensemble", "fused", feature=None, relation=None))
     taught = [*peers.names, "fused"]
-    return distill_peers(peers, nodes, edges, config, task, supervised=taught, heads=[*taught, "ensemble"])
+    return distill_peers(peers, nodes, edges, config, data_spec, supervised=taught, heads=[*taught, "ensemble"])

@@ -13,14 +13,14 @@ from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Ensemble, Node, Predict
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.distributed.collectives import gather, sum_over_processes
 from kdschemes.errors import UserError
 from kdschemes.schemes.online.convex import convex_weights
 from kdschemes.schemes.online.peers import build_peers, distill_peers, edges_from
 
 
-def kdcl(config: Config, task: Task) -> Distillation:
+def kdcl(config: Config, data_spec: DataSpec) -> Distillation:
     """Return, for each peer k, CE_k + response(teacher -> peer k), the teacher a mix of the peers' logits.
 
     The mix (`scheme.ensemble`) is a constant where it teaches; by default each peer sees its own view, and the mix
@@ -32,10 +32,10 @@ def kdcl(config: Config, task: Task) -> Distillation:
     kind = config.scheme.ensemble
     if kind == "general" and config.data.val_fraction == 0:
         raise UserError("scheme.ensemble=general weighs peers on the validation split: set data.val_fraction above 0")
-    peers = build_peers(config, task)
+    peers = build_peers(config, data_spec)
     teacher = HeldOutMix("teacher", peers.names) if kind == "general" else Mix("teacher", peers.names, kind)
     nodes: dict[str, Node] = {"teacher": teacher, "ensemble": Ensemble("ensemble", peers.names)}
-    return distill_peers(peers, nodes, edges_from(dict.fromkeys(peers.names, "teacher")), config, task)
+    return distill_peers(peers, nodes, edges_from(dict.fromkeys(peers.names, "teacher")), config, data_spec)
 
 
 class Mix(Node):
@@ -68,7 +68,7 @@ class HeldOutMix(Node):
     They are equal in the first epoch and measured anew before each further one (`covariance_weights`).
     """
 
-    alike = ("weights", "epochs")
+    replicated_buffers = ("weights", "epochs")
     weights: Tensor
     epochs: Tensor
 
@@ -128,7 +128,7 @@ def error_products(logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"]) ->
 
 
 def covariance_weights(products: Float[Tensor, "k k"]) -> Float[Tensor, " k"]:
-    r"""Return $w_i = \sum_j (C^{-1})_{ij} / \sum_{ij} (C^{-1})_{ij}$, which minimise $w^T C w$ with sum 1.
+    r"""Return $w_i = \sum_j (C^{-1})_{ij} / \sum_{ij} (C^{-1})_{ij}$, which minimize $w^T C w$ with sum 1.
 
     Guo et al. 2020, KDCL-General. Weights may be negative. $10^{-6}$ times the mean of C's diagonal is added to the
     diagonal, so that outputs that err alike weigh alike; without any error, or any sample, all weigh the same.

@@ -14,7 +14,7 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.loss import embedding
 from kdschemes.core.nodes import Ensemble, Node
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.errors import UserError
 from kdschemes.schemes.distill import Edge, probe
 from kdschemes.schemes.online.peers import build_peers, distill_peers, last_width
@@ -60,7 +60,7 @@ class PeerAttention(Node):
         return {name: Output(targets[:, number]) for number, name in enumerate(self.provides)}
 
 
-def okddip(config: Config, task: Task) -> Distillation:
+def okddip(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of peers and leader + sum_a response(attended a -> peer a) + response(mean of peers -> leader).
 
     Chen et al. 2020. The attention learns through the targets that it makes; `scheme.detach` says whether the peers
@@ -71,8 +71,8 @@ def okddip(config: Config, task: Task) -> Distillation:
             feature or relation loss (targets have logits alone).
     """
     options = config.scheme
-    peers = build_peers(config, task, leader=LEADER)
-    shapes = probe(peers.nodes.values(), task)
+    peers = build_peers(config, data_spec, leader=LEADER)
+    shapes = probe(peers.nodes.values(), data_spec)
     widths = [last_width("okddip", name, shapes) for name in peers.names]
     if len(set(widths)) > 1:
         raise UserError(f"okddip: peers share projections of their last features, which are {widths} wide: take one")
@@ -83,4 +83,4 @@ def okddip(config: Config, task: Task) -> Distillation:
     nodes: dict[str, Node] = {"attention": heed, "ensemble": Ensemble("ensemble", peers.names)}
     edges.append(Edge("ensemble", LEADER, detach=options.detach))
     taught = [LEADER, *peers.names]
-    return distill_peers(peers, nodes, edges, config, task, supervised=taught, heads=[*taught, "ensemble"])
+    return distill_peers(peers, nodes, edges, config, data_spec, supervised=taught, heads=[*taught, "ensemble"])

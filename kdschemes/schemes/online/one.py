@@ -12,9 +12,9 @@ from torch.nn import functional
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.loss import embedding
-from kdschemes.core.nodes import SharedStem
+from kdschemes.core.nodes import SharedTrunk
 from kdschemes.core.precision import full_precision
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.models import StagedNetwork
 from kdschemes.models.cost import probing
 from kdschemes.schemes.distill import Edge, distill
@@ -50,7 +50,7 @@ def gated_mean(logits: Float[Tensor, "n m c"], weights: Float[Tensor, "n m"]) ->
     return (weights[:, :, None] * logits).sum(1)
 
 
-class GatedStem(SharedStem):
+class GatedEnsemble(SharedTrunk):
     """A trunk with a branch a peer, and their `ensemble`: the branches' logits weighed by a gate that reads the trunk.
 
     The gate's gradient reaches the trunk, and the ensemble's every branch.
@@ -65,17 +65,17 @@ class GatedStem(SharedStem):
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         *names, ensemble = self.provides
-        stems = self.stems(batch)
-        produced = self.answers(stems)
+        stems = self.trunk_outputs(batch)
+        produced = self.branch_outputs(stems)
         weights = self.gate(torch.stack([embedding(stem) for stem, _ in stems], dim=1))
         logits = torch.stack([produced[name].logits for name in names], dim=1)
         return {**produced, ensemble: Output(gated_mean(logits, weights))}
 
-    def plain_network(self, head: str) -> StagedNetwork | None:
-        return None if head == self.provides[-1] else super().plain_network(head)
+    def inference_network(self, head: str) -> StagedNetwork | None:
+        return None if head == self.provides[-1] else super().inference_network(head)
 
 
-def one(config: Config, task: Task) -> Distillation:
+def one(config: Config, data_spec: DataSpec) -> Distillation:
     """Return sum_i CE_i + CE(ensemble) + sum_i response(ensemble -> i) over the branches i.
 
     Lan, Zhu, Gong 2018. The ensemble is a constant where it teaches; branches, gate and trunk learn from its own CE.
@@ -84,17 +84,17 @@ def one(config: Config, task: Task) -> Distillation:
         UserError: a network that cannot be cut, a list of another length than the number of branches, a feature or
             relation loss (the ensemble has logits alone).
     """
-    names, stem = build_branches(config, task)
-    with probing(stem.trunk, task.channels, task.image_size, batch=1) as image:
+    names, stem = build_branches(config, data_spec)
+    with probing(stem.trunk, data_spec.channels, data_spec.image_size, batch=1) as image:
         width = embedding(stem.trunk(image)[0]).shape[1]
     views = peer_views(config.scheme.views, len(names))
     return distill(
-        {"peers": GatedStem(names, stem, Gate(width, len(names)), views=views)},
+        {"peers": GatedEnsemble(names, stem, Gate(width, len(names)), views=views)},
         supervised=dict.fromkeys([*names, "ensemble"], 1.0),
         edges=[Edge("ensemble", name) for name in names],
         losses=config.losses,
         heads=[*names, "ensemble"],
-        task=task,
+        data_spec=data_spec,
         peers=names,
     )
 

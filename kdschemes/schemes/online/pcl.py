@@ -12,7 +12,7 @@ from kdschemes.core.averages import Ema
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.loss import embedding
 from kdschemes.core.nodes import Node
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.schemes.distill import Edge, probe
 from kdschemes.schemes.online.peers import build_peers, distill_peers, last_width
 
@@ -32,7 +32,7 @@ class PeerEnsemble(Node):
         return {"ensemble": Output(self.fc(torch.cat(features, dim=1)))}
 
 
-def pcl(config: Config, task: Task) -> Distillation:
+def pcl(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of ensemble and peers + sum_j response(ensemble -> j) + sum_j mean over k != j of response(EMA_k -> j).
 
     Wu & Gong 2021, "Peer Collaborative Learning for Online Knowledge Distillation". Targets are constants. Each peer,
@@ -42,11 +42,11 @@ def pcl(config: Config, task: Task) -> Distillation:
     Raises:
         UserError: a network without features, or that cannot be cut.
     """
-    peers = build_peers(config, task)
-    shapes = probe(peers.nodes.values(), task)
+    peers = build_peers(config, data_spec)
+    shapes = probe(peers.nodes.values(), data_spec)
     width = sum(last_width("pcl", name, shapes) for name in peers.names)
     averages = {name: f"{name}/ema" for name in peers.names}
-    nodes: dict[str, Node] = {"ensemble": PeerEnsemble(peers.names, width, task.num_classes)}
+    nodes: dict[str, Node] = {"ensemble": PeerEnsemble(peers.names, width, data_spec.num_classes)}
     nodes |= {
         f"{name}/ema": Ema(node, averages, config.scheme.decay, warm_up=True) for name, node in peers.nodes.items()
     }
@@ -54,4 +54,4 @@ def pcl(config: Config, task: Task) -> Distillation:
     edges = [Edge("ensemble", name, feature=None, relation=None) for name in peers.names]
     edges += [Edge(averages[k], j, share, share, share) for j in peers.names for k in peers.names if k != j]
     heads = [*peers.names, "ensemble", *averages.values()]
-    return distill_peers(peers, nodes, edges, config, task, supervised=["ensemble", *peers.names], heads=heads)
+    return distill_peers(peers, nodes, edges, config, data_spec, supervised=["ensemble", *peers.names], heads=heads)

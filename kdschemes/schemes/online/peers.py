@@ -9,8 +9,8 @@ from kdschemes.config import Config
 from kdschemes.config.schemes.online import PeerOptions
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.loss import embedding_width
-from kdschemes.core.nodes import Network, Node, SharedStem
-from kdschemes.core.types import Task
+from kdschemes.core.nodes import Network, Node, SharedTrunk
+from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.models import Branch, StagedNetwork, Trunk, split
 from kdschemes.schemes.distill import Edge, distill
@@ -35,7 +35,7 @@ class Stem:
     template: StagedNetwork
 
 
-def build_peers(config: Config, task: Task, *, leader: str | None = None) -> Peers:
+def build_peers(config: Config, data_spec: DataSpec, *, leader: str | None = None) -> Peers:
     """Return the peers that `scheme.peers`, `topology`, `views`, `rates`, `seeds` and `model.checkpoint` describe.
 
     Outputs are `peer0`, `peer1`, ...; on one trunk they come from one node, `peers`, whose trunk has peer 0's weights.
@@ -61,12 +61,12 @@ def build_peers(config: Config, task: Task, *, leader: str | None = None) -> Pee
     if options.topology == "shared_stem":
         if options.rates is not None:
             raise UserError("scheme.rates belongs to scheme.topology=independent: peers on one trunk share its rate")
-        stem = build_stem(config, task, models, everybody)
-        node = SharedStem(everybody, stem.trunk, stem.branches, stem.template, views=views)
+        stem = build_shared_trunk(config, data_spec, models, everybody)
+        node = SharedTrunk(everybody, stem.trunk, stem.branches, stem.template, views=views)
         return Peers({"peers": node}, names, {})
     if options.split is not None:
         raise UserError("scheme.split belongs to scheme.topology=shared_stem; independent peers share nothing")
-    networks = peer_networks(config, task, models, everybody)
+    networks = peer_networks(config, data_spec, models, everybody)
     nodes: dict[str, Node] = {
         name: Network(name, network, view) for name, network, view in zip(everybody, networks, views, strict=True)
     }
@@ -78,11 +78,11 @@ def distill_peers(
     nodes: Mapping[str, Node],
     edges: Sequence[Edge],
     config: Config,
-    task: Task,
+    data_spec: DataSpec,
     *,
     supervised: Sequence[str] | None = None,
     heads: Sequence[str] | None = None,
-    turns: Sequence[Sequence[str]] = (),
+    phases: Sequence[Sequence[str]] = (),
 ) -> Distillation:
     """Build a scheme of peers and further `nodes`, one of which gives `ensemble`.
 
@@ -95,10 +95,10 @@ def distill_peers(
         edges=edges,
         losses=config.losses,
         heads=heads or [*peers.names, "ensemble"],
-        task=task,
+        data_spec=data_spec,
         peers=peers.names,
         rates=peers.rates,
-        turns=turns,
+        phases=phases,
     )
 
 
@@ -157,23 +157,25 @@ def peer_models(config: Config) -> list[str]:
 
 
 def peer_views(views: str, count: int) -> list[str | None]:
-    """Return the companion that each peer sees: the batch itself for the first, or for all if they share one view."""
+    """Return the auxiliary batch that each peer sees; None is the batch itself: the first peer's, or the shared one."""
     return [None if views == "shared" or number == 0 else f"view{number}" for number in range(count)]
 
 
-def peer_networks(config: Config, task: Task, models: Sequence[str], names: Sequence[str]) -> list[StagedNetwork]:
+def peer_networks(
+    config: Config, data_spec: DataSpec, models: Sequence[str], names: Sequence[str]
+) -> list[StagedNetwork]:
     """Return a network for each name, from its own seed and its own weights where options list some for it."""
     given: list[int] = config.scheme.seeds or []
     seeds = [*given, *[None] * (len(names) - len(given))]
     start = config.model.checkpoint
     starts = [*start, *[None] * (len(names) - len(start))] if isinstance(start, list) else [start] * len(names)
     return [
-        student_network(replace(config, model=replace(config.model, checkpoint=own)), task, name, model, seed)
+        student_network(replace(config, model=replace(config.model, checkpoint=own)), data_spec, name, model, seed)
         for name, model, seed, own in zip(names, models, seeds, starts, strict=True)
     ]
 
 
-def build_branches(config: Config, task: Task) -> tuple[list[str], Stem]:
+def build_branches(config: Config, data_spec: DataSpec) -> tuple[list[str], Stem]:
     """Return the names of `scheme.peers` branches of `model`, and the trunk that they part from.
 
     Raises:
@@ -181,10 +183,10 @@ def build_branches(config: Config, task: Task) -> tuple[list[str], Stem]:
     """
     names = peer_names(config.scheme.peers)
     one_a_peer("scheme.seeds", config.scheme.seeds, len(names))
-    return names, build_stem(config, task, [config.model.name] * len(names), names)
+    return names, build_shared_trunk(config, data_spec, [config.model.name] * len(names), names)
 
 
-def build_stem(config: Config, task: Task, models: Sequence[str], names: Sequence[str]) -> Stem:
+def build_shared_trunk(config: Config, data_spec: DataSpec, models: Sequence[str], names: Sequence[str]) -> Stem:
     """Cut the peers' networks before `scheme.split`; the trunk is peer 0's.
 
     Raises:
@@ -198,7 +200,7 @@ def build_stem(config: Config, task: Task, models: Sequence[str], names: Sequenc
         raise UserError(
             f"scheme.topology=shared_stem: peers on one trunk have one architecture, not {', '.join(models)}"
         )
-    networks = peer_networks(config, task, models, names)
+    networks = peer_networks(config, data_spec, models, names)
     stage = config.scheme.split or networks[0].stage_names[-1]
     parts = [split(network, stage) for network in networks]
     return Stem(parts[0][0], [branch for _, branch in parts], networks[0])

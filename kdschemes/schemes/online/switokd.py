@@ -14,7 +14,7 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Network
 from kdschemes.core.schedules import constant
 from kdschemes.core.terms import Term
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.distributed.collectives import sum_over_processes
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork
@@ -22,7 +22,7 @@ from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 
 
-def switokd(config: Config, task: Task) -> Distillation:
+def switokd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of each network, response(big -> student) and response(student -> big).
 
     Both learn as in mutual learning, but at the steps where `Switch.expert` holds the big network's weights rest: its
@@ -34,14 +34,14 @@ def switokd(config: Config, task: Task) -> Distillation:
     rates = config.scheme.rates or [1.0, 1.0]
     if len(rates) != 2:
         raise UserError(f"scheme.rates has {len(rates)} entries for 2 networks: give [student, big]")
-    big = SwitchedNetwork("big", student_network(config, task, "big", config.scheme.big), small="student")
+    big = SwitchedNetwork("big", student_network(config, data_spec, "big", config.scheme.big), small="student")
     return distill(
-        {"student": Network("student", student_network(config, task, "student")), "big": big},
+        {"student": Network("student", student_network(config, data_spec, "student")), "big": big},
         supervised={"student": 1.0, "big": 1.0},
         edges=[Edge("big", "student"), Edge("student", "big")],
         losses=config.losses,
         heads=["student", "big"],
-        task=task,
+        data_spec=data_spec,
         terms=[Learning(big)],
         rates=dict(zip(("student", "big"), rates, strict=True)),
     )
@@ -82,7 +82,7 @@ class SwitchedNetwork(Network):
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         produced = super().forward(batch, outputs)
         if self.training:
-            self.resting = self._decide(outputs[self.reads[0]], produced[self.provides[0]], batch).expert
+            self.skip_update = self._decide(outputs[self.reads[0]], produced[self.provides[0]], batch).expert
         return produced
 
     @torch.no_grad()
@@ -97,7 +97,7 @@ class SwitchedNetwork(Network):
 
 
 class Learning(Term):
-    """1 where a switched network learns, 0 where it rests: over steps, the share in which it learnt. Weight 0."""
+    """1 where a switched network learns, 0 where it rests: over steps, the share in which it learned. Weight 0."""
 
     def __init__(self, node: SwitchedNetwork) -> None:
         super().__init__(f"learning/{node.provides[0]}", node.provides[0], constant(0.0))
@@ -105,7 +105,7 @@ class Learning(Term):
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         logits = outputs[self.target].logits
-        return torch.full((), 0.0 if self._node[0].resting else 1.0, dtype=logits.dtype, device=logits.device)
+        return torch.full((), 0.0 if self._node[0].skip_update else 1.0, dtype=logits.dtype, device=logits.device)
 
 
 def distances(small: Tensor, big: Tensor, labels: Tensor) -> Tensor:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
-from kdschemes.core.nodes import MeanOfProbabilities, Node
-from kdschemes.core.types import Task
+from kdschemes.core.nodes import Node, ProbabilityEnsemble
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.self_distillation.generations import earlier_network, taught_by_generations
 
 
-def ban(config: Config, task: Task) -> Distillation:
+def ban(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - alpha) CE + alpha response(generation k - 1 -> generation k), k = `scheme.generations`.
 
     Generation 0 is the supervised run; each generation starts from weights of its own. The ensemble of generations 1
@@ -20,11 +20,11 @@ def ban(config: Config, task: Task) -> Distillation:
     earlier = range(1, last) if last > 1 else range(1)
     names = [*(f"generation{number}" for number in earlier[:-1]), "teacher"]
     nodes: dict[str, Node] = {
-        name: Frozen(name, earlier_network(config, task, place, number))
+        name: Frozen(name, earlier_network(config, data_spec, place, number))
         for place, (number, name) in enumerate(zip(earlier, names, strict=True))
     }
     heads = ["student"]
     if last > 1:
         heads.append("ensemble")
-        nodes["ensemble"] = MeanOfProbabilities("ensemble", [*names, "student"])
-    return taught_by_generations(config, task, nodes, heads, last)
+        nodes["ensemble"] = ProbabilityEnsemble("ensemble", [*names, "student"])
+    return taught_by_generations(config, data_spec, nodes, heads, last)

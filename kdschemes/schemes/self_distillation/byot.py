@@ -10,23 +10,25 @@ from kdschemes.config import Config
 from kdschemes.config.losses import Ramp
 from kdschemes.config.schemes.self_distillation import SelfBYOT
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.loss import Gather, Loss, Side, embedding, embedding_width
+from kdschemes.core.loss import Endpoint, Gather, Loss, embedding, embedding_width
 from kdschemes.core.nodes import Ensemble, NetworkWithExits, Node
 from kdschemes.core.precision import full_precision
 from kdschemes.core.schedules import constant
 from kdschemes.core.terms import Transfer
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.schemes.distill import Edge, distill, probe, soft_weight
 from kdschemes.schemes.networks import network_with_exits
 
 
-def byot(config: Config, task: Task) -> Distillation:
+def byot(config: Config, data_spec: DataSpec) -> Distillation:
     """Return the scheme of `taught_by_the_deepest` on a new network with exits."""
-    return taught_by_the_deepest(NetworkWithExits("student", network_with_exits(config, task, "student")), config, task)
+    return taught_by_the_deepest(
+        NetworkWithExits("student", network_with_exits(config, data_spec, "student")), config, data_spec
+    )
 
 
-def taught_by_the_deepest(student: Node, config: Config, task: Task) -> Distillation:
+def taught_by_the_deepest(student: Node, config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of the deepest exit and, for each exit i, (1 - alpha) CE_i + alpha response(deepest -> i).
 
     `student` provides the deepest exit, then the others, shallow to deep. Feature losses draw each exit's map to the
@@ -51,22 +53,22 @@ def taught_by_the_deepest(student: Node, config: Config, task: Task) -> Distilla
         edges=[Edge(deepest, name, response=alpha) for name in exits],
         losses=config.losses,
         heads=[*student.provides, "ensemble"],
-        task=task,
-        terms=_own_features(student, options, task),
+        data_spec=data_spec,
+        terms=_own_features(student, options, data_spec),
     )
 
 
-def _own_features(student: Node, options: SelfBYOT, task: Task) -> list[Transfer]:
+def _own_features(student: Node, options: SelfBYOT, data_spec: DataSpec) -> list[Transfer]:
     """Return a public variant's feature terms; the authors' code leaves out the deepest of the exits."""
     if options.variant == "ours":
         return []
     deepest, *exits = student.provides
-    sides = {name: Side(shapes) for name, shapes in probe([student], task).items()}
+    endpoints = {name: Endpoint(shapes) for name, shapes in probe([student], data_spec).items()}
     authors = options.variant == "authors"
     kind: type[Loss[Ramp]] = PooledNorm if authors else PooledSum
     terms = []
     for name in exits[:-1] if authors else exits:
-        loss = kind(Ramp(), student=sides[name], teacher=sides[deepest], task=task)
+        loss = kind(Ramp(), student=endpoints[name], teacher=endpoints[deepest], data_spec=data_spec)
         terms.append(Transfer("pooled", deepest, name, loss, constant(options.beta)))
     return terms
 
@@ -103,10 +105,10 @@ def active_gap(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> 
 class PooledNorm(Loss[Ramp]):
     """`batch_norm_of_gap` of the pooled features, the student's after a learned linear layer."""
 
-    spans_batch = True
+    needs_global_batch = True
 
-    def __init__(self, options: Ramp, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: Ramp, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.adapter = nn.Linear(_width(student), _width(teacher))
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
@@ -119,8 +121,8 @@ class PooledSum(Loss[Ramp]):
     A student of another width passes a learned linear layer first.
     """
 
-    def __init__(self, options: Ramp, *, student: Side, teacher: Side, task: Task) -> None:
-        super().__init__(options, student=student, teacher=teacher, task=task)
+    def __init__(self, options: Ramp, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
+        super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         same = _width(student) == _width(teacher)
         self.adapter = nn.Identity() if same else nn.Linear(_width(student), _width(teacher))
 
@@ -133,5 +135,5 @@ def _pooled(output: Output) -> Float[Tensor, "n d"]:
     return embedding(list(output.features.values())[-1])
 
 
-def _width(side: Side) -> int:
+def _width(side: Endpoint) -> int:
     return embedding_width(list(side.features.values())[-1])

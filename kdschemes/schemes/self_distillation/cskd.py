@@ -4,24 +4,24 @@ from __future__ import annotations
 
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.self_distillation.two_views import NetworkTwice
 
 
-def cskd(config: Config, task: Task) -> Distillation:
+def cskd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE + response(another sample of the class -> the sample).
 
     The other sample is answered without gradient, by the network in training mode, after the batch.
     """
-    student = NetworkTwice("student", student_network(config, task, "student"), "classmate", learns=False)
-    name, classmate = student.provides
+    student = NetworkTwice("student", student_network(config, data_spec, "student"), "classmate", learns=False)
+    name, same_class = student.provides
     return distill(
         {"student": student},
         supervised={name: 1.0},
-        edges=[Edge(classmate, name)],
+        edges=[Edge(same_class, name)],
         losses=config.losses,
         heads=["student"],
-        task=task,
+        data_spec=data_spec,
     )

@@ -14,7 +14,7 @@ from kdschemes.core.loss import embedding
 from kdschemes.core.precision import full_precision
 from kdschemes.core.schedules import Schedule, constant
 from kdschemes.core.terms import Term
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.distributed.collectives import gather
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
@@ -26,7 +26,7 @@ Gap = Literal["channels", "scalar"]
 class MeanGap(Term):
     """`mean_gap` of the last stage's features, averaged over positions, of two outputs; both learn from it."""
 
-    spans_batch = True
+    needs_global_batch = True
 
     def __init__(self, target: str, other: str, weight: Schedule, form: Gap) -> None:
         super().__init__(f"gap/{target}-{other}", target, weight)
@@ -60,13 +60,13 @@ def mean_gap(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], *, form:
     return gap.square().sum() if form == "channels" else gap.mean().square()
 
 
-def ddgsd(config: Config, task: Task) -> Distillation:
+def ddgsd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of both views, response each from the other, and the distance of their mean features.
 
     One forward pass runs both views; targets are constants, the distance is none. Feature and relation terms run both
     ways, too.
     """
-    student = NetworkTwice("student", student_network(config, task, "student"), "view1", together=True)
+    student = NetworkTwice("student", student_network(config, data_spec, "student"), "view1", joint_forward=True)
     first, second = student.provides
     options = config.scheme
     return distill(
@@ -75,6 +75,6 @@ def ddgsd(config: Config, task: Task) -> Distillation:
         edges=[Edge(second, first), Edge(first, second)],
         losses=config.losses,
         heads=["student"],
-        task=task,
+        data_spec=data_spec,
         terms=[MeanGap(first, second, constant(options.gap_weight), options.gap)],
     )

@@ -8,13 +8,13 @@ import torch
 from torch import Tensor
 
 from kdschemes.config import Config
-from kdschemes.core.averages import answers_of_all
+from kdschemes.core.averages import gather_predictions
 from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Node
 from kdschemes.core.schedules import Schedule, constant
 from kdschemes.core.terms import Term
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 from kdschemes.schemes.self_distillation.two_views import NetworkTwice
@@ -23,18 +23,18 @@ from kdschemes.schemes.self_distillation.two_views import NetworkTwice
 class LastStep(Node):
     """What a network answered at the optimizer step before, found again by the samples' positions.
 
-    `name` holds the logits that `source` had then for the samples of the companion `previous`, constants. Answers are
-    remembered after the step, those of all processes on each process, `size` samples at most.
+    `name` holds the logits that `source` had then for the samples of the auxiliary batch `previous`, constants. Answers
+    are remembered after the step, those of all processes on each process, `size` samples at most.
     """
 
-    companions = ("previous",)
-    alike = ("index", "logits")
+    aux_batches = ("previous",)
+    replicated_buffers = ("index", "logits")
     index: Tensor
     logits: Tensor
 
     def __init__(self, name: str, source: str, size: int, classes: int) -> None:
         super().__init__([name], reads=[source])
-        self.samples = {name: "previous"}
+        self.output_batches = {name: "previous"}
         self.register_buffer("index", torch.full((size,), -1))
         self.register_buffer("logits", torch.zeros(size, classes))
         self._new: list[tuple[Tensor, Tensor]] = []
@@ -42,8 +42,8 @@ class LastStep(Node):
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         if self.training:
-            self._new.append(answers_of_all(batch, outputs[self.reads[0]], self.logits.dtype))
-        found = batch.companion("previous").index[:, None] == self.index
+            self._new.append(gather_predictions(batch, outputs[self.reads[0]], self.logits.dtype))
+        found = batch.aux_batch("previous").index[:, None] == self.index
         return {self.provides[0]: Output(self.logits[found.int().argmax(1)], known=found.any(1))}
 
     @torch.no_grad()
@@ -56,18 +56,18 @@ class LastStep(Node):
 
 
 class SuperviseBoth(Term):
-    """Cross-entropy on the labels of a batch and of one of its companions, a mean over the samples of both."""
+    """Cross-entropy on the labels of a batch and of one of its auxiliary batches, a mean over the samples of both."""
 
-    def __init__(self, target: str, again: str, companion: str, weight: Schedule) -> None:
+    def __init__(self, target: str, again: str, aux_batch: str, weight: Schedule) -> None:
         super().__init__(f"ce/{target}", target, weight)
-        self.again, self.companion = again, companion
+        self.again, self.aux_batch = again, aux_batch
 
     @property
     def reads(self) -> tuple[str, ...]:
         return (self.target, self.again)
 
     def batches(self, batch: Batch) -> tuple[Batch, ...]:
-        return (batch, batch.companion(self.companion))
+        return (batch, batch.aux_batch(self.aux_batch))
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
         both = self.batches(batch)
@@ -81,20 +81,20 @@ class SuperviseBoth(Term):
         )
 
 
-def dlb(config: Config, task: Task) -> Distillation:
+def dlb(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE over the batch and the one before, and response(its answers then -> its answers now) on the latter.
 
     The batch before is seen in another view, in a forward pass of its own; its answers then are those of view 0, by the
     weights of then. The first step has no batch before: CE alone.
     """
-    student = NetworkTwice("student", student_network(config, task, "student"), "previous")
+    student = NetworkTwice("student", student_network(config, data_spec, "student"), "previous")
     name, again = student.provides
     return distill(
-        {"student": student, "past": LastStep("past", name, config.train.batch_size, task.num_classes)},
+        {"student": student, "past": LastStep("past", name, config.train.batch_size, data_spec.num_classes)},
         supervised={},
         edges=[Edge("past", again)],
         losses=config.losses,
         heads=["student"],
-        task=task,
+        data_spec=data_spec,
         terms=[SuperviseBoth(name, again, "previous", constant(1.0))],
     )

@@ -6,15 +6,15 @@ from kdschemes.config import Config
 from kdschemes.core.averages import Ema
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Network
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 
 
-def ema(config: Config, task: Task) -> Distillation:
+def ema(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE + response(moving average -> student); the average is the reported head."""
     options = config.scheme
-    network = student_network(config, task, "student")
+    network = student_network(config, data_spec, "student")
     seen = Network("student", network, "view1" if options.view == "own" else None)
     return distill(
         {
@@ -25,5 +25,5 @@ def ema(config: Config, task: Task) -> Distillation:
         edges=[Edge("average", "student")],
         losses=config.losses,
         heads=["average", "student"],
-        task=task,
+        data_spec=data_spec,
     )

@@ -14,7 +14,7 @@ from kdschemes.config import Config
 from kdschemes.config.schemes.self_distillation import SelfFRSKD
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Network, Node
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.errors import UserError
 from kdschemes.models.recombined import as_map
 from kdschemes.schemes.distill import Edge, distill, probe
@@ -54,7 +54,7 @@ class SelfTeacher(Node):
         return {self.provides[0]: Output(logits, dict(zip(self.stages, refined, strict=True)))}
 
 
-def frskd(config: Config, task: Task) -> Distillation:
+def frskd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of the network and of the self-teacher, whose answer and refined maps teach the network.
 
     The self-teacher learns from its CE alone, which trains the network through the maps too, unless `detach`. Tokens
@@ -65,19 +65,19 @@ def frskd(config: Config, task: Task) -> Distillation:
     """
     options = config.scheme
     assert isinstance(options, SelfFRSKD)
-    student = Network("student", student_network(config, task, "student"))
-    maps = stage_maps("frskd", probe([student], task)["student"])
+    student = Network("student", student_network(config, data_spec, "student"))
+    maps = stage_maps("frskd", probe([student], data_spec)["student"])
     if len(maps) < 2:
         raise UserError(f"frskd needs two or more stages, {config.model.name} has {len(maps)}: choose another model")
     with seeded(config.seed, "init", "self_teacher"):
-        teacher = SelfTeacher("self_teacher", "student", maps, task.num_classes, options)
+        teacher = SelfTeacher("self_teacher", "student", maps, data_spec.num_classes, options)
     return distill(
         {"student": student, "self_teacher": teacher},
         supervised={"student": 1.0, "self_teacher": 1.0},
         edges=[Edge("self_teacher", "student")],
         losses=config.losses,
         heads=["student", "self_teacher"],
-        task=task,
+        data_spec=data_spec,
     )
 
 

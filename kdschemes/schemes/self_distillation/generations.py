@@ -1,11 +1,11 @@
-"""A network that earlier runs of its own kind teach."""
+"""A network that prerequisite runs of its own kind teach."""
 
 from __future__ import annotations
 
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Ensemble, Network, Node
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.models import StagedNetwork, load_weights
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
@@ -13,14 +13,14 @@ from kdschemes.schemes.offline.teachers import soft_and_hard
 
 
 def taught_by_generations(
-    config: Config, task: Task, nodes: dict[str, Node], heads: list[str], generation: int
+    config: Config, data_spec: DataSpec, nodes: dict[str, Node], heads: list[str], generation: int
 ) -> Distillation:
     """Return (1 - alpha) CE + alpha response(teacher -> student), the student that of a generation.
 
     Nodes that are ensembles run after the student; `heads` are evaluated.
     """
     alpha, hard = soft_and_hard(config)
-    student = Network("student", student_network(config, task, _role(generation)))
+    student = Network("student", student_network(config, data_spec, _role(generation)))
     ensemble = {name: node for name, node in nodes.items() if isinstance(node, Ensemble)}
     before = {name: node for name, node in nodes.items() if name not in ensemble}
     return distill(
@@ -29,17 +29,17 @@ def taught_by_generations(
         edges=[Edge("teacher", "student", response=alpha)],
         losses=config.losses,
         heads=heads,
-        task=task,
+        data_spec=data_spec,
         teacher="teacher",
     )
 
 
-def earlier_network(config: Config, task: Task, place: int, generation: int) -> StagedNetwork:
+def earlier_network(config: Config, data_spec: DataSpec, place: int, generation: int) -> StagedNetwork:
     """Return a generation's network: as it starts, or with the weights of its run where that is known by now."""
-    network = student_network(config, task, _role(generation))
+    network = student_network(config, data_spec, _role(generation))
     folders = config.teacher.checkpoint
     if isinstance(folders, list):
-        load_weights(network, folders[place], num_classes=task.num_classes)
+        load_weights(network, folders[place], num_classes=data_spec.num_classes)
     return network
 
 

@@ -6,13 +6,13 @@ from kdschemes.config import Config
 from kdschemes.config.losses.response import USKD, TFKDReg
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Network
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 
 
-def own_labels(config: Config, task: Task) -> Distillation:
+def own_labels(config: Config, data_spec: DataSpec) -> Distillation:
     """Return hard CE + a loss that looks at no teacher, on the edge from the student to itself.
 
     Raises:
@@ -26,10 +26,10 @@ def own_labels(config: Config, task: Task) -> Distillation:
             )
     published = next((options.hard for _, options in config.losses.chosen()), 1.0)
     return distill(
-        {"student": Network("student", student_network(config, task, "student"))},
+        {"student": Network("student", student_network(config, data_spec, "student"))},
         supervised={"student": published if config.scheme.hard is None else config.scheme.hard},
         edges=[Edge("student", "student")],
         losses=config.losses,
         heads=["student"],
-        task=task,
+        data_spec=data_spec,
     )

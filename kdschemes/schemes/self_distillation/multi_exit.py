@@ -12,11 +12,11 @@ from torch import Tensor
 from kdschemes.config import Config
 from kdschemes.config.schemes.self_distillation import SelfMultiExit
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.loss import Loss, Side
+from kdschemes.core.loss import Endpoint, Loss
 from kdschemes.core.nodes import NetworkWithExits
 from kdschemes.core.schedules import Schedule, ramp
 from kdschemes.core.terms import Transfer
-from kdschemes.core.types import Batch, Output, Outputs, Task
+from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.distributed.collectives import sum_over_processes
 from kdschemes.losses.build import build_loss
 from kdschemes.models import ExitNetwork
@@ -39,7 +39,7 @@ class WarmingExits(NetworkWithExits):
         confidence: from 0 to 1.
     """
 
-    alike = ("growths", "sure")
+    replicated_buffers = ("growths", "sure")
     growths: Tensor
     sure: Tensor
 
@@ -92,7 +92,7 @@ class WarmingTransfer(Transfer):
         return factor.square().to(value.dtype) * value
 
 
-def multi_exit(config: Config, task: Task) -> Distillation:
+def multi_exit(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - C) CE_K + sum over the other exits k of (1 - C) CE_k + C response(deepest K -> k), C = alpha.
 
     The temperature of the response loss is multiplied by `WarmingExits.factor`. Feature and relation losses, where
@@ -103,7 +103,7 @@ def multi_exit(config: Config, task: Task) -> Distillation:
     responses = [loss for kind, loss in config.losses.chosen() if kind == "response"]
     student = WarmingExits(
         "student",
-        network_with_exits(config, task, "student"),
+        network_with_exits(config, data_spec, "student"),
         temperature=getattr(responses[0], "temperature", 1.0) if responses else 1.0,
         growth=options.growth,
         confidence=options.confidence,
@@ -112,14 +112,14 @@ def multi_exit(config: Config, task: Task) -> Distillation:
     alpha = soft_weight(config)
     hard, soft = options.scale * (1.0 - alpha), options.scale * alpha
     last = hard if options.deepest is None else options.scale * options.deepest
-    shapes = probe([student], task)
-    sides = {name: Side(shapes[name], student.live_network(name)) for name in student.provides}
+    shapes = probe([student], data_spec)
+    endpoints = {name: Endpoint(shapes[name], student.training_network(name)) for name in student.provides}
     softened = [
         WarmingTransfer(
             loss.name,
             deepest,
             name,
-            build_loss(loss, student=sides[name], teacher=sides[deepest], task=task),
+            build_loss(loss, student=endpoints[name], teacher=endpoints[deepest], data_spec=data_spec),
             ramp(loss.schedule, soft * loss.weight, loss.ramp_epochs),
             student,
         )
@@ -132,7 +132,7 @@ def multi_exit(config: Config, task: Task) -> Distillation:
         edges=[Edge(deepest, name, response=None) for name in exits],
         losses=config.losses,
         heads=student.provides,
-        task=task,
+        data_spec=data_spec,
         terms=softened,
     )
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from torch.nn import functional
 
 from kdschemes.config import Config
-from kdschemes.core.averages import Memory
+from kdschemes.core.averages import PredictionBank
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Network
 from kdschemes.core.schedules import Schedule
 from kdschemes.core.terms import Supervise, Term
-from kdschemes.core.types import Progress, Task
+from kdschemes.core.types import DataSpec, Progress
 from kdschemes.schemes.distill import Edge, distill, soft_weight
 from kdschemes.schemes.networks import student_network
 
@@ -28,24 +28,24 @@ def growing(last: float) -> Schedule:
     return weight
 
 
-def pskd(config: Config, task: Task) -> Distillation:
+def pskd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - a) CE + a response(the epoch before -> now), a growing from epoch to epoch up to `scheme.alpha`.
 
     The past is what the network answered in training, in that epoch's view. A sample not seen yet is answered by its
     label, so that the first epoch learns from labels alone. Without a response loss CE has weight 1.
     """
-    assert task.train_labels is not None, "a memory of predictions needs the training samples"
-    labels = functional.one_hot(task.train_labels.cpu().clamp(min=0), task.num_classes)
+    assert data_spec.train_labels is not None, "a prediction bank needs the training samples"
+    labels = functional.one_hot(data_spec.train_labels.cpu().clamp(min=0), data_spec.num_classes)
     scheme = distill(
         {
-            "student": Network("student", student_network(config, task, "student")),
-            "past": Memory("past", "student", task, prior=CERTAIN * labels.float()),
+            "student": Network("student", student_network(config, data_spec, "student")),
+            "past": PredictionBank("past", "student", data_spec, prior=CERTAIN * labels.float()),
         },
         supervised={"student": 1.0},
         edges=[Edge("past", "student")],
         losses=config.losses,
         heads=["student"],
-        task=task,
+        data_spec=data_spec,
     )
     alpha = growing(soft_weight(config))
     for term in scheme.terms:

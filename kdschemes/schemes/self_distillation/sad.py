@@ -18,7 +18,7 @@ from kdschemes.core.nodes import Network
 from kdschemes.core.precision import full_precision
 from kdschemes.core.schedules import Schedule, constant
 from kdschemes.core.terms import Supervise, Term
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError, unknown
 from kdschemes.losses.stages import to_map
 from kdschemes.schemes.distill import probe
@@ -62,7 +62,7 @@ def self_attention(
 
     Hou et al. 2019, "Learning Lightweight Lane Detection CNNs by Self Attention Distillation". $\Psi(F)$ is the
     softmax of $\frac1C \sum_c F_c^2$. The deeper map G is enlarged to the size of F by bilinear interpolation (pixel
-    centres aligned) before its squares are taken, or its attention is, before the softmax. Gradients flow to both.
+    centers aligned) before its squares are taken, or its attention is, before the softmax. Gradients flow to both.
 
     Args:
         shallow: F.
@@ -79,7 +79,7 @@ def self_attention(
     return gap.square().sum(dim=1).mean() if positions == "sum" else gap.square().mean()
 
 
-def sad(config: Config, task: Task) -> Distillation:
+def sad(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE + weight * sum over successive stages m of the squared gap between attention of m and of m + 1.
 
     Tokens count as the square map that they fill. Pairs with a map of one position, whose attention says nothing, are
@@ -90,8 +90,8 @@ def sad(config: Config, task: Task) -> Distillation:
     """
     options = config.scheme
     assert isinstance(options, SelfSAD)
-    student = Network("student", student_network(config, task, "student"))
-    maps = stage_maps("sad", probe([student], task)["student"])
+    student = Network("student", student_network(config, data_spec, "student"))
+    maps = stage_maps("sad", probe([student], data_spec)["student"])
     pairs = _pairs(options.stages, maps, config.model.name)
     attention = [SelfAttention("student", shallow, deep, options) for shallow, deep in pairs]
     return Distillation({"student": student}, [Supervise("student", constant(1.0)), *attention], ["student"])

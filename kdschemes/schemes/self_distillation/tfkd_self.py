@@ -5,12 +5,12 @@ from __future__ import annotations
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
-from kdschemes.core.types import Task
+from kdschemes.core.types import DataSpec
 from kdschemes.schemes.self_distillation.generations import earlier_network, taught_by_generations
 
 
-def tfkd_self(config: Config, task: Task) -> Distillation:
+def tfkd_self(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - alpha) CE + alpha response(teacher -> student): from the supervised run to a fresh network."""
     return taught_by_generations(
-        config, task, {"teacher": Frozen("teacher", earlier_network(config, task, 0, 0))}, ["student"], 1
+        config, data_spec, {"teacher": Frozen("teacher", earlier_network(config, data_spec, 0, 0))}, ["student"], 1
     )

@@ -13,41 +13,41 @@ from kdschemes.models import StagedNetwork
 
 
 class NetworkTwice(Network):
-    """A trained network that answers, beside the batch, one of its companions.
+    """A trained network that answers, beside the batch, one of its auxiliary batches.
 
     Outputs are `name` and, in training, `NAME/COMPANION`. `together` runs both in one forward pass, with one set of
-    batch norm's statistics; else the companion follows the batch in a pass of its own, from which, without `learns`,
-    no gradient comes. Of a companion without samples the answer is empty.
+    batch norm's statistics; else the auxiliary batch follows the batch in a pass of its own, from which, without
+    `learns`, no gradient comes. Of an auxiliary batch without samples the answer is empty.
     """
 
     def __init__(
-        self, name: str, network: StagedNetwork, companion: str, *, together: bool = False, learns: bool = True
+        self, name: str, network: StagedNetwork, aux_batch: str, *, joint_forward: bool = False, learns: bool = True
     ) -> None:
         super().__init__(name, network)
-        self.provides = (name, f"{name}/{companion}")
-        self.companions = (companion,)
-        self.samples = {self.provides[1]: companion}
-        self.together, self.learns = together, learns
+        self.provides = (name, f"{name}/{aux_batch}")
+        self.aux_batches = (aux_batch,)
+        self.output_batches = {self.provides[1]: aux_batch}
+        self.joint_forward, self.learns = joint_forward, learns
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        if not batch.companions:
-            return self._answers(batch)
+        if not batch.aux_batches:
+            return self._predict(batch)
         name, again = self.provides
-        other = batch.companion(self.companions[0])
-        if self.together:
+        other = batch.aux_batch(self.aux_batches[0])
+        if self.joint_forward:
             pair = (batch, other)
             images, labels, index = (
                 torch.cat([getattr(b, key) for b in pair]) for key in ("images", "labels", "index")
             )
-            both = self._answers(Batch(images, labels, index))[name]
+            both = self._predict(Batch(images, labels, index))[name]
             return {name: _rows(both, slice(0, len(batch))), again: _rows(both, slice(len(batch), None))}
-        answer = self._answers(batch)[name]
+        produced = self._predict(batch)[name]
         if len(other) == 0:
-            return {name: answer, again: _rows(answer, slice(0, 0))}
+            return {name: produced, again: _rows(produced, slice(0, 0))}
         with nullcontext() if self.learns else torch.no_grad():
-            return {name: answer, again: self._answers(other)[name]}
+            return {name: produced, again: self._predict(other)[name]}
 
-    def _answers(self, batch: Batch) -> Outputs:
+    def _predict(self, batch: Batch) -> Outputs:
         return super().forward(batch, {})
 
 

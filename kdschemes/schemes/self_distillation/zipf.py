@@ -16,7 +16,7 @@ from kdschemes.core.nodes import Network
 from kdschemes.core.precision import full_precision
 from kdschemes.core.schedules import constant
 from kdschemes.core.terms import Supervise, Term
-from kdschemes.core.types import Batch, Output, Task
+from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.response.divergence import divergence_by_gap
 from kdschemes.schemes.distill import probe
@@ -108,7 +108,7 @@ def zipf_loss(
     return divergence_by_gap(z - log_p, log_p, functional.log_softmax(z, dim=1)).mean()
 
 
-def zipf(config: Config, task: Task) -> Distillation:
+def zipf(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE + weight times the divergence from Zipf's law over the ranks of the other classes.
 
     Raises:
@@ -116,13 +116,15 @@ def zipf(config: Config, task: Task) -> Distillation:
     """
     options = config.scheme
     assert isinstance(options, SelfZipf)
-    if task.num_classes < 2:
-        raise UserError(f"method=zipf ranks the classes beside the label's, the task has {task.num_classes} class(es)")
-    student = Network("student", student_network(config, task, "student"))
+    if data_spec.num_classes < 2:
+        raise UserError(
+            f"method=zipf ranks the classes beside the label's, the task has {data_spec.num_classes} class(es)"
+        )
+    student = Network("student", student_network(config, data_spec, "student"))
     classifier = None
     if options.votes == "dense":
         classifier = student.network.linear_classifier()
-        last = list(probe([student], task)["student"].values())[-1]
+        last = list(probe([student], data_spec)["student"].values())[-1]
         if classifier is None or len(last) != 3:
             raise UserError(
                 f"scheme.votes=dense needs one linear layer on the averaged last map, which {config.model.name} "

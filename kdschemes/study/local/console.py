@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from kdschemes.tracking.console import SECONDS_BETWEEN_LINES
 
 
-class Board:
+class StudyConsole:
     """Tells how far a study of `total` runs is."""
 
     def __init__(self, total: int, ended: int) -> None:

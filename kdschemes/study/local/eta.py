@@ -34,21 +34,21 @@ class Speed:
         """Take the seconds that a run of a pack takes on average after the last epoch, to evaluate and to write."""
         self._closing = seconds
 
-    def left(self, going: Iterable[Left], waiting: Iterable[Left], workers: int) -> float | None:
+    def left(self, active: Iterable[Left], waiting: Iterable[Left], workers: int) -> float | None:
         """Return the seconds until all is done, in the order given; None before anything was measured."""
         if not self._seconds:
             return None
-        busy = [self._pack(pack) for pack in going]
+        busy = [self._pack(pack) for pack in active]
         return makespan(busy + [0.0] * (workers - len(busy)), map(self._pack, waiting))
 
     def _pack(self, pack: Left) -> float:
         return sum(epochs * self._epoch(run, len(pack)) + self._closing for run, epochs in pack)
 
-    def _epoch(self, run: StudyRun, together: int) -> float:
+    def _epoch(self, run: StudyRun, pack_size: int) -> float:
         known = self._seconds.get(_kind(run))
         if known is not None:
             return known
-        return statistics.fmean(self._per_work.values()) * epoch_work(run.config, together)
+        return statistics.fmean(self._per_work.values()) * epoch_work(run.config, pack_size)
 
 
 def _kind(run: StudyRun) -> tuple[object, ...]:

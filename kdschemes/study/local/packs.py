@@ -101,18 +101,20 @@ def run_bytes(config: Config) -> float:
     averages = (config.train.ema is not None) + config.scheme.averages
     numbers = trained * (3 + STATES[config.optim.name] + averages)
     samples = SAMPLES[config.data.name]
-    remembered = CLASSES * config.scheme.remembers + sum(options.remembers for _, options in config.losses.chosen())
+    remembered = CLASSES * config.scheme.keeps_predictions + sum(
+        options.bank_size_per_sample for _, options in config.losses.chosen()
+    )
     return float(FLOAT * (numbers + samples * remembered))
 
 
-def epoch_work(config: Config, together: int) -> float:
+def epoch_work(config: Config, pack_size: int) -> float:
     """Return about how many multiply-accumulates an epoch of a run takes among so many runs.
 
     Those of three forward passes of what it trains, and its part of one of the teacher that they share.
     """
     models = config.scheme.trained_models(config.model.name)
     trained, teachers = (_total(_macs, names, config) for names in (models, _teachers(config)))
-    return SAMPLES[config.data.name] * config.data.fraction * (PASSES * trained + teachers / together)
+    return SAMPLES[config.data.name] * config.data.fraction * (PASSES * trained + teachers / pack_size)
 
 
 def _key(run: StudyRun) -> object:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from kdschemes.errors import UserError
-from kdschemes.study.locate import Opened, open_study, recipes
+from kdschemes.study.locate import OpenStudy, open_study, recipes
 from kdschemes.study.record import LOCK, Study, write_study
 from kdschemes.study.spec import StudyRun
 from kdschemes.study.status import ACTIVE, Status, counts, status
@@ -109,7 +109,7 @@ def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None)
     return packs, slots, told
 
 
-def _run(opened: Opened, stop: StopSignal, parallel: int | None, memory: float | None) -> int:
+def _run(opened: OpenStudy, stop: StopSignal, parallel: int | None, memory: float | None) -> int:
     from kdschemes.study.local.scheduler import BUDGET, Scheduler
 
     study = opened.study
@@ -155,7 +155,7 @@ def _report(study: Study) -> bool:
     return True
 
 
-def _dry_run(opened: Opened, parallel: int | None, memory: float | None) -> str:
+def _dry_run(opened: OpenStudy, parallel: int | None, memory: float | None) -> str:
     """Return what would be run: each pack with its runs and their overrides, then what is left out."""
     found = status(opened.study)
     runs = to_run(opened.runs, found)

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kdschemes.config.naming import to_tree
-from kdschemes.storage import lease as guard
+from kdschemes.storage import lease
 from kdschemes.study import run_logs as traces
-from kdschemes.study.local.console import Board, result_line
+from kdschemes.study.local.console import StudyConsole, result_line
 from kdschemes.study.local.eta import Left, Speed
 from kdschemes.study.local.packs import Pack
 from kdschemes.study.local.resources import Slot
-from kdschemes.study.local.workers import Answers, Worker
+from kdschemes.study.local.workers import Messages, Worker
 from kdschemes.study.record import Study, read_failures, write_failures
 from kdschemes.study.spec import StudyRun
 from kdschemes.training.signals import StopSignal
@@ -29,7 +29,7 @@ BUDGET = "budget"
 
 
 @dataclass
-class Going:
+class ActivePack:
     """A pack in training.
 
     `epochs` are those of its runs when it was last looked at; `mark` is when it was first seen to have advanced, and
@@ -70,13 +70,13 @@ class Scheduler:
         self.stopped: dict[str, str] = {}
         self.ended: signal.Signals | str | None = None
         self._study, self._slots, self._stop, self._deadline = study, slots, stop, deadline
-        self._board = Board(len(study.entries), len(self.finished))
+        self._console = StudyConsole(len(study.entries), len(self.finished))
         self._entries = {entry.folder: entry for entry in study.entries}
         self._epochs = {name: traces.epochs_done(study.output / name, of.epochs) for name, of in self._entries.items()}
         self._waiting = list(packs)
-        self._going: dict[Worker, Going] = {}
+        self._active: dict[Worker, ActivePack] = {}
         self._workers: dict[int, tuple[Worker, object]] = {}
-        self._answers: Answers = queue.SimpleQueue()
+        self._messages: Messages = queue.SimpleQueue()
         self._speed = Speed()
         self._held: set[str] = set()
 
@@ -88,7 +88,7 @@ class Scheduler:
             UserError: the study's folder can't be written.
         """
         try:
-            while self._going or (self._waiting and self.ended is None):
+            while self._active or (self._waiting and self.ended is None):
                 self._drop_hopeless()
                 self._end_if_asked()
                 if self.ended is None:
@@ -104,7 +104,7 @@ class Scheduler:
                 worker.close()
             for worker, _ in self._workers.values():
                 worker.wait()
-            self._board.stop()
+            self._console.stop()
 
     def _drop_hopeless(self) -> None:
         """Give up the packs that need a run which is not going to be finished."""
@@ -118,7 +118,7 @@ class Scheduler:
 
     def _begin(self) -> None:
         """Give packs that can start to slots that are free."""
-        busy = {going.slot for going in self._going.values()}
+        busy = {active.slot for active in self._active.values()}
         free = [number for number in range(len(self._slots)) if number not in busy]
         for pack in list(self._waiting):
             if not free:
@@ -130,10 +130,10 @@ class Scheduler:
     def _is_held(self, pack: Pack) -> bool:
         """Return whether another process trains one of its runs: the last workers of a process that was killed."""
         for run in pack.runs:
-            holder = guard.holder(self._study.output / run.folder)
+            holder = lease.holder(self._study.output / run.folder)
             if holder is not None and holder.fresh:
                 if run.folder not in self._held:
-                    self._board.line(f"{self._entries[run.folder].label} is in training by {holder}: waiting for it")
+                    self._console.line(f"{self._entries[run.folder].label} is in training by {holder}: waiting for it")
                 self._held.add(run.folder)
                 return True
         return False
@@ -146,13 +146,13 @@ class Scheduler:
         if worker is None or before != kind:
             if worker is not None:
                 worker.close()
-            worker = Worker(self._answers, log, slot.environment)
+            worker = Worker(self._messages, log, slot.environment)
             self._workers[number] = worker, kind
         names = [run.folder for run in pack.runs]
         old = read_failures(self._study.folder)
         if not old.keys().isdisjoint(names):
             write_failures(self._study.folder, {name: why for name, why in old.items() if name not in names})
-        self._going[worker] = Going(pack, number, log, sum(self._epochs[name] for name in names))
+        self._active[worker] = ActivePack(pack, number, log, sum(self._epochs[name] for name in names))
         cores = sorted({core for each in self._slots for core in each.cores}) if self._alone(pack) else slot.cores
         # Folders are taken in one order everywhere: two studies with the same runs never wait for each other.
         runs = [to_tree(run.config) for run in sorted(pack.runs, key=lambda run: run.folder)]
@@ -165,7 +165,7 @@ class Scheduler:
         while later := [other for other in left if other.needs & coming]:
             coming |= {run.folder for other in later for run in other.runs}
             left = [other for other in left if other not in later]
-        return not left and not self._going
+        return not left and not self._active
 
     def _new_log(self) -> Path:
         logs = self._study.folder / "logs"
@@ -177,30 +177,30 @@ class Scheduler:
     def _listen(self) -> None:
         """Take what workers say, for a while."""
         with contextlib.suppress(queue.Empty):
-            worker, said = self._answers.get(timeout=PATIENCE)
+            worker, said = self._messages.get(timeout=PATIENCE)
             while True:
                 self._take(worker, said)
-                worker, said = self._answers.get_nowait()
+                worker, said = self._messages.get_nowait()
 
     def _take(self, worker: Worker, said: dict[str, object] | None) -> None:
         if said is None:
             self._workers = {number: of for number, of in self._workers.items() if of[0] is not worker}
-            if (going := self._going.pop(worker, None)) is not None:
-                self._left_alone(going, worker)
+            if (active := self._active.pop(worker, None)) is not None:
+                self._left_alone(active, worker)
         elif "over" in said:
-            self._measure(self._going.pop(worker))
+            self._measure(self._active.pop(worker))
         elif "failed" in said:
             self._fail(str(said["run"]), str(said["failed"]))
         else:
             self._finish_if_done(str(said["run"]))
 
-    def _left_alone(self, going: Going, worker: Worker) -> None:
+    def _left_alone(self, active: ActivePack, worker: Worker) -> None:
         """Say of each run of a pack whose process has ended what became of it."""
-        log = going.log.relative_to(self._study.folder)
-        told = traces.error_in(going.log)
+        log = active.log.relative_to(self._study.folder)
+        told = traces.error_in(active.log)
         memory = " (out of memory?)" if worker.ending.endswith("SIGKILL") else ""
         reason = f"{told} (log: {log})" if told else f"its process {worker.ending}{memory} (log: {log})"
-        for run in going.pack.runs:
+        for run in active.pack.runs:
             folder = self._study.output / run.folder
             if run.folder in self.failed or self._finish_if_done(run.folder):
                 continue
@@ -208,47 +208,47 @@ class Scheduler:
             if stopped is not None or self.ended is not None:
                 self.stopped[run.folder] = stopped or "stopped before its first checkpoint"
                 if self.ended is None:
-                    self._board.line(f"{self._entries[run.folder].label}: stopped from outside by {stopped}")
+                    self._console.line(f"{self._entries[run.folder].label}: stopped from outside by {stopped}")
             else:
                 self._fail(run.folder, reason)
 
     def _look(self) -> None:
         """See how far runs are, and tell."""
-        for going in self._going.values():
-            for name, reason in traces.left_lockstep(going.log).items():
+        for active in self._active.values():
+            for name, reason in traces.failed_in_pack(active.log).items():
                 self._fail(name, reason)
-            for run in going.pack.runs:
+            for run in active.pack.runs:
                 if run.folder not in self.failed and not self._finish_if_done(run.folder):
                     epochs = self._entries[run.folder].epochs
                     self._epochs[run.folder] = traces.epochs_done(self._study.output / run.folder, epochs)
-            self._measure(going)
+            self._measure(active)
         if self.ended is not None:
             return
         ended = self.finished | self.failed.keys()
         total = sum(entry.epochs for entry in self._entries.values())
         done = sum(of.epochs if name in ended else self._epochs[name] for name, of in self._entries.items())
-        training = [[run for run in going.pack.runs if run.folder not in ended] for going in self._going.values()]
+        training = [[run for run in active.pack.runs if run.folder not in ended] for active in self._active.values()]
         left = self._speed.left(
             [self._left(runs) for runs in training], [self._left(pack.runs) for pack in self._waiting], len(self._slots)
         )
-        self._board.update(done / total, left, sum(map(len, training)))
+        self._console.update(done / total, left, sum(map(len, training)))
 
     def _left(self, runs: Iterable[StudyRun]) -> Left:
         return [(run, self._entries[run.folder].epochs - self._epochs[run.folder]) for run in runs]
 
-    def _measure(self, going: Going) -> None:
-        now, names = time.monotonic(), [run.folder for run in going.pack.runs]
+    def _measure(self, active: ActivePack) -> None:
+        now, names = time.monotonic(), [run.folder for run in active.pack.runs]
         done = sum(self._epochs[name] for name in names)
         ended = sum(name in self.finished for name in names)
-        if going.closing is not None and ended:
-            self._speed.closed((now - going.closing) / ended)
-        elif going.mark is None and done > going.epochs:
-            going.mark = now, done
-        elif going.mark is not None and done > going.epochs:
-            self._speed.measured(going.pack.runs, (now - going.mark[0]) / (done - going.mark[1]))
-        if going.closing is None and done == sum(self._entries[name].epochs for name in names):
-            going.closing = now
-        going.epochs = done
+        if active.closing is not None and ended:
+            self._speed.closed((now - active.closing) / ended)
+        elif active.mark is None and done > active.epochs:
+            active.mark = now, done
+        elif active.mark is not None and done > active.epochs:
+            self._speed.measured(active.pack.runs, (now - active.mark[0]) / (done - active.mark[1]))
+        if active.closing is None and done == sum(self._entries[name].epochs for name in names):
+            active.closing = now
+        active.epochs = done
 
     def _end_if_asked(self) -> None:
         """Tell the workers of a signal or of the end of the budget, once: they save and end."""
@@ -256,14 +256,14 @@ class Scheduler:
             return
         if self._stop.received is not None:
             self.ended = self._stop.received
-        elif self._deadline is not None and time.monotonic() >= self._deadline and (self._going or self._waiting):
+        elif self._deadline is not None and time.monotonic() >= self._deadline and (self._active or self._waiting):
             self.ended = BUDGET
         else:
             return
-        if self._going:
+        if self._active:
             why = self.ended.name if isinstance(self.ended, signal.Signals) else "the budget is spent"
-            self._board.line(f"{why}: saving what is in training")
-        for worker in self._going:
+            self._console.line(f"{why}: saving what is in training")
+        for worker in self._active:
             worker.signal(signal.SIGTERM)
 
     def _finish_if_done(self, name: str) -> bool:
@@ -278,7 +278,7 @@ class Scheduler:
             return False
         self.finished.add(name)
         self._epochs[name] = self._entries[name].epochs
-        self._board.run_ended(self._label(name), result_line(results))
+        self._console.run_ended(self._label(name), result_line(results))
         return True
 
     def _fail(self, name: str, reason: str) -> None:
@@ -287,7 +287,7 @@ class Scheduler:
         reason = " ".join(reason.splitlines())
         self.failed[name] = reason
         write_failures(self._study.folder, read_failures(self._study.folder) | {name: reason})
-        self._board.run_ended(self._label(name), reason if reason.startswith("not started") else f"failed: {reason}")
+        self._console.run_ended(self._label(name), reason if reason.startswith("not started") else f"failed: {reason}")
 
     def _label(self, name: str) -> str:
         entry = self._entries[name]

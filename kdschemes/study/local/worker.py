@@ -31,7 +31,7 @@ RESET_PEAK = "5"
 
 def main() -> int:
     """Carry out orders until the input ends; return the process's exit code."""
-    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    messages = os.fdopen(os.dup(1), "w", buffering=1)
     orders: queue.SimpleQueue[Mapping[str, Any] | None] = queue.SimpleQueue()
     with StopSignal() as stop:
         threading.Thread(target=_read_orders, args=(orders,), daemon=True).start()
@@ -42,7 +42,7 @@ def main() -> int:
             sys.stdout.flush()
             with contextlib.suppress(BrokenPipeError):
                 for line in (*told, {"over": True}):
-                    print(json.dumps(line), file=answers)
+                    print(json.dumps(line), file=messages)
     return 0
 
 

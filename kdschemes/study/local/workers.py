@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-Answers = queue.SimpleQueue[tuple["Worker", dict[str, Any] | None]]
+Messages = queue.SimpleQueue[tuple["Worker", dict[str, Any] | None]]
 """What workers said, and None for one that has ended."""
 
 
@@ -25,7 +25,7 @@ class Worker:
     the parent dies its input ends, and it saves and ends.
     """
 
-    def __init__(self, answers: Answers, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, messages: Messages, log: Path, environment: Mapping[str, str]) -> None:
         with log.open("ab") as file:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "kdschemes.study.local.worker"],
@@ -36,7 +36,7 @@ class Worker:
                 start_new_session=True,
                 text=True,
             )
-        threading.Thread(target=self._listen, args=(answers,), daemon=True).start()
+        threading.Thread(target=self._listen, args=(messages,), daemon=True).start()
 
     def give(self, order: Mapping[str, Any]) -> None:
         """Give an order; a worker that is dead says so itself."""
@@ -65,11 +65,11 @@ class Worker:
         code = self._process.wait()
         return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
 
-    def _listen(self, answers: Answers) -> None:
+    def _listen(self, messages: Messages) -> None:
         assert self._process.stdout is not None
         with self._process.stdout as said:
             for line in said:
                 with contextlib.suppress(ValueError):  # it was killed while it wrote
-                    answers.put((self, json.loads(line)))
+                    messages.put((self, json.loads(line)))
         self._process.wait()
-        answers.put((self, None))
+        messages.put((self, None))

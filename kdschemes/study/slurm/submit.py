@@ -14,7 +14,7 @@ from filelock import FileLock, Timeout
 from kdschemes.config.naming import dump_yaml
 from kdschemes.distributed import slurm
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.study.locate import SITE, open_study, repository
 from kdschemes.study.record import LOCK, LOG, Study, add_submission, write_study
 from kdschemes.study.slurm.arrays import PlannedArray, array_words, plan, report_words
@@ -107,7 +107,7 @@ def _write_configs(array: PlannedArray, folder: Path) -> Path:
     for element, run in enumerate(array.runs):
         config = dataclasses.replace(run.config, output=str(Path(run.config.output).absolute()))
         config = in_group(config, folder.name)
-        write_whole(configs / f"{element}.yaml", dump_yaml(config).encode())
+        atomic_write(configs / f"{element}.yaml", dump_yaml(config).encode())
     return configs
 
 

@@ -17,8 +17,8 @@ import pytest
 from processes import CONTEXT
 
 from kdschemes.errors import UserError
-from kdschemes.storage import lease as guard
-from kdschemes.storage.atomic import write_whole
+from kdschemes.storage import lease as lease_file
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.storage.checkpoint import load_state, save_state
 from kdschemes.storage.lease import BEATS, FolderLost, Holder, Lease, holder, this_process
 from kdschemes.tracking.metrics_log import MetricsLog
@@ -79,7 +79,7 @@ def test_a_lease_names_its_holder_and_leaves_nothing_behind(tmp_path: Path) -> N
     found = holder(tmp_path)
     assert found is not None
     assert (found.pid, found.fresh, found.job) == (os.getpid(), True, os.environ.get("SLURM_JOB_ID"))
-    lease.hold()
+    lease.verify()
     lease.release()
     assert list(tmp_path.iterdir()) == []
 
@@ -136,9 +136,9 @@ def test_a_holder_on_another_machine_that_gives_signs_of_life_is_refused_or_wait
     lease = taken(tmp_path, wait=True)
     assert capsys.readouterr().out == f"waiting for the process that is training in {tmp_path}\n"
     assert not process.is_alive() or holder(tmp_path) is not None
-    lease.hold()
+    lease.verify()
     process.join()
-    lease.hold()
+    lease.verify()
     lease.release()
 
 
@@ -146,7 +146,7 @@ def test_waiting_ends_when_this_process_is_to_stop(tmp_path: Path) -> None:
     lease = taken(tmp_path)
     end = time.monotonic() + 0.5
     assert not Lease(tmp_path, SECONDS).acquire(wait=True, asked=lambda: time.monotonic() > end)
-    lease.hold()
+    lease.verify()
     lease.release()
 
 
@@ -200,9 +200,9 @@ def test_the_word_of_the_scheduler_on_another_job(
     monkeypatch.setenv("SLURM_CLUSTER_NAME", "main")
     monkeypatch.setenv("SLURM_JOB_ID", "10")
     before = replace(this_process(), job="9", restart=0)
-    assert guard._scheduler_says(before, this_process()) == words
+    assert lease_file._scheduler_says(before, this_process()) == words
     elsewhere = replace(before, cluster="other")
-    assert guard._scheduler_says(elsewhere, this_process()) is None
+    assert lease_file._scheduler_says(elsewhere, this_process()) is None
 
 
 def test_one_of_many_takes_a_folder_over(tmp_path: Path) -> None:
@@ -241,9 +241,9 @@ def test_who_lost_a_folder_puts_nothing_in_place(tmp_path: Path) -> None:
             save_state(tmp_path / "state.pt", {"step": 2})
         assert first.lost
         with pytest.raises(FolderLost):
-            write_whole(tmp_path / "best" / "x", b"")
+            atomic_write(tmp_path / "best" / "x", b"")
         with pytest.raises(FolderLost):
-            first.hold()
+            first.verify()
     assert load_state(tmp_path / "state.pt")["step"] == 1
     assert (tmp_path / "metrics.jsonl").read_text() == '{"step": 1}\n{"step": 2}\n'
     assert sorted(path.name for path in tmp_path.iterdir()) == ["lease-2", "metrics.jsonl", "state.pt"]
@@ -253,17 +253,17 @@ def test_a_file_half_put_in_place_when_the_folder_was_lost_stays_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The process is paused after it made sure of the folder, and goes on when another one has taken it over."""
-    sure = Lease.hold
+    sure = Lease.verify
 
-    def hold(lease: Lease) -> None:
+    def verify(lease: Lease) -> None:
         sure(lease)
         _take_by_force(tmp_path)
 
-    monkeypatch.setattr(Lease, "hold", hold)
+    monkeypatch.setattr(Lease, "verify", verify)
     with RunFolder(tmp_path, StopSignal()):
         with pytest.raises(UserError):
-            write_whole(tmp_path / "file", b"of the one that was lost")
-        monkeypatch.setattr(Lease, "hold", sure)
+            atomic_write(tmp_path / "file", b"of the one that was lost")
+        monkeypatch.setattr(Lease, "verify", sure)
     assert [path.name for path in tmp_path.iterdir()] == ["lease-2"]
 
 

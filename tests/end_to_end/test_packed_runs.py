@@ -149,7 +149,7 @@ class Stops(StopSignal):
 
     at = 0
 
-    def agreed(self, also: bool = False) -> bool:
+    def requested_on_any_rank(self, also: bool = False) -> bool:
         return also or self.steps >= self.at
 
 
@@ -172,7 +172,7 @@ def test_equal_networks_are_told_from_others() -> None:
         return Frozen("teacher", create_model("resnet8x4", num_classes=10, channels=1, image_size=8))
 
     one, twin, other = network(0), network(0), network(1)
-    assert one.answers_as(twin)
-    assert not one.answers_as(other)
+    assert one.same_network_as(twin)
+    assert not one.same_network_as(other)
     twin.bf16 = True
-    assert not one.answers_as(twin)
+    assert not one.same_network_as(twin)

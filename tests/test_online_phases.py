@@ -28,7 +28,7 @@ def test_peers_in_turn_learn_from_what_the_others_have_become() -> None:
     for seed in range(3):
         batch = random_batch(seed=seed)
         for k, network in enumerate(networks):
-            step(scheme, optimizer, [batch], turn=k)
+            step(scheme, optimizer, [batch], phase=k)
             logits = [other(batch.images) for other in networks]
             loss = functional.cross_entropy(logits[k], batch.labels)
             for j in {0, 1, 2} - {k}:
@@ -46,14 +46,14 @@ def test_a_turn_leaves_the_others_weights_and_momentum_to_the_last_bit() -> None
     scheme = build(*SEQUENTIAL).train()
     optimizer = sgd(trained(scheme))
     groups = scheme.parameter_groups()
-    for turn in (0, 1, 2, 0, 1, 2):
+    for phase in (0, 1, 2, 0, 1, 2):
         weights = {name: [p.detach().clone() for p in group] for name, group in groups.items()}
         momentum = copy.deepcopy(optimizer.state_dict()["state"])
-        step(scheme, optimizer, [random_batch(seed=turn)], turn)
-        assert scheme.still(turn) >= set(PEERS) - {f"peer{turn}"}
+        step(scheme, optimizer, [random_batch(seed=phase)], phase)
+        assert scheme.skipped_nodes(phase) >= set(PEERS) - {f"peer{phase}"}
         number = itertools.count()
         for name, group in groups.items():
-            moved = name == f"peer{turn}"
+            moved = name == f"peer{phase}"
             for before, after in zip(weights[name], group, strict=True):
                 assert torch.equal(before, after) is not moved
                 place = next(number)
@@ -67,9 +67,9 @@ def test_turns_differ_from_a_joint_step_only_after_the_first() -> None:
     sequential = build(*SEQUENTIAL)
     for scheme in (joint, sequential):
         optimizer = sgd(trained(scheme))
-        for turn in range(max(1, len(scheme.turns))):
-            step(scheme, optimizer, [batch], turn)
-    assert joint.turns == ()
+        for phase in range(max(1, len(scheme.phases))):
+            step(scheme, optimizer, [batch], phase)
+    assert joint.phases == ()
     for peer, same in zip(PEERS, (True, False, False), strict=True):
         pairs = list(zip(joint.nodes[peer].parameters(), sequential.nodes[peer].parameters(), strict=True))
         assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in pairs) is same
@@ -83,8 +83,8 @@ def test_a_turn_accumulates_micro_batches() -> None:
         scheme = build(*SEQUENTIAL).eval()
         optimizer = sgd(trained(scheme))
         batches = next(data.train_steps(0, batch_size=13, accumulation=accumulation, rank=0, world=1, drop_last=False))
-        for turn in range(3):
-            step(scheme, optimizer, [in_double(batch) for batch in batches], turn)
+        for phase in range(3):
+            step(scheme, optimizer, [in_double(batch) for batch in batches], phase)
         states.append(state_of(scheme))
     for name, tensor in states[0].items():
         torch.testing.assert_close(states[1][name], tensor, rtol=1e-9, atol=1e-12)
@@ -94,11 +94,11 @@ def test_a_turn_counts_the_terms_of_its_peer_alone() -> None:
     scheme, batch = build(*SEQUENTIAL), random_batch()
     peers = [array(output.logits) for output in scheme.predict(batch, PEERS).values()]
     labels = batch.labels.tolist()
-    for turn, peer in enumerate(PEERS):
-        result = scheme(batch, START, turn)
-        others = [z for k, z in enumerate(peers) if k != turn]
-        expected = oracles.supervised([peers[turn]], labels, smoothing=0.0)
-        expected += sum(oracles.kd(peers[turn], z, temperature=1.0) for z in others) / 2
+    for phase, peer in enumerate(PEERS):
+        result = scheme(batch, START, phase)
+        others = [z for k, z in enumerate(peers) if k != phase]
+        expected = oracles.supervised([peers[phase]], labels, smoothing=0.0)
+        expected += sum(oracles.kd(peers[phase], z, temperature=1.0) for z in others) / 2
         assert result.total.item() == pytest.approx(expected, rel=1e-10)
         assert {name for name, weight in result.weights.items() if weight} == {
             term.name for term in scheme.terms if term.target == peer

@@ -1,4 +1,4 @@
-"""Which colour and dash a group has, the same in all charts of a report."""
+"""Which color and dash a group has, the same in all charts of a report."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from kdschemes.report.groups import Group
 from kdschemes.report.style import DASHES, INK, SERIES, ramp
 
 FEW = len(SERIES) + 1
-"""Groups that each get a colour of their own; more are coloured by what they have in common."""
+"""Groups that each get a color of their own; more are colored by what they have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hue:
-    """Colours by name. `of` gives each group's name by its label; `title` is "" where names speak for themselves."""
+    """Colors by name. `of` gives each group's name by its label; `title` is "" where names speak for themselves."""
 
     title: str
     of: Mapping[str, str]
     names: Sequence[str]
-    colours: Sequence[str]
+    colors: Sequence[str]
 
     def only(self, names: Iterable[str], more: Mapping[str, str] | None = None) -> Hue:
-        """Return these colours without those of names that are not there, and with `more` of them at the end."""
-        all_of_them = dict(zip(self.names, self.colours, strict=True)) | dict(more or {})
+        """Return these colors without those of names that are not there, and with `more` of them at the end."""
+        all_of_them = dict(zip(self.names, self.colors, strict=True)) | dict(more or {})
         wanted = set(names)
-        kept = {name: colour for name, colour in all_of_them.items() if name in wanted}
-        return Hue(title=self.title, of=self.of, names=list(kept), colours=list(kept.values()))
+        kept = {name: color for name, color in all_of_them.items() if name in wanted}
+        return Hue(title=self.title, of=self.of, names=list(kept), colors=list(kept.values()))
 
-    def colour(self, field: str = "hue", *, legend: bool = True) -> alt.Color:
+    def color(self, field: str = "hue", *, legend: bool = True) -> alt.Color:
         """Return the encoding of a field with the names."""
-        scale = alt.Scale(domain=list(self.names), range=list(self.colours))
+        scale = alt.Scale(domain=list(self.names), range=list(self.colors))
         title = self.title or None
         if not legend or len(self.names) < 2:
             return alt.Color(f"{field}:N", scale=scale, sort=list(self.names), legend=None)
         return alt.Color(f"{field}:N", scale=scale, sort=list(self.names), title=title)
 
     def dash(self, field: str = "hue") -> alt.StrokeDash:
-        """Return the encoding of a field with the names as dashes; its legend is that of the colours."""
+        """Return the encoding of a field with the names as dashes; its legend is that of the colors."""
         dashes = [DASHES[(index // FEW) % len(DASHES)] for index in range(len(self.names))]
         scale = alt.Scale(domain=list(self.names), range=dashes)
         return alt.StrokeDash(f"{field}:N", scale=scale, sort=list(self.names), title=self.title or None)
 
 
 def hue(groups: Sequence[Group], baseline: str | None = None) -> Hue:
-    """Return the colours of groups; that of the group labelled `baseline` is the ink.
+    """Return the colors of groups; that of the group labeled `baseline` is the ink.
 
-    Up to 8 groups have a colour each. More are coloured by their variant, else by the numbers of their first grid key,
+    Up to 8 groups have a color each. More are colored by their variant, else by the numbers of their first grid key,
     else by scheme and method; if that is more than 8 names too, by scheme.
     """
     own = {group.label: group.label for group in groups}
@@ -67,11 +67,11 @@ def hue(groups: Sequence[Group], baseline: str | None = None) -> Hue:
     return _nominal("", dict.fromkeys(own, "all"), "all")
 
 
-def few_colours(labels: Sequence[str], hue: Hue) -> list[str]:
-    """Return a colour for each of up to 8 groups: that of `hue` where it tells them apart, else one of its own."""
-    given = dict(zip(hue.names, hue.colours, strict=True))
-    colours = [given[hue.of[label]] for label in labels]
-    return colours if len(set(colours)) == len(colours) else [INK, *SERIES][: len(labels)]
+def few_colors(labels: Sequence[str], hue: Hue) -> list[str]:
+    """Return a color for each of up to 8 groups: that of `hue` where it tells them apart, else one of its own."""
+    given = dict(zip(hue.names, hue.colors, strict=True))
+    colors = [given[hue.of[label]] for label in labels]
+    return colors if len(set(colors)) == len(colors) else [INK, *SERIES][: len(labels)]
 
 
 def leaf(key: str) -> str:
@@ -98,10 +98,10 @@ def _method(group: Group) -> str:
 def _nominal(title: str, of: Mapping[str, str], ink: str | None) -> Hue:
     names = list(dict.fromkeys(of.values()))
     others = [name for name in names if name != ink]
-    colours = {name: SERIES[index % len(SERIES)] for index, name in enumerate(others)}
-    return Hue(title=title, of=of, names=names, colours=[colours.get(name, INK) for name in names])
+    colors = {name: SERIES[index % len(SERIES)] for index, name in enumerate(others)}
+    return Hue(title=title, of=of, names=names, colors=[colors.get(name, INK) for name in names])
 
 
 def _ordered(title: str, of: Mapping[str, str]) -> Hue:
     names = sorted(set(of.values()), key=float)
-    return Hue(title=title, of=of, names=names, colours=ramp(len(names)))
+    return Hue(title=title, of=of, names=names, colors=ramp(len(names)))
