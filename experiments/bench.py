@@ -49,7 +49,7 @@ PADDING, SIDE, CLASSES = 4, 32, 100
 
 
 class RandomImages:
-    """CIFAR-sized random images in memory, viewed as CIFAR's are (crop with padding, flip, normalise)."""
+    """CIFAR-sized random images in memory, viewed as CIFAR's are (crop with padding, flip, normalize)."""
 
     channels, image_size = 3, SIDE
 
@@ -67,7 +67,7 @@ class RandomImages:
             row, column = (integers(seed, epoch, index, s, 2 * PADDING + 1) for s in (Stream.ROW, Stream.COLUMN))
             flip = uniform(seed, epoch, index, Stream.FLIP) < 0.5
             pixels = views.crop(self.images, index, row, column, flip, SIDE)
-            yield views.normalise(pixels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+            yield views.normalize(pixels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
     def plain(self, array: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batches of positions as they are."""
@@ -118,7 +118,7 @@ def bare_parts(run: Run) -> dict[str, Callable[[], None]]:
     assert isinstance(teacher, Frozen)
     assert isinstance(student, Network)
     size = run.config.train.batch_size
-    steps = run.data.train_steps(0, batch_size=size, accumulation=1, rank=0, world=1, drop_last=False)
+    steps = run.data.train_steps(0, batch_size=size, grad_accum_steps=1, rank=0, world=1, drop_last=False)
     batch = next(steps)[0]
 
     def teach() -> None:
@@ -180,7 +180,7 @@ ONE = ("scheme=supervised",)
 SCHEMES: dict[str, tuple[tuple[str, ...], int]] = {
     "2 peers (dml)": (("scheme=online", "scheme.peers=2"), 2),
     "3 peers (dml)": (("scheme=online", "scheme.peers=3"), 3),
-    "3 peers on one trunk (dml)": (("scheme=online", "scheme.peers=3", "scheme.topology=shared_stem"), 3),
+    "3 peers on one trunk (dml)": (("scheme=online", "scheme.peers=3", "scheme.topology=shared_trunk"), 3),
     "3 linear exits, cross-entropy": (
         ("scheme=supervised", "method=deep_supervision", "scheme.exit_head=linear"),
         1,
@@ -342,7 +342,7 @@ def _forget(root: Path) -> int:
 def _until_first_step() -> float:
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
-        command = [sys.executable, "run.py", "scheme=online", "train.log_every=1", f"output={folder}"]
+        command = [sys.executable, "run.py", "scheme=online", "train.log_every_steps=1", f"output_dir={folder}"]
         process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
         try:
             while not any(path.stat().st_size for path in Path(folder).glob("*/timing.jsonl")):
@@ -364,7 +364,7 @@ def bench_views(batch_size: int, rounds: int) -> None:
     for epoch in range(rounds + 1):
         seconds = timed(partial(deque, source.views(epoch, batches), 0))
         speeds.append(batch_size * 16 / seconds)
-    print(f"crop, flip and normalise, one thread, batch {batch_size}: {statistics.median(speeds[1:]):.0f} images/s")
+    print(f"crop, flip and normalize, one thread, batch {batch_size}: {statistics.median(speeds[1:]):.0f} images/s")
 
 
 def main() -> None:

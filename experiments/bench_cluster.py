@@ -32,7 +32,13 @@ CHECKPOINTS = {
     "two convnets (dml)": ("scheme=online", "model=convnet"),
     "ResNet-18, 11.2 M parameters": ("scheme=supervised", "model=resnet18_cifar"),
 }
-LONG = ("scheme=supervised", "device=cpu", "train.epochs=4000", "train.eval_every=4000", "train.log_every=1")
+LONG = (
+    "scheme=supervised",
+    "device=cpu",
+    "train.epochs=4000",
+    "train.eval_every_epochs=4000",
+    "train.log_every_steps=1",
+)
 """A run on digits that does not end by itself while it is measured."""
 WORKER = "epochs"
 
@@ -71,7 +77,7 @@ def _speed(processes: int, threads: int, batch_size: int, steps: int) -> float:
 
 def train_epochs(batch_size: int, steps: int, threads: int) -> None:
     """Train two epochs and print images/s of the second one: what each of the processes does."""
-    overrides = (*OFFLINE, f"train.threads={threads}", "device=cpu")
+    overrides = (*OFFLINE, f"train.num_threads={threads}", "device=cpu")
     with tempfile.TemporaryDirectory() as folder:
         run = build("fp32", batch_size, steps, Path(folder), overrides)
         train_one_epoch([run], 0)
@@ -105,7 +111,7 @@ def bench_signals(rounds: int) -> None:
     found = []
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, "run.py", *LONG, f"output={folder}"]
+            command = [sys.executable, "run.py", *LONG, f"output_dir={folder}"]
             process = subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.DEVNULL)
             _until(lambda place=Path(folder): _steps(place) > 20)  # type: ignore[misc]
             begun = time.perf_counter()
@@ -134,7 +140,7 @@ def _requeue(cluster: PrivateSlurm, output: Path) -> tuple[float, float]:
     variables = {"KDSCHEMES_REPOSITORY": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo", "PATH": programs}
     output.mkdir()
     script = str(REPOSITORY / "slurm" / "train.sbatch")
-    job = cluster.run("sbatch", "--parsable", script, *LONG, f"output={output}", folder=output, variables=variables)
+    job = cluster.run("sbatch", "--parsable", script, *LONG, f"output_dir={output}", folder=output, variables=variables)
     _until(lambda: _steps(output) > 20)
     cluster.run("scontrol", "requeue", job)
     begun = time.perf_counter()

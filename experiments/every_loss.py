@@ -53,12 +53,12 @@ def overrides(kind: str, name: str, output: Path | str, seed: int = 0) -> list[s
         *off,
         *([] if name == "none" else [f"losses.{kind}={name}"]),
         f"seed={seed}",
-        f"output={output}",
+        f"output_dir={output}",
         "optim.lr=0.05",
-        "optim.clip=5",
+        "optim.clip_grad_norm=5",
         "train.epochs=10",
-        "train.eval_every=10",
-        "train.threads=1",
+        "train.eval_every_epochs=10",
+        "train.num_threads=1",
     ]
 
 
@@ -149,7 +149,7 @@ def table(
         "| --- | --- | --- | --- | --- | --- |",
     ]
     for loss, runs in results.items():
-        last = [run["heads"][run["reported"]]["last"]["test"] for run in runs]
+        last = [run["heads"][run["primary_head"]]["last"]["test"] for run in runs]
         if not last:
             lines.append(f"| {loss[0]} | {loss[1]} | diverged | | | |")
             continue

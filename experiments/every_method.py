@@ -47,12 +47,12 @@ EXTRA: dict[str, list[str]] = {
     "supervised/ce mixup 0.2": ["scheme=supervised", "method=ce", "data.mixup=0.2"],
     "supervised/ce cutmix 1.0": ["scheme=supervised", "method=ce", "data.cutmix=1"],
     "online/dml sequential": ["scheme=online", "method=dml", "scheme.update=sequential"],
-    "online/dml shared stem": ["scheme=online", "method=dml", "scheme.topology=shared_stem", "scheme.peers=3"],
+    "online/dml shared trunk": ["scheme=online", "method=dml", "scheme.topology=shared_trunk", "scheme.peers=3"],
 }
 SPECIAL: dict[str, list[str]] = {
     "offline/camkd": [f"teacher.name=[{TEACHER},resnet32]"],
     "offline/takd": ["scheme.assistants=[resnet32]"],
-    "online/switokd": [f"scheme.big={TEACHER}"],
+    "online/switokd": [f"scheme.large_model={TEACHER}"],
 }
 TOPOLOGIES = {f"topology/{path.stem}": path.stem for path in sorted((RECIPES / "topologies").glob("*.py"))}
 
@@ -74,12 +74,12 @@ def config_of(title: str, options: argparse.Namespace, seed: int) -> Config:
         *methods()[title],
         f"model={options.model}",
         f"seed={seed}",
-        f"output={options.output}",
+        f"output_dir={options.output}",
         f"train.epochs={options.epochs}",
-        f"train.eval_every={options.epochs}",
+        f"train.eval_every_epochs={options.epochs}",
         "optim.lr=0.05",
-        "optim.clip=5",
-        "train.threads=1",
+        "optim.clip_grad_norm=5",
+        "train.num_threads=1",
         *options.override,
     ]
     if title == TRAINED_BEFORE:
@@ -151,7 +151,7 @@ def table(results: Mapping[str, Sequence[Mapping[str, Any]]], time: Mapping[str,
         if not runs:
             lines.append(f"| {title} | diverged | | | | | | | |")
             continue
-        head = runs[0]["reported"]
+        head = runs[0]["primary_head"]
         reported = [run["heads"][head]["last"]["test"] for run in runs]
         peers = [run["mean_over_peers"]["last"]["test"]["top1"] for run in runs if run["mean_over_peers"]]
         ensemble = [run["heads"]["ensemble"]["last"]["test"]["top1"] for run in runs if "ensemble" in run["heads"]]

@@ -39,7 +39,7 @@ class Case:
 
     overrides: list[str]
     batch_size: int = 13
-    accumulation: int = 1
+    grad_accum_steps: int = 1
     steps: int = 2
 
 
@@ -47,25 +47,25 @@ CASES = {name: Case(overrides) for name, overrides in DEFAULTS.items()} | {
     "two-teachers": Case(VARIANTS["offline-kd-two-teachers-hint"]),
     "per-sample-relations": Case(VARIANTS["offline-kd-at-fsp"]),
     "confident-teachers": Case(VARIANTS["offline-camkd-from-the-start"]),
-    "accumulated-partial": Case(VARIANTS["offline-partial-layer2-hint"], accumulation=2, steps=1),
+    "accumulated-partial": Case(VARIANTS["offline-partial_teacher-layer2-hint"], grad_accum_steps=2, steps=1),
     "mixed-peers": Case(VARIANTS["online-dml-mixed-peers"]),
     "average": Case(VARIANTS["self-byot-ema"]),
     "mixup": Case([*VARIANTS["offline-kd-hint-rkd"], "data.mixup=0.5"]),
     "even": Case(VARIANTS["online-dml-hint-rkd"], batch_size=12),
     "in-turn": Case(VARIANTS["online-dml-sequential"]),
-    "accumulated-in-turn": Case(VARIANTS["online-dml-sequential"], accumulation=2, steps=1),
+    "accumulated-in-turn": Case(VARIANTS["online-dml-sequential"], grad_accum_steps=2, steps=1),
     "linear-mix": Case(VARIANTS["online-kdcl-linear"]),
     "held-out-mix": Case(VARIANTS["online-kdcl-general"]),
-    "accumulated-switch": Case(VARIANTS["online-switokd-big"], accumulation=2, steps=1),
-    "accumulated-online": Case(VARIANTS["online-dml-hint-rkd"], accumulation=2, steps=1),
-    "accumulated-shared-stem": Case(VARIANTS["online-dml-shared-stem"], accumulation=2, steps=1),
-    "accumulated-views": Case(VARIANTS["online-pcl"], accumulation=2, steps=1),
-    "views-cutmix": Case([*VARIANTS["self-ddgsd-hint-rkd"], "data.cutmix=1"], accumulation=2, steps=1),
-    "accumulated-past": Case([*VARIANTS["self-dlb-dist"], "data.mixup=0.5"], accumulation=2, steps=3),
-    "accumulated-self": Case([*VARIANTS["self-byot-at-rkd"], "data.mixup=0.5"], accumulation=2, steps=1),
+    "accumulated-switch": Case(VARIANTS["online-switokd-big"], grad_accum_steps=2, steps=1),
+    "accumulated-online": Case(VARIANTS["online-dml-hint-rkd"], grad_accum_steps=2, steps=1),
+    "accumulated-shared-trunk": Case(VARIANTS["online-dml-shared-trunk"], grad_accum_steps=2, steps=1),
+    "accumulated-views": Case(VARIANTS["online-pcl"], grad_accum_steps=2, steps=1),
+    "views-cutmix": Case([*VARIANTS["self-ddgsd-hint-rkd"], "data.cutmix=1"], grad_accum_steps=2, steps=1),
+    "accumulated-past": Case([*VARIANTS["self-dlb-dist"], "data.mixup=0.5"], grad_accum_steps=2, steps=3),
+    "accumulated-self": Case([*VARIANTS["self-byot-at-rkd"], "data.mixup=0.5"], grad_accum_steps=2, steps=1),
     "norm-of-the-batch": Case(VARIANTS["self-byot-authors"]),
-    "sum-over-the-step": Case(VARIANTS["self-byot-luanyunteng"], accumulation=2),
-    "warming-exits": Case(VARIANTS["self-multi_exit-warming"], accumulation=2),
+    "sum-over-the-step": Case(VARIANTS["self-byot-luanyunteng"], grad_accum_steps=2),
+    "warming-exits": Case(VARIANTS["self-multi_exit-warming"], grad_accum_steps=2),
 }
 CASES |= {
     f"{kind}-{name}": Case(
@@ -105,7 +105,7 @@ def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False
     steps = data.train_steps(
         0,
         batch_size=case.batch_size,
-        accumulation=case.accumulation,
+        grad_accum_steps=case.grad_accum_steps,
         rank=rank(),
         world=world_size(),
         drop_last=True,
@@ -207,7 +207,7 @@ def run_all(names: list[str], accelerator: Accelerator | None) -> dict[str, Any]
 
 
 def main() -> None:
-    accelerator = start_processes(configure("device=cpu", "train.threads=1"))
+    accelerator = start_processes(configure("device=cpu", "train.num_threads=1"))
     names = OF_TWO if accelerator.num_processes == 2 else OF_THREE
     torch.save(run_all(names, accelerator), Path(sys.argv[1]) / f"{accelerator.process_index}.pt")
     accelerator.end_training()

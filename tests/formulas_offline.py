@@ -25,7 +25,7 @@ def kd(seen: Seen) -> float:
 
 def camkd(seen: Seen) -> float:
     names, scheme = ["teacher0", "teacher1"], seen.config.scheme
-    begun = seen.progress.epoch >= scheme.feature_delay
+    begun = seen.progress.epoch >= scheme.feature_start_epoch
     read = [seen.out[f"student/{name}"] for name in names]
     return oracles_offline.camkd(
         seen.logits("student"),
@@ -34,15 +34,15 @@ def camkd(seen: Seen) -> float:
         [array(list(seen.out[name].features.values())[-1]) for name in names],
         seen.labels,
         temperature=scheme.temperature,
-        weights=(scheme.hard, scheme.alpha, scheme.beta if begun else 0.0),
+        weights=(scheme.ce_weight, scheme.alpha, scheme.beta if begun else 0.0),
     )
 
 
-def partial(seen: Seen) -> float:
+def partial_teacher(seen: Seen) -> float:
     scheme, temperature = seen.config.scheme, seen.config.losses.response.temperature
     student, teacher = seen.logits("student"), seen.logits("teacher")
-    ours = {"hard": scheme.hard, "alpha": scheme.alpha, "temperature": temperature}
-    theirs = {"hard": scheme.teacher_hard, "alpha": scheme.teacher_alpha, "temperature": temperature}
+    ours = {"hard": scheme.ce_weight, "alpha": scheme.alpha, "temperature": temperature}
+    theirs = {"hard": scheme.teacher_ce_weight, "alpha": scheme.teacher_alpha, "temperature": temperature}
     there = oracles_offline.hard_and_soft(student, teacher, seen.labels, **ours)
     return there + oracles_offline.hard_and_soft(teacher, student, seen.labels, **theirs)
 
@@ -63,7 +63,7 @@ FORMULAS: dict[type, Formula] = {
     options.OfflineKD: kd,
     options.OfflineTAKD: kd,
     options.OfflineCAMKD: camkd,
-    options.OfflinePartial: partial,
+    options.OfflinePartialTeacher: partial_teacher,
     options.OfflineDPKD: dpkd,
 }
 EXACT = {
@@ -71,14 +71,24 @@ EXACT = {
     "kd-two-teachers": [*OFFLINE, TWO_TEACHERS, "teacher.weights=[1,3]"],
     "takd-other": [*base("offline", "takd"), "scheme.assistants=[resnet56,convnet]", "scheme.alpha=0.4"],
     "camkd-other": [
-        *[*base("offline", "camkd"), "scheme.feature_delay=0", "scheme.temperature=2", "scheme.through_weights=false"],
-        *["scheme.hard=0.5", "scheme.alpha=0.3", "scheme.beta=7"],
+        *[
+            *base("offline", "camkd"),
+            "scheme.feature_start_epoch=0",
+            "scheme.temperature=2",
+            "scheme.grad_through_weights=false",
+        ],
+        *["scheme.ce_weight=0.5", "scheme.alpha=0.3", "scheme.beta=7"],
     ],
-    "partial-other": [
-        *[*base("offline", "partial"), "scheme.trained_from=layer2", "scheme.alpha=0.6", "scheme.hard=0.2"],
-        *["scheme.teacher_hard=0.3", "scheme.teacher_alpha=0.7", "losses.response.temperature=2"],
+    "partial_teacher-other": [
+        *[
+            *base("offline", "partial_teacher"),
+            "scheme.trained_from=layer2",
+            "scheme.alpha=0.6",
+            "scheme.ce_weight=0.2",
+        ],
+        *["scheme.teacher_ce_weight=0.3", "scheme.teacher_alpha=0.7", "losses.response.temperature=2"],
     ],
-    "partial-all": [*base("offline", "partial"), "scheme.trained_from=all"],
+    "partial_teacher-all": [*base("offline", "partial_teacher"), "scheme.trained_from=all"],
     "dpkd-other": [
         *[*base("offline", "dpkd"), "scheme.confidence=max_probability", "scheme.alpha=0.3"],
         *["losses.response.temperature=3", TWO_TEACHERS],

@@ -19,7 +19,7 @@ def dml(seen: Seen) -> float:
     return oracles.dml(peers_of(seen), seen.labels, temperature=seen.config.losses.response.temperature)
 
 
-def mean(seen: Seen) -> float:
+def codistillation(seen: Seen) -> float:
     peers, options = peers_of(seen), seen.config.scheme
     everybody = options.members == "all"
     others = [[z for j, z in enumerate(peers) if everybody or j != k] for k in range(len(peers))]
@@ -48,20 +48,20 @@ def switokd(seen: Seen) -> float:
 
 FORMULAS: dict[type, Formula] = {
     options.OnlineDML: dml,
-    options.OnlineMean: mean,
+    options.OnlineCodistillation: codistillation,
     options.OnlineKDCL: kdcl,
     options.OnlineSwitOKD: switokd,
 }
 EXACT = {
     "dml-other": [*ONLINE, "scheme.peers=3", "losses.response.temperature=3"],
-    "dml-shared-stem": [*ONLINE, "scheme.topology=shared_stem", "scheme.peers=3"],
-    "dml-own-views": [*ONLINE, "scheme.topology=shared_stem", "scheme.peers=3", "scheme.views=own"],
-    "mean-other": [*MEAN, "scheme.peers=3", "scheme.average=probabilities", "losses.response.temperature=1"],
-    "mean-others": [*MEAN, "scheme.peers=3", "scheme.members=others"],
-    "mean-codistillation": CODISTILLATION,
+    "dml-shared-trunk": [*ONLINE, "scheme.topology=shared_trunk", "scheme.peers=3"],
+    "dml-own-views": [*ONLINE, "scheme.topology=shared_trunk", "scheme.peers=3", "scheme.views=independent"],
+    "codistillation-other": [*MEAN, "scheme.peers=3", "scheme.average=probabilities", "losses.response.temperature=1"],
+    "codistillation-others": [*MEAN, "scheme.peers=3", "scheme.members=others"],
+    "codistillation-published": CODISTILLATION,
     "kdcl-naive": [*KDCL, "scheme.ensemble=naive", "scheme.peers=3"],
     "kdcl-linear": [*KDCL, "scheme.ensemble=linear", "losses.response.temperature=4"],
-    "kdcl-minlogit": [*KDCL, "scheme.peers=3", "scheme.topology=shared_stem"],
+    "kdcl-minlogit": [*KDCL, "scheme.peers=3", "scheme.topology=shared_trunk"],
     "kdcl-general": [*KDCL, "scheme.ensemble=general", "scheme.peers=3"],
-    "switokd-other": [*SWITOKD, "scheme.big=convnet", "losses.response.temperature=2"],
+    "switokd-other": [*SWITOKD, "scheme.large_model=convnet", "losses.response.temperature=2"],
 }

@@ -81,9 +81,9 @@ FORMULAS: dict[type, Formula] = {
 }
 EXACT: dict[str, list[str]] = {
     "clilr-other": [*CLILR, "scheme.peers=2", "scheme.alpha=0.8", "losses.response.temperature=1.5"],
-    "one-own-views": [*ONE, *RISEN, "scheme.peers=2", "scheme.views=own"],
+    "one-own-views": [*ONE, *RISEN, "scheme.peers=2", "scheme.views=independent"],
     "one-soon": [*ONE, "losses.response.ramp_epochs=5"],
-    "okddip-independent": [*OKDDIP, *RISEN, "scheme.topology=independent", "scheme.views=own"],
+    "okddip-independent": [*OKDDIP, *RISEN, "scheme.topology=independent", "scheme.views=independent"],
     "okddip-not-detached": [*OKDDIP, *RISEN, "scheme.detach=false", "scheme.reduction=4", "scheme.peers=2"],
     "ffl-three-independent": [
         *FFL,

@@ -47,7 +47,7 @@ def multi_exit(seen: Seen) -> float:
         [seen.logits(name) for name in ("student/exit1", "student/exit2")],
         seen.labels,
         alpha=scheme.alpha,
-        last=1 - scheme.alpha if scheme.deepest is None else scheme.deepest,
+        last=1 - scheme.alpha if scheme.final_exit_weight is None else scheme.final_exit_weight,
         temperature=seen.config.losses.response.temperature,
     )
 
@@ -61,9 +61,9 @@ def sad(seen: Seen) -> float:
         total += weight * oracles_self_exits.self_attention(
             array(features[shallow]),
             array(features[deep]),
-            channels=scheme.channels,
-            enlarged=scheme.enlarged,
-            positions=scheme.positions,
+            channel_reduction=scheme.channel_reduction,
+            upsample=scheme.upsample,
+            spatial_reduction=scheme.spatial_reduction,
         )
     return total
 
@@ -94,10 +94,10 @@ EXACT = {
     "byot-other": [*SELF, "scheme.alpha=0.2", "losses.response.temperature=1.5", "losses.feature.weight=2"],
     "byot-authors": AUTHORS,
     "byot-luanyunteng": [*LUANYUNTENG, "scheme.beta=0.01"],
-    "multi-exit-other": [*MULTI_EXIT, "scheme.alpha=0.3", "scheme.deepest=1", "scheme.scale=0.8"],
+    "multi-exit-other": [*MULTI_EXIT, "scheme.alpha=0.3", "scheme.final_exit_weight=1", "scheme.scale=0.8"],
     "multi-exit-constant": [*MULTI_EXIT, "scheme.growth=1", "losses.response.temperature=4"],
     "sad-original": [*SAD, "scheme.variant=original", "scheme.start=0.2", "scheme.weight=3"],
-    "sad-sums": [*SAD, "scheme.positions=sum", "scheme.channels=sum", "scheme.detach=false"],
-    "sad-two-stages": [*SAD, "scheme.stages=[layer1,layer3]", "scheme.enlarged=attention"],
+    "sad-sums": [*SAD, "scheme.spatial_reduction=sum", "scheme.channel_reduction=sum", "scheme.detach=false"],
+    "sad-two-stages": [*SAD, "scheme.stages=[layer1,layer3]", "scheme.upsample=attention"],
     "frskd-other": [*FRSKD, "model=convnet", "losses.response.temperature=2", "losses.feature.weight=7"],
 }

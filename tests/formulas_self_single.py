@@ -31,7 +31,7 @@ def last(seen: Seen, name: str) -> torch.Tensor:
 def ddgsd(seen: Seen) -> float:
     names = ("student", "student/view1")
     features = (pooled(last(seen, names[0])), pooled(last(seen, names[1])))
-    scalar, weight = seen.config.scheme.gap == "scalar", seen.config.scheme.gap_weight
+    scalar, weight = seen.config.scheme.mean_distance == "scalar", seen.config.scheme.mean_distance_weight
     value = oracles_self.ddgsd(
         (seen.logits(names[0]), seen.logits(names[1])),
         features,
@@ -70,7 +70,7 @@ def dlb(seen: Seen) -> float:
     )
 
 
-def ema(seen: Seen) -> float:
+def mean_teacher(seen: Seen) -> float:
     response, epoch = seen.config.losses.response, seen.progress.epoch
     ramp = math.exp(-5 * (1 - min(epoch / response.ramp_epochs, 1)) ** 2) if response.schedule == "sigmoid" else 1.0
     soft = oracles.kd(seen.logits("student"), seen.logits("average"), temperature=response.temperature)
@@ -94,14 +94,14 @@ def uskd(seen: Seen) -> float:
     weak = features @ array(layer.weight).T + array(layer.bias)
     settings = {key: getattr(chosen, key) for key in ("alpha", "beta", "mu", "smoothing", "rank")}
     soft = oracles_self.uskd(seen.logits("student"), weak, seen.labels, **settings)
-    return seen.config.scheme.hard * hard(seen) + chosen.weight * soft
+    return seen.config.scheme.ce_weight * hard(seen) + chosen.weight * soft
 
 
 def tfkd_reg(seen: Seen) -> float:
     chosen = seen.config.losses.response
-    settings = {key: getattr(chosen, key) for key in ("temperature", "correct", "multiplier")}
+    settings = {key: getattr(chosen, key) for key in ("temperature", "label_prob", "multiplier")}
     soft = oracles_response.tfkd_reg(seen.logits("student"), seen.labels, **settings)
-    return seen.config.scheme.hard * hard(seen) + chosen.weight * soft
+    return seen.config.scheme.ce_weight * hard(seen) + chosen.weight * soft
 
 
 FORMULAS: dict[type, Formula] = {
@@ -109,25 +109,39 @@ FORMULAS: dict[type, Formula] = {
     options.SelfCSKD: cskd,
     options.SelfPSKD: pskd,
     options.SelfDLB: dlb,
-    options.SelfEMA: ema,
+    options.SelfMeanTeacher: mean_teacher,
     options.SelfZipf: zipf,
     options.SelfUSKD: uskd,
     options.SelfTfKDReg: tfkd_reg,
 }
 EXACT: dict[str, list[str]] = {
-    "ddgsd-scalar": [*base("self", "ddgsd"), "scheme.gap=scalar", "scheme.gap_weight=50"],
-    "ddgsd-other": [*base("self", "ddgsd"), "scheme.gap_weight=7", "losses.response.temperature=2"],
+    "ddgsd-scalar": [*base("self", "ddgsd"), "scheme.mean_distance=scalar", "scheme.mean_distance_weight=50"],
+    "ddgsd-other": [*base("self", "ddgsd"), "scheme.mean_distance_weight=7", "losses.response.temperature=2"],
     "cskd-other": [*base("self", "cskd"), "losses.response.weight=3", "losses.response.temperature=1"],
     "pskd-other": [*base("self", "pskd"), "scheme.alpha=1"],
     "dlb-other": [*base("self", "dlb"), "losses.response.temperature=1.5"],
-    "ema-other": [*base("self", "ema"), "scheme.view=shared", "scheme.decay=0.5", "losses.response.ramp_epochs=5"],
-    "ema-constant": [*base("self", "ema"), "scheme.warm_up=false", "losses.response.schedule=constant"],
+    "mean_teacher-other": [
+        *base("self", "mean_teacher"),
+        "scheme.view=shared",
+        "scheme.decay=0.5",
+        "losses.response.ramp_epochs=5",
+    ],
+    "mean_teacher-constant": [
+        *base("self", "mean_teacher"),
+        "scheme.warm_up=false",
+        "losses.response.schedule=constant",
+    ],
     "zipf-logits": [*base("self", "zipf"), "scheme.votes=logits", "scheme.power=0.5", "scheme.weight=2"],
     "zipf-plain": [*base("self", "zipf"), "scheme.upsample=1", "scheme.power=2", "scheme.weight=2"],
-    "uskd-cifar": [*base("self", "uskd"), "losses.response.alpha=0.1", "losses.response.mu=0.1", "scheme.hard=0.7"],
+    "uskd-cifar": [
+        *base("self", "uskd"),
+        "losses.response.alpha=0.1",
+        "losses.response.mu=0.1",
+        "scheme.ce_weight=0.7",
+    ],
     "tfkd_reg-mobile": [
         *base("self", "tfkd_reg"),
-        "scheme.hard=0.05",
+        "scheme.ce_weight=0.05",
         "losses.response={weight: 0.95, temperature: 40, multiplier: 1}",
     ],
 }

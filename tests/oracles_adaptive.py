@@ -21,7 +21,7 @@ def ttm(student: Array, teacher: Array, *, temperature: float) -> float:
 
 
 def wttm(student: Array, teacher: Array, *, temperature: float) -> float:
-    """The teacher's probabilities are raised to a power and normalised, as the authors write it."""
+    """The teacher's probabilities are raised to a power and normalized, as the authors write it."""
     total = 0.0
     for z, v in zip(student, teacher, strict=True):
         powers = np.array([p ** (1 / temperature) for p in softmax(v)])

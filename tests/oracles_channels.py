@@ -25,12 +25,12 @@ def pkd(student: Array, teacher: Array, *, eps: float = 1e-6) -> float:
     student, teacher = to_smaller(student, teacher)
     total = 0.0
     for channel in range(student.shape[1]):
-        standardised = []
+        standardized = []
         for x in (student[:, channel].ravel(), teacher[:, channel].ravel()):
             mean = math.fsum(x) / len(x)
             deviation = math.sqrt(math.fsum((v - mean) ** 2 for v in x) / (len(x) - 1))
-            standardised.append([(v - mean) / (deviation + eps) for v in x])
-        total += math.fsum((a - b) ** 2 for a, b in zip(*standardised, strict=True))
+            standardized.append([(v - mean) / (deviation + eps) for v in x])
+        total += math.fsum((a - b) ** 2 for a, b in zip(*standardized, strict=True))
     return total / (2 * student.size)
 
 
@@ -74,12 +74,12 @@ def class_activation(features: Array, classifier: Array) -> Array:
     return out
 
 
-def cat_kd(student: Array, teacher: Array, *, resolution: int, normalise: bool) -> float:
+def cat_kd(student: Array, teacher: Array, *, resolution: int, normalize: bool) -> float:
     maps = []
     for pooled in (pool(x, resolution, resolution) for x in (student, teacher)):
         for i, c in np.ndindex(*pooled.shape[:2]):
             length = math.sqrt(math.fsum(pooled[i, c].ravel() ** 2))
-            if normalise and length:
+            if normalize and length:
                 pooled[i, c] /= length
         maps.append(pooled)
     return math.fsum(((maps[0] - maps[1]) ** 2).ravel()) / maps[0].size

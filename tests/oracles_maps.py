@@ -20,13 +20,13 @@ def attention(sample: Array, *, power: float = 2.0, eps: float = 0.0) -> Array:
 
 
 def attention_transfer(
-    student: Array, teacher: Array, *, form: str = "code", power: float = 2.0, eps: float = 0.0
+    student: Array, teacher: Array, *, variant: str = "code", power: float = 2.0, eps: float = 0.0
 ) -> float:
     total = 0.0
     for s, t in zip(*to_smaller(student, teacher), strict=True):
         gap = attention(s, power=power, eps=eps) - attention(t, power=power, eps=eps)
         squared = math.fsum(gap**2)
-        total += math.sqrt(squared) if form == "paper" else squared / gap.size
+        total += math.sqrt(squared) if variant == "paper" else squared / gap.size
     return total / len(student)
 
 
@@ -40,9 +40,9 @@ def nst(student: Array, teacher: Array) -> float:
     return total / len(student)
 
 
-def ft(student: Array, teacher: Array, *, form: str) -> float:
+def ft(student: Array, teacher: Array, *, variant: str) -> float:
     def unit(sample: Array) -> Array:
-        if form == "attention":
+        if variant == "attention":
             return attention(sample)
         flat = sample.ravel()
         length = math.sqrt(math.fsum(flat**2))

@@ -51,7 +51,7 @@ def similarity_preserving(student: Array, teacher: Array, *, order: int = 2) -> 
     return math.fsum((s[i][j] - t[i][j]) ** 2 for i in range(n) for j in range(n)) / n**2
 
 
-def neighbour_congruence(student: Array, teacher: Array) -> float:
+def neighbor_congruence(student: Array, teacher: Array) -> float:
     n = len(student)
     if n == 1:
         return 0.0
@@ -76,12 +76,12 @@ def kernel_congruence(student: Array, teacher: Array, *, gamma: float, order: in
 def probabilistic_transfer(student: Array, teacher: Array, *, eps: float = 1e-7) -> float:
     n = len(student)
 
-    def neighbours(x: Array) -> Array:
+    def neighbors(x: Array) -> Array:
         units = [row / (length(row) + eps) for row in x]
         kernel = np.array([[(dot(a, b) + 1) / 2 for b in units] for a in units])
         return kernel / kernel.sum(axis=1, keepdims=True)
 
-    q, p = neighbours(student), neighbours(teacher)
+    q, p = neighbors(student), neighbors(teacher)
     return math.fsum(p[i, j] * math.log((p[i, j] + eps) / (q[i, j] + eps)) for i in range(n) for j in range(n)) / n**2
 
 

@@ -16,7 +16,7 @@ def without(row: Array, label: int) -> Array:
     return np.array([x for c, x in enumerate(row) if c != label])
 
 
-def standardise(logits: Array) -> Array:
+def standardize(logits: Array) -> Array:
     rows = []
     for row in logits:
         mean = math.fsum(row) / len(row)
@@ -118,10 +118,10 @@ def wsld(student: Array, teacher: Array, labels: list[int], *, temperature: floa
     return total / len(student)
 
 
-def tfkd_reg(student: Array, labels: list[int], *, temperature: float, correct: float, multiplier: float) -> float:
+def tfkd_reg(student: Array, labels: list[int], *, temperature: float, label_prob: float, multiplier: float) -> float:
     total, classes = 0.0, student.shape[1]
     for z, y in zip(student, labels, strict=True):
-        made = np.array([correct if c == y else (1 - correct) / (classes - 1) for c in range(classes)])
+        made = np.array([label_prob if c == y else (1 - label_prob) / (classes - 1) for c in range(classes)])
         target = softmax(made / temperature)
         total += math.fsum(target * (np.log(target) - log_softmax(z)))
     return multiplier * total / student.size

@@ -78,20 +78,25 @@ def bilinear(maps: Array, height: int, width: int) -> Array:
 
 
 def self_attention(
-    shallow: Array, deep: Array, *, channels: str = "mean", enlarged: str = "features", positions: str = "mean"
+    shallow: Array,
+    deep: Array,
+    *,
+    channel_reduction: str = "mean",
+    upsample: str = "features",
+    spatial_reduction: str = "mean",
 ) -> float:
     height, width = shallow.shape[2:]
 
     def energy(maps: Array) -> Array:
         total = (maps**2).sum(axis=1, keepdims=True)
-        return total / maps.shape[1] if channels == "mean" else total
+        return total / maps.shape[1] if channel_reduction == "mean" else total
 
-    theirs = energy(bilinear(deep, height, width)) if enlarged == "features" else energy(deep)
-    theirs = bilinear(theirs, height, width) if enlarged == "attention" else theirs
+    theirs = energy(bilinear(deep, height, width)) if upsample == "features" else energy(deep)
+    theirs = bilinear(theirs, height, width) if upsample == "attention" else theirs
     total = 0.0
     for ours, other in zip(energy(shallow), theirs, strict=True):
         total += float(((softmax(ours.ravel()) - softmax(other.ravel())) ** 2).sum())
-    return total / len(shallow) / (height * width if positions == "mean" else 1)
+    return total / len(shallow) / (height * width if spatial_reduction == "mean" else 1)
 
 
 def frskd(
@@ -147,7 +152,7 @@ def fuse(inputs: list[Array], weights: Array) -> Array:
     return total
 
 
-def normalise(x: Array, scale: Array, shift: Array) -> Array:
+def normalize(x: Array, scale: Array, shift: Array) -> Array:
     mean, variance = x.mean(axis=(0, 2, 3), keepdims=True), x.var(axis=(0, 2, 3), keepdims=True)
     shape = (1, -1, 1, 1)
     return np.asarray((x - mean) / np.sqrt(variance + 1e-5) * scale.reshape(shape) + shift.reshape(shape))
@@ -155,7 +160,7 @@ def normalise(x: Array, scale: Array, shift: Array) -> Array:
 
 def pointwise(x: Array, state: State, name: str) -> Array:
     x = np.einsum("nchw,dc->ndhw", x, state[f"{name}.0.weight"][:, :, 0, 0])
-    return np.maximum(normalise(x, state[f"{name}.1.weight"], state[f"{name}.1.bias"]), 0)
+    return np.maximum(normalize(x, state[f"{name}.1.weight"], state[f"{name}.1.bias"]), 0)
 
 
 def block(x: Array, state: State, name: str, depth: int) -> Array:
@@ -163,7 +168,7 @@ def block(x: Array, state: State, name: str, depth: int) -> Array:
         at = 4 * layer
         x = depthwise(np.maximum(x, 0) if layer else x, state[f"{name}.{at}.weight"])
         x = np.einsum("nchw,dc->ndhw", x, state[f"{name}.{at + 1}.weight"][:, :, 0, 0])
-        x = normalise(x, state[f"{name}.{at + 2}.weight"], state[f"{name}.{at + 2}.bias"])
+        x = normalize(x, state[f"{name}.{at + 2}.weight"], state[f"{name}.{at + 2}.bias"])
     return x
 
 

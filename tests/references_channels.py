@@ -20,5 +20,5 @@ REFERENCES: dict[str, Reference] = {
     "CWD.mmrazor": lambda x, p: cwd(x["s"], x["t"], temperature=float(p["T"])),
     "PKD.mmrazor": lambda x, p: pkd(x["s"], x["t"]),
     "PAD_L2.torchdistill": lambda x, p: pad(x["s"], x["t"], log_variance=x["v"]),
-    "CAT_KD": lambda x, p: cat_kd(x["s"], x["t"], resolution=p["res"], normalise=p["norm"]),
+    "CAT_KD": lambda x, p: cat_kd(x["s"], x["t"], resolution=p["res"], normalize=p["norm"]),
 }

@@ -34,7 +34,7 @@ def channels(x: dict[str, Tensor], p: Case) -> Tensor:
 
 
 def factor(x: dict[str, Tensor], p: Case) -> Tensor:
-    return ft(x["s"], x["t"], form="paper")
+    return ft(x["s"], x["t"], variant="paper")
 
 
 def boundaries(x: dict[str, Tensor], p: Case) -> Tensor:
@@ -73,7 +73,7 @@ REFERENCES: dict[str, Reference] = {
     "AT.mdistiller": attention,
     "AT.attention-transfer": attention,
     "AT.torchdistill_code": attention,
-    "AT.torchdistill_paper": lambda x, p: attention_transfer(x["s"], x["t"], form="paper"),
+    "AT.torchdistill_paper": lambda x, p: attention_transfer(x["s"], x["t"], variant="paper"),
     "AT.KDZoo": lambda x, p: attention_transfer(x["s"], x["t"], eps=1e-6),
     "NST.RepDistiller": channels,
     "NST.mdistiller": channels,

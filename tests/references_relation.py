@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.losses.relation.cc import kernel_congruence, neighbour_congruence
-from kdschemes.losses.relation.crd import log_normaliser, memory_similarities, noise_contrastive, refreshed_memory
+from kdschemes.losses.relation.cc import kernel_congruence, neighbor_congruence
+from kdschemes.losses.relation.crd import log_normalizer, memory_similarities, noise_contrastive, refreshed_memory
 from kdschemes.losses.relation.fsp import fsp
 from kdschemes.losses.relation.pkt import probabilistic_transfer
 from kdschemes.losses.relation.rkd import rkd_angle, rkd_distance
@@ -33,7 +33,7 @@ def similarity(x: dict[str, Tensor], p: Case) -> Tensor:
     return similarity_preserving(x["s"], x["t"])
 
 
-def neighbourhoods(x: dict[str, Tensor], p: Case) -> Tensor:
+def neighborhoods(x: dict[str, Tensor], p: Case) -> Tensor:
     return probabilistic_transfer(x["s"], x["t"])
 
 
@@ -45,15 +45,15 @@ def contrast(x: dict[str, Tensor], p: Case, *, steps: int) -> Tensor:
     }
     memories = {"s": x["m1"].clone(), "t": x["m2"].clone()}
     temperature = torch.tensor(p["tau"]).item()
-    normalisers: dict[str, Tensor] = {}
+    normalizers: dict[str, Tensor] = {}
     total = x["s"].new_zeros(())
     for _ in range(steps):
         total = x["s"].new_zeros(())
         for side, other in (("s", "t"), ("t", "s")):
             scores = memory_similarities(embeddings[side], memories[other].clone(), x["idx"], temperature=temperature)
-            first = log_normaliser(scores.detach(), population=p["n"])
+            first = log_normalizer(scores.detach(), population=p["n"])
             rounded = first.exp().float().to(first.dtype).log()
-            total = total + noise_contrastive(scores, normalisers.setdefault(side, rounded), population=p["n"])
+            total = total + noise_contrastive(scores, normalizers.setdefault(side, rounded), population=p["n"])
         for side, memory in memories.items():
             memory[x["y"]] = refreshed_memory(memory[x["y"]], embeddings[side].detach(), momentum=p["mom"])
     return total
@@ -69,13 +69,13 @@ REFERENCES: dict[str, Reference] = {
     "FSP.torchdistill": lambda x, p: fsp((x["s"], x["s2"]), (x["t"], x["t2"]), pooling="max", distance="column_norms"),
     "SP.RepDistiller": similarity,
     "SP.mdistiller": similarity,
-    "SP.torchdistill": lambda x, p: similarity_preserving(x["s"], x["t"], rows="l1"),
-    "CC.RepDistiller": lambda x, p: neighbour_congruence(x["s"], x["t"]),
+    "SP.torchdistill": lambda x, p: similarity_preserving(x["s"], x["t"], row_norm="l1"),
+    "CC.RepDistiller": lambda x, p: neighbor_congruence(x["s"], x["t"]),
     "CC.KDZoo": lambda x, p: kernel_congruence(x["s"], x["t"], gamma=p["g"], order=p["P"]),
-    "PKT.RepDistiller": neighbourhoods,
-    "PKT.mdistiller": neighbourhoods,
-    "PKT.original": neighbourhoods,
-    "PKT.torchdistill": neighbourhoods,
+    "PKT.RepDistiller": neighborhoods,
+    "PKT.mdistiller": neighborhoods,
+    "PKT.original": neighborhoods,
+    "PKT.torchdistill": neighborhoods,
     "CRD.RepDistiller": lambda x, p: contrast(x, p, steps=1),
     "CRD.RepDistiller_step2": lambda x, p: contrast(x, p, steps=2),
 }

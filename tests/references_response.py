@@ -13,7 +13,7 @@ from kdschemes.losses.response.dist import dist
 from kdschemes.losses.response.dkd import dkd
 from kdschemes.losses.response.kd import kd
 from kdschemes.losses.response.nkd import nkd
-from kdschemes.losses.response.standardise import standardise
+from kdschemes.losses.response.standardize import standardize
 from kdschemes.losses.response.tfkd_reg import tfkd_reg
 from kdschemes.losses.response.wsld import wsld
 
@@ -30,8 +30,8 @@ def and_hard(share: float, term: Tensor, x: Inputs) -> Tensor:
     return share * term + (1 - share) * cross_entropy(x["s"], x["y"])
 
 
-def standardised(x: Inputs) -> Inputs:
-    return {**x, "s": standardise(x["s"]), "t": standardise(x["t"])}
+def standardized(x: Inputs) -> Inputs:
+    return {**x, "s": standardize(x["s"]), "t": standardize(x["t"])}
 
 
 def decoupled(x: Inputs, p: Case) -> Tensor:
@@ -62,11 +62,11 @@ REFERENCES: dict[str, Reference] = {
     "KD.Teacher-free": lambda x, p: and_hard(p["alpha"], soft(x, p, reduction="mean"), x),
     "TF-KD_self": lambda x, p: and_hard(p["alpha"], p["m"] * soft(x, p, reduction="mean"), x),
     "TF-KD_reg": lambda x, p: and_hard(
-        p["alpha"], tfkd_reg(x["s"], x["y"], temperature=float(p["T"]), correct=0.99, multiplier=p["m"]), x
+        p["alpha"], tfkd_reg(x["s"], x["y"], temperature=float(p["T"]), label_prob=0.99, multiplier=p["m"]), x
     ),
-    "LSKD_KD": lambda x, p: soft(standardised(x), p),
-    "LSKD_DKD": lambda x, p: decoupled(standardised(x), p),
-    "LSKD.torchdistill": lambda x, p: and_hard(1 - p["alpha"], soft(standardised(x), p), x),
+    "LSKD_KD": lambda x, p: soft(standardized(x), p),
+    "LSKD_DKD": lambda x, p: decoupled(standardized(x), p),
+    "LSKD.torchdistill": lambda x, p: and_hard(1 - p["alpha"], soft(standardized(x), p), x),
     "DKD.mdistiller": decoupled,
     "DKD.mmrazor": decoupled,
     "NKD.cls_KD": lambda x, p: nkd(x["s"], x["t"], x["y"], temperature=float(p["T"]), gamma=p["gamma"]),

@@ -33,7 +33,7 @@ def total(x: Inputs, *overrides: str) -> Tensor:
 def of_the_mean(x: Inputs, p: Case) -> Tensor:
     """The reference weighs CE by 1 - alpha and KD by alpha, here 1/2 each."""
     assert p["alpha"] == 0.5
-    return 0.5 * total(x, "method=mean", f"losses.response.temperature={p['T']}")
+    return 0.5 * total(x, "method=codistillation", f"losses.response.temperature={p['T']}")
 
 
 def least_margin(x: Inputs, p: Case) -> Tensor:

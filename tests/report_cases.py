@@ -35,7 +35,7 @@ def results(seed: int, top1: float, *, best: float | None = 50.0, nll: float = 1
         "data": "digits",
         "seed": seed,
         "epochs": EPOCHS,
-        "reported": "student",
+        "primary_head": "student",
         "heads": {"student": both(top1, best, nll)},
         "mean_over_peers": None,
         "cost": {"student": {"parameters": 1_234_567, "macs": 3_270_000}},

@@ -37,7 +37,7 @@ from kdschemes.training.optim import build_optimizer, clip_gradients
 
 SPLIT = ["offline-kd", "even", "average", "accumulated-in-turn", "held-out-mix", "feature-simkd", "feature-ofd"]
 TEACHERS = {"fp32": [], "bf16": ["teacher.precision=bf16"]}
-EXPORTED = ["online-dml-shared-stem", "offline-partial-layer2-hint", "self-byot-ema"]
+EXPORTED = ["online-dml-shared-trunk", "offline-partial_teacher-layer2-hint", "self-byot-ema"]
 NETWORKS = ("resnet8x4", "vgg8", "timm/test_vit")
 
 
@@ -126,7 +126,7 @@ def run_evenly(accelerator: Accelerator) -> list[list[int]]:
 
 
 def main() -> None:
-    accelerator = start_processes(configure("device=cpu", "train.threads=1"))
+    accelerator = start_processes(configure("device=cpu", "train.num_threads=1"))
     results = {
         "cases": {name: run_case(CASES[name], accelerator, split=True) for name in SPLIT},
         "clipped": run_clipped(accelerator),

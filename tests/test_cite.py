@@ -137,7 +137,7 @@ def test_one_key_is_one_paper_everywhere() -> None:
 
 
 def test_cite_names_everything_once_by_first_use(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    more = "losses.more=[{name: at}, {name: logit_mse, standardise: true}]"
+    more = "losses.extra=[{name: at}, {name: logit_mse, standardize: true}]"
     options = ["scheme=offline", "data=cifar100", "model=resnet20", "teacher.name=[resnet56,timm/vgg16]"]
     extra = ["losses.feature=hint", "losses.relation=rkd", more, "data.mixup=0.2", "data.cutout=8"]
     text = cite(tmp_path, capsys, *options, *extra)
@@ -148,7 +148,7 @@ def test_cite_names_everything_once_by_first_use(tmp_path: Path, capsys: pytest.
     assert list(parse(text)) == list(dict.fromkeys(expected))
     assert text.startswith("% method offline/kd\n% loss kd (response)\n")
     assert "% loss rkd (relation)\n@" in text
-    assert "% standardise=true of the loss logit_mse\n@inproceedings{sun2024logit," in text
+    assert "% standardize=true of the loss logit_mse\n@inproceedings{sun2024logit," in text
     assert "% model resnet20\n% teacher resnet56\n@inproceedings{he2016deep," in text
     assert "% mixup=0.2\n@" in text
 

@@ -35,7 +35,7 @@ def chosen(**options: object) -> Tensor:
 
 
 def parts(count: int, labels: Tensor = LABELS, **options: object) -> list[Tensor]:
-    made = [chosen(parts=count, part=part, **options) for part in range(count)]
+    made = [chosen(num_partitions=count, partition=part, **options) for part in range(count)]
     joined = torch.cat(made)
     assert torch.equal(joined.sort().values, torch.arange(len(labels)))
     return made
@@ -47,25 +47,25 @@ def counts(positions: Tensor) -> list[int]:
 
 def test_the_default_is_the_whole_split() -> None:
     assert torch.equal(chosen(), TRAIN)
-    assert torch.equal(chosen(parts=3), TRAIN)
-    assert torch.equal(chosen(parts=3, part=[2, 0, 1], part_skew=0.5), TRAIN)
+    assert torch.equal(chosen(num_partitions=3), TRAIN)
+    assert torch.equal(chosen(num_partitions=3, partition=[2, 0, 1], dirichlet_alpha=0.5), TRAIN)
 
 
 def test_a_share_is_stratified_rounded_half_up_and_keeps_one() -> None:
-    assert counts(chosen(fraction=0.5)) == [50, 19, 30, 40, 28, 46, 35, 22, 33, 2]
-    assert counts(chosen(fraction=0.01)) == [1] * 10
-    assert counts(chosen(fraction=0.15))[0] == 15
+    assert counts(chosen(train_fraction=0.5)) == [50, 19, 30, 40, 28, 46, 35, 22, 33, 2]
+    assert counts(chosen(train_fraction=0.01)) == [1] * 10
+    assert counts(chosen(train_fraction=0.15))[0] == 15
 
 
 def test_a_smaller_share_is_in_a_larger_one_and_all_images_have_equal_chances() -> None:
     before: set[int] = set()
-    for fraction in (0.01, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0):
-        now = set(chosen(fraction=fraction).tolist())
+    for train_fraction in (0.01, 0.03, 0.05, 0.1, 0.25, 0.5, 1.0):
+        now = set(chosen(train_fraction=train_fraction).tolist())
         assert before < now
         before = now
     times = torch.zeros(len(LABELS))
     for seed in range(400):
-        times[chosen(fraction=0.25, split_seed=seed)] += 1
+        times[chosen(train_fraction=0.25, split_seed=seed)] += 1
     of_class = times[:100]  # 25 of 100 each time
     assert of_class.sum() == 400 * 25
     assert ((of_class - 100).abs() < 4.5 * (400 * 0.25 * 0.75) ** 0.5).all()
@@ -73,8 +73,9 @@ def test_a_smaller_share_is_in_a_larger_one_and_all_images_have_equal_chances() 
 
 @pytest.mark.parametrize(
     "options",
-    [{"fraction": 0.3}, {"parts": 3, "part": 1}, {"parts": 3, "part": 1, "part_skew": 0.5},
-     {"parts": 5, "part": [0, 3], "part_classes": 2}],
+    [{"train_fraction": 0.3}, {"num_partitions": 3, "partition": 1},
+     {"num_partitions": 3, "partition": 1, "dirichlet_alpha": 0.5},
+     {"num_partitions": 5, "partition": [0, 3], "classes_per_partition": 2}],
 )  # fmt: skip
 def test_the_split_seed_alone_decides(options: dict[str, object]) -> None:
     torch.manual_seed(0)
@@ -85,7 +86,7 @@ def test_the_split_seed_alone_decides(options: dict[str, object]) -> None:
 
 
 def test_omitted_classes_are_not_trained_on_and_stay_elsewhere() -> None:
-    whole, less = load(), load(omit=[3, 7])
+    whole, less = load(), load(exclude_classes=[3, 7])
     assert set(less.labels["train"][less.positions["train"]].tolist()) == {0, 1, 2, 4, 5, 6, 8, 9}
     for split in ("val", "test"):
         assert torch.equal(less.positions[split], whole.positions[split])
@@ -97,7 +98,7 @@ def test_omitted_classes_are_not_trained_on_and_stay_elsewhere() -> None:
         == (~torch.isin(whole.train_labels, torch.tensor([-1, 3, 7]))).sum()
     )
     steps = less.train_steps(
-        0, batch_size=64, accumulation=1, rank=0, world=1, drop_last=False, aux_batches=["classmate"]
+        0, batch_size=64, grad_accum_steps=1, rank=0, world=1, drop_last=False, aux_batches=["classmate"]
     )
     for (batch,) in steps:
         assert not set(batch.labels.tolist()) & {3, 7}
@@ -113,16 +114,16 @@ def test_equal_parts_are_stratified_and_of_equal_size() -> None:
 
 
 def test_a_list_of_parts_is_their_union() -> None:
-    for options in ({}, {"part_skew": 1.0}):
+    for options in ({}, {"dirichlet_alpha": 1.0}):
         made = parts(4, **options)
-        union = chosen(parts=4, part=[3, 1], **options)
+        union = chosen(num_partitions=4, partition=[3, 1], **options)
         assert torch.equal(union, torch.cat([made[1], made[3]]).sort().values)
 
 
 def test_parts_of_few_classes_are_disjoint_where_classes_suffice() -> None:
-    for part in parts(5, part_classes=2):
+    for part in parts(5, classes_per_partition=2):
         assert sum(count > 0 for count in counts(part)) == 2
-    made = parts(4, part_classes=5)  # each class in two parts
+    made = parts(4, classes_per_partition=5)  # each class in two parts
     assert [sum(count > 0 for count in counts(part)) for part in made] == [5] * 4
     by_class = torch.tensor([counts(part) for part in made])
     assert (by_class > 0).sum(0).tolist() == [2] * 10
@@ -130,7 +131,7 @@ def test_parts_of_few_classes_are_disjoint_where_classes_suffice() -> None:
 
 
 def test_skewed_parts_have_the_shares_that_were_drawn() -> None:
-    made = parts(3, part_skew=0.7)
+    made = parts(3, dirichlet_alpha=0.7)
     for label in range(10):
         shares = dirichlet(0, label, 3, 0.7)
         size = sum(counts(part)[label] for part in made)
@@ -165,27 +166,29 @@ def test_shares_of_a_tiny_concentration_are_numbers() -> None:
 
 
 def test_part_then_omit_then_fraction() -> None:
-    part = chosen(parts=3, part=2)
-    less = chosen(parts=3, part=2, omit=[0, 4], fraction=0.5)
+    part = chosen(num_partitions=3, partition=2)
+    less = chosen(num_partitions=3, partition=2, exclude_classes=[0, 4], train_fraction=0.5)
     assert set(less.tolist()) <= set(part.tolist())
     expected = [0 if label in (0, 4) else max(1, int(count / 2 + 0.5)) for label, count in enumerate(counts(part))]
     assert counts(less) == expected
-    wider = chosen(parts=3, part=[1, 2], fraction=0.5)
-    from_each = [len(set(wider.tolist()) & set(chosen(parts=3, part=number).tolist())) for number in (1, 2)]
+    wider = chosen(num_partitions=3, partition=[1, 2], train_fraction=0.5)
+    from_each = [
+        len(set(wider.tolist()) & set(chosen(num_partitions=3, partition=number).tolist())) for number in (1, 2)
+    ]
     assert min(from_each) / max(from_each) > 0.75  # a share of a union comes from all its parts
 
 
 ERRORS = [
-    ({"omit": [10]}, r"data\.omit=\[10\]: there is no class 10, they are 0 to 9"),
-    ({"omit": list(range(10))}, r"data\.omit=.* leaves no training image"),
-    ({"parts": 3, "part": 3}, r"data\.part=3: there is no such part, data\.parts=3 has 0 to 2"),
-    ({"part": [0, 4], "parts": 2}, r"data\.part=4: there is no such part"),
-    ({"part_skew": 0.5}, r"data\.part_skew=0\.5 has no effect with data\.parts=1"),
-    ({"part_classes": 2}, r"data\.part_classes=2 has no effect with data\.parts=1"),
-    ({"parts": 5, "part_classes": 2, "part_skew": 1.0}, "exclude each other"),
-    ({"parts": 3, "part_classes": 2}, r"data\.part_classes=2 with data\.parts=3 does not fit 10 classes.*use 4 to 10"),
-    ({"parts": 3, "part_classes": 11}, r"data\.part_classes=11 .* use 4 to 10"),
-    ({"parts": 40, "part_skew": 0.005}, r"data\.parts=40 leaves part \d+ without a training image .*data\.part_skew"),
+    ({"exclude_classes": [10]}, r"data\.exclude_classes=\[10\]: there is no class 10, they are 0 to 9"),
+    ({"exclude_classes": list(range(10))}, r"data\.exclude_classes=.* leaves no training image"),
+    ({"num_partitions": 3, "partition": 3}, r"data\.partition=3: there is no such part, .*num_partitions=3 has 0 to 2"),
+    ({"partition": [0, 4], "num_partitions": 2}, r"data\.partition=4: there is no such part"),
+    ({"dirichlet_alpha": 0.5}, r"data\.dirichlet_alpha=0\.5 has no effect with data\.num_partitions=1"),
+    ({"classes_per_partition": 2}, r"data\.classes_per_partition=2 has no effect with data\.num_partitions=1"),
+    ({"num_partitions": 5, "classes_per_partition": 2, "dirichlet_alpha": 1.0}, "exclude each other"),
+    ({"num_partitions": 3, "classes_per_partition": 2}, "does not fit 10 classes.*use 4 to 10"),
+    ({"num_partitions": 3, "classes_per_partition": 11}, r"data\.classes_per_partition=11 .* use 4 to 10"),
+    ({"num_partitions": 40, "dirichlet_alpha": 0.005}, r"without a training image .*data\.dirichlet_alpha"),
 ]  # fmt: skip
 
 
@@ -197,16 +200,17 @@ def test_what_does_not_fit_is_refused_in_one_line(options: dict[str, object], me
 
 
 def test_a_part_may_not_lose_all_its_classes() -> None:
-    part = deal_parts(replace(Digits(), parts=5, part_classes=2), LABELS, num_classes=10)
-    omit = LABELS[part == 0].unique().tolist()
-    with pytest.raises(UserError, match=r"leaves no training image of data\.part=0"):
-        chosen(parts=5, part=0, part_classes=2, omit=omit)
+    part = deal_parts(replace(Digits(), num_partitions=5, classes_per_partition=2), LABELS, num_classes=10)
+    exclude_classes = LABELS[part == 0].unique().tolist()
+    with pytest.raises(UserError, match=r"leaves no training image of data\.partition=0"):
+        chosen(num_partitions=5, partition=0, classes_per_partition=2, exclude_classes=exclude_classes)
 
 
 @pytest.mark.parametrize(
     "word",
-    ["data.fraction=0", "data.fraction=1.5", "data.omit=3", "data.omit=[-1]", "data.parts=0", "data.part=-1",
-     "data.part=[]", "data.part_skew=0", "data.part_classes=0", "data.parts=true"],
+    ["data.train_fraction=0", "data.train_fraction=1.5", "data.exclude_classes=3", "data.exclude_classes=[-1]",
+     "data.num_partitions=0", "data.partition=-1", "data.partition=[]", "data.dirichlet_alpha=0",
+     "data.classes_per_partition=0", "data.num_partitions=true"],
 )  # fmt: skip
 def test_values_out_of_range_are_refused_before_training(word: str) -> None:
     with pytest.raises(UserError, match=re.escape(word.partition("=")[0]) + "=.* is not allowed .*must be "):
@@ -219,13 +223,27 @@ def test_image_folders_are_chosen_from_too(tmp_path: Path) -> None:
             (tmp_path / split / name).mkdir(parents=True)
             for k in range(count):
                 Image.new("RGB", (8, 8), (k, k, k)).save(tmp_path / split / name / f"{k}.png")
-    options = ImageFolder(root=str(tmp_path), image_size=8, workers=0, val_fraction=0.25, parts=2, part=0, omit=[1])
+    options = ImageFolder(
+        root=str(tmp_path),
+        image_size=8,
+        num_workers=0,
+        val_fraction=0.25,
+        num_partitions=2,
+        partition=0,
+        exclude_classes=[1],
+    )
     data = open_data(options, seed=0, device=CPU)
     assert data.sizes == {"train": 3, "val": 4, "test": 4}
     assert set(data.labels["train"][data.positions["train"]].tolist()) == {0}
 
 
-SUBSET = ["data.fraction=0.5", "data.omit=[3]", "data.parts=4", "data.part=[0,1]", "data.part_skew=2"]
+SUBSET = [
+    "data.train_fraction=0.5",
+    "data.exclude_classes=[3]",
+    "data.num_partitions=4",
+    "data.partition=[0,1]",
+    "data.dirichlet_alpha=2",
+]
 
 
 def configure(*words: str) -> tuple[Data, Sequence[Data]]:
@@ -254,7 +272,7 @@ def test_the_epoch_of_a_batch_is_that_of_its_view() -> None:
     for (batch,) in data.train_steps(
         3,
         batch_size=500,
-        accumulation=1,
+        grad_accum_steps=1,
         rank=0,
         world=1,
         drop_last=False,

@@ -115,7 +115,7 @@ def test_an_edge_that_does_not_detach_teaches_both_ends(name: str) -> None:
 
 
 def test_the_trunk_learns_from_every_peer_and_a_branch_from_its_own_terms() -> None:
-    scheme, batch = build(*VARIANTS["online-dml-shared-stem"]), random_batch()
+    scheme, batch = build(*VARIANTS["online-dml-shared-trunk"]), random_batch()
     node = scheme.nodes["peers"]
     assert isinstance(node, SharedTrunk)
     trunk = list(node.trunk.parameters())
@@ -201,9 +201,11 @@ EXCHANGED = {name: DEFAULTS[name] for name in METHODS if METHODS[name][0] == "on
     f"online-{method}-{topology}": [*base("online", method), f"scheme.topology={topology}"]
     for method, table in SCHEMES["online"].items()
     if "topology" in {field.name for field in dataclasses.fields(table)}
-    for topology in ("independent", "shared_stem")
+    for topology in ("independent", "shared_trunk")
 }
-EXCHANGED |= {name: VARIANTS[name] for name in VARIANTS if name.startswith(("online-kdcl-", "online-mean-codi"))}
+EXCHANGED |= {
+    name: VARIANTS[name] for name in VARIANTS if name.startswith(("online-kdcl-", "online-codistillation-published"))
+}
 EXCHANGED = {
     name: [*overrides, "scheme.peers=3"] for name, overrides in EXCHANGED.items() if not name.startswith(tuple(UNEQUAL))
 }
@@ -275,8 +277,8 @@ def test_accumulated_micro_batches_add_up_to_the_mean_over_the_step(name: str) -
     scheme = build(*VARIANTS[name]).eval()
     data = open_data(Digits(), seed=0, device=torch.device("cpu"))
     totals, gradients = [], []
-    for accumulation in (1, 3):
-        steps = data.train_steps(0, batch_size=13, accumulation=accumulation, rank=0, world=1, drop_last=False)
+    for grad_accum_steps in (1, 3):
+        steps = data.train_steps(0, batch_size=13, grad_accum_steps=grad_accum_steps, rank=0, world=1, drop_last=False)
         scheme.zero_grad()
         total = torch.zeros((), dtype=torch.float64)
         for batch in next(steps):

@@ -369,7 +369,7 @@ def test_without_a_validation_split_there_is_no_budget_and_a_sentence(
     assert json.loads((tmp_path / "early_exit.json").read_text()) == found
     assert (tmp_path / "early_exit.png").read_bytes().startswith(b"\x89PNG")
     heads = {"student": {"last": None, "best": None}}
-    table = results_table({"run": "r", "reported": "student", "heads": heads, "early_exit": summary(found)})
+    table = results_table({"run": "r", "primary_head": "student", "heads": heads, "early_exit": summary(found)})
     assert found["note"] in table
     assert "budget" not in table.replace(found["note"], "")
 
@@ -446,7 +446,7 @@ TINY = [
     "data.val_fraction=0.9",
     "train.batch_size=32",
     "train.epochs=3",
-    "train.threads=1",
+    "train.num_threads=1",
     "device=cpu",
 ]
 

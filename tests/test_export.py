@@ -35,7 +35,7 @@ from kdschemes.evaluation.cost import head_costs
 from kdschemes.evaluation.export import export_network
 from kdschemes.models import count_exit_macs, count_macs, count_parameters, create_model, load_model, save_weights
 
-EXPORTED = [*DEFAULTS, "online-dml-shared-stem", "supervised-ce-ema", "self-byot-linear"]
+EXPORTED = [*DEFAULTS, "online-dml-shared-trunk", "supervised-ce-ema", "self-byot-linear"]
 LOADER = """
 import sys, torch
 from kdschemes.models import load_model
@@ -103,7 +103,7 @@ def test_exported_networks_load_without_the_schemes_and_answer_to_the_last_bit(t
         assert torch.equal(answers[folder], logits), folder
 
 
-@pytest.mark.parametrize("name", ["self-byot", "online-dml-shared-stem"])
+@pytest.mark.parametrize("name", ["self-byot", "online-dml-shared-trunk"])
 def test_an_exported_network_has_the_plain_networks_tensors_and_no_other(name: str, tmp_path: Path) -> None:
     scheme = stepped(name)
     export_network(synchronize_batch_norm(scheme, torch.device("cpu")), tmp_path, {})
@@ -165,9 +165,9 @@ def test_costs_of_exits_grow_with_depth_and_hold_what_lies_before_them(data: Dat
     assert linear["ensemble"]["macs"] == linear["student"]["macs"] + 10 * (16 + 32)
 
 
-def test_a_shared_stem_counts_once(data: DataModule) -> None:
+def test_a_shared_trunk_counts_once(data: DataModule) -> None:
     apart = head_costs(build(*ONLINE, dtype=torch.float32), data)
-    stem = build(*ONLINE, "scheme.topology=shared_stem", dtype=torch.float32)
+    stem = build(*ONLINE, "scheme.topology=shared_trunk", dtype=torch.float32)
     shared = head_costs(stem, data)
     assert apart["peer0"] == apart["peer1"] == shared["peer0"] == shared["peer1"]
     assert apart["ensemble"] == {key: 2 * value for key, value in apart["peer0"].items()}

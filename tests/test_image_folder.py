@@ -50,7 +50,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def options(root: Path, **changes: object) -> ImageFolder:
-    return replace(ImageFolder(root=str(root), image_size=16, workers=0, val_fraction=0.25), **changes)  # type: ignore[arg-type]
+    return replace(ImageFolder(root=str(root), image_size=16, num_workers=0, val_fraction=0.25), **changes)  # type: ignore[arg-type]
 
 
 def load(chosen: ImageFolder, seed: int = 0) -> DataModule:
@@ -62,14 +62,14 @@ def epoch(
     number: int = 0,
     *,
     batch_size: int = 6,
-    accumulation: int = 1,
+    grad_accum_steps: int = 1,
     start: int = 0,
     aux_batches: Sequence[str] = (),
 ) -> list[Batch]:
     plan = data.train_steps(
         number,
         batch_size=batch_size,
-        accumulation=accumulation,
+        grad_accum_steps=grad_accum_steps,
         rank=0,
         world=1,
         drop_last=False,
@@ -114,7 +114,7 @@ def test_every_kind_of_file_gives_the_same_pixels_as_pillow(root: Path) -> None:
         assert np.array_equal(np.asarray(image), np.asarray(Image.open(path).convert("RGB")))
 
 
-def test_evaluation_resizes_crops_and_normalises_only(root: Path) -> None:
+def test_evaluation_resizes_crops_and_normalizes_only(root: Path) -> None:
     data = load(options(root))
     reference = v2.Compose(
         [
@@ -139,7 +139,7 @@ def test_views_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
     whole = epoch(data, 1)
     expected = views(whole)
     assert sorted(expected) == data.positions["train"].tolist()
-    for batches in (epoch(data, 1, batch_size=18), epoch(data, 1, batch_size=9, accumulation=2)):
+    for batches in (epoch(data, 1, batch_size=18), epoch(data, 1, batch_size=9, grad_accum_steps=2)):
         got = views(batches)
         assert all(torch.equal(got[index], image) for index, image in expected.items())
     rest = epoch(data, 1, start=1)
@@ -147,7 +147,7 @@ def test_views_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
     ranks = [
         [
             b
-            for micros in data.train_steps(1, batch_size=6, accumulation=1, rank=r, world=2, drop_last=False)
+            for micros in data.train_steps(1, batch_size=6, grad_accum_steps=1, rank=r, world=2, drop_last=False)
             for b in micros
         ]
         for r in range(2)
@@ -160,7 +160,7 @@ def test_views_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
 
 def test_workers_change_nothing(root: Path) -> None:
     chosen = options(root, mixup=0.5)
-    alone, helped = load(chosen), load(replace(chosen, workers=2))
+    alone, helped = load(chosen), load(replace(chosen, num_workers=2))
     for number in range(2):
         for left, right in zip(epoch(alone, number), epoch(helped, number), strict=True):
             assert torch.equal(left.images, right.images)
@@ -172,7 +172,7 @@ def test_workers_change_nothing(root: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_global_random_state_is_neither_used_nor_changed(root: Path, workers: int) -> None:
-    data = load(options(root, workers=workers))
+    data = load(options(root, num_workers=workers))
     torch.manual_seed(0)
     before = torch.get_rng_state()
     first = join(epoch(data), "images")
@@ -264,7 +264,7 @@ def test_classes_must_match(tmp_path: Path) -> None:
 def test_unreadable_image_is_named_in_one_line(tmp_path: Path, fault: str, workers: int) -> None:
     build(tmp_path)
     path = tmp_path / "train" / "dog" / ("3.jpg" if fault == "cut jpeg" else "0.png")
-    data = load(options(tmp_path, workers=workers, val_fraction=0.0))
+    data = load(options(tmp_path, num_workers=workers, val_fraction=0.0))
     if fault == "text":
         path.write_text("this is not an image")
     elif fault == "empty":
@@ -291,7 +291,7 @@ def test_unreadable_test_image_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_companions_are_other_views_same_class_samples_and_the_step_before(root: Path, workers: int) -> None:
-    data = load(options(root, workers=workers))
+    data = load(options(root, num_workers=workers))
     names = ("classmate", "previous", "view1")
     batches = epoch(data, 1, aux_batches=names)
     own, others = views(batches), views([batch.aux_batches["view1"] for batch in batches])
@@ -305,7 +305,9 @@ def test_companions_are_other_views_same_class_samples_and_the_step_before(root:
     for before, batch in itertools.pairwise(batches):
         assert torch.equal(batch.aux_batches["previous"].index, before.index)
         assert torch.equal(batch.aux_batches["previous"].images, before.aux_batches["view1"].images)
-    again = views([b.aux_batches["view1"] for b in epoch(data, 1, batch_size=5, accumulation=2, aux_batches=["view1"])])
+    again = views(
+        [b.aux_batches["view1"] for b in epoch(data, 1, batch_size=5, grad_accum_steps=2, aux_batches=["view1"])]
+    )
     assert all(torch.equal(again[position], others[position]) for position in others)
     assert len(epoch(data, 0, aux_batches=["previous"])[0].aux_batches["previous"]) == 0
 

@@ -239,7 +239,7 @@ def test_who_lost_a_folder_puts_nothing_in_place(tmp_path: Path) -> None:
         log.close()
         with pytest.raises(FolderLost, match=rf"{tmp_path} was taken over by process \d+ on .*: this process stops"):
             save_state(tmp_path / "state.pt", {"step": 2})
-        assert first.lost
+        assert prerequisites.lost
         with pytest.raises(FolderLost):
             atomic_write(tmp_path / "best" / "x", b"")
         with pytest.raises(FolderLost):

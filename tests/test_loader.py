@@ -32,7 +32,7 @@ def steps(
     epoch: int = 0,
     *,
     batch_size: int = 64,
-    accumulation: int = 1,
+    grad_accum_steps: int = 1,
     rank: int = 0,
     world: int = 1,
     drop_last: bool = False,
@@ -43,7 +43,7 @@ def steps(
         data.train_steps(
             epoch,
             batch_size=batch_size,
-            accumulation=accumulation,
+            grad_accum_steps=grad_accum_steps,
             rank=rank,
             world=world,
             drop_last=drop_last,
@@ -80,10 +80,10 @@ def test_facts() -> None:
     assert data.sizes["val"] == pytest.approx(0.2 * (data.sizes["train"] + data.sizes["val"]), abs=5)
 
 
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(17, 1), (64, 3), (1006, 4), (200, 2)])
-def test_views_do_not_depend_on_the_batch_size(rich: DataModule, batch_size: int, accumulation: int) -> None:
+@pytest.mark.parametrize(("batch_size", "grad_accum_steps"), [(17, 1), (64, 3), (1006, 4), (200, 2)])
+def test_views_do_not_depend_on_the_batch_size(rich: DataModule, batch_size: int, grad_accum_steps: int) -> None:
     index, images = by_index(flat(steps(rich, 1, batch_size=64)))
-    other = flat(steps(rich, 1, batch_size=batch_size, accumulation=accumulation))
+    other = flat(steps(rich, 1, batch_size=batch_size, grad_accum_steps=grad_accum_steps))
     other_index, other_images = by_index(other)
     assert torch.equal(index, other_index)
     assert torch.equal(images, other_images)
@@ -94,10 +94,10 @@ def test_views_do_not_depend_on_the_batch_size(rich: DataModule, batch_size: int
 
 
 @pytest.mark.parametrize("world", [2, 3])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_ranks_together_see_what_one_process_sees(rich: DataModule, world: int, accumulation: int) -> None:
-    alone = steps(rich, 2, accumulation=accumulation)
-    ranks = [steps(rich, 2, accumulation=accumulation, rank=rank, world=world) for rank in range(world)]
+@pytest.mark.parametrize("grad_accum_steps", [1, 2])
+def test_ranks_together_see_what_one_process_sees(rich: DataModule, world: int, grad_accum_steps: int) -> None:
+    alone = steps(rich, 2, grad_accum_steps=grad_accum_steps)
+    ranks = [steps(rich, 2, grad_accum_steps=grad_accum_steps, rank=rank, world=world) for rank in range(world)]
     assert all(len(plan) == len(alone) for plan in ranks)
     for number, micros in enumerate(alone):
         for k, batch in enumerate(micros):
@@ -111,14 +111,14 @@ def test_ranks_together_see_what_one_process_sees(rich: DataModule, world: int, 
 
 
 def test_start_skips_whole_steps_exactly(rich: DataModule) -> None:
-    whole = steps(rich, 3, accumulation=2)
+    whole = steps(rich, 3, grad_accum_steps=2)
     for start in (1, len(whole) - 1):
-        rest = steps(rich, 3, accumulation=2, start=start)
+        rest = steps(rich, 3, grad_accum_steps=2, start=start)
         assert len(rest) == len(whole) - start
         for left, right in zip(flat(rest), flat(whole[start:]), strict=True):
             assert torch.equal(left.images, right.images)
             assert torch.equal(left.index, right.index)
-    assert steps(rich, 3, accumulation=2, start=len(whole)) == []
+    assert steps(rich, 3, grad_accum_steps=2, start=len(whole)) == []
 
 
 def test_each_training_sample_comes_once_an_epoch_in_a_new_order_and_view(rich: DataModule) -> None:
@@ -267,8 +267,13 @@ def test_accepted_batches_never_leave_a_rank_with_one_sample(drop_last: bool) ->
     data = load(replace(PLAIN, val_fraction=0.98))
     accepted = 0
     for batch_size in range(2, data.sizes["train"] + 1):
-        for accumulation, world in ((1, 1), (1, 2), (3, 1), (2, 3)):
-            shape = {"batch_size": batch_size, "accumulation": accumulation, "world": world, "drop_last": drop_last}
+        for grad_accum_steps, world in ((1, 1), (1, 2), (3, 1), (2, 3)):
+            shape = {
+                "batch_size": batch_size,
+                "grad_accum_steps": grad_accum_steps,
+                "world": world,
+                "drop_last": drop_last,
+            }
             smallest = min(
                 len(batch)
                 for rank in range(world)
@@ -336,10 +341,10 @@ def test_companions_do_not_depend_on_batches_processes_or_resumption(mix: str) -
         )
         return Batch(*(join(shares, field) for field in ("images", "labels", "index")), partners, mixes)
 
-    for accumulation, world, start in ((1, 1, 0), (2, 1, 1), (1, 3, 2), (3, 2, 0)):
-        shape = {"accumulation": accumulation, "world": world, "start": start}
+    for grad_accum_steps, world, start in ((1, 1, 0), (2, 1, 1), (1, 3, 2), (3, 2, 0)):
+        shape = {"grad_accum_steps": grad_accum_steps, "world": world, "start": start}
         ranks = [steps(data, 2, rank=rank, aux_batches=AUX_BATCHES, **shape) for rank in range(world)]  # type: ignore[arg-type]
-        plan = [[p[step][k] for k in range(accumulation) for p in ranks] for step in range(len(ranks[0]))]
+        plan = [[p[step][k] for k in range(grad_accum_steps) for p in ranks] for step in range(len(ranks[0]))]
         assert len(plan) == len(whole) - start
         for step in range(len(plan)):
             for name in AUX_BATCHES:
@@ -410,6 +415,6 @@ def test_cifar100(cifar100_root: Path) -> None:
     images = next(data.eval_batches("train", batch_size=5000, rank=0, world=1)).images
     assert images.mean((0, 2, 3)).abs().max() < 0.05
     assert (images.std((0, 2, 3)) - 1).abs().max() < 0.05
-    (batch,) = next(data.train_steps(0, batch_size=128, accumulation=1, rank=0, world=1, drop_last=False))
+    (batch,) = next(data.train_steps(0, batch_size=128, grad_accum_steps=1, rank=0, world=1, drop_last=False))
     assert batch.images.shape == (128, 3, 32, 32)
     assert not set(batch.index.tolist()) & set(data.positions["val"].tolist())

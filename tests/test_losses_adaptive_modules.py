@@ -95,11 +95,11 @@ def test_everything_learns(options: Any, student: Any, teacher: Any) -> None:
         assert p.grad.abs().sum() > 0
 
 
-@pytest.mark.parametrize("options", [o for o in ALL if hasattr(o, "standardise")], ids=lambda o: o.name)
-def test_standardised_logits_have_no_scale(options: Any) -> None:
+@pytest.mark.parametrize("options", [o for o in ALL if hasattr(o, "standardize")], ids=lambda o: o.name)
+def test_standardized_logits_have_no_scale(options: Any) -> None:
     s, t = output(SMALL, 4), output(BIG, 5)
     louder = Output(3.0 * s.logits + 1.0, s.features)
-    loss = build(type(options)(standardise=True))
+    loss = build(type(options)(standardize=True))
     torch.testing.assert_close(loss(louder, t, batch(), same), loss(s, t, batch(), same), rtol=1e-4, atol=1e-6)
     plain = build(type(options)())
     assert plain(louder, t, batch(), same) != plain(s, t, batch(), same)
@@ -162,7 +162,7 @@ def test_maps_of_any_layout(options: Any) -> None:
     torch.testing.assert_close(loss(Output(s.logits, features), t, batch(), same), value)
 
 
-def test_srd_projects_then_normalises_both_sides() -> None:
+def test_srd_projects_then_normalizes_both_sides() -> None:
     loss, s, t = build(config.SRD(exponent=3.0, temperature=2.0)), output(SMALL, 14), output(BIG, 15)
     (linear,) = (m for m in loss.modules() if isinstance(m, nn.Linear))
     assert (linear.in_features, linear.out_features) == (8, 12)

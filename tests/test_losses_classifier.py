@@ -54,13 +54,13 @@ def made(options: Any, student: Endpoint | None = None, teacher: Endpoint | None
     ("student", "teacher"), [((3, 5, 8, 8), (3, 5, 8, 8)), ((2, 4, 6, 3), (2, 4, 5, 7)), ((1, 3, 2, 2), (1, 3, 1, 4))]
 )
 @pytest.mark.parametrize("resolution", [1, 2, 3])
-@pytest.mark.parametrize("normalise", [True, False])
+@pytest.mark.parametrize("normalize", [True, False])
 def test_cat_kd_equals_the_oracle(
-    student: tuple[int, ...], teacher: tuple[int, ...], resolution: int, normalise: bool
+    student: tuple[int, ...], teacher: tuple[int, ...], resolution: int, normalize: bool
 ) -> None:
     s, t = random(0, *student, scale=3.0), random(1, *teacher)
-    value = cat_kd(s, t, resolution=resolution, normalise=normalise)
-    truth = oracle.cat_kd(s.numpy(), t.numpy(), resolution=resolution, normalise=normalise)
+    value = cat_kd(s, t, resolution=resolution, normalize=normalize)
+    truth = oracle.cat_kd(s.numpy(), t.numpy(), resolution=resolution, normalize=normalize)
     assert value.item() == pytest.approx(truth, rel=1e-10, abs=1e-25)
 
 
@@ -96,17 +96,17 @@ def test_simkd_is_a_mean_square_after_pooling() -> None:
 def test_properties() -> None:
     s, t = random(9, 4, 5, 6, 4).requires_grad_(), random(10, 4, 5, 3, 2).requires_grad_()
     order, classes = torch.tensor([2, 0, 3, 1]), torch.tensor([4, 2, 0, 1, 3])
-    for normalise in (True, False):
-        value = cat_kd(s, t, normalise=normalise)
-        torch.testing.assert_close(cat_kd(s[order], t[order], normalise=normalise), value)
-        torch.testing.assert_close(cat_kd(s[:, classes], t[:, classes], normalise=normalise), value)
-        rows = [cat_kd(s[i : i + 1], t[i : i + 1], normalise=normalise) for i in range(4)]
+    for normalize in (True, False):
+        value = cat_kd(s, t, normalize=normalize)
+        torch.testing.assert_close(cat_kd(s[order], t[order], normalize=normalize), value)
+        torch.testing.assert_close(cat_kd(s[:, classes], t[:, classes], normalize=normalize), value)
+        rows = [cat_kd(s[i : i + 1], t[i : i + 1], normalize=normalize) for i in range(4)]
         torch.testing.assert_close(torch.stack(rows).mean(), value)
-        equal = cat_kd(t.clone(), t, normalise=normalise)
+        equal = cat_kd(t.clone(), t, normalize=normalize)
         assert equal == 0
         assert gradients(equal, t)[0].abs().max() == 0
-        assert torch.autograd.gradcheck(lambda a, b, n=normalise: cat_kd(a, b, normalise=n), (s, t))
-    torch.testing.assert_close(cat_kd(1e3 * s, 1e-3 * t, normalise=True), cat_kd(s, t, normalise=True))
+        assert torch.autograd.gradcheck(lambda a, b, n=normalize: cat_kd(a, b, normalize=n), (s, t))
+    torch.testing.assert_close(cat_kd(1e3 * s, 1e-3 * t, normalize=True), cat_kd(s, t, normalize=True))
     weights = random(11, 3, 5).requires_grad_()
     assert torch.autograd.gradcheck(class_activation, (s, weights))
     a, b = random(12, 3, 5).requires_grad_(), random(13, 3, 5).requires_grad_()
@@ -119,7 +119,7 @@ def test_half_precision(dtype: torch.dtype) -> None:
     def values(s: Tensor, t: Tensor, w: Tensor) -> list[Tensor]:
         maps = class_activation(s, w), class_activation(t, w)
         pooled = s.mean((2, 3), dtype=torch.promote_types(s.dtype, torch.float32)), t[:, :, 0, 0]
-        return [cat_kd(*maps), cat_kd(*maps, normalise=True), srrl(*pooled, classifier=w), simkd(s, t)]
+        return [cat_kd(*maps), cat_kd(*maps, normalize=True), srrl(*pooled, classifier=w), simkd(s, t)]
 
     half = [x.to(dtype) for x in (random(14, 4, 32, 8, 8).relu(), random(15, 4, 32, 4, 4).relu(), random(16, 10, 32))]
     truth = [v.item() for v in values(*(x.double() for x in half))]
@@ -136,15 +136,15 @@ def test_zeros_and_extremes_are_finite() -> None:
     for ours in (zeros, some * 1e15, some * 1e-30, zeros + 1000.0):
         for theirs in (zeros, some):
             s, t = ours.clone().requires_grad_(), theirs.clone().requires_grad_()
-            for value in (cat_kd(s, t, normalise=True), cat_kd(s, t), simkd(s, t)):
+            for value in (cat_kd(s, t, normalize=True), cat_kd(s, t), simkd(s, t)):
                 assert value.isfinite()
                 assert all(g.isfinite().all() for g in gradients(value, s, t))
     s = zeros.clone().requires_grad_()
-    assert gradients(cat_kd(s, some, normalise=True), s)[0].abs().max() == 0
+    assert gradients(cat_kd(s, some, normalize=True), s)[0].abs().max() == 0
 
 
 @pytest.mark.parametrize(
-    "options", [config.SRRL(), config.CATKD(), config.CATKD(normalise=True), config.SimKD()], ids=str
+    "options", [config.SRRL(), config.CATKD(), config.CATKD(normalize=True), config.SimKD()], ids=str
 )
 @pytest.mark.parametrize(
     ("student", "teacher"),
@@ -225,8 +225,8 @@ WITHOUT = side(BIG, classified=False)
         (config.SRRL(alpha=0.0, beta=0.0), None, None, r"compares nothing"),
         (config.CATKD(), side(SMALL, classified=False), None, r"cat_kd needs the student's linear classifier"),
         (config.CATKD(), None, WITHOUT, r"cat_kd needs the teacher's linear classifier"),
-        (config.CATKD(normalise=True), side({"v": (8, 1, 1)}), None, r"the map of 'v' is 1x1"),
-        (config.CATKD(normalise=True, resolution=1), None, None, r"signs alone"),
+        (config.CATKD(normalize=True), side({"v": (8, 1, 1)}), None, r"the map of 'v' is 1x1"),
+        (config.CATKD(normalize=True, resolution=1), None, None, r"signs alone"),
         (config.SimKD(), None, WITHOUT, r"simkd needs the teacher's linear classifier"),
         (config.SimKD(), Endpoint(SMALL), None, r"simkd .* the student is no network by itself"),
         (config.SimKD(), side({"x": (10, 4)}), None, r"stage 'x' is 10 tokens"),
@@ -305,8 +305,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
         "data.val_fraction=0.8",
         "train.epochs=1",
         "train.ema=0.9",
-        "train.threads=1",
-        f"output={tmp_path_factory.mktemp('runs')}",
+        "train.num_threads=1",
+        f"output_dir={tmp_path_factory.mktemp('runs')}",
     ]
     chosen = load_config(overrides, recipes=Path())
     return chosen, train(chosen)
@@ -315,7 +315,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def test_a_run_exports_the_reported_head(run: Any) -> None:
     chosen, finished = run
     results = json.loads((finished.folder / "results.json").read_text())
-    assert results["reported"] == "student/simkd"
+    assert results["primary_head"] == "student/simkd"
     assert next(iter(results["heads"])) == "student/simkd"
     assert set(results["heads"]) == {"student/simkd", "student", "student/ema", "teacher"}
     loaded = load_model(finished.folder)

@@ -18,7 +18,7 @@ from kdschemes.losses.relation import crd as functions
 from kdschemes.losses.relation.crd import (
     CRD,
     draw_others,
-    log_normaliser,
+    log_normalizer,
     memory_similarities,
     noise_contrastive,
     refreshed_memory,
@@ -74,7 +74,7 @@ def test_two_steps_equal_the_oracle(population: int, temperature: float) -> None
         samples[:, 0] = torch.tensor([3, 7, 0, 19])
         units = unit_rows(s), unit_rows(t)
         scores = [memory_similarities(units[i], memories[1 - i], samples, temperature=temperature) for i in range(2)]
-        z = z or [log_normaliser(x, population=population) for x in scores]
+        z = z or [log_normalizer(x, population=population) for x in scores]
         value = sum(noise_contrastive(x, log_z, population=population) for x, log_z in zip(scores, z, strict=True))
         assert float(value) == pytest.approx(truth.step(s.numpy(), t.numpy(), samples.numpy()), rel=1e-10)
         for i, side in enumerate(("student", "teacher")):
@@ -91,7 +91,7 @@ def test_gradients_of_the_functions() -> None:
         return noise_contrastive(scores, log_z, population=6)
 
     assert torch.autograd.gradcheck(loss, (normal(1, 3, 4).requires_grad_(), normal(2, 1).sum().requires_grad_()))
-    assert torch.autograd.gradcheck(lambda x: log_normaliser(x, population=6), normal(3, 3, 4).requires_grad_())
+    assert torch.autograd.gradcheck(lambda x: log_normalizer(x, population=6), normal(3, 3, 4).requires_grad_())
     assert torch.autograd.gradcheck(
         lambda x: refreshed_memory(memory[:3], x, momentum=0.5), normal(4, 3, 4).requires_grad_()
     )
@@ -101,12 +101,12 @@ def test_gradients_of_the_functions() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_no_similarity_is_too_large(scale: float, dtype: torch.dtype) -> None:
     scores = (scale * normal(5, 6, 9)).clamp(-6e4, 6e4).to(dtype).requires_grad_()
-    for log_z in (0.0, log_normaliser(scores, population=50).item()):
+    for log_z in (0.0, log_normalizer(scores, population=50).item()):
         value = noise_contrastive(scores, torch.tensor(log_z), population=50)
         (gradient,) = torch.autograd.grad(value, scores)
         assert value.isfinite()
         assert gradient.isfinite().all()
-    assert log_normaliser(scores, population=50).isfinite()
+    assert log_normalizer(scores, population=50).isfinite()
 
 
 def test_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,9 +168,9 @@ def test_draws_are_even_and_independent() -> None:
     assert chi_square((without.flatten() - 100).bincount()[[0, 1, 2, 3, 7, 8, 9]].double()) < 5
     pairs = (whole[:, :-1] - 100) * 10 + whole[:, 1:] - 100
     assert chi_square(pairs.flatten().bincount(minlength=100).double()) < 5
-    next_draw, neighbours = drawn(index, 2000, draw=1), (whole[:-1] - 100) * 10 + whole[1:] - 100
+    next_draw, neighbors = drawn(index, 2000, draw=1), (whole[:-1] - 100) * 10 + whole[1:] - 100
     assert chi_square(((whole - 100) * 10 + next_draw - 100).flatten().bincount(minlength=100).double()) < 5
-    assert chi_square(neighbours.flatten().bincount(minlength=100).double()) < 5
+    assert chi_square(neighbors.flatten().bincount(minlength=100).double()) < 5
 
 
 def test_a_draw_depends_on_seed_number_and_sample_alone() -> None:
@@ -213,7 +213,7 @@ def test_only_the_memories_of_the_batch_change() -> None:
             torch.testing.assert_close(buffer[index].norm(dim=1), torch.ones(4))
         elif name.endswith("draw"):
             assert buffer == before[name] + 1
-        elif not name.endswith("log_normalisers"):
+        elif not name.endswith("log_normalizers"):
             assert torch.equal(buffer, before[name])
     bound = 1 / math.sqrt(8 / 3)
     memory = before["contrasts.0.student_memory"]
@@ -236,14 +236,14 @@ def test_the_value_is_that_of_the_functions_and_z_stays() -> None:
     arrays = [e.detach().double().numpy() for e in (ours, theirs)]
     value = loss(s, t, batch(5, 6, 7, 8), same)
     assert value.item() == pytest.approx(truth.step(*arrays, samples.numpy()), rel=1e-5)
-    first = contrast.log_normalisers.clone()
+    first = contrast.log_normalizers.clone()
     assert first.exp().tolist() == pytest.approx([truth.z["student"], truth.z["teacher"]], rel=1e-5)
     torch.testing.assert_close(contrast.student_memory.double(), torch.from_numpy(truth.memories["student"]))
     torch.testing.assert_close(contrast.teacher_memory.double(), torch.from_numpy(truth.memories["teacher"]))
     samples = torch.cat([index[:, None], loss.others(index, 40)], 1)
     again = loss(s, t, batch(5, 6, 7, 8), same)
     assert again.item() == pytest.approx(truth.step(*arrays, samples.numpy()), rel=1e-5)
-    assert torch.equal(contrast.log_normalisers, first)
+    assert torch.equal(contrast.log_normalizers, first)
 
 
 def test_evaluation_changes_nothing() -> None:

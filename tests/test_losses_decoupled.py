@@ -1,4 +1,4 @@
-"""Decoupled, normalised, weighted and hand-made targets: against oracles that are exact at any logits."""
+"""Decoupled, normalized, weighted and hand-made targets: against oracles that are exact at any logits."""
 
 from __future__ import annotations
 
@@ -182,11 +182,13 @@ def test_wsld_weighs_certain_samples_exactly(ahead: float, behind: float, dtype:
 
 @SIZES
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 20.0])
-@pytest.mark.parametrize("correct", [0.5, 0.99, 1.0])
-def test_tfkd_reg_equals_the_oracle(n: int, c: int, temperature: float, correct: float) -> None:
+@pytest.mark.parametrize("label_prob", [0.5, 0.99, 1.0])
+def test_tfkd_reg_equals_the_oracle(n: int, c: int, temperature: float, label_prob: float) -> None:
     z, _, y = inputs(9, n, c, 3.0)
-    value = tfkd_reg(z, y, temperature=temperature, correct=correct, multiplier=7.0)
-    truth = oracles_response.tfkd_reg(z.numpy(), y.tolist(), temperature=temperature, correct=correct, multiplier=7.0)
+    value = tfkd_reg(z, y, temperature=temperature, label_prob=label_prob, multiplier=7.0)
+    truth = oracles_response.tfkd_reg(
+        z.numpy(), y.tolist(), temperature=temperature, label_prob=label_prob, multiplier=7.0
+    )
     assert value.item() == pytest.approx(truth, rel=1e-9)
 
 

@@ -19,7 +19,7 @@ REFUSED = {
     "cnn to vit": {"cat_kd"},
     "vit to cnn": CLASSIFIER | {"ofd"},
     "online": {"simkd"},
-    "online, shared stem": CLASSIFIER | {"ofd"},
+    "online, shared trunk": CLASSIFIER | {"ofd"},
     "self": {"cat_kd", "simkd", "fsp", "reviewkd", "irg"},
 }
 
@@ -101,7 +101,7 @@ def test_between_a_convolutional_network_and_a_transformer(pair: str, kind: str,
 
 SCHEMES = {
     "online": ONLINE,
-    "online, shared stem": [*ONLINE, "scheme.topology=shared_stem"],
+    "online, shared trunk": [*ONLINE, "scheme.topology=shared_trunk"],
     "self": SELF,
 }
 
@@ -123,19 +123,19 @@ def test_gathering_is_in_the_configuration() -> None:
     overrides = [*base("offline", "kd", "resnet8x4"), "losses.relation=sp"]
     totals = []
     for gather in ("true", "false"):
-        scheme = build(*overrides, f"train.gather={gather}").eval()
+        scheme = build(*overrides, f"train.gather_batch={gather}").eval()
         term = next(term for term in transfer_terms(scheme) if term.name.startswith("sp/"))
         assert term.needs_global_batch == (gather == "true")
         totals.append(scheme(batch, MIDWAY).total.item())
     assert totals[0] == totals[1], "one process's own samples are all there are"
     with pytest.raises(UserError, match="crd/teacher->student remembers samples"):
-        build(*base("offline", "kd", "resnet8x4"), "losses.relation=crd", "train.gather=false")
+        build(*base("offline", "kd", "resnet8x4"), "losses.relation=crd", "train.gather_batch=false")
 
 
 def test_losses_of_one_kind_and_of_all_kinds_together() -> None:
     more = ", ".join(name for _, name in LOSSES if name not in ("kd", "hint", "rkd", "simkd"))
     scheme = build(
-        *base("offline", "kd", "resnet8x4"), "losses.feature=hint", "losses.relation=rkd", f"losses.more=[{more}]"
+        *base("offline", "kd", "resnet8x4"), "losses.feature=hint", "losses.relation=rkd", f"losses.extra=[{more}]"
     )
     assert {term.name for term in scheme.terms} == {"ce/student"} | {
         f"{name}/teacher->student" for _, name in LOSSES if name != "simkd"

@@ -24,7 +24,7 @@ from kdschemes.losses.response.kd import kd
 from kdschemes.losses.response.logit_mse import logit_mse
 from kdschemes.losses.response.nkd import nkd
 from kdschemes.losses.response.soft_ce import soft_ce
-from kdschemes.losses.response.standardise import standardise
+from kdschemes.losses.response.standardize import standardize
 from kdschemes.losses.response.tfkd_reg import tfkd_reg
 from kdschemes.losses.response.wsld import wsld
 
@@ -35,15 +35,15 @@ def soft(function: Callable[..., Tensor], **options: Any) -> Loss:
     return lambda z, v, y: function(z, v, **options)
 
 
-def standardised(function: Callable[..., Tensor], **options: Any) -> Loss:
-    return lambda z, v, y: function(standardise(z), standardise(v), **options)
+def standardized(function: Callable[..., Tensor], **options: Any) -> Loss:
+    return lambda z, v, y: function(standardize(z), standardize(v), **options)
 
 
 LOSSES: dict[str, Loss] = {
     "kd": soft(kd, temperature=2.0, scale=False, reduction="mean"),
     "soft_ce": soft(soft_ce, temperature=2.0),
     "logit_mse": soft(logit_mse),
-    "lskd": standardised(kd, temperature=2.0),
+    "lskd": standardized(kd, temperature=2.0),
     "dkd": partial(dkd, temperature=2.0),
     "nkd": partial(nkd, temperature=2.0),
     "wsld": partial(wsld, temperature=2.0),
@@ -54,16 +54,16 @@ LOSSES: dict[str, Loss] = {
 }
 BY_SAMPLE = [name for name in LOSSES if not name.startswith("dist")]
 OPTIONS = [
-    config.KD(standardise=True),
+    config.KD(standardize=True),
     config.KD(scale=False, reduction="mean"),
     config.SoftCE(temperature=3.0),
     config.SoftCE(scale=False),
-    config.LogitMSE(standardise=True),
+    config.LogitMSE(standardize=True),
     config.DKD(alpha=2.0, beta=3.0, temperature=1.5),
     config.NKD(gamma=0.5, temperature=3.0),
     config.DIST(temperature=2.0, beta=1.0, gamma=3.0, scale=False),
     config.DIST(epsilon="added"),
-    config.DIST(epsilon="clamped", standardise=True),
+    config.DIST(epsilon="clamped", standardize=True),
     config.WSLD(temperature=3.0),
 ]
 
@@ -181,8 +181,8 @@ def test_zero_where_both_are_equal(name: str) -> None:
 def test_modules_give_the_functions_values(options: Any) -> None:
     z, v, y = inputs(8)
     given = z, v
-    if options.standardise:
-        given = standardise(z), standardise(v)
+    if options.standardize:
+        given = standardize(z), standardize(v)
     names = {"temperature", "alpha", "beta", "gamma", "scale", "reduction", "epsilon"}
     chosen = {name: getattr(options, name) for name in names if hasattr(options, name)}
     labels = [y] if options.reads_labels else []
@@ -196,12 +196,12 @@ def test_modules_give_the_functions_values(options: Any) -> None:
 
 def test_hand_made_teacher_is_all_that_its_module_reads() -> None:
     z, v, y = inputs(9)
-    options = config.TFKDReg(temperature=2.0, correct=0.9, multiplier=3.0)
+    options = config.TFKDReg(temperature=2.0, label_prob=0.9, multiplier=3.0)
     loss = build_loss(options, student=Endpoint(), teacher=Endpoint(), data_spec=DataSpec(10, 3, 8))
     batch = Batch(torch.zeros(6, 3, 8, 8), y, torch.arange(6))
     value = loss(Output(z), Output(v), batch, lambda x: x)
     assert value == loss(Output(z), Output(-v), batch, lambda x: x)
-    truth = oracles.tfkd_reg(z.numpy(), y.tolist(), temperature=2.0, correct=0.9, multiplier=3.0)
+    truth = oracles.tfkd_reg(z.numpy(), y.tolist(), temperature=2.0, label_prob=0.9, multiplier=3.0)
     assert value.item() == pytest.approx(truth, rel=1e-10)
 
 
@@ -223,6 +223,6 @@ def test_one_class_is_refused(options: Any) -> None:
 
 @pytest.mark.parametrize("options", [config.DKD(), config.NKD(), config.DIST(), config.WSLD()])
 def test_published_beside_a_whole_hard_term(options: Any) -> None:
-    assert options.hard == 1.0
+    assert options.ce_weight == 1.0
     assert options.schedule == ("linear" if options.name == "dkd" else "constant")
     assert options.ramp_epochs == 20.0

@@ -44,8 +44,8 @@ MARGIN = ofd_margin(WEIGHT, BIAS)
 CASES = {
     "at": Case(attention_transfer, oracles.attention_transfer, teacher=4, scale_free=True),
     "at, paper": Case(
-        lambda s, t: attention_transfer(s, t, form="paper"),
-        lambda s, t: oracles.attention_transfer(s, t, form="paper"),
+        lambda s, t: attention_transfer(s, t, variant="paper"),
+        lambda s, t: oracles.attention_transfer(s, t, variant="paper"),
         teacher=4,
         scale_free=True,
     ),
@@ -55,9 +55,9 @@ CASES = {
         teacher=4,
     ),
     "nst": Case(nst, oracles.nst, teacher=4, scale_free=True),
-    "ft": Case(ft, lambda s, t: oracles.ft(s, t, form="attention"), teacher=4, scale_free=True),
+    "ft": Case(ft, lambda s, t: oracles.ft(s, t, variant="attention"), teacher=4, scale_free=True),
     "ft, paper": Case(
-        lambda s, t: ft(s, t, form="paper"), lambda s, t: oracles.ft(s, t, form="paper"), scale_free=True
+        lambda s, t: ft(s, t, variant="paper"), lambda s, t: oracles.ft(s, t, variant="paper"), scale_free=True
     ),
     "ab": Case(lambda s, t: ab(s, t, margin=0.7), lambda s, t: oracles.ab(s, t, margin=0.7), teaches=False),
     "ofd": Case(lambda s, t: ofd(s, t, margin=MARGIN), lambda s, t: oracles.ofd(s, t, margin=MARGIN.numpy())),
@@ -197,7 +197,7 @@ def test_where_attention_maps_are_equal_the_un_squared_norm_has_a_gradient_of_ze
     found, theirs = gradients(CASES["at, paper"], s, t)
     assert found.abs().max() < 1e-7
     assert theirs.abs().max() < 1e-7
-    assert attention_transfer(s, t, form="paper") < 1e-7
+    assert attention_transfer(s, t, variant="paper") < 1e-7
 
 
 def test_an_eps_belongs_to_the_scale_of_the_features() -> None:
@@ -215,7 +215,7 @@ def test_ft_of_attention_takes_other_channels_and_the_paper_does_not() -> None:
     s, t = maps(7, 2, 3, 4, 4), maps(8, 2, 5, 4, 4)
     assert ft(s, t) > 0
     with pytest.raises(AssertionError, match="against"):
-        ft(s, t, form="paper")
+        ft(s, t, variant="paper")
 
 
 @pytest.mark.parametrize(("height", "width", "levels"), [(8, 8, 3), (4, 4, 2), (4, 9, 2), (9, 2, 1), (1, 7, 0)])

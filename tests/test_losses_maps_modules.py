@@ -30,7 +30,7 @@ BIG = {"layer1": (8, 8, 8), "layer2": (6, 4, 4), "layer3": (12, 2, 4)}
 TOKENS = {"one": (16, 6), "two": (16, 6), "three": (16, 6)}
 PAIRS = list(zip(SMALL, BIG, strict=True))
 N = 5
-ALL = [config.Hint(), config.AT(), config.NST(), config.FT(), config.FT(form="paper"), config.AB(), config.VID()]
+ALL = [config.Hint(), config.AT(), config.NST(), config.FT(), config.FT(variant="paper"), config.AB(), config.VID()]
 REVIEWS = [config.ReviewKD(), config.ReviewKD(pooled=False, width=3, preactivations="both")]
 
 
@@ -73,8 +73,10 @@ def test_the_student_and_every_projection_learn(options: Any, student: Any, teac
 
 def test_at_passes_its_options_on() -> None:
     s, t = output(SMALL, 2), output(BIG, 3)
-    value = run(build(config.AT(form="paper", power=3.0, eps=0.1)), s, t)
-    expected = sum(attention_transfer(s.features[a], t.features[b], form="paper", power=3.0, eps=0.1) for a, b in PAIRS)
+    value = run(build(config.AT(variant="paper", power=3.0, eps=0.1)), s, t)
+    expected = sum(
+        attention_transfer(s.features[a], t.features[b], variant="paper", power=3.0, eps=0.1) for a, b in PAIRS
+    )
     torch.testing.assert_close(value, expected)
 
 

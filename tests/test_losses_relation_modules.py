@@ -14,7 +14,7 @@ from kdschemes.core.loss import Endpoint, Loss
 from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.build import build_loss
-from kdschemes.losses.relation.cc import kernel_congruence, neighbour_congruence
+from kdschemes.losses.relation.cc import kernel_congruence, neighbor_congruence
 from kdschemes.losses.relation.pkt import probabilistic_transfer
 from kdschemes.losses.relation.rkd import rkd_angle, rkd_distance
 from kdschemes.losses.relation.sp import similarity_preserving
@@ -24,12 +24,12 @@ STUDENT = {"s1": (4, 6, 6), "s2": (8, 3, 3), "s3": (6, 3, 3)}
 TEACHER = {"t1": (5, 4, 6), "t2": (10, 4, 2), "t3": (12, 2, 2)}
 TOKENS = {"a": (9, 6), "b": (9, 6)}
 OPTIONS = {
-    "rkd": config.RKD(normalise=True),
+    "rkd": config.RKD(normalize=True),
     "fsp": config.FSP(pooling="max", distance="column_norms"),
     "sp": config.SP(),
-    "sp_l1": config.SP(rows="l1"),
+    "sp_l1": config.SP(row_norm="l1"),
     "cc": config.CC(),
-    "kernel": config.CC(form="kernel"),
+    "kernel": config.CC(variant="kernel"),
     "pkt": config.PKT(),
     "irg": config.IRG(),
 }
@@ -69,8 +69,8 @@ def test_values_are_those_of_the_functions() -> None:
     expected = {
         "rkd": 25 * rkd_distance(*units) + 50 * rkd_angle(*units),
         "sp": similarity_preserving(f, g),
-        "sp_l1": similarity_preserving(f, g, rows="l1"),
-        "cc": neighbour_congruence(first(ours), second(theirs)),
+        "sp_l1": similarity_preserving(f, g, row_norm="l1"),
+        "cc": neighbor_congruence(first(ours), second(theirs)),
         "kernel": kernel_congruence(ours, theirs, gamma=0.4, order=2),
         "pkt": probabilistic_transfer(ours, theirs),
     }

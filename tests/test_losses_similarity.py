@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.losses.relation.cc import kernel_congruence, neighbour_congruence
+from kdschemes.losses.relation.cc import kernel_congruence, neighbor_congruence
 from kdschemes.losses.relation.fsp import fsp
 from kdschemes.losses.relation.irg import irg_edges, irg_transformation
 from kdschemes.losses.relation.pkt import probabilistic_transfer
@@ -33,7 +33,7 @@ def kernel(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def absolute_rows(student: Tensor, teacher: Tensor) -> Tensor:
-    return similarity_preserving(student, teacher, rows="l1")
+    return similarity_preserving(student, teacher, row_norm="l1")
 
 
 def edges(student: Tensor, teacher: Tensor) -> Tensor:
@@ -43,7 +43,7 @@ def edges(student: Tensor, teacher: Tensor) -> Tensor:
 LOSSES: dict[str, tuple[Any, Any]] = {
     "sp": (similarity_preserving, oracles.similarity_preserving),
     "sp_l1": (absolute_rows, lambda s, t: oracles.similarity_preserving(s, t, order=1)),
-    "neighbour": (neighbour_congruence, oracles.neighbour_congruence),
+    "neighbor": (neighbor_congruence, oracles.neighbor_congruence),
     "kernel": (kernel, lambda s, t: oracles.kernel_congruence(s, t, gamma=0.4, order=2)),
     "pkt": (probabilistic_transfer, oracles.probabilistic_transfer),
     "edges": (edges, lambda s, t: ((oracles.irg_edges(s) - oracles.irg_edges(t)) ** 2).mean()),
@@ -59,7 +59,7 @@ def test_values_equal_the_oracle(name: str, shape: tuple[int, int]) -> None:
     for scale in (1.0, 30.0):
         s, t = normal(0, *shape, scale=scale), normal(1, *shape)
         assert loss(s, t).item() == pytest.approx(oracle(s.numpy(), t.numpy()), rel=1e-10, abs=1e-15)
-    if name != "neighbour":
+    if name != "neighbor":
         s, t = normal(2, *shape), normal(3, shape[0], 7)
         assert loss(s, t).item() == pytest.approx(oracle(s.numpy(), t.numpy()), rel=1e-10, abs=1e-15)
 
@@ -78,7 +78,7 @@ def test_zero_at_equality_and_symmetry_of_the_batch(name: str) -> None:
     value = loss(s, t)
     assert value > 0
     assert loss(t, t).item() == pytest.approx(0.0, abs=1e-25)
-    assert bool(torch.isclose(loss(s[order], t[order]), value)) == (name != "neighbour")
+    assert bool(torch.isclose(loss(s[order], t[order]), value)) == (name != "neighbor")
     assert not torch.isclose(loss(s[order], t), value)
 
 

@@ -170,7 +170,7 @@ def test_ensembles_of_teachers_and_heads_answer_for_their_members() -> None:
     torch.testing.assert_close(out["ensemble"], mean, rtol=1e-12, atol=1e-14)
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, "online-dml-shared-stem", "self-byot-ema"])
+@pytest.mark.parametrize("name", [*DEFAULTS, "online-dml-shared-trunk", "self-byot-ema"])
 def test_a_heads_plain_network_gives_the_heads_logits_to_the_last_bit(name: str) -> None:
     scheme = build(*VARIANTS[name])
     steps(scheme.train(), 2, lr=0.01)

@@ -42,10 +42,10 @@ from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.models import create_model, save_weights
 from kdschemes.schemes.offline.camkd import ReadByTeachers, teacher_weights, weighted_hint, weighted_kd
 from kdschemes.schemes.offline.dpkd import most_confident
-from kdschemes.schemes.offline.partial import PartlyFrozen
+from kdschemes.schemes.offline.partial_teacher import PartlyFrozen
 from kdschemes.schemes.offline.teachers import build_teachers
 
-CAMKD, PARTIAL, DPKD, TAKD = (base("offline", method) for method in ("camkd", "partial", "dpkd", "takd"))
+CAMKD, PARTIAL, DPKD, TAKD = (base("offline", method) for method in ("camkd", "partial_teacher", "dpkd", "takd"))
 LATER = Progress(step=37, total_steps=100, steps_per_epoch=10)
 
 
@@ -155,7 +155,7 @@ def test_embedded_maps_are_what_the_teachers_classifiers_read_and_these_learn_no
 
 @pytest.mark.parametrize("through", [True, False])
 def test_weights_of_the_feature_term_pass_a_gradient_on_as_the_option_says(through: bool) -> None:
-    scheme = build(*CAMKD, f"scheme.through_weights={str(through).lower()}")
+    scheme = build(*CAMKD, f"scheme.grad_through_weights={str(through).lower()}")
     (term,) = [term for term in scheme.terms if term.name == "camkd_hint/teachers->student"]
     batch = random_batch()
     outputs = scheme.predict(batch, term.reads)
@@ -177,7 +177,7 @@ def test_the_feature_term_waits() -> None:
     [
         ([*CAMKD, "teacher=resnet20"], "camkd weighs teachers, and teacher.name=resnet20 is one"),
         ([*CAMKD, "teacher.weights=[1,2]"], "teacher.weights has no effect with method=camkd"),
-        ([*PARTIAL, "teacher.name=[resnet20,convnet]"], "method=partial trains one teacher, not 2"),
+        ([*PARTIAL, "teacher.name=[resnet20,convnet]"], "method=partial_teacher trains one teacher, not 2"),
         ([*PARTIAL, "scheme.trained_from=layer9"], "unknown stage of resnet20 'layer9'"),
         ([*PARTIAL, "teacher=convnet", "scheme.trained_from=stage1"], "nothing comes before stage1 of convnet"),
     ],
@@ -239,9 +239,9 @@ def test_nothing_changes_over_a_resume() -> None:
 
 
 def test_a_teacher_that_is_trained_from_all_on_is_trained_whole() -> None:
-    scheme = build(*PARTIAL, "scheme.trained_from=all", "scheme.teacher_rate=0.5").train()
+    scheme = build(*PARTIAL, "scheme.trained_from=all", "scheme.teacher_lr_multiplier=0.5").train()
     before = state_of(scheme.nodes["teacher"])
-    assert scheme.rates == {"teacher": 0.5}
+    assert scheme.lr_multipliers == {"teacher": 0.5}
     steps(scheme, range(1))
     assert all(not torch.equal(value, before[name]) for name, value in scheme.nodes["teacher"].state_dict().items())
     assert scheme.heads == ("student", "teacher")
@@ -322,7 +322,7 @@ def test_the_start_is_the_initial_student_after_a_resume_too(weights: dict[str, 
 def test_an_untrained_student_has_nothing_to_go_on_from(weights: dict[str, str], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"dpkd goes on from a trained student: give model\.checkpoint="):
         prerequisite_runs(configure(*DPKD))
-    ended = run([*DPKD, "train.threads=1"], tmp_path / "run")
+    ended = run([*DPKD, "train.num_threads=1"], tmp_path / "run")
     assert (ended.code, ended.err.count("\n"), list((tmp_path / "run").iterdir())) == (2, 1, [])
     peer = configure(*base("offline", "dpkd", "convnet"), f"model.checkpoint={weights['student']}")
     assert [run.model.name for run in prerequisite_runs(peer)] == ["resnet20"]
@@ -332,12 +332,12 @@ SMALL = [
     "data.val_fraction=0.9",
     "train.batch_size=32",
     "train.epochs=1",
-    "train.threads=1",
-    "train.checkpoint_steps=3",
+    "train.num_threads=1",
+    "train.checkpoint_every_steps=3",
 ]
 
 
-@pytest.mark.parametrize("method", ["partial", "dpkd"])
+@pytest.mark.parametrize("method", ["partial_teacher", "dpkd"])
 def test_a_run_that_is_killed_goes_on_exactly(method: str, weights: dict[str, str], tmp_path: Path) -> None:
     arguments = [*base("offline", method, "convnet"), f"teacher.checkpoint={weights['teacher']}", *SMALL]
     arguments.append(f"model.checkpoint={weights['student']}")

@@ -246,7 +246,7 @@ def test_bf16_and_large_logits_give_finite_losses_and_gradients(method: str) -> 
     assert all(bool(p.grad.isfinite().all()) for p in trained(scheme) if p.grad is not None)
 
 
-@pytest.mark.parametrize("topology", ["shared_stem", "independent"])
+@pytest.mark.parametrize("topology", ["shared_trunk", "independent"])
 def test_pcl_averages_follow_with_a_decay_that_warms_up(topology: str) -> None:
     scheme = build(*PCL, f"scheme.topology={topology}", "scheme.decay=0.7", "scheme.peers=2").train()
     sources = {name: node for name, node in scheme.nodes.items() if not isinstance(node, Ema) and name != "ensemble"}
@@ -312,8 +312,10 @@ def test_separate_networks_may_be_any(method: str, architecture: str) -> None:
 
 def test_peers_may_have_their_own_architecture_rate_and_seed() -> None:
     independent = "scheme.topology=independent"
-    scheme = build(*PCL, independent, "scheme.peers=[resnet20,convnet]", "scheme.rates=[1,0.5]", "scheme.seeds=[3,4]")
-    assert scheme.rates == {"peer0": 1.0, "peer1": 0.5}
+    scheme = build(
+        *PCL, independent, "scheme.peers=[resnet20,convnet]", "scheme.lr_multipliers=[1,0.5]", "scheme.seeds=[3,4]"
+    )
+    assert scheme.lr_multipliers == {"peer0": 1.0, "peer1": 0.5}
     assert scheme.nodes["ensemble"].fc.in_features == 64 + 256
     a, b = (build(*OKDDIP, "scheme.seeds=[1,2,3]", f"seed={seed}") for seed in (0, 1))
     for number in range(3):
@@ -332,7 +334,7 @@ def test_peers_may_have_their_own_architecture_rate_and_seed() -> None:
             [*OKDDIP, "scheme.topology=independent", "scheme.peers=[resnet20,convnet]"],
             r"projections of their last features, which are \[64, 256\] wide",
         ),
-        ([*OKDDIP, "scheme.rates=[1,1,1]"], "scheme.rates belongs to scheme.topology=independent"),
+        ([*OKDDIP, "scheme.lr_multipliers=[1,1,1]"], "scheme.lr_multipliers belongs to scheme.topology=independent"),
         ([*OKDDIP, "scheme.seeds=[1,2,3,4]"], "scheme.seeds has 4 entries for 3 peers"),
         ([*CLILR, "scheme.seeds=[1]"], "scheme.seeds has 1 entries for 4 peers"),
         ([*ONE, "scheme.split=layer9"], "unknown stage of resnet20 'layer9'"),

@@ -36,11 +36,11 @@ from kdschemes.training.optim import build_optimizer, rate_schedule, set_rate
 
 
 def test_rates_multiply_the_learning_rate_of_each_peer() -> None:
-    config = configure(*ONLINE, "scheme.rates=[1,0.25]", "optim.lr=0.2", "optim.weight_decay=0")
-    scheme, plain = build(*ONLINE, "scheme.rates=[1,0.25]"), build(*ONLINE)
+    config = configure(*ONLINE, "scheme.lr_multipliers=[1,0.25]", "optim.lr=0.2", "optim.weight_decay=0")
+    scheme, plain = build(*ONLINE, "scheme.lr_multipliers=[1,0.25]"), build(*ONLINE)
     steps = []
     for one in (scheme, plain):
-        optimizer = build_optimizer(config.optim, one.parameter_groups(), one.rates)
+        optimizer = build_optimizer(config.optim, one.parameter_groups(), one.lr_multipliers)
         set_rate(optimizer, rate_schedule(config.optim), START)
         before = {peer: [p.detach().clone() for p in one.nodes[peer].parameters()] for peer in ("peer0", "peer1")}
         if one is scheme:
@@ -55,7 +55,7 @@ def test_rates_multiply_the_learning_rate_of_each_peer() -> None:
             torch.testing.assert_close(with_rate, factor * without, rtol=1e-9, atol=1e-13)
 
 
-@pytest.mark.parametrize("topology", ["independent", "shared_stem"])
+@pytest.mark.parametrize("topology", ["independent", "shared_trunk"])
 def test_equal_seeds_give_equal_weights_whatever_the_seed_of_the_run(topology: str) -> None:
     overrides = [*ONLINE, "scheme.peers=3", f"scheme.topology={topology}", "scheme.seeds=[4,4,5]"]
     scheme, other = build(*overrides), build(*overrides, "seed=7")
@@ -82,15 +82,17 @@ def test_peers_go_on_from_weights_of_their_own(tmp_path: Path) -> None:
     assert same_state(network_of(led, "leader"), network_of(fresh, "leader"))
 
 
-@pytest.mark.parametrize("topology", ["independent", "shared_stem"])
-@pytest.mark.parametrize("method", ["dml", "mean", "kdcl"])
+@pytest.mark.parametrize("topology", ["independent", "shared_trunk"])
+@pytest.mark.parametrize("method", ["dml", "codistillation", "kdcl"])
 def test_peers_see_views_of_their_own_in_training_and_the_same_images_in_evaluation(method: str, topology: str) -> None:
     overrides = [*base("online", method), "scheme.peers=3", "scheme.seeds=[1,1,1]", f"scheme.topology={topology}"]
-    own, shared = build(*overrides, "scheme.views=own").eval(), build(*overrides, "scheme.views=shared").eval()
+    own, shared = build(*overrides, "scheme.views=independent").eval(), build(*overrides, "scheme.views=shared").eval()
     assert (own.aux_batches, shared.aux_batches) == (("view1", "view2"), ())
     data = open_data(Digits(), seed=0, device=torch.device("cpu"))
     (batch,) = next(
-        data.train_steps(0, batch_size=8, accumulation=1, rank=0, world=1, drop_last=True, aux_batches=own.aux_batches)
+        data.train_steps(
+            0, batch_size=8, grad_accum_steps=1, rank=0, world=1, drop_last=True, aux_batches=own.aux_batches
+        )
     )
     batch = in_double(batch)
     for scheme, distinct in ((own, True), (shared, False)):
@@ -110,23 +112,26 @@ def test_by_default_only_kdcl_gives_each_peer_its_own_view() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([*ONLINE, "scheme.rates=[1]"], "scheme.rates has 1 entries for 2 peers"),
-        ([*ONLINE, "scheme.rates=[1,1,1]"], "scheme.rates has 3 entries for 2 peers"),
+        ([*ONLINE, "scheme.lr_multipliers=[1]"], "scheme.lr_multipliers has 1 entries for 2 peers"),
+        ([*ONLINE, "scheme.lr_multipliers=[1,1,1]"], "scheme.lr_multipliers has 3 entries for 2 peers"),
         ([*ONLINE, "scheme.seeds=[1,2,3]"], "scheme.seeds has 3 entries for 2 peers"),
         ([*MEAN, "scheme.peers=[convnet,resnet20,convnet]", "scheme.seeds=[1,2]"], "2 entries for 3 peers"),
-        ([*KDCL, "scheme.peers=4", "scheme.rates=[1,2]"], "scheme.rates has 2 entries for 4 peers"),
-        ([*ONLINE, "scheme.topology=shared_stem", "scheme.rates=[1,2]"], "peers on one trunk share its rate"),
+        ([*KDCL, "scheme.peers=4", "scheme.lr_multipliers=[1,2]"], "scheme.lr_multipliers has 2 entries for 4 peers"),
+        ([*ONLINE, "scheme.topology=shared_trunk", "scheme.lr_multipliers=[1,2]"], "peers on one trunk share its rate"),
         ([*ONLINE, "model.checkpoint=[a,b,c]"], "model.checkpoint has 3 entries for 2 peers"),
         (
-            [*ONLINE, "scheme.topology=shared_stem", "model.checkpoint=[a,b]"],
+            [*ONLINE, "scheme.topology=shared_trunk", "model.checkpoint=[a,b]"],
             "peers on one trunk start from one network",
         ),
         ([*SWITOKD, "model.checkpoint=[a,b]"], "model.checkpoint has 2 entries: only peers of"),
         ([*ONLINE, "model.checkpoint=[a]"], "model.checkpoint=.* is not allowed"),
-        ([*ONLINE, "scheme.topology=shared_stem", "scheme.update=sequential"], "peers on one trunk step together"),
-        ([*SWITOKD, "scheme.rates=[1]"], r"scheme.rates has 1 entries for 2 networks: give \[student, big\]"),
-        ([*SWITOKD, "scheme.rates=[1,2,3]"], "scheme.rates has 3 entries for 2 networks"),
-        ([*SWITOKD, "scheme.big=nothing"], "unknown model 'nothing'"),
+        ([*ONLINE, "scheme.topology=shared_trunk", "scheme.update=sequential"], "peers on one trunk step together"),
+        (
+            [*SWITOKD, "scheme.lr_multipliers=[1]"],
+            r"scheme.lr_multipliers has 1 entries for 2 networks: give \[student, big\]",
+        ),
+        ([*SWITOKD, "scheme.lr_multipliers=[1,2,3]"], "scheme.lr_multipliers has 3 entries for 2 networks"),
+        ([*SWITOKD, "scheme.large_model=nothing"], "unknown model 'nothing'"),
         ([*KDCL, "scheme.ensemble=general", "data.val_fraction=0"], "set data.val_fraction above 0"),
         ([*KDCL, "data.mixup=0.2"], "mixup"),
         ([*SWITOKD, "data.cutmix=0.2"], "cutmix"),
@@ -139,7 +144,7 @@ def test_what_does_not_fit_is_refused_in_one_line(overrides: list[str], message:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("method", ["dml", "mean", "kdcl", "switokd"])
+@pytest.mark.parametrize("method", ["dml", "codistillation", "kdcl", "switokd"])
 def test_each_term_teaches_its_target_alone(method: str) -> None:
     scheme = build(*base("online", method)).train()
     batch = batch_for(scheme)
@@ -156,7 +161,7 @@ def test_each_term_teaches_its_target_alone(method: str) -> None:
 
 
 def test_mutual_learning_from_one_frozen_peer_is_offline_distillation() -> None:
-    offline = build(*OFFLINE, "scheme.alpha=1", "scheme.hard=1", "losses.response.temperature=1").train()
+    offline = build(*OFFLINE, "scheme.alpha=1", "scheme.ce_weight=1", "losses.response.temperature=1").train()
     online = build(*ONLINE)
     teacher = Frozen("peer1", copy.deepcopy(network_of(offline, "teacher")))
     student = Network("peer0", copy.deepcopy(network_of(offline, "student")))
@@ -169,7 +174,7 @@ def test_mutual_learning_from_one_frozen_peer_is_offline_distillation() -> None:
     assert all(p.grad is not None and torch.equal(p.grad, q.grad) for p, q in pairs)
 
 
-@pytest.mark.parametrize("method", ["dml", "mean", "kdcl"])
+@pytest.mark.parametrize("method", ["dml", "codistillation", "kdcl"])
 def test_peers_are_reported_in_order_with_their_mean_logits_last(method: str) -> None:
     scheme, batch = build(*base("online", method), "scheme.peers=3").eval(), random_batch()
     assert scheme.heads == (*PEERS, "ensemble")

@@ -79,10 +79,12 @@ def test_a_turn_accumulates_micro_batches() -> None:
     """With batch norm frozen, a turn on 13 samples is that on their micro-batches of 5, 4 and 4."""
     data = open_data(Digits(), seed=0, device=torch.device("cpu"))
     states = []
-    for accumulation in (1, 3):
+    for grad_accum_steps in (1, 3):
         scheme = build(*SEQUENTIAL).eval()
         optimizer = sgd(trained(scheme))
-        batches = next(data.train_steps(0, batch_size=13, accumulation=accumulation, rank=0, world=1, drop_last=False))
+        batches = next(
+            data.train_steps(0, batch_size=13, grad_accum_steps=grad_accum_steps, rank=0, world=1, drop_last=False)
+        )
         for phase in range(3):
             step(scheme, optimizer, [in_double(batch) for batch in batches], phase)
         states.append(state_of(scheme))

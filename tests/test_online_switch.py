@@ -23,7 +23,7 @@ from kdschemes.core.nodes import Network
 from kdschemes.core.types import Batch
 from kdschemes.schemes.online.switokd import Switch, SwitchedNetwork, distances
 
-SMALL_AND_BIG = [*base("online", "switokd", "convnet"), "scheme.big=convnet"]
+SMALL_AND_BIG = [*base("online", "switokd", "convnet"), "scheme.large_model=convnet"]
 
 
 def fit(scheme: Distillation, name: str, batch: Batch, labels: Tensor) -> None:
@@ -147,6 +147,6 @@ def test_evaluation_decides_nothing_and_the_student_is_reported() -> None:
     larger = build(*VARIANTS["online-switokd-big"])
     assert larger.heads == ("student", "big")
     assert (larger.peers, larger.teacher) == ((), None)
-    assert larger.rates == {"student": 0.1, "big": 1.0}
+    assert larger.lr_multipliers == {"student": 0.1, "big": 1.0}
     counts = [sum(p.numel() for p in network_of(larger, head).parameters()) for head in larger.heads]
     assert counts[0] < counts[1]

@@ -87,7 +87,7 @@ def test_adamw_steps_with_decoupled_decay() -> None:
 
 def test_the_rate_is_set_on_every_group() -> None:
     optimizer = build_optimizer(Optim(lr=0.4), {"peer0": parameters(2), "peer1": parameters(3), "peer2": parameters(1)})
-    schedule = rate_schedule(Optim(lr=0.4, schedule="step", milestones=[0.5], gamma=0.25, warmup_epochs=0.2))
+    schedule = rate_schedule(Optim(lr=0.4, lr_schedule="step", milestones=[0.5], gamma=0.25, warmup_epochs=0.2))
     for step, expected in ((0, 0.2), (1, 0.4), (9, 0.4), (10, 0.1), (19, 0.1)):
         rate = set_rate(optimizer, schedule, Progress(step, total_steps=20, steps_per_epoch=10))
         assert rate == pytest.approx(expected, rel=1e-12)
@@ -97,8 +97,8 @@ def test_the_rate_is_set_on_every_group() -> None:
 def test_the_options_choose_the_schedule() -> None:
     middle = Progress(10, total_steps=20, steps_per_epoch=10)
     assert rate_schedule(Optim(lr=0.4))(middle) == pytest.approx(0.2)
-    assert rate_schedule(Optim(lr=0.4, schedule="constant"))(middle) == 0.4
-    assert rate_schedule(Optim(lr=0.4, schedule="step", milestones=[0.5]))(middle) == pytest.approx(0.04)
+    assert rate_schedule(Optim(lr=0.4, lr_schedule="constant"))(middle) == 0.4
+    assert rate_schedule(Optim(lr=0.4, lr_schedule="step", milestones=[0.5]))(middle) == pytest.approx(0.04)
 
 
 def test_each_network_is_clipped_by_its_own_norm() -> None:
@@ -125,7 +125,7 @@ def test_a_huge_gradient_of_one_peer_leaves_the_step_of_the_other_as_it_is() -> 
     def weights_after(factor: float) -> dict[str, torch.Tensor]:
         scheme = peers()
         groups = scheme.parameter_groups()
-        optimizer = build_optimizer(Optim(clip=0.5), groups)
+        optimizer = build_optimizer(Optim(clip_grad_norm=0.5), groups)
         backward(scheme, slice(None))
         for parameter in groups["peer0"]:
             assert parameter.grad is not None
@@ -162,5 +162,5 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_step() -> None:
 
 def test_the_rate_is_never_rescaled() -> None:
     """Accelerate steps a wrapped scheduler once a process, and others scale with the batch: neither happens here."""
-    options = build_config({"optim": {"lr": 0.3}, "train": {"batch_size": 512, "accumulation": 4}}).optim
+    options = build_config({"optim": {"lr": 0.3}, "train": {"batch_size": 512, "grad_accum_steps": 4}}).optim
     assert rate_schedule(options)(Progress(0, 100, 10)) == 0.3

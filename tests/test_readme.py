@@ -163,9 +163,15 @@ def test_examples_run(tmp_path: Path) -> None:
     assert len(extensions) == 2
     script = tmp_path / "example.py"
     script.write_text("\n".join(extensions) + DRIVER)
-    options = ["method=ring", "losses.response=reverse_kl", "train.epochs=3", "train.log_every=1", "train.eval_every=3"]
+    options = [
+        "method=ring",
+        "losses.response=reverse_kl",
+        "train.epochs=3",
+        "train.log_every_steps=1",
+        "train.eval_every_epochs=3",
+    ]
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, str(script), *options, f"output={tmp_path}"]
+    command = [sys.executable, str(script), *options, f"output_dir={tmp_path}"]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -197,7 +203,7 @@ def test_examples_run(tmp_path: Path) -> None:
 
 
 def test_early_exit_example_runs(tmp_path: Path) -> None:
-    small = ["data.val_fraction=0.9", "train.epochs=1", "train.threads=1", "scheme.exit_head=linear"]
+    small = ["data.val_fraction=0.9", "train.epochs=1", "train.num_threads=1", "scheme.exit_head=linear"]
     ended = run(["scheme=self", "losses.feature=none", *small], tmp_path / "run")
     assert (ended.code, ended.err) == (0, "")
     (folder,) = (tmp_path / "run" / "runs").iterdir()

@@ -46,7 +46,7 @@ def test_every_method_has_every_pair_but_where_nothing_is_published() -> None:
     assert len(NAMES) == 124
     assert {
         "kd", "hint", "at", "sp", "cc", "vid", "rkd", "pkt", "ab", "ft", "fsp", "nst", "crd",
-        "reviewkd", "dkd", "dist", "wttm", "kd_standardised",
+        "reviewkd", "dkd", "dist", "wttm", "kd_standardized",
     } == set(TABLE["rows"])  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_a_recipe_follows_the_protocol_and_its_losses_can_be_built(name: str) ->
     assert (config.optim.gamma, config.optim.momentum, config.optim.weight_decay) == (0.1, 0.9, 0.0005)
     ((_, chosen),) = config.losses.chosen()
     row = next(row for row in TABLE["rows"] if name == f"{row}_{config.teacher.name}_{config.model.name}")
-    assert chosen.name == row.removesuffix("_standardised")
+    assert chosen.name == row.removesuffix("_standardized")
     student, teacher = side(config.model.name), side(config.teacher.name)
     build_loss(chosen, student=student, teacher=teacher, data_spec=DATA_SPEC)
     baseline = load(f"experiment=repdistiller/{name}", "scheme=supervised")
@@ -66,7 +66,7 @@ def test_a_recipe_follows_the_protocol_and_its_losses_can_be_built(name: str) ->
 
 
 def test_the_table_says_what_was_published_and_where() -> None:
-    """Of the numbers three rows are read again: RepDistiller's, the logit standardisation's, Zheng and Yang's."""
+    """Of the numbers three rows are read again: RepDistiller's, the logit standardization's, Zheng and Yang's."""
     for row in TABLE["rows"].values():
         assert row["about"].endswith(")")
         assert "epoch" in row["source"]
@@ -74,9 +74,9 @@ def test_the_table_says_what_was_published_and_where() -> None:
     for name, column in TABLE["columns"].items():
         assert name == f"{column['keys']['teacher']}_{column['keys']['model']}"
         assert column["published"]["student"] < column["published"]["teacher"] < 80
-    crd, standardised, wttm = (TABLE["rows"][name]["published"] for name in ("crd", "kd_standardised", "wttm"))
+    crd, standardized, wttm = (TABLE["rows"][name]["published"] for name in ("crd", "kd_standardized", "wttm"))
     assert crd == [71.16, 73.48, 75.51, 75.48, 74.14, 73.94, 75.65]
-    assert standardised == [71.43, 74.17, 76.62, 76.11, 74.37, 74.36, 75.56]
+    assert standardized == [71.43, 74.17, 76.62, 76.11, 74.37, 74.36, 75.56]
     assert wttm == [71.92, 74.13, 76.06, 76.37, 74.58, 74.44, 76.55]
 
 
@@ -96,12 +96,12 @@ def test_weights_of_cross_entropy_and_distillation() -> None:
     def weights(name: str) -> tuple[float, float | None, float]:
         config = recipe(name)
         options = next(options for _, options in config.losses.chosen())
-        return config.scheme.alpha, config.scheme.hard, options.weight
+        return config.scheme.alpha, config.scheme.ce_weight, options.weight
 
     assert weights("kd_vgg13_vgg8") == (0.9, None, 1.0)
-    assert weights("kd_standardised_vgg13_vgg8") == (1.0, 0.1, 9.0)
-    assert recipe("kd_standardised_vgg13_vgg8").losses.response.temperature == 3
-    assert recipe("kd_standardised_resnet56_resnet20").losses.response.temperature == 2
+    assert weights("kd_standardized_vgg13_vgg8") == (1.0, 0.1, 9.0)
+    assert recipe("kd_standardized_vgg13_vgg8").losses.response.temperature == 3
+    assert recipe("kd_standardized_resnet56_resnet20").losses.response.temperature == 2
     for name in ("dkd", "dist", "wttm"):
         assert weights(f"{name}_vgg13_vgg8")[:2] == (1.0, 1.0)
     assert recipe("dkd_wrn_40_2_wrn_16_2").losses.response.beta == 6

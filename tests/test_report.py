@@ -83,7 +83,7 @@ def test_labels_leave_out_what_all_runs_share(tmp_path: Path) -> None:
 def test_costs_of_new_runs(tmp_path: Path) -> None:
     for seed, latency in ((0, 1.0), (1, 2.0)):
         cost = {"student": {"parameters": 5, "macs": 2_000_000_000, "latency_ms": latency}}
-        more = {"train_macs_per_image": 1_000_000 * (1 + seed), "peak_memory_bytes": 5e8, "trained_together": 3}
+        more = {"train_macs_per_image": 1_000_000 * (1 + seed), "peak_memory_bytes": 5e8, "pack_size": 3}
         write_run(tmp_path, supervised(seed), results(seed, 90.0, cost=cost, **more))
     text = page(of_runs(tmp_path))
     (row,) = rows_of(text, "| run | parameters | MACs | latency ms | training MACs | training s | memory MB |")
@@ -149,21 +149,21 @@ def test_the_baseline_trains_on_the_same_images_where_there_is_one(tmp_path: Pat
         "even": ["scheme=supervised"],
         "even taught": ["scheme=self"],
         "even smoothed": ["scheme=supervised", "method=label_smoothing"],
-        "skewed": ["scheme=supervised", "data.part_skew=0.1"],
-        "skewed taught": ["scheme=self", "data.part_skew=0.1"],
-        "cut taught": ["scheme=self", "data.fraction=0.5"],
+        "skewed": ["scheme=supervised", "data.dirichlet_alpha=0.1"],
+        "skewed taught": ["scheme=self", "data.dirichlet_alpha=0.1"],
+        "cut taught": ["scheme=self", "data.train_fraction=0.5"],
     }
     told = {name: dict(word.split("=") for word in words) for name, words in variants.items()}
-    text = f"{{question: Q, base: {{train.epochs: 4, data.parts: 2}}, variants: {json.dumps(told)}, "
-    study = write_study_of(tmp_path, "mine", text + "grid: {data.part: [0, 1]}, seeds: [0]}")
+    text = f"{{question: Q, base: {{train.epochs: 4, data.num_partitions: 2}}, variants: {json.dumps(told)}, "
+    study = write_study_of(tmp_path, "mine", text + "grid: {data.partition: [0, 1]}, seeds: [0]}")
     for entry in study.runs:
         assert entry.variant is not None
-        part = f"data.part={entry.grid['data.part']}"
-        write_run(tmp_path, ["data.parts=2", part, *variants[entry.variant], "seed=0"], results(0, 90.0))
+        part = f"data.partition={entry.grid['data.partition']}"
+        write_run(tmp_path, ["data.num_partitions=2", part, *variants[entry.variant], "seed=0"], results(0, 90.0))
     found = compare_groups(study_groups(status(study)))
     bases = {"even taught": "even", "even smoothed": "even", "skewed taught": "skewed", "cut taught": "even"}
     assert {each.group.label: each.against.label for each in found} == {
-        f"{variant} part={part}": f"{base} part={part}" for variant, base in bases.items() for part in (0, 1)
+        f"{variant} partition={part}": f"{base} partition={part}" for variant, base in bases.items() for part in (0, 1)
     }
 
 
@@ -233,7 +233,7 @@ def test_other_heads_have_a_table_of_their_own(tmp_path: Path) -> None:
         heads = {"peer0": both(90.0 + seed, 50.0), "peer1": both(80.0, 50.0), "ensemble": both(95.0, 50.0)}
         cost = {name: {"parameters": n + 1, "macs": 1_000_000 * (n + 1)} for n, name in enumerate(heads)}
         mean = both(85.0 + seed, 50.0)
-        found = results(seed, 0.0, reported="peer0", heads=heads, mean_over_peers=mean, cost=cost)
+        found = results(seed, 0.0, primary_head="peer0", heads=heads, mean_over_peers=mean, cost=cost)
         write_run(tmp_path, [f"seed={seed}"], found)
     text = page(of_runs(tmp_path))
     assert [row[1:4] for row in rows_of(text)] == [["peer0", "0, 1", "90.50 ± 0.71"]]
@@ -340,7 +340,7 @@ def test_runs_that_teach_are_rows_at_the_end_and_are_not_compared(tmp_path: Path
 
 @pytest.mark.parametrize(
     "content",
-    ["{}", '{"heads": {}}', '{"heads": {"student": {"last": {"test": {"top1": []}}}}, "reported": "student"}', "{"],
+    ["{}", '{"heads": {}}', '{"heads": {"student": {"last": {"test": {"top1": []}}}}, "primary_head": "student"}', "{"],
 )
 def test_damaged_results_are_told_and_lose_nothing_else(content: str, tmp_path: Path) -> None:
     write_run(tmp_path, supervised(0), results(0, 90.0))

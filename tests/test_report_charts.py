@@ -227,7 +227,9 @@ def test_reliability_is_that_of_an_explicit_loop() -> None:
 def with_predictions(tmp_path: Path) -> list[Group]:
     for seed in range(2):
         heads = {name: both(90.0, 50.0) for name in ("peer0", "peer1", "ensemble")}
-        run = write_run(tmp_path, ["scheme=online", f"seed={seed}"], results(seed, 0.0, reported="peer0", heads=heads))
+        run = write_run(
+            tmp_path, ["scheme=online", f"seed={seed}"], results(seed, 0.0, primary_head="peer0", heads=heads)
+        )
         store_predictions(run, seed, {"peer0": 0.7, "peer1": 0.6, "ensemble": 0.8})
         run = write_run(tmp_path, supervised(seed), results(seed, 90.0))
         store_predictions(run, seed + 5, {"student": 0.9})

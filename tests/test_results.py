@@ -47,7 +47,7 @@ def example(**changes):
         "data": "digits",
         "seed": 0,
         "epochs": 15,
-        "reported": "student",
+        "primary_head": "student",
         "heads": {"student/exit1": low, "student": entry},
         "cost": {
             "student": {"parameters": 1_199_876, "macs": 52_800_000},
@@ -166,7 +166,7 @@ def test_the_mean_over_peers_is_of_the_peers_alone_and_never_the_best():
     assert mean_over_peers(heads, []) is None
     results = {
         "run": "r",
-        "reported": "peer0",
+        "primary_head": "peer0",
         "heads": heads,
         "mean_over_peers": mean_over_peers(heads, ["peer0", "peer1"]),
     }
@@ -176,7 +176,7 @@ def test_the_mean_over_peers_is_of_the_peers_alone_and_never_the_best():
 
 def test_brackets_in_names_are_text():
     heads = {"peer[red]": example()["heads"]["student"]}
-    assert "peer[red]" in results_table(example(heads=heads, reported="peer[red]"))
+    assert "peer[red]" in results_table(example(heads=heads, primary_head="peer[red]"))
 
 
 def train_row(step, terms, **losses):

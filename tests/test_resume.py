@@ -26,9 +26,9 @@ SMALL = [
     "data.val_fraction=0.9",  # 126 training images: 4 steps an epoch
     "train.batch_size=32",
     "train.epochs=2",
-    "train.checkpoint_steps=3",
-    "train.log_every=4",
-    "train.threads=1",
+    "train.checkpoint_every_steps=3",
+    "train.log_every_steps=4",
+    "train.num_threads=1",
 ]
 CASES = {
     "online": ["scheme=online", *SMALL],
@@ -37,7 +37,7 @@ CASES = {
         *["scheme=online", "model=resnet20", "losses.response=ctkd", "losses.relation=crd"],
         *["losses.relation.negatives=64", *SMALL],
     ],
-    "average": ["scheme=supervised", "train.ema=0.9", "train.accumulation=2", "optim.clip=1", *SMALL],
+    "average": ["scheme=supervised", "train.ema=0.9", "train.grad_accum_steps=2", "optim.clip_grad_norm=1", *SMALL],
 }
 FILES = ("config.yaml", "metrics.jsonl", "model.safetensors", "best/model.safetensors")
 STEPS = 8
@@ -176,7 +176,7 @@ def test_signals_stop_a_run_at_the_next_step_and_it_goes_on_exactly(
 
 
 def test_of_several_best_epochs_between_checkpoints_one_file_is_left(tmp_path: Path) -> None:
-    rare = ["train.epochs=6", "train.checkpoint_every=6", "train.checkpoint_steps=null"]
+    rare = ["train.epochs=6", "train.checkpoint_every_epochs=6", "train.checkpoint_every_steps=null"]
     ended = run([*CASES["average"], *rare], tmp_path / "run")
     assert (ended.code, ended.err) == (0, "")
     rows = [json.loads(line) for line in (run_folder(tmp_path / "run") / "metrics.jsonl").read_text().splitlines()]
@@ -235,8 +235,9 @@ def test_a_folder_of_another_configuration_is_refused(going_on: Path) -> None:
     path.write_text(yaml.safe_dump(tree))
     ended = run(CASES["average"], going_on)
     assert ended.code == 2
-    assert "holds a run of another configuration: optim.lr (0.25 there, 0.1 here); choose another output" in one_line(
-        ended
+    assert (
+        "holds a run of another configuration: optim.lr (0.25 there, 0.1 here); choose another output_dir"
+        in one_line(ended)
     )
     path.write_text("a: [")
     ended = run(CASES["average"], going_on)
@@ -253,7 +254,7 @@ def test_a_damaged_result_is_refused(going_on: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("kept")
-    ended = run([*CASES["average"], f"output={tmp_path / 'file' / 'x'}"], tmp_path / "run")
+    ended = run([*CASES["average"], f"output_dir={tmp_path / 'file' / 'x'}"], tmp_path / "run")
     assert ended.code == 2
     assert "cannot be written: Not a directory" in one_line(ended)
     assert (tmp_path / "file").read_text() == "kept"
@@ -276,7 +277,7 @@ def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_exactly(
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) -> None:
     place = tmp_path / "run"
-    arguments = ["scheme=online", *SMALL, "optim.lr=1e30", "train.checkpoint_steps=1"]
+    arguments = ["scheme=online", *SMALL, "optim.lr=1e30", "train.checkpoint_every_steps=1"]
     ended = run(arguments, place)
     assert ended.code == 1
     line = one_line(ended)

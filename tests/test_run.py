@@ -20,8 +20,8 @@ from kdschemes.models import create_model, load_model, save_weights
 from kdschemes.storage.checkpoint import load_state
 from kdschemes.tracking.metrics_log import read_rows
 
-TINY = ["scheme=online", "train.epochs=1", "model=convnet", "train.threads=1"]
-FEW = ["data.val_fraction=0.9", "train.epochs=1", "train.threads=1"]
+TINY = ["scheme=online", "train.epochs=1", "model=convnet", "train.num_threads=1"]
+FEW = ["data.val_fraction=0.9", "train.epochs=1", "train.num_threads=1"]
 
 
 def python(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -151,7 +151,7 @@ def test_the_same_command_again_does_not_train_again(tiny: Done) -> None:
 @pytest.mark.parametrize("source", ["command", "config.yaml"])
 def test_the_same_run_elsewhere_gives_the_same_bytes(tiny: Done, tmp_path: Path, source: str) -> None:
     arguments = TINY if source == "command" else [f"experiment={tiny.folder / 'config.yaml'}"]
-    done = run([*arguments, "output=other/place"], tmp_path / "run")
+    done = run([*arguments, "output_dir=other/place"], tmp_path / "run")
     assert (done.code, done.err) == (0, "")
     (folder,) = (tmp_path / "run" / "other" / "place").iterdir()
     assert folder.name == tiny.folder.name
@@ -219,14 +219,14 @@ OFFLINE = ["scheme=offline", "teacher=convnet"]
         (["data=image_folder", "data.root=nowhere"], "nowhere/train is not a folder"),
         (["scheme=self", "scheme.exits=[stage9]"], "stage9"),
         ([*OFFLINE, "losses.feature=hint", "losses.feature.stages=[stage9:stage4]"], "stage9"),
-        (["scheme.topology=shared_stem", "scheme.split=stage9"], "stage9"),
-        (["scheme.split=stage4"], "scheme.split belongs to scheme.topology=shared_stem"),
-        (["scheme.topology=shared_stem", "train.ema=0.9"], "train.ema"),
+        (["scheme.topology=shared_trunk", "scheme.split=stage9"], "stage9"),
+        (["scheme.split=stage4"], "scheme.split belongs to scheme.topology=shared_trunk"),
+        (["scheme.topology=shared_trunk", "train.ema=0.9"], "train.ema"),
         ([*OFFLINE, "teacher.checkpoint=nowhere"], "no weights at nowhere"),
         (["model.checkpoint=nowhere.safetensors"], "no weights at nowhere.safetensors"),
         (["model=timm/no_such_network"], "no_such_network"),
         (["train.batch_size=4000", "train.drop_last=true"], "train.batch_size=1008 or less"),
-        (["train.batch_size=6", "train.accumulation=4"], "train.batch_size=8 or more"),
+        (["train.batch_size=6", "train.grad_accum_steps=4"], "train.batch_size=8 or more"),
         (["data.cutout=9"], "data.cutout=9 is larger than the images of 8 pixels"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -265,7 +265,7 @@ def test_a_teacher_at_chance_level_is_warned_of(tmp_path: Path, trained: bool) -
     torch.nn.init.zeros_(network.fc.weight)
     save_weights(network, tmp_path / "teacher")
     if trained:
-        teacher = run(["scheme=supervised", "model=resnet20", "train.epochs=4", "train.threads=1"], tmp_path)
+        teacher = run(["scheme=supervised", "model=resnet20", "train.epochs=4", "train.num_threads=1"], tmp_path)
         assert teacher.code == 0
         (weights,) = (tmp_path / "runs").iterdir()
     else:

@@ -120,7 +120,7 @@ TRACED = [
     *variants_topologies.VARIANTS,
     *PROJECTING,
     "offline-kd-two-teachers-hint",
-    "online-dml-shared-stem",
+    "online-dml-shared-trunk",
     "self-byot-at-rkd",
 ]
 
@@ -153,7 +153,7 @@ def test_every_trained_parameter_is_in_one_group(name: str) -> None:
     assert {id(p) for p in grouped} == {id(p) for p in trained(scheme)}
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, *PROJECTING, "online-dml-shared-stem"])
+@pytest.mark.parametrize("name", [*DEFAULTS, *PROJECTING, "online-dml-shared-trunk"])
 def test_initial_weights_are_a_function_of_the_seed_alone(name: str) -> None:
     torch.manual_seed(1)
     first = build_scheme(configure(*VARIANTS[name], "seed=3"), DATA_SPEC)
@@ -236,10 +236,10 @@ def test_alpha_weighs_the_response_alone_and_several_teachers_share_the_features
         ([*SELF, "model=convnet", "losses.feature=at"], "at needs more than one position"),
         ([*SELF, "scheme.exits=[layer3]"], "no exit can sit on layer3"),
         ([*SELF, "scheme.exits=[stage1]"], "unknown stage of resnet20 'stage1'"),
-        ([*ONLINE, "scheme.split=layer2"], "scheme.split belongs to scheme.topology=shared_stem"),
-        ([*ONLINE, "scheme.topology=shared_stem", "scheme.peers=[resnet20,convnet]"], "peers on one trunk have one"),
-        ([*ONLINE, "scheme.topology=shared_stem", "scheme.split=layer1", "model=convnet"], "unknown stage of convnet"),
-        ([*ONLINE, "scheme.topology=shared_stem", "train.ema=0.9"], "train.ema averages a network of its own"),
+        ([*ONLINE, "scheme.split=layer2"], "scheme.split belongs to scheme.topology=shared_trunk"),
+        ([*ONLINE, "scheme.topology=shared_trunk", "scheme.peers=[resnet20,convnet]"], "peers on one trunk have one"),
+        ([*ONLINE, "scheme.topology=shared_trunk", "scheme.split=layer1", "model=convnet"], "unknown stage of convnet"),
+        ([*ONLINE, "scheme.topology=shared_trunk", "train.ema=0.9"], "train.ema averages a network of its own"),
         ([*OFFLINE, "losses.feature=hint", "losses.feature.stages=[layer9:layer1]"], "unknown student stage 'layer9'"),
         ([*OFFLINE, "teacher.checkpoint=/nowhere"], "no weights at"),
     ],
@@ -250,8 +250,8 @@ def test_what_does_not_fit_is_refused_in_one_line(overrides: list[str], message:
     assert "\n" not in str(caught.value)
 
 
-def test_shared_stem_shares_all_before_the_split_and_nothing_after() -> None:
-    scheme = build(*ONLINE, "scheme.topology=shared_stem", "scheme.split=layer2").eval()
+def test_shared_trunk_shares_all_before_the_split_and_nothing_after() -> None:
+    scheme = build(*ONLINE, "scheme.topology=shared_trunk", "scheme.split=layer2").eval()
     features = scheme.predict(batch_for(scheme), ["peer0", "peer1"])
     assert torch.equal(features["peer0"].features["layer1"], features["peer1"].features["layer1"])
     assert not torch.equal(features["peer0"].features["layer2"], features["peer1"].features["layer2"])
@@ -271,7 +271,7 @@ def trace(overrides: list[str]) -> list[float]:
     scheme = build_scheme(configure(*overrides), data_spec).double().train()
     optimizer = torch.optim.SGD(trained(scheme), lr=0.02, momentum=0.9)
     steps = data.train_steps(
-        0, batch_size=16, accumulation=1, rank=0, world=1, drop_last=False, aux_batches=scheme.aux_batches
+        0, batch_size=16, grad_accum_steps=1, rank=0, world=1, drop_last=False, aux_batches=scheme.aux_batches
     )
     totals = []
     for (batch,), _ in zip(steps, range(GOLDEN_STEPS), strict=False):

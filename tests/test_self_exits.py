@@ -267,7 +267,7 @@ def test_self_attention_is_its_formula(
         for c, size in zip((3, 5), sizes, strict=True)
     )
     for positions in ("mean", "sum"):
-        options = {"channels": channels, "enlarged": enlarged, "positions": positions}
+        options = {"channel_reduction": channels, "upsample": enlarged, "spatial_reduction": positions}
         value = self_attention(shallow, deep, **options)  # type: ignore[arg-type]
         assert value.item() == pytest.approx(oracles.self_attention(array(shallow), array(deep), **options), rel=1e-12)
     assert self_attention(shallow, shallow) == 0
@@ -285,7 +285,7 @@ def test_a_deeper_stage_learns_from_its_pupil_only_if_asked() -> None:
 
 def test_the_original_begins_after_two_thirds_of_the_training() -> None:
     config = configure(*SAD, "scheme.variant=original")
-    assert (config.scheme.weight, config.scheme.channels, config.scheme.enlarged) == (0.1, "sum", "attention")
+    assert (config.scheme.weight, config.scheme.channel_reduction, config.scheme.upsample) == (0.1, "sum", "attention")
     scheme = build(*SAD, "scheme.variant=original")
     for step, weight in ((0, 0.0), (59, 0.0), (60, 0.1), (89, 0.1)):
         weights = scheme(random_batch(), Progress(step, 90, 10)).weights
@@ -347,7 +347,7 @@ def test_fusion_weighs_by_shares_that_sum_to_one() -> None:
 @pytest.mark.parametrize(
     ("side", "goal", "by_maxima"), [(8, 2, 2), (7, 4, 4), (7, 3, 4), (4, 4, 4), (2, 1, 1), (1, 1, 1), (3, 5, 3)]
 )
-def test_any_side_meets_its_neighbours(side: int, goal: int, by_maxima: int) -> None:
+def test_any_side_meets_its_neighbors(side: int, goal: int, by_maxima: int) -> None:
     x = torch.rand(2, 3, side, side, dtype=torch.float64)
     expected = array(x)
     while expected.shape[2] > by_maxima:

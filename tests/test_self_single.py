@@ -40,7 +40,7 @@ from kdschemes.schemes.self_distillation.pskd import growing
 from kdschemes.schemes.self_distillation.zipf import dense_votes, zipf_labels, zipf_loss
 
 CPU = torch.device("cpu")
-METHODS = ("ddgsd", "cskd", "pskd", "dlb", "ema", "zipf", "uskd", "tfkd_reg")
+METHODS = ("ddgsd", "cskd", "pskd", "dlb", "mean_teacher", "zipf", "uskd", "tfkd_reg")
 SMALL = Digits(val_fraction=0.9)  # 126 training images
 
 
@@ -53,7 +53,7 @@ def passes(scheme: Distillation) -> int:
 
 
 def run(
-    *overrides: str, epochs: int, batch_size: int = 50, accumulation: int = 1
+    *overrides: str, epochs: int, batch_size: int = 50, grad_accum_steps: int = 1
 ) -> Iterator[tuple[Distillation, Batch, Progress]]:
     """Train on a few digits and yield what the caller does a forward pass with, before each step."""
     data = open_data(SMALL, seed=0, device=CPU)
@@ -65,7 +65,7 @@ def run(
         steps = data.train_steps(
             epoch,
             batch_size=batch_size,
-            accumulation=accumulation,
+            grad_accum_steps=grad_accum_steps,
             rank=0,
             world=1,
             drop_last=False,
@@ -86,13 +86,15 @@ def run(
 def test_evaluation_runs_the_plain_network_alone(method: str) -> None:
     scheme = build(*base("self", method)).eval()
     reported = scheme.heads[0]
-    assert reported == ("average" if method == "ema" else "student")
+    assert reported == ("average" if method == "mean_teacher" else "student")
     produced = scheme.predict(random_batch(), [reported])
     assert set(produced) == {reported}
     assert torch.equal(produced[reported].logits, network_of(scheme, reported).eval()(random_batch().images))
 
 
-@pytest.mark.parametrize(("method", "forwards"), [("ddgsd", 1), ("cskd", 2), ("dlb", 2), ("pskd", 1), ("ema", 1)])
+@pytest.mark.parametrize(
+    ("method", "forwards"), [("ddgsd", 1), ("cskd", 2), ("dlb", 2), ("pskd", 1), ("mean_teacher", 1)]
+)
 def test_a_step_sees_what_it_should_in_training_mode(method: str, forwards: int) -> None:
     scheme = build(*base("self", method)).train()
     scheme(batch_for(scheme), START)
@@ -206,12 +208,12 @@ def test_the_weight_of_the_past_grows_by_epochs() -> None:
     assert found == pytest.approx([0.08, 0.08, 0.16, 0.4, 0.48, 0.8])
 
 
-@pytest.mark.parametrize("accumulation", [1, 3])
-def test_the_step_before_teaches_its_samples_seen_again(accumulation: int) -> None:
+@pytest.mark.parametrize("grad_accum_steps", [1, 3])
+def test_the_step_before_teaches_its_samples_seen_again(grad_accum_steps: int) -> None:
     """Batches of 50, 50 and 26 samples, over two borders of epochs, where some samples come twice in a row."""
     steps: list[dict[int, Tensor]] = [{}]
     overlaps = 0
-    for scheme, batch, progress in run(*base("self", "dlb"), epochs=3, accumulation=accumulation):
+    for scheme, batch, progress in run(*base("self", "dlb"), epochs=3, grad_accum_steps=grad_accum_steps):
         if progress.step == len(steps):
             steps.append({})
         state = {name: tensor.clone() for name, tensor in scheme.state_dict().items()}
@@ -271,16 +273,16 @@ def test_a_source_that_knows_nothing_of_a_sample_does_not_teach_it() -> None:
     assert gradient.abs().sum(1).gt(1e-12).tolist() == known.tolist()
 
 
-@pytest.mark.parametrize("view", ["own", "shared"])
+@pytest.mark.parametrize("view", ["independent", "shared"])
 def test_the_average_answers_its_view_without_gradient_and_follows(view: str) -> None:
-    scheme = build(*base("self", "ema"), f"scheme.view={view}").train()
+    scheme = build(*base("self", "mean_teacher"), f"scheme.view={view}").train()
     node = scheme.nodes["average"]
     assert isinstance(node, Ema)
     assert scheme.heads == ("average", "student")
     batch = batch_for(scheme)
     out = outputs_of(scheme, batch)
-    seen = batch.aux_batches["view1"] if view == "own" else batch
-    assert scheme.aux_batches == (("view1",) if view == "own" else ())
+    seen = batch.aux_batches["view1"] if view == "independent" else batch
+    assert scheme.aux_batches == (("view1",) if view == "independent" else ())
     average = network_of(scheme, "average")
     assert torch.equal(out["average"].logits, average(seen.images))
     assert not out["average"].logits.requires_grad
@@ -351,9 +353,9 @@ def test_own_labels_stand_beside_the_published_share_of_cross_entropy(method: st
     scheme = build(*base("self", method))
     weights = scheme(random_batch(), START).weights
     assert weights == pytest.approx({"ce/student": hard, f"{method}/student->student": weight})
-    assert configure(*base("self", method)).scheme.hard == hard
-    assert configure(*base("self", method), "scheme.hard=0.3").scheme.hard == 0.3
-    again = build(*base("self", method), "scheme.hard=null")
+    assert configure(*base("self", method)).scheme.ce_weight == hard
+    assert configure(*base("self", method), "scheme.ce_weight=0.3").scheme.ce_weight == 0.3
+    again = build(*base("self", method), "scheme.ce_weight=null")
     assert again(random_batch(), START).weights["ce/student"] == hard
 
 
@@ -397,7 +399,7 @@ def test_mixed_labels_count_in_every_view(method: str) -> None:
             assert term(out, batch).item() == pytest.approx(oracles.cross_entropy(array(rows), target), rel=1e-10)
 
 
-@pytest.mark.parametrize("name", ["self-ddgsd", "self-cskd", "self-pskd", "self-dlb", "self-ema", "self-zipf"])
+@pytest.mark.parametrize("name", ["self-ddgsd", "self-cskd", "self-pskd", "self-dlb", "self-mean_teacher", "self-zipf"])
 def test_one_sample_is_enough(name: str) -> None:
     scheme = build(*VARIANTS[name])
     result = scheme(batch_for(scheme, n=1), START)

@@ -44,7 +44,7 @@ def test_runs_are_variants_times_grid_times_seeds_in_order(tmp_path: Path) -> No
         grid: {scheme.alpha: [0.1, 1], optim.lr: [1.0e-5]}
         seeds: [3, 0]
     """
-    study = read(tmp_path, text, "data.val_fraction=0.3", "output=elsewhere")
+    study = read(tmp_path, text, "data.val_fraction=0.3", "output_dir=elsewhere")
     assert (study.name, study.question, study.output) == ("mine", "What does alpha do?", Path("elsewhere"))
     assert [run.label for run in study.runs] == [
         f"{variant} alpha={alpha} lr=1.0e-05 seed={seed}"
@@ -55,7 +55,7 @@ def test_runs_are_variants_times_grid_times_seeds_in_order(tmp_path: Path) -> No
     last = study.runs[-1]
     assert last.overrides == (
         *("scheme=offline", "train.epochs=2", "losses.response.name=dkd", "losses.response.beta=2"),
-        *("scheme.alpha=1", "optim.lr=1.0e-05", "seed=0", "data.val_fraction=0.3", "output=elsewhere"),
+        *("scheme.alpha=1", "optim.lr=1.0e-05", "seed=0", "data.val_fraction=0.3", "output_dir=elsewhere"),
     )
     assert (last.variant, dict(last.grid), last.seed) == ("dkd", {"scheme.alpha": 1, "optim.lr": 1e-5}, 0)
     for run in study.runs:
@@ -118,7 +118,7 @@ def test_shared_keys_are_left_out_where_a_scheme_does_not_use_them(tmp_path: Pat
         ("{question: Q, variants: {a: 3}}", ["variants.a must hold keys", "not 3"]),
         ("{question: Q, variants: {no: {}}}", ["variants: false is no name", "quotes"]),
         ("{question: Q, variants: {a: {seed: 1}}}", ["variants.a holds seed"]),
-        ("{question: Q, variants: {a: {output: x}}}", ["variants.a holds output"]),
+        ("{question: Q, variants: {a: {output_dir: x}}}", ["variants.a holds output_dir"]),
         ("{question: Q, grid: {}}", ["grid is empty"]),
         ("{question: Q, grid: {train.epochs: 3}}", ["grid.train.epochs must be a list", "not 3"]),
         ("{question: Q, grid: {train.epochs: []}}", ["grid.train.epochs must be a list", "not []"]),
@@ -220,20 +220,20 @@ def test_a_teacher_that_cannot_be_had_is_told_with_the_run(tmp_path: Path) -> No
 def test_each_peer_may_go_on_from_a_run_that_comes_first(tmp_path: Path) -> None:
     text = """
         question: What do trained peers learn from each other?
-        first: {a: {scheme: supervised}, b: {scheme: supervised, model: resnet20}}
+        prerequisites: {a: {scheme: supervised}, b: {scheme: supervised, model: resnet20}}
         variants:
-          both: {scheme.peers: [convnet, resnet20], model.checkpoint: [first.a, first.b]}
+          both: {scheme.peers: [convnet, resnet20], model.checkpoint: [prerequisites.a, prerequisites.b]}
     """
     study = read(tmp_path, text)
-    a, b = study.first
+    a, b = study.prerequisites
     (run,) = study.runs
     assert run.config.model.checkpoint == [a.path, b.path]
     assert study.needs(run.config) == (a.folder, b.folder)
     assert load_config(run.overrides, recipes=EXPERIMENTS) == run.config
     told = error(tmp_path, text.replace("[convnet, resnet20]", "[convnet, convnet]"))
     assert told == (
-        "run 'both seed=0': model=convnet, but its weights are those of first.b, a resnet20: set model=resnet20"
+        "run 'both seed=0': model=convnet, but its weights are those of prerequisites.b, a resnet20: set model=resnet20"
     )
-    assert error(tmp_path, text.replace("first.b]", "first.c]")).startswith(
+    assert error(tmp_path, text.replace("prerequisites.b]", "prerequisites.c]")).startswith(
         "unknown run of first in variants.both: model.checkpoint 'c'"
     )

@@ -60,14 +60,14 @@ def test_a_study_says_its_commands_its_cost_and_what_is_published(name: str) -> 
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_a_study_runs_on_digits_and_at_full_size(name: str) -> None:
     base = yaml.safe_load(SHIPPED[name].read_text()).get("base") or {}
-    assert not {"data", "data.name", "train.epochs", "output", "experiment"} & base.keys()
+    assert not {"data", "data.name", "train.epochs", "output_dir", "experiment"} & base.keys()
     assert {type(run.config.data) for run in read(name).runs} == {Digits}
     (words,) = [words for words in commands(name) if "experiment=cifar100/study" in words][:1]
     full = read(words[0], *words[1:])
     assert str(full.output) == "runs/cifar100"
     for run in full.runs:
         assert isinstance(run.config.data, CIFAR100)
-        assert (run.config.optim.lr, run.config.optim.schedule) == (base.get("optim.lr", 0.1), "cosine")
+        assert (run.config.optim.lr, run.config.optim.lr_schedule) == (base.get("optim.lr", 0.1), "cosine")
         if "equal compute" not in run.label:
             assert run.config.train.epochs == 200
 
@@ -93,8 +93,8 @@ def test_batches_of_every_share_of_the_images_fit() -> None:
     for run in read("efficiency").runs:
         config = run.config
         data = open_data(config.data, seed=0, device=torch.device("cpu"))
-        data.check_batches(config.train.batch_size, config.train.accumulation, 1, config.train.drop_last)
-        sizes[config.data.fraction] = data.sizes["train"]
+        data.check_batches(config.train.batch_size, config.train.grad_accum_steps, 1, config.train.drop_last)
+        sizes[config.data.train_fraction] = data.sizes["train"]
     assert sizes[0.01] == 10
     assert sizes[1.0] == 1008
     assert sorted(sizes.values()) == [sizes[share] for share in sorted(sizes)]

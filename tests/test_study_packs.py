@@ -66,10 +66,10 @@ def test_a_pack_is_a_seed_under_a_teacher_that_comes_first(tmp_path: Path) -> No
     [
         ("scheme.alpha: 0.1", "losses.feature: hint", True),
         ("model: resnet20", "optim.lr: 0.01", True),
-        ("train.epochs: 3", "optim.clip: 1", True),
+        ("train.epochs: 3", "optim.clip_grad_norm: 1", True),
         ("losses.response: dkd", "losses.relation: rkd", True),
         ("train.batch_size: 32", "optim.lr: 0.01", False),
-        ("data.fraction: 0.5", "optim.lr: 0.01", False),
+        ("data.train_fraction: 0.5", "optim.lr: 0.01", False),
         ("data.mixup: 0.2", "optim.lr: 0.01", False),
         ("teacher: resnet32", "optim.lr: 0.01", False),
         ("teacher.precision: bf16", "optim.lr: 0.01", False),
@@ -135,7 +135,7 @@ def test_what_peers_hold_and_methods_remember_is_counted(tmp_path: Path) -> None
     assert pair == 2 * alone
     assert three == 3 * alone
     assert of("scheme=self", "method=pskd") - alone == 4 * SAMPLES["digits"] * CLASSES
-    assert of("scheme=self", "method=ema") - alone == of("scheme=supervised", "train.ema=0.9") - alone > 0
+    assert of("scheme=self", "method=mean_teacher") - alone == of("scheme=supervised", "train.ema=0.9") - alone > 0
     crd = ["scheme=offline", "losses.relation=crd"]
     assert of(*crd, "losses.relation.dimension=64") - alone == 4 * SAMPLES["digits"] * 2 * 64
     assert of(*crd) - alone == 4 * SAMPLES["digits"] * 2 * 128
@@ -179,7 +179,7 @@ def test_the_work_of_an_epoch_is_that_of_its_networks_on_its_images(tmp_path: Pa
         load_config(words, recipes=tmp_path)
         for words in (
             ["scheme=supervised"],
-            ["scheme=supervised", "data.fraction=0.5"],
+            ["scheme=supervised", "data.train_fraction=0.5"],
             ["scheme=offline", "teacher=resnet20"],
         )
     )

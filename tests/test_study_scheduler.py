@@ -41,7 +41,7 @@ variants: {kd: {}, soft: {scheme.alpha: 1}, ce: {scheme: supervised}, wide: {sch
 
 def opened(folder: Path) -> tuple[Study, list[StudyRun]]:
     (folder / "mine.yaml").write_text(TEXT)
-    file = read_study(folder / "mine.yaml", [f"output={folder / 'runs'}"], recipes=folder)
+    file = read_study(folder / "mine.yaml", [f"output_dir={folder / 'runs'}"], recipes=folder)
     runs = with_prerequisites(file)
     study = remember(folder / "runs" / "studies" / "mine", file.question, (), runs)
     (study.folder / "logs").mkdir(parents=True)
@@ -78,7 +78,7 @@ def test_durations(seconds: float, told: str) -> None:
 
 def test_the_line_of_a_run_names_the_test_set_else_validation() -> None:
     results = {
-        "reported": "student",
+        "primary_head": "student",
         "train_seconds": 130.0,
         "heads": {"student": {"last": {"val": {"top1": 50.0}, "test": {"top1": 61.234}}}},
     }

@@ -259,12 +259,12 @@ def test_the_table(
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:-2]]
         assert cells[0] == ["run", "state", "epochs", "job", "restarts", "reason"]
         assert cells[2:] == [
-            ["teacher (comes first)", "finished", "2/2", "", "", ""],
+            ["teacher (prerequisite)", "finished", "2/2", "", "", ""],
             ["a=0 seed=0", "finished", "2/2", "7_0", "", ""],
             ["a=1 seed=0", "failed", "0/2", "7_1", "", "no such data"],
             ["a=2 seed=0", "not begun", "0/2", "", "", ""],
         ]
-        assert lines[-2] == "3 runs: 1 finished, 1 failed, 1 not begun; 1 that comes first: 1 finished"
+        assert lines[-2] == "3 runs: 1 finished, 1 failed, 1 not begun; 1 prerequisite: 1 finished"
         assert lines[-1].startswith("scontrol is not on this machine")
         assert lines[-1].endswith("the states are from folders and logs alone")
     assert counts(()) == ""
@@ -281,7 +281,7 @@ def test_a_study_that_is_not_there(
 
 def test_a_study_that_was_not_begun_is_read_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text(f"{{question: Q, base: {{output: {tmp_path / 'there'}}}, seeds: [0, 1]}}")
+    file.write_text(f"{{question: Q, base: {{output_dir: {tmp_path / 'there'}}}, seeds: [0, 1]}}")
     assert cli.main(["status", str(file)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 runs: 2 not begun"
     assert sorted(tmp_path.iterdir()) == [file]

@@ -115,7 +115,7 @@ def test_a_teacher_that_is_under_way_is_waited_for(tmp_path: Path) -> None:
 
 def test_dry_run_prints_the_commands_and_writes_nothing(clone: Path, answer: Answer) -> None:
     before = sorted(clone.rglob("*"))
-    overrides = ["data.val_fraction=0.3", "output=there"]
+    overrides = ["data.val_fraction=0.3", "output_dir=there"]
     extra = ["--time=2:00", "-N", "2"]
     code, out, err = answer("submit", "mine", *overrides, "--parallel", "4", "--dry-run", "--", *extra)
     assert (code, err) == (0, "")
@@ -139,7 +139,7 @@ def test_dry_run_prints_the_commands_and_writes_nothing(clone: Path, answer: Ans
         array("mine", 1, 3, wait),
         ["sbatch", "--parsable", "--job-name=mine-report", *report],
     ]
-    words = "scheme=offline train.epochs=2 teacher=resnet20 seed=1 data.val_fraction=0.3 output=there"
+    words = "scheme=offline train.epochs=2 teacher=resnet20 seed=1 data.val_fraction=0.3 output_dir=there"
     assert f"   1  kd seed=1: {words}" in lines
     teacher = next(line for line in lines if "supervised-ce-digits-resnet20-seed0-" in line)
     assert teacher.startswith("   0  supervised-ce-digits-resnet20-seed0: ")
@@ -173,7 +173,7 @@ def test_what_is_submitted_before_is_taken_up(clone: Path, answer: Answer) -> No
     code, _, err = answer("submit", "mine", "train.epochs=4", "--dry-run")
     assert code == 2
     assert "was begun with train.epochs=3, and 4 of its runs would be others now: give the same" in err
-    _, out, _ = answer("submit", "mine", "train.epochs=4", "output=other", "--dry-run")
+    _, out, _ = answer("submit", "mine", "train.epochs=4", "output_dir=other", "--dry-run")
     assert "train.epochs=4" in out
     path.write_text(TEXT.replace("[0, 1]", "[0, 2]"))
     _, out, _ = answer("submit", "mine", "--dry-run")

@@ -41,7 +41,7 @@ from kdschemes.training.packing import share_teachers
 
 CPU = torch.device("cpu")
 STUDENT = ["scheme=offline", "model=resnet20", "teacher.name=resnet20", "data.val_fraction=0.5"]
-SHORT = ["train.epochs=2", "train.threads=1", "train.batch_size=64", "train.eval_every=2"]
+SHORT = ["train.epochs=2", "train.num_threads=1", "train.batch_size=64", "train.eval_every_epochs=2"]
 CHUNKS = 3  # 626 training images
 
 
@@ -93,7 +93,7 @@ class Opened:
 
 
 def opened(root: Path, overrides: list[str]) -> Opened:
-    config = configure(*overrides, f"teacher.cache_folder={root}")
+    config = configure(*overrides, f"teacher.cache_dir={root}")
     data = open_data(config.data, seed=config.seed, device=CPU, channels_last=config.train.channels_last)
     data_spec = DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels)
     scheme = build_scheme(config, data_spec)
@@ -150,7 +150,7 @@ def check_equal(place: Path, whole: Whole) -> None:
 def test_who_reads_a_cache_gets_the_bits_of_who_filled_it(whole: Whole, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.cache.iterdir()}
     assert len(files(whole.cache)) == 2
-    ended = run([*whole.words, f"teacher.cache_folder={whole.cache.parent}"], tmp_path)
+    ended = run([*whole.words, f"teacher.cache_dir={whole.cache.parent}"], tmp_path)
     assert (ended.code, ended.err) == (0, "")
     assert "teacher cache: all 2 epochs are there" in ended.out
     check_equal(tmp_path, whole)
@@ -186,7 +186,9 @@ def test_a_run_killed_while_it_fills_leaves_no_half_and_goes_on_to_the_same_bits
 def test_two_processes_fill_the_bytes_of_one_and_a_split_teacher_a_cache_of_its_own(
     whole: Whole, verified: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    runs = [[*whole.words, f"output={tmp_path / name}", f"teacher.placement={name}"] for name in ("device", "sharded")]
+    runs = [
+        [*whole.words, f"output_dir={tmp_path / name}", f"teacher.placement={name}"] for name in ("device", "sharded")
+    ]
     (tmp_path / "runs.json").write_text(json.dumps(runs))
     assert launch(2, tmp_path, "teacher_cache_worker.py") == [[0, 0], [0, 0]]
     (folder,) = (tmp_path / "device" / "teacher_cache").iterdir()
@@ -202,10 +204,11 @@ def test_two_processes_fill_the_bytes_of_one_and_a_split_teacher_a_cache_of_its_
 
 
 def test_too_little_room_is_told_before_anything_is_written(whole: Whole, tmp_path: Path) -> None:
-    ended = run([*whole.words, "teacher.cache_limit=1e-5"], tmp_path)
+    ended = run([*whole.words, "teacher.cache_limit_gb=1e-5"], tmp_path)
     assert ended.code == 2
-    assert "needs 25.04 kB more in runs/teacher_cache, where 0 bytes are, and teacher.cache_limit=1e-05 GB" in one_line(
-        ended
+    assert (
+        "needs 25.04 kB more in runs/teacher_cache, where 0 bytes are, and teacher.cache_limit_gb=1e-05 GB"
+        in one_line(ended)
     )
     assert not (tmp_path / "runs" / "teacher_cache").exists()
 
@@ -240,7 +243,7 @@ def test_a_run_on_stored_features_equals_itself(teachers: list[Path], tmp_path: 
     chosen = words(teachers[0], "losses.feature=hint", "train.epochs=1", cache="features")
     texts = []
     for place, root in (("first", "runs/teacher_cache"), ("second", tmp_path / "first" / "runs" / "teacher_cache")):
-        ended = run([*chosen, f"teacher.cache_folder={root}"], tmp_path / place)
+        ended = run([*chosen, f"teacher.cache_dir={root}"], tmp_path / place)
         assert (ended.code, ended.err) == (0, "")
         texts.append((run_of(tmp_path / place) / "model.safetensors").read_bytes())
     assert texts[0] == texts[1]
@@ -252,7 +255,7 @@ OTHERS = {
     "views.crop_padding (1 there, 0 here)": ["data.crop_padding=0"],
     "views.mixup (0.0 there, 0.2 here)": ["data.mixup=0.2"],
     "data.positions": ["data.split_seed=1"],
-    "data.samples (626 there, 316 here)": ["data.fraction=0.5"],
+    "data.samples (626 there, 316 here)": ["data.train_fraction=0.5"],
     "arithmetic.precision (fp32 there, bf16 here)": ["precision=bf16"],
     "arithmetic.teacher_precision": ["teacher.precision=bf16"],
     "arithmetic.channels_last": ["train.channels_last=false"],
@@ -440,7 +443,7 @@ REFUSED = {
     "hint/teacher->student reads the teacher's features, and teacher.cache=logits": ["losses.feature=hint"],
     "srd/teacher->student reads the teacher's features": ["losses.response=srd"],
     "ofd/teacher->student reads the teacher's maps before their last ReLU": ["losses.feature=ofd"],
-    "teacher.cache=logits is for frozen teachers": ["scheme.method=partial"],
+    "teacher.cache=logits is for frozen teachers": ["scheme.method=partial_teacher"],
     "teacher.cache=logits and train.compile=true exclude each other": ["train.compile=true"],
 }
 

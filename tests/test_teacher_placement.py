@@ -124,8 +124,10 @@ def test_an_offloaded_layer_is_on_the_device_while_it_is_called_and_only_then(na
 
 def test_a_method_that_trains_its_teacher_refuses_to_keep_it_frozen() -> None:
     for option in ("precision=bf16", "placement=offload", "placement=sharded"):
-        config = configure("scheme=offline", "method=partial", f"teacher.{option}")
-        with pytest.raises(UserError, match=rf"teacher.{option} is for frozen teachers, .*method=partial has none"):
+        config = configure("scheme=offline", "method=partial_teacher", f"teacher.{option}")
+        with pytest.raises(
+            UserError, match=rf"teacher.{option} is for frozen teachers, .*method=partial_teacher has none"
+        ):
             check_placement(config, build_scheme(config, DATA_SPEC), SIZES, 2)
     config = configure(*OFFLINE, "teacher.precision=bf16", "teacher.placement=offload")
     check_placement(config, build_scheme(config, DATA_SPEC), SIZES, 1)

@@ -28,7 +28,7 @@ def topology(config, task):
     labels = dict.fromkeys(nodes, 1.0)
     return distill(nodes, supervised=labels, edges=edges, losses=config.losses, heads="abc", task=task)
 """
-SMALL = ["data.val_fraction=0.9", "train.epochs=1", "train.batch_size=64", "train.threads=1"]
+SMALL = ["data.val_fraction=0.9", "train.epochs=1", "train.batch_size=64", "train.num_threads=1"]
 
 
 def load(*arguments: str) -> object:

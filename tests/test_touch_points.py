@@ -20,7 +20,7 @@ class Reverse(Ramp):
     name: Literal["reverse"] = "reverse"
     weight: Weight = 1.0
     temperature: Temperature = 2.0
-    standardise: Standardise = False
+    standardize: Standardize = False
 '''
 
 FUNCTION = '''

@@ -17,7 +17,7 @@ from kdschemes.data.views import (
     epoch_order,
     mixup_partners,
     mixup_weights,
-    normalise,
+    normalize,
     same_class_samples,
 )
 from kdschemes.seeding import integers, mix64, random_bits, uniform
@@ -133,7 +133,7 @@ def test_view_equals_slow_reference_for_each_sample(channels: int, size: int, pa
     row, column = (torch.from_numpy(random.integers(0, 2 * padding + 1, 13)) for _ in range(2))
     flip = torch.from_numpy(random.random(13) < 0.5)
     mean, std = (0.4, 0.5, 0.6)[:channels], (0.2, 0.25, 0.3)[:channels]
-    views = normalise(crop(padded, index, row, column, flip, size), mean, std)
+    views = normalize(crop(padded, index, row, column, flip, size), mean, std)
     assert views.dtype == torch.float32
     for k in range(13):
         cut = reference_view(raw[index[k]], padding, int(row[k]), int(column[k]), bool(flip[k]))
@@ -143,11 +143,11 @@ def test_view_equals_slow_reference_for_each_sample(channels: int, size: int, pa
         assert np.array_equal(views[k].numpy(), expected)
 
 
-def test_normalise_equals_torchvision() -> None:
+def test_normalize_equals_torchvision() -> None:
     images = torch.randint(0, 256, (6, 3, 9, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     mean, std = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)
     expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(mean, std)])(images)
-    torch.testing.assert_close(normalise(images, mean, std), expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(normalize(images, mean, std), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("side", [1, 4, 5, 8])

@@ -11,9 +11,13 @@ VARIANTS: dict[str, list[str]] = {
     "offline-kd-hint-rkd": [*OFFLINE, "teacher=convnet", "losses.feature=hint", "losses.relation=rkd"],
     "offline-kd-at-fsp": [*OFFLINE, "losses.feature=at", "losses.relation=fsp", "losses.response=logit_mse"],
     "offline-kd-fsp-adapters": [*OFFLINE, "teacher=convnet", "losses.relation=fsp", "losses.response=none"],
-    "offline-camkd-from-the-start": [*base("offline", "camkd"), "scheme.feature_delay=0"],
-    "offline-partial-layer2-hint": [*base("offline", "partial"), "scheme.trained_from=layer2", "losses.feature=hint"],
-    "offline-partial-all": [*base("offline", "partial"), "scheme.trained_from=all"],
+    "offline-camkd-from-the-start": [*base("offline", "camkd"), "scheme.feature_start_epoch=0"],
+    "offline-partial_teacher-layer2-hint": [
+        *base("offline", "partial_teacher"),
+        "scheme.trained_from=layer2",
+        "losses.feature=hint",
+    ],
+    "offline-partial_teacher-all": [*base("offline", "partial_teacher"), "scheme.trained_from=all"],
     "offline-dpkd-two-teachers-hint": [
         *[*base("offline", "dpkd"), TWO_TEACHERS, "scheme.confidence=max_probability", "losses.feature=hint"]
     ],

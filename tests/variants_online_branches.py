@@ -12,7 +12,12 @@ VARIANTS: dict[str, list[str]] = {
         "losses.feature=hint",
         "losses.relation=rkd",
     ],
-    "online-one-own-views": [*base("online", "one"), "scheme.peers=2", "scheme.split=layer1", "scheme.views=own"],
+    "online-one-own-views": [
+        *base("online", "one"),
+        "scheme.peers=2",
+        "scheme.split=layer1",
+        "scheme.views=independent",
+    ],
     "online-okddip-independent": [*base("online", "okddip"), "scheme.topology=independent", "scheme.peers=2"],
     "online-ffl-independent-at": [*base("online", "ffl"), "scheme.topology=independent", "losses.feature=at"],
     "online-pcl-independent-hint": [

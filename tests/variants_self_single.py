@@ -5,11 +5,16 @@ from __future__ import annotations
 from variants import base
 
 VARIANTS: dict[str, list[str]] = {
-    "self-ddgsd-hint-rkd": [*base("self", "ddgsd"), "losses.feature=hint", "losses.relation=rkd", "scheme.gap=scalar"],
+    "self-ddgsd-hint-rkd": [
+        *base("self", "ddgsd"),
+        "losses.feature=hint",
+        "losses.relation=rkd",
+        "scheme.mean_distance=scalar",
+    ],
     "self-cskd-average": [*base("self", "cskd"), "train.ema=0.9", "losses.response=dist"],
     "self-pskd-ctkd": [*base("self", "pskd"), "losses.response=ctkd"],
     "self-dlb-dist": [*base("self", "dlb"), "losses.response=dist"],
-    "self-ema-at": [*base("self", "ema"), "losses.feature=at", "scheme.view=shared"],
+    "self-mean_teacher-at": [*base("self", "mean_teacher"), "losses.feature=at", "scheme.view=shared"],
     "self-zipf-logits": [*base("self", "zipf"), "scheme.votes=logits"],
 }
 VOTES = "scheme.votes=dense needs one linear layer on the averaged last map"

@@ -81,8 +81,8 @@ def used(config: Config) -> Iterator[tuple[str, Entry]]:
     for kind, options in config.losses.chosen():
         for entry in loss_card(kind, options.name).entries:
             yield f"loss {options.name} ({kind})", entry
-        if getattr(options, "standardise", False):
-            yield f"standardise=true of the loss {options.name}", papers()["sun2024logit"]
+        if getattr(options, "standardize", False):
+            yield f"standardize=true of the loss {options.name}", papers()["sun2024logit"]
     for option, card in scheme.shared_cards().items():
         for entry in method_card(*card).entries:
             yield option, entry

@@ -92,7 +92,7 @@ class Card:
         """The weight of a loss; of a method, those of its terms."""
         if self.is_loss:
             return f"{self.defaults['weight']:g}"
-        named = [(key, self.defaults.get(f"scheme.{key}")) for key in ("alpha", "hard")]
+        named = [(key, self.defaults.get(f"scheme.{key}")) for key in ("alpha", "ce_weight")]
         chosen = [f"losses.{kind}" for kind in KINDS if f"losses.{kind}.name" in self.defaults]
         named += [(self.defaults[f"{group}.name"], self.defaults[f"{group}.weight"]) for group in chosen]
         return ", ".join(f"{name} {value:g}" for name, value in named if value is not None)

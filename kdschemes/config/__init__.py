@@ -85,11 +85,11 @@ class Teacher:
             "seed: logits, or also the features that losses read"
         ),
     ] = "none"
-    cache_folder: Annotated[
-        str | None, Field(description="folder of the stored answers; null: teacher_cache in output")
+    cache_dir: Annotated[
+        str | None, Field(description="folder of the stored answers; null: teacher_cache in output_dir")
     ] = None
-    cache_limit: Annotated[
-        float, Field(gt=0, description="GB (10^9 bytes) that all stored answers in cache_folder may take")
+    cache_limit_gb: Annotated[
+        float, Field(gt=0, description="GB (10^9 bytes) that all stored answers in cache_dir may take")
     ] = 20.0
     epochs: Annotated[
         int | None, Field(ge=1, description="epochs of a teacher that is trained first; null: as the student")
@@ -108,7 +108,7 @@ class Optim:
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum of sgd; first beta of adamw")] = 0.9
     nesterov: Annotated[bool, Field(description="Nesterov's form of momentum (sgd)")] = True
     weight_decay: Annotated[float, Field(ge=0, description="weight decay, on every trained parameter")] = 5e-4
-    schedule: Annotated[Literal["cosine", "step", "constant"], Field(description="learning rate over training")] = (
+    lr_schedule: Annotated[Literal["cosine", "step", "constant"], Field(description="learning rate over training")] = (
         "cosine"
     )
     milestones: Annotated[
@@ -117,7 +117,7 @@ class Optim:
     ] = field(default_factory=lambda: [0.625, 0.75, 0.875])
     gamma: Annotated[float, Field(gt=0, le=1, description="step: factor at each milestone")] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up from 0")] = 0.0
-    clip: Annotated[
+    clip_grad_norm: Annotated[
         float | None, Field(gt=0, description="largest gradient norm, of each network by itself; null: no clipping")
     ] = None
 
@@ -130,29 +130,29 @@ class Train:
     batch_size: Annotated[
         int, Field(ge=2, description="samples of one optimizer step, over all processes and accumulated micro-batches")
     ] = 128
-    accumulation: Annotated[int, Field(ge=1, description="micro-batches that one optimizer step is split into")] = 1
+    grad_accum_steps: Annotated[int, Field(ge=1, description="micro-batches that one optimizer step is split into")] = 1
     drop_last: Annotated[bool, Field(description="leave out the last batch of an epoch if it is smaller")] = False
     eval_batch_size: Annotated[int, Field(ge=1, description="samples a process evaluates at once")] = 500
-    eval_every: Annotated[int, Field(ge=1, description="epochs between evaluations on the validation split")] = 1
-    checkpoint_every: Annotated[int, Field(ge=1, description="epochs between checkpoints")] = 1
-    checkpoint_steps: Annotated[
+    eval_every_epochs: Annotated[int, Field(ge=1, description="epochs between evaluations on the validation split")] = 1
+    checkpoint_every_epochs: Annotated[int, Field(ge=1, description="epochs between checkpoints")] = 1
+    checkpoint_every_steps: Annotated[
         int | None, Field(ge=1, description="also a checkpoint every so many optimizer steps")
     ] = None
-    log_every: Annotated[int, Field(ge=1, description="optimizer steps between lines of metrics.jsonl")] = 10
+    log_every_steps: Annotated[int, Field(ge=1, description="optimizer steps between lines of metrics.jsonl")] = 10
     ema: Annotated[
         float | None, Field(gt=0, lt=1, description="decay of a moving average of the student's weights; null: none")
     ] = None
-    shard: Annotated[
+    fsdp: Annotated[
         bool, Field(description="split trained weights, gradients and optimizer state over the processes (FSDP2)")
     ] = False
     sync_bn: Annotated[bool, Field(description="batch norm over all processes, as one process would compute it")] = True
-    gather: Annotated[
+    gather_batch: Annotated[
         bool, Field(description="losses between samples see the batch of all processes, not each process's own")
     ] = True
     channels_last: Annotated[bool, Field(description="memory format of images and convolutions")] = True
     compile: Annotated[bool, Field(description="torch.compile each network")] = False
     deterministic: Annotated[bool, Field(description="the same command gives the same bits")] = True
-    threads: Annotated[
+    num_threads: Annotated[
         int | None, Field(ge=1, description="CPU threads a process; null: the cores shared among the processes here")
     ] = None
 
@@ -181,4 +181,4 @@ class Config:
         None
     )
     job_type: Annotated[str | None, Field(description="kind of the run in W&B; null: its scheme")] = None
-    output: Annotated[str, Field(description="folder that holds the runs' folders")] = "runs"
+    output_dir: Annotated[str, Field(description="folder that holds the runs' folders")] = "runs"

@@ -39,15 +39,15 @@ def check_large(config: Config) -> None:
     """Refuse what split or offloaded weights cannot be combined with."""
     placement = config.teacher.placement
     for key, chosen in (
-        ("train.shard=true", config.train.shard),
+        ("train.fsdp=true", config.train.fsdp),
         (f"teacher.placement={placement}", config.scheme.uses_teacher and placement != "device"),
     ):
         if chosen and config.train.compile:
             raise UserError(f"{key} and train.compile=true exclude each other: leave one out")
-    if config.train.shard and not config.train.sync_bn:
-        raise UserError("train.shard=true needs train.sync_bn=true: no process sends its statistics to the others")
-    if config.train.shard and config.precision == "fp16":
-        raise UserError("train.shard=true has no gradient scaler for precision=fp16: use precision=bf16 or fp32")
+    if config.train.fsdp and not config.train.sync_bn:
+        raise UserError("train.fsdp=true needs train.sync_bn=true: no process sends its statistics to the others")
+    if config.train.fsdp and config.precision == "fp16":
+        raise UserError("train.fsdp=true has no gradient scaler for precision=fp16: use precision=bf16 or fp32")
 
 
 def check_cache(config: Config) -> None:
@@ -78,4 +78,4 @@ def check_teachers(config: Config) -> None:
 def split_keys(config: Config) -> list[str]:
     """Return the settings of a run that split weights over processes."""
     sharded = config.scheme.uses_teacher and config.teacher.placement == "sharded"
-    return ["train.shard=true"] * config.train.shard + ["teacher.placement=sharded"] * sharded
+    return ["train.fsdp=true"] * config.train.fsdp + ["teacher.placement=sharded"] * sharded

@@ -8,7 +8,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-SUBSET = ("fraction", "omit", "parts", "part", "part_skew", "part_classes")
+SUBSET = (
+    "train_fraction",
+    "exclude_classes",
+    "num_partitions",
+    "partition",
+    "dirichlet_alpha",
+    "classes_per_partition",
+)
 """The keys that choose among the training images."""
 
 
@@ -16,8 +23,8 @@ SUBSET = ("fraction", "omit", "parts", "part", "part_skew", "part_classes")
 class Data:
     """What every data set has: the split, the share of it that is trained on, and the view.
 
-    `part`, then `omit`, then `fraction` choose among the training images that validation leaves. They are decided by
-    `split_seed` alone; validation and test stay whole, and networks have all classes.
+    `partition`, then `exclude_classes`, then `train_fraction` choose among the training images that validation leaves,
+    by `split_seed` alone; validation and test stay whole, and networks have all classes.
     """
 
     name: str
@@ -27,24 +34,26 @@ class Data:
     split_seed: Annotated[
         int, Field(ge=0, description="seed of the validation split; apart from `seed`, so that all runs share it")
     ] = 0
-    fraction: Annotated[
+    train_fraction: Annotated[
         float,
         Field(gt=0, le=1, description="share of each class's training images that is trained on; smaller in larger"),
     ] = 1.0
-    omit: Annotated[
+    exclude_classes: Annotated[
         list[Annotated[int, Field(ge=0)]],
         Field(description="numbers of classes whose training images are left out; validation and test keep them"),
     ] = field(default_factory=list)
-    parts: Annotated[int, Field(ge=1, description="disjoint parts that the training images are dealt into")] = 1
-    part: Annotated[
+    num_partitions: Annotated[
+        int, Field(ge=1, description="disjoint parts that the training images are dealt into")
+    ] = 1
+    partition: Annotated[
         Annotated[int, Field(ge=0)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None,
         Field(description="the part that is trained on, from 0 on; a list: their union; null: all of them"),
     ] = None
-    part_skew: Annotated[
+    dirichlet_alpha: Annotated[
         float | None,
-        Field(gt=0, description="each class's shares of the parts ~ Dirichlet(part_skew); null: equal shares"),
+        Field(gt=0, description="each class's shares of the parts ~ Dirichlet(dirichlet_alpha); null: equal shares"),
     ] = None
-    part_classes: Annotated[
+    classes_per_partition: Annotated[
         int | None, Field(ge=1, description="classes of a part; parts are dealt the classes in turn; null: all classes")
     ] = None
     flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = True
@@ -60,7 +69,7 @@ class Data:
     ] = 0.5
 
     def on_all_images(self) -> Data:
-        """Return the same data without `fraction`, `omit` and parts: what a teacher that is trained first sees."""
+        """Return the same data with all of its training images: what a teacher that is trained first sees."""
         defaults = Data(name=self.name)
         return dataclasses.replace(self, **{key: getattr(defaults, key) for key in SUBSET})
 
@@ -116,7 +125,7 @@ class ImageFolder(Data):
     min_scale: Annotated[
         float, Field(gt=0, le=1, description="smallest share of the area that a training crop takes")
     ] = 0.08
-    workers: Annotated[int, Field(ge=0, description="decoding processes of each process")] = 2
+    num_workers: Annotated[int, Field(ge=0, description="decoding processes of each process")] = 2
     classes: Annotated[
         int | None, Field(ge=2, description="how many classes there must be; null: as many as folders")
     ] = None

@@ -16,6 +16,7 @@ from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.naming import Tree
 from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe
+from kdschemes.config.renamed import RENAMED_METHODS
 from kdschemes.config.schemes.custom import Topology
 from kdschemes.config.validate import choose, make, make_loss, unknown_key, validate
 from kdschemes.errors import UserError, nearest, unknown
@@ -157,54 +158,54 @@ def _forget_published(tree: Tree, overrides: Mapping[str, Any]) -> None:
     for kind in KINDS:
         was, now = (x[kind].get("name") if isinstance(x.get(kind), Mapping) else None for x in (old, new))
         found = [loss_named(str(name)) for name in (was, now) if now not in (None, was)]
-        if any(loss[1].hard is not None for loss in found if loss is not None):  # type: ignore[attr-defined]
-            for key in ("alpha", "hard"):
+        if any(loss[1].ce_weight is not None for loss in found if loss is not None):  # type: ignore[attr-defined]
+            for key in ("alpha", "ce_weight"):
                 tree.get("scheme", {}).pop(key, None)
 
 
 def _losses(tree: Mapping[str, Any], scheme_class: type, start: Mapping[str, Any]) -> Losses:
     loss_tree: Tree = {}
-    more: list[Any] = []
+    extra: list[Any] = []
     if scheme_class.uses_losses:  # type: ignore[attr-defined]
         merge(loss_tree, start)
         given = dict(tree.get("losses", {}))
-        more = _more_losses(given.pop("more", None))
-        given = _normalise_losses(given)
+        extra = _extra_losses(given.pop("extra", None))
+        given = _normalize_losses(given)
         _forget_other_choices({"losses": loss_tree}, {"losses": given})
         merge(loss_tree, given)
-    losses = Losses(**{kind: make_loss(kind, loss_tree.get(kind, {})) for kind in KINDS}, more=more)
+    losses = Losses(**{kind: make_loss(kind, loss_tree.get(kind, {})) for kind in KINDS}, extra=extra)
     names = [options.name for _, options in losses.chosen()]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"the loss {name} is chosen twice: take it out of losses.more")
+            raise UserError(f"the loss {name} is chosen twice: take it out of losses.extra")
     return losses
 
 
-def _normalise_losses(tree: Mapping[str, Any]) -> Tree:
+def _normalize_losses(tree: Mapping[str, Any]) -> Tree:
     for kind in tree:
         if kind not in KINDS:
             raise unknown_key(f"losses.{kind}")
     return {kind: value if isinstance(value, Mapping) else {"name": value} for kind, value in tree.items()}
 
 
-def _more_losses(given: Any) -> list[Any]:
+def _extra_losses(given: Any) -> list[Any]:
     made = []
     for entry in given if isinstance(given, list) else [] if given is None else [given]:
         tree = entry if isinstance(entry, Mapping) else {"name": entry}
         found = loss_named(str(tree.get("name")))
         if found is None:
             names = [name for table in KINDS.values() for name in table if name != "none"]
-            raise unknown("loss in losses.more", str(tree.get("name")), names)
-        made.append(make(found[1], tree, "losses.more"))
+            raise unknown("loss in losses.extra", str(tree.get("name")), names)
+        made.append(make(found[1], tree, "losses.extra"))
     return made
 
 
 def _as_published(tree: Tree, scheme_class: type, losses: Losses) -> Tree:
     """Give the weight of cross-entropy that a loss was published beside, where the user gives none."""
-    published = [o.hard for _, o in losses.chosen() if o.hard is not None]
+    published = [o.ce_weight for _, o in losses.chosen() if o.ce_weight is not None]
     fields = {field.name for field in dataclasses.fields(scheme_class)}
-    if published and "hard" in fields:
-        tree = {key: value for key, value in {"hard": published[0], "alpha": 1.0}.items() if key in fields} | tree
+    if published and "ce_weight" in fields:
+        tree = {key: value for key, value in {"ce_weight": published[0], "alpha": 1.0}.items() if key in fields} | tree
     return tree
 
 
@@ -216,6 +217,8 @@ def _scheme_class(tree: Mapping[str, Any]) -> type:
     methods = choose(schemes.SCHEMES, name, "scheme")
     method = tree.get("method", next(iter(methods)))
     if not isinstance(method, str) or method not in methods:
+        if str(method) in RENAMED_METHODS:
+            raise UserError(f"method={method} is now method={RENAMED_METHODS[str(method)]}")
         for other, table in schemes.SCHEMES.items():
             if method in table:
                 raise UserError(f"method={method} belongs to scheme={other}; scheme={name} has {', '.join(methods)}")

@@ -14,8 +14,8 @@ from kdschemes.config import Config
 Tree = dict[str, Any]
 
 NOT_HASHED = (
-    *("output", "tracker", "project", "group", "job_type", "scheme.file", "teacher.placement", "train.shard"),
-    *("teacher.cache_folder", "teacher.cache_limit"),
+    *("output_dir", "tracker", "project", "group", "job_type", "scheme.file", "teacher.placement", "train.fsdp"),
+    *("teacher.cache_dir", "teacher.cache_limit_gb"),
 )
 """Keys that do not count in a run's name."""
 
@@ -32,8 +32,8 @@ def to_tree(config: Config) -> Tree:
 def config_hash(config: Config) -> str:
     """Return 8 hexadecimal digits that name what is computed.
 
-    Where it is written and who watches (`output`, `tracker`, `project`, `group`, `job_type`) do not count, nor where
-    weights are kept, nor a group that the scheme does not use.
+    Where it is written and who watches (`output_dir`, `tracker`, `project`, `group`, `job_type`) do not count, nor
+    where weights are kept, nor a group that the scheme does not use.
     """
     tree = to_tree(config)
     for name in NOT_HASHED:

@@ -58,8 +58,8 @@ def _with_changes(config: Config, run: Prerequisite) -> Config:
 def _teacher_run(config: Config, name: str, number: int) -> Config:
     """Return the supervised run that trains teacher `number` of a run which has no checkpoint for it.
 
-    It is trained on all training images: `data.fraction`, `data.omit` and parts are the student's alone, who sees them
-    as a transfer set. The other prerequisite runs (assistants, generations, the plain run) see what the student sees.
+    It is trained on all training images: `data.train_fraction`, `data.exclude_classes` and partitions choose the
+    student's transfer set. The other prerequisites (assistants, generations, the plain run) see what the student sees.
     """
     return dataclasses.replace(
         _as_teacher(config, name, number),

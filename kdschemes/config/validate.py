@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from kdschemes.config.help import allowed, choices
 from kdschemes.config.losses import KINDS, loss_named
+from kdschemes.config.renamed import renamed_key, renamed_value
 from kdschemes.errors import UserError, nearest, unknown
 
 
@@ -67,6 +68,8 @@ def validate(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
 def _not_allowed(cls: type, key: str, values: Mapping[str, Any], prefix: str) -> UserError:
     rule = allowed(next(field for field in dataclasses.fields(cls) if field.name == key))
     value = values[key]
+    if new := renamed_value(_join(prefix, key), value):
+        return UserError(f"{_join(prefix, key)}={value} is now {_join(prefix, key)}={new}")
     hint = nearest(str(value), rule.words) if rule.words else ""
     if "text" in rule.text and not isinstance(value, str | list | Mapping | None):
         hint = f"""; quote it twice: '"{value}"'"""
@@ -88,6 +91,8 @@ def _truth_taken_for_number(given: Any, taken: Any) -> bool:
 
 def unknown_key(key: str, holder: str = "") -> UserError:
     """Return the error for a key that does not exist, or not for `holder`."""
+    if new := renamed_key(key):
+        return UserError(f"{key} is now {new}")
     known = all_keys()
     leaf = key.rpartition(".")[2]
     same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]

@@ -21,7 +21,7 @@ class Distillation(nn.Module):
         heads: the outputs that are evaluated, the reported one first.
         teacher: the output that heads are compared with (agreement, KL), if any.
         peers: the heads that are equals, whose mean is reported beside them.
-        rates: by node, what the learning rate is multiplied by; 1 elsewhere.
+        lr_multipliers: by node, what the learning rate is multiplied by; 1 elsewhere.
         phases: the nodes that step together, in their order: each phase computes everything anew, with the
             weights that the phase before has left. Without phases all nodes step at once.
     """
@@ -34,7 +34,7 @@ class Distillation(nn.Module):
         teacher: str | None = None,
         *,
         peers: Sequence[str] = (),
-        rates: Mapping[str, float] | None = None,
+        lr_multipliers: Mapping[str, float] | None = None,
         phases: Sequence[Sequence[str]] = (),
     ) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Distillation(nn.Module):
         self.heads = tuple(heads)
         self.teacher = teacher
         self.peers = tuple(peers)
-        self.rates = dict(rates or {})
+        self.lr_multipliers = dict(lr_multipliers or {})
         self.phases = tuple(tuple(phase) for phase in phases)
         wanted_in_training = (node.aux_batches for node in nodes.values())
         self.aux_batches = tuple(sorted({name for names in wanted_in_training for name in names}))
@@ -129,7 +129,7 @@ class Distillation(nn.Module):
             [*self.heads, *heads],
             self.teacher,
             peers=self.peers,
-            rates=self.rates,
+            lr_multipliers=self.lr_multipliers,
             phases=self.phases,
         )
 

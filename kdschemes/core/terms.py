@@ -117,7 +117,7 @@ class Transfer(Term):
             UserError: the loss remembers samples, so that all processes must see the same ones.
         """
         if self.loss.has_memory_bank:
-            raise UserError(f"{self.name} remembers samples, which all processes must see: set train.gather=true")
+            raise UserError(f"{self.name} remembers samples, which all processes must see: set train.gather_batch=true")
         self.needs_global_batch = False
 
     @property

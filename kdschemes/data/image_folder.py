@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdschemes.config.data import ImageFolder
-from kdschemes.data.views import Stream, normalise, view_seed
+from kdschemes.data.views import Stream, normalize, view_seed
 from kdschemes.errors import UserError
 from kdschemes.seeding import mix64
 
@@ -119,7 +119,7 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
 
 
 class FolderSource:
-    """The images of a folder, resized, cropped and flipped by workers and normalised on the device."""
+    """The images of a folder, resized, cropped and flipped by workers and normalized on the device."""
 
     channels = 3
 
@@ -146,7 +146,7 @@ class FolderSource:
             for name, paths in (("train", train), ("test", test))
         }
         flat = {"train": [p for files in train for p in files], "test": [p for files in test for p in files]}
-        self.decoder, self.workers = Decoder(options, seed, flat), options.workers
+        self.decoder, self.workers = Decoder(options, seed, flat), options.num_workers
 
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
@@ -170,4 +170,4 @@ class FolderSource:
         for pixels in loader:
             if isinstance(pixels, UserError):
                 raise pixels
-            yield normalise(pixels.to(self.device, non_blocking=True), MEAN, STD)
+            yield normalize(pixels.to(self.device, non_blocking=True), MEAN, STD)

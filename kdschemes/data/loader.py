@@ -83,7 +83,7 @@ class DataModule:
         size = self.sizes["train"]
         return size // batch_size if drop_last else -(-size // batch_size)
 
-    def check_batches(self, batch_size: int, accumulation: int, world: int, drop_last: bool) -> None:
+    def check_batches(self, batch_size: int, grad_accum_steps: int, world: int, drop_last: bool) -> None:
         """Check that every process gets at least 2 samples of every micro-batch, as batch norm needs.
 
         Raises:
@@ -95,13 +95,13 @@ class DataModule:
                 f"train.batch_size={batch_size} is more than the {size} training images and train.drop_last=true drops "
                 f"them all: use train.batch_size={size} or less"
             )
-        split = f"over {accumulation} micro-batch(es) and {world} process(es) leaves one with fewer than 2 samples"
-        if batch_size // accumulation // world < 2:
+        split = f"over {grad_accum_steps} micro-batch(es) and {world} process(es) leaves one with fewer than 2 samples"
+        if batch_size // grad_accum_steps // world < 2:
             raise UserError(
-                f"train.batch_size={batch_size} {split}: use train.batch_size={2 * accumulation * world} or more"
+                f"train.batch_size={batch_size} {split}: use train.batch_size={2 * grad_accum_steps * world} or more"
             )
         last = size % batch_size
-        if last and not drop_last and last // accumulation // world < 2:
+        if last and not drop_last and last // grad_accum_steps // world < 2:
             raise UserError(
                 f"the epoch's last batch of {last} samples (of {size}, train.batch_size={batch_size}) {split}: "
                 "use train.drop_last=true or another train.batch_size"
@@ -112,7 +112,7 @@ class DataModule:
         epoch: int,
         *,
         batch_size: int,
-        accumulation: int,
+        grad_accum_steps: int,
         rank: int,
         world: int,
         drop_last: bool,
@@ -128,7 +128,7 @@ class DataModule:
         order = views.epoch_order(self.seed, epoch, self.positions["train"])
 
         def shares_of(samples: Tensor) -> Iterator[Share]:
-            for micro in samples.tensor_split(accumulation):
+            for micro in samples.tensor_split(grad_accum_steps):
                 yield Share(micro.tensor_split(world)[rank], len(micro), len(samples))
 
         count = self.steps_per_epoch(batch_size=batch_size, drop_last=drop_last)
@@ -144,8 +144,8 @@ class DataModule:
                 last = order[(count - 1) * batch_size : count * batch_size] if epoch else order[:0]
                 first = self._train_batches(max(epoch - 1, 0), list(shares_of(last)), number=1)
                 beside["previous"] = itertools.chain(first, beside["previous"])
-        for _ in range(len(plan) // accumulation):
-            micro_batches = [next(batches) for _ in range(accumulation)]
+        for _ in range(len(plan) // grad_accum_steps):
+            micro_batches = [next(batches) for _ in range(grad_accum_steps)]
             yield [
                 replace(batch, aux_batches={name: next(more) for name, more in beside.items()})
                 for batch in micro_batches
@@ -212,7 +212,7 @@ class DataModule:
         )
 
     def eval_batches(self, split: str, *, batch_size: int, rank: int, world: int) -> Iterator[Batch]:
-        """Yield process `rank`'s samples of "train", "val" or "test", `batch_size` at once, normalised only.
+        """Yield process `rank`'s samples of "train", "val" or "test", `batch_size` at once, normalized only.
 
         Each sample comes exactly once over all processes; a process may have none.
         """

@@ -29,10 +29,10 @@ class Source(Protocol):
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
     ) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield random views of batches of training positions, normalised; `number` tells those of an epoch apart."""
+        """Yield random views of batches of training positions, normalized; `number` tells those of an epoch apart."""
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield batches of positions of one array, normalised only."""
+        """Yield batches of positions of one array, normalized only."""
 
 
 class MemorySource:
@@ -54,7 +54,7 @@ class MemorySource:
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
     ) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield the random views of batches of training positions: padded, cropped, flipped, normalised."""
+        """Yield the random views of batches of training positions: padded, cropped, flipped, normalized."""
         offsets = 2 * self.padding["train"] + 1
         seed = views.view_seed(self.seed, number)
         for batch in batches:
@@ -65,7 +65,7 @@ class MemorySource:
             yield self._cut("train", index, row, column, flip)
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield batches of positions of "train" or "test", normalised only."""
+        """Yield batches of positions of "train" or "test", normalized only."""
         for batch in batches:
             index = batch.to(self.device)
             corner = torch.full_like(index, self.padding[array])
@@ -73,4 +73,4 @@ class MemorySource:
 
     def _cut(self, array: str, index: Tensor, row: Tensor, column: Tensor, flip: Tensor) -> Tensor:
         pixels = views.crop(self.images[array], index, row, column, flip, self.image_size)
-        return views.normalise(pixels, self.mean, self.std)
+        return views.normalize(pixels, self.mean, self.std)

@@ -48,54 +48,59 @@ def trained_on(
 ) -> Int[Tensor, " chosen"]:
     """Return the positions of the training split `train` that are trained on, ascending.
 
-    Of `options.part` (all parts: of the whole split) the classes in `options.omit` are left out, and
-    `options.fraction` of what is left of each class is kept, rounded half up, one sample at least. `labels` has an
-    entry for every position that `train` can name.
+    Of `options.partition` (null: of the whole split) the classes in `options.exclude_classes` are left out, and
+    `options.train_fraction` of what is left of each class is kept, rounded half up, one sample at least. `labels` has
+    an entry for every position that `train` can name.
 
     Raises:
         UserError: options do not fit each other or the classes, a part has no sample, or nothing is left.
     """
     _check_parts(options, len(classes))
     chosen = train
-    if options.parts > 1:
+    if options.num_partitions > 1:
         part = deal_parts(options, labels[train], num_classes=len(classes))
-        sizes = part.bincount(minlength=options.parts).tolist()
+        sizes = part.bincount(minlength=options.num_partitions).tolist()
         if 0 in sizes:
             raise UserError(
-                f"data.parts={options.parts} leaves part {sizes.index(0)} without a training image "
-                f"(data.part_skew={_shown(options.part_skew)}): use fewer parts, a larger data.part_skew or another "
-                "data.split_seed"
+                f"data.num_partitions={options.num_partitions} leaves part {sizes.index(0)} without a training image "
+                f"(data.dirichlet_alpha={_shown(options.dirichlet_alpha)}): use fewer partitions, a larger "
+                "data.dirichlet_alpha or another data.split_seed"
             )
-        if options.part is not None:
-            chosen = train[torch.isin(part, torch.tensor(_as_list(options.part)))]
-    for label in options.omit:
+        if options.partition is not None:
+            chosen = train[torch.isin(part, torch.tensor(_as_list(options.partition)))]
+    for label in options.exclude_classes:
         if label >= len(classes):
-            raise UserError(f"data.omit={options.omit}: there is no class {label}, they are 0 to {len(classes) - 1}")
-    chosen = chosen[~torch.isin(labels[chosen], torch.tensor(options.omit, dtype=torch.long))]
+            raise UserError(
+                f"data.exclude_classes={options.exclude_classes}: there is no class {label}, "
+                f"they are 0 to {len(classes) - 1}"
+            )
+    chosen = chosen[~torch.isin(labels[chosen], torch.tensor(options.exclude_classes, dtype=torch.long))]
     if len(chosen) == 0:
-        where = "" if options.part is None else f" of data.part={options.part}"
-        raise UserError(f"data.omit={options.omit} leaves no training image{where}: leave fewer classes out")
-    return _share_of_each_class(chosen, labels[chosen], options.fraction, seed=options.split_seed)
+        where = "" if options.partition is None else f" of data.partition={options.partition}"
+        raise UserError(
+            f"data.exclude_classes={options.exclude_classes} leaves no training image{where}: leave fewer classes out"
+        )
+    return _share_of_each_class(chosen, labels[chosen], options.train_fraction, seed=options.split_seed)
 
 
 def deal_parts(options: Data, labels: Int[Tensor, " split"], *, num_classes: int) -> Int[Tensor, " split"]:
-    """Return the part, 0 to `options.parts` - 1, of each sample of the training split.
+    """Return the part, 0 to `options.num_partitions` - 1, of each sample of the training split.
 
     The samples of each class, in random order, are dealt to the parts one by one, so that parts have equal shares of
-    every class; with `part_classes` = k only to the parts that have the class: classes in random order are given to
-    the parts k at a time, from the first again after the last. With `part_skew` = beta a class is cut into pieces
-    whose shares are drawn from Dirichlet(beta, ..., beta), each boundary rounded half up.
+    every class; with `classes_per_partition` = k only to the parts that have the class: classes in random order are
+    given to the parts k at a time, from the first again after the last. With `dirichlet_alpha` = beta a class is cut
+    into pieces whose shares are drawn from Dirichlet(beta, ..., beta), each boundary rounded half up.
     """
-    parts, seed = options.parts, options.split_seed
-    owners = _owners(parts, options.part_classes, num_classes, seed)
+    parts, seed = options.num_partitions, options.split_seed
+    owners = _owners(parts, options.classes_per_partition, num_classes, seed)
     order = torch.argsort(uniform(seed, 0, torch.arange(len(labels)), Stream.PART), stable=True)
     ranked = labels[order]
     part = torch.empty_like(labels)
     dealt = 0
     for label in range(num_classes):
         members = order[ranked == label]
-        if options.part_skew is not None:
-            shares = dirichlet(seed, label, parts, options.part_skew)
+        if options.dirichlet_alpha is not None:
+            shares = dirichlet(seed, label, parts, options.dirichlet_alpha)
             ends = (shares.cumsum(0)[:-1] * len(members) + 0.5).floor()
             part[members] = torch.searchsorted(ends, torch.arange(len(members)).double(), right=True)
         else:
@@ -118,14 +123,14 @@ def dirichlet(seed: int, label: int, parts: int, concentration: float) -> Float[
     return torch.where(drawn > 1e-300, drawn.clamp(min=1e-300).log(), tiny).softmax(0)
 
 
-def _owners(parts: int, part_classes: int | None, num_classes: int, seed: int) -> list[list[int]]:
+def _owners(parts: int, classes_per_partition: int | None, num_classes: int, seed: int) -> list[list[int]]:
     """Return for each class the parts that have it, ascending."""
-    if part_classes is None:
+    if classes_per_partition is None:
         return [list(range(parts))] * num_classes
     order = torch.argsort(uniform(seed, 0, torch.arange(num_classes), Stream.PART_CLASS), stable=True).tolist()
     owners: list[list[int]] = [[] for _ in range(num_classes)]
-    for place in range(parts * part_classes):
-        owners[order[place % num_classes]].append(place // part_classes)
+    for place in range(parts * classes_per_partition):
+        owners[order[place % num_classes]].append(place // classes_per_partition)
     return owners
 
 
@@ -143,24 +148,29 @@ def _share_of_each_class(
 
 def _check_parts(options: Data, num_classes: int) -> None:
     """Check that the options of the parts fit each other and the number of classes."""
-    parts, k = options.parts, options.part_classes
-    for number in [] if options.part is None else _as_list(options.part):
+    parts, k = options.num_partitions, options.classes_per_partition
+    for number in [] if options.partition is None else _as_list(options.partition):
         if number >= parts:
-            raise UserError(f"data.part={number}: there is no such part, data.parts={parts} has 0 to {parts - 1}")
-    for key in ("part_skew", "part_classes"):
+            raise UserError(
+                f"data.partition={number}: there is no such part, data.num_partitions={parts} has 0 to {parts - 1}"
+            )
+    for key in ("dirichlet_alpha", "classes_per_partition"):
         if getattr(options, key) is not None and parts == 1:
-            raise UserError(f"data.{key}={getattr(options, key)} has no effect with data.parts=1: set data.parts")
+            raise UserError(
+                f"data.{key}={getattr(options, key)} has no effect with data.num_partitions=1: set data.num_partitions"
+            )
     if k is None:
         return
-    if options.part_skew is not None:
+    if options.dirichlet_alpha is not None:
         raise UserError(
-            f"data.part_skew={options.part_skew} and data.part_classes={k} exclude each other: leave one out"
+            f"data.dirichlet_alpha={options.dirichlet_alpha} and data.classes_per_partition={k} exclude each other: "
+            "leave one out"
         )
     if k > num_classes or parts * k < num_classes:
         least = -(-num_classes // parts)
         raise UserError(
-            f"data.part_classes={k} with data.parts={parts} does not fit {num_classes} classes: each must be in a part "
-            f"and a part has each once, so use {least} to {num_classes}"
+            f"data.classes_per_partition={k} with data.num_partitions={parts} does not fit {num_classes} classes: each "
+            f"must be in a part and a part has each once, so use {least} to {num_classes}"
         )
 
 

@@ -69,7 +69,7 @@ def crop(
     return strips.gather(3, columns[:, None, None, :].expand(-1, channels, size, -1))
 
 
-def normalise(
+def normalize(
     images: UInt8[Tensor, "n c h w"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "n c h w"]:
     """Return `(images / 255 - mean) / std` per channel in float32."""

@@ -87,7 +87,7 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GlooSyncBatchNorm):
             raise UserError(
                 f"a {type(child).__name__} cannot be synchronized on CPU: choose another model, one process, "
-                "or train.sync_bn=false (each process then normalises by its own samples)"
+                "or train.sync_bn=false (each process then normalizes by its own samples)"
             )
         else:
             synchronize_batch_norm(child, device)

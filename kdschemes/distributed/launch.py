@@ -38,7 +38,7 @@ def start_processes(config: Config) -> Accelerator:
         if os.environ.get(f"ACCELERATE_USE_{wrapper}", "false").lower() == "true":
             raise UserError(
                 f"Accelerate was told to use {wrapper}, whose settings have no effect here: launch with "
-                "distributed_type: MULTI_GPU (slurm/accelerate/fsdp2.yaml) and split the weights by train.shard=true"
+                "distributed_type: MULTI_GPU (slurm/accelerate/fsdp2.yaml) and split the weights by train.fsdp=true"
             )
     accelerator = Accelerator(
         cpu=cpu,
@@ -54,7 +54,7 @@ def start_processes(config: Config) -> Accelerator:
     for key in split_keys(config) if wanted == 1 else ():
         raise UserError(f"{key} splits weights over processes, and this is one process: launch more or leave it out")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    torch.set_num_threads(config.train.threads or max(1, _cores() // here))
+    torch.set_num_threads(config.train.num_threads or max(1, _cores() // here))
     if config.train.deterministic:
         make_deterministic()
     set_seed(config.seed)

@@ -36,9 +36,9 @@ class Projector(nn.Module):
         self.sizes = {"channels": channels, "width": width, "out_channels": out_channels, "size": list(size)}
         self.size = size
         self.transfer = nn.Sequential(
-            *_normalised(nn.Conv2d(channels, width, 1, bias=False)),
-            *_normalised(nn.Conv2d(width, width, 3, padding=1, bias=False)),
-            *_normalised(nn.Conv2d(width, out_channels, 1, bias=False)),
+            *_normalized(nn.Conv2d(channels, width, 1, bias=False)),
+            *_normalized(nn.Conv2d(width, width, 3, padding=1, bias=False)),
+            *_normalized(nn.Conv2d(width, out_channels, 1, bias=False)),
         )
 
     def forward(self, feature: Float[Tensor, "n ..."]) -> Float[Tensor, "n c h w"]:
@@ -124,5 +124,5 @@ def rebuilt(config: Mapping[str, Any], student: StagedNetwork) -> Recombined:
     return Recombined(student, projector, nn.Linear(int(sizes["out_channels"]), int(config["num_classes"]), bias=bias))
 
 
-def _normalised(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
+def _normalized(convolution: nn.Conv2d) -> tuple[nn.Module, ...]:
     return convolution, nn.BatchNorm2d(convolution.out_channels), nn.ReLU(inplace=True)

@@ -16,9 +16,9 @@ NOTHING = "-"
 SIZES = ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
-def reported(group: Group) -> str:
+def primary_head(group: Group) -> str:
     """Return the name of the reported head of a group with finished runs."""
-    return str(_results(group)[0]["reported"])
+    return str(_results(group)[0]["primary_head"])
 
 
 def heads(group: Group) -> list[str]:
@@ -43,12 +43,12 @@ def by_seed(group: Group, head: str, which: str, key: str, split: str = "test") 
 
 def accuracy(group: Group) -> dict[int, float]:
     """Return the reported head's top-1 in percent on the test set after the last epoch, by seed."""
-    return by_seed(group, reported(group), "last", "top1") if group.finished else {}
+    return by_seed(group, primary_head(group), "last", "top1") if group.finished else {}
 
 
 def cost(group: Group, head: str, key: str) -> list[float]:
     """Return what `cost` says of a head in each finished run (`parameters`, `macs` or `latency_ms`), where it does."""
-    of = reported(group) if head == MEAN_OVER_PEERS else head
+    of = primary_head(group) if head == MEAN_OVER_PEERS else head
     found = [(result.get("cost") or {}).get(of, {}).get(key) for result in _results(group)]
     return [float(value) for value in found if value is not None]
 

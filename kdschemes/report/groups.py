@@ -173,8 +173,8 @@ def _member(row: Row, output: Path) -> Member:
 
 def _whole(results: Mapping[str, Any]) -> bool:
     """Whether results hold what every report reads, in the form in which it reads it."""
-    reported = results["heads"][results["reported"]]
-    tests = [(reported[which] or {}).get("test") or {} for which in ("last", "best")]
+    primary_head = results["heads"][results["primary_head"]]
+    tests = [(primary_head[which] or {}).get("test") or {} for which in ("last", "best")]
     numbers = [test[key] for test in tests if test for key in ("top1", "nll", "ece")]
     counts = [results["train_seconds"], results["samples"]["train"], results["epochs"]]
     return all(isinstance(float(value), float) for value in (*numbers, *counts)) and bool(results["versions"])

@@ -15,7 +15,7 @@ from kdschemes.report.formatting import (
     mean_of,
     mean_std,
     name,
-    reported,
+    primary_head,
     seeds,
     training_macs,
 )
@@ -39,7 +39,7 @@ SPREAD = "Mean ± sample deviation over the seeds that are listed, on the test s
 
 def results_table(groups: Sequence[Group]) -> Table:
     """Return the table of the reported heads of groups with finished runs."""
-    rows = [_metrics(group, reported(group)) for group in groups]
+    rows = [_metrics(group, primary_head(group)) for group in groups]
     return _without_empty(("run", "head", "seeds", *_titles()), rows, OPTIONAL, f"Reported heads. {SPREAD}")
 
 
@@ -48,7 +48,7 @@ def heads_table(groups: Sequence[Group]) -> Table | None:
     merged: dict[tuple[str, ...], list[str]] = {}
     for group in groups:
         for head in heads(group):
-            if head != reported(group):
+            if head != primary_head(group):
                 run, *cells = _metrics(group, head)
                 merged.setdefault(tuple(cells), []).append(run)
     rows = [[_named(runs), *cells] for cells, runs in merged.items()]
@@ -58,9 +58,11 @@ def heads_table(groups: Sequence[Group]) -> Table | None:
 def cost_table(groups: Sequence[Group]) -> Table:
     """Return what the reported heads cost, and what their training did."""
     columns: dict[str, Callable[[Group], str]] = {
-        "parameters": lambda group: _same(cost(group, reported(group), "parameters"), lambda value: f"{value:,.0f}"),
-        "MACs": lambda group: _same(cost(group, reported(group), "macs"), count),
-        "latency ms": lambda group: mean_std(cost(group, reported(group), "latency_ms"), 2),
+        "parameters": lambda group: _same(
+            cost(group, primary_head(group), "parameters"), lambda value: f"{value:,.0f}"
+        ),
+        "MACs": lambda group: _same(cost(group, primary_head(group), "macs"), count),
+        "latency ms": lambda group: mean_std(cost(group, primary_head(group), "latency_ms"), 2),
         "training MACs": lambda group: _same(training_macs(group), count),
         "training s": lambda group: mean_std(each(group, "train_seconds"), 1),
         "memory MB": lambda group: mean_std([value / 1e6 for value in each(group, "peak_memory_bytes")], 0),
@@ -74,7 +76,7 @@ def cost_table(groups: Sequence[Group]) -> Table:
     )
     if lacking:
         caption += f" Not measured in these runs: {', '.join(lacking)}."
-    if any(value > 1 for group in groups for value in each(group, "trained_together")):
+    if any(value > 1 for group in groups for value in each(group, "pack_size")):
         caption += " Some runs were trained together in one process: their seconds and memory are those of all of them."
     return _without_empty(("run", *columns), rows, lacking, caption)
 

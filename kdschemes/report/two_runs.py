@@ -13,7 +13,7 @@ from scipy import stats
 from kdschemes.config.naming import NOT_HASHED
 from kdschemes.errors import UserError
 from kdschemes.report.document import Table
-from kdschemes.report.formatting import NOTHING, cost, count, each, metric, reported, training_macs
+from kdschemes.report.formatting import NOTHING, cost, count, each, metric, primary_head, training_macs
 from kdschemes.report.groups import Group, Member, flat, member_of
 from kdschemes.report.terminal import table_text
 from kdschemes.report.write import is_run
@@ -124,19 +124,19 @@ def _results(a: Group, b: Group) -> str:
     for which in ("last", "best"):
         for split in ("val", "test"):
             for title, key, digits in METRICS:
-                pair = [metric(group.finished[0], reported(group), which, key, split) for group in (a, b)]
+                pair = [metric(group.finished[0], primary_head(group), which, key, split) for group in (a, b)]
                 if any(value is not None for value in pair):
                     rows.append(_row(f"{which}, {split}: {title}", pair, f"{{:.{digits}f}}".format, NOTHING))
-    heads = " and ".join(dict.fromkeys((reported(a), reported(b))))
+    heads = " and ".join(dict.fromkeys((primary_head(a), primary_head(b))))
     title = f"Results of the reported heads ({heads}); best: the best epoch on validation"
     return f"{title}\n{_side_by_side(rows)}"
 
 
 def _cost(a: Group, b: Group) -> str:
     quantities: dict[str, tuple[Callable[[Group], Sequence[float]], Callable[[float], str]]] = {
-        "parameters": (lambda group: cost(group, reported(group), "parameters"), lambda value: f"{value:,.0f}"),
-        "MACs": (lambda group: cost(group, reported(group), "macs"), count),
-        "latency ms": (lambda group: cost(group, reported(group), "latency_ms"), lambda value: f"{value:.2f}"),
+        "parameters": (lambda group: cost(group, primary_head(group), "parameters"), lambda value: f"{value:,.0f}"),
+        "MACs": (lambda group: cost(group, primary_head(group), "macs"), count),
+        "latency ms": (lambda group: cost(group, primary_head(group), "latency_ms"), lambda value: f"{value:.2f}"),
         "training MACs": (training_macs, count),
         "training s": (lambda group: each(group, "train_seconds"), lambda value: f"{value:.1f}"),
         "memory MB": (lambda group: [v / 1e6 for v in each(group, "peak_memory_bytes")], lambda value: f"{value:.0f}"),
@@ -167,7 +167,7 @@ def _answers(a: Group, b: Group) -> str:
     lacking = [group.label for group, found in stored if found is None]
     if lacking:
         return f"Answers on the test set: not there, {' and '.join(lacking)} stored no predictions."
-    one, two = (found.heads.get(reported(group), {}).get("test") for group, found in stored if found is not None)
+    one, two = (found.heads.get(primary_head(group), {}).get("test") for group, found in stored if found is not None)
     labels, others = (found.labels.get("test") for _, found in stored if found is not None)
     if one is None or two is None or labels is None or others is None:
         return "Answers on the test set: not there, a run stored none for it."

@@ -29,7 +29,7 @@ def build_scheme(config: Config, data_spec: DataSpec) -> Distillation:
     """
     with seeded(config.seed, "init", "projections"):
         scheme = BUILDERS[type(config.scheme)](config, data_spec)
-    if not config.train.gather:
+    if not config.train.gather_batch:
         for term in scheme.terms:
             if isinstance(term, Transfer):
                 term.disable_gather()

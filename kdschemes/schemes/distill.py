@@ -53,14 +53,14 @@ def distill(
     label_smoothing_over: Literal["all", "others"] = "all",
     terms: Sequence[Term] = (),
     peers: Sequence[str] = (),
-    rates: Mapping[str, float] | None = None,
+    lr_multipliers: Mapping[str, float] | None = None,
     phases: Sequence[Sequence[str]] = (),
 ) -> Distillation:
     """Build a scheme from its topology alone.
 
     Every output in `supervised` gets cross-entropy on the labels with that weight; every edge carries each kind of
     loss that `losses` names, unless the edge's factor for that kind is None. Projections are shaped by a probe.
-    `terms` come beside these; `peers`, `rates` and `phases` are those of `Distillation`.
+    `terms` come beside these; `peers`, `lr_multipliers` and `phases` are those of `Distillation`.
 
     Raises:
         UserError: a loss that cannot be defined between two outputs, a stage that is not there.
@@ -108,7 +108,7 @@ def distill(
         [*loss_heads, *heads],
         teacher,
         peers=peers,
-        rates=rates,
+        lr_multipliers=lr_multipliers,
         phases=phases,
     )
 

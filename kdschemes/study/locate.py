@@ -66,7 +66,7 @@ def find_study(study: str, output: str | None) -> Study:
     folder = study_folder(Path(output) if output is not None else file.output, name)
     if (folder / RECORD).is_file():
         return read_study_folder(folder)
-    all_runs = [*file.first, *file.runs]
+    all_runs = [*file.prerequisites, *file.runs]
     return remember(folder, file.question, (), all_runs, analyses=file.analyses, baseline=file.baseline)
 
 
@@ -100,7 +100,7 @@ def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> OpenStu
 
 
 def _but_output(overrides: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for word in overrides if not word.startswith("output="))
+    return tuple(word for word in overrides if not word.startswith("output_dir="))
 
 
 def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> tuple[StudyFile, list[str]]:
@@ -117,7 +117,7 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> tuple[StudyF
         given = shlex.join(before.overrides) or "no overrides"
         raise UserError(
             f"study {path}: was begun with {given}, and {len(gone)} of its runs would be others now: "
-            "give the same overrides, or another output="
+            "give the same overrides, or another output_dir="
         )
     runs = "1 run that was there before is" if len(gone) == 1 else f"{len(gone)} runs that were there before are"
     return study, [f"{runs} no longer in {path}"] if gone else []

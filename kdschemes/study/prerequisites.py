@@ -14,14 +14,14 @@ from kdschemes.study.spec import StudyFile, StudyRun
 def with_prerequisites(study: StudyFile) -> list[StudyRun]:
     """Return the runs of a study with what each needs, after the runs that are needed and are not among its own.
 
-    Those are what the study file names as `first`, where a run needs it, and teachers that have no weights yet.
+    Those are what the study file names as `prerequisites`, where a run needs it, and teachers that have no weights yet.
 
     Raises:
         UserError: a run's teacher is neither given nor can be trained first.
     """
     needs: dict[str, tuple[str, ...]] = {}
     configs: dict[str, Config] = {}
-    named = {run.folder: run for run in study.first}
+    named = {run.folder: run for run in study.prerequisites}
 
     def collect(config: Config) -> str:
         name = run_name(config)

@@ -15,8 +15,8 @@ from kdschemes.config.naming import run_name
 from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, unknown
 from kdschemes.study.spec_keys import (
-    FIRST,
     NAME,
+    PREREQUISITES,
     REFERRING,
     StudyKeys,
     in_line,
@@ -55,7 +55,7 @@ class StudyRun:
     @property
     def path(self) -> str:
         """The run's folder, as a configuration names it."""
-        return str(Path(self.config.output) / self.folder)
+        return str(Path(self.config.output_dir) / self.folder)
 
     @property
     def point(self) -> str:
@@ -67,15 +67,15 @@ class StudyRun:
 class StudyFile:
     """A study file, read and expanded. `overrides` are those of the command line, `output` holds all runs' folders.
 
-    `first` are the runs that the file names to be trained first, `hours` is how long it trains at a time, `analyses`
-    are further sections of the report, `baseline` is the point that others are compared with.
+    `prerequisites` are the runs that the file names to be trained first, `hours` is how long it trains at a time,
+    `analyses` are further sections of the report, `baseline` is the point that others are compared with.
     """
 
     path: Path
     question: str
     overrides: tuple[str, ...]
     runs: tuple[StudyRun, ...]
-    first: tuple[StudyRun, ...] = ()
+    prerequisites: tuple[StudyRun, ...] = ()
     hours: float | None = None
     analyses: tuple[str, ...] = ()
     baseline: str | None = None
@@ -88,16 +88,16 @@ class StudyFile:
     @property
     def output(self) -> Path:
         """Folder that holds the folders of the study and of its runs."""
-        return Path(self.runs[0].config.output)
+        return Path(self.runs[0].config.output_dir)
 
     def needs(self, config: Config) -> tuple[str, ...]:
-        """Return the names of the folders of runs in `first` whose weights a configuration takes."""
-        return tuple(self._first[path] for path in _checkpoints(config) if path in self._first)
+        """Return the names of the folders of runs in `prerequisites` whose weights a configuration takes."""
+        return tuple(self._prerequisites[path] for path in _checkpoints(config) if path in self._prerequisites)
 
     @cached_property
-    def _first(self) -> Mapping[str, str]:
-        """The names of the folders of the runs in `first`, by path."""
-        return {run.path: run.folder for run in self.first}
+    def _prerequisites(self) -> Mapping[str, str]:
+        """The names of the folders of the runs in `prerequisites`, by path."""
+        return {run.path: run.folder for run in self.prerequisites}
 
 
 def known_studies(recipes: Path) -> list[str]:
@@ -149,13 +149,13 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
         words, config, without = _build(label, base, words, overrides, recipes)
         left_out.append(without)
         for name in (name for path in _checkpoints(config) for name in referred(path)):
-            raise UserError(f"run '{label}' needs {FIRST}.{name}, which must be listed before it")
+            raise UserError(f"run '{label}' needs {PREREQUISITES}.{name}, which must be listed before it")
         return StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
 
-    first: dict[int, dict[str, StudyRun]] = {}
+    prerequisites: dict[int, dict[str, StudyRun]] = {}
     for seed in keys.seeds:
-        named = first[seed] = {}
-        for name, own in keys.first.items():
+        named = prerequisites[seed] = {}
+        for name, own in keys.prerequisites.items():
             folders = {other: run.path for other, run in named.items()}
             run = build(f"{name} seed={seed}", own, seed, folders)
             _check_models(run, named)
@@ -163,22 +163,22 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     runs = []
     for (variant, own), values, seed in product(keys.variants.items(), product(*keys.grid.values()), keys.seeds):
         point = dict(zip(keys.grid, values, strict=True))
-        folders = {name: run.path for name, run in first[seed].items()}
+        folders = {name: run.path for name, run in prerequisites[seed].items()}
         run = build(_label(variant, point, seed), {**own, **point}, seed, folders)
-        _check_models(run, first[seed])
+        _check_models(run, prerequisites[seed])
         runs.append(replace(run, variant=variant, grid=point))
     for group in OPTIONAL:
         if all(group in without for without in left_out):
             raise left_out[0][group]
     _check_distinct(runs)
-    earlier = [run for named in first.values() for run in named.values()]
+    earlier = [run for named in prerequisites.values() for run in named.values()]
     _check_distinct(earlier)
     study = StudyFile(
         path=path,
         question=keys.question,
         overrides=overrides,
         runs=tuple(runs),
-        first=tuple(earlier),
+        prerequisites=tuple(earlier),
         hours=keys.hours,
         analyses=keys.analyses,
         baseline=keys.baseline,
@@ -194,7 +194,7 @@ def _checkpoints(config: Config) -> list[str]:
     return [checkpoint for of in given for checkpoint in of if checkpoint is not None]
 
 
-def _check_models(run: StudyRun, first: Mapping[str, StudyRun]) -> None:
+def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
     """Refuse a network that takes the weights of another one."""
     config = run.config
     start, models = config.model.checkpoint, config.scheme.trained_models(config.model.name)
@@ -204,11 +204,11 @@ def _check_models(run: StudyRun, first: Mapping[str, StudyRun]) -> None:
         names, given = (x if isinstance(x, list) else [x] for x in (config.teacher.name, config.teacher.checkpoint))
         pairs += [("teacher", name, checkpoint) for name, checkpoint in zip(names, given, strict=True)]
     for key, name, checkpoint in pairs:
-        for other, source in first.items():
+        for other, source in prerequisites.items():
             trained = source.config.scheme.trained_models(source.config.model.name)
             if checkpoint == source.path and name not in trained:
                 raise UserError(
-                    f"run '{run.label}': {key}={name}, but its weights are those of {FIRST}.{other}, "
+                    f"run '{run.label}': {key}={name}, but its weights are those of {PREREQUISITES}.{other}, "
                     f"a {trained[0]}: set {key}={trained[0]}"
                 )
 
@@ -216,10 +216,10 @@ def _check_models(run: StudyRun, first: Mapping[str, StudyRun]) -> None:
 def _check_used(study: StudyFile, keys: StudyKeys) -> None:
     """Refuse a run that comes first for nothing, and a baseline that is no point of the study."""
     given = [word.partition("=")[0] for word in study.overrides]
-    needed = {folder for run in (*study.first, *study.runs) for folder in study.needs(run.config)}
-    for run in study.first if not any(key in REFERRING for key in given) else ():
+    needed = {folder for run in (*study.prerequisites, *study.runs) for folder in study.needs(run.config)}
+    for run in study.prerequisites if not any(key in REFERRING for key in given) else ():
         if run.folder not in needed:
-            raise UserError(f"no run refers to {FIRST}.{run.point}: take it out")
+            raise UserError(f"no run refers to {PREREQUISITES}.{run.point}: take it out")
     points = dict.fromkeys(run.point for run in study.runs)
     if keys.baseline is not None and keys.baseline not in points:
         raise unknown("baseline", keys.baseline, points)

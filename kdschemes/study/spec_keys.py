@@ -13,9 +13,10 @@ import yaml
 
 from kdschemes.config.losses import KINDS
 from kdschemes.config.recipes import GROUPS
+from kdschemes.config.renamed import RENAMED_STUDY_KEYS
 from kdschemes.errors import UserError, unknown
 
-KEYS = ("question", "base", "variants", "grid", "seeds", "first", "budget", "analyses", "baseline")
+KEYS = ("question", "base", "variants", "grid", "seeds", "prerequisites", "budget", "analyses", "baseline")
 
 ANALYSIS_NAMES = (
     *("temperature_limit", "efficiency", "fidelity", "capacity", "sensitivity", "budgets", "missing_class"),
@@ -23,15 +24,15 @@ ANALYSIS_NAMES = (
 )
 """Sections that a study may ask for in its report; `kdschemes.report.analyses` holds what makes them."""
 
-FIRST = "first"
+PREREQUISITES = "prerequisites"
 
 REFERRING = ("teacher.checkpoint", "model.checkpoint")
-"""Keys whose value may be `first.NAME`, or a list with such: the run NAME of `first`, with the same seed."""
+"""Keys whose value may be `prerequisites.NAME`, or a list with such: that prerequisite run with the same seed."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
-PER_RUN = {"seed": "give seeds: [...]", "output": "give it in base or on the command line"}
-"""Keys that neither a variant, nor the grid, nor a run of `first` may set."""
+PER_RUN = {"seed": "give seeds: [...]", "output_dir": "give it in base or on the command line"}
+"""Keys that neither a variant, nor the grid, nor a run of `prerequisites` may set."""
 
 CHOICES = (*(group for group in GROUPS if group not in ("losses", "train")), *(f"losses.{kind}" for kind in KINDS))
 """Keys that stand for their `.name`."""
@@ -49,7 +50,7 @@ class StudyKeys:
     variants: dict[str | None, Keys]
     grid: dict[str, list[Any]]
     seeds: list[int]
-    first: dict[str, Keys] = field(default_factory=dict)
+    prerequisites: dict[str, Keys] = field(default_factory=dict)
     hours: float | None = None
     analyses: tuple[str, ...] = ()
     baseline: str | None = None
@@ -68,16 +69,16 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
     base = _flat(tree.get("base") or {}, "base")
     variants = _bundles(tree, "variants") if "variants" in tree else {}
     grid = _grid(tree, variants)
-    first = _bundles(tree, FIRST) if FIRST in tree else {}
+    prerequisites = _bundles(tree, PREREQUISITES) if PREREQUISITES in tree else {}
     _check_shared(base, overrides, grid)
-    _check_references(base, variants, grid, first)
+    _check_references(base, variants, grid, prerequisites)
     return StudyKeys(
         question=" ".join(question.split()),
         base=base,
         variants=dict[str | None, Keys](variants.items()) if variants else {None: {}},
         grid=grid,
         seeds=_seeds(tree),
-        first=first,
+        prerequisites=prerequisites,
         hours=_hours(tree),
         analyses=_analyses(tree),
         baseline=_baseline(tree),
@@ -96,13 +97,17 @@ def in_words(keys: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def referred(value: Any) -> list[str]:
-    """Return the names of runs of `first` that the value of a key in `REFERRING` refers to."""
+    """Return the names of runs of `prerequisites` that the value of a key in `REFERRING` refers to."""
     words = value if isinstance(value, list) else [value]
-    return [word.removeprefix(f"{FIRST}.") for word in words if isinstance(word, str) and word.startswith(f"{FIRST}.")]
+    return [
+        word.removeprefix(f"{PREREQUISITES}.")
+        for word in words
+        if isinstance(word, str) and word.startswith(f"{PREREQUISITES}.")
+    ]
 
 
 def with_folders(keys: Mapping[str, Any], folders: Mapping[str, str]) -> Keys:
-    """Return keys with `first.NAME` replaced by the folder of that run; names without a folder stay as they are."""
+    """Return keys with each `prerequisites.NAME` replaced by the folder of that run, where there is one."""
 
     def folder(word: Any) -> Any:
         names = referred(word)
@@ -117,18 +122,20 @@ def with_folders(keys: Mapping[str, Any], folders: Mapping[str, str]) -> Keys:
 
 
 def _check_references(
-    base: Keys, variants: Mapping[str, Keys], grid: Mapping[str, list[Any]], first: Mapping[str, Keys]
+    base: Keys, variants: Mapping[str, Keys], grid: Mapping[str, list[Any]], prerequisites: Mapping[str, Keys]
 ) -> None:
     bundles = {"base": base} | {f"variants.{name}": keys for name, keys in variants.items()}
-    bundles |= {f"{FIRST}.{name}": keys for name, keys in first.items()}
+    bundles |= {f"{PREREQUISITES}.{name}": keys for name, keys in prerequisites.items()}
     given = [(f"{where}: {key}", keys[key]) for where, keys in bundles.items() for key in REFERRING if key in keys]
     given += [(f"grid: {key}", value) for key in REFERRING for value in grid.get(key, ())]
     for where, value in given:
         for name in referred(value):
-            if not first:
-                raise UserError(f"{where}={FIRST}.{name}, but the study has no {FIRST}: name that run there")
-            if name not in first:
-                raise unknown(f"run of {FIRST} in {where}", name, first)
+            if not prerequisites:
+                raise UserError(
+                    f"{where}={PREREQUISITES}.{name}, but the study has no {PREREQUISITES}: name that run there"
+                )
+            if name not in prerequisites:
+                raise unknown(f"run of {PREREQUISITES} in {where}", name, prerequisites)
 
 
 def _check_shared(base: Keys, overrides: Sequence[str], grid: Mapping[str, Any]) -> None:
@@ -155,6 +162,8 @@ def _tree(path: Path) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise UserError(f"holds no keys (it has {', '.join(KEYS)})")
     for key in tree:
+        if key in RENAMED_STUDY_KEYS:
+            raise UserError(f"{key} is now {RENAMED_STUDY_KEYS[key]}")
         if key not in KEYS:
             raise unknown("key", str(key), KEYS)
     return tree
@@ -181,7 +190,7 @@ def _same(key: str) -> str:
 
 
 def _bundles(tree: Mapping[str, Any], where: str) -> dict[str, Keys]:
-    """Return the named bundles of keys in `variants` or `first`."""
+    """Return the named bundles of keys in `variants` or `prerequisites`."""
     given = tree[where]
     if not isinstance(given, Mapping) or not given:
         raise UserError(f"{where} is empty: name at least one bundle of keys, or leave it out")
@@ -189,7 +198,7 @@ def _bundles(tree: Mapping[str, Any], where: str) -> dict[str, Keys]:
     for name, keys in given.items():
         if not isinstance(name, str) or not name.strip():
             raise UserError(f"{where}: {in_line(name)} is no name; put quotes around it")
-        if where == FIRST and not NAME.fullmatch(name):
+        if where == PREREQUISITES and not NAME.fullmatch(name):
             raise UserError(f"{where}: name '{name}' with letters, digits, '.', '_' and '-' only: others refer to it")
         bundles[name] = _flat(keys if keys is not None else {}, f"{where}.{name}")
         for key in PER_RUN.keys() & bundles[name].keys():

@@ -150,7 +150,7 @@ def table(found: Status) -> str:
         shown.add_column(title, justify="right" if title in ("epochs", "restarts") else "left", overflow="fold")
     for row in found.rows:
         cells = (
-            f"{row.entry.label} (comes first)" if row.entry.earlier else row.entry.label,
+            f"{row.entry.label} (prerequisite)" if row.entry.earlier else row.entry.label,
             row.state,
             f"{int(10 * row.done) / 10:g}/{row.entry.epochs}",
             row.job or "",
@@ -165,7 +165,7 @@ def table(found: Status) -> str:
 def counts(rows: Sequence[Row]) -> str:
     """Return in a line how many runs are in which state."""
     words = []
-    for earlier, one, several in ((False, "run", "runs"), (True, "that comes first", "that come first")):
+    for earlier, one, several in ((False, "run", "runs"), (True, "prerequisite", "prerequisites")):
         states = [row.state for row in rows if row.entry.earlier is earlier]
         if states:
             numbers = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)

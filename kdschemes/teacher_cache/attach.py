@@ -28,8 +28,8 @@ FOLDER = "teacher_cache"
 
 def cache_root(config: Config) -> Path:
     """Return the folder of all caches of a run."""
-    folder = config.teacher.cache_folder
-    return Path(folder).expanduser() if folder is not None else Path(config.output) / FOLDER
+    folder = config.teacher.cache_dir
+    return Path(folder).expanduser() if folder is not None else Path(config.output_dir) / FOLDER
 
 
 def check_cache(config: Config, scheme: Distillation) -> None:
@@ -82,7 +82,7 @@ def attach_caches(config: Config, scheme: Distillation, data: DataModule) -> Non
             node.compute,
             precision=config.precision,
             wanted=wanted,
-            limit=teacher.cache_limit * 1e9,
+            limit=teacher.cache_limit_gb * 1e9,
             rebuild=_rebuilding(config),
         )
 

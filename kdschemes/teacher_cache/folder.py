@@ -37,7 +37,7 @@ def claim(folder: Path, key: Key, rebuild: str) -> None:
     if other := differences(read_key(folder), key):
         raise UserError(
             f"{path} is not of this run's teacher and views: {other}; the folder was moved, renamed or edited: "
-            "delete it, or choose another teacher.cache_folder"
+            "delete it, or choose another teacher.cache_dir"
         )
 
 
@@ -68,14 +68,14 @@ def check_space(root: Path, needed: int, limit: float) -> int:
     if needed and there + needed > limit:
         raise UserError(
             f"the teacher cache needs {in_words(needed)} more in {root}, where {in_words(there)} are, and "
-            f"teacher.cache_limit={limit / 1e9:g} GB: raise it, or delete what `kdschemes cache list {root}` shows"
+            f"teacher.cache_limit_gb={limit / 1e9:g} GB: raise it, or delete what `kdschemes cache list {root}` shows"
         )
     place = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed and needed + RESERVE > free:
         raise UserError(
             f"the teacher cache needs {in_words(needed)} more in {root}, and the disk has {in_words(free)} free, of "
-            f"which {in_words(RESERVE)} are left free: choose another teacher.cache_folder"
+            f"which {in_words(RESERVE)} are left free: choose another teacher.cache_dir"
         )
     return there
 

@@ -25,7 +25,7 @@ from kdschemes.models import StagedNetwork
 FORMAT = 1
 """Of the files, the chunks and the views: another one does not fit."""
 
-NOT_OF_VIEWS = ("name", "root", "workers", "classes", "val_fraction", "split_seed", *SUBSET)
+NOT_OF_VIEWS = ("name", "root", "num_workers", "classes", "val_fraction", "split_seed", *SUBSET)
 """Options of data sets that no view depends on, once the images and the positions that are trained on are known."""
 
 ROWS_AT_ONCE = 4096

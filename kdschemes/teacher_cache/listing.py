@@ -23,7 +23,7 @@ def listing(root: Path) -> str:
         UserError: there is no such folder, or a cache in it is damaged.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give that of the caches (teacher.cache_folder)")
+        raise UserError(f"{root} is not a folder: give that of the caches (teacher.cache_dir)")
     folders = sorted(path.parent for path in root.glob(f"*/{KEY}"))
     shown = Table(box=box.MARKDOWN)
     for title in COLUMNS:

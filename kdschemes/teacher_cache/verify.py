@@ -117,7 +117,7 @@ def _rebuilt(folder: Path, key: Key, overrides: Sequence[str]) -> TeacherCache:
     config = dataclasses.replace(
         config,
         teacher=dataclasses.replace(config.teacher, placement="device"),
-        train=dataclasses.replace(config.train, shard=False),
+        train=dataclasses.replace(config.train, fsdp=False),
     )
     device, last = start_processes(config).device, config.train.channels_last
     data = open_data(config.data, seed=config.seed, device=device, channels_last=last)

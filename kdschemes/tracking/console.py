@@ -87,7 +87,7 @@ class Reporter:
         if top1 <= guessing:
             self.line(
                 f"warning: the teacher is at chance level ({top1:.2f} % on the validation split, chance is "
-                f"{100 * chance:.2f} %): are these its weights, its classes and its normalisation?"
+                f"{100 * chance:.2f} %): are these its weights, its classes and its normalization?"
             )
 
     def stop(self) -> None:

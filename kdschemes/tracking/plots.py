@@ -28,7 +28,7 @@ STYLES = tuple({"color": color, "linestyle": dash} for dash, color in product(DA
 TOTAL_STYLE = {"color": "black", "linewidth": 2.0}
 
 MAX_POINTS = 250
-"""A log with more training rows is drawn as means of equally many neighbours."""
+"""A log with more training rows is drawn as means of equally many neighbors."""
 
 MAX_MARKERS = 40
 """A line of more points is drawn without a mark at each."""

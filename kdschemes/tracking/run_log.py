@@ -14,18 +14,18 @@ class RunLog:
     """The logs and trackers of one run, on the first process.
 
     Lines after `offset` in `metrics.jsonl` are cut: the run resumes from a checkpoint that was written before them.
-    `timing.jsonl` keeps all of its whole lines. `reported` is the head whose metrics trackers also show without a name.
+    `timing.jsonl` keeps all of its whole lines. Trackers also show the metrics of the `primary_head` without its name.
 
     Raises:
         UserError: a log can't be written or is not the checkpoint's, or a tracker can't start.
     """
 
-    def __init__(self, config: Config, folder: Path, *, offset: int, reported: str, resume_step: int) -> None:
+    def __init__(self, config: Config, folder: Path, *, offset: int, primary_head: str, resume_step: int) -> None:
         timing = folder / "timing.jsonl"
         whole_lines = timing.read_bytes().rfind(b"\n") + 1 if timing.exists() else 0
         self._metrics = MetricsLog(folder / "metrics.jsonl", offset=offset)
         self._timing = MetricsLog(timing, offset=whole_lines)
-        self.trackers = open_trackers(config, folder, reported=reported, resume_step=resume_step)
+        self.trackers = open_trackers(config, folder, primary_head=primary_head, resume_step=resume_step)
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a line to `metrics.jsonl`, and mirror it in the trackers."""

@@ -25,8 +25,8 @@ def results_table(results: Mapping[str, Any]) -> str:
     Each has one row a head, the reported head first. NLL, ECE, agreement and KL are those of the test set, or of the
     validation split where no test set was evaluated, as the column's title says.
     """
-    reported = results["reported"]
-    names = sorted(results["heads"], key=lambda name: name != reported)
+    primary_head = results["primary_head"]
+    names = sorted(results["heads"], key=lambda name: name != primary_head)
     parts = [_headline(results)]
     for when, title in (("last", "Last epoch"), ("best", "Best epoch on the validation split")):
         found = {name: results["heads"][name][when] for name in names if results["heads"][name].get(when)}
@@ -66,7 +66,7 @@ def _headline(results: Mapping[str, Any]) -> str:
     return f"{results['run']}\n{', '.join(words)}"
 
 
-def _table(found: Mapping[str, Any], cost: Mapping[str, Any], reported: str) -> Table:
+def _table(found: Mapping[str, Any], cost: Mapping[str, Any], primary_head: str) -> Table:
     split = "test" if any(entry.get("test") for entry in found.values()) else "val"
     columns: list[tuple[str, str, str, int]] = [
         (f"{one} {title}", one, key, 2)
@@ -81,7 +81,7 @@ def _table(found: Mapping[str, Any], cost: Mapping[str, Any], reported: str) -> 
     for title in ("epoch", *(column[0] for column in columns), "params", "MACs"):
         table.add_column(title, justify="right", overflow="fold")
     for name, entry in found.items():
-        cells = [f"{name} (reported)" if name == reported else name, str(entry["epoch"])]
+        cells = [f"{name} (reported)" if name == primary_head else name, str(entry["epoch"])]
         cells += [_number((entry.get(one) or {}).get(key), digits) for _, one, key, digits in columns]
         cells += [_count(cost.get(name, {}).get(key)) for key in ("parameters", "macs")]
         table.add_row(*(Text(cell) for cell in cells))

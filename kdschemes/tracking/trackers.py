@@ -46,18 +46,18 @@ class Trackers:
         tags: Sequence[str],
         config: Mapping[str, Any],
         resume_step: int = 0,
-        reported: str | None = None,
+        primary_head: str | None = None,
         copy: bool = False,
     ) -> None:
         """Start the trackers for the run in `folder`; `resume_step` optimizer steps are done already.
 
-        Metrics of the head `reported` are also given without its name. `copy`: W&B gets another run of all that
+        Metrics of the head `primary_head` are also given without its name. `copy`: W&B gets another run of all that
         `metrics.jsonl` has; whoever asks for it remembers its id, `wandb_id`.
 
         Raises:
             UserError: a package is missing, or a tracker can't start.
         """
-        self._reported = reported
+        self._primary_head = primary_head
         self._mirrors: dict[str, _Mirror] = {}
         self._failed: set[str] = set()
         self.wandb_id: str | None = None
@@ -90,8 +90,8 @@ class Trackers:
         prefix = "/".join(kind + [row[key] for key in ("which", "split") if key in row])
         found = {key: float(value) for key, value in row.items() if _is_number(value) and key != "step"}
         scalars = {f"{prefix}/{key}": value for key, value in found.items()}
-        if row["kind"] == "eval" and self._reported is not None:
-            head = f"{self._reported}/"
+        if row["kind"] == "eval" and self._primary_head is not None:
+            head = f"{self._primary_head}/"
             mine = {key.removeprefix(head): value for key, value in found.items() if key.startswith(head)}
             scalars |= {f"{prefix}/{key}": value for key, value in mine.items() if "/" not in key}
         return scalars
@@ -135,7 +135,7 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def open_trackers(config: Config, folder: Path, *, reported: str, resume_step: int = 0) -> Trackers:
+def open_trackers(config: Config, folder: Path, *, primary_head: str, resume_step: int = 0) -> Trackers:
     """Start the trackers that a configuration asks for. See `Trackers` for the other arguments.
 
     They hold the whole configuration, nested as in the run's `config.yaml` (W&B shows `scheme.alpha`), its hash and the
@@ -144,7 +144,7 @@ def open_trackers(config: Config, folder: Path, *, reported: str, resume_step: i
     Raises:
         UserError: a package is missing, or a tracker can't start.
     """
-    return _open(config.tracker, config, folder, reported=reported, resume_step=resume_step)
+    return _open(config.tracker, config, folder, primary_head=primary_head, resume_step=resume_step)
 
 
 def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) -> None:
@@ -163,14 +163,14 @@ def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) ->
     if asked_id() is None and mark.exists() and config.group not in (None, results.get("group")):
         mark = folder / f"{ID_FILE}-{hashlib.sha256(str(config.group).encode()).hexdigest()[:8]}"
     if asked_id() is not None or not mark.exists():
-        trackers = _open(["wandb"], config, folder, reported=results["reported"], copy=True)
+        trackers = _open(["wandb"], config, folder, primary_head=results["primary_head"], copy=True)
         trackers.summary(summary_of(results, folder))
         trackers.finish()
         atomic_write(mark, str(trackers.wandb_id).encode())
 
 
 def _open(
-    names: Sequence[str], config: Config, folder: Path, *, reported: str, resume_step: int = 0, copy: bool = False
+    names: Sequence[str], config: Config, folder: Path, *, primary_head: str, resume_step: int = 0, copy: bool = False
 ) -> Trackers:
     scheme, model = config.scheme, config.model.name
     return Trackers(
@@ -183,7 +183,7 @@ def _open(
         tags=[scheme.name, scheme.method, config.data.name, model],
         config=to_tree(config) | {"hash": config_hash(config), "folder": str(folder)},
         resume_step=resume_step,
-        reported=reported,
+        primary_head=primary_head,
         copy=copy,
     )
 
@@ -196,9 +196,9 @@ def summary_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     - `last/test/HEAD/top1`, `best/val/HEAD/nll`, ...: every metric of every head, `mean over peers` among them;
     - `cost/parameters`, `cost/macs`, `cost/latency_ms` of the reported head, `cost/HEAD/macs` of each;
     - everything else under its own name: `train_seconds`, `images_per_second`, `peak_memory_bytes`, `versions/torch`,
-      `reported`, `study`, ..., and the run's `folder`. What a run did not measure is left out.
+      `primary_head`, `study`, ..., and the run's `folder`. What a run did not measure is left out.
     """
-    reported = results["reported"]
+    primary_head = results["primary_head"]
     heads = results["heads"] | ({"mean over peers": mean} if (mean := results.get("mean_over_peers")) else {})
     found: dict[str, Any] = {
         f"{which}/{split}/{head}": splits[split]
@@ -208,10 +208,10 @@ def summary_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         for split in ("val", "test")
     }
     for which, prefix in (("last", ""), ("best", "best/")):
-        splits = heads[reported].get(which) or {}
+        splits = heads[primary_head].get(which) or {}
         found |= {f"{prefix}{split}": splits.get(split) for split in ("val", "test")}
         found[f"{which}/epoch"] = splits.get("epoch")
     cost = results.get("cost", {})
-    found["cost"] = cost | cost.get(reported, {})
+    found["cost"] = cost | cost.get(primary_head, {})
     rest = {key: value for key, value in results.items() if key not in ("heads", "mean_over_peers", "cost")}
     return flatten(found | rest | {"folder": str(folder)})

@@ -38,12 +38,12 @@ def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, in
                 raise UserError(
                     f"{key} needs a sample of each split for each process: {size} in {split}, {world} processes"
                 )
-    if config.train.shard:
+    if config.train.fsdp:
         for name, parameter in scheme.named_parameters():
             if parameter.dim() == 0:
                 raise UserError(
-                    f"train.shard=true splits vectors and matrices, but {name} is a single trained number: "
-                    "choose another loss or train.shard=false"
+                    f"train.fsdp=true splits vectors and matrices, but {name} is a single trained number: "
+                    "choose another loss or train.fsdp=false"
                 )
 
 

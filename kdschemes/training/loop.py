@@ -87,7 +87,7 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
     steps = first.data.train_steps(
         epoch,
         batch_size=train.batch_size,
-        accumulation=train.accumulation,
+        grad_accum_steps=train.grad_accum_steps,
         rank=first.accelerator.process_index,
         world=first.accelerator.num_processes,
         drop_last=train.drop_last,
@@ -138,9 +138,9 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
         for name in scheme.skipped_nodes(phase):  # without gradients they keep their weights and momenta
             for parameter in run.groups.get(name, ()):
                 parameter.grad = None
-        if run.config.optim.clip is not None:
+        if run.config.optim.clip_grad_norm is not None:
             accelerator.unscale_gradients(run.optimizer)
-            clip_gradients(run.groups, run.config.optim.clip)
+            clip_gradients(run.groups, run.config.optim.clip_grad_norm)
         run.optimizer.step()
         run.optimizer.zero_grad(set_to_none=True)
     scheme.after_step()

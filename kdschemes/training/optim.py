@@ -14,12 +14,14 @@ from kdschemes.core.types import Progress
 Groups = Mapping[str, Sequence[nn.Parameter]]
 
 
-def build_optimizer(options: Optim, groups: Groups, rates: Mapping[str, float] | None = None) -> torch.optim.Optimizer:
+def build_optimizer(
+    options: Optim, groups: Groups, lr_multipliers: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
     """Return SGD or AdamW with one parameter group a network; weight decay is on every parameter.
 
-    `rates` gives by network what its learning rate is multiplied by, 1 where it says nothing.
+    `lr_multipliers` gives by network what its learning rate is multiplied by, 1 where it says nothing.
     """
-    factors = {name: (rates or {}).get(name, 1.0) for name in groups}
+    factors = {name: (lr_multipliers or {}).get(name, 1.0) for name in groups}
     parameters = [{"params": list(group), "name": name, "factor": factors[name]} for name, group in groups.items()]
     if options.name == "sgd":
         nesterov = options.nesterov and options.momentum > 0
@@ -33,7 +35,7 @@ def build_optimizer(options: Optim, groups: Groups, rates: Mapping[str, float] |
 def rate_schedule(options: Optim) -> Schedule:
     """Return the learning rate as a function of progress."""
     return learning_rate(
-        options.schedule,
+        options.lr_schedule,
         options.lr,
         warmup_epochs=options.warmup_epochs,
         milestones=options.milestones,

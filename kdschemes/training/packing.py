@@ -8,14 +8,22 @@ from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.placement import frozen_nodes
 
-SHARED = ("batch_size", "accumulation", "drop_last", "eval_batch_size", "channels_last", "deterministic", "threads")
+SHARED = (
+    "batch_size",
+    "grad_accum_steps",
+    "drop_last",
+    "eval_batch_size",
+    "channels_last",
+    "deterministic",
+    "num_threads",
+)
 """Keys of `train` that must be equal in the runs of a pack."""
 
 
 def is_packable(config: Config) -> bool:
     """Return whether a run may share its batches: not if its weights are sharded or offloaded, nor with a scaler."""
     offloads = config.scheme.uses_teacher and config.teacher.placement != "device"
-    return not (config.train.shard or offloads or config.precision == "fp16")
+    return not (config.train.fsdp or offloads or config.precision == "fp16")
 
 
 def pack_key(config: Config) -> str:

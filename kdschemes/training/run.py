@@ -82,15 +82,15 @@ class Run:
         if config.train.compile:
             for node in scheme.nodes.values():
                 node.compile()
-        if config.train.shard:
+        if config.train.fsdp:
             split_trained(scheme, self.device)
         self.groups = scheme.parameter_groups()
         # All processes update these in the same way, so DDP need not broadcast them before each forward pass.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
             scheme, scheme.replicated_buffers()
         )
-        optimizer = build_optimizer(config.optim, self.groups, scheme.rates)
-        if config.train.shard:
+        optimizer = build_optimizer(config.optim, self.groups, scheme.lr_multipliers)
+        if config.train.fsdp:
             self.model = accelerator.prepare_model(scheme, device_placement=False, evaluation_mode=True)
             self.optimizer = accelerator.prepare(optimizer)
         else:
@@ -137,7 +137,7 @@ class Run:
             self._best_files = {best} if best is not None else set()
             remove_leftovers(self.folder, best)
             head, offset = self.scheme.heads[0], state.metrics_offset
-            self.log = RunLog(self.config, self.folder, offset=offset, reported=head, resume_step=state.step)
+            self.log = RunLog(self.config, self.folder, offset=offset, primary_head=head, resume_step=state.step)
 
     @property
     def at_end(self) -> bool:
@@ -156,19 +156,19 @@ class Run:
 
     @property
     def _at_checkpoint_step(self) -> bool:
-        every = self.config.train.checkpoint_steps
+        every = self.config.train.checkpoint_every_steps
         return every is not None and self.state.step % every == 0
 
     def validates_after(self, epoch: int) -> bool:
         """Return whether the heads are evaluated after an epoch."""
-        return bool(self.data.sizes["val"]) and ((epoch + 1) % self.config.train.eval_every == 0 or self.at_end)
+        return bool(self.data.sizes["val"]) and ((epoch + 1) % self.config.train.eval_every_epochs == 0 or self.at_end)
 
     def saves_after(self, epoch: int) -> bool:
         """Return whether there is a checkpoint after an epoch."""
-        return (epoch + 1) % self.config.train.checkpoint_every == 0 or self.at_end or self._at_checkpoint_step
+        return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self._at_checkpoint_step
 
     def batches(self, split: str) -> Iterator[Batch]:
-        """Yield this process's share of a split, normalised only."""
+        """Yield this process's share of a split, normalized only."""
         size = self.config.train.eval_batch_size
         batches = self.data.eval_batches(
             split, batch_size=size, rank=self.accelerator.process_index, world=self.accelerator.num_processes
@@ -193,7 +193,7 @@ class Run:
         """
         state = self.state
         state.seconds += seconds
-        due = state.step % self.config.train.log_every == 0 or self.at_end
+        due = state.step % self.config.train.log_every_steps == 0 or self.at_end
         if due or self.device.type == "cpu":
             self._check_finite()
         if due:
@@ -219,8 +219,8 @@ class Run:
         Best is the highest top-1, among equals the lowest NLL, then the earliest.
         """
         self.write(eval_row("val", epoch, self.state.step, metrics))
-        reported = self.scheme.heads[0]
-        top1, nll = metrics[reported]["top1"], metrics[reported]["nll"]
+        primary_head = self.scheme.heads[0]
+        top1, nll = metrics[primary_head]["top1"], metrics[primary_head]["nll"]
         self.validation_top1 = top1
         if self.pack_size == 1:
             tops = {head: metrics[head]["top1"] for head in self.scheme.heads}
@@ -277,7 +277,7 @@ class Run:
 
     def _advice(self) -> str:
         kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint was made"
-        return f"{kept}; try a lower optim.lr, optim.clip=1 or precision=fp32"
+        return f"{kept}; try a lower optim.lr, optim.clip_grad_norm=1 or precision=fp32"
 
     def wall(self) -> float:
         """Return the seconds since the run was opened, those before its last checkpoint included."""

@@ -113,7 +113,7 @@ def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str,
     ]
     if different:
         shown = ", ".join(f"{key} ({theirs.get(key)} there, {ours.get(key)} here)" for key in different[:3])
-        raise UserError(f"{folder} holds a run of another configuration: {shown}; choose another output")
+        raise UserError(f"{folder} holds a run of another configuration: {shown}; choose another output_dir")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -106,7 +106,7 @@ class Trainer:
         outcomes: dict[Path, Finished | Failed] = {}
         packs: dict[str, list[Run]] = {}
         opened: dict[str, DataModule] = {}
-        folders = [Path(config.output) / run_name(config) for config in configs]
+        folders = [Path(config.output_dir) / run_name(config) for config in configs]
         for config, folder in zip(configs, folders, strict=True):
             try:
                 if finished := self._finished(config, folder):
@@ -150,7 +150,7 @@ class Trainer:
 
         data = main_process_first(open_once)
         world = accelerator.num_processes
-        main_process_first(lambda: data.check_batches(train.batch_size, train.accumulation, world, train.drop_last))
+        main_process_first(lambda: data.check_batches(train.batch_size, train.grad_accum_steps, world, train.drop_last))
         resolved = config
         if earlier := main_process_first(lambda: prerequisite_runs(config)):
             main_process_first(lambda: self._build(with_teachers(config, None), data))
@@ -171,11 +171,11 @@ class Trainer:
     def _train_prerequisites(self, configs: Sequence[Config]) -> list[str]:
         """Return the folders of the runs that teach another one, trained now unless they are finished."""
         for config in configs:
-            folder = Path(config.output) / run_name(config)
+            folder = Path(config.output_dir) / run_name(config)
             if not (folder / "results.json").exists():
                 self.console.line(f"teacher {config.model.name} has no checkpoint: its run is {folder}")
             with apart_from_sweep():
                 (outcome,) = Trainer(self.accelerator, self.stop, self.console, wait=True).train([config])
             if isinstance(outcome, Failed):
                 raise outcome.error
-        return [str(Path(config.output) / run_name(config)) for config in configs]
+        return [str(Path(config.output_dir) / run_name(config)) for config in configs]

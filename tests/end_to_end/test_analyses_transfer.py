@@ -29,7 +29,7 @@ from kdschemes.study.record import Entry
 from kdschemes.study.status import Row
 from kdschemes.training.train import train
 
-SHORT = ("model=convnet", "train.epochs=1", "train.threads=1", "data.val_fraction=0.8")
+SHORT = ("model=convnet", "train.epochs=1", "train.num_threads=1", "data.val_fraction=0.8")
 LABELS = {"val": np.arange(40) % 10, "test": np.arange(60) % 10}
 
 
@@ -40,7 +40,7 @@ def member(folder: Path, label: str, seed: int, results: dict[str, Any] | None) 
 
 def trained(output: Path, label: str, *words: str) -> Member:
     """Train for an epoch of few images; return the run."""
-    done = train(load_config([*SHORT, *words, f"output={output}"], recipes=output))
+    done = train(load_config([*SHORT, *words, f"output_dir={output}"], recipes=output))
     assert done.results is not None
     return member(done.folder, label, 0, done.results)
 
@@ -66,7 +66,7 @@ def written(
     write_predictions(folder, Predictions(LABELS, heads))
     reported = next(iter(answers))
     found = {
-        "reported": reported,
+        "primary_head": reported,
         "teacher": "teacher" if "teacher" in answers else None,
         "heads": {head: both(50.0, None) for head in answers},
     }
@@ -145,8 +145,8 @@ def test_an_offset_of_nothing_to_gain_is_none() -> None:
 def test_an_omitted_class_of_trained_networks(tmp_path: Path) -> None:
     teacher = ("teacher=convnet", "scheme=offline", "scheme.alpha=1")
     runs = [
-        trained(tmp_path, "labels", "scheme=supervised", "data.omit=[3]"),
-        trained(tmp_path, "soft", *teacher, "data.omit=[3]"),
+        trained(tmp_path, "labels", "scheme=supervised", "data.exclude_classes=[3]"),
+        trained(tmp_path, "soft", *teacher, "data.exclude_classes=[3]"),
         trained(tmp_path, "whole", "scheme=supervised"),
     ]
     found = measure(runs[1], [3])
@@ -184,11 +184,11 @@ def test_an_omitted_class_of_trained_networks(tmp_path: Path) -> None:
 
 
 def test_peers_that_are_trained_already_teach_each_other(tmp_path: Path) -> None:
-    parts = ("data.parts=2", "data.part_skew=0.1")
-    a, b = (trained(tmp_path, "first", "scheme=supervised", *parts, f"data.part={part}") for part in (0, 1))
+    parts = ("data.num_partitions=2", "data.dirichlet_alpha=0.1")
+    a, b = (trained(tmp_path, "first", "scheme=supervised", *parts, f"data.partition={part}") for part in (0, 1))
     start = f"model.checkpoint=[{a.folder},{b.folder}]"
-    run = trained(tmp_path, "dml", "scheme=online", *parts, "data.part=0", start, "optim.lr=1e-6")
-    seen = seen_classes(load_config([*SHORT, *parts, "data.part=0"], recipes=tmp_path))
+    run = trained(tmp_path, "dml", "scheme=online", *parts, "data.partition=0", start, "optim.lr=1e-6")
+    seen = seen_classes(load_config([*SHORT, *parts, "data.partition=0"], recipes=tmp_path))
     found = transfer(run, seen)
     assert a.results is not None
     assert run.results is not None
@@ -206,13 +206,17 @@ def test_peers_that_are_trained_already_teach_each_other(tmp_path: Path) -> None
 
 def case(output: Path, skew: float | None, part: int, shift: int) -> list[Group]:
     """Return the groups of one case, three seeds each; KD at T=1 is best on validation, at T=4 on the test set."""
-    data = ["data.parts=2", *([f"data.part_skew={skew}"] if skew else [])]
+    data = ["data.num_partitions=2", *([f"data.dirichlet_alpha={skew}"] if skew else [])]
     groups: dict[str, list[Member]] = {}
     for seed in range(3):
         began = written(
-            output, "first", seed, ["scheme=supervised", *data, "data.part=0"], {"student": {"val": 20, "test": 30}}
+            output,
+            "first",
+            seed,
+            ["scheme=supervised", *data, "data.partition=0"],
+            {"student": {"val": 20, "test": 30}},
         )
-        words = [*data, f"data.part={part}", f"model.checkpoint={output}/gone/{began.folder.name}"]
+        words = [*data, f"data.partition={part}", f"model.checkpoint={output}/gone/{began.folder.name}"]
         offline = ["scheme=offline", "teacher.checkpoint=x", *words]
         jitter = seed % 2
         students = {
@@ -280,7 +284,7 @@ def test_settings_are_tuned_on_validation_and_for_each_seed() -> None:
 
     first, second = (Setting(temperature=t, alpha=0.9) for t in (1.0, 4.0))
     grid = {
-        first: {0: run(80.0, 10.0), 1: run(70.0, 90.0), 2: run(50.0, 1.0)},
+        prerequisites: {0: run(80.0, 10.0), 1: run(70.0, 90.0), 2: run(50.0, 1.0)},
         second: {0: run(80.0, 99.0), 1: run(71.0, 20.0)},
     }
     assert {seed: chosen.after.top1 for seed, chosen in tuned(grid).items()} == {0: 10.0, 1: 20.0}

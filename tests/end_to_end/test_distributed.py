@@ -127,7 +127,7 @@ def test_shares_are_those_of_the_loader(total: int, parts: int) -> None:
     assert [list(range(*b)) for b in bounds] == [x.tolist() for x in torch.arange(total).tensor_split(parts)]
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, "online-dml-shared-stem", "self-byot-ema"])
+@pytest.mark.parametrize("name", [*DEFAULTS, "online-dml-shared-trunk", "self-byot-ema"])
 def test_every_batch_norm_of_a_scheme_is_synchronized_but_the_teachers(name: str) -> None:
     scheme = build(*VARIANTS[name])
     parameters, buffers = dict(scheme.named_parameters()), dict(scheme.named_buffers())

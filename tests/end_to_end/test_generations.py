@@ -27,11 +27,11 @@ from kdschemes.schemes import build_scheme
 
 BAN, TFKD = base("self", "ban", "convnet"), base("self", "tfkd_self", "convnet")
 PLAIN = base("supervised", "ce", "convnet")
-SMALL = ["data.val_fraction=0.9", "train.batch_size=32", "train.threads=1", "train.checkpoint_steps=1"]
+SMALL = ["data.val_fraction=0.9", "train.batch_size=32", "train.num_threads=1", "train.checkpoint_every_steps=1"]
 
 
 def test_generations_are_the_runs_that_the_user_would_name() -> None:
-    options = ["seed=5", "train.epochs=3", "losses.feature=hint", "output=elsewhere"]
+    options = ["seed=5", "train.epochs=3", "losses.feature=hint", "output_dir=elsewhere"]
     third = configure(*BAN, *options)
     names = [run_name(earlier) for earlier in prerequisite_runs(third)]
     alone = [configure(*BAN, *options, f"scheme.generations={number}") for number in (1, 2)]
@@ -143,7 +143,7 @@ def same_files(folder: Path, other: Path) -> None:
 
 def test_results_name_the_generation_that_taught(whole: Path) -> None:
     results = json.loads((folder_of(whole, *ARGUMENTS) / "results.json").read_text())
-    assert results["reported"] == "student"
+    assert results["primary_head"] == "student"
     assert list(results["heads"]) == ["student", "ensemble", "teacher"]
     assert [Path(folder).name for folder in results["teacher_checkpoint"]] == [folder_of(whole, *FIRST_RUN).name]
     taught = json.loads((folder_of(whole, *FIRST_RUN) / "results.json").read_text())

@@ -24,17 +24,23 @@ from kdschemes.training.signals import StopSignal
 from kdschemes.training.train import Failed, Finished, train, train_together
 
 BYTES = ("model.safetensors", "metrics.jsonl", "predictions.safetensors", "best/model.safetensors")
-SHORT = ("train.threads=1", "train.batch_size=64", "model=resnet8x4", "data.val_fraction=0.1", "data.fraction=0.3")
+SHORT = (
+    "train.num_threads=1",
+    "train.batch_size=64",
+    "model=resnet8x4",
+    "data.val_fraction=0.1",
+    "data.train_fraction=0.3",
+)
 STUDENTS = {
     "alpha": ("scheme.alpha=0.3",),
-    "clipped and longer": ("losses.response.temperature=8", "optim.clip=0.5", "train.epochs=3"),
-    "hint and average": ("losses.feature=hint", "train.ema=0.9", "train.eval_every=2"),
+    "clipped and longer": ("losses.response.temperature=8", "optim.clip_grad_norm=0.5", "train.epochs=3"),
+    "hint and average": ("losses.feature=hint", "train.ema=0.9", "train.eval_every_epochs=2"),
     "preactivations, no best": ("losses.feature=ofd", "optim.lr=0.01", "optim.name=adamw"),
 }
 
 
 def read(output: Path, *overrides: str) -> Config:
-    return load_config([*SHORT, *overrides, f"output={output}"], recipes=REPOSITORY / "experiments")
+    return load_config([*SHORT, *overrides, f"output_dir={output}"], recipes=REPOSITORY / "experiments")
 
 
 def teacher(place: Path) -> str:
@@ -103,7 +109,7 @@ def test_a_student_among_others_has_the_bytes_of_one_alone(both: Both, name: str
     assert same_bytes(alone, together)
     one, other = (json.loads((folder / "results.json").read_text()) for folder in (alone, together))
     assert one["heads"] == other["heads"]
-    assert (one["trained_together"], other["trained_together"]) == (1, len(STUDENTS))
+    assert (one["pack_size"], other["pack_size"]) == (1, len(STUDENTS))
 
 
 def test_the_teacher_answers_a_batch_once_for_all(both: Both) -> None:

@@ -19,10 +19,10 @@ SMALL = [
     "data.val_fraction=0.9",  # 126 training images: 2 steps an epoch
     "train.batch_size=64",
     "train.epochs=2",
-    "train.checkpoint_steps=1",
-    "train.eval_every=2",
-    "train.log_every=1",
-    "train.threads=1",
+    "train.checkpoint_every_steps=1",
+    "train.eval_every_epochs=2",
+    "train.log_every_steps=1",
+    "train.num_threads=1",
 ]
 CASES = {name: base(*method) for name, method in METHODS.items()}
 CASES |= {f"topology-{name}": [f"experiment={TOPOLOGIES / name}.py", *topology(name)[1:]] for name in NAMES}

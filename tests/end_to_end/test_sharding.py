@@ -20,9 +20,9 @@ from worlds import Results, close, launch
 from kdschemes.distributed.fsdp import blocks
 from kdschemes.models import create_model, load_model
 
-SHARDED = ["train.shard=true", "teacher.placement=sharded", "device=cpu"]
+SHARDED = ["train.fsdp=true", "teacher.placement=sharded", "device=cpu"]
 OFFLINE = ["scheme=offline", "teacher.name=resnet20", "losses.feature=hint", "optim.lr=0.01"]
-OFFLINE += ["optim.clip=1", "train.ema=0.9", *SMALL]
+OFFLINE += ["optim.clip_grad_norm=1", "train.ema=0.9", *SMALL]
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ def test_a_split_run_stops_goes_on_exactly_and_leaves_whole_weights(tmp_path: Pa
 @pytest.mark.skipif(not EXHAUSTIVE, reason="half a minute: KDSCHEMES_EXHAUSTIVE=1")
 def test_a_run_goes_on_with_split_weights_and_without(tmp_path: Path) -> None:
     arguments = ["scheme=self", "losses.feature=none", "optim.lr=0.01", *SMALL, "device=cpu"]
-    split = [*arguments, "train.shard=true"]
+    split = [*arguments, "train.fsdp=true"]
     stopped = pair(split, tmp_path, SignalAtFile(signal.SIGTERM, 2, ("os.rename",)))
     assert [ended.code for ended in stopped] == [143, 143]
     alone = run(arguments, tmp_path, SignalAtFile(signal.SIGTERM, 3, ("os.rename",)))
@@ -139,11 +139,11 @@ def test_a_run_goes_on_with_split_weights_and_without(tmp_path: Path) -> None:
 
 
 REFUSED = {
-    "one-process": (["train.shard=true"], "this is one process"),
+    "one-process": (["train.fsdp=true"], "this is one process"),
     "sharded-teacher-alone": (["scheme=offline", "teacher.placement=sharded"], "this is one process"),
-    "compile": (["train.shard=true", "train.compile=true"], "train.compile=true exclude each other"),
-    "own-batch-norm": (["train.shard=true", "train.sync_bn=false"], "needs train.sync_bn=true"),
-    "fp16": (["train.shard=true", "precision=fp16"], "precision=bf16 or fp32"),
+    "compile": (["train.fsdp=true", "train.compile=true"], "train.compile=true exclude each other"),
+    "own-batch-norm": (["train.fsdp=true", "train.sync_bn=false"], "needs train.sync_bn=true"),
+    "fp16": (["train.fsdp=true", "precision=fp16"], "precision=bf16 or fp32"),
 }
 
 
@@ -164,7 +164,7 @@ def test_what_cannot_be_split_is_refused_in_one_line(name: str, tmp_path: Path) 
     ],
 )
 def test_what_two_processes_cannot_split_is_told_once(arguments: list[str], words: str, tmp_path: Path) -> None:
-    first, second = pair(["scheme=online", "train.shard=true", *SMALL, "device=cpu", *arguments], tmp_path)
+    first, second = pair(["scheme=online", "train.fsdp=true", *SMALL, "device=cpu", *arguments], tmp_path)
     assert (first.code, second.code) == (2, 2)
     assert words in one_line(first)
     assert second.err == ""
@@ -176,6 +176,6 @@ def test_accelerates_own_fsdp_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     from kdschemes.errors import UserError
 
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    with pytest.raises(UserError, match=r"told to use FSDP.*train.shard=true"):
+    with pytest.raises(UserError, match=r"told to use FSDP.*train.fsdp=true"):
         start_processes(Config(device="cpu"))
     assert os.environ["ACCELERATE_USE_FSDP"] == "true"

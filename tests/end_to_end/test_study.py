@@ -29,8 +29,8 @@ BASE = {
     "teacher": "convnet",
     "train.epochs": 2,
     "train.batch_size": 32,
-    "train.threads": 1,
-    "train.checkpoint_steps": 5,
+    "train.num_threads": 1,
+    "train.checkpoint_every_steps": 5,
     "data.val_fraction": 0.5,
     "device": "cpu",
 }
@@ -120,16 +120,16 @@ def test_it_tells_a_line_a_run_and_ends_with_a_report(whole: tuple[Path, str]) -
     lines = out.splitlines()
     assert lines[:3] == [
         "mine: How much should a student listen to its teacher?",
-        "6 runs: 6 not begun; 1 that comes first: 1 not begun",
+        "6 runs: 6 not begun; 1 prerequisite: 1 not begun",
         "to train: 7 runs in 3 packs, 2 at once" if (os.cpu_count() or 1) > 1 else lines[2],
     ]
     runs = [line for line in lines if re.match(r"\[\d/7\] ", line)]
     assert [line[:5] for line in runs] == [f"[{n}/7]" for n in range(1, 8)]
-    assert "(comes first): test " in runs[0]
+    assert "(prerequisite): test " in runs[0]
     assert {line[6:].partition(":")[0] for line in runs[1:]} == {
         f"alpha={alpha} seed={seed}" for alpha in (0.2, 0.5, 0.9) for seed in (0, 1)
     }
-    assert lines[-1] == "6 runs: 6 finished; 1 that comes first: 1 finished"
+    assert lines[-1] == "6 runs: 6 finished; 1 prerequisite: 1 finished"
     report = folder / "runs" / "studies" / "mine"
     assert "alpha=0.9" in (report / "report.md").read_text()
     assert (report / "report.html").is_file()
@@ -191,20 +191,25 @@ def test_runs_that_fail_leave_the_others_to_go_on(tmp_path: Path) -> None:
         "good": {},
         "wild": {"optim.lr": 1e9},
         "lost": {"model.checkpoint": "nowhere"},
-        "taught": {"scheme": "offline", "teacher": "convnet", "teacher.checkpoint": "first.lost"},
+        "taught": {"scheme": "offline", "teacher": "convnet", "teacher.checkpoint": "prerequisites.lost"},
     }
-    study = {"question": "Q", "base": base, "variants": variants, "first": {"lost": {"model.checkpoint": "nothing"}}}
+    study = {
+        "question": "Q",
+        "base": base,
+        "variants": variants,
+        "prerequisites": {"lost": {"model.checkpoint": "nothing"}},
+    }
     folder = begin(tmp_path, study)
     code, out, err = Command(folder).wait()
     assert (code, err) == (1, ""), out
-    told = dict(re.findall(r"^\[\d/5\] (\w+) seed=0(?: \(comes first\))?: (.*)$", out, flags=re.MULTILINE))
+    told = dict(re.findall(r"^\[\d/5\] (\w+) seed=0(?: \(prerequisite\))?: (.*)$", out, flags=re.MULTILINE))
     good = run_name(load_config([f"{key}={value}" for key, value in base.items()], recipes=tmp_path))
     assert list(finished(folder)) == [good]
     assert "wild seed=0: failed, " in out
     assert "not finite" in out
     assert "failed: no weights at no" in told["lost"]
     assert told["taught"] == "not started: it needs 'lost seed=0', which is not finished"
-    assert out.splitlines()[-1] == "4 runs: 1 finished, 3 failed; 1 that comes first: 1 failed"
+    assert out.splitlines()[-1] == "4 runs: 1 finished, 3 failed; 1 prerequisite: 1 failed"
     assert (folder / "runs" / "studies" / "mine" / "report.html").is_file()
 
 

@@ -23,7 +23,7 @@ from kdschemes.tracking.dashboard import COLORS
 from kdschemes.training.train import Finished, train, train_together
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-SMALL = ["data.val_fraction=0.8", "train.epochs=1", "train.threads=1", "train.log_every=1"]
+SMALL = ["data.val_fraction=0.8", "train.epochs=1", "train.num_threads=1", "train.log_every_steps=1"]
 PACK = [
     ["scheme=offline", "teacher=resnet20", "group=study", *SMALL],
     ["scheme=online", "group=study", *SMALL],
@@ -48,7 +48,7 @@ class Given:
 
 
 def config(*words: str, output: Path, tracker: str = "wandb"):
-    return load_config([*words, f"tracker={tracker}", f"output={output}"], recipes=REPOSITORY / "experiments")
+    return load_config([*words, f"tracker={tracker}", f"output_dir={output}"], recipes=REPOSITORY / "experiments")
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +71,7 @@ def output(offline: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory
     output = tmp_path_factory.mktemp("runs")
     outcomes = train_together([config(*words, output=output) for words in PACK])
     assert all(isinstance(outcome, Finished) for outcome in outcomes)
-    assert [outcome.results["trained_together"] for outcome in outcomes] == [3, 3, 3]
+    assert [outcome.results["pack_size"] for outcome in outcomes] == [3, 3, 3]
     return output
 
 
@@ -105,7 +105,7 @@ def test_config_and_summary_are_complete(output: Path, given: dict[str, Given]) 
         own = {key: value for key, value in found.config.items() if key != "_wandb"}
         assert own == to_tree(asked) | {"hash": name[-8:], "folder": str(output / name)}
         assert yaml.safe_load((output / name / "config.yaml").read_text()) == to_tree(asked)
-        head = results["reported"]
+        head = results["primary_head"]
         for split in ("val", "test"):
             for metric, value in results["heads"][head]["last"][split].items():
                 assert found.summary[f"{split}/{metric}"] == value
@@ -127,7 +127,7 @@ def test_rows_are_those_of_metrics_jsonl(output: Path, given: dict[str, Given]) 
         losses = {row["step"]: row["loss/total"] for row in rows if row["kind"] == "train"}
         assert {row["global_step"]: row["train/loss/total"] for row in found.rows} == losses
         (last,) = [row for row in rows if row["kind"] == "eval"]
-        head = found.summary["reported"]
+        head = found.summary["primary_head"]
         assert found.rows[-1]["val/top1"] == found.rows[-1][f"val/{head}/top1"] == last[f"{head}/top1"]
 
 
@@ -182,7 +182,7 @@ def test_an_agent_that_asks_for_a_finished_run_is_given_it(offline: pytest.Monke
 def test_a_study_on_slurm_is_a_group_too(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("question: q\nbase: {scheme: offline, tracker: wandb}\ngrid: {scheme.alpha: [0.1]}\nseeds: [0]\n")
-    runs = with_prerequisites(read_study(file, [f"output={tmp_path}"], recipes=REPOSITORY))
+    runs = with_prerequisites(read_study(file, [f"output_dir={tmp_path}"], recipes=REPOSITORY))
     array = PlannedArray(name="mine", runs=tuple(runs), after=(), after_elements=())
     (tmp_path / "mine").mkdir()
     written = _write_configs(array, tmp_path / "mine")

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(not EXHAUSTIVE, reason="minutes long: KDSCHEMES_
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SWEEP = REPOSITORY / "experiments" / "sweeps" / "alpha_temperature.yaml"
-QUICK = {"train.epochs": 1, "train.threads": 1, "data.val_fraction": 0.8, "teacher": "resnet20"}
+QUICK = {"train.epochs": 1, "train.num_threads": 1, "data.val_fraction": 0.8, "teacher": "resnet20"}
 STUDY = {
     "question": "Does alpha matter?",
     "base": {"scheme": "offline", "tracker": "wandb"} | QUICK,
@@ -68,7 +68,7 @@ def test_every_run_of_a_study_comes_to_one_group(tmp_path: Path) -> None:
 def test_an_agent_trains_points_of_the_shipped_sweep(tmp_path: Path) -> None:
     tree = yaml.safe_load(SWEEP.read_text())
     quick = [f"{key}={value}" for key, value in QUICK.items()]
-    tree["command"][-1:] = [*quick, f"output={tmp_path / 'runs'}", tree["command"][-1]]
+    tree["command"][-1:] = [*quick, f"output_dir={tmp_path / 'runs'}", tree["command"][-1]]
     file = tmp_path / "sweep.yaml"
     file.write_text(yaml.safe_dump(tree))
     point = {"scheme.alpha": {"value": 0.3}, "losses.response.temperature": {"value": 2}}

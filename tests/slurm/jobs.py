@@ -35,11 +35,11 @@ RUN = [
     "data.val_fraction=0.9",  # 126 training images: 8 steps an epoch
     "train.batch_size=16",
     "train.epochs=60",
-    "train.eval_every=20",
-    "train.checkpoint_every=60",
-    "train.checkpoint_steps=25",
-    "train.log_every=10",
-    "train.threads=1",
+    "train.eval_every_epochs=20",
+    "train.checkpoint_every_epochs=60",
+    "train.checkpoint_every_steps=25",
+    "train.log_every_steps=10",
+    "train.num_threads=1",
 ]
 """A run of about seven seconds, after the ten that its start takes."""
 

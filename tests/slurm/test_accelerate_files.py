@@ -59,7 +59,7 @@ def test_files_read_as_they_say(name: str) -> None:
     words = command(name)
     assert words[:4] == ["accelerate", "launch", "--config_file", f"slurm/accelerate/{name}.yaml"]
     config = load_config(words[words.index("run.py") + 1 :], recipes=REPOSITORY / "experiments")
-    assert config.train.shard == (name == "fsdp2")
+    assert config.train.fsdp == (name == "fsdp2")
     assert config.device == ("cpu" if "cpu" in name else "auto")
 
 
@@ -95,7 +95,7 @@ def test_files_for_the_cpu_train(name: str, processes: int, tmp_path: Path) -> N
     words = [*LAUNCH, *command(name)[2:]]
     for relative in (f"slurm/accelerate/{name}.yaml", "run.py"):
         words[words.index(relative)] = str(REPOSITORY / relative)
-    short = [*SMALL, "train.epochs=1", f"output={tmp_path}"]
+    short = [*SMALL, "train.epochs=1", f"output_dir={tmp_path}"]
     done = subprocess.run([*words, *short], capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
     (results,) = tmp_path.glob("*/results.json")

@@ -19,7 +19,7 @@ question: What is wrong?
 base:
   scheme: supervised
   data.val_fraction: 0.9
-  train: {epochs: 2, threads: 1}
+  train: {epochs: 2, num_threads: 1}
   device: cpu
 seeds: [0, 1]
 """
@@ -122,7 +122,7 @@ def test_data_that_one_node_lacks(site: Site) -> None:
     text = (
         STUDY.replace("  data.val_fraction: 0.9\n", data)
         .replace("[0, 1]", "[0]")
-        .replace("threads: 1", "batch_size: 8")
+        .replace("num_threads: 1", "batch_size: 8")
     )
     (site.clone / "wrong.yaml").write_text(text)
     array, report = jobs(site.shell("kdschemes submit wrong.yaml -- --nodes=2").stdout)
@@ -135,7 +135,7 @@ def test_data_that_one_node_lacks(site: Site) -> None:
 def test_a_full_disk(site: Site) -> None:
     (site.clone / "wrong.yaml").write_text(STUDY)
     with mounted(site.clone / "small", "size=6m"):
-        array, report = jobs(site.shell("kdschemes submit wrong.yaml output=small").stdout)
+        array, report = jobs(site.shell("kdschemes submit wrong.yaml output_dir=small").stdout)
         site.until(lambda: site.is_over(f"{array}_0") and site.is_over(f"{array}_1"), "the end of both")
         found = reasons(site, "small")
         assert len(found) == 2

@@ -23,7 +23,7 @@ def test_the_commands_of_the_readme(site: Site) -> None:
     assert len(arrays) == 3  # the teacher, the students, the report
     told = site.shell(status).stdout
     assert "15 runs: " in told
-    assert "1 that comes first: " in told
+    assert "1 prerequisite: " in told
     assert "How much should a student listen to its teacher?" in site.shell(report).stdout
     site.shell(f"scancel {' '.join(arrays)}")
     for number in numbers:

@@ -14,7 +14,7 @@ import pytest
 from jobs import RUN, Site, check_equal, processes_of
 from processes import REPOSITORY
 
-ONLINE = [*RUN, "scheme=online", "train.epochs=12", "train.eval_every=6", "train.checkpoint_every=12"]
+ONLINE = [*RUN, "scheme=online", "train.epochs=12", "train.eval_every_epochs=6", "train.checkpoint_every_epochs=12"]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def test_two_nodes_compute_what_two_processes_of_one_machine_compute(site: Site,
 
 
 def test_a_killed_rank_ends_the_job_at_once_and_going_on_works(site: Site, whole: Path) -> None:
-    job = site.submit(*ONLINE, "train.checkpoint_steps=5", options="--nodes=2")
+    job = site.submit(*ONLINE, "train.checkpoint_every_steps=5", options="--nodes=2")
     site.is_training()
     site.until(lambda: list(site.clone.glob("runs/*/checkpoint.pt")), "a checkpoint")
     (second,) = (process for process in processes_of(site) if process.environ()["RANK"] == "1")
@@ -49,7 +49,7 @@ def test_a_killed_rank_ends_the_job_at_once_and_going_on_works(site: Site, whole
     assert facts["JobState"] == "FAILED", site.logs()
     assert time.monotonic() - killed < 60 < 600  # its time limit is ten minutes
     assert not (site.run_folder() / "results.json").exists()
-    again = site.submit(*ONLINE, "train.checkpoint_steps=5", options="--nodes=2")
+    again = site.submit(*ONLINE, "train.checkpoint_every_steps=5", options="--nodes=2")
     site.completed(again, restarts=0)
     assert "resuming from step " in site.log(again)
     ours = site.run_folder()

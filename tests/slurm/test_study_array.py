@@ -16,7 +16,7 @@ question: Does it matter where a student starts from?
 base:
   scheme: supervised
   data.val_fraction: 0.9
-  train: {epochs: 2, threads: 1}
+  train: {epochs: 2, num_threads: 1}
   device: cpu
 grid:
   model.checkpoint: [null, first, second, third, fourth, missing]
@@ -83,7 +83,7 @@ def test_a_study_of_six_runs_with_one_that_fails(site: Site) -> None:
 
 @pytest.mark.skipif(not EXHAUSTIVE, reason="a minute: KDSCHEMES_EXHAUSTIVE=1")
 def test_a_cancelled_study_goes_on_where_it_was(site: Site) -> None:
-    text = STUDY.replace("epochs: 2,", "epochs: 40, checkpoint_steps: 2,").replace("[null, ", "[null] #")
+    text = STUDY.replace("epochs: 2,", "epochs: 40, checkpoint_every_steps: 2,").replace("[null, ", "[null] #")
     (site.clone / "starts.yaml").write_text(text + "seeds: [0, 1]\n")
     array, report = jobs(site.shell("kdschemes submit starts.yaml --parallel 1").stdout)
     site.until(lambda: list(site.clone.glob("runs/*/results.json")), "the first run's end")

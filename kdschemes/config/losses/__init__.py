@@ -31,7 +31,7 @@ class Losses:
     response: Any = field(default_factory=NoLoss)
     feature: Any = field(default_factory=NoLoss)
     relation: Any = field(default_factory=NoLoss)
-    more: Annotated[
+    extra: Annotated[
         list[Any], Field(description="further losses, as [{name: at}, {name: sp, weight: 10}]; none of them twice")
     ] = field(default_factory=list)
 
@@ -40,7 +40,7 @@ class Losses:
         for kind in KINDS:
             if not isinstance(getattr(self, kind), NoLoss):
                 yield kind, getattr(self, kind)
-        for options in self.more:
+        for options in self.extra:
             found = loss_named(options.name)
             assert found is not None, f"{options.name} is in no table"
             yield found[0], options

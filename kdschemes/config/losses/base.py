@@ -30,12 +30,12 @@ class NoLoss:
 class Ramp:
     """How a term's weight runs over training.
 
-    `hard` is the weight of cross-entropy that the loss was published beside where that is not 1 - alpha; then alpha,
-    too, is 1 by default. `reads_labels` says that the loss needs one label a sample, so that mixup is refused.
+    `ce_weight` is the weight of cross-entropy that the loss was published with where that is not 1 - alpha; then alpha
+    is 1 by default, too. `reads_labels` says that the loss needs one label a sample, so that mixup is refused.
     `remembers` is how many numbers it keeps of each training image.
     """
 
-    hard: ClassVar[float | None] = None
+    ce_weight: ClassVar[float | None] = None
     reads_labels: ClassVar[bool] = False
 
     schedule: Annotated[

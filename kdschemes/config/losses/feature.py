@@ -27,11 +27,11 @@ class Hint(Stages):
 
 @dataclass(frozen=True, kw_only=True)
 class AT(Stages):
-    """Squared difference of normalised spatial attention maps (Zagoruyko & Komodakis 2017)."""
+    """Squared difference of normalized spatial attention maps (Zagoruyko & Komodakis 2017)."""
 
     name: Literal["at"] = "at"
     weight: WeightOfPair = 1000.0
-    form: Annotated[
+    variant: Annotated[
         Literal["code", "paper"],
         Field(description="mean of squared differences (the authors' code), or the un-squared norm (the paper)"),
     ] = "code"
@@ -53,7 +53,7 @@ class FT(Stages):
 
     name: Literal["ft"] = "ft"
     weight: WeightOfPair = 200.0
-    form: Annotated[
+    variant: Annotated[
         Literal["attention", "paper"],
         Field(description="compare the factors' attention maps (RepDistiller), or the factors themselves"),
     ] = "attention"
@@ -122,7 +122,7 @@ class CWD(Stages):
 
 @dataclass(frozen=True, kw_only=True)
 class PKD(Stages):
-    """Squared difference of maps standardised by channel: Pearson correlation (Cao et al. 2022)."""
+    """Squared difference of maps standardized by channel: Pearson correlation (Cao et al. 2022)."""
 
     name: Literal["pkd"] = "pkd"
     weight: WeightOfPair = 6.0
@@ -165,14 +165,14 @@ class CATKD(Ramp):
     name: Literal["cat_kd"] = "cat_kd"
     weight: Weight = 0.7
     resolution: Annotated[int, Field(ge=1, description="side to which class activation maps are pooled")] = 2
-    normalise: Annotated[bool, Field(description="divide each class's map by its length first")] = False
+    normalize: Annotated[bool, Field(description="divide each class's map by its length first")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimKD(Ramp):
     """The last features through a projector, which the teacher's classifier then reads (Chen et al. 2022)."""
 
-    hard: ClassVar[float | None] = 0.0
+    ce_weight: ClassVar[float | None] = 0.0
 
     name: Literal["simkd"] = "simkd"
     weight: Weight = 1.0

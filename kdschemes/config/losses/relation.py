@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight, WeightOfPair, by_name
-from kdschemes.config.losses.response import Standardise
+from kdschemes.config.losses.response import Standardize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class RKD(Stages):
     weight: Weight = 1.0
     distance: Annotated[float, Field(ge=0, description="weight of the distance part within the term")] = 25.0
     angle: Annotated[float, Field(ge=0, description="weight of the angle part within the term")] = 50.0
-    normalise: Annotated[bool, Field(description="bring embeddings to length 1 first (mmrazor)")] = False
+    normalize: Annotated[bool, Field(description="bring embeddings to length 1 first (mmrazor)")] = False
     stages: StageChoice = "last"
 
 
@@ -44,7 +44,7 @@ class SP(Stages):
 
     name: Literal["sp"] = "sp"
     weight: WeightOfPair = 3000.0
-    rows: Annotated[
+    row_norm: Annotated[
         Literal["l2", "l1"], Field(description="length that rows of the Gram matrix are divided by; torchdistill: l1")
     ] = "l2"
     stages: StageChoice = "last"
@@ -56,19 +56,19 @@ class CC(Stages):
 
     name: Literal["cc"] = "cc"
     weight: WeightOfPair = 0.02
-    form: Annotated[
-        Literal["neighbour", "kernel"],
-        Field(description="RepDistiller's product of neighbours in the batch, or the paper's kernel (weight 100)"),
-    ] = "neighbour"
-    dimension: Annotated[int, Field(ge=1, description="of the learned linear embeddings; form neighbour only")] = 128
-    gamma: Annotated[float, Field(gt=0, description="of the Gaussian kernel; form kernel only")] = 0.4
-    order: Annotated[int, Field(ge=1, description="of the kernel's Taylor series; form kernel only")] = 2
+    variant: Annotated[
+        Literal["neighbor", "kernel"],
+        Field(description="RepDistiller's product of neighbors in the batch, or the paper's kernel (weight 100)"),
+    ] = "neighbor"
+    dimension: Annotated[int, Field(ge=1, description="of the learned linear embeddings; variant neighbor only")] = 128
+    gamma: Annotated[float, Field(gt=0, description="of the Gaussian kernel; variant kernel only")] = 0.4
+    order: Annotated[int, Field(ge=1, description="of the kernel's Taylor series; variant kernel only")] = 2
     stages: StageChoice = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PKT(Stages):
-    """Divergence between the neighbourhoods that samples have in a batch (Passalis & Tefas 2018)."""
+    """Divergence between the neighborhoods that samples have in a batch (Passalis & Tefas 2018)."""
 
     name: Literal["pkt"] = "pkt"
     weight: WeightOfPair = 30000.0
@@ -114,7 +114,7 @@ class BatchCorrelation(Ramp):
     name: Literal["batch_correlation"] = "batch_correlation"
     weight: Weight = 0.9
     temperature: Temperature = 4.0
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +124,7 @@ class ClassCorrelation(Ramp):
     name: Literal["class_correlation"] = "class_correlation"
     weight: Weight = 0.9
     temperature: Temperature = 4.0
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 RELATION = by_name(RKD, FSP, SP, CC, PKT, CRD, IRG, BatchCorrelation, ClassCorrelation)

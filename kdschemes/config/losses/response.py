@@ -11,7 +11,7 @@ from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature,
 
 WeightBesideAlpha = Annotated[float, Field(ge=0, description="weight of the term, beside the scheme's alpha")]
 
-Standardise = Annotated[
+Standardize = Annotated[
     bool, Field(description="divide centered logits by their standard deviation over classes first (Sun et al. 2024)")
 ]
 
@@ -30,7 +30,7 @@ class KD(Ramp):
         Literal["batchmean", "mean"],
         Field(description="sum over classes, or mean over samples and classes (Teacher-free, haitongli)"),
     ] = "batchmean"
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class SoftCE(Ramp):
     weight: WeightBesideAlpha = 1.0
     temperature: Temperature = 4.0
     scale: Scale = True
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,14 +50,14 @@ class LogitMSE(Ramp):
 
     name: Literal["logit_mse"] = "logit_mse"
     weight: WeightBesideAlpha = 1.0
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class DKD(Ramp):
     """KD in two parts, of the label's class against the rest and among the rest (Zhao et al. 2022)."""
 
-    hard: ClassVar[float | None] = 1.0
+    ce_weight: ClassVar[float | None] = 1.0
     reads_labels: ClassVar[bool] = True
 
     name: Literal["dkd"] = "dkd"
@@ -69,28 +69,28 @@ class DKD(Ramp):
     temperature: Temperature = 4.0
     alpha: Annotated[float, Field(ge=0, description="weight of the label's part within the term")] = 1.0
     beta: Annotated[float, Field(ge=0, description="weight of the other classes' part within the term")] = 8.0
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class NKD(Ramp):
-    """Soft targets of the label's class and, normalised, of the other classes (Yang et al. 2023)."""
+    """Soft targets of the label's class and, normalized, of the other classes (Yang et al. 2023)."""
 
-    hard: ClassVar[float | None] = 1.0
+    ce_weight: ClassVar[float | None] = 1.0
     reads_labels: ClassVar[bool] = True
 
     name: Literal["nkd"] = "nkd"
     weight: Weight = 1.0
     temperature: Annotated[float, Field(gt=0, description="temperature T of the other classes' part")] = 1.0
     gamma: Annotated[float, Field(ge=0, description="weight of the other classes' part within the term")] = 1.5
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class DIST(Ramp):
     """Pearson correlation of outputs, between classes and between samples (Huang et al. 2022)."""
 
-    hard: ClassVar[float | None] = 1.0
+    ce_weight: ClassVar[float | None] = 1.0
 
     name: Literal["dist"] = "dist"
     weight: Weight = 1.0
@@ -102,20 +102,20 @@ class DIST(Ramp):
         Literal["none", "added", "clamped"],
         Field(description="exact correlation, or 1e-8 added to its denominator (authors), or each norm at least 1e-8"),
     ] = "none"
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class WSLD(Ramp):
     """Soft targets with less weight where the student is ahead of the teacher (Zhou et al. 2021)."""
 
-    hard: ClassVar[float | None] = 1.0
+    ce_weight: ClassVar[float | None] = 1.0
     reads_labels: ClassVar[bool] = True
 
     name: Literal["wsld"] = "wsld"
     weight: Weight = 2.5
     temperature: Temperature = 2.0
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,14 +123,14 @@ class TFKDReg(Ramp):
     """A teacher made by hand from the label; the teacher's output is not used (Yuan et al. 2020)."""
 
     reads_labels: ClassVar[bool] = True
-    hard: ClassVar[float | None] = 0.9
+    ce_weight: ClassVar[float | None] = 0.9
 
     name: Literal["tfkd_reg"] = "tfkd_reg"
     weight: WeightBesideAlpha = 0.1
     temperature: Annotated[float, Field(gt=0, description="temperature T of the target alone")] = 20.0
-    correct: Annotated[float, Field(ge=0, le=1, description="the manually designed teacher's value on the label")] = (
-        0.99
-    )
+    label_prob: Annotated[
+        float, Field(ge=0, le=1, description="the manually designed teacher's value on the label")
+    ] = 0.99
     multiplier: Annotated[float, Field(ge=0, description="factor of the mean over samples and classes")] = 100.0
 
 
@@ -143,24 +143,24 @@ PartWeight = Annotated[float, Field(ge=0, description="weight of the part within
 class TTM(Ramp):
     """Student at temperature 1 against the softened teacher (Zheng & Yang 2024)."""
 
-    hard: ClassVar[float | None] = 1.0
+    ce_weight: ClassVar[float | None] = 1.0
 
     name: Literal["ttm"] = "ttm"
     weight: Weight = 45.0
     temperature: TeacherTemperature = 10.0
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class WTTM(Ramp):
     """TTM with more weight on samples of which the teacher is less sure (Zheng & Yang 2024)."""
 
-    hard: ClassVar[float | None] = 1.0
+    ce_weight: ClassVar[float | None] = 1.0
 
     name: Literal["wttm"] = "wttm"
     weight: Weight = 2.25
     temperature: TeacherTemperature = 10.0
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +177,7 @@ class CTKD(Ramp):
     curriculum_epochs: Annotated[
         float, Field(gt=0, description="epochs over which the adversary's strength rises to 1")
     ] = 10.0
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,14 +197,14 @@ class MLKD(Ramp):
         Literal["share", "select", "none"],
         Field(description="confidence masks: factors (as in the authors' code), a selection, or none"),
     ] = "share"
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SRD(Stages):
-    """Logarithm of a power of the difference of normalised features, and KL of logits (Miles & Mikolajczyk 2024)."""
+    """Logarithm of a power of the difference of normalized features, and KL of logits (Miles & Mikolajczyk 2024)."""
 
-    hard: ClassVar[float | None] = 1.0
+    ce_weight: ClassVar[float | None] = 1.0
 
     name: Literal["srd"] = "srd"
     weight: Weight = 1.0
@@ -212,14 +212,14 @@ class SRD(Stages):
     temperature: Temperature = 1.0
     norm_epsilon: Annotated[float, Field(gt=0, description="added to variances by both batch norms")] = 1e-4
     stages: StageChoice = "last"
-    standardise: Standardise = False
+    standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class USKD(Ramp):
     """Soft labels from the student's own logits and a shallower stage, no teacher (Yang et al. 2023)."""
 
-    hard: ClassVar[float | None] = 1.0
+    ce_weight: ClassVar[float | None] = 1.0
     reads_labels: ClassVar[bool] = True
 
     name: Literal["uskd"] = "uskd"

@@ -18,7 +18,7 @@ class OfflineOptions(Method):
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd"}}
 
     alpha: SoftWeight = 0.9
-    hard: HardWeight = None
+    ce_weight: HardWeight = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ class OfflineTAKD(OfflineOptions):
     def prerequisites(self) -> list[Prerequisite]:
         """Return the run of the last assistant, which those before it teach, or the teacher if there are none."""
         *before, last = self.assistants
-        shorter = OfflineKD(alpha=self.alpha, hard=self.hard)
+        shorter = OfflineKD(alpha=self.alpha, ce_weight=self.ce_weight)
         return [Prerequisite(scheme=replace(self, assistants=before) if before else shorter, model=last)]
 
 
@@ -56,30 +56,32 @@ class OfflineCAMKD(Method):
 
     name: Literal["offline"] = "offline"
     method: Literal["camkd"] = "camkd"
-    hard: Annotated[float, Field(ge=0, description="weight of the hard term")] = 1.0
+    ce_weight: Annotated[float, Field(ge=0, description="weight of the hard term")] = 1.0
     alpha: Annotated[float, Field(ge=0, description="weight of the soft term")] = 1.0
     beta: Annotated[float, Field(ge=0, description="weight of the feature term")] = 50.0
     temperature: Annotated[float, Field(gt=0, description="temperature T of the soft term")] = 4.0
-    feature_delay: Annotated[float, Field(ge=0, description="epochs before the feature term begins")] = 1.0
-    through_weights: Annotated[
+    feature_start_epoch: Annotated[float, Field(ge=0, description="epochs before the feature term begins")] = 1.0
+    grad_through_weights: Annotated[
         bool, Field(description="the feature term's weights pass a gradient on (authors' code); false: constants")
     ] = True
 
 
 @dataclass(frozen=True, kw_only=True)
-class OfflinePartial(OfflineOptions):
+class OfflinePartialTeacher(OfflineOptions):
     """A teacher whose deep stages are trained along with the student, the rest frozen."""
 
     name: Literal["offline"] = "offline"
-    method: Literal["partial"] = "partial"
+    method: Literal["partial_teacher"] = "partial_teacher"
     alpha: SoftWeight = 1.0
-    hard: HardWeight = 1.0
+    ce_weight: HardWeight = 1.0
     trained_from: Annotated[
         str, Field(description="the teacher's first trained stage: its name, last, or all (nothing is frozen)")
     ] = "last"
     teacher_alpha: Annotated[float, Field(ge=0, description="weight of the soft term from student to teacher")] = 1.0
-    teacher_hard: Annotated[float, Field(ge=0, description="weight of the teacher's hard term")] = 1.0
-    teacher_rate: Annotated[float, Field(gt=0, description="what optim.lr is multiplied by for the teacher")] = 1.0
+    teacher_ce_weight: Annotated[float, Field(ge=0, description="weight of the teacher's hard term")] = 1.0
+    teacher_lr_multiplier: Annotated[
+        float, Field(gt=0, description="what optim.lr is multiplied by for the teacher")
+    ] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,4 +101,4 @@ class OfflineDPKD(OfflineOptions):
     ] = "supervised"
 
 
-OFFLINE = by_method(OfflineKD, OfflineTAKD, OfflineCAMKD, OfflinePartial, OfflineDPKD)
+OFFLINE = by_method(OfflineKD, OfflineTAKD, OfflineCAMKD, OfflinePartialTeacher, OfflineDPKD)

@@ -15,12 +15,12 @@ PeerModels = Annotated[
 ]
 
 PeerViews = Annotated[
-    Literal["shared", "own"],
-    Field(description="own: each peer sees its own random view of a sample; shared: all see one"),
+    Literal["shared", "independent"],
+    Field(description="independent: each peer sees its own random view of a sample; shared: all see one"),
 ]
 
 PeerTopology = Annotated[
-    Literal["independent", "shared_stem"], Field(description="separate networks, or one trunk with a branch a peer")
+    Literal["independent", "shared_trunk"], Field(description="separate networks, or one trunk with a branch a peer")
 ]
 
 PeerSeeds = Annotated[
@@ -36,10 +36,10 @@ class PeerOptions(Method):
     peers: PeerModels = 2
     topology: PeerTopology = "independent"
     split: Annotated[
-        str | None, Field(description="shared_stem: the first stage that each peer has for itself (default: the last)")
+        str | None, Field(description="shared_trunk: the first stage that each peer has for itself (default: the last)")
     ] = None
     views: PeerViews = "shared"
-    rates: Annotated[
+    lr_multipliers: Annotated[
         list[Annotated[float, Field(gt=0)]] | None,
         Field(description="independent: what optim.lr is multiplied by, one a peer; null: 1 for all"),
     ] = None
@@ -65,13 +65,13 @@ class OnlineDML(PeerOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OnlineMean(PeerOptions):
+class OnlineCodistillation(PeerOptions):
     """The mean of the peers teaches each of them (codistillation, Anil et al. 2018)."""
 
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 3.0}}
 
     name: Literal["online"] = "online"
-    method: Literal["mean"] = "mean"
+    method: Literal["codistillation"] = "codistillation"
     average: Annotated[
         Literal["logits", "probabilities"],
         Field(description="what is averaged: logits, or softmax outputs at temperature 1"),
@@ -90,7 +90,7 @@ class OnlineKDCL(PeerOptions):
 
     name: Literal["online"] = "online"
     method: Literal["kdcl"] = "kdcl"
-    views: PeerViews = "own"
+    views: PeerViews = "independent"
     ensemble: Annotated[
         Literal["naive", "linear", "minlogit", "general"],
         Field(
@@ -109,17 +109,17 @@ class OnlineSwitOKD(Method):
 
     name: Literal["online"] = "online"
     method: Literal["switokd"] = "switokd"
-    big: Annotated[
+    large_model: Annotated[
         str | None, Field(description="model of the big network, which is trained too; null: that of the student")
     ] = None
-    rates: Annotated[
+    lr_multipliers: Annotated[
         list[Annotated[float, Field(gt=0)]] | None,
-        Field(description="what optim.lr is multiplied by: [student, big]; null: 1 for both"),
+        Field(description="what optim.lr is multiplied by: [student, large]; null: 1 for both"),
     ] = None
 
     def trained_models(self, model: str) -> list[str]:
         """Return the models of the student and of the big network."""
-        return [model, self.big or model]
+        return [model, self.large_model or model]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +169,7 @@ class OnlineOKDDip(PeerOptions):
     name: Literal["online"] = "online"
     method: Literal["okddip"] = "okddip"
     peers: PeerModels = 3
-    topology: PeerTopology = "shared_stem"
+    topology: PeerTopology = "shared_trunk"
     reduction: Annotated[
         int, Field(ge=1, description="queries and keys of the attention are this much narrower than the features")
     ] = 8
@@ -191,7 +191,7 @@ class OnlineFFL(PeerOptions):
 
     name: Literal["online"] = "online"
     method: Literal["ffl"] = "ffl"
-    topology: PeerTopology = "shared_stem"
+    topology: PeerTopology = "shared_trunk"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,14 +204,14 @@ class OnlinePCL(PeerOptions):
     name: Literal["online"] = "online"
     method: Literal["pcl"] = "pcl"
     peers: PeerModels = 3
-    topology: PeerTopology = "shared_stem"
-    views: PeerViews = "own"
+    topology: PeerTopology = "shared_trunk"
+    views: PeerViews = "independent"
     decay: Annotated[float, Field(ge=0, lt=1, description="largest decay of the peers' moving averages")] = 0.999
 
 
 ONLINE = by_method(
     OnlineDML,
-    OnlineMean,
+    OnlineCodistillation,
     OnlineKDCL,
     OnlineSwitOKD,
     OnlineCLILR,

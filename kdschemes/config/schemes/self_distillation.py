@@ -27,11 +27,11 @@ class SelfDDGSD(Method):
 
     name: Literal["self"] = "self"
     method: Literal["ddgsd"] = "ddgsd"
-    gap: Annotated[
+    mean_distance: Annotated[
         Literal["channels", "scalar"],
         Field(description="distance of the views' mean features: of each channel (paper), or of one mean of all"),
     ] = "channels"
-    gap_weight: Annotated[float, Field(ge=0, description="weight of that distance")] = 5e-4
+    mean_distance_weight: Annotated[float, Field(ge=0, description="weight of that distance")] = 5e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,21 +71,22 @@ class SelfDLB(Method):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SelfEMA(Method):
+class SelfMeanTeacher(Method):
     """The moving average of the network's weights teaches it: mean teacher (Tarvainen & Valpola 2017)."""
 
     averages: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = RISING_KD
 
     name: Literal["self"] = "self"
-    method: Literal["ema"] = "ema"
+    method: Literal["mean_teacher"] = "mean_teacher"
     decay: Annotated[float, Field(ge=0, lt=1, description="share of the average that stays at a step")] = 0.999
     warm_up: Annotated[
         bool, Field(description="after step t = 1, 2, ... at most 1 - 1 / (t + 1) stays: the start is forgotten")
     ] = True
     view: Annotated[
-        Literal["own", "shared"], Field(description="own: the average sees another random view; shared: the same one")
-    ] = "own"
+        Literal["independent", "shared"],
+        Field(description="independent: the average sees another random view; shared: the same one"),
+    ] = "independent"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +121,7 @@ class SelfUSKD(Method):
 
     name: Literal["self"] = "self"
     method: Literal["uskd"] = "uskd"
-    hard: OwnHard = None
+    ce_weight: OwnHard = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,7 +133,7 @@ class SelfTfKDReg(Method):
 
     name: Literal["self"] = "self"
     method: Literal["tfkd_reg"] = "tfkd_reg"
-    hard: OwnHard = None
+    ce_weight: OwnHard = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,7 +182,7 @@ class SelfMultiExit(ExitOptions):
     alpha: Annotated[
         float, Field(ge=0, le=1, description="weight of the soft term of an exit; hard terms have 1 - alpha")
     ] = 0.5
-    deepest: Annotated[
+    final_exit_weight: Annotated[
         float | None, Field(ge=0, description="weight of the deepest exit's hard term; null: 1 - alpha")
     ] = None
     scale: Annotated[
@@ -201,7 +202,7 @@ class SelfSAD(Method):
 
     uses_losses: ClassVar[bool] = False
     variants: ClassVar[dict[str, dict[str, Any]]] = {
-        "original": {"weight": 0.1, "channels": "sum", "enlarged": "attention", "start": 2 / 3}
+        "original": {"weight": 0.1, "channel_reduction": "sum", "upsample": "attention", "start": 2 / 3}
     }
 
     name: Literal["self"] = "self"
@@ -215,14 +216,14 @@ class SelfSAD(Method):
         Field(description="stages of the chain, each taught by the next deeper one"),
     ] = "all"
     weight: Annotated[float, Field(ge=0, description="weight of the term, per pair of stages")] = 1000.0
-    channels: Annotated[
+    channel_reduction: Annotated[
         Literal["mean", "sum"], Field(description="attention: mean or sum over channels of the squares")
     ] = "mean"
-    enlarged: Annotated[
+    upsample: Annotated[
         Literal["features", "attention"],
         Field(description="what is enlarged to the shallower stage's size: the deeper features, or their attention"),
     ] = "features"
-    positions: Annotated[
+    spatial_reduction: Annotated[
         Literal["mean", "sum"], Field(description="mean or sum over positions of the squared differences")
     ] = "mean"
     start: Annotated[float, Field(ge=0, lt=1, description="share of the training before the term counts")] = 0.0
@@ -263,7 +264,7 @@ class SelfBAN(Method):
         int, Field(ge=1, description="generations after the plain one; each before the last is a run of its own")
     ] = 3
     alpha: SoftWeight = 1.0
-    hard: HardWeight = None
+    ce_weight: HardWeight = None
 
     def prerequisites(self) -> list[Prerequisite]:
         """Return the generations before; the last one of these teaches, and the plain run teaches the first."""
@@ -280,7 +281,7 @@ class SelfTfKD(Method):
     name: Literal["self"] = "self"
     method: Literal["tfkd_self"] = "tfkd_self"
     alpha: SoftWeight = 0.95
-    hard: HardWeight = None
+    ce_weight: HardWeight = None
 
     def prerequisites(self) -> list[Prerequisite]:
         """Return the plain run of the same network."""
@@ -296,7 +297,7 @@ SELF = by_method(
     SelfCSKD,
     SelfPSKD,
     SelfDLB,
-    SelfEMA,
+    SelfMeanTeacher,
     SelfZipf,
     SelfUSKD,
     SelfTfKDReg,

@@ -45,7 +45,7 @@ def attention_transfer(
     student: Float[Tensor, "n cs hs ws"],
     teacher: Float[Tensor, "n ct ht wt"],
     *,
-    form: Literal["code", "paper"] = "code",
+    variant: Literal["code", "paper"] = "code",
     power: float = 2.0,
     eps: float = 0.0,
 ) -> Float[Tensor, ""]:
@@ -59,13 +59,13 @@ def attention_transfer(
     Args:
         student: feature maps.
         teacher: feature maps; channels and size may differ from the student's.
-        form: "code" or "paper".
+        variant: "code" or "paper".
         power: of the features' magnitudes in a map.
         eps: added to a map's length.
     """
     student, teacher = match_size(student, teacher)
     gap = attention_map(student, power=power, eps=eps) - attention_map(teacher, power=power, eps=eps)
-    return torch.linalg.vector_norm(gap, dim=1).mean() if form == "paper" else gap.square().mean()
+    return torch.linalg.vector_norm(gap, dim=1).mean() if variant == "paper" else gap.square().mean()
 
 
 class AT(StageLoss[config.AT]):

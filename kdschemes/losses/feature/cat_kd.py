@@ -39,29 +39,29 @@ def cat_kd(
     teacher: Float[Tensor, "n classes ht wt"],
     *,
     resolution: int = 2,
-    normalise: bool = False,
+    normalize: bool = False,
 ) -> Float[Tensor, ""]:
     r"""Return the mean over samples, classes and positions of $(\bar M^s - \bar M^t)^2$ of class activation maps.
 
     Guo et al. 2023, "Class Attention Transfer Based Knowledge Distillation". $\bar M$ is a sample's map of a class,
-    average-pooled to resolution x resolution positions and then divided by its length $\|M_{nc}\|_2$ if `normalise`
+    average-pooled to resolution x resolution positions and then divided by its length $\|M_{nc}\|_2$ if `normalize`
     says so. A map of 0 stays 0 and has a gradient of 0. Gradients flow to both.
 
     Args:
         student: class activation maps, as from `class_activation`.
         teacher: class activation maps of as many classes; the size may differ.
         resolution: side of the maps that are compared.
-        normalise: compare where classes are seen, not how strongly.
+        normalize: compare where classes are seen, not how strongly.
     """
     assert resolution > 0, resolution
     ours, theirs = (functional.adaptive_avg_pool2d(maps, resolution).flatten(2) for maps in (student, teacher))
-    return hint(unit(ours), unit(theirs)) if normalise else hint(ours, theirs)
+    return hint(unit(ours), unit(theirs)) if normalize else hint(ours, theirs)
 
 
 class CATKD(LastStageLoss[config.CATKD]):
     """`cat_kd` of the class activation maps of the last stages. Square tokens count as a map.
 
-    The student's classifier learns through its maps, the teacher's is a constant. Of a map of one position `normalise`
+    The student's classifier learns through its maps, the teacher's is a constant. Of a map of one position `normalize`
     leaves the sign alone, which has no gradient: refused.
     """
 
@@ -73,13 +73,13 @@ class CATKD(LastStageLoss[config.CATKD]):
         ]
         shapes = self.match_last(student, teacher)
         for stage, (_, height, width) in zip(self.pair, shapes, strict=True):
-            if options.normalise and height * width == 1:
+            if options.normalize and height * width == 1:
                 raise UserError(
-                    f"cat_kd with normalise=true needs more than one position, but the map of '{stage}' is 1x1: "
-                    "set losses.feature.normalise=false or choose another model"
+                    f"cat_kd with normalize=true needs more than one position, but the map of '{stage}' is 1x1: "
+                    "set losses.feature.normalize=false or choose another model"
                 )
-        if options.normalise and options.resolution == 1:
-            raise UserError("cat_kd with resolution=1 would keep signs alone: set losses.feature.normalise=false")
+        if options.normalize and options.resolution == 1:
+            raise UserError("cat_kd with resolution=1 would keep signs alone: set losses.feature.normalize=false")
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         (a, b), (ours, theirs) = self.pair, self._classifiers

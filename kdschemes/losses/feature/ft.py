@@ -27,7 +27,7 @@ def ft(
     student: Float[Tensor, "n cs hs ws"],
     teacher: Float[Tensor, "n ct ht wt"],
     *,
-    form: Literal["attention", "paper"] = "attention",
+    variant: Literal["attention", "paper"] = "attention",
 ) -> Float[Tensor, ""]:
     r"""Return the mean of $|g(F_s) - g(F_t)|$ over samples and the entries of g.
 
@@ -39,11 +39,11 @@ def ft(
 
     Args:
         student: factors.
-        teacher: factors; with `form="paper"` of as many channels.
-        form: "attention" (RepDistiller) or "paper".
+        teacher: factors; with `variant="paper"` of as many channels.
+        variant: "attention" (RepDistiller) or "paper".
     """
     student, teacher = match_size(student, teacher)
-    if form == "attention":
+    if variant == "attention":
         return (attention_map(student) - attention_map(teacher)).abs().mean()
     assert student.shape == teacher.shape, f"{tuple(student.shape)} against {tuple(teacher.shape)}"
     return (unit_rows(student.flatten(1)) - unit_rows(teacher.flatten(1))).abs().mean()
@@ -56,7 +56,7 @@ class FT(StageLoss[config.FT]):
     constant in the comparison, so that only the reconstruction (`hint`) trains it. A translator (encoder)
     finds the student's factor. Both are trained from the first step on, where the paper has a stage of its own for the
     paraphraser. Square tokens count as a map, a vector as a map of one position. One position has no attention: unless
-    `form` is "paper", `stages=last` is the deepest pair of more than one position, and otherwise they are treated as
+    `variant` is "paper", `stages=last` is the deepest pair of more than one position, and otherwise they are treated as
     in `AT`.
     """
 
@@ -71,7 +71,7 @@ class FT(StageLoss[config.FT]):
             self.decoders.append(_layers(nn.ConvTranspose2d, code, code, channels, channels))
 
     def match(self, student: StageShapes, teacher: StageShapes) -> list[tuple[str, str]]:
-        if self.options.form == "paper":
+        if self.options.variant == "paper":
             return super().match(student, teacher)
         if self.options.stages == "last":
             return pairs_of_positions("ft", "all", student, teacher)[-1:]
@@ -84,7 +84,7 @@ class FT(StageLoss[config.FT]):
         ):
             theirs = as_map(teacher.features[b])
             factor = encode(theirs)
-            values.append(ft(translate(as_map(student.features[a])), factor.detach(), form=self.options.form))
+            values.append(ft(translate(as_map(student.features[a])), factor.detach(), variant=self.options.variant))
             values.append(self.options.reconstruction * hint(decode(factor), theirs))
         return torch.stack(values).sum()
 

@@ -30,7 +30,7 @@ def nst(student: Float[Tensor, "n cs hs ws"], teacher: Float[Tensor, "n ct ht wt
     the channels over $\sqrt C$ (the fewer filled up with zeros), it is
     $\frac12 (\langle \delta\delta^\top, \pi\pi^\top \rangle + \langle \pi\delta^\top, (\pi\delta^\top)^\top \rangle)$.
     Either way memory stays near that of the maps, and close maps lose far fewer digits than by three means of the
-    kernel. Channels are normalised at any scale; the references stop at a length of 1e-12.
+    kernel. Channels are normalized at any scale; the references stop at a length of 1e-12.
 
     Args:
         student: feature maps.

@@ -46,7 +46,7 @@ class PAD(StageLoss[config.PAD]):
     """Sum over stage pairs of `pad` of the stages' features averaged over positions.
 
     The log-variance is a learned linear layer and batch norm of the student's embedding; a batch of one sample is
-    normalised by the running statistics. Where widths differ, another linear layer brings the student's embedding to
+    normalized by the running statistics. Where widths differ, another linear layer brings the student's embedding to
     the teacher's.
     """
 
@@ -72,5 +72,5 @@ def _log_variance(layers: nn.Module, embeddings: Tensor) -> Tensor:
     if type(norm) is nn.BatchNorm1d and norm.training and len(predicted) == 1:
         mean, variance = norm.running_mean, norm.running_var
         return functional.batch_norm(predicted, mean, variance, norm.weight, norm.bias, eps=norm.eps)
-    normalised: Tensor = norm(predicted)
-    return normalised
+    normalized: Tensor = norm(predicted)
+    return normalized

@@ -18,12 +18,12 @@ from kdschemes.models.recombined import as_map
 def pkd(
     student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"], *, eps: float = 1e-6
 ) -> Float[Tensor, ""]:
-    r"""Return $\frac1{2NCHW} \sum (\hat s - \hat t)^2$ of maps standardised by channel over N, H and W.
+    r"""Return $\frac1{2NCHW} \sum (\hat s - \hat t)^2$ of maps standardized by channel over N, H and W.
 
     Cao et al. 2022, "PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient":
     $\hat x = (x - \bar x_c) / (\sigma_c + \epsilon)$ with the unbiased deviation, so that the value is nearly the mean
     over channels of 1 - the Pearson correlation. Maps of different size are average-pooled to the smaller height and
-    the smaller width first. A channel that is constant (all of them, where there is one value) standardises to 0 with
+    the smaller width first. A channel that is constant (all of them, where there is one value) standardizes to 0 with
     a gradient of 0. Gradients flow to both. The statistics are the batch's: give it the whole batch.
 
     Args:
@@ -33,11 +33,11 @@ def pkd(
     """
     assert eps > 0, eps
     student, teacher = match_size(student, teacher)
-    return 0.5 * (_standardised(student, eps) - _standardised(teacher, eps)).square().mean()
+    return 0.5 * (_standardized(student, eps) - _standardized(teacher, eps)).square().mean()
 
 
-def _standardised(features: Tensor, eps: float) -> Tensor:
-    """Return the maps standardised by channel, one row a channel; no scale of a channel overflows or vanishes."""
+def _standardized(features: Tensor, eps: float) -> Tensor:
+    """Return the maps standardized by channel, one row a channel; no scale of a channel overflows or vanishes."""
     rows = features.transpose(0, 1).flatten(1)
     centered = rows - rows.mean(dim=1, keepdim=True)
     centered = centered - centered.mean(dim=1, keepdim=True)

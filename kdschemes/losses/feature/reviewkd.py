@@ -49,7 +49,7 @@ class Fusion(nn.Module):
 
     The map passes a 1x1 convolution and batch norm; each of the two is weighed, position by position, by a sigmoid of
     a 1x1 convolution of both, and they are added. A 3x3 convolution and batch norm of the sum is compared with the
-    teacher's map; the sum itself goes on to the next shallower level. Sizes are matched by nearest neighbours.
+    teacher's map; the sum itself goes on to the next shallower level. Sizes are matched by nearest neighbors.
 
     Args:
         before: channels of the student's map.

@@ -1,4 +1,4 @@
-"""Correlation congruence: the paper's kernel, and the product of neighbours that public tables used."""
+"""Correlation congruence: the paper's kernel, and the product of neighbors that public tables used."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from kdschemes.losses.stages import Embedding, StageLoss
 
 
 @full_precision
-def neighbour_congruence(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
+def neighbor_congruence(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     r"""Return the mean over n = 1 .. N-1 of $\sum_d \delta_{nd} \delta_{n+1,d}$, $\delta = |x^s - x^t|$.
 
     RepDistiller's form of Peng et al. 2019, "Correlation Congruence for Knowledge Distillation": not the paper's, and
-    it depends on the order of the batch, but the public tables have it. A batch of 1 has no neighbours: 0, and a
+    it depends on the order of the batch, but the public tables have it. A batch of 1 has no neighbors: 0, and a
     gradient of 0. Gradients flow to both. The value depends on pairs of samples: give it the whole batch.
 
     Args:
@@ -69,9 +69,9 @@ def _series(x: Tensor, gamma: float, order: int) -> Tensor:
 
 
 class CC(StageLoss[config.CC]):
-    """Sum over stage pairs of `neighbour_congruence` or `kernel_congruence`, as `options.form` says.
+    """Sum over stage pairs of `neighbor_congruence` or `kernel_congruence`, as `options.variant` says.
 
-    The features are averaged over positions. Neighbours are compared after a linear layer on each side, trained with
+    The features are averaged over positions. Neighbors are compared after a linear layer on each side, trained with
     the student (which is why the teacher's is, too); the kernel compares samples within a network and has none.
     """
 
@@ -80,14 +80,14 @@ class CC(StageLoss[config.CC]):
     def __init__(self, options: config.CC, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.embeddings = nn.ModuleList()
-        if options.form == "neighbour":
+        if options.variant == "neighbor":
             for a, b in self.pairs:
                 widths = (embedding_width(student.features[a]), embedding_width(teacher.features[b]))
                 self.embeddings.append(nn.ModuleList(Embedding(width, options.dimension) for width in widths))
 
     def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
         ours, theirs = embedding(student), embedding(teacher)
-        if self.options.form == "kernel":
+        if self.options.variant == "kernel":
             return kernel_congruence(gather(ours), gather(theirs), **keywords(kernel_congruence, self.options))
         embed_student, embed_teacher = self.embeddings[number].children()
-        return neighbour_congruence(gather(embed_student(ours)), gather(embed_teacher(theirs)))
+        return neighbor_congruence(gather(embed_student(ours)), gather(embed_teacher(theirs)))

@@ -52,7 +52,7 @@ def memory_similarities(
 
 
 @full_precision
-def log_normaliser(similarities: Float[Tensor, "n drawn"], *, population: int) -> Float[Tensor, ""]:
+def log_normalizer(similarities: Float[Tensor, "n drawn"], *, population: int) -> Float[Tensor, ""]:
     r"""Return $\log Z$, $Z = M \cdot mean_{nk} e^{s_{nk}}$: an estimate from one batch of the sum over M samples.
 
     Args:
@@ -64,7 +64,7 @@ def log_normaliser(similarities: Float[Tensor, "n drawn"], *, population: int) -
 
 @full_precision
 def noise_contrastive(
-    similarities: Float[Tensor, "n drawn"], normaliser: Float[Tensor, ""], *, population: int, eps: float = 1e-7
+    similarities: Float[Tensor, "n drawn"], normalizer: Float[Tensor, ""], *, population: int, eps: float = 1e-7
 ) -> Float[Tensor, ""]:
     r"""Return $-\frac1N \sum_n [\log \frac{p_{n0}}{p_{n0} + c} + \sum_{k=1}^{K} \log \frac{K/M}{p_{nk} + c}]$.
 
@@ -75,14 +75,14 @@ def noise_contrastive(
 
     Args:
         similarities: s.
-        normaliser: $\log Z$.
+        normalizer: $\log Z$.
         population: M, how many samples are drawn from.
         eps: epsilon.
     """
     share = (similarities.shape[1] - 1) / population
     assert share > 0, "nothing to tell the positive from"
     log_share, log_c = math.log(share), math.log(share + eps)
-    odds = similarities - normaliser - log_c
+    odds = similarities - normalizer - log_c
     positive = functional.logsigmoid(odds[:, 0])
     negatives = log_share - log_c + functional.logsigmoid(-odds[:, 1:])
     return -(positive.mean() + negatives.sum(dim=1).mean())
@@ -142,7 +142,7 @@ class CRD(StageLoss[config.CRD]):
     Embeddings and indices are gathered over all processes: each draws the same negatives and, in training mode,
     refreshes the memories of the whole batch alike once the value is found. A sample must not be twice in a batch.
 
-    Memories, normalisers, the seed and the number of the draw are buffers: a checkpoint continues exactly.
+    Memories, normalizers, the seed and the number of the draw are buffers: a checkpoint continues exactly.
     """
 
     needs_global_batch = True
@@ -177,11 +177,11 @@ class CRD(StageLoss[config.CRD]):
 
 
 class _Contrast(nn.Module):
-    """The embeddings, memories and normalisers of one stage pair."""
+    """The embeddings, memories and normalizers of one stage pair."""
 
     student_memory: Tensor
     teacher_memory: Tensor
-    log_normalisers: Tensor
+    log_normalizers: Tensor
 
     def __init__(self, student: int, teacher: int, options: config.CRD, *, positions: int, population: int) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class _Contrast(nn.Module):
         bound = 1.0 / math.sqrt(options.dimension / 3)
         for side in ("student", "teacher"):
             self.register_buffer(f"{side}_memory", torch.empty(positions, options.dimension).uniform_(-bound, bound))
-        self.register_buffer("log_normalisers", torch.zeros(2))
+        self.register_buffer("log_normalizers", torch.zeros(2))
 
     def forward(
         self,
@@ -208,16 +208,16 @@ class _Contrast(nn.Module):
             memory_similarities(e, memory.clone(), samples, temperature=self.options.temperature)
             for e, memory in ((ours, self.teacher_memory), (theirs, self.student_memory))
         ]
-        fresh = torch.stack([log_normaliser(s.detach(), population=self.population) for s in sides])
-        normalisers = torch.where(first, fresh.to(self.log_normalisers.dtype), self.log_normalisers)
-        values = [noise_contrastive(s, z, population=self.population) for s, z in zip(sides, normalisers, strict=True)]
+        fresh = torch.stack([log_normalizer(s.detach(), population=self.population) for s in sides])
+        normalizers = torch.where(first, fresh.to(self.log_normalizers.dtype), self.log_normalizers)
+        values = [noise_contrastive(s, z, population=self.population) for s, z in zip(sides, normalizers, strict=True)]
         if self.training:
-            self._remember(samples[:, 0], ours.detach(), theirs.detach(), normalisers)
+            self._remember(samples[:, 0], ours.detach(), theirs.detach(), normalizers)
         return torch.stack(values).sum()
 
     @torch.no_grad()
-    def _remember(self, index: Tensor, ours: Tensor, theirs: Tensor, normalisers: Tensor) -> None:
-        self.log_normalisers.copy_(normalisers)
+    def _remember(self, index: Tensor, ours: Tensor, theirs: Tensor, normalizers: Tensor) -> None:
+        self.log_normalizers.copy_(normalizers)
         for memory, embeddings in ((self.student_memory, ours), (self.teacher_memory, theirs)):
             rows = refreshed_memory(memory[index], embeddings, momentum=self.options.momentum)
             memory[index] = rows.to(memory.dtype)

@@ -40,7 +40,7 @@ def irg_transformation(a: Float[Tensor, "n ca ha wa"], b: Float[Tensor, "n cb hb
     r"""Return $t_n = \|a_n - b_n\|^2 / \max_m \|a_m - b_m\|^2$ between two stages of a network; 0 where all are 0.
 
     Liu et al. 2019, "Knowledge Distillation via Instance Relationship Graph". The larger map is average-pooled to the
-    smaller height and width; of the one with more channels, groups of neighbouring channels are averaged. Gradients
+    smaller height and width; of the one with more channels, groups of neighboring channels are averaged. Gradients
     flow through the largest too. Give it the whole batch.
 
     Args:

@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: how likely a sample is to have each other one as its neighbour."""
+"""Probabilistic knowledge transfer: how likely a sample is to have each other one as its neighbor."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def probabilistic_transfer(
     assert eps > 0, eps
     if len(student) == 1:
         return 0.0 * (student.sum() + teacher.sum())
-    q, p = _neighbours(student, eps), _neighbours(teacher, eps)
+    q, p = _neighbors(student, eps), _neighbors(teacher, eps)
     gap = q - p
     relative = gap / (p + eps)
     log_ratio = torch.where(
@@ -48,7 +48,7 @@ def probabilistic_transfer(
     return (gap - p * log_ratio).mean()
 
 
-def _neighbours(x: Tensor, eps: float) -> Tensor:
+def _neighbors(x: Tensor, eps: float) -> Tensor:
     largest = x.detach().abs().amax(dim=1, keepdim=True)
     positive = largest > 0
     scale = torch.where(positive, largest, 1.0)

@@ -114,7 +114,7 @@ def _add_gradient(gradient: Tensor, anchors: Tensor, slope: Tensor, unit: Tensor
 class RKD(StageLoss[config.RKD]):
     """Sum over stage pairs of the weighted `rkd_distance` and `rkd_angle`.
 
-    Embeddings are the stages' features averaged over positions (brought to length 1 if `options.normalise`), gathered
+    Embeddings are the stages' features averaged over positions (brought to length 1 if `options.normalize`), gathered
     over all processes.
     """
 
@@ -129,7 +129,7 @@ class RKD(StageLoss[config.RKD]):
         values = []
         for a, b in self.pairs:
             ours, theirs = gather(embedding(student.features[a])), gather(embedding(teacher.features[b]))
-            if self.options.normalise:
+            if self.options.normalize:
                 ours, theirs = unit_rows(ours), unit_rows(theirs)
             if self.options.distance:
                 values.append(self.options.distance * rkd_distance(ours, theirs))

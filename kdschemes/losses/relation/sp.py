@@ -19,7 +19,7 @@ _ORDERS = {"l2": 2, "l1": 1}
 
 @full_precision
 def similarity_preserving(
-    student: Float[Tensor, "n *s"], teacher: Float[Tensor, "n *t"], *, rows: Literal["l2", "l1"] = "l2"
+    student: Float[Tensor, "n *s"], teacher: Float[Tensor, "n *t"], *, row_norm: Literal["l2", "l1"] = "l2"
 ) -> Float[Tensor, ""]:
     r"""Return $\frac{1}{N^2} \|G^s - G^t\|_F^2$, G the rows of $F F^\top$ divided by their length.
 
@@ -33,11 +33,11 @@ def similarity_preserving(
     Args:
         student: features, batch first, of any shape.
         teacher: features, batch first; the shape may differ.
-        rows: what the length of a row is: `l2`, the paper's, or `l1`, torchdistill's.
+        row_norm: what the length of a row is: `l2`, the paper's, or `l1`, torchdistill's.
     """
     if len(student) == 1:
         return 0.0 * (student.sum() + teacher.sum())
-    return (_similarities(student, _ORDERS[rows]) - _similarities(teacher, _ORDERS[rows])).square().mean()
+    return (_similarities(student, _ORDERS[row_norm]) - _similarities(teacher, _ORDERS[row_norm])).square().mean()
 
 
 def _similarities(features: Tensor, order: int) -> Tensor:
@@ -56,4 +56,4 @@ class SP(StageLoss[config.SP]):
 
     def pair_loss(self, number: int, student: Tensor, teacher: Tensor, gather: Gather) -> Float[Tensor, ""]:
         ours, theirs = gather(student.flatten(1)), gather(teacher.flatten(1))
-        return similarity_preserving(ours, theirs, rows=self.options.rows)
+        return similarity_preserving(ours, theirs, row_norm=self.options.row_norm)

@@ -13,11 +13,11 @@ from torch import Tensor
 from kdschemes.core.loss import Endpoint, Gather, Loss, Options, keywords
 from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
-from kdschemes.losses.response.standardise import standardise
+from kdschemes.losses.response.standardize import standardize
 
 
 class ResponseLoss(Loss[Options]):
-    """A loss of two logits, standardised first if `options.standardise` says so."""
+    """A loss of two logits, standardized first if `options.standardize` says so."""
 
     def __init__(self, options: Options, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
@@ -26,10 +26,10 @@ class ResponseLoss(Loss[Options]):
                 f"{options.name} needs at least 2 classes, the task has {data_spec.num_classes}: "  # type: ignore[attr-defined]
                 "choose a feature or relation loss"
             )
-        self.standardise: bool = getattr(options, "standardise", False)
-        if self.standardise and data_spec.num_classes == 2:
+        self.standardize: bool = getattr(options, "standardize", False)
+        if self.standardize and data_spec.num_classes == 2:
             warnings.warn(
-                "standardised logits of 2 classes are always the same but for their sign: this loss teaches nothing",
+                "standardized logits of 2 classes are always the same but for their sign: this loss teaches nothing",
                 stacklevel=2,
             )
 
@@ -39,7 +39,7 @@ class ResponseLoss(Loss[Options]):
     def logits(self, student: Output, teacher: Output) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n classes"]]:
         """Return the student's and the teacher's logits as the loss compares them."""
         z, v = student.logits, teacher.logits
-        return (standardise(z), standardise(v)) if self.standardise else (z, v)
+        return (standardize(z), standardize(v)) if self.standardize else (z, v)
 
 
 class LogitLoss(ResponseLoss[Any]):

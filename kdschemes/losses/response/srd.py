@@ -1,4 +1,4 @@
-"""Simple recipe distillation: the logarithm of a high power of the difference of normalised features."""
+"""Simple recipe distillation: the logarithm of a high power of the difference of normalized features."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def srd_features(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"], *
     gradient. Differences are divided by their largest magnitude first, so no power overflows. Gradients flow to both.
 
     Args:
-        student: features, projected and normalised.
-        teacher: features, normalised.
+        student: features, projected and normalized.
+        teacher: features, normalized.
         exponent: e >= 1.
     """
     assert exponent >= 1, exponent
@@ -54,8 +54,8 @@ def srd(
     Miles, Mikolajczyk 2024. The value depends on the whole batch. Gradients flow to all four.
 
     Args:
-        student: features, projected and normalised.
-        teacher: features, normalised.
+        student: features, projected and normalized.
+        teacher: features, normalized.
         student_logits: z.
         teacher_logits: v.
         exponent: e >= 1 of the feature part.

@@ -20,7 +20,7 @@ def tfkd_reg(
     labels: Int[Tensor, " n"],
     *,
     temperature: float = 20.0,
-    correct: float = 0.99,
+    label_prob: float = 0.99,
     multiplier: float = 100.0,
 ) -> Float[Tensor, ""]:
     r"""Return $m \frac1{NC} \sum_n KL(softmax(u_n / T) \| softmax(z_n))$, u made by hand from the label.
@@ -34,14 +34,14 @@ def tfkd_reg(
         student: logits z of at least 2 classes.
         labels: class indices.
         temperature: T > 0, of the target alone.
-        correct: a, from 0 to 1.
+        label_prob: a, from 0 to 1.
         multiplier: m.
     """
     assert temperature > 0, temperature
     classes = student.shape[1]
     assert classes > 1, "there are no classes beside the label's"
-    target = torch.full_like(student, (1.0 - correct) / (classes - 1), requires_grad=False)
-    target = target.scatter(1, labels[:, None], correct)
+    target = torch.full_like(student, (1.0 - label_prob) / (classes - 1), requires_grad=False)
+    target = target.scatter(1, labels[:, None], label_prob)
     return multiplier * divergence(student, target / temperature).mean() / classes
 
 

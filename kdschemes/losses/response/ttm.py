@@ -15,7 +15,7 @@ def ttm(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, tempera
     r"""Return $\frac1N \sum_n KL(softmax(v_n / T) \| softmax(z_n))$.
 
     Zheng, Yang 2024, "Knowledge Distillation Based on Transformed Teacher Matching". The teacher's probabilities
-    are raised to the power $\gamma = 1/T$ and normalised, the student's stay at temperature 1, and there is no
+    are raised to the power $\gamma = 1/T$ and normalized, the student's stay at temperature 1, and there is no
     $T^2$. Mean over the batch; gradients flow to both, the student's is $(softmax(z) - softmax(v / T)) / N$.
 
     Args:

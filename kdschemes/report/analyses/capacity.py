@@ -20,7 +20,7 @@ from kdschemes.report.analyses.evidence import (
 )
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, accuracy, by_seed, cost, count, mean_std, reported
+from kdschemes.report.formatting import NOTHING, accuracy, by_seed, cost, count, mean_std, primary_head
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import paired, verdicts
 
@@ -120,7 +120,7 @@ def _sizes(found: Mapping[Pair, Group]) -> Sizes:
     """Return the parameters of students, and of the networks that teach them directly; 0 where no run tells them."""
     sizes = {name: 0.0 for pair in found for name in (pair.student, pair.teacher, *pair.assistants)}
     for pair, group in found.items():
-        for name, head in ((pair.student, reported(group)), (_direct(pair), "teacher")):
+        for name, head in ((pair.student, primary_head(group)), (_direct(pair), "teacher")):
             if values := cost(group, head, "parameters"):
                 sizes[name] = values[0]
     return sizes

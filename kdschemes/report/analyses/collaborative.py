@@ -153,7 +153,9 @@ def _point(group: Group) -> Point | None:
     start = start_config(group.finished[0])
     if start is None:
         return None
-    place = Place(skew=setting(group, "data.part_skew"), own=setting(group, "data.part") == start.data.part)
+    place = Place(
+        skew=setting(group, "data.dirichlet_alpha"), own=setting(group, "data.partition") == start.data.partition
+    )
     way = (setting(group, "scheme.name"), setting(group, "scheme.method"))
     if way == ("offline", "kd"):
         temperature = setting(group, "losses.response.temperature")

@@ -44,7 +44,7 @@ class Point:
 def efficiency(groups: Sequence[Group]) -> list[Section]:
     """Return test accuracy against the share of the images, and validation accuracy against epochs.
 
-    Compared are plain supervised runs and runs that a teacher teaches, by `data.fraction`.
+    Compared are plain supervised runs and runs that a teacher teaches, by `data.train_fraction`.
     """
     found, left_out = by_point(groups, _point)
     notes = [*missing(groups), *left_out]
@@ -66,7 +66,7 @@ def epochs_to(found: Curve, level: float) -> int | None:
 def _point(group: Group) -> Point | None:
     scheme, method = setting(group, "scheme.name"), setting(group, "scheme.method")
     way = DISTILLED if scheme == "offline" else ALONE if (scheme, method) == ("supervised", "ce") else None
-    fraction = setting(group, "data.fraction")
+    fraction = setting(group, "data.train_fraction")
     return None if way is None else Point(way=way, fraction=1.0 if fraction is None else float(fraction))
 
 

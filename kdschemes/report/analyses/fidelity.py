@@ -14,7 +14,7 @@ from kdschemes.errors import UserError
 from kdschemes.report.analyses.evidence import RULE, by_point, evaluated, missing, paragraphs, probability, setting
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, by_seed, mean_std, reported
+from kdschemes.report.formatting import NOTHING, by_seed, mean_std, primary_head
 from kdschemes.report.groups import Group, Member
 from kdschemes.report.statistics import paired, verdicts
 from kdschemes.storage.predictions import read_predictions
@@ -130,7 +130,7 @@ def _point(group: Group) -> Point | None:
 
 
 def _test(group: Group, key: str) -> dict[int, float]:
-    return by_seed(group, reported(group), "last", key)
+    return by_seed(group, primary_head(group), "last", key)
 
 
 def _errors(member: Member) -> Errors | None:
@@ -141,7 +141,7 @@ def _errors(member: Member) -> Errors | None:
         return None
     if answers is None or member.results is None or "test" not in answers.labels:
         return None
-    heads = [answers.heads.get(str(member.results[key]), {}).get("test") for key in ("teacher", "reported")]
+    heads = [answers.heads.get(str(member.results[key]), {}).get("test") for key in ("teacher", "primary_head")]
     if heads[0] is None or heads[1] is None:
         return None
     return repeated_errors(answers.labels["test"], heads[0].classes, heads[1].classes)

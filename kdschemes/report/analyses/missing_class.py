@@ -203,7 +203,7 @@ def _point(group: Group) -> Point | None:
         return None
     alpha = float(setting(group, "scheme.alpha") or 0.0)
     taught = scheme == "offline" and alpha > 0
-    omitted = tuple(setting(group, "data.omit") or ())
+    omitted = tuple(setting(group, "data.exclude_classes") or ())
     return Point(label=group.label, taught=taught, labels=not taught or alpha < 1, omitted=omitted)
 
 

@@ -105,9 +105,9 @@ def transfer(member: Member, seen: Mask) -> Transfer:
     folder = start_folder(member)
     if folder is None:
         raise UserError(f"{member.folder} did not begin from another run")
-    head, teacher = str(member.results["reported"]), str(member.results.get("teacher"))
+    head, teacher = str(member.results["primary_head"]), str(member.results.get("teacher"))
     began, ended = _kept(folder), _kept(member.folder)
-    labels, before = ended.labels["test"], _test(began, _reported(folder), folder)
+    labels, before = ended.labels["test"], _test(began, _primary_head(folder), folder)
     after = _test(ended, head, member.folder)
     if not np.array_equal(began.labels["test"], labels):
         raise UserError(f"{folder} and {member.folder} have other test images")
@@ -124,9 +124,9 @@ def _percent(right: Mask) -> float:
     return 100.0 * float(right.mean()) if len(right) else float("nan")
 
 
-def _reported(folder: Path) -> str:
+def _primary_head(folder: Path) -> str:
     try:
-        return str((traces.results(folder) or {})["reported"])
+        return str((traces.results(folder) or {})["primary_head"])
     except (OSError, ValueError, KeyError):
         raise UserError(f"{folder} has no results, or damaged ones: delete its results.json and run again") from None
 

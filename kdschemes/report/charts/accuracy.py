@@ -11,7 +11,7 @@ import altair as alt
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
-from kdschemes.report.formatting import accuracy, deviation_of, mean_of, reported
+from kdschemes.report.formatting import accuracy, deviation_of, mean_of, primary_head
 from kdschemes.report.groups import Group
 from kdschemes.report.style import MUTED
 
@@ -33,7 +33,7 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
         means.append(
             named
             | {"mean": round(mean, 3), "low": round(mean - deviation, 3), "high": round(mean + deviation, 3)}
-            | {"head": reported(group), "deviation": round(deviation, 3), "seeds": len(values)}
+            | {"head": primary_head(group), "deviation": round(deviation, 3), "seeds": len(values)}
         )
     if not means:
         return None

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section
-from kdschemes.report.formatting import mean_of, reported
+from kdschemes.report.formatting import mean_of, primary_head
 from kdschemes.report.groups import Group
 from kdschemes.report.predictions import Stored
 
@@ -55,7 +55,7 @@ def _within(groups: Sequence[Group], stored: Stored) -> list[Chart]:
 
 
 def _between(groups: Sequence[Group], stored: Stored) -> list[Chart]:
-    of = {group.label: stored.with_head(group, reported(group)) for group in groups}
+    of = {group.label: stored.with_head(group, primary_head(group)) for group in groups}
     all_of_them = [group for group in groups if of[group.label]]
     own = all_of_them[:MOST_ROWS]
     rows = []
@@ -66,7 +66,7 @@ def _between(groups: Sequence[Group], stored: Stored) -> list[Chart]:
             if (one < two if a is b else one == two)
         ]
         values = [
-            agreement(left.heads[reported(a)]["test"].classes, right.heads[reported(b)]["test"].classes)
+            agreement(left.heads[primary_head(a)]["test"].classes, right.heads[primary_head(b)]["test"].classes)
             for left, right in pairs
             if np.array_equal(left.labels["test"], right.labels["test"])
         ]

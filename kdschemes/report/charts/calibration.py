@@ -12,7 +12,7 @@ import numpy.typing as npt
 from kdschemes.report.charts.base import chart
 from kdschemes.report.colors import Hue, few_colors
 from kdschemes.report.document import Chart, Section
-from kdschemes.report.formatting import accuracy, by_seed, mean_of, mean_std, reported
+from kdschemes.report.formatting import accuracy, by_seed, mean_of, mean_std, primary_head
 from kdschemes.report.groups import Group
 from kdschemes.report.predictions import Stored
 
@@ -27,7 +27,7 @@ MOST_LINES = 6
 
 def calibration_section(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | None) -> Section:
     """Return the reliability of the baseline and of the most accurate groups, or the word that it is not there."""
-    runs = [group for group in groups if stored.with_head(group, reported(group))]
+    runs = [group for group in groups if stored.with_head(group, primary_head(group))]
     text = " ".join(stored.notes)
     return Section(title="Calibration", text=text, charts=[_chart(runs, stored, hue, baseline)] if runs else [])
 
@@ -53,7 +53,7 @@ def _chart(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | No
     rows: list[dict[str, Any]] = []
     names: dict[str, str] = {}
     for group in chosen:
-        head = reported(group)
+        head = primary_head(group)
         runs = stored.with_head(group, head).values()
         sure = np.concatenate([found.heads[head]["test"].confidence.astype(np.float64) for found in runs])
         right = np.concatenate([found.heads[head]["test"].classes == found.labels["test"] for found in runs])

@@ -11,7 +11,7 @@ import altair as alt
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
-from kdschemes.report.formatting import MEAN_OVER_PEERS, by_seed, cost, deviation_of, heads, mean_of, reported
+from kdschemes.report.formatting import MEAN_OVER_PEERS, by_seed, cost, deviation_of, heads, mean_of, primary_head
 from kdschemes.report.groups import Group
 from kdschemes.report.style import INK, MUTED
 
@@ -62,7 +62,7 @@ def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
     """Return a point a head; a head that is there already, as teachers are in all their students' runs, only once."""
     points: list[dict[str, Any]] = []
     seen: set[tuple[float | None, ...]] = set()
-    own = [(group, reported(group)) for group in groups if group.finished]
+    own = [(group, primary_head(group)) for group in groups if group.finished]
     others = [(group, head) for group, first in own for head in heads(group) if head not in (first, MEAN_OVER_PEERS)]
     for group, head in [*own, *others]:
         values = list(by_seed(group, head, "last", "top1").values())
@@ -70,7 +70,7 @@ def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
             continue
         costs = {key: mean_of(of) if (of := cost(group, head, key)) else None for key, *_ in COSTS}
         key = (costs["parameters"], costs["macs"], round(mean_of(values), 6))
-        is_reported = head == reported(group)
+        is_reported = head == primary_head(group)
         if not is_reported and key in seen:
             continue
         seen.add(key)

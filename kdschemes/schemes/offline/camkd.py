@@ -32,7 +32,7 @@ Shape = tuple[int, int, int]
 
 
 def camkd(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return CE + alpha `weighted_kd` + beta `weighted_hint`, the last one after `scheme.feature_delay` epochs.
+    """Return CE + alpha `weighted_kd` + beta `weighted_hint`, the last one after `scheme.feature_start_epoch` epochs.
 
     Raises:
         UserError: fewer than two teachers, `teacher.weights`, or a teacher whose classifier does not read the mean of
@@ -53,14 +53,14 @@ def camkd(config: Config, data_spec: DataSpec) -> Distillation:
     return Distillation(
         {**teachers.nodes, "student": student, "embedded": reader},
         [
-            Supervise("student", constant(options.hard)),
+            Supervise("student", constant(options.ce_weight)),
             ConfidentKD("student", teachers.names, constant(options.alpha), options.temperature),
             ConfidentHint(
                 "student",
                 dict(zip(teachers.names, stages, strict=True)),
                 reader.provides,
-                _delayed(options.beta, options.feature_delay),
-                through_weights=options.through_weights,
+                _delayed(options.beta, options.feature_start_epoch),
+                grad_through_weights=options.grad_through_weights,
             ),
         ],
         ["student"],
@@ -129,12 +129,12 @@ class ConfidentHint(Term):
         readings: Sequence[str],
         weight: Schedule,
         *,
-        through_weights: bool,
+        grad_through_weights: bool,
     ) -> None:
         super().__init__(f"camkd_hint/teachers->{target}", target, weight)
         self.stages = dict(stages)
         self.readings = tuple(readings)
-        self.through_weights = through_weights
+        self.grad_through_weights = grad_through_weights
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -149,7 +149,7 @@ class ConfidentHint(Term):
         return weighted_hint(
             [output.features[EMBEDDED] for output in read],
             [as_map(outputs[name].features[stage].detach()) for name, stage in self.stages.items()],
-            weights if self.through_weights else weights.detach(),
+            weights if self.grad_through_weights else weights.detach(),
         )
 
 

@@ -14,7 +14,7 @@ from kdschemes.schemes.offline.teachers import build_teachers, soft_and_hard
 def kd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - alpha) CE + alpha response(teacher -> student), and feature and relation terms from each teacher.
 
-    `scheme.hard` is CE's weight where it is not 1 - alpha. Several teachers answer by the weighted mean of their
+    `scheme.ce_weight` is CE's weight where it is not 1 - alpha. Several teachers answer by the weighted mean of their
     logits; each one's features teach with its own weight. Without a response loss there is nothing to weigh CE
     against, and its weight is 1.
     """

@@ -50,9 +50,9 @@ def build_teachers(config: Config, data_spec: DataSpec) -> Teachers:
 
 
 def soft_and_hard(config: Config) -> tuple[float, float]:
-    """Return the weights of the soft and the hard term that `scheme.alpha` and `scheme.hard` give.
+    """Return the weights of the soft and the hard term that `scheme.alpha` and `scheme.ce_weight` give.
 
     Without a response loss there is nothing to weigh cross-entropy against, and its weight is 1.
     """
     alpha = soft_weight(config)
-    return alpha, 1.0 - alpha if config.scheme.hard is None else config.scheme.hard
+    return alpha, 1.0 - alpha if config.scheme.ce_weight is None else config.scheme.ce_weight

@@ -22,7 +22,7 @@ def dml(config: Config, data_spec: DataSpec) -> Distillation:
     """
     peers = build_peers(config, data_spec)
     sequential = config.scheme.update == "sequential"
-    if sequential and config.scheme.topology == "shared_stem":
+    if sequential and config.scheme.topology == "shared_trunk":
         raise UserError("scheme.update=sequential needs scheme.topology=independent: peers on one trunk step together")
     share = 1.0 / (len(peers.names) - 1)
     edges = [Edge(j, k, share, share, share) for k in peers.names for j in peers.names if j != k]

@@ -25,7 +25,7 @@ class Gate(nn.Module):
     """Weighs m branches for each sample: softmax(ReLU(BN(fc(x)))) over branches, x the averaged trunk's map.
 
     Its batch norm is over the samples of all processes where batch norms are. A batch of one sample has no statistics
-    of its own and is normalised by the running ones.
+    of its own and is normalized by the running ones.
     """
 
     def __init__(self, width: int, branches: int) -> None:

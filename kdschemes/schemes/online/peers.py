@@ -23,7 +23,7 @@ class Peers:
 
     nodes: dict[str, Node]
     names: list[str]
-    rates: dict[str, float]
+    lr_multipliers: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Stem:
 
 
 def build_peers(config: Config, data_spec: DataSpec, *, leader: str | None = None) -> Peers:
-    """Return the peers that `scheme.peers`, `topology`, `views`, `rates`, `seeds` and `model.checkpoint` describe.
+    """Return the peers that a scheme's options and `model.checkpoint` describe.
 
     Outputs are `peer0`, `peer1`, ...; on one trunk they come from one node, `peers`, whose trunk has peer 0's weights.
     `leader` is the output of one more network, of `model` and the run's seed, which sees the batch itself and is not
@@ -49,28 +49,30 @@ def build_peers(config: Config, data_spec: DataSpec, *, leader: str | None = Non
     assert isinstance(options, PeerOptions)
     models = peer_models(config)
     names = peer_names(len(models))
-    one_a_peer("scheme.rates", options.rates, len(models))
+    one_a_peer("scheme.lr_multipliers", options.lr_multipliers, len(models))
     one_a_peer("scheme.seeds", options.seeds, len(models))
     if isinstance(config.model.checkpoint, list):
         one_a_peer("model.checkpoint", config.model.checkpoint, len(models))
     views = peer_views(options.views, len(models))
-    rates = dict(zip(names, options.rates or [1.0] * len(names), strict=True))
+    lr_multipliers = dict(zip(names, options.lr_multipliers or [1.0] * len(names), strict=True))
     everybody = list(names)
     if leader is not None:
         models, everybody, views = [*models, config.model.name], [*names, leader], [*views, None]
-    if options.topology == "shared_stem":
-        if options.rates is not None:
-            raise UserError("scheme.rates belongs to scheme.topology=independent: peers on one trunk share its rate")
+    if options.topology == "shared_trunk":
+        if options.lr_multipliers is not None:
+            raise UserError(
+                "scheme.lr_multipliers belongs to scheme.topology=independent: peers on one trunk share its rate"
+            )
         stem = build_shared_trunk(config, data_spec, models, everybody)
         node = SharedTrunk(everybody, stem.trunk, stem.branches, stem.template, views=views)
         return Peers({"peers": node}, names, {})
     if options.split is not None:
-        raise UserError("scheme.split belongs to scheme.topology=shared_stem; independent peers share nothing")
+        raise UserError("scheme.split belongs to scheme.topology=shared_trunk; independent peers share nothing")
     networks = peer_networks(config, data_spec, models, everybody)
     nodes: dict[str, Node] = {
         name: Network(name, network, view) for name, network, view in zip(everybody, networks, views, strict=True)
     }
-    return Peers(nodes, names, rates)
+    return Peers(nodes, names, lr_multipliers)
 
 
 def distill_peers(
@@ -97,7 +99,7 @@ def distill_peers(
         heads=heads or [*peers.names, "ensemble"],
         data_spec=data_spec,
         peers=peers.names,
-        rates=peers.rates,
+        lr_multipliers=peers.lr_multipliers,
         phases=phases,
     )
 
@@ -198,7 +200,7 @@ def build_shared_trunk(config: Config, data_spec: DataSpec, models: Sequence[str
         )
     if len(set(models)) > 1:
         raise UserError(
-            f"scheme.topology=shared_stem: peers on one trunk have one architecture, not {', '.join(models)}"
+            f"scheme.topology=shared_trunk: peers on one trunk have one architecture, not {', '.join(models)}"
         )
     networks = peer_networks(config, data_spec, models, names)
     stage = config.scheme.split or networks[0].stage_names[-1]

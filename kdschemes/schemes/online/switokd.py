@@ -29,12 +29,12 @@ def switokd(config: Config, data_spec: DataSpec) -> Distillation:
     two terms are computed and not followed. The term `learning/big` of weight 0 is 1 where it learns, else 0.
 
     Raises:
-        UserError: `scheme.rates` of another length than two.
+        UserError: `scheme.lr_multipliers` of another length than two.
     """
-    rates = config.scheme.rates or [1.0, 1.0]
-    if len(rates) != 2:
-        raise UserError(f"scheme.rates has {len(rates)} entries for 2 networks: give [student, big]")
-    big = SwitchedNetwork("big", student_network(config, data_spec, "big", config.scheme.big), small="student")
+    lr_multipliers = config.scheme.lr_multipliers or [1.0, 1.0]
+    if len(lr_multipliers) != 2:
+        raise UserError(f"scheme.lr_multipliers has {len(lr_multipliers)} entries for 2 networks: give [student, big]")
+    big = SwitchedNetwork("big", student_network(config, data_spec, "big", config.scheme.large_model), small="student")
     return distill(
         {"student": Network("student", student_network(config, data_spec, "student")), "big": big},
         supervised={"student": 1.0, "big": 1.0},
@@ -43,7 +43,7 @@ def switokd(config: Config, data_spec: DataSpec) -> Distillation:
         heads=["student", "big"],
         data_spec=data_spec,
         terms=[Learning(big)],
-        rates=dict(zip(("student", "big"), rates, strict=True)),
+        lr_multipliers=dict(zip(("student", "big"), lr_multipliers, strict=True)),
     )
 
 

@@ -9,9 +9,9 @@ from kdschemes.schemes.self_distillation.byot import byot
 from kdschemes.schemes.self_distillation.cskd import cskd
 from kdschemes.schemes.self_distillation.ddgsd import ddgsd
 from kdschemes.schemes.self_distillation.dlb import dlb
-from kdschemes.schemes.self_distillation.ema import ema
 from kdschemes.schemes.self_distillation.frskd import frskd
 from kdschemes.schemes.self_distillation.label_based import own_labels
+from kdschemes.schemes.self_distillation.mean_teacher import mean_teacher
 from kdschemes.schemes.self_distillation.multi_exit import multi_exit
 from kdschemes.schemes.self_distillation.pskd import pskd
 from kdschemes.schemes.self_distillation.sad import sad
@@ -29,7 +29,7 @@ SELF: Builders = {
     options.SelfCSKD: cskd,
     options.SelfPSKD: pskd,
     options.SelfDLB: dlb,
-    options.SelfEMA: ema,
+    options.SelfMeanTeacher: mean_teacher,
     options.SelfZipf: zipf,
     options.SelfUSKD: own_labels,
     options.SelfTfKDReg: own_labels,

@@ -76,5 +76,5 @@ def ddgsd(config: Config, data_spec: DataSpec) -> Distillation:
         losses=config.losses,
         heads=["student"],
         data_spec=data_spec,
-        terms=[MeanGap(first, second, constant(options.gap_weight), options.gap)],
+        terms=[MeanGap(first, second, constant(options.mean_distance_weight), options.mean_distance)],
     )

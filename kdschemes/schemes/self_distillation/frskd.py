@@ -84,7 +84,7 @@ def frskd(config: Config, data_spec: DataSpec) -> Distillation:
 class Fuse(nn.Module):
     r"""The weighted mean of maps of one shape; weights are learned, not negative, and equal at the start.
 
-    $w_k = relu(v_k) / (\sum_j relu(v_j) + 10^{-6})$, the fast normalised fusion of Tan et al. 2020, EfficientDet.
+    $w_k = relu(v_k) / (\sum_j relu(v_j) + 10^{-6})$, the fast normalized fusion of Tan et al. 2020, EfficientDet.
     """
 
     def __init__(self, maps: int) -> None:
@@ -104,9 +104,9 @@ class BiFPN(nn.Module):
 
     With $L_i$, $L'_i$ two 1x1 convolutions of the stage's map, $P_n = L_n$, and going up
     $P_i = B(w_0 L_i + w_1 U(P_{i+1}))$; then $O_1 = P_1$, and going down
-    $O_i = B'(w_0 L'_i + w_1 P_i + w_2 D(O_{i-1}))$, the deepest without its $P_n$. U enlarges to the neighbour's size
-    by nearest neighbours, D is a 3x3 maximum of stride 2 as often as the neighbour's size allows; both pass a 1x1
-    convolution to the neighbour's channels. A 1x1 convolution is followed by batch norm and ReLU; B is `depth` times a
+    $O_i = B'(w_0 L'_i + w_1 P_i + w_2 D(O_{i-1}))$, the deepest without its $P_n$. U enlarges to the neighbor's size
+    by nearest neighbors, D is a 3x3 maximum of stride 2 as often as the neighbor's size allows; both pass a 1x1
+    convolution to the neighbor's channels. A 1x1 convolution is followed by batch norm and ReLU; B is `depth` times a
     depthwise 3x3 and a 1x1 convolution and batch norm, with ReLU between them. All convolutions are without bias, every
     map passes a ReLU before it is read.
     Ji et al. 2021, "Refine Myself by Teaching Myself", class BiFPNc of the authors' code.
@@ -149,7 +149,7 @@ class BiFPN(nn.Module):
 
 
 def shrunk(maps: Float[Tensor, "n c h w"], size: Size) -> Float[Tensor, "n c h2 w2"]:
-    """Bring maps to a size: 3x3 maxima of stride 2 while both sides stay large enough, then nearest neighbours.
+    """Bring maps to a size: 3x3 maxima of stride 2 while both sides stay large enough, then nearest neighbors.
 
     The maxima are padded with zeros as EfficientDet pads them, to ceil(side / 2), the odd row at the end.
     """

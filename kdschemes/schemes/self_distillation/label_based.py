@@ -24,10 +24,10 @@ def own_labels(config: Config, data_spec: DataSpec) -> Distillation:
                 f"losses.{kind}={options.name} would compare the student with itself, method={config.scheme.method} "
                 "has no teacher: leave losses.response=uskd or tfkd_reg, and none of the other kinds"
             )
-    published = next((options.hard for _, options in config.losses.chosen()), 1.0)
+    published = next((options.ce_weight for _, options in config.losses.chosen()), 1.0)
     return distill(
         {"student": Network("student", student_network(config, data_spec, "student"))},
-        supervised={"student": published if config.scheme.hard is None else config.scheme.hard},
+        supervised={"student": published if config.scheme.ce_weight is None else config.scheme.ce_weight},
         edges=[Edge("student", "student")],
         losses=config.losses,
         heads=["student"],

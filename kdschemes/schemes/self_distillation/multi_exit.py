@@ -111,7 +111,7 @@ def multi_exit(config: Config, data_spec: DataSpec) -> Distillation:
     deepest, *exits = student.provides
     alpha = soft_weight(config)
     hard, soft = options.scale * (1.0 - alpha), options.scale * alpha
-    last = hard if options.deepest is None else options.scale * options.deepest
+    last = hard if options.final_exit_weight is None else options.scale * options.final_exit_weight
     shapes = probe([student], data_spec)
     endpoints = {name: Endpoint(shapes[name], student.training_network(name)) for name in student.provides}
     softened = [

@@ -43,9 +43,9 @@ class SelfAttention(Term):
         return self_attention(
             to_map(features[self.shallow]),
             to_map(deep),
-            channels=options.channels,
-            enlarged=options.enlarged,
-            positions=options.positions,
+            channel_reduction=options.channel_reduction,
+            upsample=options.upsample,
+            spatial_reduction=options.spatial_reduction,
         )
 
 
@@ -54,9 +54,9 @@ def self_attention(
     shallow: Float[Tensor, "n c h w"],
     deep: Float[Tensor, "n c2 h2 w2"],
     *,
-    channels: Reduce = "mean",
-    enlarged: Literal["features", "attention"] = "features",
-    positions: Reduce = "mean",
+    channel_reduction: Reduce = "mean",
+    upsample: Literal["features", "attention"] = "features",
+    spatial_reduction: Reduce = "mean",
 ) -> Float[Tensor, ""]:
     r"""Return the mean over samples and positions of $(\Psi(F) - \Psi(G))^2$, $\Psi$ a softmax over positions.
 
@@ -67,16 +67,18 @@ def self_attention(
     Args:
         shallow: F.
         deep: G.
-        channels: 'sum' leaves out the factor 1/C.
-        enlarged: 'features' or 'attention'.
-        positions: 'sum' adds the squared differences of a sample's positions.
+        channel_reduction: 'sum' leaves out the factor 1/C.
+        upsample: 'features' or 'attention'.
+        spatial_reduction: 'sum' adds the squared differences of a sample's positions.
     """
     size = (shallow.shape[2], shallow.shape[3])
-    ours = _energy(shallow, channels)
-    theirs = _energy(_resized(deep, size), channels) if enlarged == "features" else _energy(deep, channels)
+    ours = _energy(shallow, channel_reduction)
+    theirs = (
+        _energy(_resized(deep, size), channel_reduction) if upsample == "features" else _energy(deep, channel_reduction)
+    )
     theirs = _resized(theirs, size)
     gap = ours.flatten(1).softmax(dim=1) - theirs.flatten(1).softmax(dim=1)
-    return gap.square().sum(dim=1).mean() if positions == "sum" else gap.square().mean()
+    return gap.square().sum(dim=1).mean() if spatial_reduction == "sum" else gap.square().mean()
 
 
 def sad(config: Config, data_spec: DataSpec) -> Distillation:
@@ -119,9 +121,9 @@ def _from(start: float, value: float) -> Schedule:
     return lambda progress: value if progress.fraction >= start else 0.0
 
 
-def _energy(features: Tensor, channels: Reduce) -> Tensor:
+def _energy(features: Tensor, channel_reduction: Reduce) -> Tensor:
     squares = features.square()
-    return squares.mean(dim=1, keepdim=True) if channels == "mean" else squares.sum(dim=1, keepdim=True)
+    return squares.mean(dim=1, keepdim=True) if channel_reduction == "mean" else squares.sum(dim=1, keepdim=True)
 
 
 def _resized(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -66,7 +66,7 @@ class StudyConsole:
 
 def result_line(results: Mapping[str, Any]) -> str:
     """Return what a finished run reached, of the reported head: on the test set, else on the validation split."""
-    last = results["heads"][results["reported"]]["last"]
+    last = results["heads"][results["primary_head"]]["last"]
     split = next((split for split in ("test", "val") if last.get(split)), None)
     reached = f"{split} {last[split]['top1']:.2f} % (last), " if split is not None else ""
     return f"{reached}{duration(results['train_seconds'])}"

@@ -55,6 +55,6 @@ def _kind(run: StudyRun) -> tuple[object, ...]:
     config = run.config
     teacher = str(config.teacher.name) if config.scheme.uses_teacher else ""
     losses = tuple(options.name for _, options in config.losses.chosen())
-    data = (config.data.name, config.data.fraction, config.train.batch_size)
+    data = (config.data.name, config.data.train_fraction, config.train.batch_size)
     models = config.scheme.trained_models(config.model.name)
     return *data, config.scheme.name, config.scheme.method, *models, teacher, *losses

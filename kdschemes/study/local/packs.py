@@ -114,7 +114,7 @@ def epoch_work(config: Config, pack_size: int) -> float:
     """
     models = config.scheme.trained_models(config.model.name)
     trained, teachers = (_total(_macs, names, config) for names in (models, _teachers(config)))
-    return SAMPLES[config.data.name] * config.data.fraction * (PASSES * trained + teachers / pack_size)
+    return SAMPLES[config.data.name] * config.data.train_fraction * (PASSES * trained + teachers / pack_size)
 
 
 def _key(run: StudyRun) -> object:

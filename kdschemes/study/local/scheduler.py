@@ -291,4 +291,4 @@ class Scheduler:
 
     def _label(self, name: str) -> str:
         entry = self._entries[name]
-        return f"{entry.label} (comes first)" if entry.earlier else entry.label
+        return f"{entry.label} (prerequisite)" if entry.earlier else entry.label

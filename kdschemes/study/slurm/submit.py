@@ -105,7 +105,7 @@ def _write_configs(array: PlannedArray, folder: Path) -> Path:
     configs = parent / str(number)
     configs.mkdir()
     for element, run in enumerate(array.runs):
-        config = dataclasses.replace(run.config, output=str(Path(run.config.output).absolute()))
+        config = dataclasses.replace(run.config, output_dir=str(Path(run.config.output_dir).absolute()))
         config = in_group(config, folder.name)
         atomic_write(configs / f"{element}.yaml", dump_yaml(config).encode())
     return configs

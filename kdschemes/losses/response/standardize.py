@@ -10,7 +10,7 @@ from kdschemes.core.precision import full_precision
 
 
 @full_precision
-def standardise(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+def standardize(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
     r"""Return $Z(z) = (z - \bar z) / (\sigma(z) + 10^{-7})$ by sample, $\sigma$ the unbiased deviation over classes.
 
     Sun et al. 2024, "Logit Standardization in Knowledge Distillation". Equal logits give 0, and a gradient of 0 (the

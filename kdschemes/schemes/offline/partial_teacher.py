@@ -18,7 +18,7 @@ from kdschemes.schemes.networks import student_network, teacher_network
 from kdschemes.schemes.offline.teachers import soft_and_hard
 
 
-def partial(config: Config, data_spec: DataSpec) -> Distillation:
+def partial_teacher(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE and response(teacher -> student) for the student, CE and response(student -> teacher) for the teacher.
 
     The teacher's parts before `scheme.trained_from` are constants. Feature and relation terms teach the student alone.
@@ -27,7 +27,7 @@ def partial(config: Config, data_spec: DataSpec) -> Distillation:
         UserError: several teachers, an unknown stage, a teacher that cannot be cut there.
     """
     if isinstance(config.teacher.name, list) and len(config.teacher.name) > 1:
-        raise UserError(f"method=partial trains one teacher, not {len(config.teacher.name)}: give one model")
+        raise UserError(f"method=partial_teacher trains one teacher, not {len(config.teacher.name)}: give one model")
     options, network = config.scheme, teacher_network(config, data_spec, 0)
     alpha, hard = soft_and_hard(config)
     stage = network.stage_names[-1] if options.trained_from == "last" else options.trained_from
@@ -35,13 +35,13 @@ def partial(config: Config, data_spec: DataSpec) -> Distillation:
     back = Edge("student", "teacher", response=options.teacher_alpha, feature=None, relation=None)
     return distill(
         {"teacher": teacher, "student": Network("student", student_network(config, data_spec, "student"))},
-        supervised={"student": hard, "teacher": options.teacher_hard},
+        supervised={"student": hard, "teacher": options.teacher_ce_weight},
         edges=[Edge("teacher", "student", response=alpha), back],
         losses=config.losses,
         heads=["student", "teacher"],
         data_spec=data_spec,
         teacher="teacher",
-        rates={"teacher": options.teacher_rate},
+        lr_multipliers={"teacher": options.teacher_lr_multiplier},
     )
 
 

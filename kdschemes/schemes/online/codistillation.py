@@ -9,7 +9,7 @@ from kdschemes.core.types import DataSpec
 from kdschemes.schemes.online.peers import build_peers, distill_peers, edges_from
 
 
-def mean(config: Config, data_spec: DataSpec) -> Distillation:
+def codistillation(config: Config, data_spec: DataSpec) -> Distillation:
     """Return, for each peer k, CE_k + response(mean -> peer k).
 
     The mean is of the logits or of the probabilities (`scheme.average`), of all peers or of the others

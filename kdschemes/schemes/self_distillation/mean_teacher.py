@@ -11,11 +11,11 @@ from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
 
 
-def ema(config: Config, data_spec: DataSpec) -> Distillation:
+def mean_teacher(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE + response(moving average -> student); the average is the reported head."""
     options = config.scheme
     network = student_network(config, data_spec, "student")
-    seen = Network("student", network, "view1" if options.view == "own" else None)
+    seen = Network("student", network, "view1" if options.view == "independent" else None)
     return distill(
         {
             "student": Network("student", network),
