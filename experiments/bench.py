@@ -33,6 +33,7 @@ from kdschemes.core.types import DataSpec
 from kdschemes.data import DataModule, views
 from kdschemes.data.views import Stream
 from kdschemes.distributed.launch import start_processes
+from kdschemes.evaluation.cost import peak_memory
 from kdschemes.losses.feature.nst import nst
 from kdschemes.losses.relation.rkd import rkd_angle
 from kdschemes.schemes import build_scheme

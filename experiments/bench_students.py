@@ -77,7 +77,7 @@ def bench_cached(batch_size: int, steps: int, rounds: int) -> None:
             names = ("plain", "stores", "reads")
             runs = {name: build(precision, batch_size, steps, Path(folder) / name, OFFLINE) for name in names}
             for name in names[1:]:
-                _store_answers(runs[name], Path(folder) / "cache")
+                _store_predictions(runs[name], Path(folder) / "cache")
             ratios: dict[str, list[float]] = {name: [] for name in names}
             for number in range(rounds + 1):
                 seconds = {name: timed(partial(train_one_epoch, [run], number)) for name, run in runs.items()}
@@ -93,7 +93,7 @@ def bench_cached(batch_size: int, steps: int, rounds: int) -> None:
             )
 
 
-def _store_answers(run: Run, place: Path) -> None:
+def _store_predictions(run: Run, place: Path) -> None:
     teacher = run.scheme.node_of("teacher")
     assert isinstance(teacher, Frozen)
     key = {"teacher": {"name": teacher.network.spec.name}, "data": {"name": "random"}, "seed": run.data.seed}

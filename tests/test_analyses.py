@@ -395,7 +395,7 @@ def test_temperature_limit_of_a_trained_pair(tmp_path: Path) -> None:
     found = measure_pair(member)
     # The run began from weights that have not seen its teacher: another gradient, the same law.
     for one in (found.after, found.before):
-        assert slope(one.temperatures, one.centered, above=10 * found.deviation) == pytest.approx(-1.0, abs=0.02)
+        assert slope(one.temperatures, one.centered, above=10 * found.std) == pytest.approx(-1.0, abs=0.02)
     assert found.before.exact != found.after.exact
     assert found.at_useful < 0.5
     (section,) = temperature_limit([Group(label="pair", members=(member,))])

@@ -23,7 +23,7 @@ from kdschemes.storage.checkpoint import load_state, save_state
 from kdschemes.storage.lease import BEATS, FolderLost, Holder, Lease, holder, this_process
 from kdschemes.tracking.metrics_log import MetricsLog
 from kdschemes.training.run_folder import RunFolder
-from kdschemes.training.signals import TOLD_JOB, StopSignal
+from kdschemes.training.signals import STOP_NOTICE, StopSignal
 
 SECONDS = 0.6
 
@@ -239,7 +239,7 @@ def test_who_lost_a_folder_puts_nothing_in_place(tmp_path: Path) -> None:
         log.close()
         with pytest.raises(FolderLost, match=rf"{tmp_path} was taken over by process \d+ on .*: this process stops"):
             save_state(tmp_path / "state.pt", {"step": 2})
-        assert prerequisites.lost
+        assert first.lost
         with pytest.raises(FolderLost):
             atomic_write(tmp_path / "best" / "x", b"")
         with pytest.raises(FolderLost):
@@ -295,7 +295,7 @@ def test_a_beating_holder_notices_that_it_lost(tmp_path: Path) -> None:
 def test_a_process_that_waits_for_a_folder_stops_and_tells_its_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(TOLD_JOB, str(tmp_path / "told"))
+    monkeypatch.setenv(STOP_NOTICE, str(tmp_path / "told"))
     (tmp_path / "run").mkdir()
     lease = taken(tmp_path / "run")
     for late, word in ((True, "waiting"), (False, "starting")):

@@ -84,7 +84,7 @@ def test_elements_as_slurm_writes_them(text: str, numbers: list[int]) -> None:
 
 def test_without_slurm_it_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(slurm.NoAnswer, match="scontrol is not on this machine"):
+    with pytest.raises(slurm.SlurmUnavailable, match="scontrol is not on this machine"):
         known_jobs(["1"])
     with pytest.raises(UserError, match="sbatch is not on this machine"):
         sbatch(["job.sh"], None)

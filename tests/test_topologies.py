@@ -22,11 +22,11 @@ from kdschemes.schemes.networks import student_network
 RECIPE = {"model": "resnet20", "losses.response": "kd", "losses.response.temperature": 2.0}
 
 
-def topology(config, task):
-    nodes = {name: Network(name, student_network(config, task, name)) for name in ("a", "b", "c")}
+def topology(config, data_spec):
+    nodes = {name: Network(name, student_network(config, data_spec, name)) for name in ("a", "b", "c")}
     edges = [Edge("a", "b"), Edge("b", "c"), Edge("c", "a")]
     labels = dict.fromkeys(nodes, 1.0)
-    return distill(nodes, supervised=labels, edges=edges, losses=config.losses, heads="abc", task=task)
+    return distill(nodes, supervised=labels, edges=edges, losses=config.losses, heads="abc", data_spec=data_spec)
 """
 SMALL = ["data.val_fraction=0.9", "train.epochs=1", "train.batch_size=64", "train.num_threads=1"]
 

@@ -105,8 +105,8 @@ def test_load_model_imports_no_training_code(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True, cwd=REPOSITORY
     )
-    loaded = {name for name in done.stdout.split() if not name.startswith("kdschemes.models")}
-    assert loaded == {"kdschemes.errors", "kdschemes.storage", "kdschemes.storage.atomic"}
+    rooms = {name.split(".")[1] for name in done.stdout.split()}
+    assert rooms <= {"models", "storage", "config", "errors"}
 
 
 @pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "module.", "_orig_mod.", "module._orig_mod."])

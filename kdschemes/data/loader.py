@@ -162,7 +162,7 @@ class DataModule:
             found = [views.same_class_samples(self.seed, epoch, share.index, train, labels) for share in plan]
             mates = [replace(share, index=index) for share, index in zip(plan, found, strict=True)]
             return self._train_batches(epoch, mates, number=1)
-        assert name.startswith("view"), f"no companion {name}"
+        assert name.startswith("view"), f"no auxiliary batch {name}"
         return self._train_batches(epoch, plan, number=int(name.removeprefix("view")))
 
     def _train_batches(self, epoch: int, plan: list[Share], number: int = 0) -> Iterator[Batch]:

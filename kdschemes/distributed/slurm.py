@@ -28,7 +28,7 @@ TELLING = ("DependencyNeverSatisfied", "JobLaunchFailure", "NodeDown", "SystemFa
 FORGOTTEN = "Invalid job id specified"
 
 
-class NoAnswer(UserError):
+class SlurmUnavailable(UserError):
     """SLURM is not here, or does not answer."""
 
 
@@ -124,7 +124,7 @@ def known_jobs(numbers: Iterable[str]) -> dict[str, Job]:
         if answer.returncode == 0:
             jobs |= parse_jobs(answer.stdout)
         elif FORGOTTEN not in answer.stderr:
-            raise NoAnswer(f"scontrol: {_line(answer.stderr) or f'exit code {answer.returncode}'}")
+            raise SlurmUnavailable(f"scontrol: {_line(answer.stderr) or f'exit code {answer.returncode}'}")
     return jobs
 
 
@@ -152,7 +152,7 @@ def cancel(numbers: Sequence[str]) -> None:
         NoAnswer: they could not be cancelled.
     """
     if numbers and (answer := _run(["scancel", *numbers], {})).returncode != 0:
-        raise NoAnswer(f"scancel: {_line(answer.stderr)}; cancel the jobs {', '.join(numbers)} by hand")
+        raise SlurmUnavailable(f"scancel: {_line(answer.stderr)}; cancel the jobs {', '.join(numbers)} by hand")
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -168,9 +168,11 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> subprocess.Comp
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError:
-        raise NoAnswer(f"{command[0]} is not on this machine: SLURM's jobs are submitted on a cluster") from None
+        raise SlurmUnavailable(
+            f"{command[0]} is not on this machine: SLURM's jobs are submitted on a cluster"
+        ) from None
     except subprocess.TimeoutExpired:
-        raise NoAnswer(f"{command[0]} gave no answer for {PATIENCE:.0f} s") from None
+        raise SlurmUnavailable(f"{command[0]} gave no answer for {PATIENCE:.0f} s") from None
 
 
 def _line(text: str) -> str:

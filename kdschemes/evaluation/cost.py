@@ -56,23 +56,23 @@ def head_latencies(scheme: Distillation, data: DataModule) -> dict[str, float]:
     """
     if not data.sizes["test"]:
         return {}
-    answers: dict[str, Callable[[Tensor], object]] = {}
+    predictors: dict[str, Callable[[Tensor], object]] = {}
     frozen: dict[str, Frozen] = {}
     for head in (*scheme.heads, *((scheme.teacher,) if scheme.teacher else ())):
         node = scheme.node_of(head)
         if isinstance(node, Frozen):
             frozen[head] = node
-        answers[head] = _inference(scheme, head)
+        predictors[head] = _inference(scheme, head)
     known = {head: node.latency_ms for head, node in frozen.items() if node.latency_ms is not None}
     with evaluation_mode(scheme):
-        for answer in answers.values():
-            if isinstance(answer, nn.Module):
-                answer.eval()
-        unknown = {head: answer for head, answer in answers.items() if head not in known}
+        for predictor in predictors.values():
+            if isinstance(predictor, nn.Module):
+                predictor.eval()
+        unknown = {head: predictor for head, predictor in predictors.items() if head not in known}
         measured = {head: median(times) for head, times in latencies(unknown, single_images(data)).items()}
     for head in frozen.keys() & measured.keys():
         frozen[head].latency_ms = measured[head]
-    return {head: (measured | known)[head] for head in answers}
+    return {head: (measured | known)[head] for head in predictors}
 
 
 def _inference(scheme: Distillation, head: str) -> Callable[[Tensor], object]:
@@ -123,11 +123,11 @@ def _exit_cost(network: ExitNetwork, name: str, data: DataModule) -> dict[str, i
     return {"parameters": _used(network, lambda image: network.forward_until_exit(image, name), data), "macs": macs}
 
 
-def _used(network: nn.Module, answer: Callable[[Tensor], Tensor], data: DataModule) -> int:
+def _used(network: nn.Module, predictor: Callable[[Tensor], Tensor], data: DataModule) -> int:
     """Return how many parameters of a network an answer depends on; frozen ones all count."""
     trained = [p for p in network.parameters() if p.requires_grad]
     with probing(network, data.channels, data.image_size, batch=1) as image, torch.enable_grad():
-        gradients = torch.autograd.grad(answer(image).sum(), trained, allow_unused=True)
+        gradients = torch.autograd.grad(predictor(image).sum(), trained, allow_unused=True)
     unused = sum(p.numel() for p, gradient in zip(trained, gradients, strict=True) if gradient is None)
     return count_parameters(network) - unused
 

@@ -16,15 +16,15 @@ LATENCY_IMAGES, WARM_UP = 50, 5
 
 @torch.no_grad()
 def latencies(
-    answers: Mapping[str, Callable[[Tensor], object]], images: Iterable[Float[Tensor, "1 c h w"]]
+    predictors: Mapping[str, Callable[[Tensor], object]], images: Iterable[Float[Tensor, "1 c h w"]]
 ) -> dict[str, list[float]]:
     """Return by name the milliseconds of each answer to each image, taken in turns; the first images only warm up."""
-    measured: dict[str, list[float]] = {name: [] for name in answers}
+    measured: dict[str, list[float]] = {name: [] for name in predictors}
     for number, image in enumerate(images):
-        for name, answer in answers.items():
+        for name, predictor in predictors.items():
             _wait(image.device)
             started = time.perf_counter()
-            answer(image)
+            predictor(image)
             _wait(image.device)
             if number >= WARM_UP:
                 measured[name].append(1000 * (time.perf_counter() - started))

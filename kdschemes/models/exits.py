@@ -179,20 +179,20 @@ class EarlyExit(nn.Module):
         """Return the logits of the exit that each sample took, and its number: 0 for exit1, K for the network's own."""
         answering = self.network.forward_by_exit(images)
         logits = next(answering)
-        answers = torch.empty_like(logits)
+        predictions = torch.empty_like(logits)
         taken = torch.full((len(images),), len(self.thresholds), device=logits.device)
         here = torch.arange(len(images), device=logits.device)
         for number, threshold in enumerate(self.thresholds):
             leaves = confidence(logits) >= threshold
             leaving, going = leaves.nonzero().squeeze(1), (~leaves).nonzero().squeeze(1)
-            answers[here[leaving]] = logits[leaving]
+            predictions[here[leaving]] = logits[leaving]
             taken[here[leaving]] = number
             if not len(going):
-                return answers, taken
+                return predictions, taken
             here = here[going]
             logits = answering.send(going if len(leaving) else None)
-        answers[here] = logits
-        return answers, taken
+        predictions[here] = logits
+        return predictions, taken
 
 
 def _choose(network: str, exits: Literal["all"] | list[str], stages: Sequence[Stage]) -> list[Stage]:

@@ -287,7 +287,7 @@ def _scheduler_says(held_by: Holder, me: Holder) -> str | None:
         return f"SLURM started job {me.job} again" if me.restart > held_by.restart else None
     try:
         jobs = slurm.known_jobs([held_by.job])
-    except slurm.NoAnswer:
+    except slurm.SlurmUnavailable:
         return None
     job = jobs.get(held_by.job)
     if job is None:

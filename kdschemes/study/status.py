@@ -63,7 +63,7 @@ def status(study: Study) -> Status:
     if arrays:
         try:
             jobs = slurm.known_jobs(array.job for array in arrays)
-        except slurm.NoAnswer as error:
+        except slurm.SlurmUnavailable as error:
             asked, note = False, f"{error}; the states are from folders and logs alone"
     rows = tuple(
         look(

@@ -33,7 +33,7 @@ def results_table(results: Mapping[str, Any]) -> str:
         if (results.get("mean_over_peers") or {}).get(when):
             found["mean over peers"] = results["mean_over_peers"][when]
         if found:
-            parts.append(f"{title}\n{render(_table(found, results.get('cost', {}), reported))}")
+            parts.append(f"{title}\n{render(_table(found, results.get('cost', {}), primary_head))}")
     if results.get("early_exit"):
         parts.append(f"Early exit on the test set, last epoch\n{_early_exit(results['early_exit'])}")
     return "\n\n".join(parts) + "\n"

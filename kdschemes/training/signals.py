@@ -13,7 +13,7 @@ from kdschemes.storage.atomic import atomic_write
 if TYPE_CHECKING:
     import torch.distributed as dist
 
-TOLD_JOB = "KDSCHEMES_STOPPED"
+STOP_NOTICE = "KDSCHEMES_STOPPED"
 """Environment variable that names the file in which a stopped run tells its job: the signal, and the steps it took."""
 
 
@@ -63,7 +63,7 @@ class StopSignal:
 
     def notify_job(self, name: str) -> None:
         """Tell the job that started this process that `name` stopped it, if it asked to be told."""
-        if path := os.environ.get(TOLD_JOB):
+        if path := os.environ.get(STOP_NOTICE):
             atomic_write(Path(path), f"{name} {self.steps}\n".encode())
 
     @property

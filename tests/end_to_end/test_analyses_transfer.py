@@ -284,7 +284,7 @@ def test_settings_are_tuned_on_validation_and_for_each_seed() -> None:
 
     first, second = (Setting(temperature=t, alpha=0.9) for t in (1.0, 4.0))
     grid = {
-        prerequisites: {0: run(80.0, 10.0), 1: run(70.0, 90.0), 2: run(50.0, 1.0)},
+        first: {0: run(80.0, 10.0), 1: run(70.0, 90.0), 2: run(50.0, 1.0)},
         second: {0: run(80.0, 99.0), 1: run(71.0, 20.0)},
     }
     assert {seed: chosen.after.top1 for seed, chosen in tuned(grid).items()} == {0: 10.0, 1: 20.0}

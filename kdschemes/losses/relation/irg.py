@@ -19,7 +19,7 @@ from kdschemes.losses.stages import StageLoss, check_two_pairs, map_shape, match
 
 
 @full_precision
-def irg_edges(features: Float[Tensor, "n *shape"]) -> Float[Tensor, "n n"]:
+def irg_edges(features: Float[Tensor, " n *shape"]) -> Float[Tensor, "n n"]:
     r"""Return $E_{ij} = \|f_i - f_j\|^2 / \max_{kl} \|f_k - f_l\|^2$ of flattened features; 0 where all are equal.
 
     Liu et al. 2019, "Knowledge Distillation via Instance Relationship Graph", with the division by the largest

@@ -19,7 +19,7 @@ _ORDERS = {"l2": 2, "l1": 1}
 
 @full_precision
 def similarity_preserving(
-    student: Float[Tensor, "n *s"], teacher: Float[Tensor, "n *t"], *, row_norm: Literal["l2", "l1"] = "l2"
+    student: Float[Tensor, " n *s"], teacher: Float[Tensor, " n *t"], *, row_norm: Literal["l2", "l1"] = "l2"
 ) -> Float[Tensor, ""]:
     r"""Return $\frac{1}{N^2} \|G^s - G^t\|_F^2$, G the rows of $F F^\top$ divided by their length.
 

@@ -136,15 +136,15 @@ def _test(group: Group, key: str) -> dict[int, float]:
 def _errors(member: Member) -> Errors | None:
     """Return what a student repeats of its teacher's errors on the test set; None where its answers are not kept."""
     try:
-        answers = read_predictions(member.folder)
+        predictions = read_predictions(member.folder)
     except UserError:
         return None
-    if answers is None or member.results is None or "test" not in answers.labels:
+    if predictions is None or member.results is None or "test" not in predictions.labels:
         return None
-    heads = [answers.heads.get(str(member.results[key]), {}).get("test") for key in ("teacher", "primary_head")]
+    heads = [predictions.heads.get(str(member.results[key]), {}).get("test") for key in ("teacher", "primary_head")]
     if heads[0] is None or heads[1] is None:
         return None
-    return repeated_errors(answers.labels["test"], heads[0].classes, heads[1].classes)
+    return repeated_errors(predictions.labels["test"], heads[0].classes, heads[1].classes)
 
 
 def _how_far(

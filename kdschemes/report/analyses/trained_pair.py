@@ -50,8 +50,8 @@ def pair_logits(member: Member, images: int) -> PairLogits:
     teacher = _teacher(config, data_spec, found_folder(Path(paths[0]), member.folder.parent))
     batch = next(iter(data.eval_batches("test", batch_size=images, rank=0, world=1))).images
     with torch.no_grad():
-        answers = [network.eval()(batch) for network in (student, before, teacher)]
-    return PairLogits(student=answers[0], before=answers[1], teacher=answers[2])
+        predictions = [network.eval()(batch) for network in (student, before, teacher)]
+    return PairLogits(student=predictions[0], before=predictions[1], teacher=predictions[2])
 
 
 def _teacher(config: Config, data_spec: DataSpec, path: Path) -> StagedNetwork:

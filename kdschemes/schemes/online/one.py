@@ -18,7 +18,7 @@ from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.models import StagedNetwork
 from kdschemes.models.cost import probing
 from kdschemes.schemes.distill import Edge, distill
-from kdschemes.schemes.online.peers import Stem, build_branches, peer_views
+from kdschemes.schemes.online.peers import Branches, build_branches, peer_views
 
 
 class Gate(nn.Module):
@@ -57,7 +57,13 @@ class GatedEnsemble(SharedTrunk):
     """
 
     def __init__(
-        self, names: Sequence[str], stem: Stem, gate: Gate, *, views: Sequence[str | None], ensemble: str = "ensemble"
+        self,
+        names: Sequence[str],
+        stem: Branches,
+        gate: Gate,
+        *,
+        views: Sequence[str | None],
+        ensemble: str = "ensemble",
     ) -> None:
         super().__init__(names, stem.trunk, stem.branches, stem.template, views=views)
         self.gate = gate

@@ -27,7 +27,7 @@ class Peers:
 
 
 @dataclass(frozen=True)
-class Stem:
+class Branches:
     """Networks cut in one trunk and a branch each; `template` is the whole first network."""
 
     trunk: Trunk
@@ -177,7 +177,7 @@ def peer_networks(
     ]
 
 
-def build_branches(config: Config, data_spec: DataSpec) -> tuple[list[str], Stem]:
+def build_branches(config: Config, data_spec: DataSpec) -> tuple[list[str], Branches]:
     """Return the names of `scheme.peers` branches of `model`, and the trunk that they part from.
 
     Raises:
@@ -188,7 +188,7 @@ def build_branches(config: Config, data_spec: DataSpec) -> tuple[list[str], Stem
     return names, build_shared_trunk(config, data_spec, [config.model.name] * len(names), names)
 
 
-def build_shared_trunk(config: Config, data_spec: DataSpec, models: Sequence[str], names: Sequence[str]) -> Stem:
+def build_shared_trunk(config: Config, data_spec: DataSpec, models: Sequence[str], names: Sequence[str]) -> Branches:
     """Cut the peers' networks before `scheme.split`; the trunk is peer 0's.
 
     Raises:
@@ -205,4 +205,4 @@ def build_shared_trunk(config: Config, data_spec: DataSpec, models: Sequence[str
     networks = peer_networks(config, data_spec, models, names)
     stage = config.scheme.split or networks[0].stage_names[-1]
     parts = [split(network, stage) for network in networks]
-    return Stem(parts[0][0], [branch for _, branch in parts], networks[0])
+    return Branches(parts[0][0], [branch for _, branch in parts], networks[0])

@@ -7,7 +7,7 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Node, ProbabilityEnsemble
 from kdschemes.core.types import DataSpec
-from kdschemes.schemes.self_distillation.generations import earlier_network, taught_by_generations
+from kdschemes.schemes.self_distillation.generations import generation_network, taught_by_generations
 
 
 def ban(config: Config, data_spec: DataSpec) -> Distillation:
@@ -20,7 +20,7 @@ def ban(config: Config, data_spec: DataSpec) -> Distillation:
     earlier = range(1, last) if last > 1 else range(1)
     names = [*(f"generation{number}" for number in earlier[:-1]), "teacher"]
     nodes: dict[str, Node] = {
-        name: Frozen(name, earlier_network(config, data_spec, place, number))
+        name: Frozen(name, generation_network(config, data_spec, place, number))
         for place, (number, name) in enumerate(zip(earlier, names, strict=True))
     }
     heads = ["student"]

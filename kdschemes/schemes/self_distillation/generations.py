@@ -34,7 +34,7 @@ def taught_by_generations(
     )
 
 
-def earlier_network(config: Config, data_spec: DataSpec, place: int, generation: int) -> StagedNetwork:
+def generation_network(config: Config, data_spec: DataSpec, place: int, generation: int) -> StagedNetwork:
     """Return a generation's network: as it starts, or with the weights of its run where that is known by now."""
     network = student_network(config, data_spec, _role(generation))
     folders = config.teacher.checkpoint

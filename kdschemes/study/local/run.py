@@ -163,9 +163,9 @@ def _dry_run(opened: OpenStudy, parallel: int | None, memory: float | None) -> s
     if runs:
         packs, _, told = _packs(runs, parallel, memory)
         lines.append(told)
-        places = {run.folder: number for number, pack in enumerate(packs, start=1) for run in pack.runs}
+        pack_numbers = {run.folder: number for number, pack in enumerate(packs, start=1) for run in pack.runs}
         for number, pack in enumerate(packs, start=1):
-            after = sorted({str(places[need]) for need in pack.needs if need in places})
+            after = sorted({str(pack_numbers[need]) for need in pack.needs if need in pack_numbers})
             wait = f", after pack {', '.join(after)}" if after else ""
             lines += ["", f"pack {number}: {_several(len(pack.runs), 'run')}{wait}"]
             lines += [f"      {run.label}: {shlex.join(run.overrides) or run.folder}" for run in pack.runs]

@@ -48,7 +48,7 @@ def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
     groups = {
         key: tuple(run for run in runs if (taken.get(run.folder), run.folder not in needed) == key) for key in keys
     }
-    places = {run.folder: number for number, group in enumerate(groups.values()) for run in group}
+    array_numbers = {run.folder: number for number, group in enumerate(groups.values()) for run in group}
     arrays = []
     for (_, last), group in groups.items():
         needs = {need for run in group for need in run.needs}
@@ -57,7 +57,7 @@ def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
             PlannedArray(
                 name=found.study.name if last else f"{found.study.name}-earlier",
                 runs=group,
-                after=tuple(sorted({places[need] for need in needs if need in places})),
+                after=tuple(sorted({array_numbers[need] for need in needs if need in array_numbers})),
                 after_elements=tuple(active),
             )
         )

@@ -41,16 +41,16 @@ def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: 
         UserError: a mistake in the study or the overrides, SLURM does not answer or refuses; nothing was submitted.
     """
     _check_extra(extra)
-    place = repository()
-    opened = open_study(name, overrides, recipes=place / "experiments")
+    root = repository()
+    opened = open_study(name, overrides, recipes=root / "experiments")
     runs, folder = opened.runs, opened.study.folder
     if dry_run:
         found = status(opened.study)
-        return "\n".join([*opened.notes, _dry_run(plan(runs, found), found, place, parallel, extra)])
+        return "\n".join([*opened.notes, _dry_run(plan(runs, found), found, root, parallel, extra)])
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=LOCK_PATIENCE):
-            return "\n".join([*opened.notes, _submit(runs, opened.study, place, parallel, extra)])
+            return "\n".join([*opened.notes, _submit(runs, opened.study, root, parallel, extra)])
     except Timeout:
         raise UserError(f"{folder} is in use by another kdschemes submit or study: wait for it") from None
     except OSError as error:
@@ -65,7 +65,7 @@ def _check_extra(extra: Sequence[str]) -> None:
             raise UserError(f"{word}: kdschemes submit sets {option} itself; take it out")
 
 
-def _submit(runs: Sequence[StudyRun], study: Study, place: Path, parallel: int | None, extra: Sequence[str]) -> str:
+def _submit(runs: Sequence[StudyRun], study: Study, root: Path, parallel: int | None, extra: Sequence[str]) -> str:
     found = status(study)
     if not found.asked:
         raise UserError(f"{found.note.partition(';')[0]}; what is queued is not known, and nothing was submitted")
@@ -74,15 +74,15 @@ def _submit(runs: Sequence[StudyRun], study: Study, place: Path, parallel: int |
     if not arrays:
         write_study(study)
         return f"nothing to submit: {counts(found.rows)}"
-    site = _site(place)
+    site = _site(root)
     made: list[Path] = []
     jobs: list[str] = []
     try:
         for array in arrays:
             made.append(_write_configs(array, study.folder))
-            words = array_words(array, made[-1], study.folder, place, jobs=jobs, parallel=parallel, extra=extra)
+            words = array_words(array, made[-1], study.folder, root, jobs=jobs, parallel=parallel, extra=extra)
             jobs.append(slurm.sbatch(words, site))
-        report = slurm.sbatch(report_words(study.folder, place, jobs), site)
+        report = slurm.sbatch(report_words(study.folder, root, jobs), site)
         write_study(study)
         add_submission(study.folder, _line(arrays, jobs, report, made, study.folder, extra))
     except BaseException:
@@ -137,26 +137,26 @@ def _line(
     }
 
 
-def _site(place: Path) -> Path | None:
-    return place / SITE if (place / SITE).is_file() else None
+def _site(root: Path) -> Path | None:
+    return root / SITE if (root / SITE).is_file() else None
 
 
 def _dry_run(
-    arrays: Sequence[PlannedArray], found: Status, place: Path, parallel: int | None, extra: Sequence[str]
+    arrays: Sequence[PlannedArray], found: Status, root: Path, parallel: int | None, extra: Sequence[str]
 ) -> str:
     """Return what would be submitted: the command lines, then each run with its overrides, then what is left out."""
     if not arrays:
         return f"nothing to submit: {counts(found.rows)}"
     folder = found.study.folder
-    site = _site(place)
-    lines = [f"site file: {site or f'none ({place / SITE} is not there)'}"]
+    site = _site(root)
+    lines = [f"site file: {site or f'none ({root / SITE} is not there)'}"]
     jobs = [f"JOB{number}" for number in range(len(arrays))]
     last = max((int(path.name) for path in (folder / "submissions").glob("[0-9]*")), default=0)
     for number, array in enumerate(arrays):
         configs = folder / "submissions" / str(last + 1 + number)
-        words = array_words(array, configs, folder, place, jobs=jobs, parallel=parallel, extra=extra)
+        words = array_words(array, configs, folder, root, jobs=jobs, parallel=parallel, extra=extra)
         lines.append(shlex.join(["sbatch", "--parsable", *words]))
-    lines.append(shlex.join(["sbatch", "--parsable", *report_words(folder, place, jobs)]))
+    lines.append(shlex.join(["sbatch", "--parsable", *report_words(folder, root, jobs)]))
     for number, array in enumerate(arrays):
         lines += ["", f"JOB{number}, {array.name}"]
         for element, run in enumerate(array.runs):
