@@ -108,8 +108,26 @@ def study(options: argparse.Namespace) -> str | int:
 
     memory = options.memory * 1e9 if options.memory is not None else None
     return study_here(
-        options.study, options.override, parallel=options.parallel, memory=memory, dry_run=options.dry_run
+        options.study,
+        options.override,
+        parallel=options.parallel,
+        memory=memory,
+        dry_run=options.dry_run,
+        report=report_study,
     )
+
+
+def report_study(folder: Path) -> bool:
+    """Write the report of a study and print its main numbers; return False, and say why, if that can't be done."""
+    from kdschemes.report import report as write_report
+
+    print("writing the report", flush=True)
+    try:
+        print(f"\n{write_report([str(folder)], output=None, out=None)}\n", flush=True)
+    except UserError as error:
+        print(f"no report: {error}", flush=True)
+        return False
+    return True
 
 
 def status(options: argparse.Namespace) -> str:
