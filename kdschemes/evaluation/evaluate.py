@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +13,7 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import Batch
 from kdschemes.distributed.collectives import rows_of_all, sum_over_processes
 from kdschemes.evaluation.metrics import HeadMetrics
+from kdschemes.storage.predictions import HeadPredictions, Predictions
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,15 @@ def evaluate_together(
             for evaluator in evaluators:
                 evaluator.look(batch)
     return [evaluator.result() for evaluator in evaluators]
+
+
+def predictions_of(found: Mapping[str, Evaluation]) -> Predictions:
+    """Return the predictions of evaluations that kept them, by split, as they are stored."""
+    heads: dict[str, dict[str, HeadPredictions]] = {}
+    for split, evaluation in found.items():
+        for head, (classes, confidence) in evaluation.predictions.items():
+            heads.setdefault(head, {})[split] = HeadPredictions(classes.numpy(), confidence.numpy())
+    return Predictions({split: evaluation.labels.numpy() for split, evaluation in found.items()}, heads)
 
 
 class _Evaluator:

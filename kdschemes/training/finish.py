@@ -14,10 +14,10 @@ from kdschemes.config.checks import split_keys
 from kdschemes.distributed.fsdp import load_full_state, unsharded
 from kdschemes.evaluation.cost import head_latencies, peak_memory
 from kdschemes.evaluation.early_exit import evaluate_early_exit, summary
-from kdschemes.evaluation.evaluate import Evaluation
+from kdschemes.evaluation.evaluate import Evaluation, predictions_of
 from kdschemes.evaluation.export import export_exits, export_network
 from kdschemes.storage.checkpoint import load_state
-from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
+from kdschemes.storage.predictions import write_predictions
 from kdschemes.storage.results import mean_over_peers, write_json
 from kdschemes.tracking.metrics_log import eval_row
 from kdschemes.tracking.trackers import summary_of
@@ -135,7 +135,7 @@ def _write_results(run: Run, final: Final) -> None:
         run.results["early_exit"] = summary(early_exit)
     if run.log is not None:
         run.log.sync()
-        write_predictions(run.folder, _predictions(final.last))
+        write_predictions(run.folder, predictions_of(final.last))
         from kdschemes.tracking.plots import draw_curves, write_early_exit  # matplotlib: no step need wait for it
 
         draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png", title=run.folder.name)
@@ -145,11 +145,3 @@ def _write_results(run: Run, final: Final) -> None:
         write_json(run.folder / "results.json", run.results)
     run.accelerator.wait_for_everyone()
     run.close(None)
-
-
-def _predictions(found: Mapping[str, Evaluation]) -> Predictions:
-    heads: dict[str, dict[str, HeadPredictions]] = {}
-    for split, evaluation in found.items():
-        for head, (classes, confidence) in evaluation.predictions.items():
-            heads.setdefault(head, {})[split] = HeadPredictions(classes.numpy(), confidence.numpy())
-    return Predictions({split: evaluation.labels.numpy() for split, evaluation in found.items()}, heads)

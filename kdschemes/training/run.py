@@ -60,7 +60,7 @@ class Run:
         self.steps_per_epoch = data.steps_per_epoch(batch_size=train.batch_size, drop_last=train.drop_last)
         self.total_steps = self.steps_per_epoch * train.epochs
         self.term_names = [str(term.name) for term in scheme.terms]
-        self.state = State.begin(len(self.term_names) + 1, self.device)
+        self.state = State(len(self.term_names) + 1, self.device)
         self.pack_size, self.learning_rate, self.validation_top1 = 1, 0.0, 0.0
         self.term_weights: dict[str, float] = {}
         self.results: dict[str, Any] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,31 +22,19 @@ NUMBERS = ("step", "window_steps", "metrics_offset", "best", "seconds", "wall", 
 """What is the same on all processes."""
 
 
-@dataclass
 class State:
     """Where a run stands, besides weights and optimizer: all of it is in the checkpoint. Times are in seconds.
 
-    A window is what has been trained since the last line of the log. `first_bad` is, for the total and each term, the
-    first step at which it was not finite.
+    A window is what has been trained since the last line of the log; its sums have a column for the total and for each
+    term. `first_bad` is the first step at which each of them was not finite.
     """
 
-    step: int = 0
-    window_sums: Tensor = field(default_factory=lambda: torch.zeros(0))
-    window_steps: int = 0
-    first_bad: Tensor = field(default_factory=lambda: torch.zeros(0))
-    metrics_offset: int = 0
-    best: dict[str, Any] | None = None
-    seconds: float = 0.0
-    wall: float = 0.0
-    images: int = 0
-
-    @classmethod
-    def begin(cls, columns: int, device: torch.device) -> State:
-        """Return the state before the first step, with windows of so many columns: the total and each term."""
-        return cls(
-            window_sums=torch.zeros(columns, dtype=torch.float64, device=device),
-            first_bad=torch.full((columns,), NEVER, dtype=torch.int64, device=device),
-        )
+    def __init__(self, columns: int, device: torch.device) -> None:
+        self.step = self.window_steps = self.metrics_offset = self.images = 0
+        self.seconds = self.wall = 0.0
+        self.best: dict[str, Any] | None = None
+        self.window_sums = torch.zeros(columns, dtype=torch.float64, device=device)
+        self.first_bad = torch.full((columns,), NEVER, dtype=torch.int64, device=device)
 
     def advance(self, losses: Tensor, images: int) -> None:
         """Count an optimizer step on so many images, with these values of the total and of each term."""
