@@ -20,7 +20,7 @@ from scheme_cases import DATA_SPEC, RECIPES, START
 from kdschemes import cli
 from kdschemes.config.data import DATA
 from kdschemes.config.load import load_config
-from kdschemes.config.losses import FEATURE, RELATION, RESPONSE
+from kdschemes.config.losses import KINDS
 from kdschemes.config.naming import to_tree
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.config.validate import all_keys
@@ -49,9 +49,12 @@ def commands(program: str) -> list[list[str]]:
 RUNS = commands("run.py")
 
 
-def test_the_two_commands_are_there() -> None:
-    assert "pip install -e . && accelerate launch run.py scheme=online" in blocks("sh")[0]
-    assert 'pip install -e ".[test]" && pytest' in blocks("sh")[1]
+def test_install_and_quick_start_come_first() -> None:
+    install, tests, start = blocks("sh")[:3]
+    assert install == "pip install -e .\n"
+    assert 'pip install -e ".[test]" && pytest' in tests
+    schemes = [words for line in start.splitlines() for words in re.findall(r"^accelerate launch run.py (\S+)", line)]
+    assert schemes == ["scheme=online", "scheme=offline", "scheme=self"]
     assert len(RUNS) > 10
 
 
@@ -110,17 +113,18 @@ def table_under(title: str) -> str:
     return "\n".join(line for line in section.splitlines() if line.startswith("|"))
 
 
-def test_tables_name_every_choice() -> None:
+def test_tables_name_what_can_be_chosen() -> None:
     for scheme, methods in SCHEMES.items():
-        (row,) = [row for row in table_under("Schemes").splitlines() if row.startswith(f"| `{scheme}`")]
-        assert re.findall(r"`(\w+)`", row) == [scheme, *methods]
+        (row,) = [row for row in table_under("The three schemes").splitlines() if row.startswith(f"| `{scheme}`")]
+        assert re.findall(r"`(\w+)`", row) == [scheme, next(iter(methods))]
     assert {*DATA} <= set(re.findall(r"`(\w+)`", table_under("Data")))
-    for name in (*MODELS, *RESPONSE, *FEATURE, *RELATION):
+    assert re.findall(r"losses\.(\w+)=NAME", table_under("Losses")) == [*KINDS]
+    for name in MODELS:
         assert f"`{name}`" in README, name
 
 
 def test_default_losses_of_the_table() -> None:
-    rows = {row.split("`")[1]: row for row in table_under("Schemes").splitlines()[2:]}
+    rows = {row.split("`")[1]: row for row in table_under("The three schemes").splitlines()[2:]}
     for scheme in ("offline", "online", "self"):
         tree = to_tree(load_config([f"scheme={scheme}"], recipes=REPOSITORY))
         response, alpha = tree["losses"]["response"], tree["scheme"].get("alpha")
@@ -159,7 +163,7 @@ print(json.dumps({"value": float(value), "folder": str(run.folder), "heads": lis
 
 
 def test_examples_run(tmp_path: Path) -> None:
-    _, _, load, *extensions = blocks("python")
+    load, _, _, *extensions = blocks("python")
     assert len(extensions) == 2
     script = tmp_path / "example.py"
     script.write_text("\n".join(extensions) + DRIVER)
@@ -208,14 +212,14 @@ def test_early_exit_example_runs(tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     (folder,) = (tmp_path / "run" / "runs").iterdir()
     names: dict[str, object] = {"images": torch.zeros(2, 1, 8, 8)}
-    exec(blocks("python")[0].replace("runs/NAME", str(folder)), names)
+    exec(blocks("python")[1].replace("runs/NAME", str(folder)), names)
     assert names["logits"].shape == (2, 10)  # type: ignore[attr-defined]
     assert names["taken"].shape == (2,)  # type: ignore[attr-defined]
 
 
 def test_topology_example_is_the_shipped_one(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(blocks("python")[1])
+    file.write_text(blocks("python")[2])
     mine, shipped = (
         build_scheme(load_config([f"experiment={name}", "teacher.name=resnet20"], recipes=RECIPES), DATA_SPEC)
         for name in (file, "topologies/offline_online")
