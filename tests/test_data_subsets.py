@@ -253,7 +253,7 @@ def configure(*words: str) -> tuple[Data, Sequence[Data]]:
 
 def test_a_teacher_that_is_trained_first_sees_all_images() -> None:
     own, teachers = configure("scheme=offline", "teacher=[resnet20,resnet32]", "data.flip=true", *SUBSET)
-    assert own.parts == 4
+    assert own.num_partitions == 4
     assert teachers == [Digits(flip=True), Digits(flip=True)]
     for method in ("method=takd", "method=ban"):
         scheme = "scheme=offline" if method == "method=takd" else "scheme=self"

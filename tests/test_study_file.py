@@ -235,5 +235,5 @@ def test_each_peer_may_go_on_from_a_run_that_comes_first(tmp_path: Path) -> None
         "run 'both seed=0': model=convnet, but its weights are those of prerequisites.b, a resnet20: set model=resnet20"
     )
     assert error(tmp_path, text.replace("prerequisites.b]", "prerequisites.c]")).startswith(
-        "unknown run of first in variants.both: model.checkpoint 'c'"
+        "unknown run of prerequisites in variants.both: model.checkpoint 'c'"
     )
