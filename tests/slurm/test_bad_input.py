@@ -118,7 +118,7 @@ def test_data_that_one_node_lacks(site: Site) -> None:
     (site.clone / "second_node.sh").write_text(SECOND_NODE)
     with (site.clone / "slurm" / "site.sh").open("a") as settings:
         settings.write(f'container=(bash "{site.clone}/second_node.sh" "{images}")\n')
-    data = "  data: {name: image_folder, root: images, image_size: 16, workers: 0}\n  model: resnet20\n"
+    data = "  data: {name: image_folder, root: images, image_size: 16, num_workers: 0}\n  model: resnet20\n"
     text = (
         STUDY.replace("  data.val_fraction: 0.9\n", data)
         .replace("[0, 1]", "[0]")
