@@ -36,7 +36,7 @@ def test_generations_are_the_runs_that_the_user_would_name() -> None:
     names = [run_name(earlier) for earlier in prerequisite_runs(third)]
     alone = [configure(*BAN, *options, f"scheme.generations={number}") for number in (1, 2)]
     assert names == [run_name(config) for config in alone]
-    assert {run.output for run in prerequisite_runs(third)} == {"elsewhere"}
+    assert {run.output_dir for run in prerequisite_runs(third)} == {"elsewhere"}
     plain = configure(*PLAIN, "seed=5", "train.epochs=3")
     for first in (alone[0], configure(*TFKD, *options)):
         assert [run_name(earlier) for earlier in prerequisite_runs(first)] == [run_name(plain)]
