@@ -297,7 +297,7 @@ def test_runs_are_given_as_folders_or_as_the_folder_that_holds_them(tmp_path: Pa
     first, second = (write_run(tmp_path, supervised(seed), results(seed, 90.0 + seed)) for seed in (0, 1))
     (tmp_path / "studies" / "mine").mkdir(parents=True)
     for word in (str(tmp_path / "none"), str(tmp_path / "studies")):
-        with pytest.raises(UserError, match="is no folder of a run: give folders of runs, or one study"):
+        with pytest.raises(UserError, match="is not the folder of a run: give folders of runs, or one study"):
             report([str(first), word], output=None, out=None)
     copy = tmp_path / "copy" / first.name
     copy.mkdir(parents=True)

@@ -111,7 +111,7 @@ def test_the_grid_has_a_heat_map_and_lines(grid_study: Study) -> None:
     section = grid(study_groups(status(grid_study)))
     assert section is not None
     assert section.title == "Effect of alpha and temperature"
-    assert section.text == "Nothing is finished yet at: alpha=1.0 temperature=16."
+    assert section.text == "No finished runs yet at: alpha=1.0 temperature=16."
     heat_map, lines = section.charts
     cells = {(row["y"], row["x"]): (row["top1"], row["seeds"]) for row in data_of(heat_map) if row["layer"] == 0}
     assert cells == {
@@ -119,7 +119,7 @@ def test_the_grid_has_a_heat_map_and_lines(grid_study: Study) -> None:
         **{("1", "1"): (66.0, 1)},
         **{("1", "4"): (68.5, 2)},
     }
-    ends = [(row["hue"], row["x"], row["mean"], row["deviation"]) for row in data_of(lines) if row["layer"] == 1]
+    ends = [(row["hue"], row["x"], row["mean"], row["std"]) for row in data_of(lines) if row["layer"] == 1]
     assert ("0.5", 4.0, 62.5, 0.707) in ends
     assert "a line for each alpha" in lines.caption
     tree = specs([lines])["lines"]
@@ -200,7 +200,7 @@ def test_exits_are_means_over_seeds(tmp_path: Path) -> None:
     assert points == {
         ("all at one exit", "exit1", 100, 71.0),
         ("all at one exit", "end", 300, 76.0),
-        ("each at its first sure exit", None, 100, 71.0),
+        ("each at its first confident exit", None, 100, 71.0),
         ("without exits", None, 200, 76.0),
     }
     assert exits([], hue([])) is None
@@ -265,7 +265,7 @@ def test_agreement_of_heads_and_of_methods(with_predictions: list[Group]) -> Non
 def test_calibration_says_whose_predictions_are_missing(with_predictions: list[Group]) -> None:
     stored = read_stored(with_predictions)
     section = calibration_section(with_predictions, stored, hue(with_predictions), None)
-    assert section.text == "Without stored predictions, so not here: self-byot-digits-convnet."
+    assert section.text == "Left out, without stored predictions: self-byot-digits-convnet."
     rows = [row for row in data_of(section.charts[0]) if row["layer"] == 2]
     sure, right = [], []
     for member in with_predictions[0].members:
