@@ -123,7 +123,7 @@ def test_groups_of_one_point_are_not_mixed_and_missing_runs_are_named(make: Make
     none = make("b", ["scheme=supervised", "optim.lr=0.2"], seeds(*[None] * 6))
     found, left_out = by_point([two, three, none], lambda group: setting(group, "optim.lr"))
     assert found == {0.1: three}
-    assert left_out == ["Left out: a (processes=2), which was trained or evaluated unlike a."]
+    assert left_out == ["Left out: a (processes=2), which was not trained or evaluated like a."]
     (told,) = missing([two, none])
     assert told.startswith("**6 of 8 runs are not finished** (b seed=0, b seed=1, b seed=2, b seed=3 and 2 more)")
     assert missing([three]) == []
@@ -169,7 +169,7 @@ def test_efficiency(make: Make) -> None:
     assert (rows["10 %"]["difference"], rows["10 %"]["verdict"]) == ("+10.17", "better")
     assert (rows["100 %"]["difference"], rows["100 %"]["verdict"]) == ("+0.00", "inconclusive")
     assert epochs.text.startswith(
-        "Distillation learns in fewer epochs (validation top-1, mean over all epochs): **borne"
+        "Distillation learns in fewer epochs (validation top-1, mean over all epochs): **supported"
     )
     rows = cells(epochs)
     assert rows["40.00 % (50 %)"] == {
@@ -263,7 +263,7 @@ def test_capacity(make: Make) -> None:
     assert rows["wrn_16_2 from wrn_40_2"] == {
         "student": "wrn_16_2 from wrn_40_2", "its parameters": "400", "teacher's parameters": "1,600",
         "teacher's top-1 %": "95.00 ± 0.00", "test top-1 %": "92.00 ± 1.00", "gain": "+1.00", "p (Holm)": "p < 0.001",
-        "taught is": "better",
+        "verdict": "better",
     }  # fmt: skip
     assert rows["wrn_16_1 from wrn_40_2 by wrn_16_2"]["teacher's parameters"] == "400"
     (points,) = drawn(section)
@@ -291,7 +291,7 @@ def test_sensitivity(make: Make) -> None:
     (section,) = sensitivity(groups)
     assert "sensitive to its settings: **supported** (std over 3 settings 7.21 points, 7.21 without" in section.text
     assert "over 3 seeds 0.52; F = " in section.text
-    assert "Best of all is alpha=0.5 with 94.53 ± 0.50 %, worst alpha=0.9 with 80.53 ± 0.55 %" in section.text
+    assert "The best is alpha=0.5 with 94.53 ± 0.50 %, the worst alpha=0.9 with 80.53 ± 0.55 %" in section.text
     assert list(cells(section)) == ["alpha=0.5", "alpha=0.1", "alpha=0.9"]
     (points,) = drawn(section)
     assert {"setting": "alpha=0.9", "top1": 81.1, "seed": 2} in points
@@ -339,7 +339,7 @@ def test_budgets(make: Make, tmp_path: Path) -> None:
     ]
     first, of_epochs, of_compute = budgets(groups)
     assert "The most expensive run is offline: 15 epochs, 1.95 M multiply-accumulates." in first.text
-    assert "once for all students, is not in it: 4.50 M, 2.3 times as much." in first.text
+    assert "done once for all students, is not included: 4.50 M, 2.3 times as much." in first.text
     rows = cells(first)
     assert list(rows) == ["supervised", "offline", "longer"]
     assert rows["supervised"]["of the most expensive"] == "23 %"

@@ -121,7 +121,7 @@ def test_the_grid_has_a_heat_map_and_lines(grid_study: Study) -> None:
     }
     ends = [(row["hue"], row["x"], row["mean"], row["std"]) for row in data_of(lines) if row["layer"] == 1]
     assert ("0.5", 4.0, 62.5, 0.707) in ends
-    assert "a line for each alpha" in lines.caption
+    assert "one line per alpha" in lines.caption
     tree = specs([lines])["lines"]
     assert tree["layer"][0]["encoding"]["x"]["scale"]["type"] == "log"
 
@@ -166,8 +166,7 @@ def test_accuracy_against_costs_that_differ(tmp_path: Path) -> None:
     groups = groups_in(tmp_path)
     (chart,), words = cost_charts(groups, hue(groups))
     assert (
-        words
-        == "Multiply-accumulates an image: the same for all. Latency of one image (ms): not measured in these runs."
+        words == "Multiply-accumulates per image: the same for all. Latency per image (ms): not measured in these runs."
     )
     points = [(row["run"].split()[-1], row["parameters"], row["top1"]) for row in data_of(chart) if row["layer"] == 1]
     assert points == [("optim.lr=0.1", 100, 80), ("optim.lr=1.0", 100, 81), ("teacher", 900, 95)]
@@ -196,7 +195,7 @@ def test_exits_are_means_over_seeds(tmp_path: Path) -> None:
     assert section is not None
     assert section.text == "self-byot-digits-convnet: early_exit.json is not there in 1 of its runs."
     rows = data_of(section.charts[0])
-    points = {(row["answer"], row.get("exit"), row["macs"], row["top1"]) for row in rows}
+    points = {(row["decision"], row.get("exit"), row["macs"], row["top1"]) for row in rows}
     assert points == {
         ("all at one exit", "exit1", 100, 71.0),
         ("all at one exit", "end", 300, 76.0),

@@ -147,7 +147,7 @@ def test_mistakes_are_told_in_one_line(text: str, words: list[str], tmp_path: Pa
 def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
     text = "{question: Q, grid: {data.val_fraction: [0.1, 0.2]}, variants: {a: {train.epochs: 1}}}"
     for word in ("seed=1", "seeds=[1]", "grid.model=[vgg8]"):
-        assert error(tmp_path, text, word) == f"{word}: that is the study's own; copy its file and change it there"
+        assert error(tmp_path, text, word) == f"{word}: the study file sets it; copy the file and change it there"
     assert (
         error(tmp_path, text, "data.val_fraction=0.3") == "data.val_fraction=0.3: the grid goes over data.val_fraction"
     )
@@ -213,7 +213,7 @@ def test_a_run_of_the_study_may_teach_others_of_it(tmp_path: Path) -> None:
 
 def test_a_teacher_that_cannot_be_had_is_told_with_the_run(tmp_path: Path) -> None:
     study = read(tmp_path, "{question: Q, base: {scheme: offline, method: dpkd}}")
-    with pytest.raises(UserError, match=r"mine\.yaml: run 'seed=0': method=dpkd goes on from a trained student"):
+    with pytest.raises(UserError, match=r"mine\.yaml: run 'seed=0': method=dpkd continues from a trained student"):
         with_prerequisites(study)
 
 

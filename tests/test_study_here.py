@@ -103,7 +103,7 @@ def test_with_slurm_it_is_submit(clone: Path, answer: Answer) -> None:
         (["mine.yaml"], ["study mine.yaml is not there"]),
         (["mine", "train.epoch=3"], ["run 'kd seed=0': unknown key 'train.epoch'; did you mean 'train.epochs'?"]),
         (["mine", "model=convnt"], ["unknown model 'convnt'; did you mean 'convnet'?"]),
-        (["mine", "seeds=[3]"], ["seeds=[3]: that is the study's own; copy its file and change it there"]),
+        (["mine", "seeds=[3]"], ["seeds=[3]: the study file sets it; copy the file and change it there"]),
         (["mine", "--memory", "0"], ["--memory", "'0' is not a number above 0"]),
         (["mine", "--parallel", "two"], ["--parallel", "'two' is not a whole number above 0"]),
         (["mine", "--slurm", "--memory", "3"], ["with --slurm give --mem to sbatch, after --"]),

@@ -101,7 +101,7 @@ def test_the_board_tells_a_line_a_run_and_the_time_left(
         shown.update(0.5, left, 3)
     shown.stop()
     assert capsys.readouterr().out.splitlines() == [
-        "50 % of the epochs, 3/12 runs, 3 in training, time left not known yet",
+        "50 % of the epochs, 3/12 runs, 3 in training, time left unknown",
         "50 % of the epochs, 3/12 runs, 3 in training, about 50 min left",
         "50 % of the epochs, 3/12 runs, 3 in training, nearly done",
     ]

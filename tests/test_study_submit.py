@@ -230,11 +230,11 @@ def test_where_slurm_does_not_answer_nothing_is_submitted_twice(clone: Path, ans
     code, _, err = answer("submit", "mine")
     assert code == 2
     assert "scontrol is not on this machine" in err
-    assert "what is queued is not known, and nothing was submitted" in err
+    assert "the queue is unknown, so nothing was submitted" in err
     assert len((folder / "jobs.jsonl").read_text().splitlines()) == 1
     code, out, _ = answer("submit", "mine", "--dry-run")
     assert code == 0
-    assert out.splitlines()[-1].endswith("the states are from folders and logs alone")
+    assert out.splitlines()[-1].endswith("states are from folders and logs only")
 
 
 def test_two_submissions_at_once_are_one_after_the_other(

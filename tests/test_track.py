@@ -293,7 +293,7 @@ def test_wandb_mode_is_the_user_s(alone, tmp_path):
 def test_a_tracker_that_fails_warns_once_and_the_training_goes_on(alone, tmp_path):
     tracker = trackers(tmp_path / "runs" / "r1", "wandb", "tensorboard")
     tracker._mirrors["wandb"]._run.finish()  # W&B refuses rows of a finished run
-    with pytest.warns(RuntimeWarning, match=r"tracker wandb failed .*metrics\.jsonl goes on"):
+    with pytest.warns(RuntimeWarning, match=r"tracker wandb failed .*metrics\.jsonl continues"):
         tracker.log(train(1), 1)
     for step in (2, 3):
         tracker.log(train(step), step)  # a second warning would be an error
