@@ -108,8 +108,7 @@ def test_methods_are_compared_on_the_seeds_that_they_share(tmp_path: Path) -> No
         ["supervised-label_smoothing-digits-convnet", "3", "+2.00", "+1.75 to +2.25", "< 0.001", "better"],
     ]
     assert made.summary == [
-        "Test top-1 after the last epoch against **supervised-ce-digits-convnet** (81.50 ± 1.29 %), "
-        "the same seeds paired:",
+        "Test top-1 after the last epoch against **supervised-ce-digits-convnet** (81.50 ± 1.29 %), paired by seed:",
         "**supervised-label_smoothing-digits-convnet** is better: +2.00 points (95 % interval +1.75 to +2.25, "
         "p < 0.001, 3 seeds).",
         f"{few[0].upper()}{few[1:]}: online-dml-digits-convnet.",

@@ -170,7 +170,7 @@ def test_accuracy_against_costs_that_differ(tmp_path: Path) -> None:
     )
     points = [(row["run"].split()[-1], row["parameters"], row["top1"]) for row in data_of(chart) if row["layer"] == 1]
     assert points == [("optim.lr=0.1", 100, 80), ("optim.lr=1.0", 100, 81), ("teacher", 900, 95)]
-    assert chart.caption.endswith("as accurate: 1 offline-kd-digits-convnet optim.lr=1.0, 2 teacher.")
+    assert chart.caption.endswith("as accurate): 1 offline-kd-digits-convnet optim.lr=1.0, 2 teacher.")
 
 
 def early_exit(macs: int, top1: float) -> dict[str, Any]:
@@ -193,7 +193,7 @@ def test_exits_are_means_over_seeds(tmp_path: Path) -> None:
     groups = groups_in(tmp_path)
     section = exits(groups, hue(groups))
     assert section is not None
-    assert section.text == "self-byot-digits-convnet: early_exit.json is not there in 1 of its runs."
+    assert section.text == "self-byot-digits-convnet: early_exit.json is missing in 1 of its runs."
     rows = data_of(section.charts[0])
     points = {(row["decision"], row.get("exit"), row["macs"], row["top1"]) for row in rows}
     assert points == {

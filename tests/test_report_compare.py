@@ -57,7 +57,7 @@ def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cells(text, "MACs") == ["3.27 M", "3.27 M", "0"]
     assert cells(text, "latency ms") == ["not measured", "1.50", "-"]
     assert cells(text, "training s") == ["10.0", "4.0", "-6.0"]
-    assert "to the 400 images of the test set" in text
+    assert "on the 400 images of the test set" in text
     assert "McNemar's exact test of a alone against b alone: p" in text
     assert "Two runs of one seed each prove nothing about their methods" in text
     assert "They differ in" not in text
@@ -71,7 +71,7 @@ def test_other_protocols_unfinished_and_old_runs(tmp_path: Path) -> None:
     assert "Predictions on the test set: not available, a and b stored none." in text
     store_predictions(a, 0, {"student": 0.8}, images=400)
     store_predictions(b, 0, {"student": 0.8}, images=300)
-    assert "not compared, the runs were tested on other images" in compare(str(a), str(b))
+    assert "not compared, the runs were tested on different images" in compare(str(a), str(b))
     write_predictions(b, Predictions({}, {}))
     assert "a run stored none for it" in compare(str(a), str(b))
     begun = write_run(tmp_path, supervised(2), None, [10, 20])

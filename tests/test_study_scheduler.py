@@ -200,7 +200,7 @@ def test_a_run_that_another_process_holds_is_waited_for(tmp_path: Path, capsys: 
     lease.release()
     assert scheduler.ended == BUDGET
     told = capsys.readouterr().out
-    assert re.fullmatch(rf"ce seed=0 is in training by process {os.getpid()} on \S+: waiting for it\n", told)
+    assert re.fullmatch(rf"ce seed=0 is being trained by process {os.getpid()} on \S+: waiting for it\n", told)
 
 
 def test_what_a_pack_says_of_runs_that_left_it(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ def test_a_new_run_starts_an_empty_log(tmp_path):
 
 def test_a_log_that_is_not_the_checkpoint_s(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with pytest.raises(UserError, match="has 0 bytes where the checkpoint counts 4"):
+    with pytest.raises(UserError, match="has 0 bytes, but the checkpoint recorded 4"):
         MetricsLog(path, offset=4)
     assert not path.exists()
     path.write_text('{"a": 1}\n{"b": 2}\n')

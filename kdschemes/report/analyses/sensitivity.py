@@ -81,7 +81,7 @@ def sensitivity(groups: Sequence[Group]) -> list[Section]:
         f"{variation.n} seeds {variation.seeds:.2f}; {_tested(variation)})."
     )
     ends = (
-        f"The best is {best} with {_mean(accuracies[best])}%, the worst {worst} with {_mean(accuracies[worst])} %, "
+        f"The best is {best} with {_mean(accuracies[best])} %, the worst {worst} with {_mean(accuracies[worst])} %, "
         "test top-1 after the last epoch. The best of many profits from chance."
     )
     rows = [[label, mean_std(list(accuracies[label].values()), 2), str(len(accuracies[label]))] for label in ordered]

@@ -133,7 +133,8 @@ class Scheduler:
             holder = lease.holder(self._study.output / run.folder)
             if holder is not None and holder.fresh:
                 if run.folder not in self._held:
-                    self._console.line(f"{self._entries[run.folder].label} is in training by {holder}: waiting for it")
+                    label = self._entries[run.folder].label
+                    self._console.line(f"{label} is being trained by {holder}: waiting for it")
                 self._held.add(run.folder)
                 return True
         return False
