@@ -90,9 +90,9 @@ def test_a_log_that_is_not_the_checkpoint_s(tmp_path):
         MetricsLog(path, offset=4)
     assert not path.exists()
     path.write_text('{"a": 1}\n{"b": 2}\n')
-    with pytest.raises(UserError, match="has 18 bytes where the checkpoint counts 19"):
+    with pytest.raises(UserError, match="has 18 bytes, but the checkpoint recorded 19"):
         MetricsLog(path, offset=19)
-    with pytest.raises(UserError, match="byte 5 ends no line"):
+    with pytest.raises(UserError, match="byte 5 is not the end of a line"):
         MetricsLog(path, offset=5)
     assert path.read_text() == '{"a": 1}\n{"b": 2}\n'
     MetricsLog(path, offset=9).close()

@@ -180,7 +180,7 @@ def test_an_omitted_class_of_trained_networks(tmp_path: Path) -> None:
     (runs[0].folder / "model.safetensors").unlink()
     (section,) = missing_class(groups)
     assert "Left out: labels seed=0. no weights at" in section.text
-    assert "There is nothing to compare yet" in section.text
+    assert "Nothing to compare yet" in section.text
 
 
 def test_peers_that_are_trained_already_teach_each_other(tmp_path: Path) -> None:
@@ -273,7 +273,7 @@ def test_what_one_run_lacks_leaves_it_out(tmp_path: Path) -> None:
     groups = case(tmp_path, None, 0, 0)
     (groups[0].members[1].folder / "predictions.safetensors").unlink()
     (section,) = collaborative(groups)
-    assert f"Left out: alone seed=1. {groups[0].members[1].folder} keeps no answers to test images" in section.text
+    assert f"Left out: alone seed=1. {groups[0].members[1].folder} has no stored predictions for test images" in section.text
     assert "no verdict with fewer than 3 common seeds" in section.text
 
 
