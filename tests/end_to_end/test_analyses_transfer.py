@@ -273,7 +273,10 @@ def test_what_one_run_lacks_leaves_it_out(tmp_path: Path) -> None:
     groups = case(tmp_path, None, 0, 0)
     (groups[0].members[1].folder / "predictions.safetensors").unlink()
     (section,) = collaborative(groups)
-    assert f"Left out: alone seed=1. {groups[0].members[1].folder} has no stored predictions for test images" in section.text
+    assert (
+        f"Left out: alone seed=1. {groups[0].members[1].folder} has no stored predictions for test images"
+        in section.text
+    )
     assert "no verdict with fewer than 3 common seeds" in section.text
 
 
