@@ -98,10 +98,10 @@ def test_verdicts_follow_the_rule() -> None:
     down = paired({0: 1.0, 1: 1.9, 2: 1.6}, {0: 2.0, 1: 3.0, 2: 2.5})
     unclear = paired({0: 2.0, 1: 1.0, 2: 2.5}, {0: 1.0, 1: 3.0, 2: 2.0})
     two = paired({0: 2.0, 1: 3.0}, {0: 1.0, 1: 2.0})
-    assert list(map(verdict, (up, down, unclear))) == ["borne out", "not borne out", "not told apart"]
-    assert verdict(two) == "no verdict on fewer than 3 common seeds"
+    assert list(map(verdict, (up, down, unclear))) == ["supported", "contradicted", "inconclusive"]
+    assert verdict(two) == "no verdict with fewer than 3 common seeds"
     assert evaluated("It helps", two) == (
-        "It helps: **no verdict on fewer than 3 common seeds** (+1.00 points, 95 % interval +1.00 to +1.00, "
+        "It helps: **no verdict with fewer than 3 common seeds** (+1.00 points, 95 % interval +1.00 to +1.00, "
         "p < 0.001, 2 seeds)."
     )
     assert evaluated("It helps", paired({0: 1.0}, {1: 1.0})).endswith("(no common seed).")
@@ -123,7 +123,7 @@ def test_groups_of_one_point_are_not_mixed_and_missing_runs_are_named(make: Make
     none = make("b", ["scheme=supervised", "optim.lr=0.2"], seeds(*[None] * 6))
     found, left_out = by_point([two, three, none], lambda group: setting(group, "optim.lr"))
     assert found == {0.1: three}
-    assert left_out == ["Left out: a (processes=2), which was trained or evaluated unlike a."]
+    assert left_out == ["Left out: a (processes=2), which was not trained or evaluated like a."]
     (told,) = missing([two, none])
     assert told.startswith("**6 of 8 runs are not finished** (b seed=0, b seed=1, b seed=2, b seed=3 and 2 more)")
     assert missing([three]) == []
@@ -161,15 +161,15 @@ def test_efficiency(make: Make) -> None:
     ]
     images, epochs = efficiency(groups)
     claim = (
-        "Distillation learns more from the same images (mean of the shares below 100 %): **borne out** (+10.17 points"
+        "Distillation learns more from the same images (mean over fractions below 100 %): **supported** (+10.17 points"
     )
     assert images.text.startswith(claim)
     rows = cells(images)
     assert (rows["10 %"]["number"], rows["10 %"]["labels alone"]) == ("100", "52.00 ± 2.00")
-    assert (rows["10 %"]["difference"], rows["10 %"]["distilled is"]) == ("+10.17", "better")
-    assert (rows["100 %"]["difference"], rows["100 %"]["distilled is"]) == ("+0.00", "not told apart")
+    assert (rows["10 %"]["difference"], rows["10 %"]["verdict"]) == ("+10.17", "better")
+    assert (rows["100 %"]["difference"], rows["100 %"]["verdict"]) == ("+0.00", "inconclusive")
     assert epochs.text.startswith(
-        "Distillation learns in fewer epochs (validation top-1, mean over all epochs): **borne"
+        "Distillation learns in fewer epochs (validation top-1, mean over all epochs): **supported"
     )
     rows = cells(epochs)
     assert rows["40.00 % (50 %)"] == {
@@ -209,7 +209,7 @@ def test_fidelity(make: Make) -> None:
     (section,) = fidelity(groups)
     claim = (
         "Distillation copies another network (agreement with the teacher at alpha=1, T=4 against that of a student of "
-        "labels alone): **borne out** (+31.00 points, 95 % interval +28.52 to +33.48, p < 0.001, 3 seeds)."
+        "labels alone): **supported** (+31.00 points, 95 % interval +28.52 to +33.48, p < 0.001, 3 seeds)."
     )
     assert section.text.startswith(claim)
     assert "of the teacher's 4 errors the first repeats 75.0 ± 0.0 %, the second 0.0 ± 0.0 %" in section.text
@@ -218,7 +218,7 @@ def test_fidelity(make: Make) -> None:
     assert rows["alpha=1, T=4"]["agreement %"] == "92.00 ± 2.00"
     assert rows["alpha=1, T=4"]["teacher's errors repeated %"] == "75.0 ± 0.0"
     assert rows["alpha=1, T=4"]["against labels alone"] == "agrees more"
-    assert rows["alpha=0, T=4 (labels alone)"]["p by Holm"] == "-"
+    assert rows["alpha=0, T=4 (labels alone)"]["p (Holm)"] == "-"
     by_agreement, by_kl = drawn(section)
     assert {"agreement": 94.0, "top1": 91.2, "alpha": 1.0, "T": "4", "seed": 2} in by_agreement
     assert {"kl": 0.5, "top1": 91.0, "alpha": 1.0, "T": "4", "seed": 0} in by_kl
@@ -253,7 +253,7 @@ def test_capacity(make: Make) -> None:
     ]
     (section,) = capacity(groups)
     # Larger student: 8.5, 8.5, 7.5. Larger teacher: 0.5, 0.5, 1.0. Difference: 8, 8, 6.5.
-    assert "(what a larger student gains, less what the smallest student gains from a larger teacher): **borne out** (+7.50 points" in section.text  # fmt: skip # noqa: E501
+    assert "(what a larger student gains, less what the smallest student gains from a larger teacher): **supported** (+7.50 points" in section.text  # fmt: skip # noqa: E501
     assert "from wrn_16_2 (400) to wrn_40_2 (1.60 k), the student stays wrn_16_1: +0.67 points" in section.text
     assert "from wrn_16_1 (100) to wrn_16_2 (400), the teacher stays wrn_40_2: +8.17 points" in section.text
     assert "wrn_16_1 from wrn_40_2 against the next size, wrn_16_2 alone: -7.17 points" in section.text
@@ -262,8 +262,8 @@ def test_capacity(make: Make) -> None:
     assert list(rows)[:2] == ["wrn_16_1 alone", "wrn_16_1 from wrn_16_2"]
     assert rows["wrn_16_2 from wrn_40_2"] == {
         "student": "wrn_16_2 from wrn_40_2", "its parameters": "400", "teacher's parameters": "1,600",
-        "teacher's top-1 %": "95.00 ± 0.00", "test top-1 %": "92.00 ± 1.00", "gain": "+1.00", "p by Holm": "p < 0.001",
-        "taught is": "better",
+        "teacher's top-1 %": "95.00 ± 0.00", "test top-1 %": "92.00 ± 1.00", "gain": "+1.00", "p (Holm)": "p < 0.001",
+        "verdict": "better",
     }  # fmt: skip
     assert rows["wrn_16_1 from wrn_40_2 by wrn_16_2"]["teacher's parameters"] == "400"
     (points,) = drawn(section)
@@ -289,11 +289,9 @@ def test_sensitivity(make: Make) -> None:
     }
     groups = [make(label, [words[0], f"{words[1]}={label[6:]}"], of) for label, of in values.items()]
     (section,) = sensitivity(groups)
-    assert (
-        "sensitive to its settings: **borne out** (deviation over 3 settings 7.21 points, 7.21 without" in section.text
-    )
+    assert "sensitive to its settings: **supported** (std over 3 settings 7.21 points, 7.21 without" in section.text
     assert "over 3 seeds 0.52; F = " in section.text
-    assert "Best of all is alpha=0.5 with 94.53 ± 0.50 %, worst alpha=0.9 with 80.53 ± 0.55 %" in section.text
+    assert "The best is alpha=0.5 with 94.53 ± 0.50 %, the worst alpha=0.9 with 80.53 ± 0.55 %" in section.text
     assert list(cells(section)) == ["alpha=0.5", "alpha=0.1", "alpha=0.9"]
     (points,) = drawn(section)
     assert {"setting": "alpha=0.9", "top1": 81.1, "seed": 2} in points
@@ -310,7 +308,7 @@ def test_spread_of_two_settings_is_the_paired_test() -> None:
     assert found.settings == pytest.approx(math.sqrt(0.5))
     assert found.own == pytest.approx(math.sqrt(0.5 - 0.5 / 3))
     assert found.seeds == pytest.approx(1.0)
-    assert found.verdict == "not told apart"
+    assert found.verdict == "inconclusive"
 
 
 def test_spread_where_settings_matter_less_than_seeds_or_cannot_be_judged() -> None:
@@ -321,7 +319,7 @@ def test_spread_where_settings_matter_less_than_seeds_or_cannot_be_judged() -> N
     assert two is not None
     assert same is not None
     assert [found.verdict for found in (small, two, same)] == [
-        "not borne out", "no verdict on fewer than 3 common seeds", "not told apart",
+        "contradicted", "no verdict with fewer than 3 common seeds", "inconclusive",
     ]  # fmt: skip
     assert math.isnan(same.p)
     assert measure({"a": {0: 1.0}, "b": {0: 2.0}}) is None
@@ -341,7 +339,7 @@ def test_budgets(make: Make, tmp_path: Path) -> None:
     ]
     first, of_epochs, of_compute = budgets(groups)
     assert "The most expensive run is offline: 15 epochs, 1.95 M multiply-accumulates." in first.text
-    assert "once for all students, is not in it: 4.50 M, 2.3 times as much." in first.text
+    assert "done once for all students, is not included: 4.50 M, 2.3 times as much." in first.text
     rows = cells(first)
     assert list(rows) == ["supervised", "offline", "longer"]
     assert rows["supervised"]["of the most expensive"] == "23 %"
@@ -350,7 +348,7 @@ def test_budgets(make: Make, tmp_path: Path) -> None:
         "Against cross-entropy, 15 epochs", "Against cross-entropy, equal compute",
     )  # fmt: skip
     assert cells(of_epochs)["offline"]["difference to supervised"] == "+1.03"
-    assert cells(of_epochs)["offline"]["it is"] == "better"
+    assert cells(of_epochs)["offline"]["verdict"] == "better"
     assert cells(of_compute)["offline"]["difference to longer"] == "-2.00"
     assert equal_compute({"a": 90.0, "b": 111.0, "c": 100.0}, 100.0) == ["a", "c"]
 
@@ -399,7 +397,7 @@ def test_temperature_limit_of_a_trained_pair(tmp_path: Path) -> None:
     assert found.before.exact != found.after.exact
     assert found.at_useful < 0.5
     (section,) = temperature_limit([Group(label="pair", members=(member,))])
-    assert "falls as 1/T: **borne out** (slope on logarithmic axes" in section.text
+    assert "falls as 1/T: **supported** (slope on logarithmic axes" in section.text
     assert [row[0] for row in section.tables[0].rows] == ["1", "2", "5", "10", "20", "50", "100", "200", "500", "1000"]
     line, lengths = drawn(section)
     assert line[-1] == {"T": 1000.0, "value": pytest.approx(found.constant / 1000)}

@@ -147,9 +147,9 @@ def test_it_is_saved_for_whoever_is_logged_in(alone: pytest.MonkeyPatch, capsys:
         ({}, "not logged in to W&B"),
         (
             {"WANDB_API_KEY": "0" * 40, "WANDB_BASE_URL": "http://127.0.0.1:9"},
-            "no server answers at http://127.0.0.1:9",
+            "no server responds at http://127.0.0.1:9",
         ),
-        ({"WANDB_API_KEY": "short"}, "W&B does not take the key"),
+        ({"WANDB_API_KEY": "short"}, "W&B does not accept the key"),
     ],
     ids=["no key", "no server", "bad key"],
 )

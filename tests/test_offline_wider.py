@@ -320,7 +320,7 @@ def test_the_start_is_the_initial_student_after_a_resume_too(weights: dict[str, 
 
 
 def test_an_untrained_student_has_nothing_to_go_on_from(weights: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"dpkd goes on from a trained student: give model\.checkpoint="):
+    with pytest.raises(UserError, match=r"dpkd continues from a trained student: give model\.checkpoint="):
         prerequisite_runs(configure(*DPKD))
     ended = run([*DPKD, "train.num_threads=1"], tmp_path / "run")
     assert (ended.code, ended.err.count("\n"), list((tmp_path / "run").iterdir())) == (2, 1, [])

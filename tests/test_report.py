@@ -61,7 +61,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row(tmp_path: Path) -> Non
     ]
     assert rows_of(text, "| run | parameters | MACs | training s |")[1][1:] == ["1,234,567", "3.27 M", "11.0 ± 1.0"]
     assert "Not measured in these runs: latency ms, training MACs, memory MB." in text
-    assert "Not there: no run has `predictions.safetensors`" in text
+    assert "Not available: no run has `predictions.safetensors`" in text
     assert "Protocol of all rows: epochs 4, data digits, train images 1008, val images 250, test images 539," in text
     assert "Not finished" not in text
     assert "Other heads" not in text
@@ -74,7 +74,7 @@ def test_labels_leave_out_what_all_runs_share(tmp_path: Path) -> None:
         ["ce", "label_smoothing"],
         ["supervised", "digits", "convnet"],
     )
-    assert "All are of supervised, digits, convnet: names leave that out." in page(
+    assert "All names leave out supervised, digits, convnet, which all runs share." in page(
         build("R", "", groups, shared=shared)
     )
     assert shortened(run_groups(runs[:1]))[0][0].label == "supervised-ce-digits-convnet"
@@ -89,7 +89,7 @@ def test_costs_of_new_runs(tmp_path: Path) -> None:
     (row,) = rows_of(text, "| run | parameters | MACs | latency ms | training MACs | training s | memory MB |")
     # 1 M or 2 M an image x 1008 images x 4 epochs
     assert row[1:] == ["5", "2.00 G", "1.50 ± 0.71", "6.05 G (4.03 G to 8.06 G)", "10.5 ± 0.7", "500 ± 0"]
-    assert "Some runs were trained together" in text
+    assert "Some runs were trained in one process" in text
     assert "Not measured" not in text
 
 
@@ -102,14 +102,13 @@ def test_methods_are_compared_on_the_seeds_that_they_share(tmp_path: Path) -> No
         if seed < 2:
             write_run(tmp_path, ["scheme=online", f"seed={seed}"], results(seed, 99.0))
     made = of_runs(tmp_path)
-    few = "fewer than 3 common seeds: nothing is called better"
+    few = "fewer than 3 common seeds: no verdict"
     assert rows_of(page(made), COMPARED) == [
         ["online-dml-digits-convnet", "2", "+18.50", "+12.15 to +24.85", "-", few],
         ["supervised-label_smoothing-digits-convnet", "3", "+2.00", "+1.75 to +2.25", "< 0.001", "better"],
     ]
     assert made.summary == [
-        "Test top-1 after the last epoch against **supervised-ce-digits-convnet** (81.50 ± 1.29 %), "
-        "the same seeds paired:",
+        "Test top-1 after the last epoch against **supervised-ce-digits-convnet** (81.50 ± 1.29 %), paired by seed:",
         "**supervised-label_smoothing-digits-convnet** is better: +2.00 points (95 % interval +1.75 to +2.25, "
         "p < 0.001, 3 seeds).",
         f"{few[0].upper()}{few[1:]}: online-dml-digits-convnet.",
@@ -182,7 +181,7 @@ def test_nothing_is_compared_before_the_named_baseline_has_finished(tmp_path: Pa
     study = write_study_of(tmp_path, "mine", text, baseline="lr=0.1")
     for rate in (0.2, 0.3):
         write_run(tmp_path, supervised(0, f"optim.lr={rate}"), results(0, 90.0))
-    assert of_study(study).summary[0] == "Nothing is compared: **lr=0.1**, the baseline, has no finished run."
+    assert of_study(study).summary[0] == "Nothing is compared: the baseline, **lr=0.1**, has no finished run."
     write_run(tmp_path, supervised(0), results(0, 90.0))
     assert of_study(study).summary[0].startswith("Test top-1 after the last epoch against **lr=0.1** (90.00 %)")
 
@@ -288,7 +287,7 @@ def test_a_study_has_a_row_a_point_and_says_what_is_missing(study: Study) -> Non
         ["lr=0.2", "student", "0 (1 missing)", "70.00"],
     ]
     missing = rows_of(text, "| run | state | epochs | reason |")
-    assert missing == [["lr=0.2 seed=1", "interrupted", "2 of 4", "no process goes on with it"]]
+    assert missing == [["lr=0.2 seed=1", "interrupted", "2 of 4", "no process is training it"]]
     assert "- 1 of 4 runs is not finished.\n" in text
     assert "![curves](curves.png)" in text
 
@@ -297,7 +296,7 @@ def test_runs_are_given_as_folders_or_as_the_folder_that_holds_them(tmp_path: Pa
     first, second = (write_run(tmp_path, supervised(seed), results(seed, 90.0 + seed)) for seed in (0, 1))
     (tmp_path / "studies" / "mine").mkdir(parents=True)
     for word in (str(tmp_path / "none"), str(tmp_path / "studies")):
-        with pytest.raises(UserError, match="is no folder of a run: give folders of runs, or one study"):
+        with pytest.raises(UserError, match="is not the folder of a run: give folders of runs, or one study"):
             report([str(first), word], output=None, out=None)
     copy = tmp_path / "copy" / first.name
     copy.mkdir(parents=True)

@@ -111,7 +111,7 @@ def test_the_grid_has_a_heat_map_and_lines(grid_study: Study) -> None:
     section = grid(study_groups(status(grid_study)))
     assert section is not None
     assert section.title == "Effect of alpha and temperature"
-    assert section.text == "Nothing is finished yet at: alpha=1.0 temperature=16."
+    assert section.text == "No finished runs yet at: alpha=1.0 temperature=16."
     heat_map, lines = section.charts
     cells = {(row["y"], row["x"]): (row["top1"], row["seeds"]) for row in data_of(heat_map) if row["layer"] == 0}
     assert cells == {
@@ -119,9 +119,9 @@ def test_the_grid_has_a_heat_map_and_lines(grid_study: Study) -> None:
         **{("1", "1"): (66.0, 1)},
         **{("1", "4"): (68.5, 2)},
     }
-    ends = [(row["hue"], row["x"], row["mean"], row["deviation"]) for row in data_of(lines) if row["layer"] == 1]
+    ends = [(row["hue"], row["x"], row["mean"], row["std"]) for row in data_of(lines) if row["layer"] == 1]
     assert ("0.5", 4.0, 62.5, 0.707) in ends
-    assert "a line for each alpha" in lines.caption
+    assert "one line per alpha" in lines.caption
     tree = specs([lines])["lines"]
     assert tree["layer"][0]["encoding"]["x"]["scale"]["type"] == "log"
 
@@ -166,12 +166,11 @@ def test_accuracy_against_costs_that_differ(tmp_path: Path) -> None:
     groups = groups_in(tmp_path)
     (chart,), words = cost_charts(groups, hue(groups))
     assert (
-        words
-        == "Multiply-accumulates an image: the same for all. Latency of one image (ms): not measured in these runs."
+        words == "Multiply-accumulates per image: the same for all. Latency per image (ms): not measured in these runs."
     )
     points = [(row["run"].split()[-1], row["parameters"], row["top1"]) for row in data_of(chart) if row["layer"] == 1]
     assert points == [("optim.lr=0.1", 100, 80), ("optim.lr=1.0", 100, 81), ("teacher", 900, 95)]
-    assert chart.caption.endswith("as accurate: 1 offline-kd-digits-convnet optim.lr=1.0, 2 teacher.")
+    assert chart.caption.endswith("as accurate): 1 offline-kd-digits-convnet optim.lr=1.0, 2 teacher.")
 
 
 def early_exit(macs: int, top1: float) -> dict[str, Any]:
@@ -194,13 +193,13 @@ def test_exits_are_means_over_seeds(tmp_path: Path) -> None:
     groups = groups_in(tmp_path)
     section = exits(groups, hue(groups))
     assert section is not None
-    assert section.text == "self-byot-digits-convnet: early_exit.json is not there in 1 of its runs."
+    assert section.text == "self-byot-digits-convnet: early_exit.json is missing in 1 of its runs."
     rows = data_of(section.charts[0])
-    points = {(row["answer"], row.get("exit"), row["macs"], row["top1"]) for row in rows}
+    points = {(row["decision"], row.get("exit"), row["macs"], row["top1"]) for row in rows}
     assert points == {
         ("all at one exit", "exit1", 100, 71.0),
         ("all at one exit", "end", 300, 76.0),
-        ("each at its first sure exit", None, 100, 71.0),
+        ("each at its first confident exit", None, 100, 71.0),
         ("without exits", None, 200, 76.0),
     }
     assert exits([], hue([])) is None
@@ -265,7 +264,7 @@ def test_agreement_of_heads_and_of_methods(with_predictions: list[Group]) -> Non
 def test_calibration_says_whose_predictions_are_missing(with_predictions: list[Group]) -> None:
     stored = read_stored(with_predictions)
     section = calibration_section(with_predictions, stored, hue(with_predictions), None)
-    assert section.text == "Without stored predictions, so not here: self-byot-digits-convnet."
+    assert section.text == "Left out, without stored predictions: self-byot-digits-convnet."
     rows = [row for row in data_of(section.charts[0]) if row["layer"] == 2]
     sure, right = [], []
     for member in with_predictions[0].members:

@@ -1,4 +1,4 @@
-"""Two runs side by side: what differs, and whose answers are right."""
+"""Two runs side by side: what differs, and which predictions are correct."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from report_cases import both, results, store_predictions, supervised, write_run
 
 from kdschemes import cli
 from kdschemes.errors import UserError
-from kdschemes.report.two_runs import answers, compare, mcnemar
+from kdschemes.report.two_runs import agreement, compare, mcnemar
 from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
 
 
@@ -28,12 +28,12 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
     assert mcnemar(0, 0) == 1.0
 
 
-def test_answers_are_counted() -> None:
+def test_agreement_is_counted() -> None:
     labels = np.array([0, 1, 2, 3, 4])
     sure = np.ones(5, dtype=np.float32)
     first = HeadPredictions(np.array([0, 1, 0, 9, 9]), sure)
     second = HeadPredictions(np.array([0, 0, 2, 3, 9]), sure)
-    found = answers(first, second, labels)
+    found = agreement(first, second, labels)
     assert (found.images, found.agreement) == (5, 40.0)
     assert (found.both_right, found.only_first, found.only_second, found.p) == (1, 1, 2, 1.0)
 
@@ -57,7 +57,7 @@ def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert cells(text, "MACs") == ["3.27 M", "3.27 M", "0"]
     assert cells(text, "latency ms") == ["not measured", "1.50", "-"]
     assert cells(text, "training s") == ["10.0", "4.0", "-6.0"]
-    assert "to the 400 images of the test set" in text
+    assert "on the 400 images of the test set" in text
     assert "McNemar's exact test of a alone against b alone: p" in text
     assert "Two runs of one seed each prove nothing about their methods" in text
     assert "They differ in" not in text
@@ -67,11 +67,11 @@ def test_other_protocols_unfinished_and_old_runs(tmp_path: Path) -> None:
     a = write_run(tmp_path, supervised(0), results(0, 90.0))
     b = write_run(tmp_path, supervised(1), results(1, 90.0, epochs=8))
     text = compare(str(a), str(b))
-    assert "They differ in epochs (4, 8): what follows does not compare methods alone." in text
-    assert "Answers on the test set: not there, a and b stored no predictions." in text
+    assert "They differ in epochs (4, 8): the differences below are not due to methods alone." in text
+    assert "Predictions on the test set: not available, a and b stored none." in text
     store_predictions(a, 0, {"student": 0.8}, images=400)
     store_predictions(b, 0, {"student": 0.8}, images=300)
-    assert "not compared, the runs were tested on other images" in compare(str(a), str(b))
+    assert "not compared, the runs were tested on different images" in compare(str(a), str(b))
     write_predictions(b, Predictions({}, {}))
     assert "a run stored none for it" in compare(str(a), str(b))
     begun = write_run(tmp_path, supervised(2), None, [10, 20])
@@ -82,7 +82,7 @@ def test_other_protocols_unfinished_and_old_runs(tmp_path: Path) -> None:
 
 def test_what_is_no_run(tmp_path: Path) -> None:
     run = write_run(tmp_path, supervised(0), results(0, 90.0))
-    with pytest.raises(UserError, match="is no folder of a run"):
+    with pytest.raises(UserError, match="is not the folder of a run"):
         compare(str(run), str(tmp_path))
-    with pytest.raises(UserError, match="are the same run: give two"):
+    with pytest.raises(UserError, match="are the same run: give two different runs"):
         compare(str(run), f"{run}/")

@@ -71,7 +71,7 @@ def test_a_study_writes_its_pages_and_pictures(study: Study, capsys: pytest.Capt
     assert files == {"report.html", "report.md", "study.yaml", *(f"{name}.png" for name in pictures)}
     assert f"written: {study.folder / 'report.html'}, report.md and 5 PNGs" in printed
     assert "| lr=0.2 | student | 0 (1 missing) |" in re.sub(" +", " ", printed)
-    assert "no process goes on with it" in printed
+    assert "no process is training it" in printed
     for name in pictures:
         image = imread(study.folder / f"{name}.png")
         assert image.shape[1] > 1000

@@ -64,5 +64,5 @@ def test_verdicts_need_three_seeds_and_correct_for_several() -> None:
     assert math.isnan(verdicts(tests)[3][0])
     assert verdicts(tests)[3][1] == TOO_FEW
     assert [word for _, word in verdicts(tests[:2], more_is_better=False)] == ["worse", "better"]
-    assert verdicts([found(3, 1.0, 0.03), found(3, 1.0, 0.04)])[0][1] == "not told apart"
-    assert verdicts([found(4, math.nan, math.nan)])[0][1] == "not a number: nothing is called better"
+    assert verdicts([found(3, 1.0, 0.03), found(3, 1.0, 0.04)])[0][1] == "inconclusive"
+    assert verdicts([found(4, math.nan, math.nan)])[0][1] == "not a number: no verdict"

@@ -225,7 +225,7 @@ def test_damaged_files_are_refused_by_name(going_on: Path) -> None:
     (folder / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes()[:40])
     ended = run(CASES["average"], going_on)
     assert ended.code == 2
-    assert "metrics.jsonl has 40 bytes where the checkpoint counts" in one_line(ended)
+    assert "metrics.jsonl has 40 bytes, but the checkpoint recorded" in one_line(ended)
 
 
 def test_a_folder_of_another_configuration_is_refused(going_on: Path) -> None:

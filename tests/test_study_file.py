@@ -108,7 +108,7 @@ def test_shared_keys_are_left_out_where_a_scheme_does_not_use_them(tmp_path: Pat
     [
         ("base: {scheme: self}", ["question is missing"]),
         ("question: ''", ["question is missing"]),
-        ("[1]", ["holds no keys", "question, base, variants, grid, seeds"]),
+        ("[1]", ["has no keys", "question, base, variants, grid, seeds"]),
         ("question: [", ["not YAML (line 1)"]),
         ("{question: Q, gird: {}}", ["unknown key 'gird'", "did you mean 'grid'?"]),
         ("{question: Q, base: [a]}", ["base must hold keys", "[a]"]),
@@ -116,7 +116,7 @@ def test_shared_keys_are_left_out_where_a_scheme_does_not_use_them(tmp_path: Pat
         ("{question: Q, base: {method: byot, scheme: {method: ce}}}", ["base sets scheme.method twice"]),
         ("{question: Q, variants: {}}", ["variants is empty"]),
         ("{question: Q, variants: {a: 3}}", ["variants.a must hold keys", "not 3"]),
-        ("{question: Q, variants: {no: {}}}", ["variants: false is no name", "quotes"]),
+        ("{question: Q, variants: {no: {}}}", ["variants: false is not a name", "quotes"]),
         ("{question: Q, variants: {a: {seed: 1}}}", ["variants.a holds seed"]),
         ("{question: Q, variants: {a: {output_dir: x}}}", ["variants.a holds output_dir"]),
         ("{question: Q, grid: {}}", ["grid is empty"]),
@@ -132,7 +132,7 @@ def test_shared_keys_are_left_out_where_a_scheme_does_not_use_them(tmp_path: Pat
         ("{question: Q, seeds: []}", ["seeds must be a list"]),
         ("{question: Q, seeds: [true]}", ["seeds must be a list"]),
         ("{question: Q, seeds: [0, 1, 0]}", ["seeds holds 0 twice"]),
-        ("{question: Q, grid: {train.epochs: [1, 1]}}", ["'epochs=1 seed=0' is there twice"]),
+        ("{question: Q, grid: {train.epochs: [1, 1]}}", ["'epochs=1 seed=0' is given twice"]),
         ("{question: Q, variants: {a: {}, b: {data: digits}}}", ["'a seed=0' and 'b seed=0' are the same run"]),
         ("{question: Q, grid: {scheme.peer: [2]}}", ["run 'peer=2 seed=0'", "scheme.peer", "did you mean"]),
         ("{question: Q, grid: {train.epochs: [0]}}", ["run 'epochs=0 seed=0'", "train.epochs=0 is not allowed"]),
@@ -147,10 +147,8 @@ def test_mistakes_are_told_in_one_line(text: str, words: list[str], tmp_path: Pa
 def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
     text = "{question: Q, grid: {data.val_fraction: [0.1, 0.2]}, variants: {a: {train.epochs: 1}}}"
     for word in ("seed=1", "seeds=[1]", "grid.model=[vgg8]"):
-        assert error(tmp_path, text, word) == f"{word}: that is the study's own; copy its file and change it there"
-    assert (
-        error(tmp_path, text, "data.val_fraction=0.3") == "data.val_fraction=0.3: the grid goes over data.val_fraction"
-    )
+        assert error(tmp_path, text, word) == f"{word}: the study file sets it; copy the file and change it there"
+    assert error(tmp_path, text, "data.val_fraction=0.3") == "data.val_fraction=0.3: data.val_fraction is in the grid"
     assert "unknown key 'train.epoch'" in error(tmp_path, text, "train.epoch=3")
     assert [run.config.train.epochs for run in read(tmp_path, text, "train.epochs=3").runs] == [3, 3]
 
@@ -159,7 +157,7 @@ def test_a_study_is_found_by_name_and_by_path(tmp_path: Path) -> None:
     assert find_study_file("alpha_digits", EXPERIMENTS) == EXPERIMENTS / "studies" / "alpha_digits.yaml"
     with pytest.raises(UserError, match=r"unknown study 'alpha_digit'; did you mean 'alpha_digits'\?"):
         find_study_file("alpha_digit", EXPERIMENTS)
-    with pytest.raises(UserError, match=r"study .*none\.yaml is not there"):
+    with pytest.raises(UserError, match=r"study .*none\.yaml does not exist"):
         find_study_file(str(tmp_path / "none.yaml"), EXPERIMENTS)
     (tmp_path / "a b.yaml").write_text("question: Q")
     with pytest.raises(UserError, match="name the file with letters, digits"):
@@ -213,7 +211,7 @@ def test_a_run_of_the_study_may_teach_others_of_it(tmp_path: Path) -> None:
 
 def test_a_teacher_that_cannot_be_had_is_told_with_the_run(tmp_path: Path) -> None:
     study = read(tmp_path, "{question: Q, base: {scheme: offline, method: dpkd}}")
-    with pytest.raises(UserError, match=r"mine\.yaml: run 'seed=0': method=dpkd goes on from a trained student"):
+    with pytest.raises(UserError, match=r"mine\.yaml: run 'seed=0': method=dpkd continues from a trained student"):
         with_prerequisites(study)
 
 

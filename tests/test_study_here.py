@@ -79,7 +79,7 @@ def test_finished_runs_are_left_out_and_told(clone: Path, answer: Answer) -> Non
         ("1.1", r"7 runs in 7 packs, 1 at once, split to fit 1\.1 GB of memory each"),
         (
             "0.5",
-            r".* 1 at once, in 0\.5 GB of memory each, though a run takes up to 1\.\d GB: lower .*",
+            r".* 1 at once, in 0\.5 GB of memory each, although a run takes up to 1\.\d GB: lower .*",
         ),
     ],
 )
@@ -100,10 +100,10 @@ def test_with_slurm_it_is_submit(clone: Path, answer: Answer) -> None:
     ("arguments", "words"),
     [
         (["mime"], ["unknown study 'mime'; did you mean 'mine'?"]),
-        (["mine.yaml"], ["study mine.yaml is not there"]),
+        (["mine.yaml"], ["study mine.yaml does not exist"]),
         (["mine", "train.epoch=3"], ["run 'kd seed=0': unknown key 'train.epoch'; did you mean 'train.epochs'?"]),
         (["mine", "model=convnt"], ["unknown model 'convnt'; did you mean 'convnet'?"]),
-        (["mine", "seeds=[3]"], ["seeds=[3]: that is the study's own; copy its file and change it there"]),
+        (["mine", "seeds=[3]"], ["seeds=[3]: the study file sets it; copy the file and change it there"]),
         (["mine", "--memory", "0"], ["--memory", "'0' is not a number above 0"]),
         (["mine", "--parallel", "two"], ["--parallel", "'two' is not a whole number above 0"]),
         (["mine", "--slurm", "--memory", "3"], ["with --slurm give --mem to sbatch, after --"]),
@@ -127,7 +127,7 @@ def test_overrides_are_those_it_was_begun_with(clone: Path, answer: Answer) -> N
     assert out.splitlines()[0] == "overrides as before: train.epochs=3"
     code, _, err = answer("study", "mine", "train.epochs=4", "--dry-run")
     assert code == 2
-    assert "was begun with train.epochs=3, and 6 of its runs would be others now: give the same overrides" in err
+    assert "was started with train.epochs=3, and 6 of its runs would change now: give the same overrides" in err
 
 
 def test_a_study_in_use_is_refused(clone: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,7 +101,7 @@ def test_the_board_tells_a_line_a_run_and_the_time_left(
         shown.update(0.5, left, 3)
     shown.stop()
     assert capsys.readouterr().out.splitlines() == [
-        "50 % of the epochs, 3/12 runs, 3 in training, time left not known yet",
+        "50 % of the epochs, 3/12 runs, 3 in training, time left unknown",
         "50 % of the epochs, 3/12 runs, 3 in training, about 50 min left",
         "50 % of the epochs, 3/12 runs, 3 in training, nearly done",
     ]
@@ -200,7 +200,7 @@ def test_a_run_that_another_process_holds_is_waited_for(tmp_path: Path, capsys: 
     lease.release()
     assert scheduler.ended == BUDGET
     told = capsys.readouterr().out
-    assert re.fullmatch(rf"ce seed=0 is in training by process {os.getpid()} on \S+: waiting for it\n", told)
+    assert re.fullmatch(rf"ce seed=0 is being trained by process {os.getpid()} on \S+: waiting for it\n", told)
 
 
 def test_what_a_pack_says_of_runs_that_left_it(tmp_path: Path) -> None:

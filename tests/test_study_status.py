@@ -136,7 +136,7 @@ def test_states_without_slurm(tmp_path: Path) -> None:
     assert look(tmp_path / "run", ENTRY).state == "not begun"
     run = run_folder(tmp_path, epochs=1.25)
     row = look(run, ENTRY)
-    assert (row.state, row.done, row.job, row.reason) == ("interrupted", 1.25, None, "no process goes on with it")
+    assert (row.state, row.done, row.job, row.reason) == ("interrupted", 1.25, None, "no process is training it")
     (run / "interrupted").write_text('{"signal": "SIGTERM", "step": 3, "total_steps": 9}')
     assert look(run, ENTRY).reason == "SIGTERM after step 3 of 9"
     (run / "results.json").write_text("{")
@@ -201,9 +201,12 @@ def test_what_slurm_has_forgotten_is_told_by_the_log(tmp_path: Path) -> None:
         row = look(run, ENTRY, [element(tmp_path, "error: no such data\n")], jobs)
         assert (row.state, row.reason, row.restarts) == ("failed", "no such data", None)
     row = look(run, ENTRY, [element(tmp_path, "epoch 1\n")])
-    assert (row.state, row.reason) == ("failed", "over without a result or an error in its log; SLURM knows no more")
+    assert (row.state, row.reason) == (
+        "failed",
+        "ended with no result or error in its log; SLURM no longer knows it",
+    )
     (tmp_path / "study-7_0.out").unlink()
-    assert look(run, ENTRY, [element(tmp_path)]).reason == "cancelled before it began"
+    assert look(run, ENTRY, [element(tmp_path)]).reason == "canceled before it started"
     assert look(run, ENTRY, [element(tmp_path)], asked=False).state == "unknown"
 
 
@@ -241,7 +244,7 @@ def test_a_study_folder_is_read_as_it_was_written(study: Study) -> None:
     with pytest.raises(UserError, match=r"jobs\.jsonl is damaged"):
         read_arrays(study.folder)
     (study.folder / "study.yaml").write_text("runs: 3")
-    with pytest.raises(UserError, match=r"study\.yaml is damaged: delete it and begin the study again"):
+    with pytest.raises(UserError, match=r"study\.yaml is damaged: delete it and start the study again"):
         read_study_folder(study.folder)
 
 
@@ -266,7 +269,7 @@ def test_the_table(
         ]
         assert lines[-2] == "3 runs: 1 finished, 1 failed, 1 not begun; 1 prerequisite: 1 finished"
         assert lines[-1].startswith("scontrol is not on this machine")
-        assert lines[-1].endswith("the states are from folders and logs alone")
+        assert lines[-1].endswith("states are from folders and logs only")
     assert counts(()) == ""
 
 

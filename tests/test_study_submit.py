@@ -172,7 +172,7 @@ def test_what_is_submitted_before_is_taken_up(clone: Path, answer: Answer) -> No
     assert same == out.partition("\n")[2]
     code, _, err = answer("submit", "mine", "train.epochs=4", "--dry-run")
     assert code == 2
-    assert "was begun with train.epochs=3, and 4 of its runs would be others now: give the same" in err
+    assert "was started with train.epochs=3, and 4 of its runs would change now: give the same" in err
     _, out, _ = answer("submit", "mine", "train.epochs=4", "output_dir=other", "--dry-run")
     assert "train.epochs=4" in out
     path.write_text(TEXT.replace("[0, 1]", "[0, 2]"))
@@ -187,7 +187,7 @@ def test_runs_that_left_the_study_are_told(clone: Path, answer: Answer) -> None:
     write_study(remember(folder, "Q?", [], read_study(path, [], recipes=clone).runs))
     path.write_text(TEXT.replace("[0, 1]", "[0]"))
     _, out, _ = answer("submit", "mine", "--dry-run")
-    assert out.splitlines()[0] == f"2 runs that were there before are no longer in {path}"
+    assert out.splitlines()[0] == f"2 earlier runs are no longer in {path}"
 
 
 def test_all_finished_is_said(clone: Path, answer: Answer) -> None:
@@ -230,11 +230,11 @@ def test_where_slurm_does_not_answer_nothing_is_submitted_twice(clone: Path, ans
     code, _, err = answer("submit", "mine")
     assert code == 2
     assert "scontrol is not on this machine" in err
-    assert "what is queued is not known, and nothing was submitted" in err
+    assert "the queue is unknown, so nothing was submitted" in err
     assert len((folder / "jobs.jsonl").read_text().splitlines()) == 1
     code, out, _ = answer("submit", "mine", "--dry-run")
     assert code == 0
-    assert out.splitlines()[-1].endswith("the states are from folders and logs alone")
+    assert out.splitlines()[-1].endswith("states are from folders and logs only")
 
 
 def test_two_submissions_at_once_are_one_after_the_other(

@@ -102,7 +102,7 @@ def test_folders_go_up_in_time_order_once_each(
         assert second not in {name for _, name in recorder.operations}
 
         recorder.operations.clear()
-        assert upload(runs, capsys) == (0, ["all is uploaded: 3 folders"], "")
+        assert upload(runs, capsys) == (0, ["everything is uploaded: 3 folders"], "")
         assert recorder.operations == []
 
     run = recorder.runs[first]
@@ -125,7 +125,7 @@ def test_a_file_whose_writer_was_killed_goes_up_once(
         code, told, _ = upload(runs, capsys)
         assert (code, told[-1]) == (0, "1 folder: 1 uploaded, 0 before")
         assert [row["global_step"] for row in recorder.runs[name].history] == [1, 2, 3]
-        assert upload(runs, capsys)[1] == ["all is uploaded: 1 folder"]
+        assert upload(runs, capsys)[1] == ["everything is uploaded: 1 folder"]
 
 
 def test_a_dry_run_lists_in_time_order_and_needs_no_login(
@@ -180,11 +180,11 @@ def test_what_it_needs_is_told_in_a_line(
         return told
 
     assert "there is no folder" in error(tmp_path / "nowhere")
-    assert "holds no wandb/offline-run-*: name the folder that holds the runs' folders" in error(tmp_path)
+    assert "holds no wandb/offline-run-*: give the folder that contains the runs' folders" in error(tmp_path)
     empty_parts(tmp_path, "20260101_000000-a")
     assert "not logged in to W&B" in error(tmp_path)
     with socket.socket() as closed:  # bound, never listening: connections are refused
         closed.bind(("127.0.0.1", 0))
         log_in(alone, f"http://127.0.0.1:{closed.getsockname()[1]}")
-        assert "no server answers at http://127.0.0.1" in error(tmp_path)
+        assert "no server responds at http://127.0.0.1" in error(tmp_path)
     assert not list((tmp_path / "wandb").glob("*/*.synced"))

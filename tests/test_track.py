@@ -86,13 +86,13 @@ def test_a_new_run_starts_an_empty_log(tmp_path):
 
 def test_a_log_that_is_not_the_checkpoint_s(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with pytest.raises(UserError, match="has 0 bytes where the checkpoint counts 4"):
+    with pytest.raises(UserError, match="has 0 bytes, but the checkpoint recorded 4"):
         MetricsLog(path, offset=4)
     assert not path.exists()
     path.write_text('{"a": 1}\n{"b": 2}\n')
-    with pytest.raises(UserError, match="has 18 bytes where the checkpoint counts 19"):
+    with pytest.raises(UserError, match="has 18 bytes, but the checkpoint recorded 19"):
         MetricsLog(path, offset=19)
-    with pytest.raises(UserError, match="byte 5 ends no line"):
+    with pytest.raises(UserError, match="byte 5 is not the end of a line"):
         MetricsLog(path, offset=5)
     assert path.read_text() == '{"a": 1}\n{"b": 2}\n'
     MetricsLog(path, offset=9).close()
@@ -293,7 +293,7 @@ def test_wandb_mode_is_the_user_s(alone, tmp_path):
 def test_a_tracker_that_fails_warns_once_and_the_training_goes_on(alone, tmp_path):
     tracker = trackers(tmp_path / "runs" / "r1", "wandb", "tensorboard")
     tracker._mirrors["wandb"]._run.finish()  # W&B refuses rows of a finished run
-    with pytest.warns(RuntimeWarning, match=r"tracker wandb failed .*metrics\.jsonl goes on"):
+    with pytest.warns(RuntimeWarning, match=r"tracker wandb failed .*metrics\.jsonl continues"):
         tracker.log(train(1), 1)
     for step in (2, 3):
         tracker.log(train(step), step)  # a second warning would be an error

@@ -24,7 +24,7 @@ def prerequisite_runs(config: Config) -> list[Config]:
     scheme = config.scheme
     if scheme.continues_training and config.model.checkpoint is None and not config.model.pretrained:
         raise UserError(
-            f"method={scheme.method} goes on from a trained student: give model.checkpoint=FILE_OR_RUN_FOLDER"
+            f"method={scheme.method} continues from a trained student: give model.checkpoint=FILE_OR_RUN_FOLDER"
         )
     runs = [_with_changes(config, run) for run in scheme.prerequisites()]
     if not runs and scheme.uses_teacher and config.teacher.checkpoint is None and not config.teacher.pretrained:

@@ -1,4 +1,4 @@
-"""Reports: a study, or any runs, as one page of markdown with a picture."""
+"""Reports: a study, or any runs, as an HTML page and the same page in Markdown, with charts."""
 
 from kdschemes.report.write import report
 

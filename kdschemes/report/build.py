@@ -1,4 +1,4 @@
-"""What a report says, before it is laid out: the verdict, warnings and sections of groups of runs."""
+"""The content of a report before layout: the verdict, warnings and sections of groups of runs."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from kdschemes.report.tables import cost_table, heads_table, missing_table, prot
 NOTHING_YET = "No run is finished yet: there are no results to show."
 
 ALONE = 4
-"""Groups up to which the summary names the accuracy of each where nothing is compared."""
+"""Maximum number of groups whose accuracies the summary lists if nothing is compared."""
 
 Analysis = Callable[[Sequence[Group]], list[Section]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A whole report. `summary` are sentences, the verdict first; `warnings` say why rows may not be comparable."""
+    """A whole report. `summary` holds sentences, the verdict first; `warnings` say why rows may not be comparable."""
 
     title: str
     question: str
@@ -52,8 +52,8 @@ def build(
 ) -> Report:
     """Return the report of groups.
 
-    `shared` are words that their labels leave out, `baseline` is the label of one, `analyses` are names of
-    `study.analyses`; an analysis that raises a UserError says so in its place. `notes` come at the end.
+    `shared` are words left out of their labels, `baseline` is the label of one, `analyses` are names of
+    `study.analyses`; an analysis that raises a UserError is replaced by its message. `notes` come at the end.
 
     Raises:
         UserError: there is no analysis of that name.
@@ -85,12 +85,12 @@ def build(
 def _results(
     finished: Sequence[Group], found: Sequence[Comparison], colors: Hue, same: str, shared: Sequence[str]
 ) -> Section:
-    told = f" All are of {', '.join(shared)}: names leave that out." if shared else ""
+    common = f" All names leave out {', '.join(shared)}, which all runs share." if shared else ""
     tables: list[Table] = [results_table(finished)]
     if found:
         tables.append(comparison_table(found))
     chart = accuracy_chart(finished, colors)
-    return Section(title="Results", text=same + told, tables=tables, charts=[chart] if chart else [])
+    return Section(title="Results", text=same + common, tables=tables, charts=[chart] if chart else [])
 
 
 def _charts(own: Sequence[Group], finished: Sequence[Group], found: Sequence[Comparison], colors: Hue) -> list[Section]:
@@ -125,7 +125,7 @@ def _verdict(finished: Sequence[Group], found: Sequence[Comparison], baseline: s
     if found:
         return sentences(found)
     if baseline is not None and not any(is_named(group, baseline) for group in finished):
-        return [f"Nothing is compared: **{baseline}**, the baseline, has no finished run."]
+        return [f"Nothing is compared: the baseline, **{baseline}**, has no finished run."]
     tested = [(group, list(accuracy(group).values())) for group in finished if not group.earlier or len(finished) == 1]
     lines = [
         f"**{group.label}**: {mean_std(found, 2)} % test top-1 after the last epoch."

@@ -1,4 +1,4 @@
-"""Which color and dash a group has, the same in all charts of a report."""
+"""The color and dash of each group, the same in all charts of a report."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from kdschemes.report.groups import Group
 from kdschemes.report.style import DASHES, INK, SERIES, ramp
 
 FEW = len(SERIES) + 1
-"""Groups that each get a color of their own; more are colored by what they have in common."""
+"""Maximum number of groups with one color each; more are colored by what they have in common."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Hue:
-    """Colors by name. `of` gives each group's name by its label; `title` is "" where names speak for themselves."""
+    """Colors by name. `of` gives each group's name by its label; `title` is "" if the names are self-explanatory."""
 
     title: str
     of: Mapping[str, str]
@@ -24,7 +24,7 @@ class Hue:
     colors: Sequence[str]
 
     def only(self, names: Iterable[str], more: Mapping[str, str] | None = None) -> Hue:
-        """Return these colors without those of names that are not there, and with `more` of them at the end."""
+        """Return these colors restricted to the given names, followed by `more`."""
         all_of_them = dict(zip(self.names, self.colors, strict=True)) | dict(more or {})
         wanted = set(names)
         kept = {name: color for name, color in all_of_them.items() if name in wanted}
@@ -39,14 +39,14 @@ class Hue:
         return alt.Color(f"{field}:N", scale=scale, sort=list(self.names), title=title)
 
     def dash(self, field: str = "hue") -> alt.StrokeDash:
-        """Return the encoding of a field with the names as dashes; its legend is that of the colors."""
+        """Return the encoding of a field with the names as dashes; it shares the legend of the colors."""
         dashes = [DASHES[(index // FEW) % len(DASHES)] for index in range(len(self.names))]
         scale = alt.Scale(domain=list(self.names), range=dashes)
         return alt.StrokeDash(f"{field}:N", scale=scale, sort=list(self.names), title=self.title or None)
 
 
 def hue(groups: Sequence[Group], baseline: str | None = None) -> Hue:
-    """Return the colors of groups; that of the group labeled `baseline` is the ink.
+    """Return the colors of groups; the group labeled `baseline` gets the ink color.
 
     Up to 8 groups have a color each. More are colored by their variant, else by the numbers of their first grid key,
     else by scheme and method; if that is more than 8 names too, by scheme.
@@ -61,14 +61,14 @@ def hue(groups: Sequence[Group], baseline: str | None = None) -> Hue:
     ways += [("", _method), ("", lambda group: _method(group).partition(" ")[0])]
     for title, way in ways:
         names = {group.label: way(group) for group in groups}
-        told = {label: found for label, found in names.items() if found is not None}
-        if len(told) == len(groups) and 1 < len(set(told.values())) <= FEW:
-            return _ordered(title, told) if title else _nominal("", told, told.get(baseline or ""))
+        named = {label: found for label, found in names.items() if found is not None}
+        if len(named) == len(groups) and 1 < len(set(named.values())) <= FEW:
+            return _ordered(title, named) if title else _nominal("", named, named.get(baseline or ""))
     return _nominal("", dict.fromkeys(own, "all"), "all")
 
 
 def few_colors(labels: Sequence[str], hue: Hue) -> list[str]:
-    """Return a color for each of up to 8 groups: that of `hue` where it tells them apart, else one of its own."""
+    """Return a color for each of up to 8 groups: that of `hue` where it distinguishes them, else one color each."""
     given = dict(zip(hue.names, hue.colors, strict=True))
     colors = [given[hue.of[label]] for label in labels]
     return colors if len(set(colors)) == len(colors) else [INK, *SERIES][: len(labels)]

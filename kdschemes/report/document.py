@@ -1,4 +1,4 @@
-"""What a report is made of: sections of text, tables and charts, whatever page they end up on."""
+"""The parts of a report, independent of the page format: sections of text, tables and charts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Table:
 
 @dataclass(frozen=True, kw_only=True)
 class Chart:
-    """A chart with its data inside. `name` is the stem of its PNG, and unique in a report.
+    """A chart with its data embedded. `name` is the stem of its PNG and unique in a report.
 
     A single view, or layers of one, of the width "container" follows the page. Colors that are not named are those of
-    `report.style`, which are seen on light and dark paper; those that are named come from there too.
+    `report.style`, which are visible on light and dark backgrounds; explicit colors come from there too.
     """
 
     name: str
@@ -34,7 +34,7 @@ class Chart:
 class Section:
     """A titled part of a report: paragraphs, then tables, then charts.
 
-    Paragraphs of `text` are separated by an empty line; `**bold**` and `` `code` `` are all the markup that they have.
+    Paragraphs of `text` are separated by an empty line; `**bold**` and `` `code` `` are the only markup.
     """
 
     title: str

@@ -36,7 +36,7 @@ def metric(member: Member, head: str, which: str, key: str, split: str = "test")
 
 
 def by_seed(group: Group, head: str, which: str, key: str, split: str = "test") -> dict[int, float]:
-    """Return one metric of a group's finished runs by seed, without those that have none."""
+    """Return one metric of a group's finished runs by seed, where it exists."""
     found = {member.row.entry.seed: metric(member, head, which, key, split) for member in group.finished}
     return {seed: value for seed, value in sorted(found.items()) if value is not None}
 
@@ -47,19 +47,19 @@ def accuracy(group: Group) -> dict[int, float]:
 
 
 def cost(group: Group, head: str, key: str) -> list[float]:
-    """Return what `cost` says of a head in each finished run (`parameters`, `macs` or `latency_ms`), where it does."""
+    """Return a cost of a head (`parameters`, `macs` or `latency_ms`) in each finished run that has recorded it."""
     of = primary_head(group) if head == MEAN_OVER_PEERS else head
     found = [(result.get("cost") or {}).get(of, {}).get(key) for result in _results(group)]
     return [float(value) for value in found if value is not None]
 
 
 def each(group: Group, key: str) -> list[float]:
-    """Return a number of the top level of `results.json` of each finished run that has it."""
+    """Return a top-level number of `results.json` for each finished run that has it."""
     return [float(result[key]) for result in _results(group) if result.get(key) is not None]
 
 
 def training_macs(group: Group) -> list[float]:
-    """Return the training compute of each finished run that tells it: MACs an image x images an epoch x epochs."""
+    """Return the training compute of each finished run that has recorded it: MACs/image x images/epoch x epochs."""
     return [
         float(result["train_macs_per_image"] * result["samples"]["train"] * result["epochs"])
         for result in _results(group)
@@ -68,27 +68,27 @@ def training_macs(group: Group) -> list[float]:
 
 
 def mean_std(values: Sequence[float], digits: int) -> str:
-    """Return the mean of values, with their sample deviation where there are several; "-" for none."""
+    """Return the mean of values, with their sample std if there are several; "-" for none."""
     if not values:
         return NOTHING
-    deviation = f" ± {deviation_of(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{mean_of(values):.{digits}f}{deviation}"
+    std = f" ± {std_of(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{mean_of(values):.{digits}f}{std}"
 
 
 def mean_of(values: Sequence[float]) -> float:
-    """Return the mean; NaN where a value is not finite."""
+    """Return the mean; NaN if a value is not finite."""
     return statistics.fmean(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def deviation_of(values: Sequence[float]) -> float:
-    """Return the sample deviation, 0 for a single value; NaN where a value is not finite."""
+def std_of(values: Sequence[float]) -> float:
+    """Return the sample std, 0 for a single value; NaN if a value is not finite."""
     if not all(map(math.isfinite, values)):
         return math.nan
     return statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def count(value: float) -> str:
-    """Return a count with two digits after the point and its unit: 3.27 M."""
+    """Return a count with two decimals and its unit: 3.27 M."""
     for size, unit in SIZES:
         if value >= size:
             return f"{value / size:.2f}{unit}"
@@ -103,7 +103,7 @@ def seeds(group: Group) -> str:
 
 
 def name(group: Group) -> str:
-    """Return a group's label, with a word where its runs teach the others."""
+    """Return a group's label, with a mark if its runs teach the others."""
     return f"{group.label} (teaches)" if group.earlier else group.label
 
 

@@ -1,4 +1,4 @@
-"""Runs that differ in nothing but their seed, side by side."""
+"""Groups of runs that differ only in their seed."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from kdschemes.study.record import Entry
 from kdschemes.study.status import Row, Status, look
 
 Protocol = dict[str, Any]
-"""What must be equal in runs that are averaged."""
+"""What must be equal in runs that are averaged together."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Member:
-    """One run of a group. `results` is None where it is not finished."""
+    """One run of a group. `results` is None if it is not finished."""
 
     row: Row
     folder: Path
@@ -31,7 +31,7 @@ class Member:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """What the run's `config.yaml` holds; {} where it has none that can be read."""
+        """Content of the run's `config.yaml`; {} if there is none that can be read."""
         return read_config(self.folder) or {}
 
     @cached_property
@@ -81,16 +81,16 @@ def study_groups(found: Status) -> list[Group]:
 def run_groups(folders: Iterable[Path]) -> list[Group]:
     """Return the groups of runs, by their configurations without the seed.
 
-    Groups of one scheme, method, data set and model are told apart by the keys in which they differ.
+    Groups of one scheme, method, data set and model are distinguished by the keys in which they differ.
 
     Raises:
-        UserError: the same run is there twice.
+        UserError: the same run is given twice.
     """
     return _by_configuration(map(member_of, folders), earlier=False)
 
 
 def member_of(folder: Path) -> Member:
-    """Return the run in a folder, whatever state it is in."""
+    """Return the run in a folder, whatever its state."""
     config = read_config(folder) or {}
     epochs, seed = (config.get("train") or {}).get("epochs", 0), config.get("seed", 0)
     entry = Entry(label=folder.name, folder=folder.name, epochs=epochs, seed=seed)
@@ -98,9 +98,9 @@ def member_of(folder: Path) -> Member:
 
 
 def shortened(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
-    """Return groups of runs without the words of their labels that all share, and these words.
+    """Return groups of runs without the words that all their labels share, and these words.
 
-    Their labels begin with what runs' folders are named by: scheme, method, data set and model, with dashes between.
+    Their labels begin with the names of the runs' folders: scheme, method, data set and model, with dashes between.
     """
     heads = [group.label.partition(" ")[0] for group in groups]
     parts = [head.split("-") for head in heads]
@@ -135,7 +135,7 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
         key = repr(sorted(keys_of.items()))
         group = groups[folder.name.rpartition("-seed")[0] or folder.name][key]
         if twin := next((other for other in group if other.row.entry.seed == member.row.entry.seed), None):
-            raise UserError(f"{folder} is the same run as {twin.folder}: give one of them")
+            raise UserError(f"{folder} is the same run as {twin.folder}: give only one of them")
         group.append(member)
         keys[key] = keys_of
     found = []
@@ -148,7 +148,7 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
 
 
 def read_config(folder: Path) -> dict[str, Any] | None:
-    """Return a run's `config.yaml` as plain data; None where it has none that can be read."""
+    """Return a run's `config.yaml` as plain data; None if there is none that can be read."""
     try:
         tree = yaml.safe_load((folder / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -172,7 +172,7 @@ def _member(row: Row, output: Path) -> Member:
 
 
 def _whole(results: Mapping[str, Any]) -> bool:
-    """Whether results hold what every report reads, in the form in which it reads it."""
+    """Whether results contain what every report reads, in the expected form."""
     primary_head = results["heads"][results["primary_head"]]
     tests = [(primary_head[which] or {}).get("test") or {} for which in ("last", "best")]
     numbers = [test[key] for test in tests if test for key in ("top1", "nll", "ece")]
@@ -198,14 +198,14 @@ def _by_protocol(label: str, members: Sequence[Member], *, earlier: bool) -> lis
 
 
 def _told_apart(name: str, keys: Mapping[str, Any], all_keys: Sequence[Mapping[str, Any]]) -> str:
-    """Return a name with the keys whose values are not the same in all."""
+    """Return a name with the keys whose values differ."""
     names = dict.fromkeys(key for each in all_keys for key in each)
     differ = [key for key in names if any(each.get(key) != keys.get(key) for each in all_keys)]
     return " ".join([name, *(f"{key}={keys.get(key)}" for key in differ)])
 
 
 def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a configuration's values by their keys as the command line writes them, `train.epochs`."""
+    """Return a configuration's values by their keys as written on the command line, `train.epochs`."""
     found: dict[str, Any] = {}
     for key, value in tree.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}

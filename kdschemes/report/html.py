@@ -1,4 +1,4 @@
-"""A report as one HTML file that needs nothing else: styles, charts and the library that draws them are inside."""
+"""A report as one self-contained HTML file, with its styles, charts and the library that draws them."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ POLICY = "default-src 'none'; script-src 'unsafe-inline' 'unsafe-eval'; style-sr
 """What the page may load: nothing. Vega compiles its expressions, hence `unsafe-eval`."""
 
 LONG = 40
-"""Characters above which a cell is a sentence, which gets more room."""
+"""Cells with more characters are sentences and get more room."""
 
 NUMERIC = re.compile(r"[-+<≤]? ?[\d.,]+.*|-|nan|[-+]?inf")
 
 
 def html(report: Report, specs: Mapping[str, Any]) -> str:
-    """Return the page. `specs` are the charts' trees by the names of the charts."""
+    """Return the page. `specs` holds the Vega-Lite specification of each chart by its name."""
     body = _Body(specs)
     sections = [body.section(section, f"part-{number}") for number, section in enumerate(report.sections, 1)]
     contents = "".join(
@@ -71,7 +71,7 @@ def html(report: Report, specs: Mapping[str, Any]) -> str:
 
 
 class _Body:
-    """Lays out sections, and counts tables and figures through all of them."""
+    """Lays out sections and numbers tables and figures across all of them."""
 
     def __init__(self, specs: Mapping[str, Any]) -> None:
         self._specs = specs
@@ -104,30 +104,30 @@ class _Body:
 
     def _chart(self, chart: Chart) -> str:
         number = next(self._figures)
-        told = escape(f"Chart {chart.name.replace('_', ' ')}. {chart.caption}", quote=True)
+        label = escape(f"Chart {chart.name.replace('_', ' ')}. {chart.caption}", quote=True)
         caption = f"<figcaption><b>Figure {number}.</b> {_marked(chart.caption)}</figcaption>"
         return (
-            f'<figure id="{escape(chart.name, quote=True)}"><div class="chart" role="img" aria-label="{told}"></div>'
+            f'<figure id="{escape(chart.name, quote=True)}"><div class="chart" role="img" aria-label="{label}"></div>'
             f'<script type="application/json">{_json(self._specs[chart.name])}</script>{caption}</figure>\n'
         )
 
 
 def _kind(cells: Sequence[str]) -> str:
-    """Return how a column of such cells is laid out: numbers, words, or sentences."""
+    """Return the layout of a column of such cells: numbers, words, or sentences."""
     if all(NUMERIC.fullmatch(cell) for cell in cells):
         return ""
     return ' class="words long"' if max(map(len, cells)) > LONG else " class=words"
 
 
 def _marked(text: str) -> str:
-    """Return text as HTML: `**bold**` and code in backticks are all that it can hold."""
+    """Return text as HTML: `**bold**` and code in backticks are the only markup."""
     safe = escape(text)
     safe = re.sub(r"`([^`]+)`", r"<code>\1</code>", safe)
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
 
 
 def _json(tree: Any) -> str:
-    """Return JSON that can stand in a script element: nothing in it ends that."""
+    """Return JSON that is safe inside a script element: nothing in it closes the element."""
     return json.dumps(tree, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
 
 

@@ -1,4 +1,4 @@
-"""A report as a page of markdown, with its charts as pictures beside it."""
+"""A report as a page of Markdown, with its charts as image files next to it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdschemes.report.document import Section, Table
 
 
 def markdown(report: Report, pictures: Mapping[str, str]) -> str:
-    """Return the page. `pictures` are the names of the charts' files by the names of the charts."""
+    """Return the page. `pictures` holds the file name of each chart by its name."""
     parts = [f"# {_plain(report.title)}", *([_plain(report.question)] if report.question else [])]
     if report.summary:
         parts.append("\n".join(f"- {_plain(line)}" for line in report.summary))
@@ -20,7 +20,7 @@ def markdown(report: Report, pictures: Mapping[str, str]) -> str:
 
 
 def table_lines(table: Table) -> list[str]:
-    """Return a table's lines."""
+    """Return the lines of a table."""
     rows = [table.columns, ["---"] * len(table.columns), *table.rows]
     return ["| " + " | ".join(_plain(cell).replace("|", "\\|") for cell in row) + " |" for row in rows]
 
@@ -36,5 +36,5 @@ def _section(section: Section, pictures: Mapping[str, str]) -> str:
 
 
 def _plain(text: str) -> str:
-    """Return text in which nothing that comes from a run begins an HTML tag or a table's row."""
+    """Return text in which nothing that comes from a run starts an HTML tag or a table row."""
     return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", text).replace("\r", " ")

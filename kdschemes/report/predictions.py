@@ -1,4 +1,4 @@
-"""The predictions that finished runs have stored, by group and seed."""
+"""The stored predictions of finished runs, by group and seed."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from kdschemes.errors import UserError
 from kdschemes.report.groups import Group
 from kdschemes.storage.predictions import Predictions, read_predictions
 
-NOT_THERE = "Not there: no run has `predictions.safetensors`, which runs of this version write when they finish."
+NOT_THERE = "Not available: no run has `predictions.safetensors`, which runs of this version write when they finish."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Predictions on the test set by group's label and seed; `notes` say what is damaged or not there."""
+    """Predictions on the test set by group's label and seed; `notes` say what is damaged or missing."""
 
     of: Mapping[str, Mapping[int, Predictions]]
     notes: Sequence[str]
 
     def with_head(self, group: Group, head: str) -> dict[int, Predictions]:
-        """Return those of a group in which a head answered the test set."""
+        """Return a group's predictions that include a head's for the test set."""
         found = self.of.get(group.label, {})
         return {seed: one for seed, one in found.items() if "test" in one.heads.get(head, {}) and "test" in one.labels}
 
@@ -42,5 +42,5 @@ def read_stored(groups: Sequence[Group]) -> Stored:
     if not stored:
         notes.insert(0, NOT_THERE)
     elif without:
-        notes.append(f"Without stored predictions, so not here: {', '.join(without)}.")
+        notes.append(f"Left out, without stored predictions: {', '.join(without)}.")
     return Stored(of=stored, notes=notes)

@@ -1,4 +1,4 @@
-"""Charts as trees of Vega-Lite and as PNGs."""
+"""Charts as Vega-Lite specifications and as PNGs."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 """The version of Vega-Lite that Altair writes."""
 
 WIDTH = 720
-"""Pixels of a PNG's chart whose width is that of its page, before scaling."""
+"""Width in pixels of a full-width chart in a PNG, before scaling."""
 
 SCALE = 2
 
 
 def specs(charts: Iterable[Chart]) -> dict[str, Any]:
-    """Return the trees of charts by their names, without anybody's theme."""
+    """Return the Vega-Lite specifications of charts by name, without a theme."""
     found = {}
     with alt.theme.enable("none"):
         for chart in charts:
@@ -34,7 +34,7 @@ def specs(charts: Iterable[Chart]) -> dict[str, Any]:
 
 
 def png(spec: dict[str, Any]) -> bytes:
-    """Return a chart as PNG, two pixels for one, on the light paper."""
+    """Return a chart as PNG at twice the resolution, on the light background."""
     tree = copy.deepcopy(spec)
     if tree.get("width") == "container":
         tree["width"] = WIDTH

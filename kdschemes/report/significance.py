@@ -1,4 +1,4 @@
-"""Methods against their baseline: a paired test over seeds for each, in a table and in a few sentences."""
+"""Methods against their baseline: a paired test over seeds each, as a table and in a few sentences."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ NOT_COMPARABLE = ("data", "data.split_seed", "test images")
 class Comparison:
     """A group against its baseline, by test top-1 of the reported heads after the last epoch, in points.
 
-    `differs` are the keys in which their protocols differ, or "model"; `p` is corrected by Holm over all comparisons of
-    a report.
+    `differs` lists the keys in which their protocols differ, or "model"; `p` is Holm-corrected over all comparisons
+    of a report.
     """
 
     group: Group
@@ -33,7 +33,7 @@ class Comparison:
 
 
 def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, Group]:
-    """Return the baseline of each finished group by the group's label; baselines themselves have none.
+    """Return the baseline of each finished group by label; baselines themselves have none.
 
     It is the group of that label for all, if there is one; nothing is compared before it has finished runs. Else, in a
     study with variants, it is the first supervised variant, or the first of all, at the same grid point where it has
@@ -73,7 +73,7 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, 
 
 
 def is_named(group: Group, label: str | None) -> bool:
-    """Whether a group is the one of a label, or one of the protocols that its runs fell into."""
+    """Whether a group has a label, or is one of the protocols into which its runs were divided."""
     return group.label == label or group.label.startswith(f"{label} (")
 
 
@@ -124,9 +124,9 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
     against = "its baseline" if several else found[0].against.label
     caption = (
         f"Each run against {against}: difference in points of test top-1 of the reported heads after the last epoch, "
-        "the same seeds paired, two-sided t test. The interval is for one comparison"
+        "paired by seed, two-sided t test. The interval is for a single comparison"
     )
-    caption += f"; p is corrected by Holm for {tested} comparisons." if tested > 1 else "."
+    caption += f"; p is Holm-corrected for {tested} comparisons." if tested > 1 else "."
     return Table(columns=(*columns, "differs in") if differing else columns, rows=rows, caption=caption)
 
 
@@ -136,13 +136,13 @@ def baselines(found: Sequence[Comparison]) -> list[str]:
 
 
 def sentences(found: Sequence[Comparison]) -> list[str]:
-    """Return the outcome in a few sentences, the differences that were told apart first."""
+    """Return the outcome in a few sentences, significant differences first."""
     if not found:
         return []
     bases = baselines(found)
     top = {each.against.label: mean_std(list(accuracy(each.against).values()), 2) for each in found}
     named = ", ".join(f"**{label}** ({top[label]} %)" for label in bases[:3]) + (", ..." if len(bases) > 3 else "")
-    lines = [f"Test top-1 after the last epoch against {named}, the same seeds paired:"]
+    lines = [f"Test top-1 after the last epoch against {named}, paired by seed:"]
     for verdict in ("better", "worse"):
         of = sorted(
             (each for each in found if each.verdict == verdict), key=lambda one: -abs(one.paired.mean_difference)
@@ -211,5 +211,5 @@ def _p(value: float) -> str:
 
 
 def _probability(value: float) -> str:
-    told = _p(value)
-    return f"p {told}" if told.startswith("<") else f"p = {told}"
+    text = _p(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"

@@ -1,4 +1,4 @@
-"""Paired comparisons over seeds: difference, interval and p-value; nothing is called better on fewer than 3 seeds."""
+"""Paired comparisons over seeds: difference, interval and p-value; no verdict with fewer than 3 seeds."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from scipy import stats
 
 LEAST_SEEDS = 3
-"""Common seeds below which nothing is called better or worse."""
+"""Minimum number of common seeds for a verdict."""
 
 LEVEL = 0.05
-"""Level of all verdicts together in one table; intervals cover 1 - LEVEL, each for itself."""
+"""Family-wise level of all verdicts in one table; each interval covers 1 - LEVEL by itself."""
 
-TOO_FEW = f"fewer than {LEAST_SEEDS} common seeds: nothing is called better"
+TOO_FEW = f"fewer than {LEAST_SEEDS} common seeds: no verdict"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paired:
-    """What a two-sided paired t test says of a - b on `n` common seeds.
+    """Result of a two-sided paired t test of a - b on `n` common seeds.
 
-    `low` and `high` are the 95 % interval of the mean difference, in the unit of the values. All is NaN where it is not
-    defined: the mean on no seed or on values that are not numbers, interval and p on fewer than 2 seeds.
+    `low` and `high` are the 95 % interval of the mean difference, in the unit of the values. Undefined values are
+    NaN: the mean without seeds or with NaN values, interval and p with fewer than 2 seeds.
     """
 
     n: int
@@ -34,10 +34,10 @@ class Paired:
 
 
 def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
-    """Compare two methods by their values of each seed; seeds that only one of them has are left out.
+    """Compare two methods by their values for each seed; seeds that only one of them has are left out.
 
-    With d = a - b of n seeds, mean m and sample deviation s: t = m / (s / sqrt(n)) with n - 1 degrees of freedom.
-    Where all differences are the same, the interval is that one point, and p is 0, or 1 for no difference.
+    With d = a - b of n seeds, mean m and sample std s: t = m / (s / sqrt(n)) with n - 1 degrees of freedom.
+    If all differences are equal, the interval is that one point, and p is 0, or 1 if there is no difference.
     """
     differences = [float(a[seed]) - float(b[seed]) for seed in sorted(a.keys() & b.keys())]
     n = len(differences)
@@ -55,9 +55,9 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
 
 
 def holm(ps: Sequence[float]) -> list[float]:
-    """Return p-values corrected for being several (Holm 1979): that the least is k times, the next k - 1 times its own.
+    """Return p-values corrected for multiple testing (Holm 1979): the smallest times k, the next times k - 1, ...
 
-    k counts those that are numbers; NaN stays NaN. A corrected value is at most 1, and never below that of a smaller p.
+    k counts those that are not NaN; NaN stays NaN. A corrected value is at most 1 and never below that of a smaller p.
     """
     order = sorted((index for index, p in enumerate(ps) if not math.isnan(p)), key=lambda index: ps[index])
     corrected = [math.nan] * len(ps)
@@ -69,9 +69,9 @@ def holm(ps: Sequence[float]) -> list[float]:
 
 
 def verdicts(found: Sequence[Paired], *, more_is_better: bool = True) -> list[tuple[float, str]]:
-    """Return for each comparison of one table its p-value by Holm and the verdict on `a` in words.
+    """Return for each comparison of one table its Holm-corrected p-value and the verdict on `a` in words.
 
-    Comparisons on fewer than 3 common seeds get `TOO_FEW` and no p, and do not count among the several.
+    Comparisons on fewer than 3 common seeds get `TOO_FEW` and no p, and are not counted in the correction.
     """
     corrected = holm([each.p if each.n >= LEAST_SEEDS else math.nan for each in found])
     words = []
@@ -79,9 +79,9 @@ def verdicts(found: Sequence[Paired], *, more_is_better: bool = True) -> list[tu
         if each.n < LEAST_SEEDS:
             words.append(TOO_FEW)
         elif math.isnan(p):
-            words.append("not a number: nothing is called better")
+            words.append("not a number: no verdict")
         elif p < LEVEL:
             words.append("better" if (each.mean_difference > 0) is more_is_better else "worse")
         else:
-            words.append("not told apart")
+            words.append("inconclusive")
     return list(zip(corrected, words, strict=True))

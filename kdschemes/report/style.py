@@ -1,4 +1,4 @@
-"""How charts look. Colors are names that the page resolves, in light and dark alike, and that `resolved` gives a PNG.
+"""The look of charts. Colors are names; the page resolves them in light and dark mode, `resolved` does so for PNGs.
 
 A chart that names no color at all gets these by Vega-Lite's defaults; marks of the style "reference" are thin dashes.
 """
@@ -42,11 +42,11 @@ PALETTES: dict[str, dict[str, str]] = {
         "series-7": "#c79a6b",
     },
 }
-"""Colors by theme and name: those of Wong's palette, changed where they had too little contrast with the paper."""
+"""Colors by theme and name: Wong's palette, changed where the contrast with the background was too low."""
 
 
 def color(name: str) -> str:
-    """Return what stands for a color of `PALETTES` in a chart."""
+    """Return the placeholder for a color of `PALETTES` in a chart."""
     assert name in PALETTES["light"], name
     return f"var(--{name})"
 
@@ -56,10 +56,10 @@ INK, MUTED, PAPER = color("ink"), color("muted"), color("paper")
 SERIES = tuple(color(f"series-{number}") for number in range(1, 8))
 
 DASHES = ([1, 0], [6, 3], [2, 2])
-"""Dashes of lines, one for each round through the colors."""
+"""Line dashes, one for each pass through the colors."""
 
 STOPS = ("#4667cf", "#8f55bd", "#c74c86", "#d8683a", "#b98312")
-"""Colors of rising numbers; each is seen on light and dark paper."""
+"""Color scale of increasing numbers; visible on light and dark backgrounds."""
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
@@ -114,7 +114,7 @@ CONFIG: dict[str, Any] = {
 
 
 def resolved(tree: Any, theme: str = "light") -> Any:
-    """Return a chart's tree with its colors in place of their names."""
+    """Return a chart's specification with color names replaced by colors."""
     if isinstance(tree, dict):
         return {key: resolved(value, theme) for key, value in tree.items()}
     if isinstance(tree, list):
@@ -125,7 +125,7 @@ def resolved(tree: Any, theme: str = "light") -> Any:
 
 
 def ramp(count: int) -> list[str]:
-    """Return `count` colors for numbers in their order, evenly over `STOPS`."""
+    """Return `count` colors for ordered numbers, evenly spaced over `STOPS`."""
     return [_between(index / max(1, count - 1) * (len(STOPS) - 1)) for index in range(count)]
 
 

@@ -1,4 +1,4 @@
-"""The tables of a report: accuracy and calibration, cost, other heads, what all runs share, what is missing."""
+"""The tables of a report: accuracy and calibration, cost, other heads, the shared protocol, unfinished runs."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ METRICS = (
     ("agreement with teacher %", "last", "agreement", 2),
     ("KL from teacher", "last", "kl", 4),
 )
-"""Title, epoch, metric and digits of the columns over seeds."""
+"""Title, epoch, metric and digits of the columns averaged over seeds."""
 
 OPTIONAL = ("agreement with teacher %", "KL from teacher")
-"""Columns that are left out where no run has a teacher."""
+"""Columns that are left out if no run has a teacher."""
 
-SPREAD = "Mean ± sample deviation over the seeds that are listed, on the test set."
+MEAN_STD = "Mean ± sample std over the listed seeds, on the test set."
 
 
 def results_table(groups: Sequence[Group]) -> Table:
     """Return the table of the reported heads of groups with finished runs."""
     rows = [_metrics(group, primary_head(group)) for group in groups]
-    return _without_empty(("run", "head", "seeds", *_titles()), rows, OPTIONAL, f"Reported heads. {SPREAD}")
+    return _without_empty(("run", "head", "seeds", *_titles()), rows, OPTIONAL, f"Reported heads. {MEAN_STD}")
 
 
 def heads_table(groups: Sequence[Group]) -> Table | None:
-    """Return the table of all other heads, one row for those that are the same, as teachers are; None without any."""
+    """Return the table of all other heads, identical ones (such as teachers) in one row; None if there are none."""
     merged: dict[tuple[str, ...], list[str]] = {}
     for group in groups:
         for head in heads(group):
@@ -52,11 +52,11 @@ def heads_table(groups: Sequence[Group]) -> Table | None:
                 run, *cells = _metrics(group, head)
                 merged.setdefault(tuple(cells), []).append(run)
     rows = [[_named(runs), *cells] for cells, runs in merged.items()]
-    return _without_empty(("run", "head", "seeds", *_titles()), rows, OPTIONAL, SPREAD) if rows else None
+    return _without_empty(("run", "head", "seeds", *_titles()), rows, OPTIONAL, MEAN_STD) if rows else None
 
 
 def cost_table(groups: Sequence[Group]) -> Table:
-    """Return what the reported heads cost, and what their training did."""
+    """Return the inference cost of the reported heads and the cost of their training."""
     columns: dict[str, Callable[[Group], str]] = {
         "parameters": lambda group: _same(
             cost(group, primary_head(group), "parameters"), lambda value: f"{value:,.0f}"
@@ -70,19 +70,21 @@ def cost_table(groups: Sequence[Group]) -> Table:
     rows = [[name(group), *(cell(group) for cell in columns.values())] for group in groups]
     lacking = [title for index, title in enumerate(columns, 1) if all(row[index] == NOTHING for row in rows)]
     caption = (
-        "Of the reported head at test time: parameters, multiply-accumulates an image, median latency of one image. "
-        "Of the training: multiply-accumulates of all its steps, of frozen teachers too, but not those with which "
-        "teachers were trained; seconds; the process's peak memory."
+        "At test time, for the reported head: parameters, multiply-accumulates per image, median latency of one image. "
+        "For training: multiply-accumulates of all steps, including frozen teachers' forward passes but not those for "
+        "training the teachers; seconds; peak memory of the process."
     )
     if lacking:
         caption += f" Not measured in these runs: {', '.join(lacking)}."
     if any(value > 1 for group in groups for value in each(group, "pack_size")):
-        caption += " Some runs were trained together in one process: their seconds and memory are those of all of them."
+        caption += (
+            " Some runs were trained in one process (a pack): their seconds and memory are those of the whole pack."
+        )
     return _without_empty(("run", *columns), rows, lacking, caption)
 
 
 def protocol(groups: Sequence[Group]) -> tuple[str, list[str]]:
-    """Return in a sentence what all finished runs share, and a warning for everything that they do not."""
+    """Return a sentence on what all finished runs share, and a warning for each difference."""
     own = [group for group in groups if not group.earlier] or list(groups)
     protocols = {group.label: group.finished[0].protocol for group in own}
     first = next(iter(protocols.values()))
@@ -94,8 +96,8 @@ def protocol(groups: Sequence[Group]) -> tuple[str, list[str]]:
         if len(labels) == 1:
             shared.append(f"{key} {first[key]}")
         else:
-            told = "; ".join(f"{value}: {_named(names)}" for value, names in labels.items())
-            warnings.append(f"**The rows differ in {key}** ({told}): they do not compare methods alone.")
+            values = "; ".join(f"{value}: {_named(names)}" for value, names in labels.items())
+            warnings.append(f"**The rows differ in {key}** ({values}): differences are not due to methods alone.")
     results = [member.results for group in own for member in group.finished if member.results is not None]
     for library in ("kdschemes", "torch"):
         versions = sorted({str(result["versions"].get(library)) for result in results})
@@ -107,12 +109,12 @@ def protocol(groups: Sequence[Group]) -> tuple[str, list[str]]:
 
 
 def missing_table(groups: Sequence[Group]) -> Table | None:
-    """Return the runs that are not finished, and why; None where all are."""
+    """Return the runs that are not finished, and why; None if all are."""
     rows = [
         [row.entry.label, row.state, f"{row.done:.3g} of {row.entry.epochs}", row.reason or NOTHING]
         for row in (member.row for group in groups for member in group.members if member.results is None)
     ]
-    caption = "Runs without results: where they are, and why they are not further."
+    caption = "Runs without results: their progress and why they stopped."
     return Table(columns=("run", "state", "epochs", "reason"), rows=rows, caption=caption) if rows else None
 
 
@@ -126,7 +128,7 @@ def _metrics(group: Group, head: str) -> list[str]:
 
 
 def _same(values: Sequence[float], show: Callable[[float], str]) -> str:
-    """Return a value that runs of one group share, or the mean and the extremes of values that differ."""
+    """Return the value that all runs of a group share, or the mean and range of values that differ."""
     if not values:
         return NOTHING
     if min(values) == max(values):

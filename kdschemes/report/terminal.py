@@ -1,4 +1,4 @@
-"""What `kdschemes report` prints: the main numbers, the verdict, warnings, what is missing."""
+"""What `kdschemes report` prints: the main numbers, the verdict, warnings, unfinished runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from kdschemes.report.document import Table
 from kdschemes.tracking.tables import render
 
 COLUMNS = 5
-"""Columns of the table of results that are printed, from the left; the pages have all of them."""
+"""Number of columns of the results table that are printed, from the left; the pages have all of them."""
 
 MOST_MISSING = 10
-"""Runs that are not finished and that are printed with their reasons; of more only the number is told."""
+"""Maximum number of unfinished runs printed with their reasons; if there are more, only their number is printed."""
 
 
 def terminal(report: Report) -> str:
-    """Return the text: as wide as the terminal, whose tables fold where they have to."""
+    """Return the text, as wide as the terminal; tables fold if necessary."""
     parts = [report.title + (f": {report.question}" if report.question else "")]
     for section in report.sections:
         if section.title == "Results":
@@ -30,7 +30,7 @@ def terminal(report: Report) -> str:
 
 
 def table_text(table: Table, columns_shown: int | None = None) -> str:
-    """Return a table, or as many of its first columns, as aligned text."""
+    """Return a table, or its first columns, as aligned text."""
     shown = Shown(box=box.MARKDOWN)
     columns = list(table.columns)[:columns_shown]
     for index, title in enumerate(columns):

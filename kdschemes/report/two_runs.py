@@ -1,4 +1,4 @@
-"""`kdschemes compare`: two runs side by side, their configurations, results, cost, and where their answers differ."""
+"""`kdschemes compare`: two runs side by side: their configurations, results, cost and differing predictions."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ METRICS = (
 """Title, metric and digits of the rows of results."""
 
 NOTHING_PROVED = (
-    "Two runs of one seed each prove nothing about their methods: another seed changes results too.\n"
+    "Two runs of one seed each prove nothing about their methods: changing the seed changes results too.\n"
     "kdschemes report compares methods over seeds."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """The answers of two heads on the same images. `p` is that of McNemar's exact test."""
+class Agreement:
+    """The predictions of two heads on the same images. `p` is that of McNemar's exact test."""
 
     images: int
     agreement: float
@@ -50,35 +50,35 @@ def compare(first: str, second: str) -> str:
     """Return the comparison of two runs, by their folders, as text.
 
     Raises:
-        UserError: one is no folder of a run, or both are the same.
+        UserError: one is not the folder of a run, or both are the same.
     """
     a, b = (_member(folder) for folder in (first, second))
     if a.folder.resolve() == b.folder.resolve():
-        raise UserError(f"{first} and {second} are the same run: give two")
-    parts = [f"a: {_told(a)}\nb: {_told(b)}", _configurations(a, b)]
+        raise UserError(f"{first} and {second} are the same run: give two different runs")
+    parts = [f"a: {_named(a)}\nb: {_named(b)}", _configurations(a, b)]
     if a.results is not None and b.results is not None:
         groups = [Group(label=name, members=(member,)) for name, member in (("a", a), ("b", b))]
-        parts += [_protocols(a, b), _results(*groups), _cost(*groups), _answers(*groups)]
+        parts += [_protocols(a, b), _results(*groups), _cost(*groups), _agreement(*groups)]
     else:
         parts.append("Results are compared when both runs are finished.")
     return "\n\n".join(part for part in [*parts, NOTHING_PROVED] if part)
 
 
 def mcnemar(only_first: int, only_second: int) -> float:
-    """Return the two-sided p of McNemar's exact test on the images that one alone gets right.
+    """Return the two-sided p of McNemar's exact test on the images that only one of them classifies correctly.
 
-    Under the hypothesis that both are right equally often, each of those images is the first's with probability 1/2.
-    Without such images p is 1.
+    Under the null hypothesis of equal accuracy, each of those images is the first's with probability 1/2.
+    If there are none, p is 1.
     """
     images = only_first + only_second
     return float(stats.binomtest(only_first, images, 0.5).pvalue) if images else 1.0
 
 
-def answers(first: HeadPredictions, second: HeadPredictions, labels: npt.NDArray[np.int64]) -> Answers:
-    """Count where two heads agree and who is right."""
+def agreement(first: HeadPredictions, second: HeadPredictions, labels: npt.NDArray[np.int64]) -> Agreement:
+    """Count where two heads agree and which is correct."""
     right, other = first.classes == labels, second.classes == labels
     only_first, only_second = int((right & ~other).sum()), int((~right & other).sum())
-    return Answers(
+    return Agreement(
         images=len(labels),
         agreement=100 * float((first.classes == second.classes).mean()),
         both_right=int((right & other).sum()),
@@ -91,11 +91,11 @@ def answers(first: HeadPredictions, second: HeadPredictions, labels: npt.NDArray
 def _member(folder: str) -> Member:
     path = Path(folder).expanduser()
     if not is_run(path):
-        raise UserError(f"{folder} is no folder of a run")
+        raise UserError(f"{folder} is not the folder of a run")
     return member_of(path)
 
 
-def _told(member: Member) -> str:
+def _named(member: Member) -> str:
     row = member.row
     state = "" if member.results is not None else f" ({row.state}, {row.done:.3g} of {row.entry.epochs} epochs)"
     return f"{member.folder}{state}"
@@ -112,7 +112,8 @@ def _configurations(a: Member, b: Member) -> str:
 
 def _protocols(a: Member, b: Member) -> str:
     lines = [
-        f"They differ in {key} ({a.protocol[key]}, {b.protocol[key]}): what follows does not compare methods alone."
+        f"They differ in {key} ({a.protocol[key]}, {b.protocol[key]}): the differences below are not due to methods "
+        f"alone."
         for key in a.protocol
         if a.protocol[key] != b.protocol[key]
     ]
@@ -162,23 +163,24 @@ def _side_by_side(rows: Sequence[Sequence[str]]) -> str:
     return table_text(Table(columns=("", "a", "b", "b - a"), rows=rows))
 
 
-def _answers(a: Group, b: Group) -> str:
+def _agreement(a: Group, b: Group) -> str:
     stored = [(group, read_predictions(group.finished[0].folder)) for group in (a, b)]
     lacking = [group.label for group, found in stored if found is None]
     if lacking:
-        return f"Answers on the test set: not there, {' and '.join(lacking)} stored no predictions."
+        return f"Predictions on the test set: not available, {' and '.join(lacking)} stored none."
     one, two = (found.heads.get(primary_head(group), {}).get("test") for group, found in stored if found is not None)
     labels, others = (found.labels.get("test") for _, found in stored if found is not None)
     if one is None or two is None or labels is None or others is None:
-        return "Answers on the test set: not there, a run stored none for it."
+        return "Predictions on the test set: not available, a run stored none for it."
     if not np.array_equal(labels, others):
-        return "Answers on the test set: not compared, the runs were tested on other images."
-    found = answers(one, two, labels)
+        return "Predictions on the test set: not compared, the runs were tested on different images."
+    found = agreement(one, two, labels)
     neither = found.images - found.both_right - found.only_first - found.only_second
     chance = f"p = {found.p:.3f}" if found.p >= 0.001 else "p < 0.001"
     return (
-        f"Answers of the reported heads to the {found.images} images of the test set, last epoch\n"
+        f"Predictions of the reported heads on the {found.images} images of the test set, last epoch\n"
         f"the same class: {found.agreement:.2f} %\n"
-        f"right: both {found.both_right}, a alone {found.only_first}, b alone {found.only_second}, neither {neither}\n"
-        f"McNemar's exact test of a alone against b alone: {chance} (chance in the images, not in the seeds)"
+        f"correct: both {found.both_right}, a alone {found.only_first}, b alone {found.only_second}, neither "
+        f"{neither}\n"
+        f"McNemar's exact test of a alone against b alone: {chance} (tests the sampling of images, not of seeds)"
     )

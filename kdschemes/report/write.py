@@ -1,4 +1,4 @@
-"""`kdschemes report`: find the runs, write the pages and their pictures."""
+"""`kdschemes report`: find the runs, write the pages and their charts."""
 
 from __future__ import annotations
 
@@ -22,15 +22,16 @@ DEFAULT = "report.html"
 
 
 def report(of: Sequence[str], *, output: str | None, out: str | None) -> str:
-    """Write the report of a study, or of runs; return its main numbers and where it is.
+    """Write the report of a study or of runs; return its main numbers and its location.
 
-    `of` is one study (its folder, file or name), or folders of runs, or folders that hold such. The report is a page as
-    HTML, the same as markdown, and a PNG a chart. That of a study is `report.html`, `report.md` and `CHART.png` in its
+    `of` is one study (its folder, file or name), or folders of runs, or folders that contain such. The report is an
+    HTML page, the same page in Markdown, and one PNG per chart. That of a study is `report.html`, `report.md` and
+    `CHART.png` in its
     folder; that of runs, or with `out`, is `STEM.html`, `STEM.md` and `STEM_CHART.png`, by default `report.html` in the
     current folder.
 
     Raises:
-        UserError: there is no such study or run; a file can't be written; `out` ends neither in .html nor in .md.
+        UserError: there is no such study or run; a file can't be written; `out` ends in neither .html nor .md.
     """
     runs = [Path(word) for word in of if _holds_runs(Path(word))]
     if len(of) == 1 and not runs:
@@ -49,7 +50,7 @@ def report(of: Sequence[str], *, output: str | None, out: str | None) -> str:
         return _write(made, target, "" if out is None else f"{target.stem}_")
     others = [word for word in of if Path(word) not in runs]
     if others:
-        raise UserError(f"{others[0]} is no folder of a run: give folders of runs, or one study")
+        raise UserError(f"{others[0]} is not the folder of a run: give folders of runs, or one study")
     target = _target(out if out is not None else DEFAULT)
     groups, shared = shortened(run_groups(dict.fromkeys(folder for run in runs for folder in _runs_in(run))))
     return _write(build("Runs", "", groups, shared=shared), target, f"{target.stem}_")
@@ -60,7 +61,9 @@ def _target(out: str) -> Path:
     if target.is_dir():
         raise UserError(f"--out {out} is a folder: name a file that ends in {' or '.join(ENDINGS)}")
     if target.suffix not in ENDINGS:
-        raise UserError(f"--out {out} must end in {' or '.join(ENDINGS)}: both are written, and the charts beside them")
+        raise UserError(
+            f"--out {out} must end in {' or '.join(ENDINGS)}: both are written, with the charts next to them"
+        )
     return target
 
 
@@ -81,12 +84,12 @@ def _write(made: Report, target: Path, prefix: str) -> str:
         atomic_write(target.with_name(file), picture)
     for ending in sorted(ENDINGS, reverse=True):
         atomic_write(target.with_suffix(ending), pages[ending].encode())
-    beside = f" and {len(names)} PNGs" if names else ""
-    return f"{terminal(made)}\n\nwritten: {target.with_suffix('.html')}, {target.with_suffix('.md').name}{beside}"
+    charts = f" and {len(names)} PNGs" if names else ""
+    return f"{terminal(made)}\n\nwritten: {target.with_suffix('.html')}, {target.with_suffix('.md').name}{charts}"
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is that of a run, however far it came."""
+    """Whether a folder is that of a run, finished or not."""
     return any((folder / name).is_file() for name in OF_A_RUN)
 
 
@@ -95,7 +98,7 @@ def _holds_runs(folder: Path) -> bool:
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:
-    """Yield a run's folder itself, or the folders of runs that lie in it."""
+    """Yield the folder itself if it is a run's, or the folders of runs in it."""
     if is_run(folder):
         yield folder
     else:

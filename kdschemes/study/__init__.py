@@ -1,1 +1,1 @@
-"""Studies: many runs that answer one question, as job arrays of SLURM, and how far each of them is."""
+"""Studies: many runs that answer one question, run locally or as SLURM job arrays, and their progress."""

@@ -1,4 +1,4 @@
-"""Where things are: run.py with its batch scripts and recipes, and a study's folder."""
+"""Locations: run.py with its batch scripts and recipes, and a study's folder."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ SCRIPT, REPORT_SCRIPT, SITE = "slurm/study.sbatch", "slurm/report.sbatch", "slur
 
 
 def repository() -> Path:
-    """Return the folder of run.py and slurm/: the current one, or the clone that the package was installed from.
+    """Return the folder of run.py and slurm/: the current one, or the clone from which the package was installed.
 
     Raises:
-        UserError: neither holds them.
+        UserError: neither contains them.
     """
     clone = Path(kdschemes.__file__).resolve().parents[1]
     for place in (Path.cwd(), clone):
@@ -44,12 +44,12 @@ def study_folder(output: Path, name: str) -> Path:
 
 
 def find_study(study: str, output: str | None) -> Study:
-    """Return a study by its folder, its file or its name; one that was never begun as its file says.
+    """Return a study by its folder, its file or its name; if it was never started, as its file says.
 
     `output` holds the runs' folders; None: what the study file says, else `runs`.
 
     Raises:
-        UserError: there is none; the message names the nearest.
+        UserError: there is none; the message suggests the closest name.
     """
     path = Path(study)
     if (path / RECORD).is_file():
@@ -72,7 +72,7 @@ def find_study(study: str, output: str | None) -> Study:
 
 @dataclass(frozen=True, kw_only=True)
 class OpenStudy:
-    """A study file as read, its runs after those that they need, the study as it will be remembered, what to tell."""
+    """A study file as read, its runs after their prerequisites, the study as it will be recorded, and notes."""
 
     file: StudyFile
     runs: tuple[StudyRun, ...]
@@ -81,10 +81,10 @@ class OpenStudy:
 
 
 def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> OpenStudy:
-    """Read a study with its overrides, or, without any, with those that it was begun with. Writes nothing.
+    """Read a study with its overrides or, without any, with those with which it was started. Writes nothing.
 
     Raises:
-        UserError: a mistake in the study, or other overrides than before, which would leave its runs behind.
+        UserError: a mistake in the study, or overrides that differ from before and would orphan its runs.
     """
     file, notes = _read(find_study_file(name, recipes), tuple(overrides), recipes)
     runs = with_prerequisites(file)
@@ -116,8 +116,8 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> tuple[StudyF
     if gone and before.overrides != _but_output(overrides):
         given = shlex.join(before.overrides) or "no overrides"
         raise UserError(
-            f"study {path}: was begun with {given}, and {len(gone)} of its runs would be others now: "
+            f"study {path}: was started with {given}, and {len(gone)} of its runs would change now: "
             "give the same overrides, or another output_dir="
         )
-    runs = "1 run that was there before is" if len(gone) == 1 else f"{len(gone)} runs that were there before are"
+    runs = "1 earlier run is" if len(gone) == 1 else f"{len(gone)} earlier runs are"
     return study, [f"{runs} no longer in {path}"] if gone else []

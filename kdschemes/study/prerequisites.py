@@ -1,4 +1,4 @@
-"""The runs that must be finished first, because runs of a study are taught by them or start from their weights."""
+"""Prerequisites: runs that must be finished first because others are taught by them or start from their weights."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from kdschemes.study.spec import StudyFile, StudyRun
 
 
 def with_prerequisites(study: StudyFile) -> list[StudyRun]:
-    """Return the runs of a study with what each needs, after the runs that are needed and are not among its own.
+    """Return the runs of a study with their prerequisites, preceded by prerequisites that are not among its own runs.
 
-    Those are what the study file names as `prerequisites`, where a run needs it, and teachers that have no weights yet.
+    These are the study file's `prerequisites` that a run needs, and teachers without weights.
 
     Raises:
-        UserError: a run's teacher is neither given nor can be trained first.
+        UserError: a run's teacher is neither given nor trainable first.
     """
     needs: dict[str, tuple[str, ...]] = {}
     configs: dict[str, Config] = {}

@@ -20,12 +20,12 @@ LOCK = "lock"
 """Held by the process that runs or submits the study."""
 
 LOG = "logs/%x-%A_%a.out"
-"""Where an element's log is: %x is the job's name, %A the array's number, %a the element's."""
+"""Path of an element's log: %x is the job's name, %A the array's number, %a the element's."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Entry:
-    """One run of a study as its folder remembers it. `epochs` is how many it trains."""
+    """One run of a study as recorded in its folder. `epochs` is how many it trains."""
 
     label: str
     folder: str
@@ -38,10 +38,10 @@ class Entry:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """A study as its folder remembers it: the runs that come first, then its own.
+    """A study as recorded in its folder: the prerequisites first, then its own runs.
 
-    `analyses` are further sections of its report, `baseline` is the label, without a seed, of what others are compared
-    with.
+    `analyses` are extra sections of its report, `baseline` is the label, without a seed, of the point that others are
+    compared with.
     """
 
     folder: Path
@@ -58,7 +58,7 @@ class Study:
 
     @property
     def output(self) -> Path:
-        """Folder that holds the runs' folders."""
+        """Folder that contains the runs' folders."""
         return self.folder.absolute().parents[1]
 
     @property
@@ -94,7 +94,7 @@ def remember(
     analyses: Sequence[str] = (),
     baseline: str | None = None,
 ) -> Study:
-    """Return the study with these runs, as it will be written."""
+    """Return the study with these runs, ready to be written."""
     entries = tuple(
         Entry(
             label=run.label,
@@ -152,7 +152,7 @@ def read_study_folder(folder: Path) -> Study:
             baseline=tree.get("baseline"),
         )
     except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
-        raise UserError(f"{path} is damaged: delete it and begin the study again") from None
+        raise UserError(f"{path} is damaged: delete it and start the study again") from None
 
 
 def add_submission(folder: Path, submission: Mapping[str, Any]) -> None:
@@ -167,7 +167,7 @@ def add_submission(folder: Path, submission: Mapping[str, Any]) -> None:
 
 
 def read_arrays(folder: Path) -> list[Array]:
-    """Return every array that was submitted, the first one first.
+    """Return every submitted array, oldest first.
 
     Raises:
         UserError: `jobs.jsonl` is damaged.
@@ -183,11 +183,11 @@ def read_arrays(folder: Path) -> list[Array]:
             for array in line["arrays"]
         ]
     except (OSError, ValueError, TypeError, KeyError):
-        raise UserError(f"{path} is damaged: delete the line that is wrong") from None
+        raise UserError(f"{path} is damaged: delete the wrong line") from None
 
 
 def read_failures(folder: Path) -> dict[str, str]:
-    """Return why runs failed that were run without SLURM, by the names of their folders.
+    """Return by folder name why runs without SLURM failed.
 
     Raises:
         UserError: `failures.json` is damaged.
@@ -214,7 +214,7 @@ def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
 
 
 def array_tasks(folder: Path, arrays: Sequence[Array]) -> dict[str, list[ArrayTask]]:
-    """Return the elements that each run was submitted as, the first one first, by the name of the run's folder."""
+    """Return by folder name the array elements as which each run was submitted, oldest first."""
     found: dict[str, list[ArrayTask]] = {}
     for array in arrays:
         for number, run in enumerate(array.runs):

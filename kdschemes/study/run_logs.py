@@ -1,4 +1,4 @@
-"""What a run left behind: how far it came, why it stopped."""
+"""What a run left behind: its progress, and why it stopped."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 TAIL = 1 << 18
-"""Bytes at the end of a log that are looked at."""
+"""Number of bytes read from the end of a log."""
 
 ERROR = re.compile(r"error: (.+)")
 
 TRACE = re.compile(r"(.*?)Traceback \(most recent call last\):")
 
-GOES_ON = re.compile("the same command resumes: |DUE TO (JOB REQUEUE|PREEMPTION|NODE FAILURE)|^job .*, start [0-9]+, ")
+RESTARTS = re.compile("the same command resumes: |DUE TO (JOB REQUEUE|PREEMPTION|NODE FAILURE)|^job .*, start [0-9]+, ")
 """What a run, SLURM or a batch script writes into a log when a job stops to be started again, or starts."""
 
-LEAVES = re.compile(r"(\S+) ends: (.+)")
-"""What lockstep writes when one of its runs fails and the others go on."""
+RUN_ENDS = re.compile(r"(\S+) ends: (.+)")
+"""What a pack logs when one of its runs fails and the others continue."""
 
 LAUNCHERS = ("CalledProcessError", "ChildFailedError", "SignalException")
-"""Exceptions that `accelerate launch` adds to that of the run."""
+"""Exceptions that `accelerate launch` raises on top of the run's own."""
 
-LEFT_ALONE = re.compile("Connection (closed|reset) by peer|NCCL|DistBackendError")
+PEER_LOST = re.compile("Connection (closed|reset) by peer|NCCL|DistBackendError")
 
 ENDED = re.compile(r"CalledProcessError: Command '.*' (?P<how>(returned|died).*)")
 
@@ -36,7 +36,7 @@ REMARK = re.compile(r"(?:slurmstepd\S*|srun): error: (.+)")
 
 
 def results(run: Path) -> dict[str, Any] | None:
-    """Return what is in a run's `results.json`; None if it has none.
+    """Return the content of a run's `results.json`; None if it has none.
 
     Raises:
         ValueError: the file is damaged.
@@ -51,7 +51,7 @@ def results(run: Path) -> dict[str, Any] | None:
 
 
 def interruption(run: Path) -> str | None:
-    """Return what stopped a run that will go on, in words, by its file `interrupted`; None if there is none."""
+    """Return in words what stopped a run that can resume, from its file `interrupted`; None if there is none."""
     try:
         found = json.loads((run / "interrupted").read_bytes())
         return f"{found['signal']} after step {found['step']} of {found['total_steps']}"
@@ -62,7 +62,7 @@ def interruption(run: Path) -> str | None:
 
 
 def epochs_done(run: Path, epochs: int) -> float:
-    """Return how many of its epochs a run has trained, by the last whole line of its `metrics.jsonl`."""
+    """Return how many epochs a run has trained, from the last complete line of its `metrics.jsonl`."""
     for line in reversed(_tail(run / "metrics.jsonl").split(b"\n")[:-1]):
         try:
             row = json.loads(line)
@@ -73,30 +73,31 @@ def epochs_done(run: Path, epochs: int) -> float:
 
 
 def failed_in_pack(log: Path) -> dict[str, str]:
-    """Return the runs that failed beside others that went on, by the names of their folders, and why."""
-    return {found[1]: found[2] for line in _lines(log) if (found := LEAVES.match(line))}
+    """Return by folder name the runs of a pack that failed while others continued, and why."""
+    return {found[1]: found[2] for line in _lines(log) if (found := RUN_ENDS.match(line))}
 
 
 def error_in(log: Path) -> str | None:
     """Return the error that a log ends with: its last line `error: ...`, else what the last traceback ends with.
 
-    Left out is what was told before the job was last started again, what `accelerate launch` adds, and what processes
-    say when another one left them.
+    Ignored are lines from before the job was last restarted, errors that `accelerate launch` adds, and those of
+    processes
+    that lost their connection to a failed one.
     """
     lines = _lines(log)
-    told = [found[1].strip() for line in lines if (found := ERROR.match(line))]
-    own = [text for text in _raised(lines) if not _by_launcher(text) and not LEFT_ALONE.search(text)]
-    return (told or own or [None])[-1]
+    errors = [found[1].strip() for line in lines if (found := ERROR.match(line))]
+    own = [text for text in _raised(lines) if not _by_launcher(text) and not PEER_LOST.search(text)]
+    return (errors or own or [None])[-1]
 
 
 def exit_in(log: Path) -> str | None:
-    """Return what else a log says of a run's end: the signal that killed a process, its exit code, SLURM's remark."""
+    """Return what else a log says about a run's end: a process's signal or exit code, SLURM's remark."""
     lines = _lines(log)
     raised = _raised(lines)
     first = ROOT_CAUSE.search("\n".join(lines))
     if first is not None and first["signal"]:
         return f"process {first['rank']} was ended by {first['signal']}"
-    left_alone = [text for text in raised if LEFT_ALONE.search(text)]
+    left_alone = [text for text in raised if PEER_LOST.search(text)]
     ended = [f"the run {found['how']}" for text in raised if (found := ENDED.search(text))]
     code = [f"process {first['rank']} ended with exit code {first['code']}"] if first is not None else []
     remarks = [found[1] for line in lines if (found := REMARK.match(line))]
@@ -104,9 +105,9 @@ def exit_in(log: Path) -> str | None:
 
 
 def _lines(log: Path) -> list[str]:
-    """Return the lines of a log since the job was last started again."""
+    """Return the lines of a log since the job was last restarted."""
     lines = _tail(log).decode(errors="replace").splitlines()
-    begin = max((number for number, line in enumerate(lines) if GOES_ON.search(line)), default=-1)
+    begin = max((number for number, line in enumerate(lines) if RESTARTS.search(line)), default=-1)
     return lines[begin + 1 :]
 
 
@@ -115,7 +116,7 @@ def _by_launcher(text: str) -> bool:
 
 
 def _raised(lines: Sequence[str]) -> list[str]:
-    """Return the exception of each traceback, without the mark of a process before each line."""
+    """Return the exception of each traceback, without the process prefix of each line."""
     found = []
     for number, line in enumerate(lines):
         if (begin := TRACE.match(line)) is None:

@@ -27,15 +27,15 @@ from kdschemes.study.spec_keys import (
 )
 
 OPTIONAL = ("teacher", "losses")
-"""Groups that some schemes do not use; a key of theirs that all runs share is left out where it has no effect."""
+"""Groups that some schemes do not use; shared keys of these are dropped from runs on which they have no effect."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyRun:
-    """One run of a study. `overrides` are the words after `run.py` that give `config`.
+    """One run of a study. `overrides` are the arguments of `run.py` that give `config`.
 
-    A run that must be finished before others is `earlier`; it has no overrides where the study file does not name it.
-    `needs` are the names of the folders of runs that must be finished before this one.
+    A prerequisite of others is `earlier`; it has no overrides if the study file does not name it.
+    `needs` are the folder names of its prerequisites.
     """
 
     label: str
@@ -54,21 +54,21 @@ class StudyRun:
 
     @property
     def path(self) -> str:
-        """The run's folder, as a configuration names it."""
+        """The run's folder, as written in a configuration."""
         return str(Path(self.config.output_dir) / self.folder)
 
     @property
     def point(self) -> str:
-        """The label without the seed: what runs have in common that differ in nothing else."""
+        """The label without the seed."""
         return self.label.rpartition("seed=")[0].rstrip()
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
-    """A study file, read and expanded. `overrides` are those of the command line, `output` holds all runs' folders.
+    """A study file, read and expanded. `overrides` are from the command line, `output` contains all runs' folders.
 
-    `prerequisites` are the runs that the file names to be trained first, `hours` is how long it trains at a time,
-    `analyses` are further sections of the report, `baseline` is the point that others are compared with.
+    `prerequisites` are the runs that the file lists to be trained first, `hours` is the time budget per invocation,
+    `analyses` are extra sections of the report, `baseline` is the point that others are compared with.
     """
 
     path: Path
@@ -87,16 +87,16 @@ class StudyFile:
 
     @property
     def output(self) -> Path:
-        """Folder that holds the folders of the study and of its runs."""
+        """Folder that contains the folders of the study and of its runs."""
         return Path(self.runs[0].config.output_dir)
 
     def needs(self, config: Config) -> tuple[str, ...]:
-        """Return the names of the folders of runs in `prerequisites` whose weights a configuration takes."""
+        """Return the folder names of runs in `prerequisites` whose weights a configuration uses."""
         return tuple(self._prerequisites[path] for path in _checkpoints(config) if path in self._prerequisites)
 
     @cached_property
     def _prerequisites(self) -> Mapping[str, str]:
-        """The names of the folders of the runs in `prerequisites`, by path."""
+        """The folder names of the runs in `prerequisites`, by path."""
         return {run.path: run.folder for run in self.prerequisites}
 
 
@@ -109,7 +109,7 @@ def find_study_file(name: str, recipes: Path) -> Path:
     """Return the path of a study: `recipes/studies/NAME.yaml`, or the path to any such file.
 
     Raises:
-        UserError: there is no such study, or its file's name cannot name a job.
+        UserError: there is no such study, or its file name cannot be a job name.
     """
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
@@ -118,7 +118,7 @@ def find_study_file(name: str, recipes: Path) -> Path:
             known = known_studies(recipes)
             raise unknown("study", name, known) if known else UserError(f"no studies in {recipes / STUDIES}")
     if not path.is_file():
-        raise UserError(f"study {path} is not there")
+        raise UserError(f"study {path} does not exist")
     if not NAME.fullmatch(path.stem):
         raise UserError(f"study {path}: name the file with letters, digits, '.', '_' and '-' only: it names jobs")
     return path
@@ -127,8 +127,8 @@ def find_study_file(name: str, recipes: Path) -> Path:
 def read_study(path: Path, overrides: Sequence[str], *, recipes: Path) -> StudyFile:
     """Read a study file and build the configuration of each run: variants x grid x seeds, in that order.
 
-    A run is what `run.py` makes of the keys of base, variant, grid point and seed, then of the overrides, in this
-    order. Keys of `teacher` and `losses` that all runs share are left out of runs whose scheme does not use them.
+    A run is what `run.py` makes of the keys of base, variant, grid point and seed, and then of the overrides. Keys of
+    `teacher` and `losses` that all runs share are left out of runs whose scheme does not use them.
 
     Raises:
         UserError: anything wrong in the file or the overrides; the message names the file.
@@ -188,14 +188,14 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
 
 
 def _checkpoints(config: Config) -> list[str]:
-    """Return the weights that a run starts from and is taught by."""
+    """Return the weights from which a run starts and by which it is taught."""
     teachers = config.teacher.checkpoint if config.scheme.uses_teacher else None
     given = [x if isinstance(x, list) else [x] for x in (config.model.checkpoint, teachers)]
     return [checkpoint for of in given for checkpoint in of if checkpoint is not None]
 
 
 def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
-    """Refuse a network that takes the weights of another one."""
+    """Refuse a network with the weights of a different one."""
     config = run.config
     start, models = config.model.checkpoint, config.scheme.trained_models(config.model.name)
     starts = start if isinstance(start, list) else [start]
@@ -214,7 +214,7 @@ def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
 
 
 def _check_used(study: StudyFile, keys: StudyKeys) -> None:
-    """Refuse a run that comes first for nothing, and a baseline that is no point of the study."""
+    """Refuse an unused prerequisite, and a baseline that is no point of the study."""
     given = [word.partition("=")[0] for word in study.overrides]
     needed = {folder for run in (*study.prerequisites, *study.runs) for folder in study.needs(run.config)}
     for run in study.prerequisites if not any(key in REFERRING for key in given) else ():
@@ -228,19 +228,19 @@ def _check_used(study: StudyFile, keys: StudyKeys) -> None:
 def _build(
     label: str, base: Sequence[str], own: Sequence[str], overrides: Sequence[str], recipes: Path
 ) -> tuple[tuple[str, ...], Config, dict[str, UserError]]:
-    """Return a run's words, its configuration, and by group the error that shared words would have been."""
+    """Return a run's arguments, its configuration, and by group the error that shared arguments would have raised."""
     words = (*base, *own, *overrides)
     try:
         return words, load_config(words, recipes=recipes), {}
     except UserError as error:
-        told = UserError(f"run '{label}': {error}")
+        problem = UserError(f"run '{label}': {error}")
     groups = {word: word.partition("=")[0].partition(".")[0] for word in words}
     shared = {word: groups[word] for word in (*base, *overrides) if groups[word] in OPTIONAL}
     try:
         scheme = load_config([word for word in words if groups[word] not in OPTIONAL], recipes=recipes).scheme
     except UserError:
-        raise told from None
-    without = {group: told for group in shared.values() if not getattr(scheme, f"uses_{group}")}
+        raise problem from None
+    without = {group: problem for group in shared.values() if not getattr(scheme, f"uses_{group}")}
     words = tuple(word for word in words if shared.get(word) not in without)
     try:
         return words, load_config(words, recipes=recipes), without
@@ -263,4 +263,4 @@ def _check_distinct(runs: Sequence[StudyRun]) -> None:
             raise UserError(f"'{other}' and '{run.label}' are the same run")
     if len(labels) < len(runs):
         twice = next(run.label for run in runs if [other.label for other in runs].count(run.label) > 1)
-        raise UserError(f"'{twice}' is there twice")
+        raise UserError(f"'{twice}' is given twice")

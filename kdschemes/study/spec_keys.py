@@ -1,4 +1,4 @@
-"""The keys of a study file: checked, flattened, and written as words of a command line."""
+"""The keys of a study file: checked, flattened, and written as command-line arguments."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ ANALYSIS_NAMES = (
     *("temperature_limit", "efficiency", "fidelity", "capacity", "sensitivity", "budgets", "missing_class"),
     "collaborative",
 )
-"""Sections that a study may ask for in its report; `kdschemes.report.analyses` holds what makes them."""
+"""Sections that a study may request in its report; they are implemented in `kdschemes.report.analyses`."""
 
 PREREQUISITES = "prerequisites"
 
 REFERRING = ("teacher.checkpoint", "model.checkpoint")
-"""Keys whose value may be `prerequisites.NAME`, or a list with such: that prerequisite run with the same seed."""
+"""Keys whose value may be `prerequisites.NAME`, or a list of such: that prerequisite with the same seed."""
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -35,7 +35,7 @@ PER_RUN = {"seed": "give seeds: [...]", "output_dir": "give it in base or on the
 """Keys that neither a variant, nor the grid, nor a run of `prerequisites` may set."""
 
 CHOICES = (*(group for group in GROUPS if group not in ("losses", "train")), *(f"losses.{kind}" for kind in KINDS))
-"""Keys that stand for their `.name`."""
+"""Keys that are short for their `.name`."""
 
 Keys = dict[str, Any]
 """Values by dotted key."""
@@ -43,7 +43,7 @@ Keys = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class StudyKeys:
-    """What a study file holds. Without variants there is one, None, that holds no keys. `hours` is its budget."""
+    """Content of a study file. Without variants there is a single one, None, with no keys. `hours` is its budget."""
 
     question: str
     base: Keys
@@ -57,7 +57,7 @@ class StudyKeys:
 
 
 def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
-    """Read a study file and check its shape, and that base and overrides leave grid and seeds to it.
+    """Read a study file and check its structure, and that base and overrides do not set grid keys or seeds.
 
     Raises:
         UserError: an unknown key, an empty list, a key that is set twice.
@@ -65,7 +65,7 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
     tree = _tree(path)
     question = tree.get("question")
     if not isinstance(question, str) or not question.strip():
-        raise UserError("question is missing: say in one sentence what the study asks")
+        raise UserError("question is missing: state in one sentence what the study asks")
     base = _flat(tree.get("base") or {}, "base")
     variants = _bundles(tree, "variants") if "variants" in tree else {}
     grid = _grid(tree, variants)
@@ -86,13 +86,13 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
 
 
 def in_line(value: Any) -> str:
-    """Return a value as it is written in a study file or on a command line, in one line."""
+    """Return a value as written in a study file or on a command line, on one line."""
     text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
 def in_words(keys: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return keys and values as `run.py` takes them."""
+    """Return keys and values as arguments of `run.py`."""
     return tuple(f"{key}={in_line(value)}" for key, value in keys.items())
 
 
@@ -132,7 +132,7 @@ def _check_references(
         for name in referred(value):
             if not prerequisites:
                 raise UserError(
-                    f"{where}={PREREQUISITES}.{name}, but the study has no {PREREQUISITES}: name that run there"
+                    f"{where}={PREREQUISITES}.{name}, but the study has no {PREREQUISITES}: define that run there"
                 )
             if name not in prerequisites:
                 raise unknown(f"run of {PREREQUISITES} in {where}", name, prerequisites)
@@ -144,9 +144,9 @@ def _check_shared(base: Keys, overrides: Sequence[str], grid: Mapping[str, Any])
     for word in overrides:
         key = word.partition("=")[0]
         if key == "seed" or key.partition(".")[0] in KEYS:
-            raise UserError(f"{word}: that is the study's own; copy its file and change it there")
+            raise UserError(f"{word}: the study file sets it; copy the file and change it there")
         if _same(key) in map(_same, grid):
-            raise UserError(f"{word}: the grid goes over {key}")
+            raise UserError(f"{word}: {key} is in the grid")
     for key in grid:
         if _same(key) in map(_same, base):
             raise UserError(f"{key} is both in grid and in base: keep one")
@@ -160,7 +160,7 @@ def _tree(path: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise UserError(f"not YAML (line {getattr(getattr(error, 'problem_mark', None), 'line', 0) + 1})") from None
     if not isinstance(tree, dict):
-        raise UserError(f"holds no keys (it has {', '.join(KEYS)})")
+        raise UserError(f"has no keys (it may have {', '.join(KEYS)})")
     for key in tree:
         if key in RENAMED_STUDY_KEYS:
             raise UserError(f"{key} is now {RENAMED_STUDY_KEYS[key]}")
@@ -185,7 +185,7 @@ def _flat(tree: Any, where: str, prefix: str = "") -> Keys:
 
 
 def _same(key: str) -> str:
-    """Return the one form of a key that may be written in several: `method`, `scheme.method`; `data`, `data.name`."""
+    """Return the canonical form of a key with several spellings: `method`, `scheme.method`; `data`, `data.name`."""
     return "scheme.method" if key == "method" else f"{key}.name" if key in CHOICES else key
 
 
@@ -197,7 +197,7 @@ def _bundles(tree: Mapping[str, Any], where: str) -> dict[str, Keys]:
     bundles: dict[str, Keys] = {}
     for name, keys in given.items():
         if not isinstance(name, str) or not name.strip():
-            raise UserError(f"{where}: {in_line(name)} is no name; put quotes around it")
+            raise UserError(f"{where}: {in_line(name)} is not a name; put quotes around it")
         if where == PREREQUISITES and not NAME.fullmatch(name):
             raise UserError(f"{where}: name '{name}' with letters, digits, '.', '_' and '-' only: others refer to it")
         bundles[name] = _flat(keys if keys is not None else {}, f"{where}.{name}")

@@ -1,4 +1,4 @@
-"""How far the runs of a study are, by their folders, their logs and SLURM's word."""
+"""The state of the runs of a study, from their folders, their logs and SLURM."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "
 ACTIVE = ("running", "queued")
 
 UNFOLDED = 10_000
-"""Columns where there is no terminal: a run is one line, however long its reason."""
+"""Width without a terminal: a run is one line, however long its reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """Where one run is. `done` counts epochs; `restarts` is None where SLURM does not know the job any more."""
+    """The state of one run. `done` counts epochs; `restarts` is None if SLURM no longer knows the job."""
 
     entry: Entry
     state: str
@@ -38,7 +38,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Where every run of a study is, and what has to be known about that. `asked`: SLURM gave an answer."""
+    """The state of every run of a study, with a note on its source. `asked`: SLURM responded."""
 
     study: Study
     rows: tuple[Row, ...]
@@ -46,12 +46,12 @@ class Status:
     note: str = ""
 
     def of(self, folder: str) -> Row:
-        """Return the row of a run by the name of its folder."""
+        """Return the row of a run by its folder name."""
         return next(row for row in self.rows if row.entry.folder == folder)
 
 
 def status(study: Study) -> Status:
-    """Look at every run of a study. Where SLURM is not here, or does not answer, the note says so.
+    """Determine the state of every run of a study. If SLURM is not here or does not respond, the note says so.
 
     Raises:
         UserError: the study's folder is damaged.
@@ -64,7 +64,7 @@ def status(study: Study) -> Status:
         try:
             jobs = slurm.known_jobs(array.job for array in arrays)
         except slurm.SlurmUnavailable as error:
-            asked, note = False, f"{error}; the states are from folders and logs alone"
+            asked, note = False, f"{error}; states are from folders and logs only"
     rows = tuple(
         look(
             study.output / entry.folder,
@@ -88,9 +88,9 @@ def look(
     asked: bool = True,
     failure: str | None = None,
 ) -> Row:
-    """Look at the run in a folder, at the elements that it was submitted as, and at what SLURM knows of them.
+    """Determine the state of a run from its folder, the elements as which it was submitted, and SLURM's view of these.
 
-    `failure` is why it failed where it was last run without SLURM.
+    `failure` is why it failed if it was last run without SLURM.
     """
     jobs = jobs if jobs is not None else {}
     known = {e.job: jobs[e.job] for e in submitted if e.job in jobs and jobs[e.job].name == e.name}
@@ -115,21 +115,21 @@ def look(
         return row("running", str(holder))
     if failure is not None:
         return row("failed", failure)
-    told = traces.error_in(submitted[-1].log) if submitted else None
-    if told is not None:
-        return row("failed", told if job is None or job.state in ("FAILED", "COMPLETED") else f"{told} ({job.ending})")
+    why = traces.error_in(submitted[-1].log) if submitted else None
+    if why is not None:
+        return row("failed", why if job is None or job.state in ("FAILED", "COMPLETED") else f"{why} ({job.ending})")
     stopped = traces.interruption(run)
     if stopped is not None:
         return row("interrupted", f"{stopped} ({job.ending})" if job is not None else stopped)
     if submitted:
         return row(*_why_over(submitted[-1], job, asked))
     if (run / "config.yaml").exists():
-        return row("interrupted", f"last held by {holder}" if holder is not None else "no process goes on with it")
+        return row("interrupted", f"last held by {holder}" if holder is not None else "no process is training it")
     return row("not begun")
 
 
 def _why_over(element: ArrayTask, job: slurm.Job | None, asked: bool) -> tuple[str, str]:
-    """Return the state of a run whose last job is over, or unknown, and left neither result nor error; and why."""
+    """Return state and reason for a run whose last job is over or unknown and left neither result nor error."""
     ended = traces.exit_in(element.log)
     if job is not None:
         words = "ended without a result" if job.state == "COMPLETED" else job.ending
@@ -137,14 +137,14 @@ def _why_over(element: ArrayTask, job: slurm.Job | None, asked: bool) -> tuple[s
     if ended:
         return "failed", ended
     if not asked:
-        return "unknown", "submitted; neither its folder nor its log tells more"
+        return "unknown", "submitted; nothing more in its folder or its log"
     if element.log.exists():
-        return "failed", "over without a result or an error in its log; SLURM knows no more"
-    return "failed", "cancelled before it began"
+        return "failed", "ended with no result or error in its log; SLURM no longer knows it"
+    return "failed", "canceled before it started"
 
 
 def table(found: Status) -> str:
-    """Return what `kdschemes status` prints: a row a run, then the counts, then notes."""
+    """Return what `kdschemes status` prints: one row per run, then the counts, then notes."""
     shown = Table(box=box.MARKDOWN)
     for title in ("run", "state", "epochs", "job", "restarts", "reason"):
         shown.add_column(title, justify="right" if title in ("epochs", "restarts") else "left", overflow="fold")
@@ -163,7 +163,7 @@ def table(found: Status) -> str:
 
 
 def counts(rows: Sequence[Row]) -> str:
-    """Return in a line how many runs are in which state."""
+    """Return a line with the number of runs in each state."""
     words = []
     for earlier, one, several in ((False, "run", "runs"), (True, "prerequisite", "prerequisites")):
         states = [row.state for row in rows if row.entry.earlier is earlier]

@@ -1,4 +1,4 @@
-"""The runs of a study in W&B: all in one group, those too that were finished before."""
+"""The runs of a study in W&B: all in one group, including those that were finished before."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from kdschemes.study.status import Status
 
 
 def in_group(config: Config, group: str) -> Config:
-    """Return the configuration of a run in a study's group, unless the user names another one."""
+    """Return the configuration of a run in a study's group, unless the user sets another one."""
     return config if config.group is not None else dataclasses.replace(config, group=group)
 
 
 def give_finished(runs: Sequence[StudyRun], found: Status) -> None:
-    """Give the finished runs of a study to W&B, where they have it among their trackers and are not in its group yet.
+    """Send the finished runs of a study to W&B if they use it as a tracker and are not in its group yet.
 
     Raises:
-        UserError: W&B can't start, or what a run left can't be read.
+        UserError: W&B can't start, or a run's files can't be read.
     """
     for run in runs:
         if "wandb" in run.config.tracker and found.of(run.folder).state == "finished":

@@ -1,1 +1,1 @@
-"""Logs, trackers, progress and pictures of a run."""
+"""Logs, trackers, progress and plots of a run."""

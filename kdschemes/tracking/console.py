@@ -1,4 +1,4 @@
-"""What a person sees of a run: one bar on a terminal, plain lines elsewhere, on the first process only."""
+"""Console output of a run: a progress bar on a terminal, plain lines elsewhere; on the main process only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 class Reporter:
-    """Tells how far a training is. Where the output is no terminal, a line an epoch and one every 15 s."""
+    """Reports training progress. If the output is not a terminal: a line per epoch and one every 15 s."""
 
     def __init__(self, *, show: bool) -> None:
         self._show = show
@@ -28,7 +28,7 @@ class Reporter:
         self._told: set[str] = set()
 
     def once(self, text: str) -> None:
-        """Print a line, unless it was printed before: several runs may have the same to tell."""
+        """Print a line, unless it was printed before: several runs may report the same."""
         if text not in self._told:
             self._told.add(text)
             self.line(text)
@@ -41,7 +41,7 @@ class Reporter:
             print(text, flush=True)
 
     def start(self, total: int, done: int, *, title: str) -> None:
-        """Begin to report a training of `total` steps, `done` of them done before."""
+        """Start the progress report of `total` steps, of which `done` are already done."""
         if not self._show:
             return
         self._total = total
@@ -70,7 +70,7 @@ class Reporter:
             self.line(f"step {step}/{self._total}  {speed:.0f} images/s  {self._losses}")
 
     def losses(self, row: Mapping[str, Any]) -> None:
-        """Take the terms of a line of metrics.jsonl into the report."""
+        """Show the terms of a line of metrics.jsonl in the report."""
         terms = {key.removeprefix("loss/"): value for key, value in row.items() if key.startswith("loss/")}
         self._losses = "  ".join(f"{name} {value:.3g}" for name, value in list(terms.items())[:4])
 
@@ -91,7 +91,7 @@ class Reporter:
             )
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

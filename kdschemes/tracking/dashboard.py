@@ -20,26 +20,27 @@ COLORS = {
     "self": "#2ca02c",
     "teacher": "#d62728",
 }
-"""Of the schemes and of the runs that teach, in the runs' list and in every panel."""
+"""Colors of the schemes and of teacher runs, in the list of runs and in every panel."""
 
 RUNS_IN_A_PANEL = 500
-"""The app draws the first 10 runs where a panel does not say how many."""
+"""Runs drawn per panel; the app's default is 10."""
 
 COSTS = {"parameters": "parameters", "macs": "MACs", "latency_ms": "latency, ms"}
-"""Keys below `cost/` of a run's summary, and how an axis calls them."""
+"""Keys below `cost/` of a run's summary, and the titles of their axes."""
 
 HYPERPARAMETERS = {"scheme.alpha": "alpha", "losses.response.temperature": "temperature", "optim.lr": "learning rate"}
 """Keys of the configuration on the parallel coordinates."""
 
 
 def dashboard(project: str, *, entity: str | None = None, group: str | None = None, out: Path | None = None) -> str:
-    """Build the workspace of a project's runs, or of one `group` of them, and return where it is.
+    """Build the workspace of a project's runs, or of one `group` of them, and return its location.
 
     It is saved as a new view of the project in W&B; with `out` it is written there as JSON instead (what would be sent
     as the view's `spec`, after its names), without a login.
 
     Raises:
-        UserError: the package is missing, not logged in, W&B refuses it, such a group can't be filtered by, or the file
+        UserError: the package is missing, not logged in, W&B refuses it, the group can't be used as a filter, or the
+        file
             can't be written.
     """
     try:
@@ -51,7 +52,7 @@ def dashboard(project: str, *, entity: str | None = None, group: str | None = No
     if out is not None:
         view = checked(build(project, entity=entity or "", group=group))
         atomic_write(out, (json.dumps(view, indent=2) + "\n").encode())
-        return f"workspace of {project}: {out} (not saved in W&B; without --out it is)"
+        return f"workspace of {project}: {out} (not saved in W&B; omit --out to save it)"
     check_login("kdschemes dashboard")
     import wandb
 
@@ -65,10 +66,10 @@ def dashboard(project: str, *, entity: str | None = None, group: str | None = No
 
 
 def build(project: str, *, entity: str, group: str | None) -> Workspace:
-    """Return the workspace. It relies on what every run has: `kdschemes.tracking.trackers` says which names.
+    """Return the workspace. It relies on names that every run logs, see `kdschemes.tracking.trackers`.
 
     Raises:
-        UserError: a group whose name the package cannot filter by.
+        UserError: a group name that the package cannot filter by.
     """
     if group is not None and set(group) & {"'", "\\", "\n"}:
         raise UserError(f"--group {group!r}: wandb-workspaces cannot filter by a name with ', \\ or a line break")
@@ -82,8 +83,8 @@ def build(project: str, *, entity: str, group: str | None) -> Workspace:
         project=project,
         name=name,
         sections=[
-            _section("Validation curves, mean and deviation", _curves()),
-            _section("Test accuracy at the last epoch, mean and deviation", _bars()),
+            _section("Validation curves, mean and std", _curves()),
+            _section("Test accuracy at the last epoch, mean and std", _bars()),
             _section("Accuracy against cost", _costs()),
             _section("Hyperparameters", _hyperparameters()),
         ],
@@ -99,10 +100,10 @@ def build(project: str, *, entity: str, group: str | None) -> Workspace:
 
 
 def checked(workspace: Workspace) -> dict[str, Any]:
-    """Return the view that would be sent, after the package's own models have read it back without a difference.
+    """Return the view to send, after the package's own models have read it back unchanged.
 
     Raises:
-        ValueError: the package does not take back what it wrote.
+        ValueError: the package does not read back what it wrote.
     """
     from wandb_workspaces.workspaces import internal
 
@@ -110,7 +111,7 @@ def checked(workspace: Workspace) -> dict[str, Any]:
     spec = view.spec.model_dump_json(by_alias=True, exclude_none=True)
     again = internal.WorkspaceViewspec.model_validate_json(spec).model_dump_json(by_alias=True, exclude_none=True)
     if again != spec:
-        raise ValueError("wandb-workspaces reads the workspace back as another one")
+        raise ValueError("wandb-workspaces reads the workspace back differently")
     return {"entity": view.entity, "project": view.project, "name": view.display_name, "spec": json.loads(spec)}
 
 
@@ -179,7 +180,7 @@ def _costs() -> list[Any]:
 
 
 def _hyperparameters() -> list[Any]:
-    """Return the hyperparameters against accuracy on the validation split, on which they are to be chosen."""
+    """Return the hyperparameters against accuracy on the validation split, on which they should be chosen."""
     import wandb_workspaces.reports.v2 as wr
 
     columns = [

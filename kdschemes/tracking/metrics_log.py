@@ -14,7 +14,7 @@ from kdschemes.storage.results import plain
 
 
 def eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
-    """Return the line of `metrics.jsonl` that has the heads' metrics on a split."""
+    """Return the line of `metrics.jsonl` with the heads' metrics on a split."""
     row: dict[str, Any] = {"kind": "eval", "split": split, "epoch": epoch, "step": step}
     return row | {f"{head}/{name}": value for head, values in metrics.items() for name, value in values.items()}
 
@@ -22,27 +22,27 @@ def eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, flo
 def train_row(
     step: int, epoch: float, learning_rate: float, losses: Mapping[str, float], weights: Mapping[str, float]
 ) -> dict[str, Any]:
-    """Return the line of `metrics.jsonl` that has the mean losses since the line before, and the terms' weights."""
+    """Return the line of `metrics.jsonl` with the mean losses since the previous line, and the terms' weights."""
     row: dict[str, Any] = {"kind": "train", "step": step, "epoch": epoch, "lr": learning_rate}
     row |= {f"loss/{name}": value for name, value in losses.items()}
     return row | {f"weight/{name}": weight for name, weight in weights.items()}
 
 
 class MetricsLog:
-    """A file of JSON objects, one a line, each line flushed as it is written.
+    """A file of JSON objects, one per line, each line flushed as it is written.
 
-    What goes into `metrics.jsonl` is a function of the configuration alone, so that equal runs give equal bytes:
-    times belong in a second log. Floats are written so that they read back exactly, those that are not finite as the
+    The content of `metrics.jsonl` is a function of the configuration alone, so that equal runs give equal bytes:
+    times belong in a second log. Floats are written so that they read back exactly, non-finite ones as the
     strings "nan", "inf" and "-inf"; keys keep their order.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
-        """Open the log: from the start, or after its first `offset` bytes, as the checkpoint says; the rest is cut.
+        """Open the log from the start, or after its first `offset` bytes (from the checkpoint); the rest is cut.
 
-        A log that is there is replaced by a copy: what another process still writes into the old one is not seen.
+        An existing log is replaced by a copy, so that anything another process still writes into the old one is lost.
 
         Raises:
-            UserError: the file can't be written, or is not the one that the checkpoint speaks of.
+            UserError: the file can't be written, or does not match the checkpoint.
         """
         self.path = path
         self.offset = offset
@@ -50,12 +50,13 @@ class MetricsLog:
             size = path.stat().st_size if path.exists() else 0
             if size < offset:
                 raise UserError(
-                    f"{path} has {size} bytes where the checkpoint counts {offset}: restore it, or delete the "
+                    f"{path} has {size} bytes, but the checkpoint recorded {offset}: restore it, or delete the "
                     "run's folder to start again"
                 )
             if offset and _byte(path, offset - 1) != b"\n":
                 raise UserError(
-                    f"{path} was changed since the checkpoint (byte {offset} ends no line): restore it, or delete "
+                    f"{path} was changed since the checkpoint (byte {offset} is not the end of a line): restore it, "
+                    f"or delete "
                     "the run's folder to start again"
                 )
             if path.exists():
@@ -80,7 +81,7 @@ class MetricsLog:
             raise cannot_write(self.path, error) from None
 
     def sync(self) -> None:
-        """Wait until what was written is on the disk; to be called before a checkpoint records `offset`.
+        """Flush to disk; to be called before a checkpoint records `offset`.
 
         Raises:
             UserError: the file can't be written.
@@ -98,7 +99,7 @@ class MetricsLog:
 def read_rows(path: Path) -> list[dict[str, Any]]:
     """Return the rows of a `MetricsLog` file; the strings "nan", "inf" and "-inf" as floats again.
 
-    A last line that was not finished is left out.
+    An incomplete last line is left out.
 
     Raises:
         UserError: the file can't be read, or another line is not a JSON object.
@@ -120,7 +121,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(f"{path} cannot be written: {error.strerror or error}; mend that and run again")
+    return UserError(f"{path} cannot be written: {error.strerror or error}; fix that and run again")
 
 
 def _byte(path: Path, position: int) -> bytes:

@@ -1,4 +1,4 @@
-"""The pictures that a run leaves."""
+"""The plots of a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdschemes.storage.results import write_json
 from kdschemes.tracking.metrics_log import read_rows
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F6000")
-"""Wong's palette, which the color-blind tell apart, its yellow darkened; black is kept for the total loss."""
+"""Wong's palette, distinguishable with color blindness, its yellow darkened; black is reserved for the total loss."""
 
 DASHES = ("-", (0, (4, 1.5)), (0, (1, 1.2)))
 
@@ -28,13 +28,13 @@ STYLES = tuple({"color": color, "linestyle": dash} for dash, color in product(DA
 TOTAL_STYLE = {"color": "black", "linewidth": 2.0}
 
 MAX_POINTS = 250
-"""A log with more training rows is drawn as means of equally many neighbors."""
+"""A log with more training rows is averaged over windows of equal length."""
 
 MAX_MARKERS = 40
-"""A line of more points is drawn without a mark at each."""
+"""A line with more points is drawn without markers."""
 
 LEGEND_WIDTH = 90
-"""Characters of a legend's line, handles included."""
+"""Characters per line of a legend, handles included."""
 
 Line = tuple[list[float], list[float]]
 """Epochs, and the values at them."""
@@ -44,10 +44,10 @@ def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
     """Draw a run's `metrics.jsonl` as a PNG of four panels over epochs.
 
     They show the training loss (the weighted total, and every term before its weight), the top-1 accuracy and the NLL
-    of every head on the validation split, and the learning rate. A panel without rows says so.
+    of every head on the validation split, and the learning rate. A panel without data says so.
 
     Raises:
-        UserError: the log can't be read, or the picture can't be written.
+        UserError: the log can't be read, or the plot can't be written.
     """
     rows = read_rows(metrics_path)
     train = [row for row in rows if row["kind"] == "train"]
@@ -90,7 +90,7 @@ def _draw_losses(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _head(metric: str) -> Callable[[str], str | None]:
-    """Return what gives the head of a `HEAD/METRIC` key of that metric; the head's own name may hold slashes."""
+    """Return a function that gets the head of a metric's `HEAD/METRIC` key; the head's name may contain slashes."""
 
     def head(key: str) -> str | None:
         name, _, last = key.rpartition("/")
@@ -120,7 +120,7 @@ def _means(line: Line, width: int) -> Line:
 
 
 def _draw(axes: Axes, lines: Mapping[str, Line], styles: Sequence[Mapping[str, Any]]) -> None:
-    """Draw the lines, with a legend of their names below the axes unless the only line has none."""
+    """Draw the lines, with a legend below the axes unless the only line has no name."""
     if not lines:
         axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color="0.4")
         axes.tick_params(labelleft=False)
@@ -140,7 +140,7 @@ SIZES = ((1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
 
 
 def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
-    """Write `early_exit.json` and its picture `early_exit.png`.
+    """Write `early_exit.json` and its plot `early_exit.png`.
 
     Raises:
         UserError: the folder cannot be written.
@@ -154,8 +154,8 @@ def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
     _draw_accuracy(left, found, size)
     _draw_shares(right, found, size)
     last = list(found["exits"].values())[-1]["macs"] / size
-    left.set(xlim=(0, 1.12 * last), xlabel=f"expected MACs an image ({unit})")
-    right.set_xlabel(f"expected MACs an image ({unit})")
+    left.set(xlim=(0, 1.12 * last), xlabel=f"expected MACs per image ({unit})")
+    right.set_xlabel(f"expected MACs per image ({unit})")
     png = BytesIO()
     figure.savefig(png, format="png")
     atomic_write(folder / "early_exit.png", png.getvalue())
@@ -164,7 +164,7 @@ def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
 def _draw_accuracy(axes: Axes, found: Mapping[str, Any], size: float) -> None:
     if found["curve"] is not None:
         points = sorted((one["macs"] / size, one["top1"]) for one in found["curve"])
-        label = "budgeted: each at its first sure exit"
+        label = "budgeted: each at its first confident exit"
         axes.plot(*zip(*points, strict=True), color=COLORS[0], marker="o", markersize=3.5, label=label)
     macs = [one["macs"] / size for one in found["exits"].values()]
     top1 = [one["top1"] for one in found["exits"].values()]
@@ -195,7 +195,7 @@ def _draw_accuracy(axes: Axes, found: Mapping[str, Any], size: float) -> None:
 
 
 def _draw_shares(axes: Axes, found: Mapping[str, Any], size: float) -> None:
-    axes.set(title="Where samples leave, by budget", ylabel="share of samples (%)")
+    axes.set(title="Where samples exit, by budget", ylabel="share of samples (%)")
     if found["curve"] is None:
         axes.text(0.5, 0.5, "no validation split: no thresholds", transform=axes.transAxes, ha="center", color="0.4")
         return

@@ -13,8 +13,8 @@ from kdschemes.tracking.trackers import open_trackers
 class RunLog:
     """The logs and trackers of one run, on the first process.
 
-    Lines after `offset` in `metrics.jsonl` are cut: the run resumes from a checkpoint that was written before them.
-    `timing.jsonl` keeps all of its whole lines. Trackers also show the metrics of the `primary_head` without its name.
+    Lines after `offset` in `metrics.jsonl` are cut: they are later than the checkpoint from which the run resumes.
+    `timing.jsonl` keeps all complete lines. Trackers also show the metrics of the `primary_head` without its name.
 
     Raises:
         UserError: a log can't be written or is not the checkpoint's, or a tracker can't start.
@@ -33,7 +33,7 @@ class RunLog:
         self.trackers.log(row, step=row["step"])
 
     def write_timing(self, step: int, seconds: float, images: int) -> None:
-        """Add a line to `timing.jsonl`: the run trained on so many images in so many seconds up to a step."""
+        """Add a line to `timing.jsonl`: the number of images trained up to a step and the seconds taken."""
         self._timing.write({"step": step, "seconds": seconds, "images_per_second": images / seconds})
 
     def sync(self) -> int:
@@ -42,7 +42,7 @@ class RunLog:
         return self._metrics.offset
 
     def close(self, error: BaseException | None) -> None:
-        """Close the logs and end the trackers; `error` is what ended the run early, SystemExit if a signal did."""
+        """Close the logs and end the trackers; `error` is what ended the run early, SystemExit for a signal."""
         self._metrics.close()
         self._timing.close()
         stopped = isinstance(error, SystemExit)

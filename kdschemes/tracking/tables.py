@@ -1,4 +1,4 @@
-"""What a run leaves behind: whole files or none, and the table that is printed at the end."""
+"""The tables printed at the end of a run."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from rich.table import Table
 from rich.text import Text
 
 WIDTH = 160
-"""Columns of a printed table where there is no terminal to ask."""
+"""Width of a printed table without a terminal."""
 
 
 def results_table(results: Mapping[str, Any]) -> str:
     """Return the content of a `results.json` as plain text: one table for the last epoch, one for the best.
 
-    A network with exits gets a third: what early exit costs and gives.
+    A network with exits gets a third: cost and accuracy of early exit.
 
-    Each has one row a head, the reported head first. NLL, ECE, agreement and KL are those of the test set, or of the
-    validation split where no test set was evaluated, as the column's title says.
+    Each has one row per head, the reported head first. NLL, ECE, agreement and KL are those of the test set, or of the
+    validation split if no test set was evaluated, as the column titles say.
     """
     primary_head = results["primary_head"]
     names = sorted(results["heads"], key=lambda name: name != primary_head)
@@ -40,12 +40,12 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 
 def _early_exit(found: Mapping[str, Any]) -> str:
-    """Return the table of all exits, of the network without any, and of the named budgets, or why there are none."""
+    """Return the table of all exits, of the network without exits, and of the named budgets, or why there are none."""
     table = Table(box=box.MARKDOWN)
     budgets = found["budgets"] or {}
     shares = f"left at {' / '.join(name.rpartition('/')[2] for name in found['exits'])} %"
-    for title in ("answer", "MACs", "latency ms", "test top-1 %", *([shares] if budgets else [])):
-        table.add_column(title, justify="left" if title == "answer" else "right", overflow="fold")
+    for title in ("prediction", "MACs", "latency ms", "test top-1 %", *([shares] if budgets else [])):
+        table.add_column(title, justify="left" if title == "prediction" else "right", overflow="fold")
     rows = [*found["exits"].items(), ("without exits", found["static"])]
     rows += [(f"budget {name}", budget) for name, budget in budgets.items()]
     for name, entry in rows:
@@ -102,7 +102,7 @@ def _count(value: int | None) -> str:
 
 
 def render(table: Table, width: int = WIDTH) -> str:
-    """Return a table as plain text, as wide as the terminal, or `width` columns where there is none."""
+    """Return a table as plain text, as wide as the terminal, or `width` columns if there is none."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
     text = StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None).print(table)

@@ -1,4 +1,4 @@
-"""A run's log, `metrics.jsonl`, and its mirrors in Weights & Biases and TensorBoard. On the first process only."""
+"""A run's log, `metrics.jsonl`, and its mirrors in Weights & Biases and TensorBoard. On the main process only."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class _Mirror(Protocol):
 class Trackers:
     """Mirrors the rows of `metrics.jsonl` to the trackers in `names` (`wandb`, `tensorboard`); both may be used.
 
-    A tracker that fails while the training runs does not end it: the first failure of each is warned of, and the
-    next row is tried again. `metrics.jsonl` has every row.
+    A tracker that fails during training does not stop it: the first failure of each causes a warning, and the next
+    row is tried again. `metrics.jsonl` has every row.
     """
 
     def __init__(
@@ -49,10 +49,11 @@ class Trackers:
         primary_head: str | None = None,
         copy: bool = False,
     ) -> None:
-        """Start the trackers for the run in `folder`; `resume_step` optimizer steps are done already.
+        """Start the trackers for the run in `folder`; `resume_step` optimizer steps are already done.
 
-        Metrics of the head `primary_head` are also given without its name. `copy`: W&B gets another run of all that
-        `metrics.jsonl` has; whoever asks for it remembers its id, `wandb_id`.
+        Metrics of the head `primary_head` are also given without its name. `copy`: W&B gets another run with
+        everything in
+        `metrics.jsonl`; the caller must store its id, `wandb_id`.
 
         Raises:
             UserError: a package is missing, or a tracker can't start.
@@ -66,7 +67,7 @@ class Trackers:
                 run = WandbRun(run_name, folder, project, group, job_type, tags, config, copy=copy)
                 self._mirrors[name] = run
                 self.wandb_id = run.id
-                if run.anew and (folder / "metrics.jsonl").exists():
+                if run.is_new and (folder / "metrics.jsonl").exists():
                     for row in read_rows(folder / "metrics.jsonl"):
                         run.log(self._scalars(row), row["step"])
                 if not copy:
@@ -79,7 +80,7 @@ class Trackers:
         """Mirror the numbers of a row; `step` counts optimizer steps.
 
         `lr` of a training row becomes `train/lr`, `HEAD/top1` of an evaluation `val/HEAD/top1`, and of the final one
-        `final/best/test/HEAD/top1`: the row's `kind` (but for `eval`), `which` and `split` come before the name. The
+        `final/best/test/HEAD/top1`: the row's `kind` (but for `eval`), `which` and `split` precede the name. The
         reported head's metrics of an evaluation are given once more without its name: `val/top1`.
         """
         scalars = self._scalars(row)
@@ -102,7 +103,7 @@ class Trackers:
         self._each(lambda mirror: mirror.summary(flat))
 
     def finish(self, exit_code: int = 0, preempted: bool = False) -> None:
-        """End the trackers. `preempted`: the run was stopped from outside and will go on; its exit code is 143."""
+        """End the trackers. `preempted`: the run was stopped from outside and can resume; its exit code is 143."""
         self._each(lambda mirror: mirror.finish(PREEMPTED if preempted else exit_code, preempted))
         self._mirrors.clear()
 
@@ -114,7 +115,7 @@ class Trackers:
                 if name not in self._failed:
                     self._failed.add(name)
                     warnings.warn(
-                        f"tracker {name} failed ({type(error).__name__}: {error}); metrics.jsonl goes on",
+                        f"tracker {name} failed ({type(error).__name__}: {error}); metrics.jsonl continues",
                         RuntimeWarning,
                         stacklevel=3,
                     )
@@ -136,10 +137,10 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def open_trackers(config: Config, folder: Path, *, primary_head: str, resume_step: int = 0) -> Trackers:
-    """Start the trackers that a configuration asks for. See `Trackers` for the other arguments.
+    """Start the trackers of a configuration. See `Trackers` for the other arguments.
 
     They hold the whole configuration, nested as in the run's `config.yaml` (W&B shows `scheme.alpha`), its hash and the
-    run's folder. The kind of a run (W&B's job type) is its scheme, or `teacher` where another one needs it first.
+    run's folder. The kind of a run (W&B's job type) is its scheme, or `teacher` if it is a prerequisite of another one.
 
     Raises:
         UserError: a package is missing, or a tracker can't start.
@@ -148,11 +149,11 @@ def open_trackers(config: Config, folder: Path, *, primary_head: str, resume_ste
 
 
 def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) -> None:
-    """Give a run that was finished before to W&B, where W&B is among the trackers and does not have it as asked for.
+    """Send a run that was finished before to W&B, if W&B is a tracker and does not have it as requested.
 
-    So it is where the environment names W&B's run (the agent of a sweep does, and waits for the metric), where the run
-    was trained without W&B, and where it was trained in another group than this one: a study finds what another study
-    trained. W&B then gets a run of its own in this group, with all rows and the results, once.
+    That is the case if the environment names W&B's run (a sweep agent does, and waits for the metric), if the run was
+    trained without W&B, or if it was trained in a different group, such as that of another study. W&B then gets a
+    separate run in this group, with all rows and the results, once.
 
     Raises:
         UserError: W&B can't start, the run's log can't be read, or its folder can't be written.
@@ -189,14 +190,14 @@ def _open(
 
 
 def summary_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return what a tracker's summary holds of a `results.json`: one flat mapping, names joined with `/`.
+    """Return a `results.json` for a tracker's summary: one flat mapping, names joined with `/`.
 
     - `val/top1`, `test/top1` (last epoch) and `best/val/top1`, `best/test/top1` (best epoch on the validation split):
-      every metric of the reported head, whatever its name, so that runs of all schemes have them;
+      every metric of the reported head without its name, so that runs of all schemes have them;
     - `last/test/HEAD/top1`, `best/val/HEAD/nll`, ...: every metric of every head, `mean over peers` among them;
     - `cost/parameters`, `cost/macs`, `cost/latency_ms` of the reported head, `cost/HEAD/macs` of each;
     - everything else under its own name: `train_seconds`, `images_per_second`, `peak_memory_bytes`, `versions/torch`,
-      `primary_head`, `study`, ..., and the run's `folder`. What a run did not measure is left out.
+      `primary_head`, `study`, ..., and the run's `folder`. Values that a run did not measure are left out.
     """
     primary_head = results["primary_head"]
     heads = results["heads"] | ({"mean over peers": mean} if (mean := results.get("mean_over_peers")) else {})

@@ -1,4 +1,4 @@
-"""The upload of runs that W&B's client wrote offline: a folder at a time, in time order, once each."""
+"""The upload of runs that W&B's client wrote offline: one folder at a time, in chronological order, once each."""
 
 from __future__ import annotations
 
@@ -18,44 +18,44 @@ from kdschemes.tracking.wandb_run import ID_FILE
 from kdschemes.tracking.wandb_server import check_answer, check_login
 
 RETRIES = "5"
-"""Attempts of the client at one request before the folder counts as failed: about a minute."""
+"""The client's attempts per request before the folder counts as failed: about a minute."""
 
 SIGN_OF_LIFE = 300.0
-"""Seconds within which the process that trains a run has touched its lease, if it lives on another machine."""
+"""Maximum age in seconds of the lease of a run that is being trained on another machine."""
 
 CUT_OFF = "ends with an incomplete record"
-"""What the client says of a file whose writer was killed, when it has uploaded all that is in it."""
+"""The client's message for a file whose writer was killed, after uploading all of its content."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A folder that the client wrote offline: a run, or what one process trained of it."""
+    """A folder that the client wrote offline: a run, or the part of it that one process trained."""
 
     folder: Path
     run: str
 
     @property
     def marker(self) -> Path:
-        """The file that the client leaves when the folder is uploaded."""
+        """The file that the client creates when the folder is uploaded."""
         return self.folder / f"run-{self.run}.wandb.synced"
 
 
 def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
-    """Upload what is not uploaded of the runs in `folder`, and return what was done; with `dry_run` what would be.
+    """Upload what is not yet uploaded of the runs in `folder`; return a summary, with `dry_run` of what would be done.
 
-    The folders `wandb/offline-run-*` in it are given to `wandb sync` one by one, the oldest first. A run that was
-    interrupted has several. Where one fails, the later ones of its run wait for it; both are tried again next time. The
-    last part of a run that is being trained is left out. `say` is told of each folder.
+    The folders `wandb/offline-run-*` in it are passed to `wandb sync` one by one, oldest first. A run that was
+    interrupted has several. If one fails, the later ones of its run wait for it; all are tried again next time. The
+    last part of a run that is being trained is left out. `say` is called with a line for each folder.
 
     Raises:
-        UserError: there is no such folder; not logged in; no server answers; a folder could not be uploaded.
+        UserError: there is no such folder; not logged in; no server responds; a folder could not be uploaded.
     """
     parts = find_parts(folder)
     names = {file.read_text().strip(): file.parent for file in folder.glob(f"*/{ID_FILE}*")}
     if not folder.is_dir():
-        raise UserError(f"there is no folder {folder}: name the one that holds the runs' folders")
+        raise UserError(f"there is no folder {folder}: give the one that contains the runs' folders")
     if not parts:
-        raise UserError(f"{folder} holds no wandb/offline-run-*: name the folder that holds the runs' folders")
+        raise UserError(f"{folder} holds no wandb/offline-run-*: give the folder that contains the runs' folders")
     todo = [part for part in parts if not part.marker.exists()]
     if dry_run:
         for part in todo:
@@ -63,7 +63,7 @@ def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
             say(f"{part.folder}: {'is being trained, left out' if live else 'would be uploaded'}{_of(part, names)}")
         return f"{len(todo)} of {_folders(len(parts))} to upload; nothing was sent"
     if not todo:
-        return f"all is uploaded: {_folders(len(parts))}"
+        return f"everything is uploaded: {_folders(len(parts))}"
     try:
         with FileLock(parts[0].folder.parent / ".kdschemes-sync.lock", timeout=0):
             return _upload_all(todo, parts, names, say)
@@ -74,7 +74,7 @@ def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
 
 
 def find_parts(folder: Path) -> list[Part]:
-    """Return the client's offline folders beside the runs' folders in `folder`, the oldest first."""
+    """Return the client's offline folders next to the runs' folders in `folder`, oldest first."""
     found = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
     return [Part(file.parent, file.stem.removeprefix("run-")) for file in found]
 
@@ -108,9 +108,9 @@ def _upload_all(
 
 
 def _upload(part: Part) -> str | None:
-    """Give a folder to the client; return None if it is uploaded, else why not, in one line.
+    """Pass a folder to the client; return None if it was uploaded, else the reason in one line.
 
-    Of a run that was killed, W&B gets what its file holds; the client would send it again each time, so it is marked.
+    For a killed run, W&B gets the content of its file; the client would resend it each time, so it is marked.
     """
     environment = {"WANDB_X_GRAPHQL_RETRY_MAX": RETRIES, "WANDB_ERROR_REPORTING": "false"} | os.environ
     environment.pop("WANDB_MODE", None)
@@ -121,15 +121,15 @@ def _upload(part: Part) -> str | None:
     if part.marker.exists():
         return None
     lines = [line.removeprefix("wandb:").strip() for line in (done.stdout + done.stderr).splitlines()]
-    told = [line.removeprefix("ERROR").strip() for line in lines if line.startswith(("ERROR", "Error"))]
-    if any(CUT_OFF in line for line in told):
+    errors = [line.removeprefix("ERROR").strip() for line in lines if line.startswith(("ERROR", "Error"))]
+    if any(CUT_OFF in line for line in errors):
         part.marker.touch()
         return None
-    return told[-1] if told else f"wandb sync ended with exit code {done.returncode} and left no mark"
+    return errors[-1] if errors else f"wandb sync ended with exit code {done.returncode} and left no mark"
 
 
 def _trains(part: Part, parts: Sequence[Part], names: Mapping[str, Path]) -> bool:
-    """Return whether a process is writing this part: the last one of a run whose folder is held."""
+    """Return whether a process is writing this part: the last one of a run whose folder is leased."""
     run = names.get(part.run)
     if run is None or part != [other for other in parts if other.run == part.run][-1]:
         return False

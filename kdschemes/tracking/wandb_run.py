@@ -1,4 +1,4 @@
-"""A run in Weights & Biases, a mirror of `metrics.jsonl`. Several may live in one process."""
+"""A run in Weights & Biases, a mirror of `metrics.jsonl`. Several may be open in one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 
 INIT_TIMEOUT = 30.0
-"""Seconds that W&B's server has to answer at the start."""
+"""Timeout in seconds for W&B's server at the start."""
 
 LONGEST_TAG = 64
 """Characters of a tag; W&B refuses longer ones."""
@@ -22,25 +22,25 @@ LONGEST_TAG = 64
 RUN_ID = "WANDB_RUN_ID"
 
 SWEEP = ("WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH", RUN_ID)
-"""What the agent of a sweep tells the run that it starts."""
+"""Environment variables that a sweep agent sets for the run that it starts."""
 
 ID_FILE = "wandb_run_id"
-"""In the run's folder: the id under which W&B has what the folder has."""
+"""File in the run's folder with its id in W&B."""
 
 _ALIVE: set[WandbRun] = set()
-"""The runs of this process that are not finished."""
+"""The unfinished runs of this process."""
 
 
 def asked_id() -> str | None:
-    """Return the id that the environment gives the run: an agent's, or the user's own."""
+    """Return the run's id from the environment, set by an agent or by the user."""
     return os.environ.get(RUN_ID) or None
 
 
 class WandbRun:
-    """A run in W&B; its folders lie beside the runs' folders, so that `wandb leet` and `kdschemes sync` see all.
+    """A run in W&B; its folders are next to the runs' folders, so that `wandb leet` and `kdschemes sync` see all.
 
-    Online if the user is logged in, else offline, unless `WANDB_MODE` says which; never asks for a key. The run's id
-    is kept in the run's folder, so that a run that goes on stays one run; `WANDB_RUN_ID` wins over it.
+    Online if the user is logged in, else offline, unless `WANDB_MODE` is set; never asks for a key. The run's id is
+    kept in the run's folder, so that a resumed run stays one run; `WANDB_RUN_ID` takes precedence.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class WandbRun:
         *,
         copy: bool = False,
     ) -> None:
-        """Start the run, offline where the server does not answer. See `Trackers` for `copy`.
+        """Start the run, offline if the server does not respond. See `Trackers` for `copy`.
 
         Raises:
             UserError: the package is missing, the key is refused, or W&B can't start.
         """
         os.environ.setdefault("WANDB_SILENT", "true")
-        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # the client would report from offline runs too
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # else the client reports from offline runs too
         try:
             import wandb
         except ImportError:
@@ -70,8 +70,8 @@ class WandbRun:
         self._path = folder / ID_FILE
         kept = self._path.read_text().strip() if self._path.exists() and not copy else None
         self.id = asked_id() or kept or secrets.token_hex(4)
-        self.anew = self.id != kept
-        """Whether W&B does not have under this id what the run's folder has of earlier steps."""
+        self.is_new = self.id != kept
+        """Whether W&B has no earlier steps of the run under this id."""
         if kept is None and not copy:
             self.remember()
 
@@ -95,10 +95,10 @@ class WandbRun:
         try:
             self._run = start(mode)
         except wandb.errors.CommError as error:
-            message = f"W&B cannot start online ({' '.join(str(error).split())}): offline, to be synced later"
+            message = f"W&B cannot start online ({' '.join(str(error).split())}): offline, sync it later"
             warnings.warn(message, RuntimeWarning, stacklevel=4)
             if _ALIVE:  # the id counts as in use until all runs of this process are torn down
-                self.id, self.anew = secrets.token_hex(4), True
+                self.id, self.is_new = secrets.token_hex(4), True
             else:
                 wandb.teardown()
             self._run = start("offline")
@@ -110,15 +110,15 @@ class WandbRun:
 
     @property
     def offline(self) -> bool:
-        """Whether the run is written to a folder only, for `kdschemes sync` to upload."""
+        """Whether the run is only written to a folder, for a later upload by `kdschemes sync`."""
         return bool(self._run.offline)
 
     def remember(self) -> None:
-        """Keep the id in the run's folder: W&B has under it what the folder has."""
+        """Store the id in the run's folder."""
         atomic_write(self._path, self.id.encode())
 
     def log(self, scalars: Mapping[str, float], step: int) -> None:
-        """Add one row. The step is given twice: as `_step` it keeps out, after a resume, rows sent before the crash."""
+        """Add one row. The step is given twice: as `_step` it rejects rows already sent before a resume."""
         for group in {key.partition("/")[0] for key in scalars} - self._defined:
             self._run.define_metric(f"{group}/*", step_metric="global_step")
             self._defined.add(group)
@@ -129,7 +129,7 @@ class WandbRun:
         self._run.summary.update(dict(values))
 
     def finish(self, exit_code: int, preempted: bool) -> None:
-        """End the run; the last one of the process waits until the files of all are written."""
+        """End the run; the last one of the process waits until all files are written."""
         if preempted:
             self._run.mark_preempting()
         _ALIVE.discard(self)
@@ -139,16 +139,16 @@ class WandbRun:
 
 
 def _mode(wandb: Any) -> Literal["online", "offline"] | None:
-    """Return how to start: as `WANDB_MODE` says (None), else online with a key, else offline.
+    """Return the mode: that of `WANDB_MODE` (None), else online with a key, else offline.
 
-    Where another run of this process could not start online, offline without asking again.
+    If another run of this process could not start online, offline without trying again.
     """
     chosen = os.environ.get("WANDB_MODE")
     asks = chosen in (None, "", "online", "shared")
     try:
         logged_in = asks and wandb.login(prompt=False, verify=False)
     except wandb.errors.AuthenticationError as error:
-        raise UserError(f"tracker=wandb: {error}; mend the key, or set WANDB_MODE=offline") from None
+        raise UserError(f"tracker=wandb: {error}; fix the key, or set WANDB_MODE=offline") from None
     if chosen and asks and not logged_in:
         raise UserError(f"WANDB_MODE={chosen}, but no key is known: run `wandb login`, or set WANDB_MODE=offline")
     if asks and any(run.offline for run in _ALIVE):
@@ -160,7 +160,7 @@ def _mode(wandb: Any) -> Literal["online", "offline"] | None:
 
 @contextlib.contextmanager
 def apart_from_sweep() -> Iterator[None]:
-    """Hide what the agent of a sweep told this process: runs in the block are other ones than the sweep asked for."""
+    """Hide a sweep agent's variables: runs in the block are not those that the sweep requested."""
     found = {name: os.environ.pop(name) for name in SWEEP if name in os.environ}
     try:
         yield

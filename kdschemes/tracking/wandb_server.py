@@ -1,4 +1,4 @@
-"""Whether W&B's server is there and knows the user, asked before anything is sent."""
+"""Check that W&B's server is reachable and knows the user before anything is sent."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ import urllib.request
 
 from kdschemes.errors import UserError
 
-ANSWER_SECONDS = 10.0
-"""How long the server has for an answer."""
+TIMEOUT_SECONDS = 10.0
+"""Timeout for the server's response."""
 
 
 def check_login(command: str) -> str:
-    """Return the address of W&B's server, which answers and takes the user's key. `WANDB_MODE` is not asked.
+    """Return the address of W&B's server if it responds and accepts the user's key. `WANDB_MODE` is ignored.
 
     Raises:
-        UserError: the package is missing (`command` needs it), there is no key, no answer, or the key is refused.
+        UserError: the package is missing (`command` needs it), there is no key, no response, or the key is refused.
     """
     os.environ.setdefault("WANDB_SILENT", "true")
     mode = os.environ.pop("WANDB_MODE", None)
@@ -31,7 +31,7 @@ def check_login(command: str) -> str:
     except ImportError:
         raise UserError(f"{command} needs the package wandb: pip install wandb") from None
     except wandb.errors.AuthenticationError as error:
-        raise UserError(f"W&B does not take the key ({' '.join(str(error).split())}): run `wandb login`") from None
+        raise UserError(f"W&B does not accept the key ({' '.join(str(error).split())}): run `wandb login`") from None
     finally:
         if mode is not None:
             os.environ["WANDB_MODE"] = mode
@@ -39,15 +39,15 @@ def check_login(command: str) -> str:
 
 
 def check_answer(url: str, before: str = "") -> None:
-    """Make sure that a server answers; `before` begins the message if it does not.
+    """Check that a server responds; `before` starts the message if it does not.
 
     Raises:
-        UserError: no answer within `ANSWER_SECONDS`.
+        UserError: no response within `TIMEOUT_SECONDS`.
     """
     try:
-        urllib.request.urlopen(url, timeout=ANSWER_SECONDS).close()
+        urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS).close()
     except urllib.error.HTTPError:
-        return  # an answer, if not a page
+        return  # a response, if not a page
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", None) or error
-        raise UserError(f"{before}no server answers at {url} ({reason}); the same command resumes") from None
+        raise UserError(f"{before}no server responds at {url} ({reason}); the same command resumes") from None

@@ -20,7 +20,7 @@ from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.models import load_model
 from kdschemes.report.analyses.collaborative import Setting, collaborative, mean_of_places, tuned
-from kdschemes.report.analyses.missing_class import Answers, best_offset, measure, missing_class
+from kdschemes.report.analyses.missing_class import LabeledLogits, best_offset, measure, missing_class
 from kdschemes.report.analyses.transfer import Change, Transfer, change, seen_classes, transfer
 from kdschemes.report.document import Section
 from kdschemes.report.groups import Group, Member
@@ -116,7 +116,7 @@ def test_no_offset_is_better_than_the_one_chosen(omitted: list[int], seed: int) 
     labels = random.integers(0, 6, 50)
     logits = random.normal(size=(50, 6)) + 2.0 * np.eye(6)[labels]
     logits[:, omitted] -= 3.0
-    found = Answers(logits=logits, labels=labels)
+    found = LabeledLogits(logits=logits, labels=labels)
 
     def right(offset: float) -> int:
         count = 0
@@ -129,17 +129,17 @@ def test_no_offset_is_better_than_the_one_chosen(omitted: list[int], seed: int) 
     accuracies = {value: right(value) for value in np.arange(-12.0, 12.0, 0.01).tolist()}
     assert right(offset) == max(accuracies.values()) >= right(0.0)
     assert offset == 0.0 or right(0.0) < right(offset)
-    again = Answers(logits=logits + offset * np.isin(np.arange(6), omitted), labels=labels)
+    again = LabeledLogits(logits=logits + offset * np.isin(np.arange(6), omitted), labels=labels)
     assert best_offset(again, omitted) == 0.0
 
 
 def test_an_offset_of_nothing_to_gain_is_none() -> None:
     labels = np.array([0, 1, 2])
-    assert best_offset(Answers(logits=10 * np.eye(3), labels=labels), [2]) == 0.0
-    assert best_offset(Answers(logits=np.eye(3), labels=np.array([1, 0, 1])), [2]) == 0.0
+    assert best_offset(LabeledLogits(logits=10 * np.eye(3), labels=labels), [2]) == 0.0
+    assert best_offset(LabeledLogits(logits=np.eye(3), labels=np.array([1, 0, 1])), [2]) == 0.0
     gone = np.array([[5.0, 0.0, 0.0], [0.0, 5.0, 0.0], [4.0, 0.0, 2.0]])
     # The last one is of class 2 and goes over at 2, the others at 5: from 2 to 5 all are right.
-    assert best_offset(Answers(logits=gone, labels=labels), [2]) == 3.5
+    assert best_offset(LabeledLogits(logits=gone, labels=labels), [2]) == 3.5
 
 
 def test_an_omitted_class_of_trained_networks(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_an_omitted_class_of_trained_networks(tmp_path: Path) -> None:
             logits[split] = network(batch.images).double()
     labels = data.labels["train"][data.positions["val"]]
     # The choice is that of the validation split, whatever the test set says.
-    assert found.offset == best_offset(Answers(logits=logits["val"].numpy(), labels=labels.numpy()), [3])
+    assert found.offset == best_offset(LabeledLogits(logits=logits["val"].numpy(), labels=labels.numpy()), [3])
     labels = data.labels["test"][data.positions["test"]]
     assert runs[1].results is not None
     assert found.top1[0] == pytest.approx(runs[1].results["heads"]["student"]["last"]["test"]["top1"], abs=0.2)
@@ -180,7 +180,7 @@ def test_an_omitted_class_of_trained_networks(tmp_path: Path) -> None:
     (runs[0].folder / "model.safetensors").unlink()
     (section,) = missing_class(groups)
     assert "Left out: labels seed=0. no weights at" in section.text
-    assert "There is nothing to compare yet" in section.text
+    assert "Nothing to compare yet" in section.text
 
 
 def test_peers_that_are_trained_already_teach_each_other(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_peers_that_are_trained_already_teach_each_other(tmp_path: Path) -> None
     second = run.results["heads"]["peer1"]["last"]["test"]["top1"]
     assert second == pytest.approx(b.results["heads"]["student"]["last"]["test"]["top1"], abs=5.0)  # type: ignore[index]
     assert found.teacher is None
-    with pytest.raises(UserError, match="did not begin from another run"):
+    with pytest.raises(UserError, match="did not start from another run"):
         transfer(a, seen)
 
 
@@ -238,12 +238,12 @@ def test_collaborative(tmp_path: Path) -> None:
     (section,) = collaborative(groups)
     # 36 + shift + jitter of 60, against 30 + jitter: 10, 30 and 30 points, in the mean 23.33.
     assert (
-        "(test top-1 of tuned KD against labels alone, mean of all cases): **borne out** (+23.33 points" in section.text
+        "(test top-1 of tuned KD against labels alone, mean of all cases): **supported** (+23.33 points" in section.text
     )
     # Tuning gives 12 + 2 jitter images on IID data, 12 more on others: 20 points.
-    assert "Tuning matters most where data are non-IID" in section.text
-    assert "less that on IID data): **borne out** (+20.00 points" in section.text
-    assert "Data-partitioning KD forgets less than KD (forgetting of KD less its own): **borne out**" in section.text
+    assert "Tuning matters most on non-IID data" in section.text
+    assert "minus that on IID data): **supported** (+20.00 points" in section.text
+    assert "Data-partitioning KD forgets less than KD (forgetting of KD minus its own): **supported**" in section.text
     rows = cells(section, 0)
     assert list(rows) == ["student before", "its teacher", "labels alone", "KD", "tuned KD", "DPKD"]
     assert [row["test top-1 %"] for row in rows.values()][:2] == ["50.00 ± 0.00", "75.00 ± 0.00"]
@@ -273,8 +273,11 @@ def test_what_one_run_lacks_leaves_it_out(tmp_path: Path) -> None:
     groups = case(tmp_path, None, 0, 0)
     (groups[0].members[1].folder / "predictions.safetensors").unlink()
     (section,) = collaborative(groups)
-    assert f"Left out: alone seed=1. {groups[0].members[1].folder} keeps no answers to test images" in section.text
-    assert "no verdict on fewer than 3 common seeds" in section.text
+    assert (
+        f"Left out: alone seed=1. {groups[0].members[1].folder} has no stored predictions for test images"
+        in section.text
+    )
+    assert "no verdict with fewer than 3 common seeds" in section.text
 
 
 def test_settings_are_tuned_on_validation_and_for_each_seed() -> None:

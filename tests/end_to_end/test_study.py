@@ -160,7 +160,7 @@ def test_a_stopped_and_killed_study_goes_on_and_repeats_nothing(whole: tuple[Pat
     first.signal(signal.SIGTERM)
     code, out, err = first.wait()
     assert (code, err) == (143, ""), out
-    assert "SIGTERM: saving what is in training" in out
+    assert "SIGTERM: saving the active runs" in out
     assert out.splitlines()[-1] == f"stopped by SIGTERM; the same command resumes: {place}"
     assert "interrupted" in (place / "report.md").read_text()
     orphaned = Command(folder)
@@ -220,8 +220,8 @@ def test_a_spent_budget_ends_it_and_more_goes_on(tmp_path: Path) -> None:
     folder = begin(tmp_path, {**study, "budget": {"hours": 0.001}})
     code, out, err = Command(folder, "--parallel", "1").wait()
     assert (code, err) == (1, ""), out
-    assert "the budget is spent: saving what is in training\n" in out
-    assert out.splitlines()[-1] == "the budget of 0.001 h is spent; the same command resumes with as much again"
+    assert "the budget is used up: saving the active runs\n" in out
+    assert out.splitlines()[-1] == "the budget of 0.001 h is used up; the same command resumes with the same budget"
     assert len(finished(folder)) < 3
     assert (folder / "runs" / "studies" / "mine" / "report.html").is_file()
     code, out, err = Command(begin(tmp_path, study), "--parallel", "1").wait()

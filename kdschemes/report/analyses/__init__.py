@@ -1,4 +1,4 @@
-"""Further sections of a study's report, by the names that study files give under `analyses`."""
+"""Extra sections of a study's report, under the names that study files list in `analyses`."""
 
 from __future__ import annotations
 
@@ -27,4 +27,4 @@ ANALYSES: dict[str, Callable[[Sequence[Group]], list[Section]]] = {
     "missing_class": missing_class,
     "collaborative": collaborative,
 }
-"""Each takes the groups of a study and copes with runs that are not finished."""
+"""Each takes the groups of a study and handles unfinished runs."""

@@ -1,4 +1,4 @@
-"""Schemes on equal budgets: what each gives for as many epochs, and for as much training compute."""
+"""Schemes on equal budgets: accuracy for the same number of epochs and for the same training compute."""
 
 from __future__ import annotations
 
@@ -21,28 +21,29 @@ from kdschemes.study import run_logs as traces
 TITLE = "Equal epochs, equal compute"
 
 TOLERANCE = 0.1
-"""How far, relative to the most expensive, a compute may be to be called equal."""
+"""Relative difference to the most expensive run's compute up to which two runs count as equal."""
 
 
 def budgets(groups: Sequence[Group]) -> list[Section]:
-    """Return what each group's training cost, and how it compares with cross-entropy on the same budget.
+    """Return the training cost of each group and how it compares with cross-entropy on the same budget.
 
-    The budgets are the epochs that most groups have, and the training compute of the most expensive one.
+    The budgets are the number of epochs that most groups have and the training compute of the most expensive group.
     """
     costs = {group.label: found[0] for group in groups if not group.earlier and (found := training_macs(group))}
     named = {group.label: group for group in groups if group.label in costs}
     notes = missing(groups)
     if not costs:
-        text = paragraphs(notes, "No finished run tells its training compute yet.")
+        text = paragraphs(notes, "No finished run has recorded its training compute yet.")
         return [Section(title=TITLE, text=text)]
     dearest = max(costs, key=lambda label: costs[label])
     epochs = {label: _epochs(group) for label, group in named.items()}
     usual = Counter(epochs.values()).most_common(1)[0][0]
     of_epochs = [label for label in named if epochs[label] == usual]
     of_compute = equal_compute(costs, costs[dearest])
-    told = (
+    explanation = (
         f"The most expensive run is {dearest}: {epochs[dearest]} epochs, {count(costs[dearest])} multiply-accumulates. "
-        f"Compute is 3 forward passes of what is trained and 1 of what is frozen, times images, times epochs; equal is "
+        f"Compute counts 3 forward passes for trained and 1 for frozen networks, times images, times epochs; equal "
+        f"means "
         f"within {100 * TOLERANCE:g} % of it."
     )
     rows = [
@@ -56,11 +57,11 @@ def budgets(groups: Sequence[Group]) -> list[Section]:
         for label, group in named.items()
     ]
     columns = ("run", "epochs", "training MACs", "of the most expensive", "test top-1 %")
-    caption = "Mean ± sample deviation over seeds, after the last epoch."
+    caption = "Mean ± sample std over seeds, after the last epoch."
     sections = [
         Section(
             title=TITLE,
-            text=paragraphs(told, _teachers(named[dearest], costs[dearest]), notes),
+            text=paragraphs(explanation, _teachers(named[dearest], costs[dearest]), notes),
             tables=[Table(columns=columns, rows=rows, caption=caption)],
             charts=[Chart(name="budgets", spec=_chart(named, costs), caption="Means over seeds.")],
         )
@@ -71,7 +72,7 @@ def budgets(groups: Sequence[Group]) -> list[Section]:
 
 
 def equal_compute(costs: Mapping[str, float], budget: float) -> list[str]:
-    """Return the labels whose compute is the budget, within `TOLERANCE` of it."""
+    """Return the labels whose compute is within `TOLERANCE` of the budget."""
     return [label for label, cost in costs.items() if abs(cost - budget) <= TOLERANCE * budget]
 
 
@@ -80,7 +81,9 @@ def _compared(budget: str, groups: Sequence[Group]) -> Section:
     base = next((group for group in groups if _is_plain(group)), None)
     others = [group for group in groups if group is not base]
     if base is None or not others:
-        return Section(title=title, text="Not enough runs are finished: cross-entropy and another one are needed.")
+        return Section(
+            title=title, text="Not enough finished runs: cross-entropy and at least one other method are needed."
+        )
     tests = [paired(accuracy(group), accuracy(base)) for group in others]
     rows = [
         [
@@ -92,8 +95,8 @@ def _compared(budget: str, groups: Sequence[Group]) -> Section:
         ]
         for group, test, (p, words) in zip(others, tests, verdicts(tests), strict=True)
     ]
-    columns = ("run", f"difference to {base.label}", "95 % interval", "p by Holm", "it is")
-    caption = "Points of test top-1 after the last epoch, the same seeds paired, two-sided t test."
+    columns = ("run", f"difference to {base.label}", "95 % interval", "p (Holm)", "verdict")
+    caption = "Points of test top-1 after the last epoch, paired by seed, two-sided t test."
     return Section(title=title, tables=[Table(columns=columns, rows=rows, caption=caption)])
 
 
@@ -108,7 +111,7 @@ def _epochs(group: Group) -> int:
 
 
 def _teachers(group: Group, cost: float) -> str:
-    """Return what training a group's teachers took, which its own cost leaves out; "" where that is not known."""
+    """Return the cost of training a group's teachers, which its own cost does not include; "" if it is unknown."""
     member = group.finished[0]
     checkpoints = (member.results or {}).get("teacher_checkpoint") or []
     total = 0.0
@@ -117,7 +120,7 @@ def _teachers(group: Group, cost: float) -> str:
     if not total:
         return ""
     return (
-        f"The teacher's own training, once for all students, is not in it: {count(total)}, "
+        f"The teacher's own training, done once for all students, is not included: {count(total)}, "
         f"{total / cost:.1f} times as much."
     )
 

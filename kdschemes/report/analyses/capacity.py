@@ -1,4 +1,4 @@
-"""Does distillation increase capacity: what does a larger teacher give a student, and what a larger student?"""
+"""Does distillation increase capacity: the gain from a larger teacher against the gain from a larger student."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kdschemes.report.statistics import paired, verdicts
 TITLE = "Capacity: the size of the student against the size of its teacher"
 
 Sizes = Mapping[str, float]
-"""Parameters of networks by name."""
+"""Number of parameters by network name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class Pair:
 
 
 def capacity(groups: Sequence[Group]) -> list[Section]:
-    """Return what grows accuracy: the teacher of a fixed student, or the student of a fixed teacher."""
+    """Compare the gain from a larger teacher of a fixed student with that from a larger student of a fixed teacher."""
     found, left_out = by_point(groups, _pair)
     notes = [*missing(groups), *left_out]
     accuracies = {pair: values for pair, group in found.items() if (values := accuracy(group))}
@@ -58,7 +58,7 @@ def capacity(groups: Sequence[Group]) -> list[Section]:
     chosen = axes(list(accuracies), sizes)
     if chosen is None:
         why = (
-            "There is nothing to compare yet: needed are two teachers of the smallest student, and two students of the "
+            "Nothing to compare yet: this needs two teachers of the smallest student and two students of the "
             "largest teacher."
         )
         return [Section(title=TITLE, text=paragraphs(notes, why))]
@@ -89,7 +89,7 @@ def capacity(groups: Sequence[Group]) -> list[Section]:
 def axes(pairs: Sequence[Pair], sizes: Sizes) -> tuple[list[Pair], list[Pair]] | None:
     """Return the pairs of the smallest student by the size of its teachers, and those of the largest teacher.
 
-    Chains of assistants are left out. None where one of the two has fewer than two pairs.
+    Chains of assistants are left out. None if either has fewer than two pairs.
     """
     direct = [pair for pair in pairs if pair.teacher and not pair.assistants]
     if not direct:
@@ -102,7 +102,7 @@ def axes(pairs: Sequence[Pair], sizes: Sizes) -> tuple[list[Pair], list[Pair]] |
 
 
 def difference(more: BySeed, less: BySeed) -> BySeed:
-    """Return more - less of the seeds that both have."""
+    """Return `more` - `less` for the seeds that both have."""
     return {seed: more[seed] - less[seed] for seed in sorted(more.keys() & less.keys())}
 
 
@@ -117,7 +117,7 @@ def _pair(group: Group) -> Pair | None:
 
 
 def _sizes(found: Mapping[Pair, Group]) -> Sizes:
-    """Return the parameters of students, and of the networks that teach them directly; 0 where no run tells them."""
+    """Return the number of parameters of students and of their direct teachers; 0 where no run has recorded it."""
     sizes = {name: 0.0 for pair in found for name in (pair.student, pair.teacher, *pair.assistants)}
     for pair, group in found.items():
         for name, head in ((pair.student, primary_head(group)), (_direct(pair), "teacher")):
@@ -131,7 +131,7 @@ def _direct(pair: Pair) -> str:
 
 
 def _next_size(students: Sequence[Pair], accuracies: Mapping[Pair, BySeed], sizes: Sizes) -> str:
-    """Return whether the smallest student, taught by the largest teacher, is as good as the next size alone."""
+    """Compare the smallest student taught by the largest teacher with the next larger student trained alone."""
     small, larger = students[0], students[1].alone
     if larger not in accuracies or sizes[larger.student] <= sizes[small.student]:
         return ""
@@ -140,13 +140,13 @@ def _next_size(students: Sequence[Pair], accuracies: Mapping[Pair, BySeed], size
 
 
 def _chains(accuracies: Mapping[Pair, BySeed]) -> list[str]:
-    """Return what each chain of assistants gives over its teacher alone."""
-    told = []
+    """Return the gain of each chain of assistants over direct distillation from its teacher."""
+    sentences = []
     for pair in accuracies:
         direct = Pair(student=pair.student, teacher=pair.teacher)
         if pair.assistants and direct in accuracies:
-            told.append(f"{pair} against {direct}: {measured(paired(accuracies[pair], accuracies[direct]))}.")
-    return told
+            sentences.append(f"{pair} against {direct}: {measured(paired(accuracies[pair], accuracies[direct]))}.")
+    return sentences
 
 
 def _table(found: Mapping[Pair, Group], accuracies: Mapping[Pair, BySeed], sizes: Sizes) -> Table:
@@ -170,10 +170,10 @@ def _table(found: Mapping[Pair, Group], accuracies: Mapping[Pair, BySeed], sizes
     ]
     columns = ("student", "its parameters", "teacher's parameters", "teacher's top-1 %", "test top-1 %")
     caption = (
-        "Test top-1 after the last epoch, mean ± sample deviation over seeds. The teacher of a chain is its last "
+        "Test top-1 after the last epoch, mean ± sample std over seeds. The teacher of a chain is its last "
         "assistant. Gains are over the same student alone."
     )
-    return Table(columns=(*columns, "gain", "p by Holm", "taught is"), rows=rows, caption=caption)
+    return Table(columns=(*columns, "gain", "p (Holm)", "verdict"), rows=rows, caption=caption)
 
 
 def _sized(name: str, sizes: Sizes) -> str:

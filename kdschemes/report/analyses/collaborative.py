@@ -1,4 +1,4 @@
-"""What passes between networks that are trained already, on equal or on different data, and what they forget."""
+"""Knowledge transfer between already trained networks, on IID or non-IID data, and what they forget."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ COLUMNS = ("test top-1 %", "own classes %", "unseen classes %", "forgetting", "p
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """How the peers' data differ, and whose images the transfer is on."""
+    """How the peers' data differ, and whose images are used for the transfer."""
 
     skew: float | None
     own: bool
@@ -71,7 +71,7 @@ class Setting:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A method at a place; `setting` tells the runs of KD apart."""
+    """A method at a place; `setting` distinguishes the runs of KD."""
 
     place: Place
     method: str
@@ -79,7 +79,7 @@ class Point:
 
 
 DEFAULT = Setting(temperature=KD().temperature, alpha=OfflineKD().alpha)
-"""What KD is without tuning."""
+"""KD's setting without tuning."""
 
 Runs = dict[int, Transfer]
 """Runs by seed."""
@@ -88,7 +88,7 @@ Grid = dict[Setting, Runs]
 
 
 def collaborative(groups: Sequence[Group]) -> list[Section]:
-    """Return what students gain and forget, by their data, the images of the transfer and the method.
+    """Return what students gain and forget, by their data, the transfer images and the method.
 
     Tuned KD is, for each seed, the setting with the best accuracy on the validation split.
     """
@@ -100,13 +100,14 @@ def collaborative(groups: Sequence[Group]) -> list[Section]:
     methods = {place: _methods(measured, place, grids[place]) for place in places}
     compared = [place for place in places if len(methods[place]) > 1]
     if not compared:
-        why = "There is nothing to compare yet: two methods are needed, on the same images, from the same networks."
+        why = "Nothing to compare yet: this needs two methods on the same images, starting from the same networks."
         return [Section(title=TITLE, text=paragraphs(notes, why))]
     reading = (
-        "On the test set after the last epoch, in percent. Own classes are those that the student had images of before "
+        "On the test set after the last epoch, in percent. Own classes are those of which the student had images "
+        "before "
         "the transfer. Forgetting is the mean over classes of max(0, top-1 before - top-1 after). Positive flips are "
-        "images that were answered wrongly before and are right after, negative flips the opposite. Labels alone: the "
-        "student goes on without a teacher, with the same images and steps. Non-IID (a): the shares "
+        "images classified wrongly before and correctly after, negative flips the opposite. Labels alone: the "
+        "student trains on without a teacher, with the same images and steps. Non-IID (a): the shares "
         "that peers have of a class are drawn from Dirichlet(a)."
     )
     tables = [_table(place, methods[place]) for place in compared]
@@ -123,9 +124,9 @@ def collaborative(groups: Sequence[Group]) -> list[Section]:
 
 
 def tuned(grid: Mapping[Setting, Mapping[int, Transfer]]) -> Runs:
-    """Return for each seed the run with the best validation accuracy, of equals that of the first setting.
+    """Return for each seed the run with the best validation accuracy; in a tie, that of the first setting.
 
-    Seeds that not every setting has are left out: else settings would be chosen from unequal offers.
+    Only seeds that every setting has are used, so that all seeds choose from the same settings.
     """
     if not grid:
         return {}
@@ -137,16 +138,16 @@ def tuned(grid: Mapping[Setting, Mapping[int, Transfer]]) -> Runs:
 
 
 def mean_of_places(values: Sequence[BySeed]) -> BySeed:
-    """Return the mean over places by seed, of the seeds that all places have."""
+    """Return the mean over places by seed, for the seeds that all places have."""
     seeds = sorted(set.intersection(*map(set, values))) if values else []
     return {seed: sum(of[seed] for of in values) / len(values) for seed in seeds}
 
 
 def _lost(groups: Sequence[Group]) -> list[str]:
-    """Return a sentence for each group whose runs began from one that is not there any more."""
+    """Return a sentence for each group whose runs started from a run that no longer exists."""
     begun = [group for group in groups if group.finished and start_folder(group.finished[0]) is not None]
     lost = [group for group in begun if start_config(group.finished[0]) is None]
-    return [f"Left out: {group.label}. {start_folder(group.finished[0])} is not there any more." for group in lost]
+    return [f"Left out: {group.label}. {start_folder(group.finished[0])} no longer exists." for group in lost]
 
 
 def _point(group: Group) -> Point | None:
@@ -167,7 +168,7 @@ def _point(group: Group) -> Point | None:
 
 
 def _measured(found: Mapping[Point, Group], notes: list[str]) -> dict[Point, Runs]:
-    """Return each point's runs; `notes` gets a sentence for each run that cannot be used."""
+    """Return the runs of each point; `notes` receives a sentence for each run that cannot be used."""
     seen: dict[str, Mask] = {}
     measured: dict[Point, Runs] = {}
     for point, group in found.items():
@@ -175,7 +176,7 @@ def _measured(found: Mapping[Point, Group], notes: list[str]) -> dict[Point, Run
             try:
                 start = start_config(member)
                 if start is None:
-                    raise UserError(f"{start_folder(member)} is not there any more.")
+                    raise UserError(f"{start_folder(member)} no longer exists.")
                 data = repr(start.data)
                 if data not in seen:
                     seen[data] = seen_classes(start)
@@ -190,7 +191,7 @@ def _grid(measured: Mapping[Point, Runs], place: Place) -> Grid:
 
 
 def _methods(measured: Mapping[Point, Runs], place: Place, grid: Grid) -> dict[str, Runs]:
-    """Return the runs of each method at a place that has some, in the order in which they are compared."""
+    """Return the runs of each method that has some at a place, in order of comparison."""
     of = {point.method: runs for point, runs in measured.items() if point.place == place and not point.setting}
     of |= {KD_DEFAULT: grid.get(DEFAULT, {}), KD_TUNED: tuned(grid) if len(grid) > 1 else {}}
     return {name: of[name] for name in COMPARED if of.get(name)}
@@ -201,13 +202,13 @@ def _after(runs: Mapping[int, Transfer], value: Callable[[Change], float]) -> By
 
 
 def _difference(methods: Mapping[str, Runs], a: str, b: str, value: Callable[[Change], float]) -> BySeed:
-    """Return method a less method b, of the seeds that both have."""
+    """Return method a minus method b for the seeds that both have."""
     more, less = _after(methods[a], value), _after(methods[b], value)
     return {seed: more[seed] - less[seed] for seed in sorted(more.keys() & less.keys())}
 
 
 def _claims(methods: Mapping[Place, Mapping[str, Runs]]) -> list[str]:
-    """Return the verdicts that the finished runs allow; each is over all places that have both methods."""
+    """Return the verdicts that the finished runs allow, each over all places that have both methods."""
 
     def over(a: str, b: str, value: Callable[[Change], float], only: Callable[[Place], bool]) -> list[BySeed]:
         return [_difference(of, a, b, value) for place, of in methods.items() if only(place) and {a, b} <= of.keys()]
@@ -215,20 +216,20 @@ def _claims(methods: Mapping[Place, Mapping[str, Runs]]) -> list[str]:
     def everywhere(place: Place) -> bool:
         return True
 
-    told = []
+    sentences = []
     if passed := over(KD_TUNED, ALONE, _top1, everywhere):
         claim = (
             "Trained networks pass on what they know (test top-1 of tuned KD against labels alone, mean of all cases)"
         )
-        told.append(_evaluated(claim, passed))
+        sentences.append(_evaluated(claim, passed))
     skewed = over(KD_TUNED, KD_DEFAULT, _top1, lambda place: place.skew is not None)
     equal = over(KD_TUNED, KD_DEFAULT, _top1, lambda place: place.skew is None)
     if skewed and equal:
-        claim = "Tuning matters most where data are non-IID (test top-1 that tuning gives there, less that on IID data)"
-        told.append(evaluated(claim, paired(mean_of_places(skewed), mean_of_places(equal))))
+        claim = "Tuning matters most on non-IID data (gain in test top-1 from tuning there, minus that on IID data)"
+        sentences.append(evaluated(claim, paired(mean_of_places(skewed), mean_of_places(equal))))
     if kept := over(KD_DEFAULT, DPKD, _forgetting, everywhere):
-        told.append(_evaluated("Data-partitioning KD forgets less than KD (forgetting of KD less its own)", kept))
-    return told
+        sentences.append(_evaluated("Data-partitioning KD forgets less than KD (forgetting of KD minus its own)", kept))
+    return sentences
 
 
 def _evaluated(claim: str, values: Sequence[BySeed]) -> str:
@@ -259,8 +260,8 @@ def _table(place: Place, methods: Mapping[str, Runs]) -> Table:
         p, said = words.get(name, (float("nan"), NOTHING))
         tail = [NOTHING if p != p else probability(p), said]
         rows.append([name, *_cells([run.after for run in runs.values()]), *tail])
-    caption = f"{place}. Mean ± sample deviation over seeds; the test is of top-1, against labels alone."
-    return Table(columns=(str(place), *COLUMNS, "p by Holm", "against labels alone"), rows=rows, caption=caption)
+    caption = f"{place}. Mean ± sample std over seeds; the test compares top-1, against labels alone."
+    return Table(columns=(str(place), *COLUMNS, "p (Holm)", "against labels alone"), rows=rows, caption=caption)
 
 
 def _cells(changes: Sequence[Change]) -> list[str]:
@@ -283,7 +284,7 @@ def _settings(place: Place, grid: Grid) -> Table:
         for setting, runs in grid.items()
     ]
     columns = (f"KD, {place}", "validation top-1 %", "test top-1 %", "chosen for seeds")
-    return Table(columns=columns, rows=rows, caption=f"The settings that KD is tuned over. {place}.")
+    return Table(columns=columns, rows=rows, caption=f"The settings over which KD is tuned. {place}.")
 
 
 def _chart(
@@ -306,4 +307,4 @@ def _chart(
         base.mark_point(filled=True, opacity=0.6).encode(x=x, tooltip=["case:N", "seed:Q", f"{key}:Q"]),
         base.mark_tick(thickness=2).encode(x=alt.X(f"mean({key}):Q")),
     ).properties(width="container", height=alt.Step(14))
-    return Chart(name=stem, spec=spec, caption="Dots are seeds, bars means.")
+    return Chart(name=stem, spec=spec, caption="Dots are seeds, bars are means.")

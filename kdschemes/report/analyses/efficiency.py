@@ -1,4 +1,4 @@
-"""Does distillation learn more efficiently: more from the same images, or the same in fewer epochs?"""
+"""Does distillation learn more efficiently: is it better with the same images, or as good in fewer epochs?"""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from kdschemes.report.style import INK, SERIES
 ALONE, DISTILLED = "labels alone", "distilled"
 
 SHARES = (0.5, 0.8, 0.9, 0.95, 1.0)
-"""Shares of what labels alone reach in the end: how many epochs each takes is told."""
+"""Fractions of the final accuracy of labels alone for which the number of epochs is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One of the two ways to train, at one share of the training images."""
+    """One of the two ways of training, on one fraction of the training images."""
 
     way: str
     fraction: float
 
 
 def efficiency(groups: Sequence[Group]) -> list[Section]:
-    """Return test accuracy against the share of the images, and validation accuracy against epochs.
+    """Return test accuracy against the fraction of the images, and validation accuracy against epochs.
 
-    Compared are plain supervised runs and runs that a teacher teaches, by `data.train_fraction`.
+    Plain supervised runs are compared with distilled runs, by `data.train_fraction`.
     """
     found, left_out = by_point(groups, _point)
     notes = [*missing(groups), *left_out]
@@ -52,14 +52,14 @@ def efficiency(groups: Sequence[Group]) -> list[Section]:
 
 
 def mean_over(accuracies: Mapping[float, BySeed]) -> BySeed:
-    """Return the mean over fractions below 1 by seed, of the seeds that have all of them."""
+    """Return the mean over fractions below 1 by seed, for the seeds that have all of them."""
     parts = [values for fraction, values in accuracies.items() if fraction < 1]
     seeds = set.intersection(*(set(values) for values in parts)) if parts else set()
     return {seed: fmean(values[seed] for values in parts) for seed in sorted(seeds)}
 
 
 def epochs_to(found: Curve, level: float) -> int | None:
-    """Return the first epoch whose accuracy is at least `level` percent; None if none is."""
+    """Return the first epoch whose accuracy is at least `level` percent; None if there is none."""
     return next((epoch for epoch, value in sorted(found.items()) if value >= level), None)
 
 
@@ -75,9 +75,11 @@ def _of_images(found: Mapping[Point, Group], notes: Sequence[str]) -> Section:
     for point, group in found.items():
         accuracies[point.way][point.fraction] = accuracy(group)
     fractions = sorted(accuracies[ALONE].keys() & accuracies[DISTILLED].keys())
-    title = "Efficiency: accuracy against the share of the training images"
+    title = "Efficiency: accuracy against the fraction of the training images"
     if not fractions:
-        return Section(title=title, text=paragraphs(notes, "No share of the images has finished runs of both ways."))
+        return Section(
+            title=title, text=paragraphs(notes, "There is no fraction of the images with finished runs of both kinds.")
+        )
     both = {way: {fraction: of[fraction] for fraction in fractions} for way, of in accuracies.items()}
     tests = [paired(both[DISTILLED][fraction], both[ALONE][fraction]) for fraction in fractions]
     rows = [
@@ -92,19 +94,21 @@ def _of_images(found: Mapping[Point, Group], notes: Sequence[str]) -> Section:
         for fraction, test, (p, words) in zip(fractions, tests, verdicts(tests), strict=True)
     ]
     claim = evaluated(
-        "Distillation learns more from the same images (mean of the shares below 100 %)",
+        "Distillation learns more from the same images (mean over fractions below 100 %)",
         paired(mean_over(both[DISTILLED]), mean_over(both[ALONE])),
     )
     reading = (
-        "Test top-1 in percent after the last epoch. All runs train the same epochs, so that smaller shares take fewer "
-        "steps, in both ways alike. The teacher was trained on all images, and passes on what it learned from those "
-        "that its students never see."
+        "Test top-1 in percent after the last epoch. All runs train for the same number of epochs, so smaller "
+        "fractions take fewer "
+        "steps, with and without a teacher. The teacher was trained on all images and also passes on what it learned "
+        "from "
+        "those that its students never see."
     )
-    columns = ("images", "number", ALONE, DISTILLED, "difference", "p by Holm", "distilled is")
+    columns = ("images", "number", ALONE, DISTILLED, "difference", "p (Holm)", "verdict")
     return Section(
         title=title,
         text=paragraphs(claim, notes, reading, RULE),
-        tables=[Table(columns=columns, rows=rows, caption="Mean ± sample deviation over seeds.")],
+        tables=[Table(columns=columns, rows=rows, caption="Mean ± sample std over seeds.")],
         charts=[Chart(name="efficiency_images", spec=_images_chart(both))],
     )
 
@@ -113,7 +117,9 @@ def _of_epochs(found: Mapping[Point, Group], notes: Sequence[str]) -> Section:
     title = "Efficiency: accuracy against epochs"
     fractions = [{point.fraction for point in found if point.way == way} for way in (ALONE, DISTILLED)]
     if not (common := fractions[0] & fractions[1]):
-        return Section(title=title, text=paragraphs(notes, "No share of the images has finished runs of both ways."))
+        return Section(
+            title=title, text=paragraphs(notes, "There is no fraction of the images with finished runs of both kinds.")
+        )
     fraction = max(common)
     curves: dict[str, dict[int, Curve]] = {}
     for way in (ALONE, DISTILLED):
@@ -128,8 +134,8 @@ def _of_epochs(found: Mapping[Point, Group], notes: Sequence[str]) -> Section:
         paired(means[DISTILLED], means[ALONE]),
     )
     reading = (
-        f"Validation top-1 at {100 * fraction:g} % of the images. A run reaches a level at the first epoch at or "
-        f"above it. Labels alone end at {reached:.2f} %; the levels are shares of that."
+        f"Validation top-1 with {100 * fraction:g} % of the images. A run reaches a level at the first epoch at or "
+        f"above it. Labels alone end at {reached:.2f} %; the levels are fractions of that."
     )
     rows = [
         [f"{share * reached:.2f} % ({100 * share:g} %)", *(_epochs(curves[way], share * reached) for way in curves)]

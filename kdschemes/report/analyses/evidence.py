@@ -1,4 +1,4 @@
-"""What analyses read from the groups of a study, and the words of their verdicts on a claim."""
+"""What analyses read from the groups of a study, and their verdicts on a claim."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any, TypeVar
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import LEAST_SEEDS, LEVEL, Paired
 
-BORNE_OUT, NOT_BORNE_OUT, NOT_TOLD_APART = "borne out", "not borne out", "not told apart"
+SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 
-NO_VERDICT = f"no verdict on fewer than {LEAST_SEEDS} common seeds"
+NO_VERDICT = f"no verdict with fewer than {LEAST_SEEDS} common seeds"
 
 RULE = (
-    f"A claim is {BORNE_OUT} where its difference is above 0 with p < {LEVEL:g} (two-sided paired t test over seeds), "
-    f"{NOT_BORNE_OUT} where it is below 0 with such a p, else {NOT_TOLD_APART}; there is {NO_VERDICT}."
+    f"A claim is {SUPPORTED} if its difference is above 0 with p < {LEVEL:g} (two-sided paired t test over seeds), "
+    f"{CONTRADICTED} if it is below 0 with such a p, and {INCONCLUSIVE} otherwise; there is {NO_VERDICT}."
 )
 
 LISTED = 4
-"""Labels that a sentence lists before it only counts."""
+"""Number of labels that a sentence lists; the rest are counted."""
 
 Point = TypeVar("Point", bound=Hashable)
 
@@ -42,8 +42,8 @@ def setting(group: Group, key: str) -> Any:
 def by_point(groups: Sequence[Group], point: Callable[[Group], Point | None]) -> tuple[dict[Point, Group], list[str]]:
     """Return the group with finished runs at each point, and a sentence for each that is not used.
 
-    Runs that teach others are left out. Of groups at one point, which differ in their protocols, the one with the most
-    finished runs is taken.
+    Runs that teach others are left out. Of several groups at one point (different protocols), the one with the most
+    finished runs is used.
     """
     found: dict[Point, Group] = {}
     left_out = []
@@ -54,7 +54,7 @@ def by_point(groups: Sequence[Group], point: Callable[[Group], Point | None]) ->
         if at is None:
             continue
         if at in found:
-            left_out.append(f"Left out: {group.label}, which was trained or evaluated unlike {found[at].label}.")
+            left_out.append(f"Left out: {group.label}, which was not trained or evaluated like {found[at].label}.")
         else:
             found[at] = group
     return {at: found[at] for group in groups for at in found if found[at] is group}, left_out
@@ -67,25 +67,27 @@ def missing(groups: Iterable[Group]) -> list[str]:
     if not labels:
         return []
     shown = ", ".join(labels[:LISTED]) + (f" and {len(labels) - LISTED} more" if len(labels) > LISTED else "")
-    return [f"**{len(labels)} of {len(members)} runs are not finished** ({shown}): what follows is of the others."]
+    return [
+        f"**{len(labels)} of {len(members)} runs are not finished** ({shown}): the following is based on the others."
+    ]
 
 
 def verdict(found: Paired) -> str:
-    """Return whether a claim that says that a difference is above 0 is borne out, by `RULE`."""
+    """Return the verdict by `RULE` on the claim that a difference is above 0."""
     if found.n < LEAST_SEEDS:
         return NO_VERDICT
     if math.isnan(found.p) or found.p >= LEVEL:
-        return NOT_TOLD_APART
-    return BORNE_OUT if found.mean_difference > 0 else NOT_BORNE_OUT
+        return INCONCLUSIVE
+    return SUPPORTED if found.mean_difference > 0 else CONTRADICTED
 
 
 def evaluated(claim: str, found: Paired, unit: str = "points") -> str:
-    """Return the sentence on a claim: its verdict, then the difference that it rests on."""
+    """Return the sentence on a claim: its verdict, then the difference behind it."""
     return f"{claim}: **{verdict(found)}** ({measured(found, unit)})."
 
 
 def measured(found: Paired, unit: str = "points") -> str:
-    """Return a mean difference with its interval, p-value and seeds."""
+    """Return a mean difference with its interval, p-value and number of seeds."""
     seeds = f"{found.n} {'seed' if found.n == 1 else 'seeds'}"
     if found.n == 0:
         return "no common seed"
@@ -96,11 +98,11 @@ def measured(found: Paired, unit: str = "points") -> str:
 
 
 def probability(p: float) -> str:
-    """Return a p-value as it stands in a sentence."""
+    """Return a p-value as written in a sentence."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def paragraphs(*parts: str | Sequence[str]) -> str:
-    """Join sentences to a section's text, a paragraph each; empty ones are left out."""
+    """Join sentences to the text of a section, one paragraph each; empty ones are left out."""
     flat = [line for part in parts for line in ([part] if isinstance(part, str) else part)]
     return "\n\n".join(filter(None, flat))

@@ -1,4 +1,4 @@
-"""Does distillation copy a network: how far do students agree with their teacher, and does that make them better?"""
+"""Does distillation copy a network: how much do students agree with their teacher, and does that make them better?"""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Classes = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """How much a student listens to its teacher, and at which temperature."""
+    """The weight of the teacher (alpha) and the temperature."""
 
     alpha: float
     temperature: float
@@ -37,7 +37,7 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Errors:
-    """A teacher's wrong answers: how many, and the share in percent to which a student gives the same wrong answer."""
+    """A teacher's errors: how many, and the percentage for which a student predicts the same wrong class."""
 
     count: int
     repeated: float
@@ -46,7 +46,7 @@ class Errors:
 def fidelity(groups: Sequence[Group]) -> list[Section]:
     """Return agreement with the teacher and divergence from it against accuracy, over alpha and temperature.
 
-    The student with alpha = 0 has learned from labels alone: two networks that never met agree as much.
+    The student with alpha = 0 has learned from labels alone: it agrees as much as two unrelated networks do.
     """
     found, left_out = by_point(groups, _point)
     notes = [*missing(groups), *left_out]
@@ -54,7 +54,7 @@ def fidelity(groups: Sequence[Group]) -> list[Section]:
     points = sorted(found, key=lambda point: (point.alpha, point.temperature))
     listening = [point for point in points if point.alpha > 0]
     if alone is None or not listening:
-        why = "There is nothing to compare yet: a student with alpha = 0 and one that listens are needed."
+        why = "Nothing to compare yet: this needs a student with alpha = 0 and one with alpha > 0."
         return [Section(title=TITLE, text=paragraphs(notes, why))]
     strongest = max(listening, key=lambda point: (point.alpha, point.temperature))
     agreement = {point: _test(found[point], "agreement") for point in points}
@@ -82,10 +82,10 @@ def fidelity(groups: Sequence[Group]) -> list[Section]:
                 words,
             ]
         )
-    columns = ("student", "test top-1 %", "agreement %", "KL from teacher", "teacher's errors repeated %", "p by Holm")
+    columns = ("student", "test top-1 %", "agreement %", "KL from teacher", "teacher's errors repeated %", "p (Holm)")
     caption = (
-        "On the test set after the last epoch, mean ± sample deviation over seeds. Agreement: same most probable class "
-        "as the teacher. Errors repeated: the teacher's wrong answers that the student gives too. The test is of the "
+        "On the test set after the last epoch, mean ± sample std over seeds. Agreement: same predicted class "
+        "as the teacher. Errors repeated: errors of the teacher that the student makes too. The test compares the "
         "agreement, against labels alone."
     )
     return [
@@ -96,7 +96,7 @@ def fidelity(groups: Sequence[Group]) -> list[Section]:
                 _how_far(strongest, alone, agreement, errors),
                 _better_with_agreement(agreement, top1),
                 notes,
-                "All students have the same teacher: what is found holds for that one. " + RULE,
+                "All students have the same teacher: the findings hold for that one. " + RULE,
             ),
             tables=[Table(columns=(*columns, "against labels alone"), rows=rows, caption=caption)],
             charts=[
@@ -108,14 +108,14 @@ def fidelity(groups: Sequence[Group]) -> list[Section]:
 
 
 def repeated_errors(labels: Classes, teacher: Classes, student: Classes) -> Errors:
-    """Return how many samples the teacher gets wrong, and the share in percent that the student answers like it."""
+    """Return the number of the teacher's errors, and the percentage for which the student predicts the same class."""
     wrong = teacher != labels
     count = int(wrong.sum())
     return Errors(count=count, repeated=100.0 * float((student == teacher)[wrong].mean()) if count else 0.0)
 
 
 def correlation(agreement: Sequence[float], top1: Sequence[float]) -> tuple[float, float]:
-    """Return Spearman's rank correlation of agreement and accuracy, and its p-value; NaN where there is none."""
+    """Return Spearman's rank correlation of agreement and accuracy, and its p-value; NaN if undefined."""
     if len(agreement) < 3 or len(set(agreement)) < 2 or len(set(top1)) < 2:
         return float("nan"), float("nan")
     found = stats.spearmanr(agreement, top1)
@@ -134,7 +134,7 @@ def _test(group: Group, key: str) -> dict[int, float]:
 
 
 def _errors(member: Member) -> Errors | None:
-    """Return what a student repeats of its teacher's errors on the test set; None where its answers are not kept."""
+    """Return which of its teacher's test errors a student repeats; None if its predictions are not stored."""
     try:
         predictions = read_predictions(member.folder)
     except UserError:
@@ -153,15 +153,15 @@ def _how_far(
     agreement: Mapping[Point, Mapping[int, float]],
     errors: Mapping[Point, Sequence[Errors | None]],
 ) -> str:
-    """Return how far the student that listens most is from a copy."""
-    told = [f"a copy would agree on 100 %, the student at {strongest} agrees on {_mean(agreement[strongest])} %"]
-    told.append(f"that of labels alone on {_mean(agreement[alone])} %")
+    """Return how far the student with the largest weight on the teacher is from a copy."""
+    facts = [f"a copy would agree on 100 %, the student at {strongest} agrees on {_mean(agreement[strongest])} %"]
+    facts.append(f"that of labels alone on {_mean(agreement[alone])} %")
     known = {point: [one for one in errors[point] if one is not None] for point in (strongest, alone)}
     count = next((one.count for one in known[strongest]), 0)
     if count and known[alone]:
         shares = [mean_std([one.repeated for one in known[point]], 1) for point in (strongest, alone)]
-        told.append(f"of the teacher's {count} errors the first repeats {shares[0]} %, the second {shares[1]} %")
-    return f"How much of a copy: {'; '.join(told)}."
+        facts.append(f"of the teacher's {count} errors the first repeats {shares[0]} %, the second {shares[1]} %")
+    return f"How much of a copy: {'; '.join(facts)}."
 
 
 def _better_with_agreement(
@@ -170,7 +170,7 @@ def _better_with_agreement(
     pairs = [(value, top1[point][seed]) for point, of in agreement.items() for seed, value in of.items()]
     rho, p = correlation([one for one, _ in pairs], [two for _, two in pairs])
     if rho != rho:
-        return "Whether more agreement means more accuracy cannot be told from these runs."
+        return "These runs do not show whether more agreement means higher accuracy."
     return (
         f"Over all {len(pairs)} runs, agreement and accuracy have a rank correlation of {rho:+z.2f} ({probability(p)}; "
         "runs of one seed are not independent of each other)."

@@ -1,4 +1,4 @@
-"""Does a student learn a class that is in none of its images, from what its teacher says of other images?"""
+"""Can a student learn a class that none of its images show, from its teacher's outputs on other images?"""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from kdschemes.report.statistics import paired, verdicts
 TITLE = "A class that the student never sees"
 
 BATCH = 500
-"""Images that a network answers at once."""
+"""Batch size of the forward passes."""
 
 CURVE_POINTS = 61
 """Offsets at which the chart shows the accuracy."""
@@ -45,8 +45,8 @@ Classes = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answers:
-    """What a network says of the images of a split, and what they are."""
+class LabeledLogits:
+    """A network's logits on the images of a split, and the labels."""
 
     logits: Logits
     labels: Classes
@@ -54,21 +54,21 @@ class Answers:
 
 @dataclass(frozen=True, kw_only=True)
 class Corrected:
-    """A student on the test set, as it is and with the offset that is chosen on the validation split.
+    """A student on the test set, as trained and with the offset chosen on the validation split.
 
-    Accuracy and the share of the omitted classes' images that are recognized are in percent.
+    Accuracy and the fraction of the omitted classes' images that are recognized are in percent.
     """
 
     offset: float
     errors: tuple[int, int]
     top1: tuple[float, float]
     recognized: tuple[float, float]
-    test: Answers
+    test: LabeledLogits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What a student learned from: whether a teacher and labels taught it, and the classes that it never saw."""
+    """What a student learned from: whether a teacher and labels were used, and the classes that it never saw."""
 
     label: str
     taught: bool
@@ -77,9 +77,9 @@ class Point:
 
 
 def missing_class(groups: Sequence[Group]) -> list[Section]:
-    """Return how students do on classes that were left out of their images, before and after a correction.
+    """Return the accuracy of students on classes left out of their images, before and after a correction.
 
-    One number is added to the logits of the omitted classes. It is chosen on the validation split of each run, and
+    One number is added to the logits of the omitted classes. It is chosen on the validation split of each run and
     applied once to the test set. Students of all classes are corrected for the same classes, as a control.
     """
     found, left_out = by_point(groups, _point)
@@ -95,7 +95,9 @@ def missing_class(groups: Sequence[Group]) -> list[Section]:
     soft = next((point for point in measured if point.omitted and point.taught and not point.labels), None)
     hard = next((point for point in measured if point.omitted and not point.taught), None)
     if soft is None or hard is None:
-        why = "There is nothing to compare yet: with a class omitted, a student of soft targets and one of labels."
+        why = (
+            "Nothing to compare yet: this needs a student on soft targets and one on labels, both with a class omitted."
+        )
         return [Section(title=TITLE, text=paragraphs(notes, why))]
     learned = paired(_recognized(measured[soft], 1), _recognized(measured[hard], 1))
     return [
@@ -113,16 +115,17 @@ def missing_class(groups: Sequence[Group]) -> list[Section]:
                 ),
                 _images(omitted, measured[soft]),
                 notes,
-                "Added to the logits of the omitted classes is one number, which gives the best accuracy on the "
-                "validation split of the run; the middle of the range of equally good ones, or 0 if it is one of them. "
-                "The test set had no part in the choice. " + RULE,
+                "One number is added to the logits of the omitted classes: the one with the best accuracy on the "
+                "validation split of the run (the middle of the range of equally good ones, or 0 if it is one of "
+                "them). "
+                "The test set is not used for this choice. " + RULE,
             ),
             tables=[_table(measured)],
             charts=[
                 Chart(
                     name="missing_class",
                     spec=_chart(measured, omitted),
-                    caption="Lines: mean over seeds for every number. Dots: what validation chose, a dot a seed.",
+                    caption="Lines: mean over seeds for every number. Dots: chosen on validation, one per seed.",
                 )
             ],
         )
@@ -133,7 +136,7 @@ def measure(member: Member, omitted: Sequence[int]) -> Corrected:
     """Return what the correction of the classes `omitted` does to a finished run's network.
 
     Raises:
-        UserError: its weights or its images are not there any more, or it has no validation split.
+        UserError: its weights or its images no longer exist, or it has no validation split.
     """
     config = build_config(member.config)
     data = open_data(config.data, seed=config.seed, device=torch.device("cpu"))
@@ -141,8 +144,8 @@ def measure(member: Member, omitted: Sequence[int]) -> Corrected:
         if not data.sizes[split]:
             raise UserError(f"{member.folder} has no images of {split}: the correction is chosen on val, shown on test")
     network = load_model(member.folder).eval()
-    offset = best_offset(answers(network, data, "val"), omitted)
-    test = answers(network, data, "test")
+    offset = best_offset(labeled_logits(network, data, "val"), omitted)
+    test = labeled_logits(network, data, "test")
     given = [shifted(test.logits, omitted, value).argmax(1) for value in (0.0, offset)]
     right = [classes == test.labels for classes in given]
     seen = np.isin(test.labels, omitted)
@@ -157,13 +160,13 @@ def measure(member: Member, omitted: Sequence[int]) -> Corrected:
 
 
 @torch.no_grad()
-def answers(network: StagedNetwork, data: DataModule, split: str) -> Answers:
+def labeled_logits(network: StagedNetwork, data: DataModule, split: str) -> LabeledLogits:
     """Return a network's logits of a split in float64, and the labels."""
     logits, labels = [], []
     for batch in data.eval_batches(split, batch_size=BATCH, rank=0, world=1):
         logits.append(network(batch.images).double())
         labels.append(batch.labels)
-    return Answers(logits=torch.cat(logits).numpy(), labels=torch.cat(labels).numpy())
+    return LabeledLogits(logits=torch.cat(logits).numpy(), labels=torch.cat(labels).numpy())
 
 
 def shifted(logits: Logits, omitted: Sequence[int], offset: float) -> Logits:
@@ -173,10 +176,11 @@ def shifted(logits: Logits, omitted: Sequence[int], offset: float) -> Logits:
     return moved
 
 
-def best_offset(found: Answers, omitted: Sequence[int]) -> float:
-    """Return the offset b of the omitted classes' logits with the best accuracy on these answers.
+def best_offset(found: LabeledLogits, omitted: Sequence[int]) -> float:
+    """Return the offset b of the omitted classes' logits with the best accuracy on these logits.
 
-    A sample goes over to the omitted classes where b passes d = (largest other logit) - (largest omitted logit).
+    The prediction for a sample changes to the omitted classes when b exceeds d = (largest other logit) - (largest
+    omitted logit).
     Accuracy is constant between the d of samples that are right on one side, so that the middle of each range, 1 beyond
     the outermost d, and 0 are all that need be tried; of equally good ones that nearest 0 is taken.
     """
@@ -241,12 +245,12 @@ def _table(measured: Mapping[Point, Mapping[int, Corrected]]) -> Table:
     ]
     columns = ("student", "errors", "corrected", "test top-1 %", "corrected %", "omitted class recognized %")
     caption = (
-        "On the test set after the last epoch, mean ± sample deviation over seeds. Recognized: the share of the "
-        "omitted class's images that are given this class. The test is of top-1, after against before the correction. "
-        "Students of all classes are there as a control."
+        "On the test set after the last epoch, mean ± sample std over seeds. Recognized: the fraction of the "
+        "omitted class's images predicted as this class. The test compares top-1 after and before the correction. "
+        "Students of all classes serve as a control."
     )
     return Table(
-        columns=(*columns, "recognized, corrected %", "added to the logit", "p by Holm", "corrected is"),
+        columns=(*columns, "recognized, corrected %", "added to the logit", "p (Holm)", "verdict"),
         rows=rows,
         caption=caption,
     )
@@ -276,5 +280,5 @@ def _chart(measured: Mapping[Point, Mapping[int, Corrected]], omitted: Sequence[
     ).properties(width="container")
 
 
-def _accuracy(found: Answers, omitted: Sequence[int], offset: float) -> float:
+def _accuracy(found: LabeledLogits, omitted: Sequence[int], offset: float) -> float:
     return 100.0 * float((shifted(found.logits, omitted, offset).argmax(1) == found.labels).mean())

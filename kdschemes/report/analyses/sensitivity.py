@@ -11,10 +11,10 @@ import altair as alt
 from scipy import stats
 
 from kdschemes.report.analyses.evidence import (
-    BORNE_OUT,
+    CONTRADICTED,
+    INCONCLUSIVE,
     NO_VERDICT,
-    NOT_BORNE_OUT,
-    NOT_TOLD_APART,
+    SUPPORTED,
     BySeed,
     by_point,
     missing,
@@ -27,23 +27,23 @@ from kdschemes.report.formatting import accuracy, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import LEAST_SEEDS, LEVEL
 
-TITLE = "Sensitivity: spread over the settings against spread over seeds"
+TITLE = "Sensitivity: variation over settings against variation over seeds"
 
 RULE = (
-    f"Rule: settings and seeds are told apart where the settings' means differ by an F test with the seeds as blocks, "
-    f"p < {LEVEL:g}. Then the claim is {BORNE_OUT} if the settings' own deviation is above that over seeds, and "
-    f"{NOT_BORNE_OUT} if it is not; without such a p they are {NOT_TOLD_APART}; there is {NO_VERDICT}."
+    f"Rule: the settings' means are compared by an F test with the seeds as blocks. If they differ significantly, "
+    f"p < {LEVEL:g}, the claim is {SUPPORTED} if the settings' own std is above that over seeds, and "
+    f"{CONTRADICTED} if it is not; otherwise it is {INCONCLUSIVE}. There is {NO_VERDICT}."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spread:
-    """Accuracies y of P settings x S seeds, all in percent points.
+class Variation:
+    """Accuracies y of P settings x S seeds, all in percent.
 
-    `settings` is the sample deviation of the settings' means; `own` what is left of it when the part is taken away that
-    seeds alone would give: sqrt(max(0, (MS_settings - MS_rest) / S)). `seeds` is the deviation over seeds at one
+    `settings` is the sample std of the settings' means; `own` is what remains of it without the part that
+    seeds alone would give: sqrt(max(0, (MS_settings - MS_rest) / S)). `seeds` is the std over seeds at one
     setting, sqrt(mean of the variances). F = MS_settings / MS_rest with P - 1 and (P - 1)(S - 1) degrees of freedom,
-    MS_rest from y_ps - mean_p - mean_s + mean. p is NaN where F is not defined.
+    MS_rest from y_ps - mean_p - mean_s + mean. p is NaN if F is undefined.
     """
 
     points: int
@@ -60,29 +60,29 @@ class Spread:
         if self.n < LEAST_SEEDS:
             return NO_VERDICT
         if math.isnan(self.p) or self.p >= LEVEL:
-            return NOT_TOLD_APART
-        return BORNE_OUT if self.own > self.seeds else NOT_BORNE_OUT
+            return INCONCLUSIVE
+        return SUPPORTED if self.own > self.seeds else CONTRADICTED
 
 
 def sensitivity(groups: Sequence[Group]) -> list[Section]:
-    """Return how accuracy varies over the settings (the groups) and over the seeds."""
+    """Return how accuracy varies over the settings (the groups) and over seeds."""
     found, left_out = by_point(groups, lambda group: group.label.partition(" (")[0])
     notes = [*missing(groups), *left_out]
     accuracies = {label: values for label, group in found.items() if (values := accuracy(group))}
-    spread_of = measure(accuracies)
-    if spread_of is None:
-        why = "There is nothing to compare yet: at least two settings need runs of the same two seeds."
+    variation = measure(accuracies)
+    if variation is None:
+        why = "Nothing to compare yet: this needs at least two settings with runs of the same two seeds."
         return [Section(title=TITLE, text=paragraphs(notes, why))]
     ordered = sorted(accuracies, key=lambda label: -fmean(accuracies[label].values()))
     best, worst = ordered[0], ordered[-1]
     claim = (
-        f"Distillation is sensitive to its settings: **{spread_of.verdict}** (deviation over {spread_of.points} "
-        f"settings {spread_of.settings:.2f} points, {spread_of.own:.2f} without what seeds alone would give, over "
-        f"{spread_of.n} seeds {spread_of.seeds:.2f}; {_tested(spread_of)})."
+        f"Distillation is sensitive to its settings: **{variation.verdict}** (std over {variation.points} "
+        f"settings {variation.settings:.2f} points, {variation.own:.2f} without what seeds alone would give, over "
+        f"{variation.n} seeds {variation.seeds:.2f}; {_tested(variation)})."
     )
     ends = (
-        f"Best of all is {best} with {_mean(accuracies[best])} %, worst {worst} with {_mean(accuracies[worst])} %, "
-        "test top-1 after the last epoch. The best of many is flattered by chance."
+        f"The best is {best} with {_mean(accuracies[best])} %, the worst {worst} with {_mean(accuracies[worst])} %, "
+        "test top-1 after the last epoch. The best of many profits from chance."
     )
     rows = [[label, mean_std(list(accuracies[label].values()), 2), str(len(accuracies[label]))] for label in ordered]
     columns = ("setting", "test top-1 %", "seeds")
@@ -90,14 +90,16 @@ def sensitivity(groups: Sequence[Group]) -> list[Section]:
         Section(
             title=TITLE,
             text=paragraphs(claim, ends, notes, RULE),
-            tables=[Table(columns=columns, rows=rows, caption="Mean ± sample deviation over seeds, the best first.")],
-            charts=[Chart(name="sensitivity", spec=_chart(accuracies, ordered), caption="Dots are seeds, bars means.")],
+            tables=[Table(columns=columns, rows=rows, caption="Mean ± sample std over seeds, the best first.")],
+            charts=[
+                Chart(name="sensitivity", spec=_chart(accuracies, ordered), caption="Dots are seeds, bars are means.")
+            ],
         )
     ]
 
 
-def measure(accuracies: Mapping[str, BySeed]) -> Spread | None:
-    """Return the spread over settings and over the seeds that all of them have; None below 2 of either."""
+def measure(accuracies: Mapping[str, BySeed]) -> Variation | None:
+    """Return the variation over settings and over the seeds that all of them have; None with fewer than 2 of either."""
     seeds = sorted(set.intersection(*map(set, accuracies.values()))) if accuracies else []
     points, n = len(accuracies), len(seeds)
     if points < 2 or n < 2:
@@ -119,7 +121,7 @@ def measure(accuracies: Mapping[str, BySeed]) -> Spread | None:
         sum((value - of_point) ** 2 for value in row) / (n - 1) for row, of_point in zip(rows, of_points, strict=True)
     )
     f = n * variance / rest if rest > 0 else math.inf if variance > 0 else math.nan
-    return Spread(
+    return Variation(
         points=points,
         n=n,
         settings=math.sqrt(variance),
@@ -130,7 +132,7 @@ def measure(accuracies: Mapping[str, BySeed]) -> Spread | None:
     )
 
 
-def _tested(found: Spread) -> str:
+def _tested(found: Variation) -> str:
     return f"F = {found.f:.2f}, {probability(found.p)}" if found.p == found.p else "no variation at all"
 
 

@@ -1,4 +1,4 @@
-"""The gradient of distillation at a student's logits, and what it becomes at high temperatures."""
+"""The gradient of distillation at a student's logits, and its limit at high temperatures."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Comparison:
     """The gradient of softened cross-entropy against its high-temperature limit, at each temperature.
 
     `exact` and `limit` are mean lengths of a sample's gradient. `raw` and `centered` are relative errors of the limit,
-    ||g - limit|| / ||limit|| over all samples, from the logits as they are and centered over the classes of each
+    ||g - limit|| / ||limit|| over all samples, for the logits as they are and centered over the classes of each
     sample.
     """
 
@@ -47,12 +47,12 @@ def high_temperature_limit(student: Logits, teacher: Logits, temperature: float)
 
 
 def centered(logits: Logits) -> Logits:
-    """Return logits less their mean over the classes of each sample."""
+    """Return logits minus their mean over the classes of each sample."""
     return logits - logits.mean(dim=1, keepdim=True)
 
 
 def std(logits: Logits) -> float:
-    """Return how far logits are from their sample's mean: the root of the mean square over samples and classes."""
+    """Return the root mean square of logits minus their sample's mean, over samples and classes."""
     return float(centered(logits).square().mean().sqrt())
 
 

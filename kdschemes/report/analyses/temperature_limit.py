@@ -1,4 +1,4 @@
-"""The high-temperature limit: from which temperature on is distillation a matching of logits?"""
+"""The high-temperature limit: above which temperature does distillation match logits?"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import altair as alt
 
 from kdschemes.errors import UserError
-from kdschemes.report.analyses.evidence import BORNE_OUT, NOT_BORNE_OUT, missing, paragraphs, setting
+from kdschemes.report.analyses.evidence import CONTRADICTED, SUPPORTED, missing, paragraphs, setting
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.formatting import mean_std
@@ -25,23 +25,23 @@ TITLE = "The high-temperature limit of distillation's gradient"
 TEMPERATURES = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1000.0)
 
 IMAGES = 500
-"""Test images that are looked at, at most."""
+"""Maximum number of test images used."""
 
 USEFUL = 4.0
-"""Deviations of the logits from which on the limit is said to be useful."""
+"""Multiple of the logits' std at which the error of the limit is reported."""
 
 HIGH = 10.0
-"""Deviations of the logits above which the slope is fitted."""
+"""Multiple of the logits' std above which the slope is fitted."""
 
 TOLERANCE = 0.05
-"""How far a slope may be from -1 to be called that of 1/T."""
+"""Largest distance of a slope from -1 that still counts as 1/T."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """One pair: the deviations of its logits, the gradient after and before training, and its slope and constant.
+    """One pair: the std of its logits, the gradient after and before training, and its slope and constant.
 
-    `at_useful` is the limit's relative error at `USEFUL` times the larger deviation of student and teacher.
+    `at_useful` is the limit's relative error at `USEFUL` times the larger std of student and teacher.
     """
 
     student: float
@@ -54,12 +54,12 @@ class Measured:
 
     @property
     def std(self) -> float:
-        """The larger of the two deviations."""
+        """The larger of the two standard deviations."""
         return max(self.student, self.teacher)
 
 
 def temperature_limit(groups: Sequence[Group]) -> list[Section]:
-    """Return the gradient of distillation against (z - v) / (N T^2), measured on pairs that were trained."""
+    """Return the gradient of distillation against (z - v) / (N T^2), measured on trained pairs."""
     sections: list[Section] = []
     for group in groups:
         if group.earlier or setting(group, "scheme.name") != "offline":
@@ -81,7 +81,7 @@ def measure_pair(member: Member) -> Measured:
     """Load the networks of a finished run and measure them on test images. Imports torch.
 
     Raises:
-        UserError: the networks or the images are not there.
+        UserError: the networks or the images do not exist.
     """
     from kdschemes.report.analyses.soft_gradient import compare, error_constant, std
     from kdschemes.report.analyses.trained_pair import pair_logits
@@ -114,30 +114,31 @@ def slope(temperatures: Sequence[float], errors: Sequence[float], *, above: floa
 
 def _section(title: str, pairs: Sequence[Measured], notes: Sequence[str], suffix: str) -> Section:
     if not pairs:
-        return Section(title=title, text=paragraphs(notes, "There is no finished pair to measure yet."))
+        return Section(title=title, text=paragraphs(notes, "No finished pair to measure yet."))
     slopes = [pair.slope for pair in pairs]
     falls = all(abs(one + 1) <= TOLERANCE for one in slopes)
     numbers = f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}"
     claim = (
-        f"Above {HIGH:g} deviations of the logits the relative error of (z - v) / (N T^2) falls as 1/T: "
-        f"**{BORNE_OUT if falls else NOT_BORNE_OUT}** (slope on logarithmic axes {mean_std(slopes, 3)} over {numbers}; "
-        f"called that where every slope is within {TOLERANCE:g} of -1)."
+        f"Above {HIGH:g} times the std of the logits, the relative error of (z - v) / (N T^2) falls as 1/T: "
+        f"**{SUPPORTED if falls else CONTRADICTED}** (slope on logarithmic axes {mean_std(slopes, 3)} over {numbers}; "
+        f"supported if every slope is within {TOLERANCE:g} of -1)."
     )
     useful = (
-        f"The logits deviate from their sample's mean by {mean_std([pair.student for pair in pairs], 2)} (student) and "
+        f"The std of the logits around their sample's mean is {mean_std([pair.student for pair in pairs], 2)} "
+        f"(student) and "
         f"{mean_std([pair.teacher for pair in pairs], 2)} (teacher). At {USEFUL:g} times the larger of the two, T = "
-        f"{mean_std([USEFUL * pair.std for pair in pairs], 1)}, the limit is off by "
+        f"{mean_std([USEFUL * pair.std for pair in pairs], 1)}, the error of the limit is "
         f"{mean_std([100 * pair.at_useful for pair in pairs], 1)} %; beyond that distillation is nearly a matching of "
         "logits."
     )
     raw = fmean(pair.after.raw[-1] for pair in pairs)
     centring = (
-        f"That is with logits centered over the classes of each sample. As they are, {100 * raw:.2g} % of error are "
-        f"left at T = {TEMPERATURES[-1]:g}: an offset common to all classes changes (z - v) but no softmax, so without "
-        "centring the error never vanishes."
+        f"These are logits centered over the classes of each sample. Without centering, an error of {100 * raw:.2g} % "
+        f"remains at T = {TEMPERATURES[-1]:g}: an offset common to all classes changes (z - v) but not the softmax, so "
+        "the error never vanishes."
     )
     how = (
-        f"Gradient at the student's logits z of cross-entropy with the teacher's softened answers (logits v), without "
+        f"Gradient at the student's logits z of cross-entropy with the teacher's softened outputs (logits v), without "
         f"the factor T^2, by autograd in float64 on up to {IMAGES} test images; relative error ||g - limit|| / "
         "||limit|| over all of them. To leading order it is C / T with C from the logits alone: "
         f"{mean_std([pair.constant for pair in pairs], 2)}."

@@ -22,7 +22,7 @@ from kdschemes.schemes.networks import student_network, teacher_network
 
 @dataclass(frozen=True, kw_only=True)
 class PairLogits:
-    """Logits of the same images; `before` are those of the student with the weights that its training began from."""
+    """Logits of the same images; `before` are the student's with its initial weights."""
 
     student: Float[Tensor, "n classes"]
     before: Float[Tensor, "n classes"]
@@ -33,14 +33,14 @@ def pair_logits(member: Member, images: int) -> PairLogits:
     """Return the logits of the first `images` test images (all, if there are fewer), on the CPU in evaluation mode.
 
     Raises:
-        UserError: the run has not one teacher, or its networks or its images are not there any more.
+        UserError: the run does not have exactly one teacher, or its networks or images no longer exist.
     """
     assert member.results is not None
     config = build_config(member.config)
     checkpoints = member.results.get("teacher_checkpoint")
     paths = [checkpoints] if isinstance(checkpoints, str) else list(checkpoints or ())
     if len(paths) != 1:
-        raise UserError(f"{member.folder} names {len(paths)} checkpoints of teachers: this is for runs with one")
+        raise UserError(f"{member.folder} names {len(paths)} teacher checkpoints: this needs a run with one")
     data = open_data(config.data, seed=config.seed, device=torch.device("cpu"))
     if not data.sizes["test"]:
         raise UserError(f"{member.folder} has no test images")
@@ -60,5 +60,5 @@ def _teacher(config: Config, data_spec: DataSpec, path: Path) -> StagedNetwork:
 
 
 def found_folder(path: Path, runs: Path) -> Path:
-    """Return where a checkpoint is: where it was, or beside the run, if all runs were moved together."""
+    """Return where a checkpoint is: where it was, or next to the run if all runs were moved together."""
     return path if path.exists() or not (runs / path.name).exists() else runs / path.name

@@ -1,4 +1,4 @@
-"""What a network that was trained before gains and forgets as it learns from another: measures on its answers."""
+"""What an already trained network gains and forgets as it learns from another, measured on its predictions."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A student's answers to the test set after a transfer, against those before it; all in percent.
+    """A student's predictions on the test set after a transfer, against those before it; all in percent.
 
     `own` and `unseen` are the top-1 of images whose class the student had, or had not, images of before; NaN where
-    there are none. `forgetting` is the mean over classes of max(0, top-1 before - top-1 after); `positive` is the share
-    of all images that were answered wrongly and are right now, `negative` that of the opposite.
+    there are none. `forgetting` is the mean over classes of max(0, top-1 before - top-1 after); `positive` is the
+    fraction
+    of all images that were classified wrongly and are correct now, `negative` that of the opposite.
     """
 
     top1: float
@@ -42,7 +43,7 @@ class Change:
 
 @dataclass(frozen=True, kw_only=True)
 class Transfer:
-    """A finished run of a student that was trained before, on the test set: before it, after it, and its teacher.
+    """A finished run of an already trained student, on the test set: before it, after it, and its teacher.
 
     `val` is the student's top-1 on the validation split after the last epoch, NaN without one; `teacher` is None where
     no frozen network taught it.
@@ -55,7 +56,7 @@ class Transfer:
 
 
 def change(labels: Classes, before: Classes, after: Classes, seen: Mask) -> Change:
-    """Return what changed from the answers `before` to `after`; `seen` says of each class whether it was seen."""
+    """Return the change from the predictions `before` to `after`; `seen` says for each class whether it was seen."""
     was, now = before == labels, after == labels
     present = np.unique(labels)
     lost = [max(0.0, float(was[labels == k].mean()) - float(now[labels == k].mean())) for k in present]
@@ -71,21 +72,21 @@ def change(labels: Classes, before: Classes, after: Classes, seen: Mask) -> Chan
 
 
 def start_folder(member: Member) -> Path | None:
-    """Return the folder of the run whose weights a run's student, or first peer, began from; None if there is none."""
+    """Return the folder of the run from whose weights a run's student or first peer started; None if there is none."""
     given = (member.config.get("model") or {}).get("checkpoint")
     first = given[0] if isinstance(given, list) else given
     return None if first is None else found_folder(Path(first), member.folder.parent)
 
 
 def start_config(member: Member) -> Config | None:
-    """Return the configuration of the run that a run's student began from; None where it is not known."""
+    """Return the configuration of the run from which a run's student started; None if unknown."""
     folder = start_folder(member)
     tree = None if folder is None else read_config(folder)
     return None if tree is None else build_config(tree)
 
 
 def seen_classes(config: Config) -> Mask:
-    """Return of each class whether a run has training images of it.
+    """Return for each class whether a run has training images of it.
 
     Raises:
         UserError: the data cannot be opened.
@@ -96,21 +97,21 @@ def seen_classes(config: Config) -> Mask:
 
 
 def transfer(member: Member, seen: Mask) -> Transfer:
-    """Return what a finished run's student, or first peer, gained and forgot since the run that it began from.
+    """Return what a finished run's student, or first peer, gained and forgot since the run from which it started.
 
     Raises:
-        UserError: answers are not kept, or are to other images.
+        UserError: predictions are not stored, or are for other images.
     """
     assert member.results is not None
     folder = start_folder(member)
     if folder is None:
-        raise UserError(f"{member.folder} did not begin from another run")
+        raise UserError(f"{member.folder} did not start from another run")
     head, teacher = str(member.results["primary_head"]), str(member.results.get("teacher"))
     began, ended = _kept(folder), _kept(member.folder)
     labels, before = ended.labels["test"], _test(began, _primary_head(folder), folder)
     after = _test(ended, head, member.folder)
     if not np.array_equal(began.labels["test"], labels):
-        raise UserError(f"{folder} and {member.folder} have other test images")
+        raise UserError(f"{folder} and {member.folder} have different test images")
     val = ended.heads[head].get("val")
     return Transfer(
         before=change(labels, before, before, seen),
@@ -128,18 +129,18 @@ def _primary_head(folder: Path) -> str:
     try:
         return str((traces.results(folder) or {})["primary_head"])
     except (OSError, ValueError, KeyError):
-        raise UserError(f"{folder} has no results, or damaged ones: delete its results.json and run again") from None
+        raise UserError(f"{folder} has no results or damaged ones: delete its results.json and run again") from None
 
 
 def _kept(folder: Path) -> Predictions:
     found = read_predictions(folder)
     if found is None or "test" not in found.labels:
-        raise UserError(f"{folder} keeps no answers to test images: delete its results.json and run again")
+        raise UserError(f"{folder} has no stored predictions for test images: delete its results.json and run again")
     return found
 
 
 def _test(found: Predictions, head: str, folder: Path) -> Classes:
-    answers = found.heads.get(head, {}).get("test")
-    if answers is None:
-        raise UserError(f"{folder} keeps no answers of {head} to test images")
-    return answers.classes
+    predictions = found.heads.get(head, {}).get("test")
+    if predictions is None:
+        raise UserError(f"{folder} has no stored predictions of {head} for test images")
+    return predictions.classes

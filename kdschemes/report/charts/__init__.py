@@ -1,1 +1,1 @@
-"""The charts of a report, one kind a file. Each kind is a function of groups that returns sections or charts."""
+"""The charts of a report, one kind per file. Each kind is a function of groups that returns sections or charts."""

@@ -1,4 +1,4 @@
-"""Test accuracy of every group: the seeds as dots, their mean and deviation."""
+"""Test accuracy of every group: the seeds as dots, their mean and standard deviation."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import altair as alt
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
-from kdschemes.report.formatting import accuracy, deviation_of, mean_of, primary_head
+from kdschemes.report.formatting import accuracy, mean_of, primary_head, std_of
 from kdschemes.report.groups import Group
 from kdschemes.report.style import MUTED
 
@@ -19,7 +19,7 @@ TEACHES = "teaches"
 
 
 def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
-    """Return the chart of test top-1 after the last epoch; None where no group has any."""
+    """Return the chart of test top-1 after the last epoch; None if no group has any."""
     means: list[dict[str, Any]] = []
     dots: list[dict[str, Any]] = []
     for group in groups:
@@ -29,11 +29,11 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
         label = f"{group.label} ({TEACHES})" if group.earlier else group.label
         named = {"run": label, "hue": hue.of.get(group.label, TEACHES)}
         dots += [named | {"seed": seed, "top1": round(value, 3)} for seed, value in values.items()]
-        mean, deviation = mean_of(list(values.values())), deviation_of(list(values.values()))
+        mean, std = mean_of(list(values.values())), std_of(list(values.values()))
         means.append(
             named
-            | {"mean": round(mean, 3), "low": round(mean - deviation, 3), "high": round(mean + deviation, 3)}
-            | {"head": primary_head(group), "deviation": round(deviation, 3), "seeds": len(values)}
+            | {"mean": round(mean, 3), "low": round(mean - std, 3), "high": round(mean + std, 3)}
+            | {"head": primary_head(group), "std": round(std, 3), "seeds": len(values)}
         )
     if not means:
         return None
@@ -42,7 +42,7 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
     y = alt.Y("run:N", title=None, sort=None, axis=alt.Axis(grid=True, ticks=False, domain=False))
     names, colors = [*hue.names, TEACHES], [*hue.colors, MUTED]
     color = alt.Color("hue:N", scale=alt.Scale(domain=names, range=colors), legend=None)
-    tips = [alt.Tooltip(field) for field in ("run:N", "head:N", "mean:Q", "deviation:Q", "seeds:Q")]
+    tips = [alt.Tooltip(field) for field in ("run:N", "head:N", "mean:Q", "std:Q", "seeds:Q")]
     of_means = chart(means).encode(y=y, color=color)
     of_dots = chart(dots).encode(y=y, color=color)
     spec = alt.layer(
@@ -54,6 +54,6 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
     ).properties(width="container", height=max(80, 28 * len(means)))
     caption = (
         "Test top-1 of the reported heads after the last epoch: dots are seeds, the tick is their mean, the line "
-        "reaches a sample deviation to both sides."
+        "extends one sample std to both sides."
     )
     return Chart(name="accuracy", spec=spec, caption=caption)

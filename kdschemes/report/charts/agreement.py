@@ -19,17 +19,17 @@ from kdschemes.report.predictions import Stored
 MOST_ROWS, MOST_MATRICES = 12, 4
 
 LEAST_HEADS = 3
-"""Heads of a run that make a matrix; the agreement of a student and its teacher is in the table of results."""
+"""Number of heads from which on a matrix is drawn; student-teacher agreement is in the table of results."""
 
 
 def agreement_section(groups: Sequence[Group], stored: Stored) -> Section | None:
-    """Return the matrices of heads and of groups; None where nothing is stored of which there could be any."""
+    """Return the matrices of heads and of groups; None if no predictions are stored for any."""
     charts = [*_within(groups, stored), *_between(groups, stored)]
     return Section(title="Agreement", charts=charts) if charts else None
 
 
 def agreement(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> float:
-    """Return the percent of images that two heads give the same class."""
+    """Return the percentage of images to which two heads assign the same class."""
     return 100 * float((a == b).mean())
 
 
@@ -37,8 +37,8 @@ def _within(groups: Sequence[Group], stored: Stored) -> list[Chart]:
     charts: list[Chart] = []
     for group in groups:
         runs = list(stored.of.get(group.label, {}).values())
-        told = [*(group.finished[0].results or {})["heads"], *(head for found in runs for head in found.heads)]
-        names = [head for head in dict.fromkeys(told) if runs and len(stored.with_head(group, head)) == len(runs)]
+        names = [*(group.finished[0].results or {})["heads"], *(head for found in runs for head in found.heads)]
+        names = [head for head in dict.fromkeys(names) if runs and len(stored.with_head(group, head)) == len(runs)]
         if len(names) < LEAST_HEADS or len(charts) == MOST_MATRICES:
             continue
         rows = []
@@ -46,7 +46,7 @@ def _within(groups: Sequence[Group], stored: Stored) -> list[Chart]:
             values = [agreement(found.heads[a]["test"].classes, found.heads[b]["test"].classes) for found in runs]
             rows += [_cell(a, b, values), _cell(b, a, values)]
         caption = (
-            f"{group.label}: percent of test images that two heads give the same class, mean over "
+            f"{group.label}: percentage of test images to which two heads assign the same class, mean over "
             f"{len(runs)} {'seed' if len(runs) == 1 else 'seeds'}."
         )
         ending = f"_{len(charts) + 1}" if charts else ""
@@ -75,8 +75,9 @@ def _between(groups: Sequence[Group], stored: Stored) -> list[Chart]:
     if len(own) < 2 or not rows:
         return []
     caption = (
-        "Percent of test images that the reported heads of two runs give the same class. Off the diagonal: runs of the "
-        "same seed, mean over seeds. On it: runs of different seeds, which is what chance alone changes."
+        "Percentage of test images to which the reported heads of two runs assign the same class. Off the diagonal: "
+        "runs of the "
+        "same seed, mean over seeds. On the diagonal: runs of different seeds, that is, the effect of chance alone."
     )
     left_out = len(all_of_them) - len(own)
     caption += f" The first {MOST_ROWS} groups; {left_out} more are left out." if left_out else ""
@@ -91,10 +92,10 @@ def _cell(a: str, b: str, values: Sequence[float]) -> dict[str, Any]:
 def _matrix(name: str, rows: Sequence[dict[str, Any]], names: Sequence[str], caption: str) -> Chart:
     low, high = min(row["percent"] for row in rows), max(row["percent"] for row in rows)
     middle = low + 0.45 * (high - low)
-    told = [row | {"ink": "white" if row["percent"] < middle else "black"} for row in rows]
+    inked = [row | {"ink": "white" if row["percent"] < middle else "black"} for row in rows]
     angle = -40 if max(map(len, names)) > 8 else 0
     axis = alt.Axis(labelAngle=angle, ticks=False, domain=False, labelOverlap=False)
-    base = chart(told).encode(
+    base = chart(inked).encode(
         x=alt.X("b:N", sort=list(names), title=None, axis=axis),
         y=alt.Y("a:N", sort=list(names), title=None, axis=alt.Axis(ticks=False, domain=False)),
     )

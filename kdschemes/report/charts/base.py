@@ -1,4 +1,4 @@
-"""Where each chart begins, and axes that several have."""
+"""What charts share: their data and axes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 import altair as alt
 
 ROOM = 0.08
-"""Of what the values span, what is left free at both ends of an axis."""
+"""Margin at both ends of an axis, as a fraction of the range of the values."""
 
 
 def chart(rows: Sequence[dict[str, Any]]) -> alt.Chart:
-    """Return a chart with its data inside: a row a dictionary, its values as JSON has them."""
+    """Return a chart with its data embedded: one dictionary per row, with JSON values."""
     return alt.Chart(alt.InlineData(values=list(rows)))
 
 
 def percents(values: Iterable[float]) -> alt.Scale:
-    """Return an axis of percentages around values that ends at 0 and at 100; all of it where there are no values."""
+    """Return an axis of percentages around values, clipped to [0, 100]; the whole range if there are no values."""
     found = list(values) or [0.0, 100.0]
     low, high = min(found), max(found)
     room = ROOM * (high - low) or 1.0

@@ -1,4 +1,4 @@
-"""Reliability: how often heads are right where they are so and so sure."""
+"""Reliability diagrams: accuracy against confidence."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ BINS = 15
 """Bins of confidence, those of the expected calibration error (`metrics.ECE_BINS`)."""
 
 LEAST_IMAGES = 10
-"""Images below which a bin is not drawn."""
+"""Bins with fewer images are not drawn."""
 
 MOST_LINES = 6
 
 
 def calibration_section(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | None) -> Section:
-    """Return the reliability of the baseline and of the most accurate groups, or the word that it is not there."""
+    """Return the reliability of the baseline and of the most accurate groups, or a note that it is not available."""
     runs = [group for group in groups if stored.with_head(group, primary_head(group))]
     text = " ".join(stored.notes)
     return Section(title="Calibration", text=text, charts=[_chart(runs, stored, hue, baseline)] if runs else [])
 
 
 def reliability(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_]) -> list[tuple[float, float, int]]:
-    """Return mean confidence, accuracy (both in percent) and images of each of 15 equal bins, open below.
+    """Return mean confidence, accuracy (both in percent) and number of images of 15 equal bins (low, high].
 
-    A bin without images has NaN twice and 0.
+    An empty bin has NaN, NaN and 0.
     """
     place = np.clip(np.ceil(np.nan_to_num(confidence) * BINS).astype(np.int64) - 1, 0, BINS - 1)
     found = []
@@ -79,9 +79,10 @@ def _chart(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | No
     )
     caption = (
         f"Reliability of the reported heads on the test set after the last epoch: accuracy of the images in each of "
-        f"{BINS} bins of confidence against their mean confidence, the images of all seeds together; below the "
-        f"diagonal is too sure. Larger points hold more images; bins of fewer than {LEAST_IMAGES} are left out. ECE: "
-        "mean and sample deviation over seeds."
+        f"{BINS} bins of confidence against their mean confidence, pooled over seeds; points below the "
+        f"diagonal are overconfident. Larger points hold more images; bins of fewer than {LEAST_IMAGES} are left out. "
+        f"ECE: "
+        "mean and sample std over seeds."
     )
     if len(groups) > len(chosen):
         more = len(groups) - len(chosen)

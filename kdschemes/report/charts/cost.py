@@ -1,4 +1,4 @@
-"""Accuracy against what an answer costs, with the Pareto front."""
+"""Accuracy against inference cost, with the Pareto front."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import altair as alt
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
-from kdschemes.report.formatting import MEAN_OVER_PEERS, by_seed, cost, deviation_of, heads, mean_of, primary_head
+from kdschemes.report.formatting import MEAN_OVER_PEERS, by_seed, cost, heads, mean_of, primary_head, std_of
 from kdschemes.report.groups import Group
 from kdschemes.report.style import INK, MUTED
 
 COSTS = (
     ("parameters", "parameters", "~s"),
-    ("macs", "multiply-accumulates an image", "~s"),
-    ("latency_ms", "latency of one image (ms)", "~g"),
+    ("macs", "multiply-accumulates per image", "~s"),
+    ("latency_ms", "latency per image (ms)", "~g"),
 )
-"""Key, title and format of numbers on the axis."""
+"""Key, title and number format of the axis."""
 
 WIDE = 8.0
 
@@ -30,7 +30,7 @@ ELSE = "teacher"
 
 
 def cost_charts(groups: Sequence[Group], hue: Hue) -> tuple[list[Chart], str]:
-    """Return charts of test top-1 against each cost in which the heads differ, and a sentence on the others."""
+    """Return charts of test top-1 against each cost in which the heads differ, and a sentence about the others."""
     points = _points(groups, hue)
     charts, words = [], []
     for key, title, form in COSTS:
@@ -45,9 +45,9 @@ def cost_charts(groups: Sequence[Group], hue: Hue) -> tuple[list[Chart], str]:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """Return the positions of points (cost, value) that no other has for less or equal cost at more or equal value.
+    """Return the positions of points (cost, value) that no other point dominates (no higher cost, no lower value).
 
-    They come in the order of their cost; of equal points the first is one.
+    They are ordered by cost; of equal points only the first is included.
     """
     chosen: list[int] = []
     best = -math.inf
@@ -59,7 +59,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
-    """Return a point a head; a head that is there already, as teachers are in all their students' runs, only once."""
+    """Return one point per head; a head in several runs, such as a teacher in its students' runs, appears once."""
     points: list[dict[str, Any]] = []
     seen: set[tuple[float | None, ...]] = set()
     own = [(group, primary_head(group)) for group in groups if group.finished]
@@ -79,7 +79,7 @@ def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
         hue_of = ELSE if teaches else hue.of.get(group.label, ELSE)
         points.append(
             {"run": label, "hue": hue_of, "kind": REPORTED if is_reported else OTHER}
-            | {"top1": round(mean_of(values), 3), "deviation": round(deviation_of(values), 3), "seeds": len(values)}
+            | {"top1": round(mean_of(values), 3), "std": round(std_of(values), 3), "seeds": len(values)}
             | costs
         )
     return points
@@ -98,7 +98,7 @@ def _chart(points: Sequence[dict[str, Any]], key: str, title: str, form: str, hu
     kinds = alt.Scale(domain=[REPORTED, OTHER], range=["circle", "diamond"])
     several = any(point["kind"] == OTHER for point in points)
     shape = alt.Shape("kind:N", scale=kinds, title=None, legend=alt.Legend() if several else None)
-    tips = [alt.Tooltip(field) for field in ("run:N", "kind:N", f"{key}:Q", "top1:Q", "deviation:Q", "seeds:Q")]
+    tips = [alt.Tooltip(field) for field in ("run:N", "kind:N", f"{key}:Q", "top1:Q", "std:Q", "seeds:Q")]
     front_rows = [rows[index] | {"number": number} for number, index in enumerate(chosen, 1)]
     of_front = chart(front_rows).encode(x=x, y=y)
     spec = alt.layer(
@@ -110,8 +110,8 @@ def _chart(points: Sequence[dict[str, Any]], key: str, title: str, form: str, hu
     )
     named = ", ".join(f"{row['number']} {row['run']}" for row in front_rows)
     caption = (
-        f"Test top-1 after the last epoch against {title}, means over seeds. Dashed: the Pareto front, than which "
-        f"nothing here is cheaper and as accurate: {named}."
+        f"Test top-1 after the last epoch against {title}, means over seeds. Dashed: the Pareto front (no other "
+        f"point is as cheap and as accurate): {named}."
     )
     name = f"cost_{key.removesuffix('_ms')}"
     return Chart(name=name, spec=spec.properties(width="container", height=340), caption=caption)

@@ -1,4 +1,4 @@
-"""Learning curves: what the reported heads reach on the validation split, over epochs."""
+"""Learning curves: the reported heads on the validation split, over epochs."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Curve = dict[int, float]
 """A metric on the validation split by epoch."""
 
 WIDE = 8.0
-"""NLLs that span more than this ratio are drawn on a logarithmic axis."""
+"""NLLs that span more than this ratio get a logarithmic axis."""
 
 MOST_POINTS = 100
-"""Epochs of a line that are drawn; of longer ones every second, third, ... and the last."""
+"""Maximum number of epochs drawn per line; of longer ones every second, third, ... and the last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +42,13 @@ KINDS = (
 
 
 def curves(groups: Sequence[Group], hue: Hue) -> Section | None:
-    """Return the curves of top-1 and NLL; None where nothing was evaluated yet."""
+    """Return the curves of top-1 and NLL; None if nothing was evaluated yet."""
     charts = [chart for kind in KINDS if (chart := _chart(kind, groups, hue))]
     return Section(title="Learning curves", charts=charts) if charts else None
 
 
 def curve(member: Member, metric: str = "top1") -> Curve:
-    """Return the curve of a run's reported head, which is the first of each line of `metrics.jsonl`; {} without any."""
+    """Return the curve of a run's reported head, the first in each line of `metrics.jsonl`; {} if there is none."""
     try:
         rows = read_rows(member.folder / "metrics.jsonl")
         found: Curve = {}
@@ -69,7 +69,7 @@ def common(curves: Sequence[Curve]) -> tuple[list[int], list[list[float]]]:
 
 
 def thinned(epochs: Sequence[int], most: int = MOST_POINTS) -> list[int]:
-    """Return every k-th position of a list and its last one, `most` at most."""
+    """Return every k-th position of a list and its last one, at most `most` positions."""
     step = max(1, math.ceil(len(epochs) / most))
     return list(range(len(epochs) - 1, -1, -step))[::-1]
 
@@ -145,7 +145,7 @@ def _mean_rows(found: Sequence[Curve], digits: int) -> tuple[list[dict[str, Any]
 
 
 def _scale(kind: _Kind, lowest: Sequence[float], highest: Sequence[float]) -> alt.Scale:
-    """Return an axis of what lines do after their first third, so that their ends can be told apart."""
+    """Return an axis that covers lines after their first third, so that their ends can be distinguished."""
     low, high = min(lowest or highest), max(highest)
     if kind.metric == "top1":
         room = 0.08 * (high - low) or 1.0
@@ -157,8 +157,8 @@ def _scale(kind: _Kind, lowest: Sequence[float], highest: Sequence[float]) -> al
 
 
 def _caption(kind: _Kind, groups: Sequence[Group], started: bool) -> str:
-    words = f"{kind.title[0].upper()}{kind.title[1:]} of the reported heads. Lines: mean over the seeds that finished"
-    words += ", in a band from the least to the most." if len(groups) <= FEW else "."
+    words = f"{kind.title[0].upper()}{kind.title[1:]} of the reported heads. Lines: mean over finished seeds"
+    words += ", with a band from the minimum to the maximum." if len(groups) <= FEW else "."
     if started:
         words += " Dotted: single runs that are not finished."
-    return words + " The axis begins where the lines are after their first third."
+    return words + " The axis covers the values after the first third."

@@ -1,4 +1,4 @@
-"""Early exit: accuracy of each exit, and of samples that leave where they are sure, against cost."""
+"""Early exit: accuracy of each exit, and of samples that exit once confident, against cost."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from kdschemes.report.document import Chart, Section
 from kdschemes.report.formatting import mean_of
 from kdschemes.report.groups import Group, Member
 
-ANYTIME, BUDGETED, STATIC = "all at one exit", "each at its first sure exit", "without exits"
+ANYTIME, BUDGETED, STATIC = "all at one exit", "each at its first confident exit", "without exits"
 
-LABELLED = 2
-"""Groups up to which the exits are named in the chart."""
+LABELED = 2
+"""Maximum number of groups for which the chart names the exits."""
 
 
 def exits(groups: Sequence[Group], hue: Hue) -> Section | None:
-    """Return accuracy against multiply-accumulates of groups whose networks have exits; None without such."""
+    """Return accuracy against multiply-accumulates for groups whose networks have exits; None if there are none."""
     rows: list[dict[str, Any]] = []
     notes, drawn = [], 0
     for group in groups:
         with_exits = [member for member in group.finished if (member.results or {}).get("early_exit")]
         found = [one for member in with_exits if (one := _read(member))]
         if with_exits and len(found) < len(with_exits):
-            notes.append(f"{group.label}: early_exit.json is not there in {len(with_exits) - len(found)} of its runs.")
+            notes.append(f"{group.label}: early_exit.json is missing in {len(with_exits) - len(found)} of its runs.")
         if found:
             drawn += 1
             rows += [
@@ -36,7 +36,7 @@ def exits(groups: Sequence[Group], hue: Hue) -> Section | None:
             ]
     if not rows:
         return Section(title="Early exit", text=" ".join(notes)) if notes else None
-    return Section(title="Early exit", text=" ".join(notes), charts=[_chart(rows, hue, drawn <= LABELLED)])
+    return Section(title="Early exit", text=" ".join(notes), charts=[_chart(rows, hue, drawn <= LABELED)])
 
 
 def _read(member: Member) -> dict[str, Any] | None:
@@ -52,13 +52,13 @@ def _rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return the points of one group, each the mean over its seeds."""
     rows = [
         _mean([one["exits"][name] for one in found if name in one["exits"]])
-        | {"answer": ANYTIME, "exit": name.rpartition("/")[2] if "/" in name else "end"}
+        | {"decision": ANYTIME, "exit": name.rpartition("/")[2] if "/" in name else "end"}
         for name in found[0]["exits"]
     ]
     curves = [one["curve"] for one in found if one.get("curve")]
     if curves:
-        rows += [_mean(list(at)) | {"answer": BUDGETED} for at in zip(*curves, strict=False)]
-    return [*rows, _mean([one["static"] for one in found]) | {"answer": STATIC}]
+        rows += [_mean(list(at)) | {"decision": BUDGETED} for at in zip(*curves, strict=False)]
+    return [*rows, _mean([one["static"] for one in found]) | {"decision": STATIC}]
 
 
 def _mean(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -70,18 +70,18 @@ def _mean(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labeled: bool) -> Chart:
     axis, scale = alt.Axis(format="~s", tickCount=6), alt.Scale(zero=False, nice=False, padding=16)
-    x = alt.X("macs:Q", title="multiply-accumulates an image (mean)", axis=axis, scale=scale)
+    x = alt.X("macs:Q", title="multiply-accumulates per image (mean)", axis=axis, scale=scale)
     y = alt.Y("top1:Q", title="test top-1 (%)", scale=percents(row["top1"] for row in rows))
     kinds = [BUDGETED, ANYTIME, STATIC]
     shape = alt.Shape(
-        "answer:N", scale=alt.Scale(domain=kinds, range=["circle", "square", "diamond"]), title=None, sort=kinds
+        "decision:N", scale=alt.Scale(domain=kinds, range=["circle", "square", "diamond"]), title=None, sort=kinds
     )
-    tips = [alt.Tooltip(field) for field in ("run:N", "answer:N", "exit:N", "macs:Q", "top1:Q", "seeds:Q")]
+    tips = [alt.Tooltip(field) for field in ("run:N", "decision:N", "exit:N", "macs:Q", "top1:Q", "seeds:Q")]
 
     color = hue.only(row["hue"] for row in rows).color()
 
-    def of(answer: str) -> alt.Chart:
-        return chart([row for row in rows if row["answer"] == answer]).encode(x=x, y=y, color=color)
+    def of(decision: str) -> alt.Chart:
+        return chart([row for row in rows if row["decision"] == decision]).encode(x=x, y=y, color=color)
 
     layers = [
         of(BUDGETED).mark_line().encode(detail="run:N", order="macs:Q"),
@@ -94,8 +94,9 @@ def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labeled: bool) -> Chart:
     if labeled:
         layers.append(of(ANYTIME).mark_text(dy=16, fontSize=11).encode(text="exit:N"))
     caption = (
-        "Test top-1 against multiply-accumulates after the last epoch, means over seeds: every image answered at the "
-        "same exit; each at the first exit that is sure enough, for 25 budgets with thresholds chosen on validation; "
+        "Test top-1 against multiply-accumulates after the last epoch, means over seeds: every image classified at the "
+        "same exit; each at the first exit that is confident enough, for 25 budgets with thresholds chosen on "
+        "validation; "
         "and the same network without exits."
     )
     return Chart(name="exits", spec=alt.layer(*layers).properties(width="container", height=340), caption=caption)

@@ -12,27 +12,27 @@ import altair as alt
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.colors import Hue, is_number, leaf
 from kdschemes.report.document import Chart, Section
-from kdschemes.report.formatting import accuracy, deviation_of, mean_of
+from kdschemes.report.formatting import accuracy, mean_of, std_of
 from kdschemes.report.groups import Group
 from kdschemes.report.style import INK, SERIES, ramp
 
 WIDE = 8.0
-"""A key whose values span more than this ratio is drawn on a logarithmic axis."""
+"""A key whose values span more than this ratio gets a logarithmic axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Point:
-    """A group in the grid: its numbers by key, what else it is, its mean and deviation over seeds, its seeds."""
+    """A group in the grid: its numbers by key, its other labels, its mean and std over seeds, its seeds."""
 
     at: Mapping[str, float]
     rest: str
     mean: float
-    deviation: float
+    std: float
     seeds: Mapping[int, float]
 
 
 def grid(groups: Sequence[Group]) -> Section | None:
-    """Return the charts over the numbers of a study's grid; None where there are none with two values or more."""
+    """Return the charts over the numbers of a study's grid; None if no key has two or more values."""
     own = [group for group in groups if not group.earlier]
     keys = numeric_keys(own)[:2]
     points = [point for group in own if (point := _point(group, keys))]
@@ -51,12 +51,12 @@ def grid(groups: Sequence[Group]) -> Section | None:
         charts.append(_lines(points, keys[0], names, "lines", None, ""))
     title = f"Effect of {' and '.join(names.values())}"
     missing = [group.label for group in own if not accuracy(group)]
-    text = f"Nothing is finished yet at: {', '.join(missing)}." if missing else ""
+    text = f"No finished runs yet at: {', '.join(missing)}." if missing else ""
     return Section(title=title, text=text, charts=charts)
 
 
 def numeric_keys(groups: Sequence[Group]) -> list[str]:
-    """Return the keys of a grid that are numbers in all groups and have two values or more."""
+    """Return the keys of a grid that are numbers in all groups and have two or more values."""
     grids = [group.members[0].row.entry.grid for group in groups]
     keys = [key for key in (grids[0] if grids else {}) if all(is_number(grid.get(key)) for grid in grids)]
     return [key for key in keys if len({grid[key] for grid in grids}) > 1]
@@ -74,7 +74,7 @@ def _point(group: Group, keys: Sequence[str]) -> _Point | None:
         at={key: float(entry.grid[key]) for key in keys},
         rest=" ".join(rest),
         mean=mean_of(values),
-        deviation=deviation_of(values),
+        std=std_of(values),
         seeds=seeds,
     )
 
@@ -91,7 +91,7 @@ def _heat_map(
     middle = ends[0] + 0.45 * (ends[1] - ends[0])
     rows = [
         {"x": f"{point.at[along]:g}", "y": f"{point.at[down]:g}", "top1": round(point.mean, 2)}
-        | {"mean": f"{point.mean:.2f}", "deviation": f"± {point.deviation:.2f}" if len(point.seeds) > 1 else ""}
+        | {"mean": f"{point.mean:.2f}", "std": f"± {point.std:.2f}" if len(point.seeds) > 1 else ""}
         | {"seeds": len(point.seeds), "dark": "white" if point.mean < middle else "black"}
         for point in points
     ]
@@ -103,23 +103,23 @@ def _heat_map(
     )
     scale = alt.Scale(scheme="cividis", domain=list(ends), nice=False)
     tips = [alt.Tooltip("x:O", title=names[along]), alt.Tooltip("y:O", title=names[down])]
-    tips += [alt.Tooltip("mean:N"), alt.Tooltip("deviation:N"), alt.Tooltip("seeds:Q")]
+    tips += [alt.Tooltip("mean:N"), alt.Tooltip("std:N"), alt.Tooltip("seeds:Q")]
     cells = base.mark_rect(cornerRadius=2).encode(color=alt.Color("top1:Q", scale=scale, legend=None), tooltip=tips)
     ink = alt.Color("dark:N", scale=None, legend=None)
     spec = alt.layer(
         cells,
         base.mark_text(fontSize=13, fontWeight=600, dy=-6).encode(text="mean:N", color=ink),
-        base.mark_text(fontSize=10, dy=9).encode(text="deviation:N", color=ink),
+        base.mark_text(fontSize=10, dy=9).encode(text="std:N", color=ink),
     ).resolve_scale(color="independent")
     caption = (
         f"{f'{rest}: t' if rest else 'T'}est top-1 in percent after the last epoch over {names[down]} and "
-        f"{names[along]}: mean and sample deviation over seeds."
+        f"{names[along]}: mean and sample std over seeds."
     )
     return Chart(name=name, spec=spec.properties(width=alt.Step(88), height=48 * len(orders[down])), caption=caption)
 
 
 def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: str, by: str | None, rest: str) -> Chart:
-    """Return lines over `key`, one for each value of the key `by`, or for whatever else the points differ in."""
+    """Return lines over `key`, one for each value of the key `by`, or for anything else in which the points differ."""
     hue = _numbers(points, by, names) if by is not None else _kinds(points)
     means: list[dict[str, Any]] = []
     dots: list[dict[str, Any]] = []
@@ -127,8 +127,8 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
         of = {"hue": f"{point.at[by]:g}" if by else point.rest, "x": point.at[key]}
         means.append(
             of
-            | {"mean": round(point.mean, 3), "deviation": round(point.deviation, 3), "seeds": len(point.seeds)}
-            | {"low": round(point.mean - point.deviation, 3), "high": round(point.mean + point.deviation, 3)}
+            | {"mean": round(point.mean, 3), "std": round(point.std, 3), "seeds": len(point.seeds)}
+            | {"low": round(point.mean - point.std, 3), "high": round(point.mean + point.std, 3)}
         )
         dots += [of | {"seed": seed, "top1": round(value, 3)} for seed, value in point.seeds.items()]
     values = sorted({point.at[key] for point in points})
@@ -138,7 +138,7 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
     y = alt.Y("mean:Q", title="test top-1 (%)", scale=scale)
     tips = [
         alt.Tooltip("x:Q", title=names[key]),
-        *(alt.Tooltip(field) for field in ("mean:Q", "deviation:Q", "seeds:Q")),
+        *(alt.Tooltip(field) for field in ("mean:Q", "std:Q", "seeds:Q")),
     ]
     base = chart(means).encode(x=x, color=hue.color())
     layers = [
@@ -151,7 +151,7 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
         layers.insert(0, seeds.mark_point(filled=True, size=22, opacity=0.45).encode(tooltip=["seed:Q", "top1:Q"]))
     caption = (
         f"{f'{rest}: t' if rest and by else 'T'}est top-1 after the last epoch over {names[key]}"
-        f"{f', a line for each {names[by]}' if by else ''}: mean over seeds, bars of a sample deviation to both sides"
+        f"{f', one line per {names[by]}' if by else ''}: mean over seeds, bars of one sample std to both sides"
         f"{'' if by else ', small dots are seeds'}."
     )
     return Chart(name=name, spec=alt.layer(*layers).properties(width="container", height=320), caption=caption)

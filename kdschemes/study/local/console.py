@@ -1,4 +1,4 @@
-"""What a person sees of a study that runs here: a line for each run's end, and a bar on a terminal."""
+"""The console output of a study that runs locally: a line when a run ends, and a progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdschemes.tracking.console import SECONDS_BETWEEN_LINES
 
 
 class StudyConsole:
-    """Tells how far a study of `total` runs is."""
+    """Reports the progress of a study of `total` runs."""
 
     def __init__(self, total: int, ended: int) -> None:
         self._total, self._ended = total, ended
@@ -40,14 +40,14 @@ class StudyConsole:
             print(text, flush=True)
 
     def run_ended(self, label: str, text: str) -> None:
-        """Tell that a run has ended, and how."""
+        """Report that a run has ended, and how."""
         self._ended += 1
         width = len(str(self._total))
         self.line(f"[{self._ended:>{width}}/{self._total}] {label}: {text}")
 
     def update(self, share: float, left: float | None, runs: int) -> None:
-        """Tell that this share of all epochs is trained, that it takes `left` seconds more, and how many runs train."""
-        rest = "time left not known yet"
+        """Report the fraction of all epochs trained, the estimated `left` seconds, and how many runs are training."""
+        rest = "time left unknown"
         if left is not None:
             rest = f"about {duration(left)} left" if left >= 1 else "nearly done"
         text = f"{self._ended}/{self._total} runs, {runs} in training, {rest}"
@@ -58,14 +58,14 @@ class StudyConsole:
             self.line(f"{100 * share:.0f} % of the epochs, {text}")
 
     def stop(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
 
 def result_line(results: Mapping[str, Any]) -> str:
-    """Return what a finished run reached, of the reported head: on the test set, else on the validation split."""
+    """Return the accuracy of a finished run's reported head on the test set, or else on the validation split."""
     last = results["heads"][results["primary_head"]]["last"]
     split = next((split for split in ("test", "val") if last.get(split)), None)
     reached = f"{split} {last[split]['top1']:.2f} % (last), " if split is not None else ""
@@ -73,7 +73,7 @@ def result_line(results: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time as a person would say it."""
+    """Return a duration in readable form."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

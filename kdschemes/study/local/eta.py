@@ -1,4 +1,4 @@
-"""How long the rest of a study takes, by what its packs have taken so far."""
+"""Estimated time left of a study, from the times that its packs have taken so far."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from kdschemes.study.local.packs import epoch_work, makespan
 from kdschemes.study.spec import StudyRun
 
 Left = Sequence[tuple[StudyRun, float]]
-"""The runs of a pack, each with the epochs that it has left."""
+"""The runs of a pack, each with its remaining epochs."""
 
 
 class Speed:
-    """The seconds of an epoch of each kind of run, and those from its last epoch to its results, as measured.
+    """Measured seconds per epoch of each kind of run, and from its last epoch to its results.
 
-    A pack's time is shared by its runs. Kinds that were not seen yet take what the others say for their work.
+    A pack's time is shared by its runs. Kinds not seen yet are estimated from the others by work.
     """
 
     def __init__(self) -> None:
@@ -24,18 +24,18 @@ class Speed:
         self._closing = 0.0
 
     def measured(self, runs: Sequence[StudyRun], seconds: float) -> None:
-        """Take the seconds that an epoch of one of the runs of a pack takes on average."""
+        """Record the average seconds per epoch of a run of a pack."""
         work = statistics.fmean(epoch_work(run.config, len(runs)) for run in runs)
         for kind in map(_kind, runs):
             self._seconds[kind] = seconds
             self._per_work[kind] = seconds / work
 
     def closed(self, seconds: float) -> None:
-        """Take the seconds that a run of a pack takes on average after the last epoch, to evaluate and to write."""
+        """Record the average seconds that a run of a pack takes after its last epoch, to evaluate and write."""
         self._closing = seconds
 
     def left(self, active: Iterable[Left], waiting: Iterable[Left], workers: int) -> float | None:
-        """Return the seconds until all is done, in the order given; None before anything was measured."""
+        """Return the seconds until all is done, in the given order; None before anything was measured."""
         if not self._seconds:
             return None
         busy = [self._pack(pack) for pack in active]

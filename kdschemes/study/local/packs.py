@@ -1,4 +1,4 @@
-"""Packs: runs of a study that one process trains in lockstep, as many as fit its memory and keep all workers busy."""
+"""Packs: runs of a study trained in one process, as many as fit in memory while all workers stay busy."""
 
 from __future__ import annotations
 
@@ -18,60 +18,60 @@ from kdschemes.training.packing import is_packable, pack_key
 FLOAT = 4
 
 STATES = {"sgd": 1, "adamw": 2}
-"""Tensors of an optimizer for each trained one."""
+"""Optimizer state tensors per trained tensor."""
 
 PROCESS = 1 << 30
-"""Bytes of a worker beside its runs: the libraries, the data, the activations of one network at a time."""
+"""Bytes of a worker besides its runs: the libraries, the data, the activations of one network at a time."""
 
 CLASSES = 100
-"""Classes that a network's size is estimated for, where the data's own are not known before it is read."""
+"""Number of classes assumed for a network's size if the data must be read to know it."""
 
 SAMPLES = {"digits": 1_437, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "image_folder": 1_281_167}
-"""Training images, for memories that hold a row for each, and for the work of an epoch."""
+"""Number of training images, for prediction and memory banks with a row each, and for the work of an epoch."""
 
 PASSES = 3
-"""Forward passes that training on a batch is worth: one forward, two backward."""
+"""Cost of training on a batch in forward passes: one forward, and a backward that costs two."""
 
 WORTH_A_SPLIT = 0.97
-"""A pack is split where the study then takes no more than this share of its time."""
+"""A pack is split if the study then takes at most this fraction of its time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pack:
-    """Runs that one process trains side by side, in the study's order."""
+    """Runs that one process trains on the same batches, in the study's order."""
 
     runs: tuple[StudyRun, ...]
 
     @property
     def needs(self) -> frozenset[str]:
-        """The folders' names of the runs that must be finished before."""
+        """The folder names of the prerequisites of its runs."""
         return frozenset(need for run in self.runs for need in run.needs)
 
     @property
     def work(self) -> float:
-        """How long it takes, in multiply-accumulates: the epochs of all runs, a teacher's answers counted once."""
+        """Its total multiply-accumulates: the epochs of all runs, with those of a shared teacher counted once."""
         return sum(run.config.train.epochs * epoch_work(run.config, len(self.runs)) for run in self.runs)
 
     @property
     def bytes(self) -> float:
-        """About how much memory its process takes: its own, the teacher, and what each run holds."""
+        """Estimated memory of its process: its own, the teacher, and each run's."""
         config = self.runs[0].config
         shared = PROCESS + FLOAT * _total(_parameters, _teachers(config), config)
         return shared + sum(run_bytes(run.config) for run in self.runs)
 
     def split(self, parts: int) -> list[Pack]:
-        """Return packs of as many runs as possible each, whose sizes differ by one at most."""
+        """Split it into as few packs as `size` allows, whose sizes differ by at most one."""
         cuts = [round(part * len(self.runs) / parts) for part in range(parts + 1)]
         pieces = [self.runs[start:end] for start, end in itertools.pairwise(cuts)]
         return [Pack(runs=piece) for piece in pieces if piece]
 
 
 def make_packs(runs: Sequence[StudyRun], *, workers: int, limit: float) -> list[Pack]:
-    """Return the packs of runs that are to be trained, those that others wait for first, then the longest.
+    """Return the packs of runs to train: first those that others wait for, then the longest.
 
-    One pack are runs with equal batches and equal teachers; those that others wait for are not kept from their end by
-    those that nobody does. None takes more than `limit` bytes, unless it is of one
-    run, and packs that can run at the same time keep `workers` busy.
+    A pack has runs with equal batches and equal teachers; runs that others wait for are not packed with runs that
+    none waits for. No pack takes more than `limit` bytes unless it has a single run, and packs that can run at the
+    same time keep `workers` busy.
     """
     needed = {need for run in runs for need in run.needs}
     groups: dict[object, list[StudyRun]] = {}
@@ -93,9 +93,9 @@ def make_packs(runs: Sequence[StudyRun], *, workers: int, limit: float) -> list[
 
 
 def run_bytes(config: Config) -> float:
-    """Return about how many bytes a run holds in a process while it and others are trained.
+    """Return the estimated bytes that a run holds in a process while it and others are trained.
 
-    Weights, gradients, optimizer, the copy of the last epoch's weights, moving averages, and memories of samples.
+    Weights, gradients, optimizer, the copy of the last epoch's weights, moving averages, and banks of samples.
     """
     trained = _total(_parameters, config.scheme.trained_models(config.model.name), config)
     averages = (config.train.ema is not None) + config.scheme.averages
@@ -108,9 +108,9 @@ def run_bytes(config: Config) -> float:
 
 
 def epoch_work(config: Config, pack_size: int) -> float:
-    """Return about how many multiply-accumulates an epoch of a run takes among so many runs.
+    """Return the estimated multiply-accumulates of an epoch of a run in a pack of so many runs.
 
-    Those of three forward passes of what it trains, and its part of one of the teacher that they share.
+    Three forward passes of what it trains, plus its share of one forward pass of the shared teacher.
     """
     models = config.scheme.trained_models(config.model.name)
     trained, teachers = (_total(_macs, names, config) for names in (models, _teachers(config)))
@@ -127,7 +127,7 @@ def _key(run: StudyRun) -> object:
 
 
 def _fitting(pack: Pack, limit: float) -> list[Pack]:
-    """Return a pack in as few parts as fit the limit, or each run by itself if even that is too much."""
+    """Split a pack into as few parts as fit the limit, or into single runs if even that is too much."""
     for parts in range(1, len(pack.runs)):
         pieces = pack.split(parts)
         if all(piece.bytes <= limit for piece in pieces):
@@ -136,7 +136,7 @@ def _fitting(pack: Pack, limit: float) -> list[Pack]:
 
 
 def _balanced(packs: Sequence[Pack], workers: int) -> list[Pack]:
-    """Split packs in as few parts as make the slowest of the workers as fast as it can be."""
+    """Split packs into as few parts as minimize the time of the slowest worker."""
     best = list(packs)
     groups = [[pack] for pack in packs]
     while workers > 1 and any(len(group) < len(pack.runs) for group, pack in zip(groups, packs, strict=True)):
@@ -152,12 +152,12 @@ def _balanced(packs: Sequence[Pack], workers: int) -> list[Pack]:
 
 
 def _longest(packs: Iterable[Pack], workers: int) -> float:
-    """Return the time of the slowest worker, where each takes the longest pack that is left."""
+    """Return the time of the slowest worker if each takes the longest remaining pack."""
     return makespan([0.0] * workers, sorted((pack.work for pack in packs), reverse=True))
 
 
 def makespan(busy: Sequence[float], tasks: Iterable[float]) -> float:
-    """Return when all is done by workers that are busy so long, each taking the next task when it is free."""
+    """Return when all tasks are done by workers busy until these times, each taking the next task when it is free."""
     free = sorted(busy)
     for task in tasks:
         free[0] += task
@@ -166,7 +166,7 @@ def makespan(busy: Sequence[float], tasks: Iterable[float]) -> float:
 
 
 def _levels(runs: Sequence[StudyRun]) -> Mapping[str, int]:
-    """Return how many runs of these, one after the other, come before each."""
+    """Return for each run the length of the longest chain of prerequisites among these runs."""
     by_name = {run.folder: run for run in runs}
 
     @functools.cache
@@ -193,7 +193,7 @@ def _parameters(model: str, image_size: int) -> int:
 
 @functools.cache
 def _macs(model: str, image_size: int) -> int:
-    """Return a network's multiply-accumulates an image, or its parameters if it can't read images of that size."""
+    """Return a network's multiply-accumulates per image, or its parameters if it can't process images of that size."""
     try:
         with torch.device("meta"):
             return count_macs(_create(model, image_size), 3, image_size)

@@ -1,4 +1,4 @@
-"""Where workers run: how many at once, and the cores, the GPU and the memory that each has."""
+"""Resources of workers: how many run at once, and the cores, GPU and memory of each."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ import torch
 from kdschemes.config import Config
 
 SHARE = 0.8
-"""Of the memory that is free, what the workers take together where nobody says how much."""
+"""Default fraction of the free memory that all workers may take."""
 
 CPU_WORKERS = 2
-"""Workers on a machine without a GPU where nobody says how many."""
+"""Default number of workers on a machine without a GPU."""
 
 DEVICES = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Slot:
-    """A place for one worker: its cores, and what its environment has beside this process's."""
+    """A place for one worker: its cores, and its additions to this process's environment."""
 
     cores: list[int]
     environment: Mapping[str, str]
 
 
 def make_slots(workers: int | None, configs: Sequence[Config]) -> list[Slot]:
-    """Return a slot a worker: equal shares of the cores and, by turns, of the GPUs.
+    """Return one slot per worker: equal shares of the cores and, in turn, one of the GPUs.
 
-    Without a number there is one worker a GPU; on CPU there are two, or one where there is one core.
+    By default there is one worker per GPU; on CPU there are two, or one if there is only one core.
     """
     gpus = _gpus(configs)
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
@@ -44,7 +44,7 @@ def make_slots(workers: int | None, configs: Sequence[Config]) -> list[Slot]:
 
 
 def shares(cores: Sequence[int], workers: int) -> list[list[int]]:
-    """Return the cores of each worker: equal parts, or one each by turns where there are more workers than cores."""
+    """Return the cores of each worker: equal parts, or one each in turn if there are more workers than cores."""
     if workers >= len(cores):
         return [[cores[number % len(cores)]] for number in range(workers)]
     cuts = [number * len(cores) // workers for number in range(workers + 1)]
@@ -52,14 +52,14 @@ def shares(cores: Sequence[int], workers: int) -> list[list[int]]:
 
 
 def free_bytes(configs: Sequence[Config]) -> float:
-    """Return the memory that workers may take together: most of what is free on the device that they train on."""
+    """Return the memory that all workers may take: most of the free memory of the device on which they train."""
     gpus = _gpus(configs)
     free = sum(torch.cuda.mem_get_info(number)[0] for number in range(len(gpus))) if gpus else 0
     return SHARE * (free or psutil.virtual_memory().available)
 
 
 def _gpus(configs: Sequence[Config]) -> list[str]:
-    """Return the GPUs that runs may use, as the environment names them; none where all runs are on CPU."""
+    """Return the GPUs that runs may use, as the environment names them; none if all runs are on CPU."""
     if not torch.cuda.is_available() or all(config.device == "cpu" for config in configs):
         return []
     count = torch.cuda.device_count()

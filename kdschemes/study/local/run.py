@@ -1,4 +1,4 @@
-"""`kdschemes study`: run what is left of a study on this machine, then report."""
+"""`kdschemes study`: run the remaining runs of a study on this machine, then report."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kdschemes.study.local.resources import Slot
 
 LOCK_PATIENCE = 2.0
-"""Seconds to wait for a submission of the same study, which is a matter of moments."""
+"""Seconds to wait for a submission of the same study, which takes moments."""
 
 
 def study_here(
@@ -37,10 +37,11 @@ def study_here(
     dry_run: bool,
     report: Callable[[Path], bool],
 ) -> int:
-    """Run what is left of a study, tell how it goes, report, and return the process's exit code.
+    """Run the remaining runs of a study, print progress, report, and return the process's exit code.
 
-    `parallel` workers train at once (None: one a GPU, two on CPU), in `memory` bytes together (None: most of what is
-    free). Without overrides, those that the study was begun with are taken. With `dry_run` nothing is written or run.
+    `parallel` workers train at once (None: one per GPU, two on CPU), within `memory` bytes in total (None: most of the
+    free memory). Without overrides, those with which the study was started are used. With `dry_run` nothing is written
+    or run.
     `report` writes the report of the study in a folder and returns whether it could.
 
     Raises:
@@ -65,16 +66,16 @@ def study_here(
         try:
             return _run(opened, stop, parallel, memory, report)
         except KeyboardInterrupt:
-            print("stopped at once; the same command resumes from the last checkpoints", flush=True)
+            print("stopped immediately; the same command resumes from the last checkpoints", flush=True)
             return 128 + signal.SIGINT
         finally:
             lock.release()
 
 
 def to_run(runs: Sequence[StudyRun], found: Status) -> list[StudyRun]:
-    """Return the runs to train here, in order: those that are not finished, and what they need.
+    """Return the runs to train here, in order: those that are not finished, and their prerequisites.
 
-    Left out is what SLURM has queued or runs, and what needs such a run.
+    Runs that SLURM has queued or is running, and runs that need those, are left out.
     """
     rows = {row.entry.folder: row for row in found.rows}
     by_name = {run.folder: run for run in runs}
@@ -82,7 +83,7 @@ def to_run(runs: Sequence[StudyRun], found: Status) -> list[StudyRun]:
     taken: set[str] = set()
 
     def take(name: str) -> bool:
-        """Take a run and what it needs; return False if SLURM has one of them."""
+        """Add a run and its prerequisites; return False if SLURM has one of them."""
         if rows[name].state == "finished" or name in taken:
             return True
         if name in elsewhere or not all(take(need) for need in by_name[name].needs):
@@ -97,7 +98,7 @@ def to_run(runs: Sequence[StudyRun], found: Status) -> list[StudyRun]:
 
 
 def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None) -> tuple[list[Pack], list[Slot], str]:
-    """Return the packs of runs, the slots that they run in, and both in a line."""
+    """Return the packs of runs, the slots in which they run, and a line that describes both."""
     from kdschemes.study.local.packs import make_packs
     from kdschemes.study.local.resources import free_bytes, make_slots
 
@@ -108,13 +109,13 @@ def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None)
     parted = len(packs) > len(make_packs(runs, workers=len(slots), limit=math.inf))
     if len(packs) < len(slots):
         slots = make_slots(len(packs), configs)
-    told = f"{_several(len(runs), 'run')} in {_several(len(packs), 'pack')}, {len(slots)} at once"
+    summary = f"{_several(len(runs), 'run')} in {_several(len(packs), 'pack')}, {len(slots)} at once"
     room, largest = f"{limit / 1e9:.1f} GB of memory each", max(pack.bytes for pack in packs)
     if largest > limit:
-        told += f", in {room}, though a run takes up to {largest / 1e9:.1f} GB: lower --parallel or raise --memory"
+        summary += f", in {room}, although a run takes up to {largest / 1e9:.1f} GB: lower --parallel or raise --memory"
     elif parted:
-        told += f", split to fit {room}"
-    return packs, slots, told
+        summary += f", split to fit {room}"
+    return packs, slots, summary
 
 
 def _run(
@@ -126,13 +127,13 @@ def _run(
     write_study(study)
     found = status(study)
     runs = to_run(opened.runs, found)
-    packs, slots, told = _packs(runs, parallel, memory) if runs else ([], [], "")
+    packs, slots, summary = _packs(runs, parallel, memory) if runs else ([], [], "")
     print(f"{study.name}: {study.question}\n{counts(found.rows)}", flush=True)
     if found.note:
         print(found.note, flush=True)
     give_finished(opened.runs, found)
     if packs:
-        print(f"to train: {told}", flush=True)
+        print(f"to train: {summary}", flush=True)
     deadline = None if opened.file.hours is None else time.monotonic() + 3600 * opened.file.hours
     finished = {row.entry.folder for row in found.rows if row.state == "finished"}
     scheduler = Scheduler(study, packs, slots, finished=finished, stop=stop, deadline=deadline)
@@ -148,18 +149,18 @@ def _run(
         return 128 + scheduler.ended
     if scheduler.ended == BUDGET:
         hours = f"{opened.file.hours:g} h"
-        print(f"the budget of {hours} is spent; the same command resumes with as much again", flush=True)
+        print(f"the budget of {hours} is used up; the same command resumes with the same budget", flush=True)
     return 0 if reported and scheduler.ended is None and not scheduler.failed and not scheduler.stopped else 1
 
 
 def _dry_run(opened: OpenStudy, parallel: int | None, memory: float | None) -> str:
-    """Return what would be run: each pack with its runs and their overrides, then what is left out."""
+    """Return what would run: each pack with its runs and their overrides, then what is left out."""
     found = status(opened.study)
     runs = to_run(opened.runs, found)
     lines = []
     if runs:
-        packs, _, told = _packs(runs, parallel, memory)
-        lines.append(told)
+        packs, _, summary = _packs(runs, parallel, memory)
+        lines.append(summary)
         pack_numbers = {run.folder: number for number, pack in enumerate(packs, start=1) for run in pack.runs}
         for number, pack in enumerate(packs, start=1):
             after = sorted({str(pack_numbers[need]) for need in pack.needs if need in pack_numbers})

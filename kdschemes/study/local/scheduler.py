@@ -1,4 +1,4 @@
-"""Packs of a study on this machine: workers train them, each when the runs that it needs are finished."""
+"""Packs of a study on this machine: workers train each as soon as its prerequisites are finished."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from kdschemes.study.spec import StudyRun
 from kdschemes.training.signals import StopSignal
 
 PATIENCE = 1.0
-"""Seconds between looks at folders, signals and the clock."""
+"""Seconds between checks of folders, signals and the clock."""
 
 BUDGET = "budget"
 
@@ -32,8 +32,8 @@ BUDGET = "budget"
 class ActivePack:
     """A pack in training.
 
-    `epochs` are those of its runs when it was last looked at; `mark` is when it was first seen to have advanced, and
-    its epochs by then; `closing` is when all were seen to be trained.
+    `epochs` are those of its runs at the last check; `mark` is when progress was first seen, and its epochs by then;
+    `closing` is when all epochs were seen to be trained.
     """
 
     pack: Pack
@@ -45,13 +45,13 @@ class ActivePack:
 
 
 class Scheduler:
-    """Runs packs to their ends, the first ones first.
+    """Trains packs to the end, in order.
 
     Attributes:
         finished: Names of the folders of finished runs.
         failed: Why runs failed or were not started, by the names of their folders.
-        stopped: The same of runs that were stopped from outside and can go on.
-        ended: What ended it before all was done: a signal, or the budget.
+        stopped: The same for runs that were stopped from outside and can resume.
+        ended: What stopped it before all was done: a signal, or the budget.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Scheduler:
         stop: StopSignal,
         deadline: float | None = None,
     ) -> None:
-        """`deadline` is when the budget is spent, by `time.monotonic`."""
+        """`deadline` is when the budget is used up, by `time.monotonic`."""
         self.finished: set[str] = set(finished)
         self.failed: dict[str, str] = {}
         self.stopped: dict[str, str] = {}
@@ -81,10 +81,10 @@ class Scheduler:
         self._held: set[str] = set()
 
     def run(self) -> None:
-        """Train until nothing is left that can be trained, or something ends it.
+        """Train until nothing is left that can be trained, or until it is stopped.
 
         Raises:
-            KeyboardInterrupt: the key was pressed twice; the workers were killed.
+            KeyboardInterrupt: Ctrl-C was pressed twice; the workers were killed.
             UserError: the study's folder can't be written.
         """
         try:
@@ -107,7 +107,7 @@ class Scheduler:
             self._console.stop()
 
     def _drop_hopeless(self) -> None:
-        """Give up the packs that need a run which is not going to be finished."""
+        """Fail the packs that need a run that will not be finished."""
         lost = self.failed.keys() | self.stopped.keys()
         while hopeless := next((pack for pack in self._waiting if pack.needs & lost), None):
             self._waiting.remove(hopeless)
@@ -117,7 +117,7 @@ class Scheduler:
             lost = self.failed.keys() | self.stopped.keys()
 
     def _begin(self) -> None:
-        """Give packs that can start to slots that are free."""
+        """Assign packs that can start to free slots."""
         busy = {active.slot for active in self._active.values()}
         free = [number for number in range(len(self._slots)) if number not in busy]
         for pack in list(self._waiting):
@@ -128,12 +128,13 @@ class Scheduler:
                 self._start(pack, free.pop(0))
 
     def _is_held(self, pack: Pack) -> bool:
-        """Return whether another process trains one of its runs: the last workers of a process that was killed."""
+        """Return whether another process trains one of its runs, such as the remaining workers of a killed process."""
         for run in pack.runs:
             holder = lease.holder(self._study.output / run.folder)
             if holder is not None and holder.fresh:
                 if run.folder not in self._held:
-                    self._console.line(f"{self._entries[run.folder].label} is in training by {holder}: waiting for it")
+                    label = self._entries[run.folder].label
+                    self._console.line(f"{label} is being trained by {holder}: waiting for it")
                 self._held.add(run.folder)
                 return True
         return False
@@ -159,7 +160,7 @@ class Scheduler:
         worker.give({"runs": runs, "group": self._study.name, "log": str(log), "cores": cores})
 
     def _alone(self, pack: Pack) -> bool:
-        """Return whether nothing else can run beside a pack: all that is left needs it, or what needs it."""
+        """Return whether nothing else can run alongside a pack: all that is left depends on it."""
         coming = {run.folder for run in pack.runs}
         left = list(self._waiting)
         while later := [other for other in left if other.needs & coming]:
@@ -175,7 +176,7 @@ class Scheduler:
         return log
 
     def _listen(self) -> None:
-        """Take what workers say, for a while."""
+        """Receive messages from workers, for a limited time."""
         with contextlib.suppress(queue.Empty):
             worker, said = self._messages.get(timeout=PATIENCE)
             while True:
@@ -195,11 +196,11 @@ class Scheduler:
             self._finish_if_done(str(said["run"]))
 
     def _left_alone(self, active: ActivePack, worker: Worker) -> None:
-        """Say of each run of a pack whose process has ended what became of it."""
+        """Record the outcome of each run of a pack whose process has ended."""
         log = active.log.relative_to(self._study.folder)
-        told = traces.error_in(active.log)
+        error = traces.error_in(active.log)
         memory = " (out of memory?)" if worker.ending.endswith("SIGKILL") else ""
-        reason = f"{told} (log: {log})" if told else f"its process {worker.ending}{memory} (log: {log})"
+        reason = f"{error} (log: {log})" if error else f"its process {worker.ending}{memory} (log: {log})"
         for run in active.pack.runs:
             folder = self._study.output / run.folder
             if run.folder in self.failed or self._finish_if_done(run.folder):
@@ -213,7 +214,7 @@ class Scheduler:
                 self._fail(run.folder, reason)
 
     def _look(self) -> None:
-        """See how far runs are, and tell."""
+        """Check the progress of runs and report it."""
         for active in self._active.values():
             for name, reason in traces.failed_in_pack(active.log).items():
                 self._fail(name, reason)
@@ -251,7 +252,7 @@ class Scheduler:
         active.epochs = done
 
     def _end_if_asked(self) -> None:
-        """Tell the workers of a signal or of the end of the budget, once: they save and end."""
+        """Notify the workers once of a signal or of the end of the budget: they save and exit."""
         if self.ended is not None:
             return
         if self._stop.received is not None:
@@ -261,13 +262,13 @@ class Scheduler:
         else:
             return
         if self._active:
-            why = self.ended.name if isinstance(self.ended, signal.Signals) else "the budget is spent"
-            self._console.line(f"{why}: saving what is in training")
+            why = self.ended.name if isinstance(self.ended, signal.Signals) else "the budget is used up"
+            self._console.line(f"{why}: saving the active runs")
         for worker in self._active:
             worker.signal(signal.SIGTERM)
 
     def _finish_if_done(self, name: str) -> bool:
-        """Return whether a run has results, and tell when it is seen for the first time."""
+        """Return whether a run has results, and report it the first time."""
         if name in self.finished:
             return True
         try:

@@ -1,9 +1,9 @@
-"""A process that trains packs, one after the other: `kdschemes study` starts it and gives it orders.
+"""A process that trains packs, one after the other; started and given orders by `kdschemes study`.
 
-An order is a line of JSON on the standard input: `runs` (configurations), `group`, `log` (where what is printed goes)
-and `cores`. For each run a line of JSON on the standard output says what became of it, and then one that the order is
-over. When the input ends, because nothing is left to do or because whoever gave orders is dead, the process stops as if
-by SIGTERM: what it trains is saved first.
+An order is a line of JSON on the standard input: `runs` (configurations), `group`, `log` (where its output goes)
+and `cores`. For each run a line of JSON on the standard output reports the outcome, and one more the end of the
+order. When the input ends, because nothing is left to do or because the parent process has died, the process stops as
+if by SIGTERM: it saves its runs first.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kdschemes.study.tracking import in_group
 from kdschemes.training.signals import StopSignal
 
 RESET_PEAK = "5"
-"""What makes Linux forget how much memory a process held at most."""
+"""Value that makes Linux reset the peak memory of a process."""
 
 
 def main() -> int:
@@ -38,10 +38,10 @@ def main() -> int:
         while (order := orders.get()) is not None:
             _redirect(Path(order["log"]))
             _use_cores(order["cores"])
-            told = _train([_config(tree, order["group"]) for tree in order["runs"]], stop)
+            outcomes = _train([_config(tree, order["group"]) for tree in order["runs"]], stop)
             sys.stdout.flush()
             with contextlib.suppress(BrokenPipeError):
-                for line in (*told, {"over": True}):
+                for line in (*outcomes, {"over": True}):
                     print(json.dumps(line), file=messages)
     return 0
 
@@ -61,7 +61,7 @@ def _redirect(log: Path) -> None:
 
 
 def _use_cores(cores: list[int]) -> None:
-    """Run on these cores only; threads that libraries have started already come along."""
+    """Run on these cores only; this includes threads that libraries have already started."""
     for thread in Path("/proc/self/task").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             os.sched_setaffinity(int(thread.name), cores)
@@ -72,7 +72,7 @@ def _config(tree: Mapping[str, Any], group: str) -> Config:
 
 
 def _train(configs: list[Config], stop: StopSignal) -> list[dict[str, str]]:
-    """Train runs and return what became of them.
+    """Train runs and return their outcomes.
 
     Raises:
         SystemExit: the process was asked to stop; checkpoints are written.

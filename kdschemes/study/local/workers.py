@@ -1,4 +1,4 @@
-"""Worker processes as seen by who gives them orders."""
+"""Worker processes, from the side of the process that gives them orders."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 Messages = queue.SimpleQueue[tuple["Worker", dict[str, Any] | None]]
-"""What workers said, and None for one that has ended."""
+"""Messages of workers; None from one that has ended."""
 
 
 class Worker:
-    """A process `python -m kdschemes.study.local.worker` with its input and output; `log` is for what goes wrong early.
+    """A process `python -m kdschemes.study.local.worker` with its input and output; `log` is for early errors.
 
-    It is in a session of its own, so that a key pressed at the terminal reaches its parent alone, which tells it. When
-    the parent dies its input ends, and it saves and ends.
+    It has its own session, so that Ctrl-C at the terminal reaches only its parent, which notifies it. When the parent
+    dies, its input ends, and it saves and exits.
     """
 
     def __init__(self, messages: Messages, log: Path, environment: Mapping[str, str]) -> None:
@@ -39,29 +39,29 @@ class Worker:
         threading.Thread(target=self._listen, args=(messages,), daemon=True).start()
 
     def give(self, order: Mapping[str, Any]) -> None:
-        """Give an order; a worker that is dead says so itself."""
+        """Give an order; a dead worker is noticed by its end-of-output message."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal, if it lives."""
+        """Send a signal if it is alive."""
         self._process.send_signal(number)
 
     def close(self) -> None:
-        """Let it end: at once if it has nothing to do, else when it has saved what it trains."""
+        """Let it exit: at once if it is idle, else when it has saved its runs."""
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             self._process.stdin.close()
 
     def wait(self) -> None:
-        """Wait for its end."""
+        """Wait until it has exited."""
         self._process.wait()
 
     @property
     def ending(self) -> str:
-        """How it ended, in words; to be asked when it has."""
+        """How it ended, in words; only valid after it has."""
         code = self._process.wait()
         return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
 
@@ -69,7 +69,7 @@ class Worker:
         assert self._process.stdout is not None
         with self._process.stdout as said:
             for line in said:
-                with contextlib.suppress(ValueError):  # it was killed while it wrote
+                with contextlib.suppress(ValueError):  # it was killed while writing
                     messages.put((self, json.loads(line)))
         self._process.wait()
         messages.put((self, None))

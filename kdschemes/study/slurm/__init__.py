@@ -1,1 +1,1 @@
-"""Studies as job arrays of SLURM."""
+"""Studies as SLURM job arrays."""

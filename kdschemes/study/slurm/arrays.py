@@ -1,4 +1,4 @@
-"""What a submission holds: job arrays of the runs that are left, each after the arrays of the runs that it needs."""
+"""The job arrays of a submission: the remaining runs, each array after those of its prerequisites."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdschemes.study.status import ACTIVE, Status
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedArray:
-    """An array to submit. It waits for arrays of the same submission, by their places, and for elements before it."""
+    """An array to submit. It waits for arrays of the same submission, by index, and for earlier array elements."""
 
     name: str
     runs: tuple[StudyRun, ...]
@@ -23,17 +23,17 @@ class PlannedArray:
 
 
 def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
-    """Return the arrays of the runs that are neither finished nor queued nor running, in the order of submission.
+    """Return the arrays of the runs that are neither finished nor queued nor running, in order of submission.
 
-    A run that is needed is taken only where a run that needs it is taken too. Runs that wait for others and runs that
-    do not are in arrays of their own, so that a teacher that fails stops only what it was to teach.
+    A prerequisite is submitted only if a run that needs it is submitted too. Runs that wait for others and runs that do
+    not are in separate arrays, so that a teacher that fails stops only its students.
     """
     rows = {row.entry.folder: row for row in found.rows}
     by_name = {run.folder: run for run in runs}
     taken: dict[str, int] = {}
 
     def level(name: str) -> int:
-        """Return how many arrays one after the other come before a run; it is taken if it has to be submitted."""
+        """Return how many arrays in a chain precede a run; the run is included if it must be submitted."""
         if rows[name].state in ("finished", *ACTIVE):
             return -1 if rows[name].state == "finished" else 0
         if name not in taken:
@@ -74,7 +74,7 @@ def array_words(
     parallel: int | None,
     extra: Sequence[str],
 ) -> list[str]:
-    """Return the words after `sbatch` that submit an array, given the numbers of the arrays before it."""
+    """Return the arguments of `sbatch` that submit an array, given the job numbers of the arrays before it."""
     limit = f"%{parallel}" if parallel is not None else ""
     after = [*(jobs[place] for place in array.after), *array.after_elements]
     wait = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
@@ -91,7 +91,7 @@ def array_words(
 
 
 def report_words(study: Path, repository: Path, jobs: Sequence[str]) -> list[str]:
-    """Return the words after `sbatch` that submit the report, for when the arrays have ended in whatever way."""
+    """Return the arguments of `sbatch` that submit the report, which runs once all arrays have ended, however."""
     return [
         f"--job-name={study.name}-report",
         f"--output={study / 'logs' / '%x-%j.out'}",

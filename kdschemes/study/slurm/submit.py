@@ -1,4 +1,4 @@
-"""Submit a study: arrays of the runs that are not finished, and a report when they have ended."""
+"""Submit a study: arrays of the unfinished runs, and a report when they have ended."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ LOCK_PATIENCE = 120.0
 OURS = ("array", "job-name", "output", "error", "open-mode", "dependency", "kill-on-invalid-dep", "export", "wrap")
 
 OURS_SHORT = ("-a", "-J", "-o", "-e", "-d")
-"""Options of sbatch that a submission gives itself."""
+"""Options of sbatch that are set here."""
 
 
 def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: Sequence[str], dry_run: bool) -> str:
-    """Submit the runs of a study that are neither finished nor queued nor running; return what to tell.
+    """Submit the runs of a study that are neither finished nor queued nor running; return the text to print.
 
-    `parallel` is how many elements of an array run at once, `extra` goes to sbatch as it is. Without overrides, those
-    that the study was begun with are taken. With `dry_run` nothing is written or submitted.
+    `parallel` is how many elements of an array run at once, `extra` is passed to sbatch. Without overrides, those with
+    which the study was started are used. With `dry_run` nothing is written or submitted.
 
     Raises:
-        UserError: a mistake in the study or the overrides, SLURM does not answer or refuses; nothing was submitted.
+        UserError: a mistake in the study or the overrides, SLURM does not respond or refuses; nothing was submitted.
     """
     _check_extra(extra)
     root = repository()
@@ -68,7 +68,7 @@ def _check_extra(extra: Sequence[str]) -> None:
 def _submit(runs: Sequence[StudyRun], study: Study, root: Path, parallel: int | None, extra: Sequence[str]) -> str:
     found = status(study)
     if not found.asked:
-        raise UserError(f"{found.note.partition(';')[0]}; what is queued is not known, and nothing was submitted")
+        raise UserError(f"{found.note.partition(';')[0]}; the queue is unknown, so nothing was submitted")
     give_finished(runs, found)
     arrays = plan(runs, found)
     if not arrays:
@@ -90,15 +90,15 @@ def _submit(runs: Sequence[StudyRun], study: Study, root: Path, parallel: int | 
             shutil.rmtree(configs, ignore_errors=True)
         slurm.cancel(jobs)
         raise
-    told = [
+    lines = [
         f"array {job}: {len(array.runs)} {'run' if len(array.runs) == 1 else 'runs'} ({array.name})"
         for job, array in zip(jobs, arrays, strict=True)
     ]
-    return "\n".join([*told, f"job {report}: the report, when they have ended", f"study folder: {study.folder}"])
+    return "\n".join([*lines, f"job {report}: the report, after the arrays", f"study folder: {study.folder}"])
 
 
 def _write_configs(array: PlannedArray, folder: Path) -> Path:
-    """Write the configuration of each element into a new folder and return that."""
+    """Write the configuration of each element into a new folder and return it."""
     parent = folder / "submissions"
     parent.mkdir(exist_ok=True)
     number = 1 + max((int(path.name) for path in parent.iterdir() if path.name.isdecimal()), default=0)
