@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import REPOSITORY, Ended, SignalAtFile, Started, run
 
 from kdschemes.config.data import Digits
 from kdschemes.data import open_data
 from kdschemes.models import create_model, load_model, save_weights
 from kdschemes.storage.checkpoint import load_state
 from kdschemes.tracking.metrics_log import read_rows
+from tests import REPOSITORY
+from tests.processes import Ended, SignalAtFile, Started, run
 
 TINY = ["scheme=online", "train.epochs=1", "model=convnet", "train.num_threads=1"]
 FEW = ["data.val_fraction=0.9", "train.epochs=1", "train.num_threads=1"]

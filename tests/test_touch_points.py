@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "kdschemes"
+from tests import REPOSITORY
+
+PACKAGE = REPOSITORY / "kdschemes"
 
 # ------------------------------------------------------------------------------------------------------------ a loss
 

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REQUIRED
-from jobs import RUN, Site
 from PIL import Image
-from test_study_array import jobs
+
+from tests.slurm.conftest import REQUIRED
+from tests.slurm.jobs import RUN, Site
+from tests.slurm.test_study_array import jobs
+
+pytestmark = pytest.mark.slurm
 
 STUDY = """\
 question: What is wrong?

@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from jobs import EXHAUSTIVE, Site
 
 from kdschemes.models import create_model, save_weights
+from tests.slurm.jobs import Site
+
+pytestmark = pytest.mark.slurm
 
 STUDY = """\
 question: Does it matter where a student starts from?
@@ -81,7 +83,7 @@ def test_a_study_of_six_runs_with_one_that_fails(site: Site) -> None:
     assert "failed" not in fresh
 
 
-@pytest.mark.skipif(not EXHAUSTIVE, reason="a minute: KDSCHEMES_EXHAUSTIVE=1")
+@pytest.mark.exhaustive
 def test_a_cancelled_study_goes_on_where_it_was(site: Site) -> None:
     text = STUDY.replace("epochs: 2,", "epochs: 40, checkpoint_every_steps: 2,").replace("[null, ", "[null] #")
     (site.clone / "starts.yaml").write_text(text + "seeds: [0, 1]\n")
