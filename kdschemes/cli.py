@@ -1,4 +1,4 @@
-"""The command `kdschemes`: studies here or on a cluster, a look at networks, methods, losses and what runs gave."""
+"""The command line: `kdschemes`, and what `run.py` calls."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import math
 import os
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,17 +15,19 @@ from typing import NoReturn
 from kdschemes.cards import cite
 from kdschemes.cards import read as cards
 from kdschemes.config import Config
-from kdschemes.config.data import DATA, ImageFolder
-from kdschemes.errors import UserError, unknown
+from kdschemes.config.data import DATA
+from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, unknown
+from kdschemes.training.signals import StopSignal
 
-SHAPES: dict[str, tuple[int, int, int]] = {
-    "digits": (1, 8, 10),
-    "fashion_mnist": (1, 28, 10),
-    "cifar10": (3, 32, 10),
-    "cifar100": (3, 32, 100),
-    "image_folder": (3, ImageFolder().image_size, 1000),
+HELP = {"-h", "--help"}
+
+RENAMED = {
+    "submit": "study submit",
+    "status": "study status",
+    "sync": "wandb sync",
+    "dashboard": "wandb dashboard",
 }
-"""Channels, side in pixels and classes of each data set; those of `image_folder` as in ImageNet."""
+"""Commands by their former words."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,19 +39,92 @@ class Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return the process's exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] == ["train"]:
+        return train(words[1:])
     try:
-        options = _options(sys.argv[1:] if arguments is None else arguments)
+        options = _options(words)
         command: Callable[[argparse.Namespace], str | int] = options.command
         told = command(options)
         if isinstance(told, int):
             return told
         print(told, flush=True)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print_error(error)
         return 2
     return 0
+
+
+def train(arguments: Sequence[str], *, recipes: Path | None = None, program: str = "kdschemes train") -> int:
+    """Train a run, or answer `--help`; return the process's exit code. One process of several calls it, too.
+
+    `recipes` holds the recipes; None: `experiments` of the clone.
+    """
+    from kdschemes.config.load import load_config
+
+    main_process = os.environ.get("RANK", "0") == "0"
+    try:
+        if HELP & set(arguments):
+            from kdschemes.config.help import help_page
+
+            text = help_page(program, [word for word in arguments if word not in HELP])
+            if main_process:
+                print(text, end="", flush=True)
+            return 0
+        if recipes is None:
+            from kdschemes.study.locate import recipes as recipes_of_clone
+
+            recipes = recipes_of_clone()
+        config = load_config(arguments, recipes=recipes)
+    except BrokenPipeError:
+        _discard_output()
+        return 0
+    except UserError as error:
+        if main_process:
+            print_error(error)
+        return 2
+    with StopSignal() as stop:
+        return _train(config, stop, main_process=main_process)
+
+
+def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
+    """Train one run; return the process's exit code. Importing torch takes seconds: signals are remembered by then."""
+    from kdschemes.tracking.tables import results_table
+    from kdschemes.training.train import train as train_run
+
+    try:
+        finished = train_run(config, stop)
+    except TrainingStopped as error:
+        if main_process:
+            print_error(error)
+        return 1
+    except UserError as error:
+        if not isinstance(error, ErrorOnMain):
+            print_error(error if main_process else UserError(f"{_this_process()}: {error}"))
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    if main_process:
+        print(results_table(finished.results))
+        print(f"run folder: {finished.folder}")
+    return 0
+
+
+def print_error(error: Exception) -> None:
+    """Print an error as one line, whatever line breaks a value or a library's message holds."""
+    print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+
+
+def _this_process() -> str:
+    """Return the number of this process and its node, as SLURM names it where it can."""
+    return f"process {os.environ.get('RANK')} on {os.environ.get('SLURMD_NODENAME') or socket.gethostname()}"
+
+
+def _discard_output() -> None:
+    """Let nothing be written to a pipe that nobody reads, when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def methods(options: argparse.Namespace) -> str:
@@ -104,11 +180,17 @@ def study(options: argparse.Namespace) -> str | int:
         return submit(options)
     if options.sbatch:
         raise UserError(f"{options.sbatch[0]} after -- goes to sbatch: give --slurm too")
+    from kdschemes.report import report as write_report
     from kdschemes.study.local.run import study_here
 
     memory = options.memory * 1e9 if options.memory is not None else None
     return study_here(
-        options.study, options.override, parallel=options.parallel, memory=memory, dry_run=options.dry_run
+        options.study,
+        options.override,
+        parallel=options.parallel,
+        memory=memory,
+        dry_run=options.dry_run,
+        report=lambda folder: write_report([str(folder)], output=None, out=None),
     )
 
 
@@ -198,106 +280,137 @@ def stages(options: argparse.Namespace) -> str:
     Raises:
         UserError: an unknown model or data set, or a model that cannot read such images.
     """
-    if options.data not in SHAPES:
+    if options.data not in DATA:
         raise unknown("data", options.data, DATA)
     from kdschemes import models
 
-    channels, image_size, classes = SHAPES[options.data]
-    channels, image_size = options.channels or channels, options.image_size or image_size
-    network = models.create_model(options.model, num_classes=classes, channels=channels, image_size=image_size)
+    data = DATA[options.data]
+    channels, image_size = options.channels or data.channels, options.image_size or data.image_size
+    network = models.create_model(options.model, num_classes=data.num_classes, channels=channels, image_size=image_size)
     found = models.stages(network, channels, image_size)
     parameters = models.count_parameters(network)
     macs = models.count_macs(network, channels, image_size)
-    head = f"{options.model} on {channels}x{image_size}x{image_size}, {classes} classes"
+    head = f"{options.model} on {channels}x{image_size}x{image_size}, {data.num_classes} classes"
     return f"{head}: {parameters:,} parameters, {macs:,} MACs\n{models.describe_stages(found)}"
 
 
+class Commands:
+    """The commands of a parser, whose help lists them by group, a line each."""
+
+    def __init__(self, parser: Parser) -> None:
+        parser.usage = f"{parser.prog} COMMAND ...    ({parser.prog} COMMAND --help tells more)"
+        parser.formatter_class = argparse.RawDescriptionHelpFormatter
+        parser.epilog = ""
+        self.parser = parser
+        self.commands = parser.add_subparsers(
+            required=True, metavar="COMMAND", help=argparse.SUPPRESS, prog=parser.prog
+        )
+
+    def group(self, title: str) -> None:
+        """Begin a group of commands."""
+        self.parser.epilog = f"{self.parser.epilog}\n{title}\n".lstrip("\n")
+
+    def add(self, name: str, meaning: str, command: Callable[[argparse.Namespace], str | int] | None = None) -> Parser:
+        """Add a command to the last group."""
+        self.parser.epilog = f"{self.parser.epilog}  {name:<10} {meaning}\n"
+        added = self.commands.add_parser(name, description=f"{meaning[:1].upper()}{meaning[1:]}.")
+        added.set_defaults(command=command)
+        return added
+
+
 def _parser() -> Parser:
-    description = "Studies; a look at networks, methods and what runs gave. Training a run is run.py's: run.py --help."
-    parser = Parser(prog="kdschemes", description=description)
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    send = commands.add_parser("submit", help="submit the runs of a study to SLURM that are not finished")
-    send.usage = "kdschemes submit STUDY [KEY=VALUE ...] [--parallel P] [--dry-run] [-- OPTIONS OF SBATCH]"
-    send.add_argument("study", metavar="STUDY", help="a study of experiments/studies, or the path of its file")
-    send.add_argument("override", metavar="KEY=VALUE", nargs="*", help="for all runs; none: as begun before")
-    send.add_argument("--parallel", type=_positive, metavar="P", help="runs of an array at once [no limit]")
-    send.add_argument("--dry-run", action="store_true", help="print what would be submitted, and write nothing")
-    send.set_defaults(command=submit)
-    here = commands.add_parser("study", help="run what is left of a study on this machine, then report")
-    here.usage = "kdschemes study STUDY [KEY=VALUE ...] [--parallel P] [--memory GB] [--dry-run] [--slurm [-- OPTIONS]]"
+    parser = Parser(prog="kdschemes", description="Knowledge distillation: offline, online and self-distillation.")
+    commands = Commands(parser)
+    commands.group("train")
+    commands.add("train", "one run, as run.py does: kdschemes train [KEY=VALUE ...]; kdschemes train --help")
+    _add_study(Commands(commands.add("study", "many runs and their report: run, submit, status, report")))
+    commands.group("look at runs")
+    show = commands.add("report", "a page of tables and charts of runs", report)
+    show.description = (
+        "Write a report as one HTML file, as markdown, and a PNG a chart; print its main numbers. Without --out it is "
+        "report.html, report.md and report_CHART.png in the current folder. That of a study: kdschemes study report."
+    )
+    show.add_argument("of", metavar="RUN", nargs="+", help="folders of runs, or folders that hold such")
+    show.add_argument("--out", metavar="FILE", help="STEM.html or STEM.md: writes both, and STEM_CHART.png beside them")
+    show.set_defaults(output=None)
+    two = commands.add("compare", "two runs side by side: keys that differ, results, cost, predictions", compare)
+    two.add_argument("first", metavar="RUN", help="folder of a run")
+    two.add_argument("second", metavar="RUN", help="folder of another one")
+    credit = commands.add("cite", "the BibTeX of what a run used: method, losses, data, networks, options", citations)
+    credit.add_argument("run", metavar="RUN", help="folder of the run")
+    _add_wandb(Commands(commands.add("wandb", "Weights & Biases: sync (offline runs), dashboard")))
+    commands.group("look at methods and networks")
+    read = commands.add("methods", "all methods and losses, or the card of one: paper, equation, defaults", methods)
+    read.add_argument("name", metavar="NAME", nargs="?", help="a method or a loss; SCHEME/METHOD or KIND/LOSS for one")
+    read.add_argument("--markdown", action="store_true", help="the page docs/losses.md")
+    look = commands.add("stages", "where the stages of a model are: depth, name, shape of the features", stages)
+    look.add_argument("model", metavar="MODEL", help="a network of kdschemes, or any timm model as timm/NAME")
+    look.add_argument("--data", metavar="NAME", default="digits", help=f"images as in {', '.join(DATA)} [digits]")
+    look.add_argument("--channels", type=_positive, metavar="C", help="another number of channels")
+    look.add_argument("--image-size", type=_positive, metavar="S", help="another side in pixels")
+    _add_cache(Commands(commands.add("cache", "stored predictions of frozen teachers: list, verify")))
+    return parser
+
+
+def _add_study(commands: Commands) -> None:
+    here = commands.add("run", "run what is left of a study on this machine, then report", study)
+    here.usage = (
+        "kdschemes study run STUDY [KEY=VALUE ...] [--parallel P] [--memory GB] [--dry-run] [--slurm [-- OPTIONS]]"
+    )
     here.add_argument("study", metavar="STUDY", help="a study of experiments/studies, or the path of its file")
     here.add_argument("override", metavar="KEY=VALUE", nargs="*", help="for all runs; none: as begun before")
     here.add_argument("--parallel", type=_positive, metavar="P", help="processes at once [one a GPU; on CPU 2]")
     here.add_argument("--memory", type=_amount, metavar="GB", help="memory of all of them [80 %% of what is free]")
     here.add_argument("--dry-run", action="store_true", help="print what would be run, and write nothing")
-    here.add_argument("--slurm", action="store_true", help="as `kdschemes submit`; what follows -- goes to sbatch")
-    here.set_defaults(command=study)
-    tell = commands.add_parser("status", help="how far the runs of a study are, and why some failed")
+    here.add_argument("--slurm", action="store_true", help="as kdschemes study submit; what follows -- is sbatch's")
+    send = commands.add("submit", "submit the runs of a study to SLURM that are not finished", submit)
+    send.usage = "kdschemes study submit STUDY [KEY=VALUE ...] [--parallel P] [--dry-run] [-- OPTIONS OF SBATCH]"
+    send.add_argument("study", metavar="STUDY", help="a study of experiments/studies, or the path of its file")
+    send.add_argument("override", metavar="KEY=VALUE", nargs="*", help="for all runs; none: as begun before")
+    send.add_argument("--parallel", type=_positive, metavar="P", help="runs of an array at once [no limit]")
+    send.add_argument("--dry-run", action="store_true", help="print what would be submitted, and write nothing")
+    tell = commands.add("status", "how far the runs of a study are, and why some failed", status)
     tell.add_argument("study", metavar="STUDY", help="name, file or folder of a study")
     tell.add_argument("--output", metavar="FOLDER", help="folder that holds the runs' folders [runs]")
-    tell.set_defaults(command=status)
-    show = commands.add_parser("report", help="a page of tables and charts of a study, or of runs")
-    show.description = (
-        "Write a report as one HTML file, as markdown, and a PNG a chart; print its main numbers. A study's is "
-        "report.html, report.md and CHART.png in its folder; that of runs is report.html, report.md and "
-        "report_CHART.png in the current folder."
+    show = commands.add(
+        "report", "report.html, report.md and CHART.png in its folder: tables, charts, verdicts", report
     )
-    show.add_argument("of", metavar="STUDY_OR_RUN", nargs="+", help="a study's name or folder, or folders of runs")
+    show.add_argument("of", metavar="STUDY", nargs=1, help="name, file or folder of a study")
     show.add_argument("--output", metavar="FOLDER", help="folder that holds the runs' folders [runs]")
     show.add_argument("--out", metavar="FILE", help="STEM.html or STEM.md: writes both, and STEM_CHART.png beside them")
-    show.set_defaults(command=report)
-    beside = commands.add_parser("compare", help="two runs side by side: keys that differ, results, cost, answers")
-    beside.add_argument("first", metavar="RUN", help="folder of a run")
-    beside.add_argument("second", metavar="RUN", help="folder of another one")
-    beside.set_defaults(command=compare)
-    board = commands.add_parser("dashboard", help="a W&B workspace comparing schemes: curves, bars, cost, alpha and T")
+
+
+def _add_wandb(commands: Commands) -> None:
+    send = commands.add("sync", "upload the runs that W&B's client wrote offline, once each, in order", sync)
+    send.add_argument("folder", metavar="FOLDER", nargs="?", default="runs", help="holds the runs' folders [runs]")
+    send.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and send nothing")
+    board = commands.add("dashboard", "a workspace comparing schemes: curves, bars, cost, alpha and T", dashboard)
     board.add_argument("--project", metavar="P", default=Config().project, help="project of the runs [%(default)s]")
     board.add_argument("--entity", metavar="E", help="user or team that owns it [who is logged in]")
     board.add_argument("--group", metavar="STUDY", help="only the runs of this group [all of the project]")
     board.add_argument("--out", metavar="FILE", help="write it there as JSON, and save nothing in W&B")
-    board.set_defaults(command=dashboard)
-    send_runs = commands.add_parser("sync", help="upload the runs that W&B's client wrote offline, once each, in order")
-    send_runs.add_argument("folder", metavar="FOLDER", nargs="?", default="runs", help="holds the runs' folders [runs]")
-    send_runs.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and send nothing")
-    send_runs.set_defaults(command=sync)
-    look = commands.add_parser("stages", help="where the stages of a model are: depth, name, shape of the features")
-    look.add_argument("model", metavar="MODEL", help="a network of kdschemes, or any timm model as timm/NAME")
-    look.add_argument("--data", metavar="NAME", default="digits", help=f"images as in {', '.join(SHAPES)} [digits]")
-    look.add_argument("--channels", type=_positive, metavar="C", help="another number of channels")
-    look.add_argument("--image-size", type=_positive, metavar="S", help="another side in pixels")
-    look.set_defaults(command=stages)
-    cache = commands.add_parser(
-        "cache", help="stored answers of frozen teachers: what there is, and whether it is right"
-    )
-    caches = cache.add_subparsers(required=True, metavar="COMMAND")
-    there = caches.add_parser("list", help="the caches in a folder and what they take")
+
+
+def _add_cache(commands: Commands) -> None:
+    there = commands.add("list", "the caches in a folder and what they take", list_caches)
     there.add_argument("folder", metavar="FOLDER", nargs="?", default="runs/teacher_cache", help="[runs/teacher_cache]")
-    there.set_defaults(command=list_caches)
-    again = caches.add_parser("verify", help="compute a sample of a cache anew and compare")
+    again = commands.add("verify", "compute a sample of a cache anew and compare", verify_cache)
     again.add_argument("folder", metavar="FOLDER", help="folder of one cache")
     again.add_argument(
         "override", metavar="KEY=VALUE", nargs="*", help="where data and teacher are now: data.root=, ..."
     )
     again.add_argument("--samples", type=_positive, metavar="N", default=8, help="chunks of 256 images to compute [8]")
     again.add_argument("--seed", type=int, metavar="S", default=0, help="chooses the chunks [0]")
-    again.set_defaults(command=verify_cache)
-    read = commands.add_parser("methods", help="all methods and losses, or the card of one: paper, equation, defaults")
-    read.add_argument("name", metavar="NAME", nargs="?", help="a method or a loss; SCHEME/METHOD or KIND/LOSS for one")
-    read.add_argument("--markdown", action="store_true", help="the page docs/losses.md")
-    read.set_defaults(command=methods)
-    credit = commands.add_parser("cite", help="the BibTeX of what a run used: method, losses, data, networks, options")
-    credit.add_argument("run", metavar="RUN", help="folder of the run")
-    credit.set_defaults(command=citations)
-    return parser
 
 
 def _options(arguments: Sequence[str]) -> argparse.Namespace:
     """Read the command line. What follows `--` after a study is sbatch's; KEY=VALUE may stand between options."""
     words, sbatch = list(arguments), []
-    if words[:1] in (["submit"], ["study"]) and "--" in words:
+    parser = _parser()
+    _check_words(parser, words)
+    if words[:2] in (["study", "submit"], ["study", "run"]) and "--" in words:
         end = words.index("--")
         words, sbatch = words[:end], words[end + 1 :]
-    parser = _parser()
     options, more = parser.parse_known_args(words)
     if more and (options.command not in (submit, study) or any(word.startswith("-") for word in more)):
         parser.error(f"unrecognized arguments: {' '.join(more)}")
@@ -305,6 +418,26 @@ def _options(arguments: Sequence[str]) -> argparse.Namespace:
         options.override += more
         options.sbatch = sbatch
     return options
+
+
+def _check_words(parser: argparse.ArgumentParser, words: Sequence[str], place: str = "kdschemes") -> None:
+    """Refuse a command that does not exist, or no longer: the message names the one to write.
+
+    Raises:
+        UserError: there is no such command.
+    """
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not actions or not words or words[0].startswith("-"):
+        return
+    commands, word = actions[0].choices, words[0]
+    if word in commands:
+        _check_words(commands[word], words[1:], f"{place} {word}")
+    elif place == "kdschemes" and word in RENAMED:
+        raise UserError(f"'kdschemes {word}' is now 'kdschemes {RENAMED[word]}'")
+    elif place == "kdschemes study" and not nearest(word, commands):
+        raise UserError(f"'kdschemes study NAME' is now 'kdschemes study run NAME': kdschemes study run {word}")
+    else:
+        raise unknown(f"command {place}", word, commands)
 
 
 def _amount(text: str) -> float:

@@ -6,7 +6,8 @@ import math
 import shlex
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
@@ -28,12 +29,19 @@ LOCK_PATIENCE = 2.0
 
 
 def study_here(
-    name: str, overrides: Sequence[str], *, parallel: int | None, memory: float | None, dry_run: bool
+    name: str,
+    overrides: Sequence[str],
+    *,
+    parallel: int | None,
+    memory: float | None,
+    dry_run: bool,
+    report: Callable[[Path], str],
 ) -> int:
     """Run what is left of a study, tell how it goes, report, and return the process's exit code.
 
     `parallel` workers train at once (None: one a GPU, two on CPU), in `memory` bytes together (None: most of what is
     free). Without overrides, those that the study was begun with are taken. With `dry_run` nothing is written or run.
+    `report` writes the report of the study in a folder and returns its main numbers.
 
     Raises:
         UserError: a mistake in the study or the overrides; another process runs the study.
@@ -55,7 +63,7 @@ def study_here(
         except OSError as error:
             raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
         try:
-            return _run(opened, stop, parallel, memory)
+            return _run(opened, stop, parallel, memory, report)
         except KeyboardInterrupt:
             print("stopped at once; the same command resumes from the last checkpoints", flush=True)
             return 128 + signal.SIGINT
@@ -109,7 +117,13 @@ def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None)
     return packs, slots, told
 
 
-def _run(opened: OpenStudy, stop: StopSignal, parallel: int | None, memory: float | None) -> int:
+def _run(
+    opened: OpenStudy,
+    stop: StopSignal,
+    parallel: int | None,
+    memory: float | None,
+    report: Callable[[Path], str],
+) -> int:
     from kdschemes.study.local.scheduler import BUDGET, Scheduler
 
     study = opened.study
@@ -127,7 +141,7 @@ def _run(opened: OpenStudy, stop: StopSignal, parallel: int | None, memory: floa
     finished = {row.entry.folder for row in found.rows if row.state == "finished"}
     scheduler = Scheduler(study, packs, slots, finished=finished, stop=stop, deadline=deadline)
     scheduler.run()
-    reported = _report(study)
+    reported = _report(study, report)
     last = status(study)
     for row in last.rows:
         if row.entry.folder in scheduler.failed or row.entry.folder in scheduler.stopped:
@@ -142,13 +156,11 @@ def _run(opened: OpenStudy, stop: StopSignal, parallel: int | None, memory: floa
     return 0 if reported and scheduler.ended is None and not scheduler.failed and not scheduler.stopped else 1
 
 
-def _report(study: Study) -> bool:
+def _report(study: Study, report: Callable[[Path], str]) -> bool:
     """Write the report and print its main numbers; return False, and say why, if that can't be done."""
-    from kdschemes.report import report
-
     print("writing the report", flush=True)
     try:
-        print(f"\n{report([str(study.folder)], output=None, out=None)}\n", flush=True)
+        print(f"\n{report(study.folder)}\n", flush=True)
     except UserError as error:
         print(f"no report: {error}", flush=True)
         return False
