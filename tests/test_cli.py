@@ -132,7 +132,7 @@ def test_sizes_are_those_of_the_data() -> None:
         (["stages"], ["MODEL", "kdschemes stages --help"]),
         (["train"], ["train", "stages", "methods", "cite", "submit", "status", "report"]),
         (["methods", "kd", "dml"], ["unrecognized arguments: dml"]),
-        (["status"], ["STUDY", "kdschemes status --help"]),
+        (["status"], ["STUDY", "kdschemes study status --help"]),
         (["status", "alpha_digit"], ["unknown study 'alpha_digit'", "did you mean 'alpha_digits'?"]),
         (["report"], ["STUDY_OR_RUN", "kdschemes report --help"]),
         (["submit", "alpha_digits", "epochs"], ["alpha_digits.yaml: run 'alpha=0 seed=0': 'epochs' is not KEY=VALUE"]),

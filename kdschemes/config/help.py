@@ -139,10 +139,8 @@ def help_page(program: str, words: Sequence[str]) -> str:
             others = ", ".join(section.method for section in asked[scheme])
             raise UserError(f"{scheme} has no {methods[0]} (choose from {others})")
         asked |= {scheme: both} | {method: [s for s in asked[method] if s in both] for method in methods}
-    return (
-        "\n\n".join(dict.fromkeys(part for word, found in asked.items() for part in _parts(sections, word, found)))
-        + "\n"
-    )
+    parts = [part for word, found in asked.items() for part in _parts(sections, word, found)]
+    return "\n\n".join(dict.fromkeys(parts)) + "\n"
 
 
 def _named(sections: Iterable[Section], word: str) -> list[Section]:
@@ -158,12 +156,13 @@ def _parts(sections: list[Section], word: str, found: list[Section]) -> list[str
     Raises:
         UserError: it is none of them.
     """
-    if found:
-        return [_keys(section) for section in found]
-    group = [s for s in sections if word in (s.prefix, s.prefix.partition(".")[0])]
+    group = [s for s in sections if word in (s.prefix, s.prefix.partition(".")[0]) and s not in found]
+    parts = [_keys(section) for section in found]
     if group:
-        head = f"{word}: choose one; its keys: --help {group[-1].name}"
-        return ["\n".join([head, *(f"  {section.title}" for section in group)])]
+        head = f"{word}: choose one; its keys, for example: --help {group[-1].name}"
+        parts.append("\n".join([head, *(f"  {section.title}" for section in group)]))
+    if parts:
+        return parts
     rows = _all_rows(sections)
     key = word.partition("=")[0]
     if key not in rows:
@@ -184,7 +183,7 @@ def _shared_rows(section: Section) -> dict[str, Row]:
     """Return the keys that a loss shares with all others, which the page of all keys tells once."""
     if section.prefix not in LOSS_PREFIXES:
         return {}
-    return _rows(section.prefix, losses.Ramp)
+    return _rows(section.prefix, section.cls)
 
 
 def _keys(section: Section) -> str:

@@ -37,7 +37,7 @@ def asked_id() -> str | None:
 
 
 class WandbRun:
-    """A run in W&B; its folders lie beside the runs' folders, so that `wandb leet` and `kdschemes sync` see all.
+    """A run in W&B; its folders lie beside the runs' folders, so that `wandb leet` and `kdschemes wandb sync` see all.
 
     Online if the user is logged in, else offline, unless `WANDB_MODE` says which; never asks for a key. The run's id
     is kept in the run's folder, so that a run that goes on stays one run; `WANDB_RUN_ID` wins over it.
@@ -110,7 +110,7 @@ class WandbRun:
 
     @property
     def offline(self) -> bool:
-        """Whether the run is written to a folder only, for `kdschemes sync` to upload."""
+        """Whether the run is written to a folder only, for `kdschemes wandb sync` to upload."""
         return bool(self._run.offline)
 
     def remember(self) -> None:

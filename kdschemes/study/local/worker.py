@@ -1,4 +1,4 @@
-"""A process that trains packs, one after the other: `kdschemes study` starts it and gives it orders.
+"""A process that trains packs, one after the other: `kdschemes study run` starts it and gives it orders.
 
 An order is a line of JSON on the standard input: `runs` (configurations), `group`, `log` (where what is printed goes)
 and `cores`. For each run a line of JSON on the standard output says what became of it, and then one that the order is
