@@ -1,8 +1,8 @@
 # shellcheck shell=bash
-# Settings of a site. Copy it to slurm/site.sh and fill it in; every script here and `kdschemes submit` read that file.
+# Settings of a site. Copy it to slurm/site.sh and fill it in; every script here and `kdschemes study submit` read that file.
 # Whatever is left out stays SLURM's default.
 
-# What to ask SLURM for. sbatch reads these variables, `kdschemes submit` sets them; for a plain sbatch of your own,
+# What to ask SLURM for. sbatch reads these variables, `kdschemes study submit` sets them; for a plain sbatch of your own,
 # read the file before: `. slurm/site.sh && sbatch slurm/train.sbatch ...`. The command line has the last word.
 export SBATCH_PARTITION=gpu
 export SBATCH_ACCOUNT=my_project

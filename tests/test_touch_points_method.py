@@ -117,7 +117,7 @@ def python(folder: Path, *arguments: str) -> str:
 
 
 def test_a_new_method_is_in_help_and_in_the_lists_of_methods(package: Path) -> None:
-    shown = python(package, "-c", "from kdschemes.config.help import help_text; print(help_text())")
+    shown = python(package, "-c", "from kdschemes.config.help import help_text; print(help_text(['all']))")
     assert "scheme=self method=echo: The network is taught by a constant copy" in shown
     assert "scheme.echoes=2" in shown
     for arguments in (["methods"], ["methods", "--markdown"], ["methods", "self/echo"]):

@@ -15,15 +15,6 @@ from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError
 
-DATA_PAPERS: dict[str, tuple[str, ...]] = {
-    "digits": ("alpaydin1998optical", "pedregosa2011scikit"),
-    "fashion_mnist": ("xiao2017fashion",),
-    "cifar10": ("krizhevsky2009learning",),
-    "cifar100": ("krizhevsky2009learning",),
-    "image_folder": (),
-}
-"""Keys of `papers.bib` by data set; a folder of images is the user's own."""
-
 NETWORK_PAPERS: dict[str, str] = {
     r"resnet\d+([x_.]|$)": "he2016deep",
     r"wrn_?\d|wide_resnet\d": "zagoruyko2016wide",
@@ -86,7 +77,7 @@ def used(config: Config) -> Iterator[tuple[str, Entry]]:
     for option, card in scheme.shared_cards().items():
         for entry in method_card(*card).entries:
             yield option, entry
-    for key in DATA_PAPERS[config.data.name]:
+    for key in config.data.papers:
         yield f"data {config.data.name}", papers()[key]
     for role, name in _networks(config):
         for key in network_keys(name):

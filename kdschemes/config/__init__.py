@@ -11,28 +11,6 @@ from kdschemes.config.data import Data, Digits
 from kdschemes.config.losses import Losses
 from kdschemes.config.schemes.online import OnlineDML
 
-MODELS = (
-    "convnet",
-    "resnet18_cifar",
-    "resnet20",
-    "resnet32",
-    "resnet44",
-    "resnet56",
-    "resnet110",
-    "resnet8x4",
-    "resnet32x4",
-    "wrn_16_1",
-    "wrn_16_2",
-    "wrn_40_1",
-    "wrn_40_2",
-    "vgg8",
-    "vgg13",
-    "mobilenet_v2",
-    "shufflenet_v1",
-    "shufflenet_v2",
-)
-"""Names that `kdschemes.models` knows beside `timm/NAME`."""
-
 TEACHER = "teacher"
 """The `job_type` of runs that were not asked for themselves: others need them."""
 

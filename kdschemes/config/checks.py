@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdschemes.config import MODELS, Config
+from kdschemes.config import Config
+from kdschemes.config.models import MODELS
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.errors import UserError, unknown
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,7 +25,15 @@ class Data:
 
     `partition`, then `exclude_classes`, then `train_fraction` choose among the training images that validation leaves,
     by `split_seed` alone; validation and test stay whole, and networks have all classes.
+
+    Known before the images are read: `channels`, the side `image_size` in pixels, `num_classes`, `train_samples` (with
+    those of validation) and `papers`, keys of `cards/papers.bib`.
     """
+
+    channels: ClassVar[int] = 3
+    num_classes: ClassVar[int]
+    train_samples: ClassVar[int]
+    papers: ClassVar[tuple[str, ...]] = ()
 
     name: str
     val_fraction: Annotated[
@@ -78,6 +86,8 @@ class Data:
 class InMemory(Data):
     """Small images that live on the device as bytes."""
 
+    image_size: ClassVar[int] = 32
+
     root: Annotated[str, Field(description="folder of the data; downloaded there if missing")] = "data"
     crop_padding: Annotated[int, Field(ge=0, description="pixels of zero padding before the random crop; 0: none")] = 4
 
@@ -85,6 +95,12 @@ class InMemory(Data):
 @dataclass(frozen=True, kw_only=True)
 class Digits(InMemory):
     """scikit-learn's 1,797 handwritten digits, 8x8, embedded: nothing is downloaded."""
+
+    channels: ClassVar[int] = 1
+    image_size: ClassVar[int] = 8
+    num_classes: ClassVar[int] = 10
+    train_samples: ClassVar[int] = 1_258
+    papers: ClassVar[tuple[str, ...]] = ("alpaydin1998optical", "pedregosa2011scikit")
 
     name: Literal["digits"] = "digits"
     val_fraction: Annotated[
@@ -98,12 +114,22 @@ class Digits(InMemory):
 class FashionMNIST(InMemory):
     """70,000 gray images of clothes, 28x28, 10 classes."""
 
+    channels: ClassVar[int] = 1
+    image_size: ClassVar[int] = 28
+    num_classes: ClassVar[int] = 10
+    train_samples: ClassVar[int] = 60_000
+    papers: ClassVar[tuple[str, ...]] = ("xiao2017fashion",)
+
     name: Literal["fashion_mnist"] = "fashion_mnist"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CIFAR10(InMemory):
     """60,000 color images, 32x32, 10 classes."""
+
+    num_classes: ClassVar[int] = 10
+    train_samples: ClassVar[int] = 50_000
+    papers: ClassVar[tuple[str, ...]] = ("krizhevsky2009learning",)
 
     name: Literal["cifar10"] = "cifar10"
 
@@ -112,12 +138,22 @@ class CIFAR10(InMemory):
 class CIFAR100(InMemory):
     """60,000 color images, 32x32, 100 classes."""
 
+    num_classes: ClassVar[int] = 100
+    train_samples: ClassVar[int] = 50_000
+    papers: ClassVar[tuple[str, ...]] = ("krizhevsky2009learning",)
+
     name: Literal["cifar100"] = "cifar100"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFolder(Data):
-    """One folder a class under `root/train` and `root/test` (or `root/val`); images of any size."""
+    """One folder a class under `root/train` and `root/test` (or `root/val`); images of any size.
+
+    Before the folder is read, it is taken to be as ImageNet.
+    """
+
+    num_classes: ClassVar[int] = 1_000
+    train_samples: ClassVar[int] = 1_281_167
 
     name: Literal["image_folder"] = "image_folder"
     root: Annotated[str | None, Field(description="folder that holds train/ and test/ (or val/); required")] = None
@@ -131,7 +167,7 @@ class ImageFolder(Data):
     ] = None
 
 
-DATA: dict[str, type] = {
+DATA: dict[str, type[InMemory] | type[ImageFolder]] = {
     "digits": Digits,
     "fashion_mnist": FashionMNIST,
     "cifar10": CIFAR10,

@@ -98,14 +98,14 @@ def unknown_key(key: str, holder: str = "") -> UserError:
     same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
     where = f" for {key.rpartition('.')[0]}={holder}" if holder and key in known else ""
     if key in known:
-        return UserError(f"key '{key}' does not exist{where} (--help lists the keys of each choice)")
+        return UserError(f"key '{key}' does not exist{where} (--help {key.rpartition('.')[0]} lists the choices)")
     same = "' or '".join(same_leaf[:3])
     suggestion = f"; did you mean '{same}'?" if same else nearest(key, known)
     if not suggestion:
         by_leaf = {other.rpartition(".")[2]: other for other in known}
         close = nearest(leaf, by_leaf)
         suggestion = close.replace(close.split("'")[1], by_leaf[close.split("'")[1]]) if close else ""
-    return UserError(f"unknown key '{key}'{suggestion} (--help lists all keys)")
+    return UserError(f"unknown key '{key}'{suggestion} (--help all lists all keys)")
 
 
 def _join(prefix: str, key: str) -> str:

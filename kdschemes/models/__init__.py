@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kdschemes.config import models
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
@@ -50,25 +51,16 @@ __all__ = [
     "stages",
 ]
 
+_BUILDERS: dict[str, Callable[..., SequentialNetwork]] = {
+    builder.__name__: builder
+    for builder in (
+        *(convnet, resnet18_cifar, cifar_resnet, cifar_resnet_x4, wide_resnet, vgg),
+        *(mobilenet_v2, shufflenet_v1, shufflenet_v2),
+    )
+}
+
 MODELS: dict[str, Callable[[int, int, int], SequentialNetwork]] = {
-    "convnet": convnet,
-    "resnet18_cifar": resnet18_cifar,
-    "resnet20": partial(cifar_resnet, depth=20),
-    "resnet32": partial(cifar_resnet, depth=32),
-    "resnet44": partial(cifar_resnet, depth=44),
-    "resnet56": partial(cifar_resnet, depth=56),
-    "resnet110": partial(cifar_resnet, depth=110),
-    "resnet8x4": partial(cifar_resnet_x4, depth=8),
-    "resnet32x4": partial(cifar_resnet_x4, depth=32),
-    "wrn_16_1": partial(wide_resnet, depth=16, widen=1),
-    "wrn_16_2": partial(wide_resnet, depth=16, widen=2),
-    "wrn_40_1": partial(wide_resnet, depth=40, widen=1),
-    "wrn_40_2": partial(wide_resnet, depth=40, widen=2),
-    "vgg8": partial(vgg, convolutions=1),
-    "vgg13": partial(vgg, convolutions=2),
-    "mobilenet_v2": mobilenet_v2,
-    "shufflenet_v1": shufflenet_v1,
-    "shufflenet_v2": shufflenet_v2,
+    name: partial(_BUILDERS[builder], **sizes) for name, (builder, sizes) in models.MODELS.items()
 }
 """kdschemes' own networks: (number of classes, channels, image side in pixels) to a network."""
 

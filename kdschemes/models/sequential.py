@@ -7,7 +7,7 @@ from collections.abc import Collection, Generator, Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdschemes.config import MODELS
+from kdschemes.config.models import MODELS
 from kdschemes.errors import UserError, unknown
 from kdschemes.models.base import StagedNetwork
 

@@ -144,7 +144,7 @@ def _why_over(element: ArrayTask, job: slurm.Job | None, asked: bool) -> tuple[s
 
 
 def table(found: Status) -> str:
-    """Return what `kdschemes status` prints: one row per run, then the counts, then notes."""
+    """Return what `kdschemes study status` prints: one row per run, then the counts, then notes."""
     shown = Table(box=box.MARKDOWN)
     for title in ("run", "state", "epochs", "job", "restarts", "reason"):
         shown.add_column(title, justify="right" if title in ("epochs", "restarts") else "left", overflow="fold")

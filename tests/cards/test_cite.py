@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from kdschemes import cli
-from kdschemes.cards.cite import DATA_PAPERS, network_keys
+from kdschemes.cards.cite import network_keys
 from kdschemes.cards.read import Entry, all_cards, entries, plain
-from kdschemes.config import MODELS
 from kdschemes.config.data import DATA
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
+from kdschemes.config.models import MODELS
 from kdschemes.config.naming import dump_yaml
 from kdschemes.config.schemes import SCHEMES
 
@@ -95,10 +95,9 @@ def test_papers_parse_and_are_all_used() -> None:
     papers = parse(PAPERS)
     assert [entry.key for entry in entries(PAPERS)] == list(papers)
     networks = [*MODELS, "wrn_16_2", "vgg8", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2", "timm/vit_tiny"]
-    used = {key for keys in DATA_PAPERS.values() for key in keys} | {k for n in networks for k in network_keys(n)}
+    used = {key for data in DATA.values() for key in data.papers} | {k for n in networks for k in network_keys(n)}
     of_cards = {entry.key for card in all_cards() for entry in card.entries}
     assert used | of_cards | {"zhang2018mixup", "devries2017improved", "sun2024logit"} == set(papers)
-    assert DATA_PAPERS.keys() == DATA.keys()
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass
@@ -11,12 +12,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from kdschemes.config import MODELS, Config, losses, schemes
+from kdschemes.config import Config, losses, schemes
 from kdschemes.config.data import DATA
-from kdschemes.config.help import LOSS_PREFIXES, choices, description, help_text
+from kdschemes.config.help import GROUPS, LOSS_PREFIXES, choices, description, help_text
 from kdschemes.config.load import build_config, load_config
 from kdschemes.config.losses import feature as feature_maps
 from kdschemes.config.losses import response
+from kdschemes.config.models import MODELS
 from kdschemes.config.naming import NOT_HASHED, config_hash, dump_yaml, run_name, to_tree
 from kdschemes.config.recipes import known_recipes
 from kdschemes.config.schemes import online as options_online
@@ -423,7 +425,7 @@ def test_values_are_read_as_yaml() -> None:
 
 
 def test_help_lists_every_key_with_its_default_and_what_is_allowed() -> None:
-    text = help_text()
+    text = help_text(["all"])
     words = {line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  ")}
     groups = {"scheme", "data", "model", "teacher", "losses", "optim", "train"}
     for key, field in all_keys().items():
@@ -447,6 +449,70 @@ def test_help_lists_every_key_with_its_default_and_what_is_allowed() -> None:
     assert re.search(r"scheme\.alpha=0\.9 .*\[a number at least 0 and at most 1\]", text)
 
 
+def test_help_alone_is_a_page_that_fits_the_screen() -> None:
+    lines = help_text().splitlines()
+    assert len(lines) <= 60
+    assert max(map(len, lines)) <= 100
+    keys = {found[1] for line in lines if (found := re.match(r"  ([a-z_.]+)=", line))}
+    assert {"scheme", "data", "optim.lr", "train.epochs", "seed"} <= keys
+    assert keys <= {*all_keys(), *GROUPS, *LOSS_PREFIXES, "method", "experiment"}
+    examples = [shlex.split(line)[2:] for line in lines if line.startswith("  kdschemes train")]
+    for words in (words[: words.index("two")] if "two" in words else words for words in examples):
+        load_config(words, recipes=REPOSITORY / "experiments")
+
+
+@pytest.mark.parametrize(
+    ("words", "shown", "hidden"),
+    [
+        ("scheme", ["scheme=online", "  dml ", "  byot "], ["optim."]),
+        ("scheme=offline", ["  camkd ", "scheme=offline method=kd: ", "scheme.alpha=0.9"], ["  dml "]),
+        ("scheme=offline method=camkd", ["scheme.beta=50.0", "keys of teacher"], ["losses", "optim."]),
+        ("method=byot", ["scheme=self method=byot", "losses.feature=hint", "scheme.exits=all"], ["teacher"]),
+        ("byot", ["scheme=self method=byot: "], []),
+        ("losses", ["losses.response", "  dkd ", "  crd ", "losses.KIND.ramp_epochs=20.0"], ["optim."]),
+        ("losses.feature", ["  hint "], ["  dkd "]),
+        ("losses.response=dkd", ["losses.response.beta=8.0", "[a number at least 0]"], ["losses.response.scale"]),
+        ("dkd", ["losses.response.beta=8.0"], []),
+        ("kd", ["scheme=offline method=kd: ", "losses.response=kd: "], []),
+        ("data", ["  cifar100 ", "data.mixup=0.0"], ["data.image_size"]),
+        ("data=image_folder", ["data.image_size=224"], ["data.crop_padding"]),
+        ("optim", ["optim.lr=0.1", "optim.name=sgd"], ["train."]),
+        ("optim.lr", ["optim.lr=0.1"], ["optim.name"]),
+        ("run", ["experiment=", "output_dir=runs"], ["optim."]),
+        (
+            "scheme=offline optim.lr=1 model=resnet20",
+            ["method=kd: ", "optim.lr=0.1", "model.checkpoint"],
+            ["optim.name"],
+        ),
+    ],
+)
+def test_help_on_a_topic(words: str, shown: list[str], hidden: list[str]) -> None:
+    text = help_text(words.split())
+    assert [word for word in shown if word not in text] == []
+    assert [word for word in hidden if word in text] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("optmi", "no help on 'optmi'; did you mean 'optim'?"),
+        ("train.epoch", "did you mean 'train.epochs'?"),
+        ("camk", "did you mean 'camkd'?"),
+        ("scheme=ofline", "did you mean 'offline'?"),
+        ("scheme=offline method=dml", "unknown method 'dml'"),
+        ("method=ema", "method=ema is now method=mean_teacher"),
+        ("losses.response=dk", "did you mean 'dkd'?"),
+        ("data=cifar", "unknown data 'cifar'"),
+        ("optim.clip", "optim.clip is now optim.clip_grad_norm"),
+    ],
+)
+def test_help_on_nothing_that_there_is(words: str, told: str) -> None:
+    with pytest.raises(UserError) as error:
+        help_text(words.split())
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+
+
 def test_every_key_says_what_it_means_and_its_default_is_allowed() -> None:
     for prefix, cls in choices():
         for field in fields(cls):
@@ -462,7 +528,7 @@ def test_the_configuration_is_read_without_torch() -> None:
     code = (
         "import sys; from pathlib import Path; from kdschemes.config.load import load_config; "
         "from kdschemes.config.naming import dump_yaml; "
-        "from kdschemes.config.help import help_text; help_text(); "
+        "from kdschemes.config.help import help_text; help_text(['all']); "
         "print(dump_yaml(load_config(['scheme=self'], recipes=Path('.')))); "
         "sys.exit(any(name in sys.modules for name in ('torch', 'numpy', 'accelerate')))"
     )

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kdschemes import config
 from kdschemes.errors import UserError
 from kdschemes.models import MODELS, count_macs, count_parameters, create_model, describe_stages, split, stages
 from kdschemes.models.base import StagedNetwork
@@ -296,10 +295,6 @@ def test_pretrained_with_other_classes(tmp_path: Path, monkeypatch: pytest.Monke
     smaller = create_model("timm/test_vit.r160_in1k", num_classes=5, channels=1, image_size=32, pretrained=True)
     assert smaller(torch.zeros(1, 1, 32, 32)).shape == (1, 5)
     assert torch.equal(smaller.plain_state()["blocks.0.attn.qkv.weight"], published.blocks[0].attn.qkv.weight)
-
-
-def test_configuration_knows_the_same_names() -> None:
-    assert tuple(MODELS) == config.MODELS
 
 
 def test_creation_follows_the_callers_seed() -> None:

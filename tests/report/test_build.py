@@ -352,6 +352,6 @@ def test_damaged_results_are_told_and_lose_nothing_else(content: str, tmp_path: 
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["report", str(tmp_path / "none")]) == 2
+    assert cli.main(["study", "report", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith("error: unknown study '")
     assert run_groups([]) == []

@@ -64,7 +64,7 @@ def study(tmp_path: Path) -> Study:
 
 
 def test_a_study_writes_its_pages_and_pictures(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["report", str(study.folder)]) == 0
+    assert cli.main(["study", "report", str(study.folder)]) == 0
     printed = capsys.readouterr().out
     pictures = ("accuracy", "curves", "lines", "nll_curves", "reliability")
     files = {path.name for path in study.folder.iterdir()}

@@ -256,7 +256,7 @@ def test_the_table(
     (study.folder / "logs").mkdir()
     (study.folder / "logs" / "mine-7_1.out").write_text("error: no such data\n")
     for arguments in ([str(study.folder)], ["mine", "--output", str(study.output)]):
-        assert cli.main(["status", *arguments]) == 0
+        assert cli.main(["study", "status", *arguments]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == "mine: Q?"
         cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[1:-2]]
@@ -277,14 +277,14 @@ def test_a_study_that_is_not_there(
     study: Study, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(study.output.parent)
-    assert cli.main(["status", "mime"]) == 2
+    assert cli.main(["study", "status", "mime"]) == 2
     assert capsys.readouterr().err.startswith("error: unknown study 'mime'; did you mean 'mine'? (choose from mine")
-    assert cli.main(["status", "mine"]) == 0
+    assert cli.main(["study", "status", "mine"]) == 0
 
 
 def test_a_study_that_was_not_begun_is_read_from_its_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text(f"{{question: Q, base: {{output_dir: {tmp_path / 'there'}}}, seeds: [0, 1]}}")
-    assert cli.main(["status", str(file)]) == 0
+    assert cli.main(["study", "status", str(file)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "2 runs: 2 not begun"
     assert sorted(tmp_path.iterdir()) == [file]

@@ -86,7 +86,7 @@ def test_out_writes_a_view_that_the_package_reads_back(
     alone: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "view.json"
-    assert cli.main(["dashboard", "--project", "p", "--group", "alpha_effect", "--out", str(out)]) == 0
+    assert cli.main(["wandb", "dashboard", "--project", "p", "--group", "alpha_effect", "--out", str(out)]) == 0
     assert "not saved in W&B" in capsys.readouterr().out
     view = json.loads(out.read_text())
     assert (view["project"], view["name"]) == ("p", "kdschemes: alpha_effect")
@@ -128,7 +128,7 @@ def test_it_is_saved_for_whoever_is_logged_in(alone: pytest.MonkeyPatch, capsys:
     with Recorder() as recorder:
         for name, value in recorder.environment().items():
             alone.setenv(name, value)
-        assert cli.main(["dashboard", "--project", "p"]) == 0
+        assert cli.main(["wandb", "dashboard", "--project", "p"]) == 0
         told = capsys.readouterr().out
         (view,) = recorder.views
     assert told.startswith(f"workspace of p: {recorder.url}/me/p")
@@ -158,7 +158,7 @@ def test_what_it_needs_is_told_in_a_line(
 ) -> None:
     for name, value in environment.items():
         alone.setenv(name, value)
-    assert cli.main(["dashboard"]) == 2
+    assert cli.main(["wandb", "dashboard"]) == 2
     told = capsys.readouterr().err
     assert told.startswith("error: ")
     assert words in told
@@ -166,11 +166,11 @@ def test_what_it_needs_is_told_in_a_line(
 
 
 def test_a_group_that_the_package_cannot_filter_by(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["dashboard", "--group", "it's", "--out", str(tmp_path / "view.json")]) == 2
+    assert cli.main(["wandb", "dashboard", "--group", "it's", "--out", str(tmp_path / "view.json")]) == 2
     assert "cannot filter by a name with '" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_cannot_be_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["dashboard", "--out", str(tmp_path / "no" / "view.json")]) == 2
+    assert cli.main(["wandb", "dashboard", "--out", str(tmp_path / "no" / "view.json")]) == 2
     assert "view.json" in capsys.readouterr().err

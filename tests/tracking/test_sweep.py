@@ -47,9 +47,9 @@ def kdschemes(*words: str) -> list[str]:
 def test_every_run_of_a_study_comes_to_one_group(tmp_path: Path) -> None:
     for name, alphas in (("first", [0.1, 0.9]), ("second", [0.1, 0.5])):
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(STUDY | {"grid": {"scheme.alpha": alphas}}))
-        command(kdschemes("study", f"{name}.yaml", "--parallel", "1"), tmp_path, environment(tmp_path))
+        command(kdschemes("study", "run", f"{name}.yaml", "--parallel", "1"), tmp_path, environment(tmp_path))
     with Recorder() as recorder:
-        told = command(kdschemes("sync"), tmp_path, environment(tmp_path, **recorder.environment()))
+        told = command(kdschemes("wandb", "sync"), tmp_path, environment(tmp_path, **recorder.environment()))
     assert told.splitlines()[-1] == "6 folders: 6 uploaded, 0 before"
     for group, alphas in (("first", [0.1, 0.9]), ("second", [0.1, 0.5])):
         runs = [run for run in recorder.runs.values() if run.facts()["groupName"] == group]

@@ -61,7 +61,7 @@ def empty_parts(runs: Path, *names: str) -> None:
 
 def upload(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tuple[int, list[str], str]:
     """Run the command; return its exit code, the lines that it told and its error."""
-    code = cli.main(["sync", str(folder), *more])
+    code = cli.main(["wandb", "sync", str(folder), *more])
     told = capsys.readouterr()
     return code, [line.rpartition("/")[2] for line in told.out.splitlines()], told.err
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdschemes.config.data import Digits
 from kdschemes.config.load import load_config
 from kdschemes.models import count_macs, create_model
 from kdschemes.study.local.packs import (
     CLASSES,
     PASSES,
-    SAMPLES,
     Pack,
     epoch_work,
     make_packs,
@@ -134,11 +134,11 @@ def test_what_peers_hold_and_methods_remember_is_counted(tmp_path: Path) -> None
     alone, pair, three = (of(*words) for words in (["scheme=supervised"], [online], [online, "scheme.peers=3"]))
     assert pair == 2 * alone
     assert three == 3 * alone
-    assert of("scheme=self", "method=pskd") - alone == 4 * SAMPLES["digits"] * CLASSES
+    assert of("scheme=self", "method=pskd") - alone == 4 * Digits.train_samples * CLASSES
     assert of("scheme=self", "method=mean_teacher") - alone == of("scheme=supervised", "train.ema=0.9") - alone > 0
     crd = ["scheme=offline", "losses.relation=crd"]
-    assert of(*crd, "losses.relation.dimension=64") - alone == 4 * SAMPLES["digits"] * 2 * 64
-    assert of(*crd) - alone == 4 * SAMPLES["digits"] * 2 * 128
+    assert of(*crd, "losses.relation.dimension=64") - alone == 4 * Digits.train_samples * 2 * 64
+    assert of(*crd) - alone == 4 * Digits.train_samples * 2 * 128
     mixed = load_config(["scheme=online", "scheme.peers=[vgg8,convnet]"], recipes=tmp_path).scheme
     assert mixed.trained_models("resnet20") == ["vgg8", "convnet"]
 
@@ -161,7 +161,7 @@ def test_a_heavy_teacher_is_not_paid_twice_for_little(tmp_path: Path) -> None:
     assert 0.5 * whole.work < max(half.work for half in halves) < whole.work
     shared = sum(half.work for half in halves) - whole.work
     teacher = count_macs(create_model("resnet110", num_classes=100, channels=3, image_size=32), 3, 32)
-    assert shared == pytest.approx(2 * SAMPLES["digits"] * teacher)
+    assert shared == pytest.approx(2 * Digits.train_samples * teacher)
 
 
 def test_chains_are_in_order_and_those_that_others_wait_for_are_first(tmp_path: Path) -> None:
@@ -187,10 +187,10 @@ def test_the_work_of_an_epoch_is_that_of_its_networks_on_its_images(tmp_path: Pa
         name: count_macs(create_model(name, num_classes=CLASSES, channels=3, image_size=32), 3, 32)
         for name in ("convnet", "resnet20")
     }
-    own = SAMPLES["digits"] * PASSES * macs["convnet"]
+    own = Digits.train_samples * PASSES * macs["convnet"]
     assert epoch_work(config, 1) == epoch_work(config, 9) == own
     assert epoch_work(half, 1) == own / 2
-    assert epoch_work(taught, 4) == own + SAMPLES["digits"] * macs["resnet20"] / 4
+    assert epoch_work(taught, 4) == own + Digits.train_samples * macs["resnet20"] / 4
 
 
 def test_estimates_make_no_weights_and_touch_no_generator(tmp_path: Path) -> None:

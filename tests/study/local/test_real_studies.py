@@ -1,4 +1,4 @@
-"""`kdschemes study` as a user starts it: packs, kills, failures, a budget, two at once; and what single runs give."""
+"""`kdschemes study run` as a user starts it: packs, kills, failures, a budget, two at once; and the same by runs."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ STUDY = {
 
 
 class Command:
-    """`kdschemes study FILE` in a folder, in a process group of its own."""
+    """`kdschemes study run FILE` in a folder, in a process group of its own."""
 
     def __init__(self, folder: Path, *arguments: str) -> None:
         self.folder = folder
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "kdschemes.cli", "study", "mine.yaml", *arguments],
+            [sys.executable, "-m", "kdschemes.cli", "study", "run", "mine.yaml", *arguments],
             cwd=folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -157,7 +157,7 @@ def test_a_stopped_and_killed_study_goes_on_and_repeats_nothing(whole: tuple[Pat
     first.until((place / "study.yaml").exists)
     code, out, err = Command(folder).wait()
     assert (code, out) == (2, "")
-    assert err == f"error: {place} is in use by another kdschemes study or submit: wait for it\n"
+    assert err == f"error: {place} is in use by another kdschemes study run or submit: wait for it\n"
     first.until(lambda: bool(saved(folder)))
     first.signal(signal.SIGTERM)
     code, out, err = first.wait()

@@ -1,4 +1,4 @@
-"""`kdschemes study` up to the first step: what would be run, and what is refused in one line."""
+"""`kdschemes study run` up to the first step: what would be run, and what is refused in one line."""
 
 from __future__ import annotations
 
@@ -50,7 +50,9 @@ def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
 
 def test_dry_run_prints_the_packs_and_writes_nothing(clone: Path, answer: Answer) -> None:
     before = sorted(clone.rglob("*"))
-    code, out, err = answer("study", "mine", "data.val_fraction=0.3", "--parallel", "1", "--memory", "64", "--dry-run")
+    code, out, err = answer(
+        "study", "run", "mine", "data.val_fraction=0.3", "--parallel", "1", "--memory", "64", "--dry-run"
+    )
     assert (code, err) == (0, "")
     assert sorted(clone.rglob("*")) == before
     lines = out.splitlines()
@@ -67,7 +69,7 @@ def test_finished_runs_are_left_out_and_told(clone: Path, answer: Answer) -> Non
     run = clone / "runs" / run_name(load_config(words[:2] + words[3:], recipes=clone))
     run.mkdir(parents=True)
     (run / "results.json").write_text("{}")
-    _, out, _ = answer("study", "mine", "--dry-run")
+    _, out, _ = answer("study", "run", "mine", "--dry-run")
     assert out.startswith("6 runs in ")
     assert out.splitlines()[-2:] == ["not run", "      ce seed=1: finished"]
 
@@ -84,14 +86,14 @@ def test_finished_runs_are_left_out_and_told(clone: Path, answer: Answer) -> Non
     ],
 )
 def test_how_memory_splits_is_told(memory: str, told: str, clone: Path, answer: Answer) -> None:
-    _, out, _ = answer("study", "mine", "--parallel", "1", "--memory", memory, "--dry-run")
+    _, out, _ = answer("study", "run", "mine", "--parallel", "1", "--memory", memory, "--dry-run")
     assert re.fullmatch(told, out.splitlines()[0])
 
 
 def test_with_slurm_it_is_submit(clone: Path, answer: Answer) -> None:
     words = ["mine", "train.epochs=3", "--parallel", "4", "--dry-run"]
-    submitted = answer("submit", *words, "--", "--time=2:00")
-    assert answer("study", *words, "--slurm", "--", "--time=2:00") == submitted
+    submitted = answer("study", "submit", *words, "--", "--time=2:00")
+    assert answer("study", "run", *words, "--slurm", "--", "--time=2:00") == submitted
     assert submitted[1].count("--array=0-") == 3
     assert submitted[1].count(" --time=2:00 ") == 3
 
@@ -112,7 +114,7 @@ def test_with_slurm_it_is_submit(clone: Path, answer: Answer) -> None:
     ],
 )
 def test_refused_in_one_line(arguments: list[str], words: list[str], clone: Path, answer: Answer) -> None:
-    code, out, err = answer("study", *arguments)
+    code, out, err = answer("study", "run", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert [word for word in words if word not in err] == []
     assert not (clone / "runs").exists()
@@ -123,9 +125,9 @@ def test_overrides_are_those_it_was_begun_with(clone: Path, answer: Answer) -> N
     folder = clone / "runs" / "studies" / "mine"
     folder.mkdir(parents=True)
     write_study(remember(folder, "Q?", ["train.epochs=3"], runs))
-    _, out, _ = answer("study", "mine", "--dry-run")
+    _, out, _ = answer("study", "run", "mine", "--dry-run")
     assert out.splitlines()[0] == "overrides as before: train.epochs=3"
-    code, _, err = answer("study", "mine", "train.epochs=4", "--dry-run")
+    code, _, err = answer("study", "run", "mine", "train.epochs=4", "--dry-run")
     assert code == 2
     assert "was started with train.epochs=3, and 6 of its runs would change now: give the same overrides" in err
 
@@ -135,13 +137,13 @@ def test_a_study_in_use_is_refused(clone: Path, answer: Answer, monkeypatch: pyt
     folder.mkdir(parents=True)
     monkeypatch.setattr(here, "LOCK_PATIENCE", 0.1)
     with FileLock(folder / "lock"):
-        code, out, err = answer("study", "mine")
+        code, out, err = answer("study", "run", "mine")
     assert (code, out) == (2, "")
-    assert err == f"error: {folder} is in use by another kdschemes study or submit: wait for it\n"
+    assert err == f"error: {folder} is in use by another kdschemes study run or submit: wait for it\n"
 
 
 def test_a_folder_that_cannot_be_made_is_told(clone: Path, answer: Answer) -> None:
     (clone / "runs").write_text("no folder")
-    code, _, err = answer("study", "mine")
+    code, _, err = answer("study", "run", "mine")
     assert code == 2
     assert re.search(r"cannot be written: \S", err)

@@ -117,7 +117,7 @@ def test_dry_run_prints_the_commands_and_writes_nothing(clone: Path, answer: Ans
     before = sorted(clone.rglob("*"))
     overrides = ["data.val_fraction=0.3", "output_dir=there"]
     extra = ["--time=2:00", "-N", "2"]
-    code, out, err = answer("submit", "mine", *overrides, "--parallel", "4", "--dry-run", "--", *extra)
+    code, out, err = answer("study", "submit", "mine", *overrides, "--parallel", "4", "--dry-run", "--", *extra)
     assert (code, err) == (0, "")
     assert sorted(clone.rglob("*")) == before
     lines = out.splitlines()
@@ -152,7 +152,7 @@ def test_dry_run_names_the_site_file_and_leaves_out_finished_runs(clone: Path, a
     run = clone / "runs" / run_name(load_config(words, recipes=clone))
     run.mkdir(parents=True)
     (run / "results.json").write_text("{}")
-    _, out, _ = answer("submit", "mine", "--dry-run")
+    _, out, _ = answer("study", "submit", "mine", "--dry-run")
     lines = out.splitlines()
     assert lines[0] == f"site file: {clone / 'slurm' / 'site.sh'}"
     assert "--array=0-0 " in lines[2]
@@ -165,18 +165,18 @@ def test_what_is_submitted_before_is_taken_up(clone: Path, answer: Answer) -> No
     runs = read_study(path, ["train.epochs=3"], recipes=clone).runs
     folder.mkdir(parents=True)
     write_study(remember(folder, "Q?", ["train.epochs=3"], runs))
-    _, out, _ = answer("submit", "mine", "--dry-run")
+    _, out, _ = answer("study", "submit", "mine", "--dry-run")
     assert out.splitlines()[0] == "overrides as before: train.epochs=3"
     assert "seed=1 train.epochs=3" in out
-    _, same, _ = answer("submit", "mine", "train.epochs=3", "--dry-run")
+    _, same, _ = answer("study", "submit", "mine", "train.epochs=3", "--dry-run")
     assert same == out.partition("\n")[2]
-    code, _, err = answer("submit", "mine", "train.epochs=4", "--dry-run")
+    code, _, err = answer("study", "submit", "mine", "train.epochs=4", "--dry-run")
     assert code == 2
     assert "was started with train.epochs=3, and 4 of its runs would change now: give the same" in err
-    _, out, _ = answer("submit", "mine", "train.epochs=4", "output_dir=other", "--dry-run")
+    _, out, _ = answer("study", "submit", "mine", "train.epochs=4", "output_dir=other", "--dry-run")
     assert "train.epochs=4" in out
     path.write_text(TEXT.replace("[0, 1]", "[0, 2]"))
-    _, out, _ = answer("submit", "mine", "--dry-run")
+    _, out, _ = answer("study", "submit", "mine", "--dry-run")
     assert "seed=2 train.epochs=3" in out
 
 
@@ -186,7 +186,7 @@ def test_runs_that_left_the_study_are_told(clone: Path, answer: Answer) -> None:
     folder.mkdir(parents=True)
     write_study(remember(folder, "Q?", [], read_study(path, [], recipes=clone).runs))
     path.write_text(TEXT.replace("[0, 1]", "[0]"))
-    _, out, _ = answer("submit", "mine", "--dry-run")
+    _, out, _ = answer("study", "submit", "mine", "--dry-run")
     assert out.splitlines()[0] == f"2 earlier runs are no longer in {path}"
 
 
@@ -196,7 +196,7 @@ def test_all_finished_is_said(clone: Path, answer: Answer) -> None:
     run.mkdir(parents=True)
     (run / "results.json").write_text("{}")
     for more in (["--dry-run"], []):
-        assert answer("submit", "mine", *more) == (0, "nothing to submit: 1 run: 1 finished\n", "")
+        assert answer("study", "submit", "mine", *more) == (0, "nothing to submit: 1 run: 1 finished\n", "")
     study = read_study_folder(clone / "runs" / "studies" / "mine")
     assert [entry.folder for entry in study.entries] == [run.name]
 
@@ -206,17 +206,17 @@ def test_all_finished_is_said(clone: Path, answer: Answer) -> None:
     [
         (["nothing"], ["unknown study 'nothing'", "mine"]),
         (["mine", "train.epoch=3"], ["mine.yaml: run 'kd seed=0': unknown key 'train.epoch'"]),
-        (["mine", "--", "--array=0-3"], ["--array=0-3: kdschemes submit sets --array itself"]),
-        (["mine", "--", "-o", "log"], ["-o: kdschemes submit sets -o itself"]),
-        (["mine", "--", "--dep=afterok:3"], ["--dep=afterok:3: kdschemes submit sets --dep itself"]),
-        (["mine", "--", "--job-name", "x"], ["--job-name: kdschemes submit sets"]),
+        (["mine", "--", "--array=0-3"], ["--array=0-3: kdschemes study submit sets --array itself"]),
+        (["mine", "--", "-o", "log"], ["-o: kdschemes study submit sets -o itself"]),
+        (["mine", "--", "--dep=afterok:3"], ["--dep=afterok:3: kdschemes study submit sets --dep itself"]),
+        (["mine", "--", "--job-name", "x"], ["--job-name: kdschemes study submit sets"]),
         (["mine", "--parallel", "0"], ["--parallel", "'0' is not a whole number above 0"]),
         (["mine", "--dryrun"], ["unrecognized arguments: --dryrun"]),
         (["mine"], ["sbatch is not on this machine"]),
     ],
 )
 def test_refused_and_nothing_is_recorded(arguments: list[str], words: list[str], clone: Path, answer: Answer) -> None:
-    code, out, err = answer("submit", *arguments)
+    code, out, err = answer("study", "submit", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert [word for word in words if word not in err] == []
     left = {path.name for path in (clone / "runs").rglob("*") if path.is_file() and path.name != "lock"}
@@ -227,12 +227,12 @@ def test_where_slurm_does_not_answer_nothing_is_submitted_twice(clone: Path, ans
     folder = clone / "runs" / "studies" / "mine"
     folder.mkdir(parents=True)
     add_submission(folder, {"arrays": [{"job": "7", "name": "mine", "runs": ["x"]}]})
-    code, _, err = answer("submit", "mine")
+    code, _, err = answer("study", "submit", "mine")
     assert code == 2
     assert "scontrol is not on this machine" in err
     assert "the queue is unknown, so nothing was submitted" in err
     assert len((folder / "jobs.jsonl").read_text().splitlines()) == 1
-    code, out, _ = answer("submit", "mine", "--dry-run")
+    code, out, _ = answer("study", "submit", "mine", "--dry-run")
     assert code == 0
     assert out.splitlines()[-1].endswith("states are from folders and logs only")
 
@@ -244,14 +244,14 @@ def test_two_submissions_at_once_are_one_after_the_other(
     folder.mkdir(parents=True)
     monkeypatch.setattr(submit, "LOCK_PATIENCE", 0.1)
     with FileLock(folder / "lock"):
-        code, _, err = answer("submit", "mine")
+        code, _, err = answer("study", "submit", "mine")
     assert code == 2
-    assert "is in use by another kdschemes submit or study: wait for it" in err
+    assert "is in use by another kdschemes study run or submit: wait for it" in err
 
 
 def test_a_folder_that_cannot_be_made_is_told(clone: Path, answer: Answer) -> None:
     (clone / "runs").write_text("no folder")
-    code, _, err = answer("submit", "mine")
+    code, _, err = answer("study", "submit", "mine")
     assert code == 2
     assert "cannot be written: " in err
 
@@ -259,7 +259,7 @@ def test_a_folder_that_cannot_be_made_is_told(clone: Path, answer: Answer) -> No
 def test_outside_a_clone_the_one_that_is_installed_is_used(clone: Path, answer: Answer) -> None:
     (clone / "slurm" / "study.sbatch").unlink()
     installed = Path(cli.__file__).resolve().parents[1]
-    code, out, err = answer("submit", str(clone / "experiments" / "studies" / "mine.yaml"), "--dry-run")
+    code, out, err = answer("study", "submit", str(clone / "experiments" / "studies" / "mine.yaml"), "--dry-run")
     assert (code, err) == (0, "")
     assert f"KDSCHEMES_REPOSITORY={installed}" in out
     assert out.count("sbatch --parsable") == 4
