@@ -68,7 +68,7 @@ None.
 p is the softmax of z, a constant where it teaches.
 """
 BUILD = """
-from tests.schemes from tests.schemes import variants
+from tests.schemes import variants
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import dump_yaml
 from kdschemes.core.types import DataSpec

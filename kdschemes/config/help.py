@@ -32,7 +32,7 @@ examples
   kdschemes train scheme=online                    two peers teach each other, on digits
   kdschemes train scheme=offline model=resnet20 teacher=resnet56 data=cifar100
   kdschemes train scheme=offline losses.response=dkd losses.feature=at scheme.alpha=0.5
-  kdschemes train method=byot train.epochs=30 seed=1 tracker=wandb
+  kdschemes train scheme=self method=byot train.epochs=30 tracker=wandb
   kdschemes train experiment=topologies/offline_self
 
 more help

@@ -39,7 +39,7 @@ def header(name: str) -> str:
 
 
 def commands(name: str) -> list[list[str]]:
-    return [shlex.split(command)[2:] for command in COMMAND.findall(header(name))]
+    return [shlex.split(command)[3:] for command in COMMAND.findall(header(name))]
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)

@@ -169,7 +169,7 @@ def test_a_study_is_found_by_name_and_by_path(tmp_path: Path) -> None:
 def test_shipped_studies_load_and_say_what_they_cost(path: Path) -> None:
     study = read_study(path, [], recipes=EXPERIMENTS)
     header = path.read_text().partition("\nquestion:")[0]
-    assert re.search(rf"^# Command: +kdschemes (study|submit) {path.stem}\b", header, flags=re.MULTILINE)
+    assert re.search(rf"^# Command: +kdschemes study (run|submit) {path.stem}\b", header, flags=re.MULTILINE)
     assert "# Cost: " in header
     seeds = {run.seed for run in study.runs}
     assert len(seeds) > 1
