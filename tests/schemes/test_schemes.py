@@ -2,7 +2,7 @@
 
 A golden trace is the total loss of the first steps on digits, in float64 (`golden/NAME.json`). A change that is not
 meant to change results must keep it. Written anew, after a change that is meant to, by
-`KDSCHEMES_WRITE_GOLDEN=1 python -m pytest tests/test_schemes.py -k golden`. The tolerance is that of the initial
+`KDSCHEMES_WRITE_GOLDEN=1 python -m pytest tests/schemes -k golden`. The tolerance is that of the initial
 weights and images, which are float32: their last bit may depend on the machine.
 """
 
