@@ -405,4 +405,4 @@ def test_students_share_a_chain_of_runs(tmp_path: Path) -> None:
         assert Path(teacher).name.startswith("offline-takd-digits-convnet-seed3-")
         again = run([f"experiment={folder / 'config.yaml'}"], place)
         assert again.code == 0
-        assert f"this run is done already: runs/{folder.name}" in again.out
+        assert f"this run is already finished: runs/{folder.name}" in again.out

@@ -143,7 +143,7 @@ def test_the_same_command_again_does_not_train_again(tiny: Done) -> None:
     before = {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")}
     again = run(TINY, tiny.place)
     assert (again.code, again.err) == (0, "")
-    assert again.out.splitlines()[0] == f"this run is done already: runs/{tiny.folder.name}"
+    assert again.out.splitlines()[0] == f"this run is already finished: runs/{tiny.folder.name}"
     assert again.out.splitlines()[2:] == tiny.out.splitlines()[3:]
     assert {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")} == before
 
@@ -165,14 +165,14 @@ def test_a_teacher_without_weights_is_trained_once_for_all_students(tmp_path: Pa
     first = run(arguments, place)
     assert (first.code, first.err) == (0, "")
     (teacher,) = [folder for folder in (place / "runs").iterdir() if folder.name.startswith("supervised-ce-")]
-    assert f"teacher convnet has no checkpoint: its run is runs/{teacher.name}" in first.out
-    assert f"this run is done already: runs/{teacher.name}" not in first.out
+    assert f"teacher convnet has no checkpoint: training it in runs/{teacher.name}" in first.out
+    assert f"this run is already finished: runs/{teacher.name}" not in first.out
     written = (teacher / "model.safetensors").stat().st_mtime_ns
     assert json.loads((teacher / "results.json").read_text())["epochs"] == 2
 
     second = run([*arguments, "seed=1"], place)
     assert (second.code, second.err) == (0, "")
-    assert f"this run is done already: runs/{teacher.name}" in second.out
+    assert f"this run is already finished: runs/{teacher.name}" in second.out
     assert (teacher / "model.safetensors").stat().st_mtime_ns == written
     students = sorted(folder.name for folder in (place / "runs").iterdir() if folder != teacher)
     assert [name[: len("offline-kd-digits-convnet-seed0")] for name in students] == [
