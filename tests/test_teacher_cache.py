@@ -443,7 +443,7 @@ REFUSED = {
     "hint/teacher->student reads the teacher's features, and teacher.cache=logits": ["losses.feature=hint"],
     "srd/teacher->student reads the teacher's features": ["losses.response=srd"],
     "ofd/teacher->student reads the teacher's maps before their last ReLU": ["losses.feature=ofd"],
-    "teacher.cache=logits is for frozen teachers": ["scheme.method=partial_teacher"],
+    "teacher.cache=logits applies to frozen teachers": ["scheme.method=partial_teacher"],
     "teacher.cache=logits and train.compile=true exclude each other": ["train.compile=true"],
 }
 
