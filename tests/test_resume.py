@@ -292,7 +292,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) ->
 def test_without_a_checkpoint_the_error_says_so(tmp_path: Path) -> None:
     ended = run([*CASES["average"], "optim.lr=1e30"], tmp_path / "run")
     assert ended.code == 1
-    assert "no checkpoint was written" in one_line(ended)
+    assert "no checkpoint exists" in one_line(ended)
 
 
 def pair(arguments: list[str], place: Path, before: SignalAtFile | None = None, who: int = 0) -> list[Ended]:

@@ -276,7 +276,7 @@ class Run:
         raise TrainingStopped(f"term {name} is not finite at step {step} (it teaches {target}): {self._advice()}")
 
     def _advice(self) -> str:
-        kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint was written"
+        kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint exists"
         return f"{kept}; try a lower optim.lr, optim.clip_grad_norm=1 or precision=fp32"
 
     def wall(self) -> float:
