@@ -175,7 +175,7 @@ def test_the_feature_term_waits() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([*CAMKD, "teacher=resnet20"], "camkd weighs teachers, and teacher.name=resnet20 is one"),
+        ([*CAMKD, "teacher=resnet20"], "camkd needs two or more teachers, not teacher.name=resnet20"),
         ([*CAMKD, "teacher.weights=[1,2]"], "teacher.weights has no effect with method=camkd"),
         ([*PARTIAL, "teacher.name=[resnet20,convnet]"], "method=partial_teacher trains one teacher, not 2"),
         ([*PARTIAL, "scheme.trained_from=layer9"], "unknown stage of resnet20 'layer9'"),

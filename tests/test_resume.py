@@ -197,7 +197,7 @@ def test_a_second_process_on_a_folder_is_refused(tmp_path: Path) -> None:
     assert second.code == 2
     told = one_line(second)
     assert f"is in use by another process (process {first.pid} on " in told
-    assert told.endswith(": wait for it, or choose another seed or output")
+    assert told.endswith(": wait for it, or choose another seed or output_dir")
     assert list(run_folder(place).glob("config.yaml.*.partial"))
     first.signal(signal.SIGKILL)
     first.signal(signal.SIGCONT)

@@ -220,7 +220,7 @@ OFFLINE = ["scheme=offline", "teacher=convnet"]
         (["scheme=self", "scheme.exits=[stage9]"], "stage9"),
         ([*OFFLINE, "losses.feature=hint", "losses.feature.stages=[stage9:stage4]"], "stage9"),
         (["scheme.topology=shared_trunk", "scheme.split=stage9"], "stage9"),
-        (["scheme.split=stage4"], "scheme.split belongs to scheme.topology=shared_trunk"),
+        (["scheme.split=stage4"], "scheme.split needs scheme.topology=shared_trunk"),
         (["scheme.topology=shared_trunk", "train.ema=0.9"], "train.ema"),
         ([*OFFLINE, "teacher.checkpoint=nowhere"], "no weights at nowhere"),
         (["model.checkpoint=nowhere.safetensors"], "no weights at nowhere.safetensors"),
@@ -255,7 +255,7 @@ def test_one_process_where_several_were_asked_for_is_refused(tmp_path: Path) -> 
     """The variables of `accelerate launch --cpu --num_processes 2`, which starts one process."""
     started = Started(TINY, tmp_path / "run", environment={"MASTER_PORT": "29500"})
     line = refused(started.wait(), tmp_path / "run")
-    assert "several processes were asked for and one came up" in line
+    assert "several processes were requested, but only one started" in line
     assert "accelerate launch --multi_gpu --num_processes N run.py" in line
 
 
