@@ -105,7 +105,6 @@ class PredictionBank(Node):
 
     @property
     def size(self) -> int:
-        """The size of the bank in bytes, on each process."""
         return sum(buffer.numel() * buffer.element_size() for buffer in (self.logits, self.known))
 
     def describe(self) -> str:

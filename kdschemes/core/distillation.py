@@ -96,7 +96,6 @@ class Distillation(nn.Module):
         return [node for node in self._producer_order if node in found]
 
     def after_step(self) -> None:
-        """Call every node's hook after the optimizer step."""
         for node in self.nodes.values():
             assert isinstance(node, Node)
             node.after_step()
@@ -134,7 +133,6 @@ class Distillation(nn.Module):
         )
 
     def node_of(self, output: str) -> Node:
-        """Return the node that provides an output."""
         return self._producer[output]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:

@@ -45,12 +45,10 @@ class Frozen(Node):
 
     @property
     def network(self) -> StagedNetwork:
-        """The frozen network."""
         return self._hidden[0]
 
     @property
     def preactivations(self) -> bool:
-        """Whether outputs include `Output.preactivations`."""
         return self._shared.preactivations
 
     @property

@@ -16,7 +16,6 @@ from kdschemes.distributed.fsdp import blocks, split_over_processes
 
 
 def frozen_nodes(scheme: Distillation) -> list[Frozen]:
-    """Return the nodes with frozen networks."""
     return [node for node in scheme.nodes.values() if isinstance(node, Frozen)]
 
 

@@ -11,7 +11,6 @@ Schedule = Callable[[Progress], float]
 
 
 def constant(value: float) -> Schedule:
-    """Return a constant schedule."""
     return lambda progress: value
 
 

@@ -36,7 +36,6 @@ class Term(nn.Module):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The outputs that the term reads."""
         return (self.target,)
 
     def stages_read(self, output: str) -> list[str] | None:
@@ -141,8 +140,8 @@ class Transfer(Term):
         if self.detach_source:
             source = source.detach()
         if source.known is not None:
-            answered = torch.where(source.known[:, None], source.logits, target.logits.detach())
-            source = replace(source, logits=answered)
+            filled = torch.where(source.known[:, None], source.logits, target.logits.detach())
+            source = replace(source, logits=filled)
         value = self.loss(
             target, source, samples, partial(gather, total=samples.micro_size) if self.needs_global_batch else _own
         )

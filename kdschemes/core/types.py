@@ -61,7 +61,6 @@ class Output:
     known: Bool[Tensor, " n"] | None = None
 
     def detach(self) -> Output:
-        """Return the same values, detached."""
         return Output(
             self.logits.detach(),
             {name: f.detach() for name, f in self.features.items()},
@@ -70,7 +69,6 @@ class Output:
         )
 
     def float(self) -> Output:
-        """Return the same values in float32."""
         return Output(
             self.logits.float(),
             {name: f.float() for name, f in self.features.items()},

@@ -16,7 +16,6 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

@@ -62,5 +62,4 @@ def start_processes(config: Config) -> Accelerator:
 
 
 def _cores() -> int:
-    """Return the number of cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -45,12 +45,10 @@ class Job:
 
     @property
     def waits(self) -> bool:
-        """Whether it is queued or requeued."""
         return self.state in WAITING
 
     @property
     def over(self) -> bool:
-        """Whether it has ended for good."""
         return self.state in OVER
 
     @property
@@ -100,7 +98,6 @@ def task_numbers(text: str) -> list[int]:
 
 
 def available() -> bool:
-    """Return whether SLURM's commands are installed."""
     return shutil.which("scontrol") is not None
 
 

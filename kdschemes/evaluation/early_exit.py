@@ -164,7 +164,7 @@ def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int)
         return None
     names = (*node.provides[1:], node.provides[0])
 
-    def answers(split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def exit_logits(split: str) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in data.eval_batches(split, batch_size=batch_size, rank=rank(), world=world_size()):
             outputs = scheme.predict(batch, names)
             yield torch.stack([outputs[name].logits for name in names]), batch.labels
@@ -172,13 +172,13 @@ def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int)
     with evaluation_mode(scheme):
         budgets: list[list[float]] = []
         if data.sizes["val"]:
-            local = [confidence(logits) for logits, _ in answers("val")]
+            local = [confidence(logits) for logits, _ in exit_logits("val")]
             none = torch.zeros(len(names), 0, dtype=torch.float64, device=data.device)
             sure = _gather_columns(torch.cat([none, *local], 1), data.sizes["val"])
             budgets = [choose_thresholds(sure, geometric_shares(ratio, len(names)).to(sure.device)) for ratio in RATIOS]
         macs = dynamic_macs(node.network, data.channels, data.image_size)
         anytime = [stop_at(number, len(names)) for number in range(len(names))]
-        found = evaluate_rules([*anytime, *budgets], answers("test"), macs, data.device)
+        found = evaluate_rules([*anytime, *budgets], exit_logits("test"), macs, data.device)
         middle = budgets[RATIOS.index(BUDGETS["middle"])] if budgets else None
         times = broadcast_from_main(_measure(node.network, data, names, middle) if rank() == 0 else {})
     exits = {
@@ -216,17 +216,16 @@ def _measure(
     network: ExitNetwork, data: DataModule, names: Sequence[str], middle: Sequence[float] | None
 ) -> dict[str, float]:
     """Return the median latency of every exit, of the network without exits, and (also mean) of the middle budget."""
-    answers: dict[str, Callable[[Tensor], object]] = {
+    predictors: dict[str, Callable[[Tensor], object]] = {
         name: EarlyExit(network, stop_at(number, len(names))).eval() for number, name in enumerate(names)
     }
-    answers["static"] = network
+    predictors["static"] = network
     if middle is not None:
-        answers["middle"] = EarlyExit(network, middle).eval()
-    measured = latencies(answers, single_images(data))
+        predictors["middle"] = EarlyExit(network, middle).eval()
+    measured = latencies(predictors, single_images(data))
     means = {"middle, mean": mean(measured["middle"])} if middle is not None else {}
     return {name: median(values) for name, values in measured.items()} | means
 
 
 def summary(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the results without the curve, for `results.json`."""
     return {key: value for key, value in found.items() if key != "curve"}

@@ -149,7 +149,6 @@ class Lease:
             raise FolderLost(f"{self.folder} was taken over{by}: this process stops and writes nothing more there")
 
     def release(self) -> None:
-        """Release the folder."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()

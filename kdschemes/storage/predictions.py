@@ -47,9 +47,9 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
     """
     tensors: dict[str, Numbers] = {f"{LABELS}/{name}": of.astype(np.int16) for name, of in predictions.labels.items()}
     for head, splits in predictions.heads.items():
-        for split, answers in splits.items():
-            tensors[f"{head}/{split}/{CLASS}"] = answers.classes.astype(np.int16)
-            tensors[f"{head}/{split}/{CONFIDENCE}"] = answers.confidence.astype(np.float32)
+        for split, predicted in splits.items():
+            tensors[f"{head}/{split}/{CLASS}"] = predicted.classes.astype(np.int16)
+            tensors[f"{head}/{split}/{CONFIDENCE}"] = predicted.confidence.astype(np.float32)
     atomic_write(folder / FILE, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
 
 

@@ -27,7 +27,6 @@ FOLDER = "teacher_cache"
 
 
 def cache_root(config: Config) -> Path:
-    """Return the folder that contains a run's caches."""
     folder = config.teacher.cache_dir
     return Path(folder).expanduser() if folder is not None else Path(config.output_dir) / FOLDER
 
@@ -88,7 +87,6 @@ def attach_caches(config: Config, scheme: Distillation, data: DataModule) -> Non
 
 
 def caches_of(scheme: Distillation) -> list[TeacherCache]:
-    """Return the caches of a scheme's frozen networks."""
     return list(dict.fromkeys(node.cache for node in _frozen(scheme) if isinstance(node.cache, TeacherCache)))
 
 

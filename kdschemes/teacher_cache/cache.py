@@ -66,7 +66,6 @@ class TeacherCache:
         self._values: dict[str, np.ndarray] = {}
 
     def fits(self, other: object) -> bool:
-        """Return whether another cache has the same folder and key."""
         return isinstance(other, TeacherCache) and self.folder == other.folder and self.key == other.key
 
     def absent(self, epochs: range) -> dict[str, int]:
@@ -78,7 +77,6 @@ class TeacherCache:
         return {what: len(epochs) - found.get(what, 0) for what in self.wanted}
 
     def size(self, what: str) -> int:
-        """Return the size in bytes of one epoch of a stored tensor."""
         return file_size(self._shape(what))
 
     def predict(self, batch: Batch) -> Output:

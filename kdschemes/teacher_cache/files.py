@@ -38,7 +38,6 @@ def file_name(epoch: int, what: str) -> str:
 
 
 def file_size(shape: tuple[int, ...]) -> int:
-    """Return the size in bytes of a file's values."""
     size = DTYPE.itemsize
     for length in shape:
         size *= length
@@ -66,7 +65,6 @@ class Writer:
             raise self._failed(error) from None
 
     def write(self, rows: np.ndarray) -> None:
-        """Append rows."""
         data = rows.astype(DTYPE, copy=False).tobytes()
         self._digest.update(data)
         self._written += len(data)

@@ -81,7 +81,6 @@ def check_space(root: Path, needed: int, limit: float) -> int:
 
 
 def taken(folder: Path) -> int:
-    """Return the total size in bytes of all files in a folder and its subfolders."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:

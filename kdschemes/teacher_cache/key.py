@@ -63,7 +63,6 @@ def cache_key(network: StagedNetwork, data: DataModule, config: Config) -> Key:
 
 
 def key_digest(key: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a key."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 

@@ -41,7 +41,6 @@ class Pack:
                 self.console.line(f"{run.folder.name} ends: {error}")
 
     def at(self, step: int) -> list[Run]:
-        """Return the active runs that have taken `step` steps."""
         return [run for run in self.active if run.state.step == step]
 
     def still_active(self, runs: Sequence[Run]) -> list[Run]:
@@ -49,7 +48,6 @@ class Pack:
         return [run for run in runs if run in self.active]
 
     def show_progress(self) -> None:
-        """Update the progress bar."""
         if self.active:
             states = [run.state for run in self.active]
             self.console.advance(

@@ -141,17 +141,14 @@ class Run:
 
     @property
     def at_end(self) -> bool:
-        """Whether all steps have been taken."""
         return self.state.step == self.total_steps
 
     @property
     def lost_folder(self) -> bool:
-        """Whether another process has taken over the run's folder."""
         return self._lease is not None and self._lease.lost
 
     @property
     def checkpoint_due_within_epoch(self) -> bool:
-        """Whether a checkpoint is due now, in the middle of an epoch."""
         return self._at_checkpoint_step and self.state.step % self.steps_per_epoch != 0
 
     @property
@@ -160,11 +157,9 @@ class Run:
         return every is not None and self.state.step % every == 0
 
     def validates_after(self, epoch: int) -> bool:
-        """Return whether the heads are evaluated after an epoch."""
         return bool(self.data.sizes["val"]) and ((epoch + 1) % self.config.train.eval_every_epochs == 0 or self.at_end)
 
     def saves_after(self, epoch: int) -> bool:
-        """Return whether a checkpoint is written after an epoch."""
         return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self._at_checkpoint_step
 
     def batches(self, split: str) -> Iterator[Batch]:
@@ -284,7 +279,6 @@ class Run:
         return self.state.wall + time.perf_counter() - self.opened
 
     def write(self, row: dict[str, Any]) -> None:
-        """Write a row to the log."""
         if self.log is not None:
             self.log.write(row)
 

@@ -38,15 +38,10 @@ class RunFolder:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken over the folder."""
         return self._lease.lost
 
     def verify(self) -> None:
-        """Check that this process still holds the folder.
-
-        Raises:
-            FolderLost: it does not.
-        """
+        """Raise `FolderLost` unless this process still holds the folder."""
         self._lease.verify()
 
     def __enter__(self) -> RunFolder:

@@ -46,7 +46,6 @@ class State:
         self.first_bad = torch.where(torch.isfinite(losses), self.first_bad, self.first_bad.minimum(bad))
 
     def start_window(self) -> None:
-        """Start a new window."""
         self.window_sums.zero_()
         self.window_steps = 0
 

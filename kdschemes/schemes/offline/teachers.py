@@ -25,7 +25,6 @@ class Teachers:
 
     @property
     def names(self) -> list[str]:
-        """The outputs of the individual teachers."""
         return [node.provides[0] for node in self.frozen]
 
     def edges(self, response: str, alpha: float) -> list[Edge]:
@@ -38,7 +37,6 @@ class Teachers:
 
 
 def build_teachers(config: Config, data_spec: DataSpec) -> Teachers:
-    """Return the teachers that the `teacher` group describes."""
     count = len(config.teacher.name) if isinstance(config.teacher.name, list) else 1
     weights = config.teacher.weights or [1.0] * count
     names = ["teacher"] if count == 1 else [f"teacher{k}" for k in range(count)]

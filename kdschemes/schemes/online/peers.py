@@ -55,22 +55,22 @@ def build_peers(config: Config, data_spec: DataSpec, *, leader: str | None = Non
         one_a_peer("model.checkpoint", config.model.checkpoint, len(models))
     views = peer_views(options.views, len(models))
     lr_multipliers = dict(zip(names, options.lr_multipliers or [1.0] * len(names), strict=True))
-    everybody = list(names)
+    all_names = list(names)
     if leader is not None:
-        models, everybody, views = [*models, config.model.name], [*names, leader], [*views, None]
+        models, all_names, views = [*models, config.model.name], [*names, leader], [*views, None]
     if options.topology == "shared_trunk":
         if options.lr_multipliers is not None:
             raise UserError(
                 "scheme.lr_multipliers needs scheme.topology=independent: peers on one trunk share its learning rate"
             )
-        stem = build_shared_trunk(config, data_spec, models, everybody)
-        node = SharedTrunk(everybody, stem.trunk, stem.branches, stem.template, views=views)
+        stem = build_shared_trunk(config, data_spec, models, all_names)
+        node = SharedTrunk(all_names, stem.trunk, stem.branches, stem.template, views=views)
         return Peers({"peers": node}, names, {})
     if options.split is not None:
         raise UserError("scheme.split needs scheme.topology=shared_trunk: independent peers share nothing")
-    networks = peer_networks(config, data_spec, models, everybody)
+    networks = peer_networks(config, data_spec, models, all_names)
     nodes: dict[str, Node] = {
-        name: Network(name, network, view) for name, network, view in zip(everybody, networks, views, strict=True)
+        name: Network(name, network, view) for name, network, view in zip(all_names, networks, views, strict=True)
     }
     return Peers(nodes, names, lr_multipliers)
 
@@ -127,7 +127,6 @@ def last_width(method: str, name: str, shapes: Mapping[str, Mapping[str, tuple[i
 
 
 def peer_names(count: int) -> list[str]:
-    """Return the names of the outputs of `count` peers."""
     return [f"peer{number}" for number in range(count)]
 
 
@@ -152,7 +151,6 @@ def edges_from(sources: Mapping[str, str]) -> list[Edge]:
 
 
 def peer_models(config: Config) -> list[str]:
-    """Return the model of each peer."""
     peers = config.scheme.peers
     return peers if isinstance(peers, list) else [config.model.name] * peers
 

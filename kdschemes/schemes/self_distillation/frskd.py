@@ -92,7 +92,6 @@ class Fuse(nn.Module):
         self.weights = nn.Parameter(torch.ones(maps))
 
     def forward(self, *maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Return the mean."""
         weights = self.weights.relu()
         weights = weights / (weights.sum() + 1e-6)
         mean: Tensor = sum(weight * m for weight, m in zip(weights, maps, strict=True))

@@ -33,7 +33,6 @@ class ZipfLabels(Term):
 
     @property
     def classifier(self) -> nn.Linear | None:
-        """The student's classifier, for dense votes."""
         return self._classifier[0]
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
