@@ -1,4 +1,4 @@
-"""A run's folder: one writer at a time, files that are whole or not there, exact going on."""
+"""Saving and loading of checkpoints."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ CHECKPOINT = "checkpoint.pt"
 
 
 def save_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a state of tensors and plain data, whole or not at all."""
+    """Write a state of tensors and plain data atomically."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     atomic_write(path, buffer.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read what `save_state` wrote, onto the CPU, without running any code in it.
+    """Load what `save_state` wrote onto the CPU, without executing code from the file.
 
     Raises:
-        UserError: the file is damaged or of another kind.
+        UserError: the file is damaged or not a checkpoint.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UserError(f"{path} is damaged ({first_line(error)[:80]}): delete it to start this run over") from None
     if not isinstance(state, dict):
-        raise UserError(f"{path} is not a checkpoint of a run: delete it to start this run over")
+        raise UserError(f"{path} is not a checkpoint: delete it to start this run over")
     return state

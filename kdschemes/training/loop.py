@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom: the only place where optimizer steps are taken."""
+"""The training loop, readable from top to bottom: the only place where optimizer steps are taken."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from kdschemes.training.signals import StopSignal
 def train_runs(
     runs: Sequence[Run], stop: StopSignal, console: Reporter, *, wait: bool
 ) -> dict[str, UserError | TrainingStopped]:
-    """Train the runs of a pack to their ends; return by folder name why each run that failed did.
+    """Train the runs of a pack to completion; return the errors of the runs that failed, by folder name.
 
-    With `wait`, a folder that another process holds is waited for.
+    With `wait`, wait for folders that another process holds.
 
     Raises:
-        SystemExit: a signal asked to stop; the checkpoint of every run is written.
+        SystemExit: a stop signal was received; every run's checkpoint is written.
     """
     pack = Pack(runs, stop, console)
     try:
@@ -72,9 +72,9 @@ def report_teachers(pack: Pack) -> None:
 
 
 def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
-    """Train the rest of an epoch, of which the run furthest behind has taken `start` steps; return the runs trained.
+    """Train the rest of an epoch, of which the run furthest behind has taken `start` steps; return the trained runs.
 
-    A run that is further ahead joins at its own step.
+    A run that is further ahead joins when the others reach its step.
     """
     first, train = pack.first, pack.first.config.train
     step, end = epoch * first.steps_per_epoch + start, (epoch + 1) * first.steps_per_epoch
@@ -121,7 +121,7 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
 
 
 def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
-    """Take one optimizer step of a run, in each of its scheme's phases, on the gradients of all micro-batches."""
+    """Take one optimizer step per phase of the run's scheme, on the gradients accumulated over all micro-batches."""
     accelerator, scheme, state = run.accelerator, run.scheme, run.state
     progress = Progress(state.step, run.total_steps, run.steps_per_epoch)
     run.learning_rate = set_rate(run.optimizer, run.lr_schedule, progress)
@@ -135,7 +135,7 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
                 accelerator.backward(result.total)
             losses += torch.stack([result.total.detach(), *result.losses.values()]).to(losses.dtype)
         weights = {name: weight + result.weights[name] for name, weight in weights.items()}
-        for name in scheme.skipped_nodes(phase):  # without gradients they keep their weights and momenta
+        for name in scheme.skipped_nodes(phase):  # without a gradient, weights and momenta stay unchanged
             for parameter in run.groups.get(name, ()):
                 parameter.grad = None
         if run.config.optim.clip_grad_norm is not None:
@@ -149,7 +149,7 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
 
 
 def end_epoch(pack: Pack, trained: Sequence[Run], epoch: int) -> None:
-    """Validate and save the runs that took the last step of an epoch, and finish those at their end."""
+    """Validate and save the runs that completed an epoch, and finish those that are at their end."""
     validated = [run for run in trained if run.validates_after(epoch)]
     for run, found in zip(validated, evaluate_runs(validated, "val"), strict=True):
         with pack.isolate(run):
@@ -167,7 +167,7 @@ def end_epoch(pack: Pack, trained: Sequence[Run], epoch: int) -> None:
 def check_stop(pack: Pack) -> None:
     """Save all runs and exit if any process received a signal; drop the runs whose folder another process took over.
 
-    One collective a step, which does not wait for a GPU.
+    Costs one collective per step, without a GPU synchronization.
 
     Raises:
         SystemExit: a signal was received.

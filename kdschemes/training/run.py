@@ -1,4 +1,4 @@
-"""One run: its scheme, optimizer and folder, what it logs and the checkpoints that it resumes from."""
+"""One run: its scheme, optimizer, folder, logs, and checkpoints."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from kdschemes.training.state import State, load_checkpoint, save_checkpoint
 
 
 class Run:
-    """What belongs to one training: the loop takes its steps, this logs, validates and saves."""
+    """The state of one training run: the loop takes the steps; this class logs, validates, and saves."""
 
     def __init__(
         self,
@@ -71,7 +71,7 @@ class Run:
         self._best_files: set[str] = set()
 
     def build(self) -> None:
-        """Place the scheme on its devices, wrap it for several processes, and make its optimizer."""
+        """Place the scheme on its devices, wrap it for distributed training, and create its optimizer."""
         config, accelerator, scheme = self.config, self.accelerator, self.scheme
         self.costs = head_costs(scheme, self.data)
         self.training_macs = training_macs(scheme, self.data.channels, self.data.image_size)
@@ -85,7 +85,7 @@ class Run:
         if config.train.fsdp:
             split_trained(scheme, self.device)
         self.groups = scheme.parameter_groups()
-        # All processes update these in the same way, so DDP need not broadcast them before each forward pass.
+        # All processes make the same updates to these buffers, so DDP need not broadcast them before each forward pass.
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
             scheme, scheme.replicated_buffers()
         )
@@ -98,13 +98,13 @@ class Run:
         self.lr_schedule = rate_schedule(config.optim)
 
     def open(self, stop: StopSignal, *, wait: bool) -> bool:
-        """Take the folder, build the run, load its checkpoint if there is one, and open the logs where it left them.
+        """Acquire the folder, build the run, load its checkpoint if there is one, and open the logs at that point.
 
-        Return False, and leave the run alone, where another process has finished it in the meantime.
+        Return False without building the run if another process has finished it in the meantime.
 
         Raises:
-            UserError: another process holds the folder (with `wait`, it is waited for), or holds another run.
-            SystemExit: a signal asked to stop while another holder was waited for.
+            UserError: another process holds the folder (and `wait` is False), or it contains another run.
+            SystemExit: a stop signal was received while waiting for the folder.
         """
         self._lease = RunFolder(self.folder, stop, wait=wait) if self.main else None
         self._leases.enter_context(enter_on_main(self._lease or contextlib.nullcontext()))
@@ -141,17 +141,14 @@ class Run:
 
     @property
     def at_end(self) -> bool:
-        """Whether all steps are taken."""
         return self.state.step == self.total_steps
 
     @property
     def lost_folder(self) -> bool:
-        """Whether another process has taken the run's folder over."""
         return self._lease is not None and self._lease.lost
 
     @property
     def checkpoint_due_within_epoch(self) -> bool:
-        """Whether the step just taken asks for a checkpoint before its epoch ends."""
         return self._at_checkpoint_step and self.state.step % self.steps_per_epoch != 0
 
     @property
@@ -160,15 +157,13 @@ class Run:
         return every is not None and self.state.step % every == 0
 
     def validates_after(self, epoch: int) -> bool:
-        """Return whether the heads are evaluated after an epoch."""
         return bool(self.data.sizes["val"]) and ((epoch + 1) % self.config.train.eval_every_epochs == 0 or self.at_end)
 
     def saves_after(self, epoch: int) -> bool:
-        """Return whether there is a checkpoint after an epoch."""
         return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self._at_checkpoint_step
 
     def batches(self, split: str) -> Iterator[Batch]:
-        """Yield this process's share of a split, normalized only."""
+        """Yield this process's share of a split, normalized but not augmented."""
         size = self.config.train.eval_batch_size
         batches = self.data.eval_batches(
             split, batch_size=size, rank=self.accelerator.process_index, world=self.accelerator.num_processes
@@ -176,20 +171,20 @@ class Run:
         return evenly(batches, self.data.sizes[split], size) if split_keys(self.config) else batches
 
     def before_epoch(self) -> None:
-        """Let the scheme's nodes look at the validation split."""
+        """Run the hooks of the scheme's nodes, which may read the validation split."""
         with evaluation_mode(self.scheme), self.accelerator.autocast():
             self.scheme.before_epoch(lambda: self.batches("val"))
 
     def open_caches(self, epoch: int, before_chunk: Callable[[], None]) -> None:
-        """Open the stored predictions of frozen networks for an epoch; compute and store first what is missing."""
+        """Open the caches of frozen networks for an epoch; missing predictions are computed and stored first."""
         for cache in caches_of(self.scheme):
             cache.open_epoch(epoch, before_chunk, on_main_process)
 
     def log_step(self, seconds: float) -> None:
-        """Count the time of a step, and log the window when it is due.
+        """Add up the time of a step, and log the window when it is due.
 
         Raises:
-            TrainingStopped: a term is not finite (found at once on CPU, with the next line of the log on a GPU).
+            TrainingStopped: a term is not finite (detected immediately on CPU, at the next log line on GPU).
         """
         state = self.state
         state.seconds += seconds
@@ -214,9 +209,9 @@ class Run:
         state.start_window()
 
     def record_validation(self, epoch: int, metrics: dict[str, dict[str, float]]) -> None:
-        """Log the heads' metrics on the validation split; keep the weights of the best epoch of the reported head.
+        """Log the heads' validation metrics; keep the weights of the primary head's best epoch.
 
-        Best is the highest top-1, among equals the lowest NLL, then the earliest.
+        The best epoch has the highest top-1; ties are broken by lower NLL, then by the earlier epoch.
         """
         self.write(eval_row("val", epoch, self.state.step, metrics))
         primary_head = self.scheme.heads[0]
@@ -253,10 +248,10 @@ class Run:
         self.accelerator.wait_for_everyone()
 
     def interrupt(self, received: signal.Signals | None) -> None:
-        """Save and leave a marker, for the same command to resume.
+        """Save a checkpoint and leave a marker that the run was interrupted.
 
         Raises:
-            UserError: another process has taken the folder over; nothing is saved.
+            UserError: another process has taken over the folder; nothing is saved.
         """
         on_main_process(lambda: self._lease.verify() if self._lease is not None else None)
         self.save()
@@ -276,20 +271,19 @@ class Run:
         raise TrainingStopped(f"term {name} is not finite at step {step} (it teaches {target}): {self._advice()}")
 
     def _advice(self) -> str:
-        kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint was made"
+        kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint exists"
         return f"{kept}; try a lower optim.lr, optim.clip_grad_norm=1 or precision=fp32"
 
     def wall(self) -> float:
-        """Return the seconds since the run was opened, those before its last checkpoint included."""
+        """Return the wall time in seconds, including earlier sessions up to the last checkpoint."""
         return self.state.wall + time.perf_counter() - self.opened
 
     def write(self, row: dict[str, Any]) -> None:
-        """Log a row."""
         if self.log is not None:
             self.log.write(row)
 
     def close(self, error: BaseException | None) -> None:
-        """Close the logs and let the folder go; `error` is what ended the run before its end."""
+        """Close the logs and release the folder; `error` is the error that ended the run early, if any."""
         if self.log is not None:
             self.log.close(error)
         self._leases.close()

@@ -126,7 +126,7 @@ def test_a_method_that_trains_its_teacher_refuses_to_keep_it_frozen() -> None:
     for option in ("precision=bf16", "placement=offload", "placement=sharded"):
         config = configure("scheme=offline", "method=partial_teacher", f"teacher.{option}")
         with pytest.raises(
-            UserError, match=rf"teacher.{option} is for frozen teachers, .*method=partial_teacher has none"
+            UserError, match=rf"teacher.{option} applies to frozen teachers, .*method=partial_teacher has none"
         ):
             check_placement(config, build_scheme(config, DATA_SPEC), SIZES, 2)
     config = configure(*OFFLINE, "teacher.precision=bf16", "teacher.placement=offload")
@@ -135,7 +135,7 @@ def test_a_method_that_trains_its_teacher_refuses_to_keep_it_frozen() -> None:
 
 def test_a_split_needs_a_sample_for_each_process() -> None:
     config = configure(*OFFLINE, "teacher.placement=sharded")
-    with pytest.raises(UserError, match="a sample of each split for each process: 1 in val, 2 processes"):
+    with pytest.raises(UserError, match="a sample of val for each process: 1 for 2 processes"):
         check_placement(config, build_scheme(config, DATA_SPEC), SIZES | {"val": 1}, 2)
 
 

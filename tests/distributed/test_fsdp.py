@@ -169,8 +169,8 @@ def test_what_cannot_be_split_is_refused_in_one_line(name: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["losses.response=ctkd"], "single trained number"),
-        (["train.eval_batch_size=1"], "needs train.eval_batch_size=2"),
+        (["losses.response=ctkd"], "cannot shard scalar"),
+        (["train.eval_batch_size=1"], "needs train.eval_batch_size of 2"),
     ],
 )
 def test_what_two_processes_cannot_split_is_told_once(arguments: list[str], words: str, tmp_path: Path) -> None:

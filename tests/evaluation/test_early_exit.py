@@ -363,7 +363,7 @@ def test_without_a_validation_split_there_is_no_budget_and_a_sentence(
     found = evaluate_early_exit(scheme, none, 500)
     assert found is not None
     assert (found["curve"], found["budgets"]) == (None, None)
-    assert found["note"].startswith("no budgeted curve: thresholds are chosen on a validation split")
+    assert found["note"].startswith("no budgeted curve: thresholds need a validation split")
     assert list(found["exits"]) == ["student/exit1", "student/exit2", "student/exit3", "student"]
     write_early_exit(found, tmp_path)
     assert json.loads((tmp_path / "early_exit.json").read_text()) == found

@@ -57,7 +57,7 @@ def test_a_recipe_of_ones_own_is_found_named_and_run(tmp_path: Path) -> None:
     assert "| c " in ended.out
     (folder,) = (tmp_path / "run" / "runs").iterdir()
     again = run([f"experiment={folder / 'config.yaml'}"], tmp_path / "run")
-    assert "this run is done already" in again.out
+    assert "this run is already finished" in again.out
 
 
 def test_another_file_is_another_run_and_another_place_is_not(tmp_path: Path) -> None:

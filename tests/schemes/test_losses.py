@@ -139,7 +139,7 @@ def test_gathering_is_in_the_configuration() -> None:
         assert term.needs_global_batch == (gather == "true")
         totals.append(scheme(batch, MIDWAY).total.item())
     assert totals[0] == totals[1], "one process's own samples are all there are"
-    with pytest.raises(UserError, match="crd/teacher->student remembers samples"):
+    with pytest.raises(UserError, match="crd/teacher->student has a memory bank"):
         build(*base("offline", "kd", "resnet8x4"), "losses.relation=crd", "train.gather_batch=false")
 
 

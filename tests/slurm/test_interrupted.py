@@ -102,4 +102,4 @@ def test_a_cancelled_job_stays_cancelled_and_the_same_command_goes_on(site: Site
     check_equal(site.run_folder(), whole)
     finished = site.submit(*RUN)
     site.completed(finished, restarts=0)
-    assert "this run is done already" in site.log(finished)
+    assert "this run is already finished" in site.log(finished)

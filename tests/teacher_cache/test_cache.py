@@ -135,7 +135,7 @@ def whole(teachers: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Who
     assert (ended.code, ended.err) == (0, "")
     assert (
         "teacher cache: 25.04 kB will be written to runs/teacher_cache "
-        "(2 epochs x 626 images x 10 logits, fp16), 0 bytes there already" in ended.out
+        "(2 epochs x 626 images x 10 logits, fp16), which already has 0 bytes" in ended.out
     )
     return Whole(place, chosen)
 
@@ -152,7 +152,7 @@ def test_who_reads_a_cache_gets_the_bits_of_who_filled_it(whole: Whole, tmp_path
     assert len(files(whole.cache)) == 2
     ended = run([*whole.words, f"teacher.cache_dir={whole.cache.parent}"], tmp_path)
     assert (ended.code, ended.err) == (0, "")
-    assert "teacher cache: all 2 epochs are there" in ended.out
+    assert "teacher cache: all 2 epochs are already in" in ended.out
     check_equal(tmp_path, whole)
     assert {path: path.stat().st_mtime_ns for path in whole.cache.iterdir()} == before
 
@@ -200,14 +200,14 @@ def test_two_processes_fill_the_bytes_of_one_and_a_split_teacher_a_cache_of_its_
         ours, whole_s = (load_file(place / name)["logits"].astype(np.float32) for place in (split, folder))
         np.testing.assert_allclose(ours, whole_s, rtol=2e-3, atol=1e-3)
     assert verified("verify", split, "--samples", 2) == 0
-    assert capsys.readouterr().out.endswith("steps of float16 away (filled by a teacher split over processes)\n")
+    assert capsys.readouterr().out.endswith("float16 steps away (filled by a teacher sharded over processes)\n")
 
 
 def test_too_little_room_is_told_before_anything_is_written(whole: Whole, tmp_path: Path) -> None:
     ended = run([*whole.words, "teacher.cache_limit_gb=1e-5"], tmp_path)
     assert ended.code == 2
     assert (
-        "needs 25.04 kB more in runs/teacher_cache, where 0 bytes are, and teacher.cache_limit_gb=1e-05 GB"
+        "needs 25.04 kB more in runs/teacher_cache, which already has 0 bytes, over teacher.cache_limit_gb=1e-05"
         in one_line(ended)
     )
     assert not (tmp_path / "runs" / "teacher_cache").exists()
@@ -216,7 +216,7 @@ def test_too_little_room_is_told_before_anything_is_written(whole: Whole, tmp_pa
 def test_a_full_disk_is_told_in_one_line(whole: Whole, tmp_path: Path) -> None:
     made = opened(tmp_path, whole.words)
     made.cache.limit = float("inf")
-    with pytest.raises(UserError, match=r"and the disk has .* free, of which 1.00 GB are left free"):
+    with pytest.raises(UserError, match=r"the disk has .* free, of which 1.00 GB must stay free"):
         announce(made.caches, range(10**9))
     assert RESERVE == 10**9
 
@@ -270,7 +270,7 @@ def test_the_cache_of_another_teacher_seed_or_view_is_refused(name: str, teacher
     assert other.cache.folder != ours.folder
     ours.folder.rename(other.cache.folder)
     for step in (lambda: announce(other.caches, range(2)), lambda: other.fill(0)):
-        with pytest.raises(UserError, match=r"not of this run's teacher and views: .*delete it") as told:
+        with pytest.raises(UserError, match=r"does not match this run's teacher and views: .*delete it") as told:
             step()
         assert name in str(told.value)
     (other.cache.folder / KEY).write_text(json.dumps(other.cache.key))
@@ -285,7 +285,7 @@ def test_a_file_of_another_epoch_or_without_a_key_is_refused(teachers: list[Path
     with pytest.raises(UserError, match=r"epoch0002.*not this cache's file \(epoch 1 instead of 2\)"):
         opened(tmp_path, words(teachers[0])).fill(1)
     (cache.folder / KEY).unlink()
-    with pytest.raises(UserError, match=r"holds a teacher's answers without key.json: delete the folder"):
+    with pytest.raises(UserError, match=r"contains a teacher's outputs without key.json: delete the folder"):
         opened(tmp_path, words(teachers[0])).fill(0)
     (cache.folder / KEY).write_text("{")
     with pytest.raises(UserError, match=r"key.json is damaged: delete the folder"):
@@ -360,7 +360,7 @@ def test_verify_computes_anew_and_finds_one_changed_bit(
     cache = opened(tmp_path, words(teachers[0], "losses.relation=rkd", cache="features")).fill(0, 2)
     assert verified("verify", cache.folder, "--samples", 4) == 0
     out = capsys.readouterr().out
-    assert "4 files, all checksums right\n4 of 6 chunks" in out
+    assert "4 files, all checksums match\n4 of 6 chunks" in out
     assert "100.0000 % of" in out
     path = cache.folder / "epoch0003.logits.safetensors"
     rewrite(path, {})
@@ -369,7 +369,7 @@ def test_verify_computes_anew_and_finds_one_changed_bit(
     assert f"{path} is not what the teacher says: of samples 512 to 625, 1 of 1140 values differ, by up to" in told
     flip(path)
     assert verified("verify", cache.folder) == 2
-    assert "is damaged (its checksum is another)" in capsys.readouterr().err
+    assert "is damaged (checksum mismatch)" in capsys.readouterr().err
 
 
 def rewrite(path: Path, other: dict[str, str], by: int = 1) -> None:
@@ -390,10 +390,10 @@ def test_verify_allows_another_processor_one_step_and_no_more(
     (path,) = cache.folder.glob("epoch*")
     rewrite(path, {"processor": "another"})
     assert verified("verify", cache.folder) == 0
-    assert "99.9840 % of 6,260 values are equal bit for bit, the others at most" in capsys.readouterr().out
+    assert "99.9840 % of 6,260 values are bitwise equal, the others at most" in capsys.readouterr().out
     rewrite(path, {}, by=1 << 12)
     assert verified("verify", cache.folder) == 2
-    assert "steps of float16 (1 allowed, as it was filled by another processor and torch)" in capsys.readouterr().err
+    assert "float16 steps (1 allowed, as it was filled by another processor and torch)" in capsys.readouterr().err
 
 
 def test_verify_tells_another_teacher_and_a_renamed_folder(
@@ -401,12 +401,12 @@ def test_verify_tells_another_teacher_and_a_renamed_folder(
 ) -> None:
     cache = opened(tmp_path, words(teachers[0])).fill(0)
     assert verified("verify", cache.folder, f"teacher.checkpoint={teachers[1]}") == 2
-    assert "are no more those of the cache: teacher.weights (" in capsys.readouterr().err
+    assert "no longer match the cache: teacher.weights (" in capsys.readouterr().err
     moved = cache.folder.rename(tmp_path / "moved")
     assert verified("verify", moved) == 2
-    assert f"must be called {folder_name(cache.key)} by its key" in capsys.readouterr().err
+    assert f"must be called {folder_name(cache.key)}, by its key" in capsys.readouterr().err
     assert verified("verify", tmp_path / "nowhere") == 2
-    assert "nowhere is no teacher cache: key.json cannot be read" in capsys.readouterr().err
+    assert "nowhere is not a teacher cache: key.json cannot be read" in capsys.readouterr().err
 
 
 def test_the_list_of_caches(
@@ -443,7 +443,7 @@ REFUSED = {
     "hint/teacher->student reads the teacher's features, and teacher.cache=logits": ["losses.feature=hint"],
     "srd/teacher->student reads the teacher's features": ["losses.response=srd"],
     "ofd/teacher->student reads the teacher's maps before their last ReLU": ["losses.feature=ofd"],
-    "teacher.cache=logits is for frozen teachers": ["scheme.method=partial_teacher"],
+    "teacher.cache=logits applies to frozen teachers": ["scheme.method=partial_teacher"],
     "teacher.cache=logits and train.compile=true exclude each other": ["train.compile=true"],
 }
 

@@ -197,7 +197,7 @@ def test_a_second_process_on_a_folder_is_refused(tmp_path: Path) -> None:
     assert second.code == 2
     told = one_line(second)
     assert f"is in use by another process (process {first.pid} on " in told
-    assert told.endswith(": wait for it, or choose another seed or output")
+    assert told.endswith(": wait for it, or choose another seed or output_dir")
     assert list(run_folder(place).glob("config.yaml.*.partial"))
     first.signal(signal.SIGKILL)
     first.signal(signal.SIGCONT)
@@ -236,7 +236,7 @@ def test_a_folder_of_another_configuration_is_refused(going_on: Path) -> None:
     ended = run(CASES["average"], going_on)
     assert ended.code == 2
     assert (
-        "holds a run of another configuration: optim.lr (0.25 there, 0.1 here); choose another output_dir"
+        "contains a run with another configuration: optim.lr (0.25 there, 0.1 here); choose another output_dir"
         in one_line(ended)
     )
     path.write_text("a: [")
@@ -292,7 +292,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) ->
 def test_without_a_checkpoint_the_error_says_so(tmp_path: Path) -> None:
     ended = run([*CASES["average"], "optim.lr=1e30"], tmp_path / "run")
     assert ended.code == 1
-    assert "no checkpoint was made" in one_line(ended)
+    assert "no checkpoint exists" in one_line(ended)
 
 
 def pair(arguments: list[str], place: Path, before: SignalAtFile | None = None, who: int = 0) -> list[Ended]:

@@ -117,13 +117,16 @@ def test_by_default_only_kdcl_gives_each_peer_its_own_view() -> None:
         ([*ONLINE, "scheme.seeds=[1,2,3]"], "scheme.seeds has 3 entries for 2 peers"),
         ([*MEAN, "scheme.peers=[convnet,resnet20,convnet]", "scheme.seeds=[1,2]"], "2 entries for 3 peers"),
         ([*KDCL, "scheme.peers=4", "scheme.lr_multipliers=[1,2]"], "scheme.lr_multipliers has 2 entries for 4 peers"),
-        ([*ONLINE, "scheme.topology=shared_trunk", "scheme.lr_multipliers=[1,2]"], "peers on one trunk share its rate"),
+        (
+            [*ONLINE, "scheme.topology=shared_trunk", "scheme.lr_multipliers=[1,2]"],
+            "peers on one trunk share its learning rate",
+        ),
         ([*ONLINE, "model.checkpoint=[a,b,c]"], "model.checkpoint has 3 entries for 2 peers"),
         (
             [*ONLINE, "scheme.topology=shared_trunk", "model.checkpoint=[a,b]"],
             "peers on one trunk start from one network",
         ),
-        ([*SWITOKD, "model.checkpoint=[a,b]"], "model.checkpoint has 2 entries: only peers of"),
+        ([*SWITOKD, "model.checkpoint=[a,b]"], "model.checkpoint has 2 entries, but only peers"),
         ([*ONLINE, "model.checkpoint=[a]"], "model.checkpoint=.* is not allowed"),
         ([*ONLINE, "scheme.topology=shared_trunk", "scheme.update=sequential"], "peers on one trunk step together"),
         (

@@ -180,7 +180,7 @@ def test_a_chain_killed_in_its_second_generation_goes_on_there(whole: Path, tmp_
     assert {path.parent for path in written} >= {folder_of(place, *PLAIN_RUN), folder_of(place, *FIRST_RUN)}
     ended = run(ARGUMENTS, place)
     assert (ended.code, ended.err) == (0, "")
-    assert f"this run is done already: runs/{folder_of(place, *FIRST_RUN).name}" in ended.out
+    assert f"this run is already finished: runs/{folder_of(place, *FIRST_RUN).name}" in ended.out
     assert ended.out.count("resuming from step") == 1
     assert all(path.stat().st_mtime_ns == time_then for path, time_then in written.items() if path.parent != last)
     for arguments in (PLAIN_RUN, FIRST_RUN, ARGUMENTS):
@@ -194,7 +194,7 @@ def test_the_stored_configuration_of_a_generation_runs_again_and_finds_its_teach
     shutil.rmtree(last)
     ended = run([f"experiment={tmp_path / 'config.yaml'}"], place)
     assert (ended.code, ended.err) == (0, "")
-    assert f"this run is done already: runs/{folder_of(place, *FIRST_RUN).name}" in ended.out
+    assert f"this run is already finished: runs/{folder_of(place, *FIRST_RUN).name}" in ended.out
     same_files(last, folder_of(whole, *ARGUMENTS))
 
 

@@ -17,7 +17,7 @@ VARIANTS: dict[str, list[str]] = {
     "self-mean_teacher-at": [*base("self", "mean_teacher"), "losses.feature=at", "scheme.view=shared"],
     "self-zipf-logits": [*base("self", "zipf"), "scheme.votes=logits"],
 }
-VOTES = "scheme.votes=dense needs one linear layer on the averaged last map"
+VOTES = "scheme.votes=dense needs a linear classifier on the averaged last map"
 REFUSED: dict[tuple[str, str], str] = {
     ("self-zipf", "timm/mobilenetv3_small_050"): VOTES,
     ("self-zipf", "timm/test_vit"): VOTES,
