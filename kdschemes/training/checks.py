@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
 
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
@@ -15,7 +14,8 @@ from kdschemes.distributed.collectives import any_process, world_size
 from kdschemes.distributed.fsdp import to_local
 from kdschemes.errors import UserError
 from kdschemes.teacher_cache import check_cache
-from kdschemes.training.state import NEVER
+from kdschemes.training.optim import Groups
+from kdschemes.training.state import NEVER, State
 
 
 def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, int], world: int) -> None:
@@ -45,23 +45,20 @@ def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, in
                 )
 
 
-def first_bad_term(first_bad: Tensor, term_names: Sequence[str]) -> tuple[str | None, int] | None:
-    """Return the first term that was not finite, and its step; None if all are finite.
+def first_not_finite(scheme: Distillation, state: State, groups: Groups) -> str | None:
+    """Return what was not finite first: a term, their weighted sum, or a weight of `groups`; None if all are finite.
 
-    The name is None if only the weighted sum was not finite. All processes must call this; all get the same result.
+    All processes must call this; all get the same result.
     """
     if world_size() > 1:
-        torch.distributed.all_reduce(first_bad, op=torch.distributed.ReduceOp.MIN)
-    total, *terms = first_bad.tolist()
-    step = min(terms, default=NEVER)
-    if step != NEVER:
-        return term_names[terms.index(step)], step
-    return None if total == NEVER else (None, total)
-
-
-def bad_network(groups: Mapping[str, Sequence[nn.Parameter]], device: torch.device) -> str | None:
-    """Return the first network with a weight that is not finite on some process, or None."""
+        torch.distributed.all_reduce(state.first_bad, op=torch.distributed.ReduceOp.MIN)
+    total, *terms = state.first_bad.tolist()
+    if (step := min(terms, default=NEVER)) != NEVER:
+        term = scheme.terms[terms.index(step)]
+        return f"term {term.name} is not finite at step {step} (it teaches {term.target})"
+    if total != NEVER:
+        return f"the weighted sum of the terms is not finite at step {total}"
     for name, parameters in groups.items():
-        if any_process(not all(bool(to_local(p).isfinite().all()) for p in parameters), device):
-            return name
+        if any_process(not all(bool(to_local(p).isfinite().all()) for p in parameters), state.first_bad.device):
+            return f"a weight of {name} is not finite after step {state.step}"
     return None

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 
 from kdschemes.core.types import Batch, Progress
-from kdschemes.distributed.collectives import broadcast_from_main
 from kdschemes.errors import TrainingStopped, UserError
 from kdschemes.seeding import seed_step
 from kdschemes.tracking.console import Reporter
@@ -98,9 +97,9 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
     started = time.perf_counter()
     for run in trained:
         with pack.isolate(run):
-            run.open_caches(epoch, lambda: check_stop(pack))
+            run.open_caches(epoch, pack.check_stop)
     for micro_batches in steps:
-        check_stop(pack)
+        pack.check_stop()
         here = pack.at(step)
         if not here:
             break
@@ -113,7 +112,7 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
         for run in pack.still_active(here):
             with pack.isolate(run):
                 run.log_step(seconds)
-                if run.checkpoint_due_within_epoch:
+                if run.at_checkpoint_step and run.state.step < end:
                     run.save()
         step += 1
         pack.show_progress()
@@ -162,31 +161,3 @@ def end_epoch(pack: Pack, trained: Sequence[Run], epoch: int) -> None:
             with pack.isolate(run):
                 run.save()
     finish(pack, [run for run in pack.still_active(trained) if run.at_end])
-
-
-def check_stop(pack: Pack) -> None:
-    """Save all runs and exit if any process received a signal; drop the runs whose folder another process took over.
-
-    Costs one collective per step, without a GPU synchronization.
-
-    Raises:
-        SystemExit: a signal was received.
-    """
-    stop, first = pack.stop, pack.first
-    lost = [run.lost_folder for run in pack.active]
-    if not stop.requested_on_any_rank(also=any(lost)):
-        return
-    lost, received = broadcast_from_main(lost), broadcast_from_main(stop.received)
-    for run, gone in list(zip(pack.active, lost, strict=True)):
-        if gone or not any(lost):
-            with pack.isolate(run):
-                run.interrupt(received)
-    if any(lost):
-        return
-    name = received.name if received is not None else "a signal on another process"
-    if first.main:
-        stop.notify_job(name)
-    where = first.folder if pack.size == 1 else f"{len(pack.active)} runs"
-    after = f" after step {first.state.step}" if pack.size == 1 else ""
-    pack.console.line(f"stopped by {name}{after}; the same command resumes: {where}")
-    raise SystemExit(128 + (received.value if received is not None else 15))

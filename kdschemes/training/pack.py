@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from kdschemes.distributed.collectives import broadcast_from_main
 from kdschemes.errors import TrainingStopped, UserError
 from kdschemes.evaluation.evaluate import Evaluation, evaluate_together
 from kdschemes.tracking.console import Reporter
@@ -55,6 +56,32 @@ class Pack:
                 sum(state.images for state in states),
                 sum(state.seconds for state in states),
             )
+
+    def check_stop(self) -> None:
+        """Save all runs and exit if any process received a signal; drop runs whose folder another process took over.
+
+        Costs one collective per step, without a GPU synchronization.
+
+        Raises:
+            SystemExit: a signal was received.
+        """
+        lost = [run.lost_folder for run in self.active]
+        if not self.stop.requested_on_any_rank(also=any(lost)):
+            return
+        lost, received = broadcast_from_main(lost), broadcast_from_main(self.stop.received)
+        name = received.name if received is not None else "a signal on another process"
+        for run, gone in list(zip(self.active, lost, strict=True)):
+            if gone or not any(lost):
+                with self.isolate(run):
+                    run.interrupt(name)
+        if any(lost):
+            return
+        if self.first.main:
+            self.stop.notify_job(name)
+        where = self.first.folder if self.size == 1 else f"{len(self.active)} runs"
+        after = f" after step {self.first.state.step}" if self.size == 1 else ""
+        self.console.line(f"stopped by {name}{after}; the same command resumes: {where}")
+        raise SystemExit(128 + (received.value if received is not None else 15))
 
 
 def evaluate_runs(

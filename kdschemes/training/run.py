@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch.nn.parallel import DistributedDataParallel
 
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
 from kdschemes.core.averages import PredictionBank
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.placement import place_frozen, split_trained
 from kdschemes.core.types import Batch
 from kdschemes.data import DataModule
 from kdschemes.data.batches import evenly
@@ -26,76 +23,55 @@ from kdschemes.distributed.fsdp import full_state
 from kdschemes.errors import TrainingStopped
 from kdschemes.evaluation.cost import head_costs, training_macs
 from kdschemes.evaluation.evaluate import evaluation_mode
-from kdschemes.storage.checkpoint import CHECKPOINT, save_state
+from kdschemes.storage.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint, save_state
 from kdschemes.storage.results import read_results, write_json
 from kdschemes.teacher_cache import announce, caches_of
 from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.metrics_log import eval_row, train_row
 from kdschemes.tracking.run_log import RunLog
-from kdschemes.training.checks import bad_network, first_bad_term
-from kdschemes.training.optim import build_optimizer, rate_schedule
+from kdschemes.training.checks import first_not_finite
+from kdschemes.training.optim import rate_schedule
+from kdschemes.training.prepare import prepare
 from kdschemes.training.run_folder import INTERRUPTED, RunFolder, claim_folder, remove_leftovers
 from kdschemes.training.signals import StopSignal
-from kdschemes.training.state import State, load_checkpoint, save_checkpoint
+from kdschemes.training.state import State
 
 
+@dataclass(eq=False)
 class Run:
     """The state of one training run: the loop takes the steps; this class logs, validates, and saves."""
 
-    def __init__(
-        self,
-        config: Config,
-        accelerator: Accelerator,
-        data: DataModule,
-        scheme: Distillation,
-        folder: Path,
-        *,
-        console: Reporter,
-        teacher_checkpoint: str | list[str] | None = None,
-    ) -> None:
-        self.config, self.accelerator, self.data, self.folder = config, accelerator, data, folder
-        self.scheme, self.console, self.teacher_checkpoint = scheme, console, teacher_checkpoint
+    config: Config
+    accelerator: Accelerator
+    data: DataModule
+    scheme: Distillation
+    folder: Path
+    console: Reporter
+    teacher_checkpoint: str | list[str] | None = None
+    ran: bool = True
+    pack_size: int = 1
+    learning_rate: float = 0.0
+    validation_top1: float = 0.0
+    term_weights: dict[str, float] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    log: RunLog | None = None
+
+    def __post_init__(self) -> None:
+        train, accelerator = self.config.train, self.accelerator
         self.main, self.device = accelerator.is_main_process, accelerator.device
-        train = config.train
-        self.steps_per_epoch = data.steps_per_epoch(batch_size=train.batch_size, drop_last=train.drop_last)
+        self.steps_per_epoch = self.data.steps_per_epoch(batch_size=train.batch_size, drop_last=train.drop_last)
         self.total_steps = self.steps_per_epoch * train.epochs
-        self.term_names = [str(term.name) for term in scheme.terms]
+        self.term_names = [str(term.name) for term in self.scheme.terms]
         self.state = State(len(self.term_names) + 1, self.device)
-        self.pack_size, self.learning_rate, self.validation_top1 = 1, 0.0, 0.0
-        self.term_weights: dict[str, float] = {}
-        self.results: dict[str, Any] = {}
-        self.ran = True
-        self.log: RunLog | None = None
         self._lease: RunFolder | None = None
         self._leases = contextlib.ExitStack()
-        self._best_files: set[str] = set()
 
     def build(self) -> None:
-        """Place the scheme on its devices, wrap it for distributed training, and create its optimizer."""
-        config, accelerator, scheme = self.config, self.accelerator, self.scheme
-        self.costs = head_costs(scheme, self.data)
-        self.training_macs = training_macs(scheme, self.data.channels, self.data.image_size)
-        if config.train.channels_last:
-            scheme = scheme.to(memory_format=torch.channels_last)
-        if config.scheme.uses_teacher:
-            place_frozen(scheme, config.teacher, self.device)
-        if config.train.compile:
-            for node in scheme.nodes.values():
-                node.compile()
-        if config.train.fsdp:
-            split_trained(scheme, self.device)
-        self.groups = scheme.parameter_groups()
-        # All processes make the same updates to these buffers, so DDP need not broadcast them before each forward pass.
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
-            scheme, scheme.replicated_buffers()
-        )
-        optimizer = build_optimizer(config.optim, self.groups, scheme.lr_multipliers)
-        if config.train.fsdp:
-            self.model = accelerator.prepare_model(scheme, device_placement=False, evaluation_mode=True)
-            self.optimizer = accelerator.prepare(optimizer)
-        else:
-            self.model, self.optimizer = accelerator.prepare(scheme, optimizer)
-        self.lr_schedule = rate_schedule(config.optim)
+        """Count what the networks cost, then prepare them for training."""
+        self.costs = head_costs(self.scheme, self.data)
+        self.training_macs = training_macs(self.scheme, self.data.channels, self.data.image_size)
+        self.model, self.optimizer, self.groups = prepare(self.scheme, self.config, self.accelerator)
+        self.lr_schedule = rate_schedule(self.config.optim)
 
     def open(self, stop: StopSignal, *, wait: bool) -> bool:
         """Acquire the folder, build the run, load its checkpoint if there is one, and open the logs at that point.
@@ -130,12 +106,10 @@ class Run:
         if self.main:
             claim_folder(self.folder, self.config)
         if path.exists():
-            load_checkpoint(path, state, self.scheme, self.optimizer, self.accelerator)
+            load_checkpoint(path, self.scheme, self.optimizer, self.accelerator, state.restore)
             self.console.line(f"resuming from step {state.step} of {self.total_steps}: {self.folder}")
         if self.main:
-            best = state.best["file"] if state.best is not None else None
-            self._best_files = {best} if best is not None else set()
-            remove_leftovers(self.folder, best)
+            remove_leftovers(self.folder, state.best)
             head, offset = self.scheme.heads[0], state.metrics_offset
             self.log = RunLog(self.config, self.folder, offset=offset, primary_head=head, resume_step=state.step)
 
@@ -148,11 +122,7 @@ class Run:
         return self._lease is not None and self._lease.lost
 
     @property
-    def checkpoint_due_within_epoch(self) -> bool:
-        return self._at_checkpoint_step and self.state.step % self.steps_per_epoch != 0
-
-    @property
-    def _at_checkpoint_step(self) -> bool:
+    def at_checkpoint_step(self) -> bool:
         every = self.config.train.checkpoint_every_steps
         return every is not None and self.state.step % every == 0
 
@@ -160,7 +130,7 @@ class Run:
         return bool(self.data.sizes["val"]) and ((epoch + 1) % self.config.train.eval_every_epochs == 0 or self.at_end)
 
     def saves_after(self, epoch: int) -> bool:
-        return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self._at_checkpoint_step
+        return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self.at_checkpoint_step
 
     def batches(self, split: str) -> Iterator[Batch]:
         """Yield this process's share of a split, normalized but not augmented."""
@@ -223,7 +193,6 @@ class Run:
         best = self.state.best
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": f"best-epoch{epoch:04d}.pt"}
-            self._best_files.add(self.state.best["file"])
             weights = full_state(self.scheme.state_dict())
             if self.main:
                 save_state(self.folder / self.state.best["file"], weights)
@@ -234,45 +203,32 @@ class Run:
         Raises:
             TrainingStopped: a term or a weight is not finite; nothing is written.
         """
-        self._check_finite()
-        if network := bad_network(self.groups, self.device):
-            raise TrainingStopped(f"a weight of {network} is not finite after step {self.state.step}: {self._advice()}")
+        self._check_finite(weights=True)
         self.state.wall, self.opened = self.wall(), time.perf_counter()
         if self.log is not None:
             self.state.metrics_offset = self.log.sync()
-        save_checkpoint(self.folder / CHECKPOINT, self.state, self.scheme, self.optimizer, self.accelerator)
-        best = self.state.best["file"] if self.state.best is not None else None
-        for name in self._best_files - {best} if self.main else ():
-            (self.folder / name).unlink(missing_ok=True)
-        self._best_files &= {best}
+        save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, self.state.saved())
+        if self.main:
+            remove_leftovers(self.folder, self.state.best)
         self.accelerator.wait_for_everyone()
 
-    def interrupt(self, received: signal.Signals | None) -> None:
-        """Save a checkpoint and leave a marker that the run was interrupted.
+    def interrupt(self, signal: str) -> None:
+        """Save a checkpoint and leave a marker that `signal` interrupted the run.
 
         Raises:
             UserError: another process has taken over the folder; nothing is saved.
         """
         on_main_process(lambda: self._lease.verify() if self._lease is not None else None)
         self.save()
-        name = received.name if received is not None else "a signal on another process"
         if self.main:
-            marker = {"signal": name, "step": self.state.step, "total_steps": self.total_steps}
+            marker = {"signal": signal, "step": self.state.step, "total_steps": self.total_steps}
             write_json(self.folder / INTERRUPTED, marker)
 
-    def _check_finite(self) -> None:
-        found = first_bad_term(self.state.first_bad, self.term_names)
-        if found is None:
-            return
-        name, step = found
-        if name is None:
-            raise TrainingStopped(f"the weighted sum of the terms is not finite at step {step}: {self._advice()}")
-        target = self.scheme.terms[self.term_names.index(name)].target
-        raise TrainingStopped(f"term {name} is not finite at step {step} (it teaches {target}): {self._advice()}")
-
-    def _advice(self) -> str:
-        kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint exists"
-        return f"{kept}; try a lower optim.lr, optim.clip_grad_norm=1 or precision=fp32"
+    def _check_finite(self, *, weights: bool = False) -> None:
+        groups = self.groups if weights else {}
+        if found := first_not_finite(self.scheme, self.state, groups):
+            kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint exists"
+            raise TrainingStopped(f"{found}: {kept}; try a lower optim.lr, optim.clip_grad_norm=1 or precision=fp32")
 
     def wall(self) -> float:
         """Return the wall time in seconds, including earlier sessions up to the last checkpoint."""

@@ -79,11 +79,11 @@ def claim_folder(folder: Path, config: Config) -> None:
         atomic_write(folder / "config.yaml", dump_yaml(config).encode())
 
 
-def remove_leftovers(folder: Path, best: str | None) -> None:
-    """Remove what is newer than the checkpoint: weights of best epochs other than the file `best`, the marker."""
+def remove_leftovers(folder: Path, best: Mapping[str, Any] | None) -> None:
+    """Remove what is newer than the checkpoint: weights of former best epochs, the marker of an interruption."""
     (folder / INTERRUPTED).unlink(missing_ok=True)
     for leftover in folder.glob("best-epoch*.pt"):
-        if leftover.name != best:
+        if best is None or leftover.name != best["file"]:
             leftover.unlink()
 
 

@@ -1,21 +1,14 @@
-"""The progress of a run, and its checkpoint: weights, optimizer state, gradient scaler, and the `State`."""
+"""How far a run is, as its checkpoint keeps it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from kdschemes import __version__
-from kdschemes.core.distillation import Distillation
 from kdschemes.distributed.collectives import gather_rows, rank, world_size
-from kdschemes.distributed.fsdp import full_state, load_full_optimizer_state, load_full_state
-from kdschemes.errors import UserError
-from kdschemes.storage.checkpoint import load_state, save_state
 
 NEVER = torch.iinfo(torch.int64).max
 NUMBERS = ("step", "window_steps", "metrics_offset", "best", "seconds", "wall", "images")
@@ -64,41 +57,3 @@ class State:
         self.window_sums = window.to(self.window_sums.device)
         for name in NUMBERS:
             setattr(self, name, saved[name])
-
-
-def save_checkpoint(
-    path: Path, state: State, scheme: Distillation, optimizer: torch.optim.Optimizer, accelerator: Accelerator
-) -> None:
-    """Write the checkpoint of a run. All processes must call this; the main process writes."""
-    saved = state.saved()
-    weights, momenta = full_state(scheme.state_dict()), full_state(optimizer.state_dict())
-    if accelerator.is_main_process:
-        scaler = accelerator.scaler
-        checkpoint = {
-            "version": __version__,
-            "processes": accelerator.num_processes,
-            "scheme": weights,
-            "optimizer": momenta,
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
-        save_state(path, checkpoint | saved)
-
-
-def load_checkpoint(
-    path: Path, state: State, scheme: Distillation, optimizer: torch.optim.Optimizer, accelerator: Accelerator
-) -> None:
-    """Restore what `save_checkpoint` wrote.
-
-    Raises:
-        UserError: the file is damaged, or belongs to another run.
-    """
-    saved = load_state(path)
-    try:
-        load_full_state(scheme, saved["scheme"])
-        load_full_optimizer_state(optimizer, saved["optimizer"])
-        if accelerator.scaler is not None and saved["scaler"] is not None:
-            accelerator.scaler.load_state_dict(saved["scaler"])
-        state.restore(saved)
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path} does not fit this run ({reason}): delete it or choose another output_dir") from None

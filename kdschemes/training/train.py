@@ -62,27 +62,25 @@ def train(config: Config, stop: StopSignal | None = None) -> Finished:
         TrainingStopped: a term or a weight is not finite.
         SystemExit: a stop signal was received; the checkpoint is written.
     """
-    (outcome,) = _start([config], stop, wait=False)
+    (outcome,) = train_together([config], stop, wait=False)
     if isinstance(outcome, Failed):
         raise outcome.error
     return outcome
 
 
-def train_together(configs: Sequence[Config], stop: StopSignal | None = None) -> list[Finished | Failed]:
+def train_together(
+    configs: Sequence[Config], stop: StopSignal | None = None, *, wait: bool = True
+) -> list[Finished | Failed]:
     """Train several runs in this process, packed where possible: sharing batches and teacher forward passes.
 
     Each run writes the same results as if trained alone, bit for bit on CPU in float32, except for times and memory.
     Runs with the same `pack_key` and auxiliary batches are packed; the rest train one after another. A failed run does
-    not stop the others. Folders that another process holds are waited for.
+    not stop the others. With `wait`, wait for folders that another process holds.
 
     Raises:
         UserError: the processes cannot be started as the first configuration specifies.
         SystemExit: a stop signal was received; every run's checkpoint is written.
     """
-    return _start(configs, stop, wait=True)
-
-
-def _start(configs: Sequence[Config], stop: StopSignal | None, *, wait: bool) -> list[Finished | Failed]:
     try:
         accelerator = start_processes(configs[0])
     except UserError as error:
