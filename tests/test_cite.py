@@ -196,7 +196,7 @@ def test_the_folder_may_hold_a_finished_or_an_old_run(tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, ["holds no config.yaml"]),
+        (None, ["has no config.yaml"]),
         (b"scheme: {name: off", ["damaged", "not YAML"]),
         (b"\xff\xfe\x00", ["damaged"]),
         (b"", ["damaged", "no keys"]),
