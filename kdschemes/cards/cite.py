@@ -65,7 +65,7 @@ def read_run(folder: Path) -> Config:
     except (yaml.YAMLError, ValueError):
         raise UserError(f"{path} is damaged: it is not YAML") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise UserError(f"{path} is damaged: it has no configuration keys")
+        raise UserError(f"{path} is damaged: it contains no keys")
     try:
         return build_config(tree)
     except UserError as error:
