@@ -11,14 +11,10 @@ from kdschemes.core.precision import full_precision
 
 @full_precision
 def unit_rows(rows: Float[Tensor, "n d"], *, order: int = 2) -> Float[Tensor, "n d"]:
-    r"""Return each row divided by its norm $\|x\|_p$; a zero row stays 0, with zero gradient.
+    r"""Return each row divided by its norm $\|x\|_p$, p = `order`; a zero row stays 0, with zero gradient.
 
     The result is scale-invariant, so rows are first divided by their largest magnitude: no scale overflows or
     underflows.
-
-    Args:
-        rows: any scale.
-        order: p, 1 or 2.
     """
     assert order in (1, 2), order
     largest = rows.detach().abs().amax(dim=1, keepdim=True)

@@ -18,18 +18,13 @@ from kdschemes.losses.stages import StageLoss, before_relu, map_shapes, match_si
 def ab(
     student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"], *, margin: float = 1.0
 ) -> Float[Tensor, ""]:
-    r"""Return the mean over samples of $\sum_{chw} \max(0, \mu - \mathrm{sgn}(t)\, s)^2$, sgn(0) = -1.
+    r"""Return the mean over samples of $\sum_{chw} \max(0, \mu - \mathrm{sgn}(t)\, s)^2$ of pre-ReLU maps, sgn(0) = -1.
 
     Heo et al. 2019, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons": a squared
     hinge loss that makes every student neuron active, by the margin $\mu$, where the teacher's is, and inactive
     elsewhere. Sum over channels and positions, as in torchdistill; RepDistiller's extra factor 3/1000 and the stage
     weights are up to the caller. Maps of different size are first average-pooled to the smaller height and width. Only
-    the sign of t matters, so gradients flow only to the student.
-
-    Args:
-        student: maps before the activation, projected to the teacher's channels.
-        teacher: maps before the activation (those after a ReLU work, too).
-        margin: mu > 0.
+    the sign of t matters, so a map after the ReLU works, too, and gradients flow only to the student.
     """
     assert margin > 0, margin
     student, teacher = match_size(student, teacher)

@@ -19,16 +19,11 @@ from kdschemes.losses.stages import StageLoss, match_size, pairs_of_positions, t
 def attention_map(
     features: Float[Tensor, "n c h w"], *, power: float = 2.0, eps: float = 0.0
 ) -> Float[Tensor, "n h*w"]:
-    r"""Return $A = a / (\|a\|_2 + \epsilon)$, $a = \sum_c |f_c|^p$, flattened over positions; 0 if all f are 0.
+    r"""Return $A = a / (\|a\|_2 + \epsilon)$, $a = \sum_c |f_c|^p$, p = `power`, over positions; 0 if all f are 0.
 
     Zagoruyko & Komodakis 2017, "Paying More Attention to Attention". With $\epsilon = 0$, a mean over channels gives
     the same A, which is invariant to the scale of a sample's features. Features (and $\epsilon$) are first divided by
     their largest magnitude, so no scale overflows or underflows.
-
-    Args:
-        features: maps.
-        power: p >= 1.
-        eps: epsilon >= 0.
     """
     assert power >= 1, power
     assert eps >= 0, eps
@@ -51,16 +46,9 @@ def attention_transfer(
 ) -> Float[Tensor, ""]:
     r"""Return the mean over samples and positions of $(A(f_s) - A(f_t))^2$, with A from `attention_map`.
 
-    Zagoruyko & Komodakis 2017. This is the authors' (and RepDistiller's) code; the paper's text has the mean over
+    Zagoruyko & Komodakis 2017. This is the authors' (and RepDistiller's) code; `variant='paper'` is the mean over
     samples of $\|A(f_s) - A(f_t)\|_2$, whose gradient is discontinuous for equal maps (0 here). Maps of different size
     are first average-pooled to the smaller height and width. Gradients flow to both.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps; channels and size may differ from the student's.
-        variant: "code" or "paper".
-        power: power of the absolute features.
-        eps: added to a map's norm.
     """
     student, teacher = match_size(student, teacher)
     gap = attention_map(student, power=power, eps=eps) - attention_map(teacher, power=power, eps=eps)

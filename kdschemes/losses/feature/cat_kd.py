@@ -24,10 +24,6 @@ def class_activation(
     r"""Return the class activation maps $M_c(h, w) = \sum_d W_{cd} f_d(h, w)$: each position's logits without bias.
 
     Zhou et al. 2016, "Learning Deep Features for Discriminative Localization". Gradients flow to both.
-
-    Args:
-        features: the maps whose mean over positions is the classifier's input.
-        classifier: the classifier's weight W.
     """
     n, _, h, w = features.shape
     return (classifier @ features.flatten(2)).reshape(n, len(classifier), h, w)
@@ -46,12 +42,6 @@ def cat_kd(
     Guo et al. 2023, "Class Attention Transfer Based Knowledge Distillation". $\bar M$ is a sample's map of a class,
     average-pooled to resolution x resolution positions and, if `normalize`, divided by its norm $\|M_{nc}\|_2$. A zero
     map stays 0 with zero gradient. Gradients flow to both.
-
-    Args:
-        student: class activation maps from `class_activation`.
-        teacher: class activation maps with the same number of classes; the size may differ.
-        resolution: side of the compared maps.
-        normalize: L2-normalize each class's map.
     """
     assert resolution > 0, resolution
     ours, theirs = (functional.adaptive_avg_pool2d(maps, resolution).flatten(2) for maps in (student, teacher))

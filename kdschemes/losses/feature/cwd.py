@@ -22,11 +22,6 @@ def cwd(
     Shu et al. 2021, "Channel-wise Knowledge Distillation for Dense Prediction": every channel of every sample is a
     distribution over positions. Sum over positions, mean over channels and the batch. Maps of different size are first
     average-pooled to the smaller height and width. Gradients flow to both. Computed as `kd` of N C rows.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps with the same channels; the size may differ.
-        temperature: tau > 0.
     """
     student, teacher = match_size(student, teacher)
     return kd(student.flatten(2).flatten(0, 1), teacher.flatten(2).flatten(0, 1), temperature=temperature)

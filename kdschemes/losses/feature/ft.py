@@ -32,15 +32,10 @@ def ft(
     r"""Return the mean of $|g(F_s) - g(F_t)|$ over samples and the entries of g.
 
     Kim, Park, Kwak 2018, "Paraphrasing Complex Network: Network Compression via Factor Transfer". In the paper (and
-    torchdistill) g is the factor, flattened over channels and positions and L2-normalized; in RepDistiller it is the
-    factor's L2-normalized attention map with power 2, which gives a larger value. A zero factor gives g = 0 with zero
+    torchdistill) g is the factor, flattened over channels and positions and L2-normalized; for `attention` (as in
+    RepDistiller), its L2-normalized attention map with power 2: a larger value. A zero factor gives g = 0 with zero
     gradient. Factors of different size are first average-pooled to the smaller height and width. Gradients flow to
     both.
-
-    Args:
-        student: factors.
-        teacher: factors; with `variant="paper"`, with the same channels.
-        variant: "attention" (RepDistiller) or "paper".
     """
     student, teacher = match_size(student, teacher)
     if variant == "attention":

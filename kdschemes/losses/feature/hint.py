@@ -17,10 +17,6 @@ def hint(student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"]) -> 
     r"""Return the mean over all elements of $(f_s - f_t)^2$.
 
     Romero et al. 2015, "FitNets", without the paper's factor 1/2 (RepDistiller's convention). Gradients flow to both.
-
-    Args:
-        student: features, batch first.
-        teacher: features of the same shape.
     """
     assert student.shape == teacher.shape, f"{tuple(student.shape)} vs. {tuple(teacher.shape)}"
     return (student - teacher).square().mean()

@@ -21,10 +21,6 @@ def ickd(student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"
 
     Liu et al. 2021, "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation" (ICKD-C), as
     in the authors' code: sum over the C x C entries, divided by C, mean over the batch. Gradients flow to both.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps with the same channels; the size may differ.
     """
     gap = channel_correlation(student) - channel_correlation(teacher)
     return gap.square().sum(dim=2).mean()

@@ -31,10 +31,6 @@ def nst(student: Float[Tensor, "n cs hs ws"], teacher: Float[Tensor, "n ct ht wt
     $\frac12 (\langle \delta\delta^\top, \pi\pi^\top \rangle + \langle \pi\delta^\top, (\pi\delta^\top)^\top \rangle)$.
     Either way memory use stays close to that of the maps, and close maps suffer far less cancellation than with three
     means of the kernel. Channels are normalized at any scale; the references clamp the norm at 1e-12.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps; channels and size may differ from the student's.
     """
     student, teacher = match_size(student, teacher)
     s, t = _unit_channels(student), _unit_channels(teacher)

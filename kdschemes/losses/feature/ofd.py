@@ -28,15 +28,11 @@ def ofd(
     r"""Return the mean over samples of $\sum_{chw} (s - t')^2 \, [t' > 0 \lor s > t']$ with $t' = \max(t, m_c)$.
 
     Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation": the partial squared distance to the teacher's
-    margin ReLU. A student neuron below a nonpositive target is ignored. Sum over channels and positions, as in
-    mdistiller (the authors also divide by 1000); stage weights are up to the caller. Maps of different size are first
-    average-pooled to the smaller height and width (mdistiller always resizes the teacher's map to the student's size).
-    Gradients flow to both, to the teacher only where t > m, and not to the margins.
-
-    Args:
-        student: maps before the activation, projected to the teacher's channels.
-        teacher: maps before the activation.
-        margin: nonpositive margins per channel; see `ofd_margin`.
+    margin ReLU, with m from `ofd_margin`; s and t are maps before the activation. A student neuron below a nonpositive
+    target is ignored. Sum over channels and positions, as in mdistiller (the authors also divide by 1000); stage
+    weights are up to the caller. Maps of different size are first average-pooled to the smaller height and width
+    (mdistiller always resizes the teacher's map to the student's size). Gradients flow to both, to the teacher only
+    where t > m, and not to the margins.
     """
     student, teacher = match_size(student, teacher)
     floor = margin.detach().to(teacher.dtype)[:, None, None]
@@ -48,16 +44,12 @@ def ofd(
 @torch.no_grad()
 @full_precision
 def ofd_margin(weight: Float[Tensor, " c"], bias: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
-    r"""Return the expected negative value of a batch norm's output, per channel.
+    r"""Return the expected negative value of the output of a batch norm with weight w and bias b, per channel.
 
     Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation": for $x \sim N(b, w^2)$,
     $E[x \mid x < 0] = b - |w| \, \varphi(b / |w|) / \Phi(-b / |w|)$. If almost nothing is negative
     ($\Phi \le 10^{-3}$), the authors use $-3 |w|$. A weight of 0 gives the limit min(b, 0), where the references divide
     by zero. Computed in float64 from logarithms, without gradient.
-
-    Args:
-        weight: weight of the batch norm before the teacher's activation.
-        bias: its bias.
     """
     std, mean = weight.double().abs(), bias.double()
     positive = std > 0

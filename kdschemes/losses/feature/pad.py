@@ -26,16 +26,10 @@ def pad(
 ) -> Float[Tensor, ""]:
     r"""Return $\frac1{ND} \sum_{n,d} \frac{(t_{nd} - s_{nd})^2}{\epsilon + e^{v_{nd}}} + v_{nd}$.
 
-    Zhang et al. 2020, "Prime-Aware Adaptive Distillation": a Gaussian likelihood with predicted log-variance v, so that
-    samples that cannot be matched get less weight. Mean over dimensions and the batch (torchdistill's convention; no
-    factor 1/2). Gradients flow to all three. The weight $e^{-\log(\epsilon + e^v)}$ is computed in log space, so it is
-    finite for any v.
-
-    Args:
-        student: embeddings with the teacher's width.
-        teacher: embeddings.
-        log_variance: v, of the same shape.
-        eps: added to the variance.
+    Zhang et al. 2020, "Prime-Aware Adaptive Distillation": a Gaussian likelihood with predicted `log_variance` v, so
+    that samples that cannot be matched get less weight. Mean over dimensions and the batch (torchdistill's convention;
+    no factor 1/2). Gradients flow to all three. The weight $e^{-\log(\epsilon + e^v)}$ is finite for any v, because it
+    is computed in log space.
     """
     assert eps > 0, eps
     precision = torch.exp(-torch.logaddexp(log_variance, log_variance.new_tensor(math.log(eps))))

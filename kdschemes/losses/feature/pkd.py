@@ -25,11 +25,6 @@ def pkd(
     mean over channels of 1 - the Pearson correlation. Maps of different size are first average-pooled to the smaller
     height and width. Constant channels (all channels, if there is one value) standardize to 0 with zero gradient.
     Gradients flow to both. Uses batch statistics: pass the whole batch.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps with the same channels; the size may differ.
-        eps: added to the standard deviation.
     """
     assert eps > 0, eps
     student, teacher = match_size(student, teacher)

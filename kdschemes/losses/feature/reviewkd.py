@@ -28,10 +28,6 @@ def hcl(student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]) ->
     next ones are average-pooled to 4x4, 2x2 and 1x1, each with half the weight of the previous one. Levels that are not
     smaller than the map in both dimensions are omitted (the references compare heights only, which is the same for
     square maps). MSE is a mean over all elements. Gradients flow to both.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps of the same shape.
     """
     value = hint(student, teacher)
     weight, total = 1.0, 1.0

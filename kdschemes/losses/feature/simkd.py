@@ -24,10 +24,6 @@ def simkd(student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt
 
     Chen et al. 2022, "Knowledge Distillation with the Reused Teacher Classifier". Maps of different size are first
     average-pooled to the smaller height and width. Gradients flow to both.
-
-    Args:
-        student: projected maps.
-        teacher: the maps that the teacher's classifier takes; the size may differ.
     """
     return hint(*match_size(student, teacher))
 

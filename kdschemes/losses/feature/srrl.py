@@ -23,19 +23,12 @@ def srrl(
     alpha: float = 1.0,
     beta: float = 1.0,
 ) -> Float[Tensor, ""]:
-    r"""Return $\frac\alpha{ND} \sum_n \|s_n - t_n\|^2 + \frac\beta{NC} \sum_n \|W s_n - W t_n\|^2$.
+    r"""Return $\frac\alpha{ND} \sum_n \|s_n - t_n\|^2 + \frac\beta{NC} \sum_n \|W s_n - W t_n\|^2$, W the classifier.
 
     Yang et al. 2021, "Knowledge Distillation via Softmax Regression Representation Learning": feature matching, plus
     matching the logits that the teacher's classifier gives for both features. Both are squared differences, averaged
     over the batch and the dimensions or classes, as in the authors' code. The classifier's bias cancels, and the second
     part is computed as W (s - t), which is accurate near equality. Gradients flow to all three.
-
-    Args:
-        student: embeddings in the teacher's space.
-        teacher: embeddings that the teacher's classifier takes.
-        classifier: the classifier's weight W.
-        alpha: weight of feature matching.
-        beta: weight of softmax regression.
     """
     gap = student - teacher
     return alpha * gap.square().mean() + beta * (gap @ classifier.mT).square().mean()

@@ -28,16 +28,10 @@ def vid(
     r"""Return the mean over all elements of $\frac12 ((\mu - t)^2 / \sigma_c^2 + \log \sigma_c^2)$.
 
     Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer": the negative log-likelihood of the
-    teacher's features under a Gaussian with mean $\mu$, regressed from the student's features, and a trained variance
-    per channel, $\sigma_c^2 = \mathrm{softplus}(\rho_c) + \epsilon$; the constant $\frac12 \log 2\pi$ is omitted, as in
-    RepDistiller, so the value may be negative. Maps of different size are first average-pooled to the smaller height
-    and width. Gradients flow to both and to $\rho$.
-
-    Args:
-        student: the mean, with the teacher's channels.
-        teacher: feature maps.
-        raw_variance: rho, of any magnitude.
-        eps: minimum variance, > 0.
+    teacher's features under a Gaussian with mean $\mu$ (`student`, regressed from its features) and a trained variance
+    per channel, $\sigma_c^2 = \mathrm{softplus}(\rho_c) + \epsilon$, $\rho$ = `raw_variance`. The constant
+    $\frac12 \log 2\pi$ is omitted, as in RepDistiller, so the value may be negative. Maps of different size are first
+    average-pooled to the smaller height and width. Gradients flow to both and to $\rho$.
     """
     assert eps > 0, eps
     student, teacher = match_size(student, teacher)

@@ -23,10 +23,6 @@ def neighbor_congruence(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n
     RepDistiller's version of Peng et al. 2019, "Correlation Congruence for Knowledge Distillation", used in public
     tables; it differs from the paper and depends on the order of the batch. A batch of 1 gives 0 with zero gradient.
     Gradients flow to both. Depends on pairs of samples: pass the whole batch.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings of the same dimension.
     """
     if len(student) == 1:
         return 0.0 * (student.sum() + teacher.sum())
@@ -42,14 +38,8 @@ def kernel_congruence(
 
     Peng et al. 2019, "Correlation Congruence for Knowledge Distillation":
     $K_{ij} = e^{-2\gamma} \sum_{p=0}^{P} \frac{(2\gamma)^p}{p!} (e_i \cdot e_j)^p$ is the Taylor series of the Gaussian
-    kernel of the embeddings $e = x / \|x\|$ up to order P. A zero embedding stays 0 and has no gradient. A batch of 1
-    gives 0 with zero gradient. Gradients flow to both. Depends on pairs of samples: pass the whole batch.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings; the dimension may differ.
-        gamma: gamma > 0 of the kernel.
-        order: P >= 1.
+    kernel of the embeddings $e = x / \|x\|$ up to P = `order`. A zero embedding stays 0 and has no gradient. A batch of
+    1 gives 0 with zero gradient. Gradients flow to both. Depends on pairs of samples: pass the whole batch.
     """
     assert gamma > 0, gamma
     assert order > 0, order

@@ -47,12 +47,7 @@ def fsp(
     Yim et al. 2017, "A Gift from Knowledge Distillation". `squared` is the mean over samples and matrix entries of
     $(G^s - G^t)^2$ (RepDistiller; the paper sums over the entries), `column_norms` the mean over samples of
     $\sum_j \|G^s_{\cdot j} - G^t_{\cdot j}\|$ (torchdistill); equal columns have zero gradient. Gradients flow to both.
-
-    Args:
-        student: the maps of two stages.
-        teacher: the maps of two stages with the same channels; sizes may differ from the student's.
-        pooling: how the larger of a network's two maps is pooled to the size of the smaller.
-        distance: the distance between the two matrices.
+    `student` and `teacher` are the maps of two stages each, with the same channels; sizes may differ.
     """
     ours, theirs = fsp_matrix(*student, pooling=pooling), fsp_matrix(*teacher, pooling=pooling)
     return hint(ours, theirs) if distance == "squared" else _column_norms(ours, theirs)

@@ -42,10 +42,6 @@ def irg_transformation(a: Float[Tensor, "n ca ha wa"], b: Float[Tensor, "n cb hb
     Liu et al. 2019, "Knowledge Distillation via Instance Relationship Graph". The larger map is average-pooled to the
     smaller height and width; groups of neighboring channels are averaged in the map with more channels. Gradients also
     flow through the largest. Pass the whole batch.
-
-    Args:
-        a: the maps of the earlier stage.
-        b: the maps of the later stage.
     """
     a, b = match_size(a, b)
     channels = min(a.shape[1], b.shape[1])

@@ -28,11 +28,6 @@ def probabilistic_transfer(
 
     $P^s - P^t$ is added to every term. Its rows sum to 0, so the value is unchanged, but the terms are then of second
     order in the difference and accurate if student and teacher are close.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings; the dimension may differ.
-        eps: added to norms and inside the logarithm, positive.
     """
     assert eps > 0, eps
     if len(student) == 1:

@@ -29,10 +29,6 @@ def rkd_distance(student: Float[Tensor, "n ds"], teacher: Float[Tensor, "n dt"])
     pairs $i \ne j$, the diagonal is 0, distances are clamped to at least 1e-6 (without gradient), and $\ell$ is the
     smooth L1 loss with beta 1. Distances are computed from differences, so a common offset does not cost precision. A
     batch of 1 gives 0 with zero gradient. Gradients flow to both. Depends on pairs of samples: pass the whole batch.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings; the dimension may differ.
     """
     if len(student) == 1:
         return 0.0 * (student.sum() + teacher.sum())
@@ -55,10 +51,6 @@ def rkd_angle(student: Float[Tensor, "n ds"], teacher: Float[Tensor, "n dt"]) ->
     the smooth L1 loss with beta 1, and triplets with repeated samples are included. Gradients flow to both; there are
     no second derivatives. The gradient is computed along with the value, for a few anchors j at a time, so memory use
     stays close to that of the embeddings. Depends on triplets of samples: pass the whole batch.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings; the dimension may differ.
     """
     value = _Angle.apply(student, teacher)
     assert isinstance(value, Tensor)

@@ -24,15 +24,11 @@ def similarity_preserving(
     r"""Return $\frac{1}{N^2} \|G^s - G^t\|_F^2$, with G the rows of $F F^\top$ divided by their norm.
 
     Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation". F has one row per sample, its flattened features.
-    A row of G has unit norm, or is 0 if all its sample's features are 0 (such a row has no gradient; that sample's
-    entries in the other rows do). G is invariant to the scale of F, and row i to the scale of sample i, so both are
-    first divided by their largest magnitude: no scale overflows or underflows. The references' lower bound of 1e-12 on
-    norms is omitted. A batch of 1 gives 0. Gradients flow to both. Depends on pairs of samples: pass the whole batch.
-
-    Args:
-        student: features, batch first, of any shape.
-        teacher: features, batch first; the shape may differ.
-        row_norm: norm of a row, `l2` (paper) or `l1` (torchdistill).
+    `row_norm` is l2 in the paper, l1 in torchdistill. A row of G is 0 if all its sample's features are 0 (such a row
+    has no gradient; that sample's entries in the other rows do). G is invariant to the scale of F, and row i to the
+    scale of sample i, so both are first divided by their largest magnitude: no scale overflows or underflows. The
+    references' lower bound of 1e-12 on norms is omitted. A batch of 1 gives 0. Gradients flow to both. Depends on pairs
+    of samples: pass the whole batch.
     """
     if len(student) == 1:
         return 0.0 * (student.sum() + teacher.sum())

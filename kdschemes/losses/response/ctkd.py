@@ -27,11 +27,6 @@ def ctkd(
     Li et al. 2023, "Curriculum Temperature for Knowledge Distillation". The same value as `kd`, but the temperature
     also receives gradients, from $T^2$ and both softmaxes (`learned_temperature` reverses them). Mean over the batch;
     gradients flow to both sides.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0.
     """
     log_p, log_q = (functional.log_softmax(x / temperature, dim=1) for x in (teacher, student))
     return temperature.square() * divergence_by_gap((student - teacher) / temperature, log_p, log_q).mean()
@@ -43,12 +38,6 @@ def learned_temperature(
     r"""Return $T = start + span \cdot sigmoid(\theta)$; the gradient to $\theta$ is multiplied by $-strength$.
 
     Li et al. 2023: the optimizer minimizes the loss over the student and maximizes it over the temperature.
-
-    Args:
-        parameter: theta.
-        start: minimum temperature, > 0.
-        span: maximum minus minimum temperature.
-        strength: lambda, from 0 to 1.
     """
     assert start > 0, start
     return start + span * torch.sigmoid(reverse_gradient(parameter, strength=strength))

@@ -30,22 +30,13 @@ def dist(
 
     Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher". P is the $N \times C$ matrix of softmaxes at T
     and $\rho$ the Pearson correlation: of rows (inter-class), then of columns (intra-class). Columns run over samples:
-    pass the whole batch. Gradients flow to both.
+    pass the whole batch. Gradients flow to both. `scale=False` omits $T^2$.
 
     $\rho$ is scale-invariant. With `epsilon='none'`, rows and columns are rescaled before anything can underflow, and
     $1 - \rho = \frac12 \|a - b\|^2$ of unit vectors is never negative. A constant row or column (every column of a
     batch of 1) has $\rho = 0$, as in the references, and no gradient. The references divide by $|a| |b| + 10^{-8}$
     ('added', the authors) or clamp each norm to at least $10^{-8}$ ('clamped', torchdistill): at high temperatures or
     with many classes, this is not small compared to $|a| |b|$, so $\rho$ and its gradient tend to 0.
-
-    Args:
-        student: logits.
-        teacher: logits.
-        temperature: T > 0.
-        beta: weight of the correlation of rows.
-        gamma: weight of the correlation of columns.
-        scale: multiply by $T^2$.
-        epsilon: how the denominator is kept away from 0.
     """
     assert temperature > 0, temperature
     ratios = _log_ratio_to_uniform(student / temperature), _log_ratio_to_uniform(teacher / temperature)

@@ -20,11 +20,6 @@ def divergence(
     r"""Return $KL(p_T(v_n) \| p_T(z_n))$ of every sample, $p_T(x) = softmax(x / T)$: natural logarithm, no $T^2$.
 
     Gradients flow to both. Both tensors have the same dtype, at least float32.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0.
     """
     assert temperature > 0, temperature
     log_p = functional.log_softmax(teacher / temperature, dim=1)

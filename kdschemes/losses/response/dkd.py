@@ -32,14 +32,6 @@ def dkd(
     a logarithm, so value and gradients are finite and exact at any confidence. The difference of b's second logits is
     $E_{\hat p^t}[d] + NCKD$, d the difference of the logits: exact for close networks. The authors lower the label's
     logit by 1000 instead of leaving it out, which is the same up to rounding.
-
-    Args:
-        student: logits z of at least 2 classes.
-        teacher: logits v.
-        labels: class indices y.
-        temperature: T > 0.
-        alpha: weight of the target-class part.
-        beta: weight of the non-target part.
     """
     assert temperature > 0, temperature
     student_label, student_others = split_label(student / temperature, labels)

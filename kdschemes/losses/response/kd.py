@@ -24,15 +24,8 @@ def kd(
 
     Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network". Natural logarithm, sum over classes,
     mean over the batch. Gradients flow to both; the student's is $T (p_T(z) - p_T(v)) / N$. Accurate for close outputs
-    (high temperature, small logits).
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0.
-        scale: multiply by $T^2$, so that the gradient does not shrink as T grows.
-        reduction: 'batchmean' sums over classes; 'mean' also divides by C, like the default of torch's KLDivLoss and
-            several public implementations.
+    (high temperature, small logits). `scale=False` omits $T^2$; `reduction='mean'` also divides by C, like the default
+    of torch's KLDivLoss and several public implementations.
     """
     by_sample = divergence(student, teacher, temperature=temperature)
     value = by_sample.mean() if reduction == "batchmean" else by_sample.mean() / student.shape[1]

@@ -14,10 +14,6 @@ def logit_mse(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"]) -> F
 
     Hinton, Vinyals, Dean 2015, section 2.1 (matching logits is a special case of distillation). The relative
     difference from `kd` decreases as 1/T. Mean over the batch; gradients flow to both.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
     """
     gap = student - teacher
     gap = gap - gap.mean(dim=1, keepdim=True)

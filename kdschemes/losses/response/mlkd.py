@@ -37,17 +37,8 @@ def mlkd(
     mask keeps, about 1/2: `masks="share"`. `masks="select"` sums only over the kept samples and classes, `masks="none"`
     over all.
 
-    $KD_T$ includes the factor $T^2$, the correlations do not. Gradients flow to both. Depends on the whole batch: pass
-    all of it.
-
-    Args:
-        student: logits.
-        teacher: logits.
-        temperatures: the T to sum over.
-        instance: a, the weight of the instance level.
-        batch: b, the weight of the batch level.
-        classes: c, the weight of the class level.
-        masks: how the teacher's confidence masks are used.
+    a, b, c are `instance`, `batch`, `classes`. $KD_T$ includes the factor $T^2$, the correlations do not. Gradients
+    flow to both. Depends on the whole batch: pass all of it.
     """
     assert temperatures, "there is no temperature to sum over"
     unsure, rare = confidence_masks(teacher)

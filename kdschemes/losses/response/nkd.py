@@ -27,13 +27,6 @@ def nkd(
     over the C - 1 classes other than the label. Both parts are cross-entropies, so the value at equality is the
     teacher's entropy, not 0. Mean over the batch. The student receives gradients from both parts, the teacher only from
     the second: the weight $p^t_y$ is detached, as in the authors' code.
-
-    Args:
-        student: logits of at least 2 classes.
-        teacher: logits.
-        labels: class indices y.
-        temperature: T > 0, of the second part only.
-        gamma: weight of the second part.
     """
     assert temperature > 0, temperature
     share = functional.softmax(teacher, dim=1).gather(1, labels[:, None])[:, 0].detach()

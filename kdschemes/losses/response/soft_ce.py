@@ -17,13 +17,7 @@ def soft_ce(
 
     Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network": `kd` plus the entropy of the teacher's
     output, which is also the value at equality. The student's gradient is the same as for `kd`; gradients flow to both.
-    Mean over the batch.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0.
-        scale: multiply by $T^2$.
+    Mean over the batch; `scale=False` omits $T^2$.
     """
     value = soft_cross_entropy(student, teacher, temperature=temperature).mean()
     return temperature**2 * value if scale else value

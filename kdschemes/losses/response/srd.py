@@ -18,18 +18,13 @@ _SMALLEST_SUM = 1e-24
 
 @full_precision
 def srd_features(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"], *, exponent: float) -> Float[Tensor, ""]:
-    r"""Return $2 \log(10^{-24} + \sum_{nd} |f^s_{nd} - f^t_{nd}|^e)$.
+    r"""Return $2 \log(10^{-24} + \sum_{nd} |f^s_{nd} - f^t_{nd}|^e)$ of normalized features, e = `exponent` >= 1.
 
     Miles, Mikolajczyk 2024, "Understanding the Role of the Projector in Knowledge Distillation". The sum over the batch
     is inside the logarithm: pass the whole batch. The references have no $10^{-24}$, which is below float64 precision
     unless all differences are near $10^{-24/e}$ (1e-6 for e = 4): equal features give $2 \log 10^{-24} = -110.5$ with
     zero gradient instead of -inf and NaN, and gradients near 0 stay bounded. Differences are first divided by their
     largest magnitude, so no power overflows. Gradients flow to both.
-
-    Args:
-        student: features, projected and normalized.
-        teacher: features, normalized.
-        exponent: e >= 1.
     """
     assert exponent >= 1, exponent
     floor: float = _SMALLEST_SUM ** (1.0 / exponent)
@@ -52,14 +47,6 @@ def srd(
     r"""Return `srd_features` plus $\frac1N \sum_n KL(p_T(v_n) \| p_T(z_n))$, without $T^2$.
 
     Miles, Mikolajczyk 2024. Depends on the whole batch. Gradients flow to all four.
-
-    Args:
-        student: features, projected and normalized.
-        teacher: features, normalized.
-        student_logits: z.
-        teacher_logits: v.
-        exponent: e >= 1 of the feature part.
-        temperature: T > 0 of the logit part.
     """
     soft = kd(student_logits, teacher_logits, temperature=temperature, scale=False)
     return srd_features(student, teacher, exponent=exponent) + soft

@@ -16,9 +16,6 @@ def standardize(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
     Sun et al. 2024, "Logit Standardization in Knowledge Distillation". Equal logits give 0 with zero gradient (the
     formula's slope there is $10^7$). With two classes Z is always $\pm 1/\sqrt 2$: it depends only on the sign of the
     difference and teaches nothing. Logits are divided by their largest magnitude first, so nothing overflows.
-
-    Args:
-        logits: logits of at least 2 classes.
     """
     assert logits.shape[1] > 1, "the std over one class is not defined"
     centered = logits - logits.detach().amax(dim=1, keepdim=True)

@@ -26,16 +26,9 @@ def tfkd_reg(
     r"""Return $m \frac1{NC} \sum_n KL(softmax(u_n / T) \| softmax(z_n))$, with u built from the label.
 
     Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", as in the authors' code.
-    u is a on the label and $(1 - a) / (C - 1)$ on each other class; the softmax is of u itself, which is already a
-    distribution, so at T = 20 the target is almost uniform. The student's logits z have no temperature; the mean is
-    over samples and classes, and there is no $T^2$. Only the student receives gradients.
-
-    Args:
-        student: logits z of at least 2 classes.
-        labels: class indices.
-        temperature: T > 0, of the target only.
-        label_prob: a, from 0 to 1.
-        multiplier: m.
+    m is `multiplier`; u is a = `label_prob` on the label, $(1 - a) / (C - 1)$ elsewhere. The softmax is of u itself,
+    which is already a distribution, so at T = 20 the target is almost uniform. The student's logits z have no
+    temperature; the mean is over samples and classes, and there is no $T^2$. Only the student receives gradients.
     """
     assert temperature > 0, temperature
     classes = student.shape[1]

@@ -15,13 +15,8 @@ def ttm(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, tempera
     r"""Return $\frac1N \sum_n KL(softmax(v_n / T) \| softmax(z_n))$.
 
     Zheng, Yang 2024, "Knowledge Distillation Based on Transformed Teacher Matching". The teacher's probabilities are
-    raised to the power $\gamma = 1/T$ and normalized, the student's have temperature 1, and there is no $T^2$. Mean
+    raised to the power $\gamma = 1/T$ and normalized; the student's have temperature 1, and there is no $T^2$. Mean
     over the batch; gradients flow to both; the student's is $(softmax(z) - softmax(v / T)) / N$.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0 of the teacher.
     """
     return transformed_divergence(student, teacher, temperature).mean()
 

@@ -36,18 +36,8 @@ def uskd(
     r"""Return $\alpha L_{target} + \beta L_{non} + \mu L_{weak}$ of `uskd_target`, `uskd_non_target`, `uskd_weak`.
 
     Yang et al. 2023, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized
-    Loss and Customized Soft Labels". There is no teacher. Depends on the whole batch. The student's logits receive
-    gradients from the first two parts, the weak logits from the last.
-
-    Args:
-        student: logits z.
-        weak: logits from a shallower stage.
-        labels: class indices.
-        alpha: weight of the target part.
-        beta: weight of the non-target part.
-        mu: weight of the weak part.
-        rank: see `uskd_non_target`.
-        smoothing: see `uskd_weak`.
+    Loss and Customized Soft Labels". There is no teacher; the weak logits come from a shallower stage. Depends on the
+    whole batch. The student's logits receive gradients from the first two parts, the weak logits from the last.
     """
     target = uskd_target(student, labels)
     non_target = uskd_non_target(student, weak, labels, rank=rank)
@@ -67,13 +57,7 @@ def uskd_target(student: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Flo
 
 @full_precision
 def uskd_weak(weak: Float[Tensor, "n c"], labels: Int[Tensor, " n"], *, smoothing: float = 0.1) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy of the weak logits, with label smoothing as in the authors' code.
-
-    Args:
-        weak: logits from a shallower stage.
-        labels: class indices.
-        smoothing: mass spread evenly over all classes.
-    """
+    """Return the mean cross-entropy of the weak logits, with label smoothing as in the authors' code."""
     return functional.cross_entropy(weak, labels, label_smoothing=smoothing)
 
 
@@ -90,12 +74,6 @@ def uskd_non_target(
     authors' code uses log-probabilities instead of p (`rank="reference"`), so the student's order dominates unless the
     weak logits' probabilities differ a lot. As in the authors' code, 1/r is always rounded to float32. Mean over the
     batch. t is detached; with two classes, value and gradient are 0.
-
-    Args:
-        student: logits z.
-        weak: logits from a shallower stage.
-        labels: class indices.
-        rank: the score to rank by.
     """
     n, c = student.shape
     label = labels[:, None]

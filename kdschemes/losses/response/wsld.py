@@ -27,12 +27,6 @@ def wsld(
     The soft part is a cross-entropy, so the value at equality is not 0. Mean over the batch. The weights are detached
     (as in the reference code); the soft part propagates gradients to both. $\ell$ is computed as
     $-\log \sigma(z_y - \log \sum_{c \ne y} e^{z_c})$, so the ratio is accurate if both networks are confident.
-
-    Args:
-        student: logits z of at least 2 classes.
-        teacher: logits v.
-        labels: class indices.
-        temperature: T > 0.
     """
     with torch.no_grad():
         weight = -torch.expm1(-_label_loss(student, labels) / (_label_loss(teacher, labels) + 1e-7))

@@ -17,11 +17,6 @@ def wttm(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, temper
 
     Zheng, Yang 2024: `ttm` with more weight on samples where the teacher is less confident. For T > 1, U ranges from 1
     (all mass on one class) to $C^{1 - 1/T}$ (uniform). Mean over the batch; gradients flow to both, but not through U.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0 of the teacher.
     """
     log_p = functional.log_softmax(teacher.detach(), dim=1)
     power_sum = torch.logsumexp(log_p / temperature, dim=1).exp()
