@@ -58,7 +58,7 @@ class Teacher:
     ] = "resnet18_cifar"
     checkpoint: Annotated[
         str | list[str] | None,
-        Field(description="a file, run folder or hf_hub:OWNER/NAME, or a list of these; null: trained first, once"),
+        Field(description="weights: a file, run folder or hf_hub:OWNER/NAME, or a list; null: trained first, once"),
     ] = None
     pretrained: Annotated[bool, Field(description="use timm's pretrained weights (downloads them)")] = False
     weights: Annotated[

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 SoftWeight = Annotated[
-    float, Field(ge=0, le=1, description="weight of the soft term; 1 with losses published with their own ce_weight")
+    float, Field(ge=0, le=1, description="weight of the soft term; 1 for losses published with their own ce_weight")
 ]
 
 HardWeight = Annotated[
