@@ -242,7 +242,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     save_weights(create_model("convnet", num_classes=7, channels=1, image_size=8), tmp_path / "weights")
     place = tmp_path / "run"
     line = refused(run([*OFFLINE, f"teacher.checkpoint={tmp_path / 'weights'}"], place), place)
-    assert "classifies 7 classes, but the data has 10" in line
+    assert "has 7 classes, but the data has 10" in line
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -158,7 +158,7 @@ def test_cite_of_the_default_run_and_of_peers(tmp_path: Path, capsys: pytest.Cap
     text = cite(tmp_path, capsys, "scheme.peers=[resnet20,timm/deit_tiny]", "data=fashion_mnist")
     networks = ["he2016deep", "wightman2019timm"]
     assert list(parse(text)) == ["zhang2018deep", *loss_keys("kd"), "xiao2017fashion", *networks]
-    assert "% model timm/deit_tiny; cite the network's paper, too\n@" in text
+    assert "% model timm/deit_tiny; also cite the network's paper\n@" in text
 
 
 def test_cite_of_supervised_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -195,7 +195,7 @@ def test_the_folder_may_hold_a_finished_or_an_old_run(tmp_path: Path, capsys: py
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, ["holds no config.yaml"]),
+        (None, ["has no config.yaml"]),
         (b"scheme: {name: off", ["damaged", "not YAML"]),
         (b"\xff\xfe\x00", ["damaged"]),
         (b"", ["damaged", "no keys"]),
@@ -220,7 +220,7 @@ def test_a_folder_that_is_no_run_is_told_in_one_line(
 
 def test_a_folder_that_is_not_there_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cite", str(tmp_path / "nowhere")]) == 2
-    assert capsys.readouterr().err == f"error: no folder {tmp_path / 'nowhere'}: give the folder of a run\n"
+    assert capsys.readouterr().err == f"error: folder {tmp_path / 'nowhere'} not found: give a run folder\n"
 
 
 def test_fields_names_and_accents() -> None:

@@ -227,7 +227,7 @@ def test_a_loss_of_another_kind_is_shown_its_place() -> None:
 
 
 def test_a_loss_of_labels_refuses_mixed_labels() -> None:
-    assert "dkd needs one label a sample" in error("losses.response=dkd", "data.mixup=0.2")
+    assert "dkd needs one label per sample" in error("losses.response=dkd", "data.mixup=0.2")
 
 
 UNKNOWN_KEYS = {
@@ -377,8 +377,8 @@ def test_a_group_without_effect_is_refused(arguments: list[str], group: str, use
         ("-x", "is not KEY=VALUE"),
         ("--seed=1", "write seed=VALUE, without '-'"),
         ("+seed=1", "write seed=VALUE, without '+'"),
-        ("seed=[", "cannot be read"),
-        ("output_dir=2026-13-45", "cannot be read"),
+        ("seed=[", "cannot parse the value"),
+        ("output_dir=2026-13-45", "cannot parse the value"),
         ("train=3", "train.KEY=VALUE"),
         ("losses=kd", "losses.KEY=VALUE"),
         ("data=image_folder", "needs data.root"),
@@ -397,8 +397,8 @@ def test_what_is_no_override_is_refused(argument: str, words: str) -> None:
     ("text", "words"),
     [
         ("a: [", "is not YAML (line"),
-        ("- a\n- b", "holds no keys"),
-        ("", "holds no keys"),
+        ("- a\n- b", "has no keys"),
+        ("", "has no keys"),
         ("optim: {lrr: 1}", "unknown key 'optim.lrr'"),
         ("losses: kd", "losses.KEY=VALUE"),
         ("experiment: other", "unknown key 'experiment'"),

@@ -157,18 +157,18 @@ def test_later_keys_of_a_table_win(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["repdistiller", EXPERIMENTS / "repdistiller.yaml"])
 def test_a_table_itself_is_no_recipe(name: str | Path) -> None:
-    with pytest.raises(UserError, match="is a table of recipes: name one of them, as repdistiller/ROW_COLUMN"):
+    with pytest.raises(UserError, match="is a table of recipes: choose one as repdistiller/ROW_COLUMN"):
         load(f"experiment={name}")
 
 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("{rows: {}}", "columns holds no keys"),
-        ("{columns: {a: {}}, rows: 3}", "rows holds no keys"),
-        ("{columns: {a: 1}, rows: {}}", "column a holds no keys"),
-        ("{columns: {a: {}}, rows: {x: }}", "row x holds no keys"),
-        ("{columns: {a: {}}, rows: {x: {keys: kd}}}", "what makes x_a holds no keys"),
+        ("{rows: {}}", "columns has no keys"),
+        ("{columns: {a: {}}, rows: 3}", "rows has no keys"),
+        ("{columns: {a: 1}, rows: {}}", "column a has no keys"),
+        ("{columns: {a: {}}, rows: {x: }}", "row x has no keys"),
+        ("{columns: {a: {}}, rows: {x: {keys: kd}}}", "an entry of x_a has no keys"),
         ("{columns: {a: {}}, rows: {x: {key: {}}}}", "unknown key of row x 'key'; did you mean 'keys'?"),
         ("{columns: {a: {key: {}}}, rows: {}}", "unknown key of column a 'key'; did you mean 'keys'?"),
         ("{columns: {a: {}}, rows: {}, seed: 1}", "unknown key of the table 'seed'"),
@@ -178,9 +178,9 @@ def test_a_table_itself_is_no_recipe(name: str | Path) -> None:
         ),
         (
             "{columns: {a: {}}, rows: {x: {published: [1, 2]}}}",
-            "published of row x needs a value for each of 1 columns",
+            "published of row x needs a value for each of the 1 columns",
         ),
-        ("{columns: {a: {}}, rows: {x: {published: 1}}}", "published of row x needs a value for each of 1 columns"),
+        ("{columns: {a: {}}, rows: {x: {published: 1}}}", "published of row x needs a value for each of the 1 columns"),
     ],
 )
 def test_a_table_with_a_mistake_is_refused(tmp_path: Path, text: str, words: str) -> None:

@@ -152,9 +152,9 @@ def test_small_classes_keep_one_sample() -> None:
 
 
 def test_split_refuses_an_empty_class_and_a_share_that_gives_nothing() -> None:
-    with pytest.raises(UserError, match="class 'c1' has no training image"):
+    with pytest.raises(UserError, match="class 'c1' has no training images"):
         stratified_split(torch.tensor([0, 0, 2, 2]), 0.5, seed=0, classes=names(3))
-    with pytest.raises(UserError, match=r"data\.val_fraction=0\.1 holds out no image"):
+    with pytest.raises(UserError, match=r"data\.val_fraction=0\.1 holds out no images"):
         stratified_split(torch.tensor([0, 0, 1, 1]), 0.1, seed=0, classes=names(2))
 
 

@@ -235,7 +235,7 @@ def test_tiny_imagenet_val_as_published_is_explained(tmp_path: Path) -> None:
     for name in ("cat", "dog", "owl"):
         (val / name).rmdir()
     (val / "val_annotations.txt").write_text("val_0.JPEG\tcat\n")
-    with pytest.raises(UserError, match=r"val holds its images together in images/.*Tiny-ImageNet.*<class>") as error:
+    with pytest.raises(UserError, match=r"val has all images in images/.*Tiny-ImageNet.*<class>") as error:
         load(options(tmp_path))
     one_line(error)
 
@@ -245,7 +245,7 @@ def test_empty_class_is_named(tmp_path: Path, part: str) -> None:
     build(tmp_path)
     for path in (tmp_path / part / "dog").iterdir():
         path.rename(path.with_suffix(".txt"))
-    with pytest.raises(UserError, match=rf"{part}/dog holds no image") as error:
+    with pytest.raises(UserError, match=rf"{part}/dog has no images") as error:
         load(options(tmp_path))
     one_line(error)
 

@@ -179,16 +179,16 @@ def test_part_then_omit_then_fraction() -> None:
 
 
 ERRORS = [
-    ({"exclude_classes": [10]}, r"data\.exclude_classes=\[10\]: there is no class 10, they are 0 to 9"),
-    ({"exclude_classes": list(range(10))}, r"data\.exclude_classes=.* leaves no training image"),
-    ({"num_partitions": 3, "partition": 3}, r"data\.partition=3: there is no such part, .*num_partitions=3 has 0 to 2"),
-    ({"partition": [0, 4], "num_partitions": 2}, r"data\.partition=4: there is no such part"),
+    ({"exclude_classes": [10]}, r"data\.exclude_classes=\[10\]: there is no class 10, classes are 0 to 9"),
+    ({"exclude_classes": list(range(10))}, r"data\.exclude_classes=.* leaves no training images"),
+    ({"num_partitions": 3, "partition": 3}, r"data\.partition=3: no such partition, .*num_partitions=3 has 0 to 2"),
+    ({"partition": [0, 4], "num_partitions": 2}, r"data\.partition=4: no such partition"),
     ({"dirichlet_alpha": 0.5}, r"data\.dirichlet_alpha=0\.5 has no effect with data\.num_partitions=1"),
     ({"classes_per_partition": 2}, r"data\.classes_per_partition=2 has no effect with data\.num_partitions=1"),
     ({"num_partitions": 5, "classes_per_partition": 2, "dirichlet_alpha": 1.0}, "exclude each other"),
     ({"num_partitions": 3, "classes_per_partition": 2}, "does not fit 10 classes.*use 4 to 10"),
     ({"num_partitions": 3, "classes_per_partition": 11}, r"data\.classes_per_partition=11 .* use 4 to 10"),
-    ({"num_partitions": 40, "dirichlet_alpha": 0.005}, r"without a training image .*data\.dirichlet_alpha"),
+    ({"num_partitions": 40, "dirichlet_alpha": 0.005}, r"without training images .*data\.dirichlet_alpha"),
 ]  # fmt: skip
 
 
@@ -202,7 +202,7 @@ def test_what_does_not_fit_is_refused_in_one_line(options: dict[str, object], me
 def test_a_part_may_not_lose_all_its_classes() -> None:
     part = deal_parts(replace(Digits(), num_partitions=5, classes_per_partition=2), LABELS, num_classes=10)
     exclude_classes = LABELS[part == 0].unique().tolist()
-    with pytest.raises(UserError, match=r"leaves no training image of data\.partition=0"):
+    with pytest.raises(UserError, match=r"leaves no training images of data\.partition=0"):
         chosen(num_partitions=5, partition=0, classes_per_partition=2, exclude_classes=exclude_classes)
 
 

@@ -252,10 +252,10 @@ def test_uskd_does_not_look_at_the_teacher() -> None:
     ("options", "student", "teacher", "message"),
     [
         (config.USKD(stage="blok1"), SMALL, BIG, r"student stage 'blok1'; did you mean 'block1'"),
-        (config.USKD(), {}, BIG, r"the student gives no features"),
-        (config.SRD(), {}, BIG, r"the student gives no features"),
-        (config.SRD(), SMALL, {}, r"the teacher gives no features"),
-        (config.SRD(stages=[]), SMALL, BIG, r"pairs nothing"),
+        (config.USKD(), {}, BIG, r"the student has no features"),
+        (config.SRD(), {}, BIG, r"the student has no features"),
+        (config.SRD(), SMALL, {}, r"the teacher has no features"),
+        (config.SRD(stages=[]), SMALL, BIG, r"stages=\[\] is empty"),
     ],
 )
 def test_what_cannot_be_defined_is_refused_when_built(options: Any, student: Any, teacher: Any, message: str) -> None:

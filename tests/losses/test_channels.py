@@ -297,7 +297,7 @@ def test_pad_takes_a_batch_of_one() -> None:
         (config.CWD(stages="last"), {"v": (8, 1, 1)}, BIG, r"'v:layer3' compares 1x1 maps"),
         (config.CWD(), {"u": (8, 1, 1), "v": (8, 1, 1)}, BIG, r"compares 1x1 maps"),
         (config.PKD(), {"x": (10, 4)}, BIG, r"stage 'x' is 10 tokens"),
-        (config.ICKD(), {}, BIG, r"the student gives no features"),
+        (config.ICKD(), {}, BIG, r"the student has no features"),
         (config.PAD(stages=["block9:layer1"]), SMALL, BIG, r"student stage 'block9'"),
     ],
 )

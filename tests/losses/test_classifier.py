@@ -221,16 +221,16 @@ WITHOUT = side(BIG, classified=False)
     ("options", "student", "teacher", "message"),
     [
         (config.SRRL(), None, WITHOUT, r"srrl needs the teacher's linear classifier .* stub has none"),
-        (config.SRRL(), None, Endpoint(BIG), r"srrl needs the teacher's .* is no network by itself"),
+        (config.SRRL(), None, Endpoint(BIG), r"srrl needs the teacher's .* is not a whole network"),
         (config.SRRL(alpha=0.0, beta=0.0), None, None, r"compares nothing"),
         (config.CATKD(), side(SMALL, classified=False), None, r"cat_kd needs the student's linear classifier"),
         (config.CATKD(), None, WITHOUT, r"cat_kd needs the teacher's linear classifier"),
         (config.CATKD(normalize=True), side({"v": (8, 1, 1)}), None, r"the map of 'v' is 1x1"),
-        (config.CATKD(normalize=True, resolution=1), None, None, r"signs alone"),
+        (config.CATKD(normalize=True, resolution=1), None, None, r"only signs"),
         (config.SimKD(), None, WITHOUT, r"simkd needs the teacher's linear classifier"),
-        (config.SimKD(), Endpoint(SMALL), None, r"simkd .* the student is no network by itself"),
+        (config.SimKD(), Endpoint(SMALL), None, r"simkd .* the student is not a whole network"),
         (config.SimKD(), side({"x": (10, 4)}), None, r"stage 'x' is 10 tokens"),
-        (config.SimKD(), StubNetwork(None, 7), None, r"the student gives no features"),
+        (config.SimKD(), StubNetwork(None, 7), None, r"the student has no features"),
     ],
 )
 def test_what_cannot_be_defined_is_refused_when_built(options: Any, student: Any, teacher: Any, message: str) -> None:

@@ -365,7 +365,7 @@ def test_every_parameter_learns() -> None:
     [
         (None, r"crd needs the labels of the training samples"),
         (torch.full((5,), -1), r"there are none"),
-        (torch.full((5,), 2), r"all samples are of one"),
+        (torch.full((5,), 2), r"there is only one"),
     ],
 )
 def test_what_cannot_be_defined_is_refused_when_built(labels: Tensor | None, message: str) -> None:

@@ -159,7 +159,7 @@ def test_ofd_takes_the_margins_of_the_teachers_batch_norms() -> None:
 
 
 def test_ofd_refuses_a_teacher_without_such_stages() -> None:
-    with pytest.raises(UserError, match="no network by itself"):
+    with pytest.raises(UserError, match="not a whole network"):
         build(config.OFD())
     network = teacher_network()
     shapes = {"stem": (4, 8, 8), **{stage.name: stage.shape for stage in stages(network, 3, 8)}}

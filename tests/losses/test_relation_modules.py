@@ -164,7 +164,7 @@ def test_half_precision(name: str, dtype: torch.dtype) -> None:
         (config.IRG(vertices=0.0, edges=0.0, transformations=0.0), STUDENT, r"compares nothing"),
         (config.IRG(stages="last"), STUDENT, r"irg needs at least two stage pairs, got s3:t3.*transformations=0"),
         (config.IRG(), {"u": (8,), "v": (8,)}, r"irg needs a map, but stage 'u' is a vector"),
-        (config.SP(), {}, r"the student gives no features"),
+        (config.SP(), {}, r"the student has no features"),
         (config.CC(stages=["s9:t1"]), STUDENT, r"student stage 's9'"),
     ],
 )

@@ -110,7 +110,7 @@ def test_tokens_and_vectors() -> None:
 def test_mistakes() -> None:
     with pytest.raises(UserError, match=r"unknown stage of convnet 'stage9'; .*choose from stage1, stage2, stage3"):
         build("convnet", "linear", ["stage9"])
-    with pytest.raises(UserError, match="no exit can sit on stage4, the last stage"):
+    with pytest.raises(UserError, match="no exit can be on stage4, the last stage"):
         build("convnet", "linear", ["stage1", "stage4"])
     for exits in ([], ["stage1", "stage1"]):
         with pytest.raises(UserError, match="one or more different stages"):

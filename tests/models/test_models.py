@@ -254,7 +254,7 @@ def test_unknown_names() -> None:
     with pytest.raises(UserError, match=r"unknown timm model 'resnet81'; did you mean '.*resnet") as caught:
         build("timm/resnet81")
     assert len(str(caught.value)) < 200
-    with pytest.raises(UserError, match="convnet has no published weights"):
+    with pytest.raises(UserError, match="convnet has no pretrained weights"):
         create_model("convnet", num_classes=10, channels=3, image_size=32, pretrained=True)
     with pytest.raises(UserError, match=r"timm/test_vit\.nosuch"):
         create_model("timm/test_vit.nosuch", num_classes=10, channels=3, image_size=32, pretrained=True)
@@ -263,7 +263,7 @@ def test_unknown_names() -> None:
 def test_images_that_are_too_small() -> None:
     with pytest.raises(UserError, match=r"convnet .* needs 8x8 or more, not 4x4"):
         build("convnet", size=4)
-    with pytest.raises(UserError, match="timm/vgg11 cannot read 3x16x16 images") as caught:
+    with pytest.raises(UserError, match="timm/vgg11 does not accept 3x16x16 images") as caught:
         stages(build("timm/vgg11", size=16), 3, 16)
     assert "\n" not in str(caught.value)
     with pytest.raises(UserError, match=r"timm/vit_tiny_patch16_224 cannot .* 3x8x8 images"):

@@ -71,7 +71,7 @@ def test_another_file_is_another_run_and_another_place_is_not(tmp_path: Path) ->
     check_same_config(tmp_path, {"scheme": to_tree(there)["scheme"]}, NOT_HASHED)
     first.write_text(MINE + "\n# changed\n")
     assert run_name(load(f"experiment={first}")) != run_name(there)
-    with pytest.raises(UserError, match="is not the one that this configuration was made with"):
+    with pytest.raises(UserError, match="has changed since this configuration was made"):
         build_config(to_tree(here))
 
 
@@ -107,7 +107,7 @@ def test_a_recipe_that_cannot_be_built_is_refused_in_one_line(tmp_path: Path, te
 
 def test_what_is_no_recipe_is_refused() -> None:
     for arguments, message in (
-        (["scheme=topology"], "choose it by experiment="),
+        (["scheme=topology"], "choose it with experiment="),
         (["experiment=topologies/offline_sell"], "did you mean 'topologies/offline_self'"),
         (["experiment=/nowhere.py"], "cannot be read"),
         (["experiment=topologies/online_self", "teacher=resnet20"], "teacher.name has no effect"),

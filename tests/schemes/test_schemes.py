@@ -235,7 +235,7 @@ def test_alpha_weighs_the_response_alone_and_several_teachers_share_the_features
     [
         ([*SELF, "losses.relation=fsp"], "fsp needs at least two stage pairs"),
         ([*SELF, "model=convnet", "losses.feature=at"], "at needs more than one position"),
-        ([*SELF, "scheme.exits=[layer3]"], "no exit can sit on layer3"),
+        ([*SELF, "scheme.exits=[layer3]"], "no exit can be on layer3"),
         ([*SELF, "scheme.exits=[stage1]"], "unknown stage of resnet20 'stage1'"),
         ([*ONLINE, "scheme.split=layer2"], "scheme.split needs scheme.topology=shared_trunk"),
         ([*ONLINE, "scheme.topology=shared_trunk", "scheme.peers=[resnet20,convnet]"], "peers on one trunk need one"),

@@ -28,7 +28,7 @@ VARIANTS: dict[str, list[str]] = {
     ],
 }
 REFUSED: dict[tuple[str, str], str] = {
-    (f"online-{method}", f"timm/{model}"): "cannot be cut in trunk and branches"
+    (f"online-{method}", f"timm/{model}"): "cannot be split into trunk and branches"
     for method in ("clilr", "one", "okddip", "ffl", "pcl")
     for model in ("mobilenetv3_small_050", "test_vit")
 }

@@ -368,7 +368,7 @@ def test_a_loss_that_compares_with_a_teacher_is_refused_where_there_is_none(loss
 
 @pytest.mark.parametrize("method", ["pskd", "dlb"])
 def test_a_past_without_features_refuses_losses_of_features(method: str) -> None:
-    with pytest.raises(UserError, match="the teacher gives no features"):
+    with pytest.raises(UserError, match="the teacher has no features"):
         build(*base("self", method), "losses.feature=at")
 
 
