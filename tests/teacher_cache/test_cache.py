@@ -366,7 +366,7 @@ def test_verify_computes_anew_and_finds_one_changed_bit(
     rewrite(path, {})
     assert verified("verify", cache.folder, "--samples", 99) == 2
     told = capsys.readouterr().err
-    assert f"{path} is not what the teacher says: of samples 512 to 625, 1 of 1140 values differ, by up to" in told
+    assert f"{path} does not match the teacher: for samples 512 to 625, 1 of 1140 values differ, by up to" in told
     flip(path)
     assert verified("verify", cache.folder) == 2
     assert "is damaged (checksum mismatch)" in capsys.readouterr().err
@@ -440,7 +440,7 @@ def test_each_frozen_network_has_its_own_cache(teachers: list[Path], tmp_path: P
 
 
 REFUSED = {
-    "hint/teacher->student reads the teacher's features, and teacher.cache=logits": ["losses.feature=hint"],
+    "hint/teacher->student reads the teacher's features, which teacher.cache=logits": ["losses.feature=hint"],
     "srd/teacher->student reads the teacher's features": ["losses.response=srd"],
     "ofd/teacher->student reads the teacher's maps before their last ReLU": ["losses.feature=ofd"],
     "teacher.cache=logits applies to frozen teachers": ["scheme.method=partial_teacher"],
