@@ -328,8 +328,8 @@ def test_peers_may_have_their_own_architecture_rate_and_seed() -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ([*ONE, "losses.feature=hint"], "the teacher gives no features"),
-        ([*OKDDIP, "losses.relation=rkd"], "the teacher gives no features"),
+        ([*ONE, "losses.feature=hint"], "the teacher has no features"),
+        ([*OKDDIP, "losses.relation=rkd"], "the teacher has no features"),
         ([*OKDDIP, "scheme.reduction=65"], "scheme.reduction=65 exceeds the 64 channels"),
         (
             [*OKDDIP, "scheme.topology=independent", "scheme.peers=[resnet20,convnet]"],
