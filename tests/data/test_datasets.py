@@ -292,7 +292,7 @@ def test_whole_archive_that_lies_there_is_unpacked(small: SmallCifar, tmp_path: 
 
 def test_cut_download_is_refused_and_leaves_nothing(small: SmallCifar, tmp_path: Path, server: Server) -> None:
     (server.folder / "small.tar.gz").write_bytes(small.archive[: len(small.archive) // 2])
-    with pytest.raises(UserError, match="incomplete or changed") as error:
+    with pytest.raises(UserError, match="MD5 differs") as error:
         read_cifar(tmp_path / "data", replace(small.files, url=server.url + "small.tar.gz"))
     assert str(tmp_path / "data") in one_line(error)
     assert [path.name for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")] == []
@@ -425,7 +425,7 @@ def test_fashion_labels_of_another_set_are_refused(tmp_path: Path, fashion_bytes
     name = "t10k-labels-idx1-ubyte"
     labels = gzip.compress(idx((np.arange(10_000) % 11).astype(np.uint8)))
     put(tmp_path / "data", {**fashion_bytes, name: labels})
-    with pytest.raises(UserError, match=rf"{name}\.gz does not hold the labels 0 to 9"):
+    with pytest.raises(UserError, match=rf"{name}\.gz .* labels 0 to 9"):
         read_fashion_mnist(tmp_path / "data", url=NOWHERE, system=tmp_path / "system")
 
 
@@ -433,7 +433,7 @@ def test_fashion_download_that_comes_changed_is_refused(
     tmp_path: Path, fashion_bytes: dict[str, bytes], server: Server
 ) -> None:
     put(server.folder, fashion_bytes)  # not the published bytes: their sums differ
-    with pytest.raises(UserError, match="incomplete or changed"):
+    with pytest.raises(UserError, match="MD5 differs"):
         read_fashion_mnist(tmp_path / "data", url=server.url, system=tmp_path / "system")
     assert server.requests == ["/train-images-idx3-ubyte.gz"]
     assert not list((tmp_path / "data").rglob("*ubyte*"))

@@ -240,7 +240,7 @@ def test_a_stem_alone_can_be_shared() -> None:
 
 
 def test_cuts_that_are_refused() -> None:
-    with pytest.raises(UserError, match=r"timm/test_vit cannot be cut.*convnet, resnet18_cifar, resnet20"):
+    with pytest.raises(UserError, match=r"timm/test_vit .*convnet, resnet18_cifar, resnet20"):
         split(build("timm/test_vit"), "blocks_0")
     with pytest.raises(UserError, match="unknown stage of resnet20 'layr2'; did you mean 'layer2'"):
         split(build("resnet20"), "layr2")
@@ -266,7 +266,7 @@ def test_images_that_are_too_small() -> None:
     with pytest.raises(UserError, match="timm/vgg11 does not accept 3x16x16 images") as caught:
         stages(build("timm/vgg11", size=16), 3, 16)
     assert "\n" not in str(caught.value)
-    with pytest.raises(UserError, match=r"timm/vit_tiny_patch16_224 cannot .* 3x8x8 images"):
+    with pytest.raises(UserError, match=r"timm/vit_tiny_patch16_224 .* 3x8x8 images"):
         stages(build("timm/vit_tiny_patch16_224", size=8), 3, 8)
 
 
