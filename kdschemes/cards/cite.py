@@ -60,7 +60,7 @@ def read_run(folder: Path) -> Config:
     try:
         return build_config(tree)
     except UserError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} cannot be used: {error}") from None
 
 
 def used(config: Config) -> Iterator[tuple[str, Entry]]:
