@@ -26,7 +26,6 @@ from tests.schemes.cases import (
     ONLINE,
     SELF,
     START,
-    VARIANTS,
     base,
     batch_for,
     build,
@@ -34,6 +33,7 @@ from tests.schemes.cases import (
     random_batch,
     trained,
 )
+from tests.schemes.table import VARIANTS
 
 EXPORTED = [*DEFAULTS, "online-dml-shared-trunk", "supervised-ce-ema", "self-byot-linear"]
 LOADER = """
