@@ -14,10 +14,10 @@ from tests.schemes.cases import (
     OFFLINE,
     ONLINE,
     SELF,
-    VARIANTS,
     base,
     build,
 )
+from tests.schemes.table import VARIANTS
 
 
 @pytest.fixture(scope="module")

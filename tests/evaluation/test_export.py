@@ -20,13 +20,13 @@ from tests.schemes.cases import (
     DEFAULTS,
     OFFLINE,
     START,
-    VARIANTS,
     batch_for,
     build,
     network_of,
     random_batch,
     trained,
 )
+from tests.schemes.table import VARIANTS
 
 EXPORTED = [*DEFAULTS, "online-dml-shared-trunk", "supervised-ce-ema", "self-byot-linear"]
 

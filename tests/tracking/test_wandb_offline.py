@@ -2,48 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import socket
-import struct
 import time
 
 import pytest
 import wandb
-from wandb.proto import wandb_internal_pb2
 
 from kdschemes.errors import UserError
-from tests.tracking.cases import trackers, train, val
-
-
-def records(path):
-    """The records of an offline run's file: 7 bytes of head, then LevelDB's log format in blocks of 32 KiB."""
-    data, position, part, found = path.read_bytes(), 7, b"", []
-    assert data[:4] == b":W&B"
-    while position + 7 <= len(data):
-        room = 32768 - position % 32768
-        _, length, kind = struct.unpack("<IHB", data[position : position + 7])
-        if room < 7 or kind == 0:
-            position += room
-            continue
-        part += data[position + 7 : position + 7 + length]
-        position += 7 + length
-        if kind in (1, 4):  # a whole record, or its last part
-            found.append(wandb_internal_pb2.Record.FromString(part))
-            part = b""
-    return found
-
-
-def items(found):
-    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in found}
-
-
-def history(path):
-    rows = [items(record.history.item) for record in records(path) if record.WhichOneof("record_type") == "history"]
-    return [{key: value for key, value in row.items() if key not in ("_timestamp", "_runtime")} for row in rows]
-
-
-def wandb_files(output):
-    return sorted((output / "wandb").glob("offline-run-*/*.wandb"), key=lambda path: path.stat().st_mtime)
+from tests.tracking.cases import history, items, records, trackers, train, val, wandb_files
 
 
 def test_wandb_offline_keeps_every_row(alone, tmp_path):
