@@ -10,13 +10,8 @@ import pytest
 import torch
 
 from tests import REPOSITORY
-from tests.losses import (
-    references_adaptive,
-    references_channels,
-    references_maps,
-    references_relation,
-    references_response,
-)
+from tests.core import test_cross_entropy
+from tests.losses import references_channels, references_maps, references_relation, table
 from tests.reference.inputs import make_inputs
 from tests.schemes.offline import references as references_schemes_offline
 from tests.schemes.online import references_branches as references_schemes_branches
@@ -27,8 +22,8 @@ from tests.schemes.self_distillation import references_single as references_sche
 FOLDER = REPOSITORY / "tests" / "reference"
 RECORDED = json.loads((FOLDER / "losses.json").read_text())
 REFERENCES = {
-    **references_response.REFERENCES,
-    **references_adaptive.REFERENCES,
+    **table.REFERENCES,
+    **test_cross_entropy.REFERENCES,
     **references_maps.REFERENCES,
     **references_channels.REFERENCES,
     **references_relation.REFERENCES,

@@ -8,7 +8,8 @@ import torch
 
 from kdschemes.config.schemes import self_distillation as options
 from kdschemes.core.terms import Transfer
-from tests.losses import oracles, oracles_response
+from tests.losses import oracles
+from tests.losses.response.test_tfkd_reg import formula as tfkd_reg_loss
 from tests.schemes.formulas import Formula, Seen, array
 from tests.schemes.self_distillation import oracles as oracles_self
 from tests.schemes.variants import base
@@ -99,7 +100,7 @@ def uskd(seen: Seen) -> float:
 def tfkd_reg(seen: Seen) -> float:
     chosen = seen.config.losses.response
     settings = {key: getattr(chosen, key) for key in ("temperature", "label_prob", "multiplier")}
-    soft = oracles_response.tfkd_reg(seen.logits("student"), seen.labels, **settings)
+    soft = tfkd_reg_loss(seen.logits("student"), seen.labels, **settings)
     return seen.config.scheme.ce_weight * hard(seen) + chosen.weight * soft
 
 

@@ -8,7 +8,9 @@ import numpy as np
 from scipy.stats import rankdata
 
 from tests.losses.oracles import Array, cross_entropy, kd, log_softmax, one_hot, softmax
-from tests.losses.oracles_adaptive import uskd_non_target, uskd_target, uskd_weak
+from tests.losses.response.test_uskd import formula_non_target as uskd_non_target
+from tests.losses.response.test_uskd import formula_target as uskd_target
+from tests.losses.response.test_uskd import formula_weak as uskd_weak
 
 
 def ddgsd(

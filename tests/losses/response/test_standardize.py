@@ -1,6 +1,8 @@
-"""Standardized logits: values, invariances, equal logits, two classes."""
+"""Standardized logits."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import pytest
@@ -14,32 +16,62 @@ from kdschemes.losses.build import build_loss
 from kdschemes.losses.response.dkd import dkd
 from kdschemes.losses.response.kd import kd
 from kdschemes.losses.response.standardize import standardize
-from tests.losses import oracles, oracles_response
+from tests.losses import formulas
+from tests.losses.cases import Inputs, LogitCase, Parameters, Reference, with_hard_term
+from tests.losses.formulas import Array
+from tests.losses.inputs import logits
+from tests.losses.response.test_dkd import formula as formula_of_dkd
 
 
-def logits(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(n, c, generator=generator, dtype=torch.float64)
+def formula(logits: Array) -> Array:
+    rows = []
+    for row in logits:
+        mean = math.fsum(row) / len(row)
+        deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in row) / (len(row) - 1))
+        rows.append([(x - mean) / (deviation + 1e-7) for x in row])
+    return np.array(rows)
+
+
+CASES = {"kd of standardized logits": LogitCase(lambda z, v, y: kd(standardize(z), standardize(v), temperature=2.0))}
+
+
+def standardized(x: Inputs) -> Inputs:
+    return {**x, "s": standardize(x["s"]), "t": standardize(x["t"])}
+
+
+def soft(x: Inputs, p: Parameters) -> Tensor:
+    return kd(x["s"], x["t"], temperature=float(p["T"]))
+
+
+def decoupled(x: Inputs, p: Parameters) -> Tensor:
+    return dkd(x["s"], x["t"], x["y"], temperature=float(p["T"]), alpha=p["alpha"], beta=p["beta"])
+
+
+REFERENCES: dict[str, Reference] = {
+    "LSKD_KD": lambda x, p: soft(standardized(x), p),
+    "LSKD_DKD": lambda x, p: decoupled(standardized(x), p),
+    "LSKD.torchdistill": lambda x, p: with_hard_term(1 - p["alpha"], soft(standardized(x), p), x),
+}
 
 
 @pytest.mark.parametrize(("n", "c"), [(1, 3), (6, 10), (2, 1000)])
 @pytest.mark.parametrize("scale", [1e-8, 1e-3, 1.0, 50.0, 1e6])
-def test_equals_the_oracle(n: int, c: int, scale: float) -> None:
+def test_value_equals_the_formula(n: int, c: int, scale: float) -> None:
     z = logits(0, n, c, scale)
-    np.testing.assert_allclose(standardize(z).numpy(), oracles_response.standardize(z.numpy()), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(standardize(z).numpy(), formula(z.numpy()), rtol=1e-10, atol=1e-13)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 20.0])
-def test_distillation_of_standardized_logits_equals_the_oracle(temperature: float) -> None:
+def test_distillation_of_standardized_logits_equals_the_formula(temperature: float) -> None:
     z, v, labels = logits(1, scale=5.0), logits(2), [0, 9, 3, 3, 1, 5]
-    arrays = oracles_response.standardize(z.numpy()), oracles_response.standardize(v.numpy())
+    arrays = formula(z.numpy()), formula(v.numpy())
     value = kd(standardize(z), standardize(v), temperature=temperature)
-    assert value.item() == pytest.approx(oracles.kd(*arrays, temperature=temperature), rel=1e-10)
+    assert value.item() == pytest.approx(formulas.kd(*arrays, temperature=temperature), rel=1e-10)
     value = dkd(standardize(z), standardize(v), torch.tensor(labels), temperature=temperature)
-    assert value.item() == pytest.approx(oracles_response.dkd(*arrays, labels, temperature=temperature), rel=1e-9)
+    assert value.item() == pytest.approx(formula_of_dkd(*arrays, labels, temperature=temperature), rel=1e-9)
 
 
-def test_mean_0_deviation_1_whatever_the_shift_and_scale() -> None:
+def test_mean_0_and_std_1_whatever_the_shift_and_scale() -> None:
     z = logits(3)
     standard = standardize(z)
     torch.testing.assert_close(standard.mean(dim=1), torch.zeros(6, dtype=torch.float64))
@@ -68,7 +100,7 @@ def test_equal_logits_give_0_and_a_gradient_of_0(dtype: torch.dtype, level: floa
 def test_no_scale_overflows(scale: float) -> None:
     z = logits(6, scale=scale).float().requires_grad_()
     value = standardize(z)
-    np.testing.assert_allclose(value.detach(), oracles_response.standardize(z.detach().double().numpy()), rtol=1e-4)
+    np.testing.assert_allclose(value.detach(), formula(z.detach().double().numpy()), rtol=1e-4)
     (gradient,) = torch.autograd.grad(value.square().sum(), z)
     assert gradient.isfinite().all()
 
@@ -96,8 +128,8 @@ def test_gradients() -> None:
     [config.KD(standardize=True), config.DKD(standardize=True), config.DIST(standardize=True)],
     ids=lambda o: o.name,
 )
-def test_two_classes_are_warned_of_when_the_loss_is_built(options: config.KD) -> None:
-    with pytest.warns(UserWarning, match="teaches nothing"):
+def test_two_classes_warn_when_the_loss_is_built(options: config.KD) -> None:
+    with pytest.warns(UserWarning, match="2 classes"):
         build_loss(options, student=Endpoint(), teacher=Endpoint(), data_spec=DataSpec(2, 3, 8))
 
 
