@@ -61,8 +61,6 @@ class MapCase:
     """A batch's value is the mean of its samples' values."""
     channel_order_free: bool = True
     """The same permutation of both sides' channels changes nothing."""
-    position_order_free: bool = True
-    """The same reflection or transposition of both sides changes nothing."""
     zero: bool = True
     """Equal maps give 0."""
     flat_at_zero: bool = True
@@ -99,6 +97,12 @@ class Flags:
     """Stages that are vectors can be compared."""
     teacher_tokens: bool = True
     """The teacher's stages may be tokens."""
+    needs_positions: bool = False
+    """Maps of a single position are left out where stages are paired, and refused where they are named."""
+    student_classifier: bool = False
+    """The gradient reaches the student's classifier, which the loss reads itself."""
+    zero_of_one_sample: bool = False
+    """The loss of a single sample is 0."""
     single_sample: bool = True
     """A batch of one sample can be trained on."""
 

@@ -11,7 +11,7 @@ import torch
 
 from tests import REPOSITORY
 from tests.core import test_cross_entropy
-from tests.losses import references_channels, references_maps, references_relation, table
+from tests.losses import table
 from tests.reference.inputs import make_inputs
 from tests.schemes.offline import references as references_schemes_offline
 from tests.schemes.online import references_branches as references_schemes_branches
@@ -24,9 +24,6 @@ RECORDED = json.loads((FOLDER / "losses.json").read_text())
 REFERENCES = {
     **table.REFERENCES,
     **test_cross_entropy.REFERENCES,
-    **references_maps.REFERENCES,
-    **references_channels.REFERENCES,
-    **references_relation.REFERENCES,
     **references_schemes_exits.REFERENCES,
     **references_schemes_offline.REFERENCES,
     **references_schemes_branches.REFERENCES,

@@ -1,13 +1,15 @@
-"""CRD: the contrast against a loop oracle, the draw of negatives, the memories, and exact continuation."""
+"""Contrastive representation distillation: the value, the draw of negatives, the memories, resumed training."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from kdschemes.config.losses.relation import CRD as Options
 from kdschemes.core.loss import Endpoint
@@ -23,15 +25,78 @@ from kdschemes.losses.relation.crd import (
     refreshed_memory,
 )
 from kdschemes.losses.rows import unit_rows
-from tests.losses import oracles_relation as oracles
+from tests.losses.cases import Inputs, Parameters, Reference
+from tests.losses.formulas import Array, dot, unit
+from tests.losses.inputs import normal
 
 POSITIONS, CLASSES, HELD_OUT = 60, 5, 6
 LABELS = (torch.arange(POSITIONS) * 7 % CLASSES).masked_fill(torch.arange(POSITIONS) >= POSITIONS - HELD_OUT, -1)
 STUDENT, TEACHER = {"s1": (4, 4, 4), "s2": (6, 2, 2)}, {"t1": (5, 4, 4), "t2": (9,)}
 
 
-def normal(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
-    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+class Contrast:
+    """Two memories, and Z from the first batch: the loss of one batch, after which the batch's rows are refreshed."""
+
+    def __init__(
+        self, student_memory: Array, teacher_memory: Array, *, temperature: float, momentum: float, population: int
+    ) -> None:
+        self.memories = {"student": student_memory.copy(), "teacher": teacher_memory.copy()}
+        self.z: dict[str, float] = {}
+        self.temperature = temperature
+        self.momentum = momentum
+        self.population = population
+
+    def step(self, student: Array, teacher: Array, samples: Any) -> float:
+        n, drawn = samples.shape
+        share = (drawn - 1) / self.population
+        total = 0.0
+        embeddings = {"student": [unit(e) for e in student], "teacher": [unit(e) for e in teacher]}
+        for side, other in (("student", "teacher"), ("teacher", "student")):
+            scores = np.zeros((n, drawn))
+            for i, k in np.ndindex(n, drawn):
+                scores[i, k] = math.exp(
+                    dot(embeddings[side][i], self.memories[other][samples[i, k]]) / self.temperature
+                )
+            self.z.setdefault(side, float(scores.mean()) * self.population)
+            p = scores / self.z[side]
+            for i in range(n):
+                total -= math.log(p[i, 0] / (p[i, 0] + share + 1e-7)) / n
+                for k in range(1, drawn):
+                    total -= math.log(share / (p[i, k] + share + 1e-7)) / n
+        for side in ("student", "teacher"):
+            for i in range(n):
+                row = samples[i, 0]
+                old = self.memories[side][row]
+                self.memories[side][row] = unit(self.momentum * old + (1 - self.momentum) * embeddings[side][i])
+        return total
+
+
+def contrast(x: Inputs, p: Parameters, *, steps: int) -> Tensor:
+    """The loss of the same batch in step number `steps`; temperature and Z are float32 in the reference."""
+    embeddings = {
+        "s": unit_rows(functional.linear(x["s"], x["Ws"], x["bs"])),
+        "t": unit_rows(functional.linear(x["t"], x["Wt"], x["bt"])),
+    }
+    memories = {"s": x["m1"].clone(), "t": x["m2"].clone()}
+    temperature = torch.tensor(p["tau"]).item()
+    normalizers: dict[str, Tensor] = {}
+    total = x["s"].new_zeros(())
+    for _ in range(steps):
+        total = x["s"].new_zeros(())
+        for side, other in (("s", "t"), ("t", "s")):
+            scores = memory_similarities(embeddings[side], memories[other].clone(), x["idx"], temperature=temperature)
+            first = log_normalizer(scores.detach(), population=p["n"])
+            rounded = first.exp().float().to(first.dtype).log()
+            total = total + noise_contrastive(scores, normalizers.setdefault(side, rounded), population=p["n"])
+        for side, memory in memories.items():
+            memory[x["y"]] = refreshed_memory(memory[x["y"]], embeddings[side].detach(), momentum=p["mom"])
+    return total
+
+
+REFERENCES: dict[str, Reference] = {
+    "CRD.RepDistiller": lambda x, p: contrast(x, p, steps=1),
+    "CRD.RepDistiller_step2": lambda x, p: contrast(x, p, steps=2),
+}
 
 
 def build(seed: int = 0, labels: Tensor | None = LABELS, **options: Any) -> CRD:
@@ -62,11 +127,9 @@ def part(whole: Output, rows: slice) -> Output:
 
 @pytest.mark.parametrize("population", [20, 7])
 @pytest.mark.parametrize("temperature", [0.07, 0.5])
-def test_two_steps_equal_the_oracle(population: int, temperature: float) -> None:
+def test_steps_equal_the_formula(population: int, temperature: float) -> None:
     memories = [unit_rows(normal(seed, 20, 6)) for seed in (0, 1)]
-    truth = oracles.Contrast(
-        *(m.numpy() for m in memories), temperature=temperature, momentum=0.3, population=population
-    )
+    truth = Contrast(*(m.numpy() for m in memories), temperature=temperature, momentum=0.3, population=population)
     z: list[Tensor] = []
     for step in range(3):
         s, t = normal(10 + step, 4, 6), normal(20 + step, 4, 6)
@@ -109,7 +172,7 @@ def test_no_similarity_is_too_large(scale: float, dtype: torch.dtype) -> None:
     assert log_normalizer(scores, population=50).isfinite()
 
 
-def test_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_computed_for_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     x, memory = normal(6, 7, 4).requires_grad_(), normal(7, 10, 4)
     samples = torch.randint(10, (7, 5), generator=torch.Generator().manual_seed(0))
     whole = memory_similarities(x, memory, samples, temperature=0.1)
@@ -153,7 +216,7 @@ def drawn(index: Tensor, count: int, *, draw: int = 0, seed: int = 5, left_out: 
 
 
 def chi_square(counts: Tensor) -> float:
-    """The statistic's distance from its mean in standard deviations."""
+    """The statistic's distance from its mean, divided by its std."""
     expected = counts.sum() / len(counts)
     statistic = ((counts - expected) ** 2 / expected).sum().item()
     return abs(statistic - (len(counts) - 1)) / math.sqrt(2 * (len(counts) - 1))
@@ -230,9 +293,7 @@ def test_the_value_is_that_of_the_functions_and_z_stays() -> None:
     samples = torch.cat([index[:, None], loss.others(index, 40)], 1)
     ours = unit_rows(contrast.embed_student(s.features["s2"].mean((2, 3))))
     theirs = unit_rows(contrast.embed_teacher(t.features["t2"]))
-    truth = oracles.Contrast(
-        *(m.double().numpy() for m in memories), temperature=0.07, momentum=0.5, population=population
-    )
+    truth = Contrast(*(m.double().numpy() for m in memories), temperature=0.07, momentum=0.5, population=population)
     arrays = [e.detach().double().numpy() for e in (ours, theirs)]
     value = loss(s, t, batch(5, 6, 7, 8), same)
     assert value.item() == pytest.approx(truth.step(*arrays, samples.numpy()), rel=1e-5)
@@ -265,7 +326,7 @@ def train(loss: CRD, steps: range) -> list[float]:
     return values
 
 
-def test_a_checkpoint_continues_bit_for_bit() -> None:
+def test_training_resumes_bit_for_bit() -> None:
     whole, resumed = build(seed=0), build(seed=1)
     first = train(whole, range(3))
     state = {name: x.clone() for name, x in whole.state_dict().items()}
@@ -319,7 +380,7 @@ def test_the_order_of_the_batch_does_not_matter() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision(dtype: torch.dtype) -> None:
+def test_low_precision(dtype: torch.dtype) -> None:
     s, t = outputs(5, 6)
 
     def run(convert: Any, autocast: bool) -> tuple[float, Tensor]:
@@ -363,12 +424,12 @@ def test_every_parameter_learns() -> None:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (None, r"crd needs the labels of the training samples"),
-        (torch.full((5,), -1), r"there are none"),
-        (torch.full((5,), 2), r"all samples are of one"),
+        (None, r"crd .*train_labels"),
+        (torch.full((5,), -1), r"^crd .*training samples"),
+        (torch.full((5,), 2), r"^crd .*exclude_class"),
     ],
 )
-def test_what_cannot_be_defined_is_refused_when_built(labels: Tensor | None, message: str) -> None:
+def test_undefined_losses_are_refused_when_built(labels: Tensor | None, message: str) -> None:
     with pytest.raises(UserError, match=message) as error:
         build(labels=labels)
     assert "\n" not in str(error.value)
