@@ -10,24 +10,16 @@ import pytest
 import torch
 
 from tests import REPOSITORY
-from tests.losses import (
-    references_adaptive,
-    references_channels,
-    references_maps,
-    references_relation,
-    references_response,
-)
+from tests.core import test_cross_entropy
+from tests.losses import table
 from tests.reference.inputs import make_inputs
 from tests.schemes import table as schemes
 
 FOLDER = REPOSITORY / "tests" / "reference"
 RECORDED = json.loads((FOLDER / "losses.json").read_text())
 REFERENCES = {
-    **references_response.REFERENCES,
-    **references_adaptive.REFERENCES,
-    **references_maps.REFERENCES,
-    **references_channels.REFERENCES,
-    **references_relation.REFERENCES,
+    **table.REFERENCES,
+    **test_cross_entropy.REFERENCES,
     **schemes.REFERENCES,
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.losses import oracles_response
+from tests.losses.response.test_tfkd_reg import formula as tfkd_reg_loss
 from tests.schemes.cases import base
 from tests.schemes.formulas import Formula, Seen
 from tests.schemes.self_distillation.formulas import hard
@@ -13,7 +13,7 @@ TFKD_REG = base("self", "tfkd_reg")
 def expected_total(seen: Seen) -> float:
     chosen = seen.config.losses.response
     settings = {key: getattr(chosen, key) for key in ("temperature", "label_prob", "multiplier")}
-    soft = oracles_response.tfkd_reg(seen.logits("student"), seen.labels, **settings)
+    soft = tfkd_reg_loss(seen.logits("student"), seen.labels, **settings)
     return seen.config.scheme.ce_weight * hard(seen) + chosen.weight * soft
 
 

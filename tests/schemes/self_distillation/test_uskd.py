@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from kdschemes.core.terms import Transfer
-from tests.losses.oracles_adaptive import uskd_non_target, uskd_target, uskd_weak
+from tests.losses.response.test_uskd import formula_non_target as uskd_non_target
+from tests.losses.response.test_uskd import formula_target as uskd_target
+from tests.losses.response.test_uskd import formula_weak as uskd_weak
 from tests.schemes.cases import base
 from tests.schemes.formulas import Formula, Seen, array
 from tests.schemes.self_distillation.formulas import hard, pooled
