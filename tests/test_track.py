@@ -16,6 +16,7 @@ import wandb
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
+from kdschemes.config.load import build_config
 from kdschemes.errors import UserError
 from kdschemes.tracking.metrics_log import MetricsLog, read_rows
 from kdschemes.tracking.trackers import Trackers
@@ -144,19 +145,11 @@ def alone(monkeypatch, tmp_path):
     wandb.teardown()
 
 
-def trackers(folder, *names, resume_step=0, config=None):
+def trackers(folder, *names, resume_step=0):
     folder.mkdir(parents=True, exist_ok=True)
-    return Trackers(
-        list(names),
-        run_name=folder.name,
-        folder=folder,
-        project="kdschemes",
-        group="offline-kd",
-        job_type="offline",
-        tags=["kd", "digits"],
-        config=config or {"train": {"epochs": 2}, "teacher": None},
-        resume_step=resume_step,
-    )
+    scheme = {"name": "offline", "method": "kd"}
+    config = build_config({"scheme": scheme, "train": {"epochs": 2}, "tracker": list(names)})
+    return Trackers(config, folder, primary_head="student", resume_step=resume_step)
 
 
 def records(path):
@@ -216,10 +209,12 @@ def test_wandb_offline_keeps_every_row(alone, tmp_path):
 
     found = records(path)
     run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
-    assert (run.project, run.run_group, run.job_type, run.display_name) == ("kdschemes", "offline-kd", "offline", "r1")
-    assert list(run.tags) == ["kd", "digits"]
+    model = items(run.config.update)["model"]["name"]
+    assert (run.project, run.job_type, run.display_name) == ("kdschemes", "offline", "r1")
+    assert run.run_group == f"offline-kd-digits-{model}"
+    assert list(run.tags) == ["offline", "kd", "digits", model]
     assert run.run_id == (tmp_path / "runs" / "r1" / "wandb_run_id").read_text()
-    assert items(run.config.update)["train"] == {"epochs": 2}
+    assert items(run.config.update)["train"]["epochs"] == 2
     defined = {record.metric.name or record.metric.glob_name: record.metric for record in found}
     assert {name: m.step_metric for name, m in defined.items() if name} == {
         "global_step": "",
@@ -308,7 +303,7 @@ def events(folder):
 
 
 def test_tensorboard_has_every_row(tmp_path):
-    tracker = trackers(tmp_path / "r1", "tensorboard", config={"train": {"epochs": 2}})
+    tracker = trackers(tmp_path / "r1", "tensorboard")
     for step in range(1, 11):
         tracker.log(train(step), step)
     tracker.log(val(10, 60.0), 10)
@@ -352,8 +347,9 @@ def test_tensorboard_of_a_run_that_starts_again(tmp_path):
 
 def test_no_tracker_imports_neither_package(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from kdschemes.tracking.trackers import Trackers\n"
-        "t = Trackers([], run_name='r', folder=Path('.'), project='p', group='g', job_type='j', tags=[], config={})\n"
+        "import sys; from pathlib import Path; from kdschemes.config.load import build_config\n"
+        "from kdschemes.tracking.trackers import Trackers\n"
+        "t = Trackers(build_config({}), Path('.'), primary_head='a')\n"
         "t.log({'kind': 'train', 'step': 1}, 1); t.summary({}); t.finish()\n"
         "print(sorted({'wandb', 'tensorboard', 'torch'} & set(sys.modules)))"
     )
@@ -364,11 +360,11 @@ def test_no_tracker_imports_neither_package(tmp_path):
 def test_a_missing_package_names_what_to_install(tmp_path):
     code = (
         "import sys; sys.modules['tensorboard'] = None; sys.modules['wandb'] = None\n"
-        "from pathlib import Path; from kdschemes.tracking.trackers import Trackers\n"
+        "from pathlib import Path; from kdschemes.config.load import build_config\n"
+        "from kdschemes.tracking.trackers import Trackers\n"
         "for name in ('tensorboard', 'wandb'):\n"
         "    try:\n"
-        "        Trackers([name], run_name='r', folder=Path(sys.argv[1]), project='p', group='g', job_type='j',\n"
-        "                 tags=[], config={})\n"
+        "        Trackers(build_config({'tracker': [name]}), Path(sys.argv[1]), primary_head='a')\n"
         "    except Exception as error: print(type(error).__name__, error)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]
