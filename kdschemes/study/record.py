@@ -35,6 +35,11 @@ class Entry:
     grid: Mapping[str, Any] = field(default_factory=dict)
     earlier: bool = False
 
+    @property
+    def title(self) -> str:
+        """The label as shown to the user."""
+        return f"{self.label} (prerequisite)" if self.earlier else self.label
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:

@@ -6,15 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from kdschemes.distributed import slurm
 from kdschemes.storage import lease
 from kdschemes.study import run_logs as traces
 from kdschemes.study.record import ArrayTask, Entry, Study, array_tasks, read_arrays, read_failures
-from kdschemes.tracking.tables import render
+from kdschemes.tracking.tables import text_table
 
 STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not begun")
 
@@ -145,20 +141,20 @@ def _why_over(element: ArrayTask, job: slurm.Job | None, asked: bool) -> tuple[s
 
 def table(found: Status) -> str:
     """Return what `kdschemes status` prints: one row per run, then the counts, then notes."""
-    shown = Table(box=box.MARKDOWN)
-    for title in ("run", "state", "epochs", "job", "restarts", "reason"):
-        shown.add_column(title, justify="right" if title in ("epochs", "restarts") else "left", overflow="fold")
-    for row in found.rows:
-        cells = (
-            f"{row.entry.label} (prerequisite)" if row.entry.earlier else row.entry.label,
+    titles = ("run", "state", "epochs", "job", "restarts", "reason")
+    rows = [
+        (
+            row.entry.title,
             row.state,
             f"{int(10 * row.done) / 10:g}/{row.entry.epochs}",
             row.job or "",
             "" if row.restarts is None else str(row.restarts),
             row.reason,
         )
-        shown.add_row(*map(Text, cells))
-    lines = [f"{found.study.name}: {found.study.question}", render(shown, UNFOLDED), counts(found.rows)]
+        for row in found.rows
+    ]
+    shown = text_table(titles, rows, left=("run", "state", "job", "reason"), width=UNFOLDED)
+    lines = [f"{found.study.name}: {found.study.question}", shown, counts(found.rows)]
     return "\n".join([*lines, *([found.note] if found.note else [])])
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -33,8 +32,13 @@ MAX_POINTS = 250
 MAX_MARKERS = 40
 """A line with more points is drawn without markers."""
 
+LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False}
+
 LEGEND_WIDTH = 90
 """Characters per line of a legend, handles included."""
+
+SIZES = ((1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
+"""Units of multiply-accumulates."""
 
 Line = tuple[list[float], list[float]]
 """Epochs, and the values at them."""
@@ -52,9 +56,7 @@ def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
     rows = read_rows(metrics_path)
     train = [row for row in rows if row["kind"] == "train"]
     val = [row for row in rows if row["kind"] == "eval" and row["split"] == "val"]
-    figure = Figure(figsize=(13, 10), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12)
+    figure = _figure(title, height=10.0)
     (losses, top1), (nll, rate) = figure.subplots(2, 2)
 
     _draw_losses(losses, train)
@@ -67,13 +69,8 @@ def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
     last = max((float(row["epoch"]) for row in train + val), default=1.0)
     for axes in (losses, top1, nll, rate):
         axes.set(xlim=(0, 1.02 * last), xlabel="epoch")
-        axes.grid(color="0.9", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    atomic_write(png_path, png.getvalue())
+        _style(axes)
+    _save(figure, png_path)
 
 
 def _draw_losses(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
@@ -122,21 +119,15 @@ def _means(line: Line, width: int) -> Line:
 def _draw(axes: Axes, lines: Mapping[str, Line], styles: Sequence[Mapping[str, Any]]) -> None:
     """Draw the lines, with a legend below the axes unless the only line has no name."""
     if not lines:
-        axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color="0.4")
+        _write_in_the_middle(axes, "nothing logged")
         axes.tick_params(labelleft=False)
     for i, (name, (epochs, values)) in enumerate(lines.items()):
         marker = "o" if len(epochs) <= MAX_MARKERS else ""
-        axes.plot(
-            epochs, values, label=name, marker=marker, markersize=3.5, **{"linewidth": 1.4, **styles[i % len(styles)]}
-        )
+        style = {"linewidth": 1.4, **styles[i % len(styles)]}
+        axes.plot(epochs, values, label=name, marker=marker, markersize=3.5, **style)
     if any(lines):
         columns = max(1, min(4, LEGEND_WIDTH // (max(map(len, lines)) + 8)))
-        axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, fontsize=8, frameon=False, handlelength=3
-        )
-
-
-SIZES = ((1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
+        axes.legend(**LEGEND, ncols=columns, fontsize=8, handlelength=3)
 
 
 def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
@@ -146,19 +137,16 @@ def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
         UserError: the folder cannot be written.
     """
     write_json(folder / "early_exit.json", found)
-    figure = Figure(figsize=(13, 5.2), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"{folder.name}: early exit on the test set", fontsize=12)
+    figure = _figure(f"{folder.name}: early exit on the test set", height=5.2)
     left, right = figure.subplots(1, 2)
     size, unit = next(((size, unit) for size, unit in SIZES if found["static"]["macs"] >= size), SIZES[-1])
     _draw_accuracy(left, found, size)
     _draw_shares(right, found, size)
     last = list(found["exits"].values())[-1]["macs"] / size
-    left.set(xlim=(0, 1.12 * last), xlabel=f"expected MACs per image ({unit})")
-    right.set_xlabel(f"expected MACs per image ({unit})")
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    atomic_write(folder / "early_exit.png", png.getvalue())
+    left.set_xlim(0, 1.12 * last)
+    for axes in (left, right):
+        axes.set_xlabel(f"expected MACs per image ({unit})")
+    _save(figure, folder / "early_exit.png")
 
 
 def _draw_accuracy(axes: Axes, found: Mapping[str, Any], size: float) -> None:
@@ -171,33 +159,23 @@ def _draw_accuracy(axes: Axes, found: Mapping[str, Any], size: float) -> None:
     label = "anytime: all at one exit"
     axes.plot(macs, top1, color=COLORS[1], marker="s", markersize=7, linestyle=":", label=label)
     for name, x, y in zip(found["exits"], macs, top1, strict=True):
+        exit = name.rpartition("/")[2]
         axes.annotate(
-            name.rpartition("/")[2],
-            (x, y),
-            xytext=(0, -8),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=9,
-            color=COLORS[1],
+            exit, (x, y), (0, -8), textcoords="offset points", ha="center", va="top", fontsize=9, color=COLORS[1]
         )
-    static = found["static"]
+    x, y = found["static"]["macs"] / size, found["static"]["top1"]
     label = "the network without exits"
-    axes.plot(
-        static["macs"] / size, static["top1"], color="black", marker="*", markersize=13, linestyle="", label=label
-    )
+    axes.plot(x, y, color="black", marker="*", markersize=13, linestyle="", label=label)
     axes.set(title="Accuracy against cost", ylabel="top-1 (%)")
     axes.margins(y=0.15)
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=8, frameon=False)
+    _style(axes)
+    axes.legend(**LEGEND, ncols=3, fontsize=8)
 
 
 def _draw_shares(axes: Axes, found: Mapping[str, Any], size: float) -> None:
     axes.set(title="Where samples exit, by budget", ylabel="share of samples (%)")
     if found["curve"] is None:
-        axes.text(0.5, 0.5, "no validation split: no thresholds", transform=axes.transAxes, ha="center", color="0.4")
+        _write_in_the_middle(axes, "no validation split: no thresholds")
         return
     curve = sorted(found["curve"], key=lambda one: one["macs"])
     names = list(found["exits"])
@@ -212,4 +190,26 @@ def _draw_shares(axes: Axes, found: Mapping[str, Any], size: float) -> None:
     for name, budget in found["budgets"].items():
         axes.axvline(budget["macs"] / size, color="black", linestyle=":", linewidth=1)
         axes.annotate(f" {name}", (budget["macs"] / size, 97), va="top", fontsize=9)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=6, fontsize=9, frameon=False)
+    axes.legend(**LEGEND, ncols=6, fontsize=9)
+
+
+def _figure(title: str, height: float) -> Figure:
+    figure = Figure(figsize=(13, height), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _style(axes: Axes) -> None:
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _write_in_the_middle(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color="0.4")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    atomic_write(path, png.getvalue())

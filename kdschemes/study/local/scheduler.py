@@ -279,7 +279,7 @@ class Scheduler:
             return False
         self.finished.add(name)
         self._epochs[name] = self._entries[name].epochs
-        self._console.run_ended(self._label(name), result_line(results))
+        self._console.run_ended(self._entries[name].title, result_line(results))
         return True
 
     def _fail(self, name: str, reason: str) -> None:
@@ -288,8 +288,6 @@ class Scheduler:
         reason = " ".join(reason.splitlines())
         self.failed[name] = reason
         write_failures(self._study.folder, read_failures(self._study.folder) | {name: reason})
-        self._console.run_ended(self._label(name), reason if reason.startswith("not started") else f"failed: {reason}")
-
-    def _label(self, name: str) -> str:
-        entry = self._entries[name]
-        return f"{entry.label} (prerequisite)" if entry.earlier else entry.label
+        self._console.run_ended(
+            self._entries[name].title, reason if reason.startswith("not started") else f"failed: {reason}"
+        )
