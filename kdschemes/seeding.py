@@ -1,4 +1,4 @@
-"""Every random choice is a pure function of the run's seed and of what it is for."""
+"""Every random choice is a pure function of the run's seed and the purpose of the choice."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from torch import Tensor
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """Return a 63-bit seed for a purpose, the same on every machine and in every process."""
+    """Return a 63-bit seed for a purpose, identical on every machine and in every process."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 @contextlib.contextmanager
 def seeded(seed: int, *purpose: str | int) -> Iterator[None]:
-    """Run a block under torch's CPU generator seeded for a purpose; the generator's state is restored after it."""
+    """Run a block with torch's CPU generator seeded for a purpose; its state is restored afterward."""
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(derive(seed, *purpose))
         yield
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
-    """Seed the randomness inside networks (dropout) for one optimizer step on one process."""
+    """Seed torch's generators (dropout) for one optimizer step on one process."""
     torch.manual_seed(derive(seed, "step", step, rank))
 
 
 def make_deterministic() -> None:
-    """Ask torch for algorithms that give the same bits each time; it warns where there is none.
+    """Make torch use deterministic algorithms; it warns where none exists.
 
-    Memory that nobody reads is not filled for it: that made a ResNet-20's training step 7 times slower on CPU.
+    Uninitialized memory is not filled: filling made a training step of ResNet-20 7 times slower on CPU.
     """
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -50,7 +50,7 @@ MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def mix64(*words: int) -> int:
-    """Return a 64-bit hash of integers, order included: one SplitMix64 step a word."""
+    """Return an order-dependent 64-bit hash of integers: one SplitMix64 step per word."""
     state = 0
     for word in words:
         state = (state + word + GOLDEN) & WORD
@@ -78,13 +78,13 @@ def random_bits(key: int, index: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
 
 
 def uniform(seed: int, epoch: int, index: Int[Tensor, " n"], stream: int) -> Float[Tensor, " n"]:
-    """Return one number in [0, 1) a sample, float64 with 53 random bits, on the device of `index`.
+    """Return one number in [0, 1) per sample, float64 with 53 random bits, on the device of `index`.
 
-    The same bits come out on every device, whatever the other samples of the batch are.
+    The result is bitwise identical on every device and independent of the other samples in the batch.
     """
     return _shift(random_bits(mix64(seed, epoch, stream), index), 11).double() * 2.0**-53
 
 
 def integers(seed: int, epoch: int, index: Int[Tensor, " n"], stream: int, count: int) -> Int[Tensor, " n"]:
-    """Return one integer in 0 .. count - 1 a sample, evenly distributed."""
+    """Return one uniform integer in 0 .. count - 1 per sample."""
     return (uniform(seed, epoch, index, stream) * count).long()

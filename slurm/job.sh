@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What the batch scripts have in common, read by them: the site's settings, the launch, signals, going on.
+# Shared by the batch scripts, which source it: the site's settings, launch, signals, requeue.
 
 set -u
 
@@ -9,13 +9,13 @@ fail() {
 }
 
 srun="" limit="" ending="" woken="" nagging=""
-# SLURM's word ahead of the time limit.
+# SLURM's warning ahead of the time limit.
 trap 'woken=1; limit=1; tell_tasks' USR2
-# SLURM ends the job itself: it was cancelled, preempted or requeued, and SLURM knows what comes next.
+# SLURM ends the job itself: it was canceled, preempted or requeued, and SLURM decides what comes next.
 trap 'woken=1; ending=1' TERM
 
-# Let srun give USR2 to every process of the job, also to launchers that are deaf to it. It is repeated: a process that
-# is only starting up does not hear it yet.
+# Have srun forward USR2 to every process of the job (launchers ignore it). It is repeated because a process that is
+# still starting up does not handle it yet.
 tell_tasks() {
     if [ -n "$srun" ] && [ -z "$nagging" ]; then
         while kill -USR2 "$srun" 2>/dev/null; do
@@ -40,8 +40,8 @@ if [ ${#container[@]} -eq 0 ] && ! command -v accelerate-launch >/dev/null; then
     fail "no command accelerate-launch on $(hostname): activate the environment in slurm/site.sh (see slurm/site.example.sh)"
 fi
 
-# Start `run.py ARGUMENTS` on every node of the job and wait for its end. A run that was asked to stop (ahead of the
-# time limit, or by `scancel --signal=TERM`) has written its checkpoint, and its job is put into the queue again.
+# Start `run.py ARGUMENTS` on every node of the job and wait until it ends. A run that was asked to stop (ahead of the
+# time limit, or by `scancel --signal=TERM`) has written its checkpoint, and its job is requeued.
 run_until_done() {
     local code=0 name="" steps=""
     local nodes=$SLURM_NNODES per_node address port
@@ -85,13 +85,13 @@ job_name() {
     fi
 }
 
-# Put the job into the queue again, unless SLURM has done so: on a node that it took for lost, it runs elsewhere by now.
+# Requeue the job, unless SLURM has done so: if it considered this node lost, the job already runs elsewhere.
 requeue() {
     local restarts
     restarts=$(scontrol --oneliner show job "$SLURM_JOB_ID" | grep -o 'Restarts=[0-9]*' | cut -d= -f2)
     [ "${restarts:-0}" = "${SLURM_RESTART_COUNT:-0}" ] || fail "SLURM started job $(job_name) again elsewhere"
     echo "job $(job_name) stopped before its end: into the queue again"
-    scontrol requeue "$(job_name)" || fail "job $(job_name) cannot be requeued: submit it again, it goes on"
+    scontrol requeue "$(job_name)" || fail "job $(job_name) cannot be requeued: submit it again to resume"
     sleep 60
     exit 0
 }

@@ -1,8 +1,8 @@
 #!/bin/bash
-# What srun starts once on each node: NODES PROCESSES_PER_NODE ADDRESS PORT REPOSITORY [CONTAINER ...] -- ARGUMENTS
+# Started by srun once per node: NODES PROCESSES_PER_NODE ADDRESS PORT REPOSITORY [CONTAINER ...] -- ARGUMENTS
 #
-# `accelerate-launch` is `accelerate launch` without the imports of Accelerate's other commands: three seconds a start.
-# The launcher is deaf to USR2, which would kill it and leave its processes alone; they hear it themselves.
+# `accelerate-launch` is `accelerate launch` without the imports of Accelerate's other commands, which saves three
+# seconds per start. The launcher ignores USR2, which would kill it and orphan its processes; they handle it themselves.
 trap "" USR2
 
 nodes=$1 per_node=$2 address=$3 port=$4 repository=$5

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+from tests import REPOSITORY
+
 os.environ.setdefault("WANDB_MODE", "offline")
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # one test process a core
@@ -18,12 +20,12 @@ from jaxtyping import install_import_hook
 
 install_import_hook("kdschemes", "beartype.beartype")
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 SHARED = REPOSITORY.parent / "shared"
 LONGEST = (
-    *("test_interrupted", "test_study_array", "test_study", "test_sharding", "test_distributed", "test_several_nodes"),
-    *("test_lost_node", "test_resume", "test_teacher_cache", "test_schemes", "test_packed_runs", "test_resume_methods"),
-    *("test_loader", "test_readme", "test_run"),
+    *("slurm/test_interrupted", "slurm/test_study_array", "study/local/test_real_studies", "distributed/test_fsdp"),
+    *("distributed/test_collectives", "slurm/test_several_nodes", "slurm/test_lost_node", "training/test_loop"),
+    *("teacher_cache/test_cache", "schemes/test_schemes", "training/test_pack", "training/test_loop_methods"),
+    *("data/test_loader", "test_readme", "test_run"),
 )
 """Files that take longest. They begin first, so that no worker is left alone with one at the end."""
 
@@ -34,8 +36,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    order = {name: place for place, name in enumerate(LONGEST)}
-    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+    order = {REPOSITORY / "tests" / f"{name}.py": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path, len(order)))
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ import torch
 
 from kdschemes import cli
 from kdschemes.cards.read import loss_card, method_card
-from kdschemes.config.data import DATA
+from kdschemes.config.data import Digits
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
 from kdschemes.config.schemes import SCHEMES
@@ -111,10 +111,19 @@ def test_stages_of_other_images(capsys: pytest.CaptureFixture[str]) -> None:
     assert first.split()[-1].startswith("32x")
 
 
-def test_sizes_are_those_of_the_data() -> None:
-    assert list(cli.SHAPES) == list(DATA)
+@pytest.mark.parametrize("former", [*cli.RENAMED, "study"])
+def test_former_commands_name_the_new_ones(former: str, capsys: pytest.CaptureFixture[str]) -> None:
+    new = f"{cli.RENAMED[former]}" if former != "study" else "study run alpha_digits"
+    assert cli.main([former, "alpha_digits"]) == 2
+    shown = f"{former} alpha_digits" if former == "study" else former
+    assert capsys.readouterr().err == f"error: 'kdschemes {shown}' is now 'kdschemes {new}'\n"
+
+
+def test_facts_of_digits_are_those_of_the_data() -> None:
     digits = open_data(load_config([], recipes=CARDS).data, seed=0, device=torch.device("cpu"))
-    assert cli.SHAPES["digits"] == (digits.channels, digits.image_size, digits.num_classes)
+    facts = (Digits.channels, Digits.image_size, Digits.num_classes, Digits.train_samples)
+    trained = digits.sizes["train"] + digits.sizes["val"]
+    assert facts == (digits.channels, digits.image_size, digits.num_classes, trained)
 
 
 @pytest.mark.parametrize(
@@ -130,12 +139,13 @@ def test_sizes_are_those_of_the_data() -> None:
         (["stages", "convnet", "--image-size", "0"], ["--image-size", "'0' is not a whole number above 0", "--help"]),
         (["stages", "convnet", "--image-size", "4"], ["needs 8x8 or more, not 4x4"]),
         (["stages"], ["MODEL", "kdschemes stages --help"]),
-        (["train"], ["train", "stages", "methods", "cite", "submit", "status", "report"]),
+        (["trian"], ["did you mean 'train'?", "study", "stages", "methods", "cite", "compare", "cache", "wandb"]),
+        (["study", "repot"], ["did you mean 'report'?", "run", "submit", "status"]),
         (["methods", "kd", "dml"], ["unrecognized arguments: dml"]),
-        (["status"], ["STUDY", "kdschemes status --help"]),
-        (["status", "alpha_digit"], ["unknown study 'alpha_digit'", "did you mean 'alpha_digits'?"]),
-        (["report"], ["STUDY_OR_RUN", "kdschemes report --help"]),
-        (["submit", "alpha_digits", "epochs"], ["alpha_digits.yaml: run 'alpha=0 seed=0': 'epochs' is not KEY=VALUE"]),
+        (["study", "status"], ["STUDY", "kdschemes study status --help"]),
+        (["study", "status", "alpha_digit"], ["unknown study 'alpha_digit'", "did you mean 'alpha_digits'?"]),
+        (["study", "report"], ["STUDY_OR_RUN", "kdschemes study report --help"]),
+        (["study", "submit", "alpha_digits", "epochs"], ["alpha_digits.yaml", "'epochs' is not KEY=VALUE"]),
         ([], ["COMMAND", "kdschemes --help"]),
     ],
 )
@@ -154,7 +164,8 @@ def test_mistakes_are_told_in_one_line(
     "arguments",
     [
         *(["--help"], ["methods"], ["methods", "kd"], ["methods", "nothing"], ["cite", "."]),
-        *(["submit", "nothing"], ["status", "nothing"], ["status", "alpha_digits"], ["report", "nothing"]),
+        *(["study", "submit", "nothing"], ["study", "status", "nothing"], ["study", "status", "alpha_digits"]),
+        *(["study", "report", "nothing"], ["train", "--help"], ["train", "scheme=onlin"]),
     ],
 )
 def test_torch_is_imported_only_when_needed(arguments: list[str]) -> None:

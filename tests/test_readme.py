@@ -14,8 +14,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from processes import run
-from scheme_cases import DATA_SPEC, RECIPES, START
 
 from kdschemes import cli
 from kdschemes.config.data import DATA
@@ -28,8 +26,10 @@ from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.models import MODELS
 from kdschemes.schemes import build_scheme
+from tests import REPOSITORY
+from tests.processes import run
+from tests.schemes.cases import DATA_SPEC, RECIPES, START
 
-REPOSITORY = Path(__file__).resolve().parents[1]
 README = (REPOSITORY / "README.md").read_text()
 PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md"]
 PAGES += [f"docs/decisions/{p.name}" for p in REPOSITORY.glob("docs/decisions/*.md")]

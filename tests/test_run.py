@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from processes import REPOSITORY, Ended, SignalAtFile, Started, run
 
 from kdschemes.config.data import Digits
 from kdschemes.data import open_data
 from kdschemes.models import create_model, load_model, save_weights
 from kdschemes.storage.checkpoint import load_state
 from kdschemes.tracking.metrics_log import read_rows
+from tests import REPOSITORY
+from tests.processes import Ended, SignalAtFile, Started, run
 
 TINY = ["scheme=online", "train.epochs=1", "model=convnet", "train.num_threads=1"]
 FEW = ["data.val_fraction=0.9", "train.epochs=1", "train.num_threads=1"]
@@ -143,7 +144,7 @@ def test_the_same_command_again_does_not_train_again(tiny: Done) -> None:
     before = {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")}
     again = run(TINY, tiny.place)
     assert (again.code, again.err) == (0, "")
-    assert again.out.splitlines()[0] == f"this run is done already: runs/{tiny.folder.name}"
+    assert again.out.splitlines()[0] == f"this run is already finished: runs/{tiny.folder.name}"
     assert again.out.splitlines()[2:] == tiny.out.splitlines()[3:]
     assert {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")} == before
 
@@ -165,14 +166,14 @@ def test_a_teacher_without_weights_is_trained_once_for_all_students(tmp_path: Pa
     first = run(arguments, place)
     assert (first.code, first.err) == (0, "")
     (teacher,) = [folder for folder in (place / "runs").iterdir() if folder.name.startswith("supervised-ce-")]
-    assert f"teacher convnet has no checkpoint: its run is runs/{teacher.name}" in first.out
-    assert f"this run is done already: runs/{teacher.name}" not in first.out
+    assert f"teacher convnet has no checkpoint: training it in runs/{teacher.name}" in first.out
+    assert f"this run is already finished: runs/{teacher.name}" not in first.out
     written = (teacher / "model.safetensors").stat().st_mtime_ns
     assert json.loads((teacher / "results.json").read_text())["epochs"] == 2
 
     second = run([*arguments, "seed=1"], place)
     assert (second.code, second.err) == (0, "")
-    assert f"this run is done already: runs/{teacher.name}" in second.out
+    assert f"this run is already finished: runs/{teacher.name}" in second.out
     assert (teacher / "model.safetensors").stat().st_mtime_ns == written
     students = sorted(folder.name for folder in (place / "runs").iterdir() if folder != teacher)
     assert [name[: len("offline-kd-digits-convnet-seed0")] for name in students] == [
@@ -220,7 +221,7 @@ OFFLINE = ["scheme=offline", "teacher=convnet"]
         (["scheme=self", "scheme.exits=[stage9]"], "stage9"),
         ([*OFFLINE, "losses.feature=hint", "losses.feature.stages=[stage9:stage4]"], "stage9"),
         (["scheme.topology=shared_trunk", "scheme.split=stage9"], "stage9"),
-        (["scheme.split=stage4"], "scheme.split belongs to scheme.topology=shared_trunk"),
+        (["scheme.split=stage4"], "scheme.split needs scheme.topology=shared_trunk"),
         (["scheme.topology=shared_trunk", "train.ema=0.9"], "train.ema"),
         ([*OFFLINE, "teacher.checkpoint=nowhere"], "no weights at nowhere"),
         (["model.checkpoint=nowhere.safetensors"], "no weights at nowhere.safetensors"),
@@ -241,7 +242,7 @@ def test_a_teacher_of_other_classes_is_refused(tmp_path: Path) -> None:
     save_weights(create_model("convnet", num_classes=7, channels=1, image_size=8), tmp_path / "weights")
     place = tmp_path / "run"
     line = refused(run([*OFFLINE, f"teacher.checkpoint={tmp_path / 'weights'}"], place), place)
-    assert "classifies 7 classes, but the data has 10" in line
+    assert "has 7 classes, but the data has 10" in line
 
 
 def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ def test_one_process_where_several_were_asked_for_is_refused(tmp_path: Path) -> 
     """The variables of `accelerate launch --cpu --num_processes 2`, which starts one process."""
     started = Started(TINY, tmp_path / "run", environment={"MASTER_PORT": "29500"})
     line = refused(started.wait(), tmp_path / "run")
-    assert "several processes were asked for and one came up" in line
+    assert "several processes were requested, but only one started" in line
     assert "accelerate launch --multi_gpu --num_processes N run.py" in line
 
 

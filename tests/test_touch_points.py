@@ -8,7 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-PACKAGE = Path(__file__).resolve().parents[1] / "kdschemes"
+from tests import REPOSITORY
+
+PACKAGE = REPOSITORY / "kdschemes"
 
 # ------------------------------------------------------------------------------------------------------------ a loss
 
@@ -93,7 +95,7 @@ z, v = Output(torch.tensor([[1.0, -2.0, 0.5]])), Output(torch.tensor([[0.0, 1.0,
 batch = Batch(torch.zeros(1, 1, 1, 1), torch.zeros(1, dtype=torch.long), torch.arange(1))
 p, q = ((x.logits / 3).softmax(1) for x in (z, v))
 torch.testing.assert_close(loss(z, v, batch, lambda x: x), (p * (p / q).log()).sum())
-assert "Divergence of the teacher's output from the student's." in help_text()
+assert "Divergence of the teacher's output from the student's." in help_text(["all"])
 assert "nobody's `reverse`" in markdown()
 assert cli.main(["methods"]) == 0
 assert cli.main(["methods", "reverse"]) == 0

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from kdschemes import cli
+from tests import REPOSITORY
 
-TESTS = Path(__file__).parent
 OPTIONS = '''@dataclass(frozen=True, kw_only=True)
 class SelfEcho(Method):
     """The network is taught by a constant copy of its own output (Nobody 2030)."""
@@ -68,7 +68,7 @@ None.
 p is the softmax of z, a constant where it teaches.
 """
 BUILD = """
-import variants
+from tests.schemes import variants
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import dump_yaml
 from kdschemes.core.types import DataSpec
@@ -110,14 +110,14 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def python(folder: Path, *arguments: str) -> str:
     """Run Python with the copy of the package and the tables of the tests."""
-    env = os.environ | {"PYTHONPATH": os.pathsep.join((str(folder), str(TESTS)))}
+    env = os.environ | {"PYTHONPATH": os.pathsep.join((str(folder), str(REPOSITORY)))}
     done = subprocess.run([sys.executable, *arguments], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
 
 def test_a_new_method_is_in_help_and_in_the_lists_of_methods(package: Path) -> None:
-    shown = python(package, "-c", "from kdschemes.config.help import help_text; print(help_text())")
+    shown = python(package, "-c", "from kdschemes.config.help import help_text; print(help_text(['all']))")
     assert "scheme=self method=echo: The network is taught by a constant copy" in shown
     assert "scheme.echoes=2" in shown
     for arguments in (["methods"], ["methods", "--markdown"], ["methods", "self/echo"]):

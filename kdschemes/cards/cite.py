@@ -15,15 +15,6 @@ from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError
 
-DATA_PAPERS: dict[str, tuple[str, ...]] = {
-    "digits": ("alpaydin1998optical", "pedregosa2011scikit"),
-    "fashion_mnist": ("xiao2017fashion",),
-    "cifar10": ("krizhevsky2009learning",),
-    "cifar100": ("krizhevsky2009learning",),
-    "image_folder": (),
-}
-"""Keys of `papers.bib` by data set; a folder of images is the user's own."""
-
 NETWORK_PAPERS: dict[str, str] = {
     r"resnet\d+([x_.]|$)": "he2016deep",
     r"wrn_?\d|wide_resnet\d": "zagoruyko2016wide",
@@ -32,14 +23,14 @@ NETWORK_PAPERS: dict[str, str] = {
     r"shufflenet_?v1": "zhang2018shufflenet",
     r"shufflenet_?v2": "ma2018shufflenet",
 }
-"""Key of `papers.bib` by the beginning of a network's name, without `timm/`."""
+"""Key of `papers.bib` by a pattern for the start of a network's name, without `timm/`."""
 
 
 def cite(folder: Path) -> str:
-    """Return the BibTeX of what a run used, each entry once, by first use, with comments that say for what.
+    """Return the BibTeX of everything a run used, each entry once in order of first use, with comments naming the uses.
 
     Raises:
-        UserError: there is no such folder, it holds no `config.yaml`, or one that cannot be read.
+        UserError: no such folder, or its `config.yaml` is missing or unreadable.
     """
     uses: dict[str, tuple[Entry, list[str]]] = {}
     for what, entry in used(read_run(folder)):
@@ -51,13 +42,13 @@ def read_run(folder: Path) -> Config:
     """Read the configuration of a run, finished or not.
 
     Raises:
-        UserError: there is no such folder, it holds no `config.yaml`, or one that cannot be read.
+        UserError: no such folder, or its `config.yaml` is missing or unreadable.
     """
     path = folder / "config.yaml"
     if not folder.is_dir():
-        raise UserError(f"no folder {folder}: give the folder of a run")
+        raise UserError(f"folder {folder} not found: give a run folder")
     if not path.is_file():
-        raise UserError(f"{folder} is not the folder of a run: it holds no config.yaml")
+        raise UserError(f"{folder} is not a run folder: it has no config.yaml")
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -65,7 +56,7 @@ def read_run(folder: Path) -> Config:
     except (yaml.YAMLError, ValueError):
         raise UserError(f"{path} is damaged: it is not YAML") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise UserError(f"{path} is damaged: it holds no keys of a configuration")
+        raise UserError(f"{path} is damaged: it contains no keys")
     try:
         return build_config(tree)
     except UserError as error:
@@ -73,7 +64,7 @@ def read_run(folder: Path) -> Config:
 
 
 def used(config: Config) -> Iterator[tuple[str, Entry]]:
-    """Yield everything with a paper that a run uses, and the entry of its paper."""
+    """Yield everything that a run uses and that has a paper, with the paper's entry."""
     scheme = config.scheme
     if scheme.name in SCHEMES:
         for entry in method_card(scheme.name, scheme.method).entries:
@@ -86,11 +77,11 @@ def used(config: Config) -> Iterator[tuple[str, Entry]]:
     for option, card in scheme.shared_cards().items():
         for entry in method_card(*card).entries:
             yield option, entry
-    for key in DATA_PAPERS[config.data.name]:
+    for key in config.data.papers:
         yield f"data {config.data.name}", papers()[key]
     for role, name in _networks(config):
         for key in network_keys(name):
-            note = "" if key != "wightman2019timm" or len(network_keys(name)) > 1 else "; cite the network's paper, too"
+            note = "" if key != "wightman2019timm" or len(network_keys(name)) > 1 else "; also cite the network's paper"
             yield f"{role} {name}{note}", papers()[key]
     for option, key in {"mixup": "zhang2018mixup", "cutout": "devries2017improved"}.items():
         if getattr(config.data, option):
@@ -98,7 +89,7 @@ def used(config: Config) -> Iterator[tuple[str, Entry]]:
 
 
 def network_keys(name: str) -> list[str]:
-    """Return the keys in `papers.bib` of a network, and of timm where it comes from there."""
+    """Return the `papers.bib` keys of a network, including timm's if it comes from there."""
     own = name.removeprefix("timm/")
     keys = [key for pattern, key in NETWORK_PAPERS.items() if re.match(pattern, own)]
     return keys + ["wightman2019timm"] * name.startswith("timm/")

@@ -1,16 +1,17 @@
-"""What the groups of a configuration must agree on."""
+"""Checks across the groups of a configuration."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kdschemes.config import MODELS, Config
+from kdschemes.config import Config
+from kdschemes.config.models import MODELS
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.errors import UserError, unknown
 
 
 def check_models(config: Config) -> None:
-    """Refuse a network that is not in the table."""
+    """Reject unknown model names."""
     names = [config.model.name]
     names += _as_list(config.teacher.name) if config.scheme.uses_teacher else []
     names += [*config.scheme.trained_models(config.model.name), *prerequisite_models(config.scheme)]
@@ -20,7 +21,7 @@ def check_models(config: Config) -> None:
 
 
 def check_labels(config: Config) -> None:
-    """Refuse mixed labels where one label a sample is needed."""
+    """Reject mixup and cutmix where a single label per sample is needed."""
     mixes = [key for key in ("mixup", "cutmix") if getattr(config.data, key)]
     if len(mixes) > 1:
         raise UserError(
@@ -30,22 +31,22 @@ def check_labels(config: Config) -> None:
     readers += [config.scheme.method] * config.scheme.reads_labels
     for key in mixes if readers else ():
         raise UserError(
-            f"{readers[0]} needs one label a sample, and data.{key}={getattr(config.data, key)} gives two: "
+            f"{readers[0]} needs one label per sample, but data.{key}={getattr(config.data, key)} gives two: "
             f"set data.{key}=0 or choose another {'loss' if readers[0] != config.scheme.method else 'method'}"
         )
 
 
 def check_large(config: Config) -> None:
-    """Refuse what split or offloaded weights cannot be combined with."""
+    """Reject what sharded or offloaded weights cannot be combined with."""
     placement = config.teacher.placement
     for key, chosen in (
         ("train.fsdp=true", config.train.fsdp),
         (f"teacher.placement={placement}", config.scheme.uses_teacher and placement != "device"),
     ):
         if chosen and config.train.compile:
-            raise UserError(f"{key} and train.compile=true exclude each other: leave one out")
+            raise UserError(f"{key} and train.compile=true exclude each other: remove one of them")
     if config.train.fsdp and not config.train.sync_bn:
-        raise UserError("train.fsdp=true needs train.sync_bn=true: no process sends its statistics to the others")
+        raise UserError("train.fsdp=true needs train.sync_bn=true: batch-norm buffers are not broadcast")
     if config.train.fsdp and config.precision == "fp16":
         raise UserError("train.fsdp=true has no gradient scaler for precision=fp16: use precision=bf16 or fp32")
 
@@ -53,8 +54,8 @@ def check_large(config: Config) -> None:
 def check_cache(config: Config) -> None:
     if config.scheme.uses_teacher and config.teacher.cache != "none" and config.train.compile:
         raise UserError(
-            f"teacher.cache={config.teacher.cache} and train.compile=true exclude each other: what is stored must not "
-            "depend on a compiler's choices"
+            f"teacher.cache={config.teacher.cache} and train.compile=true exclude each other: cached outputs must not "
+            "depend on compilation"
         )
 
 
@@ -63,19 +64,21 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def check_teachers(config: Config) -> None:
-    """Refuse lists about several teachers that are not of one length."""
+    """Reject per-teacher lists whose length is not the number of teachers."""
     if not config.scheme.uses_teacher:
         return
     count = len(_as_list(config.teacher.name))
     for key in ("weights", "checkpoint"):
         value = getattr(config.teacher, key)
         if value is not None and len(_as_list(value)) != count:
-            raise UserError(f"teacher.{key} has {len(_as_list(value))} entries for {count} teachers: give one each")
+            raise UserError(
+                f"teacher.{key} has {len(_as_list(value))} entries for {count} teachers: give one per teacher"
+            )
     if config.teacher.weights is not None and sum(config.teacher.weights) <= 0:
-        raise UserError("teacher.weights are all zero: at least one teacher must count")
+        raise UserError("teacher.weights are all zero: at least one must be positive")
 
 
 def split_keys(config: Config) -> list[str]:
-    """Return the settings of a run that split weights over processes."""
+    """Return the settings of a run that shard weights across processes."""
     sharded = config.scheme.uses_teacher and config.teacher.placement == "sharded"
     return ["train.fsdp=true"] * config.train.fsdp + ["teacher.placement=sharded"] * sharded

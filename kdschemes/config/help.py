@@ -4,29 +4,70 @@ from __future__ import annotations
 
 import dataclasses
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
+from functools import cache
+from textwrap import shorten
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
 from pydantic.fields import FieldInfo
 
 from kdschemes.config import Config, Model, Optim, Teacher, Train, losses, schemes
-from kdschemes.config.data import DATA
+from kdschemes.config.data import DATA, Data
+from kdschemes.config.renamed import RENAMED_METHODS, renamed_key
 from kdschemes.config.schemes.custom import Topology
+from kdschemes.errors import UserError, nearest, unknown
 
-HELP_HEAD = """\
-usage: run.py [KEY=VALUE ...]        (or: accelerate launch run.py [KEY=VALUE ...])
+USAGE = """\
+usage: kdschemes train [KEY=VALUE ...]              one process
+       accelerate launch run.py [KEY=VALUE ...]     one or several processes, the same keys
 
-  run.py scheme=online                       two peers teach each other on scikit-learn's digits
-  run.py scheme=offline teacher=resnet18_cifar scheme.alpha=0.9 losses.response.temperature=4
-  run.py experiment=NAME                     a recipe of experiments/ (or a path: a run's config.yaml too)
+Train one run. GROUP=NAME chooses, GROUP.KEY=VALUE sets, later ones win. The same command again
+resumes from the last checkpoint.
+"""
 
-GROUP=NAME chooses (scheme=, data=, model=, teacher=, losses.response=, ...); GROUP.KEY=VALUE sets. The same command
-again goes on from its last checkpoint.
+EXAMPLES = """\
+examples
+  kdschemes train scheme=online                    two peers teach each other, on digits
+  kdschemes train scheme=offline model=resnet20 teacher=resnet56 data=cifar100
+  kdschemes train scheme=offline losses.response=dkd losses.feature=at scheme.alpha=0.5
+  kdschemes train scheme=self method=byot train.epochs=30 tracker=wandb
+  kdschemes train experiment=topologies/offline_self
+
+more help
+  --help scheme, --help scheme=offline               the methods of all schemes, or of one
+  --help scheme=offline method=camkd                 the keys of a method
+  --help losses, --help losses.response=dkd          all losses, the keys of one
+  --help data, model, teacher, optim, train or run   the keys of a group
+  --help optim.lr                                    one key
+  --help all                                         everything
+  kdschemes methods NAME                             the card of a method or loss: paper, equation
 """
 
 LOSS_PREFIXES = tuple(f"losses.{kind}" for kind in losses.KINDS)
+
+GROUPS: dict[str, type] = {"model": Model, "teacher": Teacher, "optim": Optim, "train": Train, "run": Config}
+"""The groups of keys that every run has in common."""
+
+TABLES: dict[str, dict[str, type]] = {
+    "data": dict(DATA),
+    **{f"losses.{kind}": table for kind, table in losses.KINDS.items()},
+}
+"""The groups whose keys depend on a choice; those of `scheme` depend on two."""
+
+FREQUENT: tuple[tuple[str, type, tuple[str, ...]], ...] = (
+    ("scheme", schemes.SCHEMES["offline"]["kd"], ("alpha",)),
+    ("scheme", schemes.SCHEMES["online"]["dml"], ("peers",)),
+    ("losses.response", losses.RESPONSE["kd"], ("weight", "temperature")),
+    ("model", Model, ("checkpoint", "pretrained")),
+    ("teacher", Teacher, ("checkpoint", "epochs")),
+    ("data", DATA["cifar100"], ("root", "val_fraction", "mixup")),
+    ("optim", Optim, ("lr", "weight_decay", "lr_schedule")),
+    ("train", Train, ("epochs", "batch_size", "ema")),
+    ("", Config, ("seed", "precision", "tracker", "output_dir")),
+)
+"""The keys that runs set most often, which `--help` alone tells."""
 
 
 class Rule(NamedTuple):
@@ -40,46 +81,139 @@ def choices() -> Iterator[tuple[str, type]]:
     """Yield each class of options with the prefix of its keys, the whole `Config` first."""
     yield "", Config
     for methods in schemes.SCHEMES.values():
-        for cls in methods.values():
-            yield "scheme", cls
+        yield from (("scheme", cls) for cls in methods.values())
     yield "scheme", Topology
-    for cls in DATA.values():
-        yield "data", cls
+    yield from (("data", cls) for cls in DATA.values())
     yield from (("model", Model), ("teacher", Teacher), ("optim", Optim), ("train", Train))
     yield "losses", losses.Losses
     for kind, table in losses.KINDS.items():
-        for cls in table.values():
-            yield f"losses.{kind}", cls
+        yield from ((f"losses.{kind}", cls) for cls in table.values())
 
 
-def help_text() -> str:
-    """Return the text of `run.py --help`: every key of every choice with its default and meaning."""
-    lines = [HELP_HEAD]
-    shared = dataclasses.fields(losses.Ramp)
-    previous = None
-    for prefix, cls in choices():
-        if cls is losses.NoLoss:
-            continue
-        title = _title(prefix, cls)
-        if prefix != previous or title:
-            lines.append(f"\n{title or prefix or 'whole run'}")
-        previous = prefix
-        if prefix == "losses":
-            for kind_field in shared:
-                rule = allowed(kind_field, losses.Ramp).text
-                key = f"losses.KIND.{kind_field.name}"
-                lines.append(_row(key, _show(_default(kind_field)), description(losses.Ramp, kind_field), rule))
-        if not prefix:
-            lines.append(_row("experiment", "", "a recipe to start from", "NAME or PATH"))
-            lines.append(_row("method", "", "short for scheme.method", "see below"))
-        for field in dataclasses.fields(cls):
-            if field.name in ("name", "method") and get_origin(_hints(cls)[field.name]) is Literal:
-                continue
-            if dataclasses.is_dataclass(_default(field)) or (prefix in LOSS_PREFIXES and field in shared):
-                continue
+def help_text(words: Sequence[str] = ()) -> str:
+    """Return what `--help` tells: an overview, or the keys that the words beside it name; `all` names all of them.
+
+    Raises:
+        UserError: a word names no group, choice, method, loss or key.
+    """
+    if not words:
+        return _overview()
+    if "all" in words:
+        sections = (_section(prefix, cls) for prefix, cls in choices() if cls is not losses.NoLoss)
+        return "\n\n".join([USAGE, *sections]) + "\n"
+    chosen = dict(word.split("=", 1) for word in words if "=" in word)
+    scheme, method = chosen.pop("scheme", None), chosen.pop("method", chosen.pop("scheme.method", None))
+    pages = [_scheme_page(scheme, method)] if scheme is not None or method is not None else []
+    pages += [_page(word) for word in words if word.partition("=")[0] in chosen or "=" not in word]
+    return "\n\n".join(dict.fromkeys(pages)) + "\n"
+
+
+def _overview() -> str:
+    """Return what a person needs for the first runs, on a screen or two."""
+    default = Config()
+    rows = [
+        ("scheme", default.scheme.name, f"who teaches whom: {', '.join(schemes.SCHEMES)}"),
+        ("method", default.scheme.method, "how, by a method of the scheme: --help scheme"),
+        ("losses.response", "NAME", "what is transferred (or losses.feature, losses.relation)"),
+        ("model", default.model.name, "a network of kdschemes, or any timm model as timm/NAME"),
+        ("teacher", default.teacher.name, "the frozen network of scheme=offline"),
+        ("data", default.data.name, ", ".join(DATA)),
+        ("experiment", "NAME", "a recipe of experiments/, or the path of one, a config.yaml too"),
+    ]
+    lines = [USAGE, "choices", *(f"  {f'{key}={value}':<32} {meaning}" for key, value, meaning in rows)]
+    lines += ["", "frequent keys and their defaults"]
+    for prefix, cls, names in FREQUENT:
+        for field in (field for field in dataclasses.fields(cls) if field.name in names):
             key = f"{prefix}.{field.name}" if prefix else field.name
-            lines.append(_row(key, _show(_default(field)), description(cls, field), allowed(field, cls).text))
-    return "\n".join(lines) + "\n"
+            meaning = shorten(description(cls, field).partition(";")[0], 65, placeholder=" ...")
+            lines.append(f"  {f'{key}={_show(_default(field))}':<32} {meaning}")
+    return "\n".join([*lines, "", EXAMPLES])
+
+
+def _page(word: str) -> str:
+    """Return the help on a group, a choice, a method, a loss or a key."""
+    key, _, name = word.partition("=")
+    if key in TABLES and name:
+        if name not in TABLES[key]:
+            raise unknown(key, name, TABLES[key])
+        return _section(key, TABLES[key][name])
+    if key in GROUPS:
+        return _section("" if key == "run" else key, GROUPS[key])
+    if key == "scheme":
+        return "\n\n".join(_choices(f"scheme={name}", table) for name, table in schemes.SCHEMES.items())
+    if key == "data":
+        return f"{_choices('data', DATA)}\n\nkeys of all data sets\n" + "\n".join(_rows("data", Data))
+    if key == "losses":
+        return "\n\n".join([*(_choices(kind, TABLES[kind]) for kind in LOSS_PREFIXES), _section(key, losses.Losses)])
+    if key in TABLES:
+        return _choices(key, TABLES[key])
+    pages = [_scheme_page(None, key)] if any(key in table for table in schemes.SCHEMES.values()) else []
+    pages += [_section(f"losses.{found[0]}", found[1])] if (found := losses.loss_named(key)) else []
+    rows = [row for prefix, cls in choices() for row in _rows(prefix, cls) if row.startswith(f"  {key}=")]
+    if not pages and not rows:
+        raise _unknown_topic(key)
+    return "\n\n".join([*pages, *(["\n".join(dict.fromkeys(rows))] if rows else [])])
+
+
+def _unknown_topic(key: str) -> UserError:
+    if new := renamed_key(key):
+        return UserError(f"{key} is now {new}")
+    topics = ["all", "scheme", "losses", *GROUPS, *TABLES]
+    names = [name for table in (*schemes.SCHEMES.values(), *losses.KINDS.values()) for name in table]
+    keys = [row.partition("=")[0].strip() for prefix, cls in choices() for row in _rows(prefix, cls)]
+    return UserError(f"no help on '{key}'{nearest(key, [*topics, *names, *keys])} (--help tells what there is help on)")
+
+
+def _scheme_page(scheme: str | None, method: str | None) -> str:
+    """Return the methods of a scheme and the keys of its default, or the keys of a method."""
+    if scheme is not None and scheme not in schemes.SCHEMES:
+        raise unknown("scheme", scheme, schemes.SCHEMES)
+    if method is None:
+        table = schemes.SCHEMES[str(scheme)]
+        return f"{_choices(f'scheme={scheme}', table)}\n\n{_section('scheme', next(iter(table.values())))}"
+    tables = schemes.SCHEMES.values() if scheme is None else [schemes.SCHEMES[scheme]]
+    methods = {name: cls for table in tables for name, cls in table.items()}
+    if method in RENAMED_METHODS:
+        raise UserError(f"method={method} is now method={RENAMED_METHODS[method]}")
+    if method not in methods:
+        raise unknown("method", method, methods)
+    return _section("scheme", methods[method])
+
+
+def _choices(key: str, table: Mapping[str, type]) -> str:
+    """Return a line for each choice."""
+    shown = {name: cls for name, cls in table.items() if cls is not losses.NoLoss}
+    chosen = f"{key} method" if key.startswith("scheme=") else key
+    head = f"{key}: the first is the default" if key not in LOSS_PREFIXES else key
+    lines = [f"  {name:<18} {(cls.__doc__ or '').splitlines()[0]}" for name, cls in shown.items()]
+    return "\n".join([f"{head} (--help {chosen}=NAME lists the keys of one)", *lines])
+
+
+def _section(prefix: str, cls: type) -> str:
+    """Return the title of a class of options and its keys."""
+    lines = [_title(prefix, cls), *_rows(prefix, cls)]
+    if prefix == "losses":
+        lines += _rows("losses.KIND", losses.Ramp)
+    if issubclass(cls, schemes.Method) and cls is not Topology:
+        start = [f"losses.{kind}.{key}={value}" for kind, keys in cls.losses.items() for key, value in keys.items()]
+        lines += ["  and the keys of teacher (--help teacher)"] * cls.uses_teacher
+        lines += [
+            f"  and losses (--help losses), by default {' '.join(start).replace('.name=', '=') or 'none'}"
+        ] * cls.uses_losses
+    return "\n".join(lines)
+
+
+def _rows(prefix: str, cls: type) -> list[str]:
+    """Return a line for each key of a class of options: its default, its meaning and what is allowed."""
+    rows = []
+    if cls is Config:
+        rows.append(_row("experiment", "", "a recipe to start from", "NAME or PATH"))
+        rows.append(_row("method", "", "short for scheme.method", "--help scheme lists them"))
+    for field in dataclasses.fields(cls):
+        if description(cls, field):
+            key = f"{prefix}.{field.name}" if prefix else field.name
+            rows.append(_row(key, _show(_default(field)), description(cls, field), allowed(field, cls).text))
+    return rows
 
 
 def description(cls: type, field: dataclasses.Field[Any]) -> str:
@@ -97,6 +231,7 @@ def allowed(field: dataclasses.Field[Any], cls: type | None = None) -> Rule:
     return _rule(_hints(cls)[field.name])
 
 
+@cache
 def _hints(cls: type) -> dict[str, Any]:
     return get_type_hints(cls, include_extras=True)
 
@@ -167,7 +302,7 @@ def _title(prefix: str, cls: type) -> str:
         return f"losses (KIND is response, feature or relation): {doc}"
     if prefix == "scheme":
         return f"scheme={name} method={cls.method}: {doc}"  # type: ignore[attr-defined]
-    return f"{prefix}={name}: {doc}" if prefix else ""
+    return f"{prefix}={name}: {doc}" if prefix else "whole run"
 
 
 def _row(key: str, default: str, meaning: str, rule: str) -> str:

@@ -29,11 +29,11 @@ DEFAULT_DATA = "digits"
 def load_config(arguments: Sequence[str], *, recipes: Path) -> Config:
     """Build the configuration of a run from a command line.
 
-    Later wins: the defaults of the options, the losses that the method starts from, the recipe `experiment=NAME`
-    (`recipes/NAME.yaml`, or a path to any such file, a run's `config.yaml` too), the overrides in their order.
+    Later wins: the defaults of the options, the method's default losses, the recipe `experiment=NAME`
+    (`recipes/NAME.yaml`, or a path to any such file, including a run's `config.yaml`), the overrides in their order.
 
     Raises:
-        UserError: an unknown key or choice, a value of the wrong type or out of range, a recipe that can't be read.
+        UserError: an unknown key or choice, a value of the wrong type or out of range, or an unreadable recipe.
     """
     pairs = [_parse(argument) for argument in arguments]
     tree: Tree = {}
@@ -50,9 +50,9 @@ def load_config(arguments: Sequence[str], *, recipes: Path) -> Config:
 
 
 def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = None) -> Config:
-    """Build a `Config` from nested plain data, as `to_tree` writes it.
+    """Build a `Config` from nested plain data, as returned by `to_tree`.
 
-    Groups in `strict` (what the user typed) that the scheme does not use are refused; elsewhere they are ignored.
+    Groups that the scheme does not use are an error in `strict` (what the user typed) and ignored elsewhere.
     """
     fields = {field.name for field in dataclasses.fields(Config)}
     for key in tree:
@@ -81,7 +81,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     data_tree = tree.get("data", {})
     data = make(choose(DATA, data_tree.get("name", DEFAULT_DATA), "data"), data_tree, "data")
     if data.name == "image_folder" and data.root is None:
-        raise UserError("data=image_folder needs data.root, the folder that holds train/ and test/ (or val/)")
+        raise UserError("data=image_folder needs data.root, the folder with train/ and test/ (or val/)")
     top = {key: value for key, value in tree.items() if key not in GROUPS}
     if isinstance(top.get("tracker"), str):
         top["tracker"] = [] if top["tracker"] == "none" else [top["tracker"]]
@@ -117,11 +117,11 @@ def _parse(argument: str) -> tuple[str, Any]:
     try:
         return key, yaml.safe_load(text) if text else None
     except (yaml.YAMLError, ValueError):
-        raise UserError(f"{argument}: the value cannot be read; put quotes around text with : , [ or {{") from None
+        raise UserError(f"{argument}: cannot parse the value; quote text that contains : , [ or {{") from None
 
 
 def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
-    """Where an override chooses another scheme, method, data set or loss, drop the keys of the old one."""
+    """Drop the keys of a scheme, method, data set or loss that an override replaces with another."""
     for group, default in (("scheme", DEFAULT_SCHEME), ("data", DEFAULT_DATA)):
         old, new = tree.get(group, {}), overrides.get(group, {})
         name = old.get("name", default)
@@ -142,7 +142,7 @@ def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
 
 
 def _forget_variant(tree: Tree, overrides: Mapping[str, Any]) -> None:
-    """Where an override chooses another variant of a method, drop what the variants set, the losses included."""
+    """Drop what the variants of a method set, including losses, where an override chooses another variant."""
     old, new = tree.get("scheme", {}), overrides.get("scheme", {})
     if "variant" not in new:
         return
@@ -153,7 +153,7 @@ def _forget_variant(tree: Tree, overrides: Mapping[str, Any]) -> None:
 
 
 def _forget_published(tree: Tree, overrides: Mapping[str, Any]) -> None:
-    """Where an override goes from or to a loss that was published with weights of its own, drop the old weights."""
+    """Drop the weights where an override changes from or to a loss that was published with its own weights."""
     old, new = (x["losses"] if isinstance(x.get("losses"), Mapping) else {} for x in (tree, overrides))
     for kind in KINDS:
         was, now = (x[kind].get("name") if isinstance(x.get(kind), Mapping) else None for x in (old, new))
@@ -177,7 +177,7 @@ def _losses(tree: Mapping[str, Any], scheme_class: type, start: Mapping[str, Any
     names = [options.name for _, options in losses.chosen()]
     for name in names:
         if names.count(name) > 1:
-            raise UserError(f"the loss {name} is chosen twice: take it out of losses.extra")
+            raise UserError(f"the loss {name} is chosen twice: remove it from losses.extra")
     return losses
 
 
@@ -201,7 +201,7 @@ def _extra_losses(given: Any) -> list[Any]:
 
 
 def _as_published(tree: Tree, scheme_class: type, losses: Losses) -> Tree:
-    """Give the weight of cross-entropy that a loss was published beside, where the user gives none."""
+    """Set the cross-entropy weight that a loss was published with, unless the user gives one."""
     published = [o.ce_weight for _, o in losses.chosen() if o.ce_weight is not None]
     fields = {field.name for field in dataclasses.fields(scheme_class)}
     if published and "ce_weight" in fields:
@@ -230,8 +230,8 @@ def _scheme_class(tree: Mapping[str, Any]) -> type:
 def _check_topology(tree: Mapping[str, Any]) -> None:
     path = Path(str(tree.get("file") or ""))
     if not tree.get("file"):
-        raise UserError(f"scheme={TOPOLOGY} is a recipe in Python: choose it by experiment=NAME or experiment=PATH.py")
+        raise UserError(f"scheme={TOPOLOGY} is a Python recipe: choose it with experiment=NAME or experiment=PATH.py")
     if not path.is_file():
-        raise UserError(f"recipe {path} is not there")
+        raise UserError(f"recipe {path} not found")
     if hashlib.sha256(path.read_bytes()).hexdigest()[:16] != tree.get("digest"):
-        raise UserError(f"recipe {path} is not the one that this configuration was made with: choose it by experiment=")
+        raise UserError(f"recipe {path} has changed since this configuration was made: choose it with experiment=")

@@ -1,4 +1,4 @@
-"""A `Config` as plain data, and the names that its runs' folders have."""
+"""A `Config` as plain data, and the names of run folders."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ NOT_HASHED = (
     *("output_dir", "tracker", "project", "group", "job_type", "scheme.file", "teacher.placement", "train.fsdp"),
     *("teacher.cache_dir", "teacher.cache_limit_gb"),
 )
-"""Keys that do not count in a run's name."""
+"""Keys that do not affect a run's name."""
 
 
 def to_tree(config: Config) -> Tree:
-    """Return the resolved configuration as nested plain data; `build_config` gives the same `Config` back."""
+    """Return the resolved configuration as nested plain data, from which `build_config` rebuilds the same `Config`."""
     tree = dataclasses.asdict(config)
     for group in ("teacher", "losses"):
         if not getattr(config.scheme, f"uses_{group}"):
@@ -30,10 +30,10 @@ def to_tree(config: Config) -> Tree:
 
 
 def config_hash(config: Config) -> str:
-    """Return 8 hexadecimal digits that name what is computed.
+    """Return 8 hexadecimal digits that identify what is computed.
 
-    Where it is written and who watches (`output_dir`, `tracker`, `project`, `group`, `job_type`) do not count, nor
-    where weights are kept, nor a group that the scheme does not use.
+    The keys in `NOT_HASHED` (output, tracking, placement of weights) and groups that the scheme does not use are
+    excluded.
     """
     tree = to_tree(config)
     for name in NOT_HASHED:
@@ -50,6 +50,6 @@ def run_name(config: Config) -> str:
 
 
 def dump_yaml(config: Config) -> str:
-    """Return the text of a run's `config.yaml`, which `experiment=PATH` runs again."""
+    """Return the text of a run's `config.yaml`, which can be run again with `experiment=PATH`."""
     text: str = yaml.safe_dump(to_tree(config), sort_keys=False)
     return text

@@ -1,4 +1,4 @@
-"""The runs that a run needs first: each is a run of its own, which other runs find again. Nothing imports torch."""
+"""The runs that must finish before a run; each is a separate run that other runs reuse. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from kdschemes.errors import UserError
 
 
 def prerequisite_runs(config: Config) -> list[Config]:
-    """Return the runs whose reported networks teach this one and that have to be finished first, in order.
+    """Return, in order, the runs that must finish first because their reported networks teach this run.
 
-    They are the method's own prerequisites; without any, the supervised runs that train the teachers, where the user
-    gives no weights for them.
+    They are the method's own prerequisites; if it has none, the supervised runs that train the teachers, unless the
+    user gives weights for them.
 
     Raises:
-        UserError: the method continues the training of a student, and there is none.
+        UserError: the method continues training a student, but none is given.
     """
     scheme = config.scheme
     if scheme.continues_training and config.model.checkpoint is None and not config.model.pretrained:
@@ -34,7 +34,7 @@ def prerequisite_runs(config: Config) -> list[Config]:
 
 
 def with_teachers(config: Config, folders: Sequence[str] | None) -> Config:
-    """Return a configuration whose teachers are its prerequisite runs, in these folders (None: not trained yet)."""
+    """Return `config` with its prerequisite runs, stored in `folders` (None: not trained yet), as the teachers."""
     names = [run.model.name for run in prerequisite_runs(config)]
     checkpoint = list(folders) if folders is not None else None
     teacher = dataclasses.replace(config.teacher, name=names, checkpoint=checkpoint, pretrained=False)
@@ -42,7 +42,7 @@ def with_teachers(config: Config, folders: Sequence[str] | None) -> Config:
 
 
 def prerequisite_models(method: Method) -> Iterator[str]:
-    """Yield the models that a method's prerequisites name, and theirs, in the order in which they are trained."""
+    """Yield the models of a method's prerequisites, recursively, in training order."""
     for run in method.prerequisites():
         yield from prerequisite_models(run.scheme)
         if run.model is not None:
@@ -56,9 +56,9 @@ def _with_changes(config: Config, run: Prerequisite) -> Config:
 
 
 def _teacher_run(config: Config, name: str, number: int) -> Config:
-    """Return the supervised run that trains teacher `number` of a run which has no checkpoint for it.
+    """Return the supervised run that trains teacher `number` of a run without a checkpoint for it.
 
-    It is trained on all training images: `data.train_fraction`, `data.exclude_classes` and partitions choose the
+    It uses all training images: `data.train_fraction`, `data.exclude_classes` and partitions only restrict the
     student's transfer set. The other prerequisites (assistants, generations, the plain run) see what the student sees.
     """
     return dataclasses.replace(

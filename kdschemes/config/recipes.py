@@ -1,4 +1,4 @@
-"""Recipes: files of keys, in YAML or as the literal `RECIPE` of a topology in Python; and tables of recipes in YAML."""
+"""Recipes: files of keys, in YAML or as the literal `RECIPE` of a Python topology; and YAML tables of recipes."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ TOPOLOGY, TOPOLOGIES, STUDIES, SWEEPS = "topology", "topologies", "studies", "sw
 
 
 def read_recipe(name: Any, recipes: Path) -> Tree:
-    """Return the keys of the recipe `NAME` of a folder, of `TABLE/ROW_COLUMN` of a table there, or of a file.
+    """Return the keys of a recipe: `NAME` in the folder, `TABLE/ROW_COLUMN` of a table there, or a file's path.
 
     Raises:
-        UserError: it is not there, cannot be read, or holds no keys.
+        UserError: it does not exist, cannot be read, or has no keys.
     """
     path = Path(str(name))
     if path.suffix not in (".yaml", ".yml", ".py"):
@@ -45,12 +45,12 @@ def read_recipe(name: Any, recipes: Path) -> Tree:
         return _read_topology(path)
     tree = _read_yaml(path)
     if _is_table(tree):
-        raise UserError(f"recipe {path} is a table of recipes: name one of them, as {path.stem}/ROW_COLUMN")
+        raise UserError(f"recipe {path} is a table of recipes: choose one as {path.stem}/ROW_COLUMN")
     return _nested(tree)
 
 
 def known_recipes(recipes: Path) -> list[str]:
-    """Return the names of the recipes in a folder, those of its tables too."""
+    """Return the names of the recipes in a folder, including those in tables."""
     names = [str(file.relative_to(recipes).with_suffix("")) for file in recipes.glob(f"{TOPOLOGIES}/*.py")]
     for file in recipes.rglob("*.yaml"):
         place = file.relative_to(recipes)
@@ -74,7 +74,7 @@ def _read_yaml(path: Path) -> Tree:
         line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
         raise UserError(f"recipe {path} is not YAML (line {line})") from None
     if not isinstance(tree, dict):
-        raise UserError(f"recipe {path} holds no keys")
+        raise UserError(f"recipe {path} has no keys")
     return tree
 
 
@@ -83,10 +83,10 @@ def _is_table(tree: Mapping[str, Any]) -> bool:
 
 
 def _read_table(path: Path, tree: Mapping[str, Any]) -> dict[str, Tree]:
-    """Return the recipes of a table by their names, `ROW_COLUMN`.
+    """Return the recipes of a table by name, `ROW_COLUMN`.
 
-    Later wins: the keys of the table, the row, the column, the cell. `published` of a row has a number for each column;
-    where it is null, there is no recipe.
+    Later wins: the keys of the table, the row, the column, the cell. A row's `published` has a number for each column;
+    null means that there is no recipe.
     """
     try:
         _check_keys("the table", tree, TABLE_KEYS)
@@ -100,12 +100,12 @@ def _read_table(path: Path, tree: Mapping[str, Any]) -> dict[str, Tree]:
             _check_keys(f"cells of row {name}", cells, columns)
             published = row.get("published", [True] * len(columns))
             if not isinstance(published, list) or len(published) != len(columns):
-                raise UserError(f"published of row {name} needs a value for each of {len(columns)} columns")
+                raise UserError(f"published of row {name} needs a value for each of the {len(columns)} columns")
             for (column, of_column), number in zip(columns.items(), published, strict=True):
                 if number is not None:
                     recipe = made[f"{name}_{column}"] = {}
                     for keys in (*(part.get("keys", {}) for part in (tree, row, of_column)), cells.get(column, {})):
-                        merge(recipe, _nested(_mapping(f"what makes {name}_{column}", keys)))
+                        merge(recipe, _nested(_mapping(f"an entry of {name}_{column}", keys)))
     except UserError as error:
         raise UserError(f"recipe {path}: {error}") from None
     return made
@@ -113,7 +113,7 @@ def _read_table(path: Path, tree: Mapping[str, Any]) -> dict[str, Tree]:
 
 def _mapping(of: str, value: Any) -> Mapping[Any, Any]:
     if not isinstance(value, Mapping):
-        raise UserError(f"{of} holds no keys")
+        raise UserError(f"{of} has no keys")
     return value
 
 
@@ -124,7 +124,7 @@ def _check_keys(of: str, value: Any, known: Collection[str]) -> None:
 
 
 def _read_topology(path: Path) -> Tree:
-    """Read a recipe in Python without running it: where it is, what it is, and the keys in its literal `RECIPE`."""
+    """Read a Python recipe without running it: its path, its digest, and the keys in its literal `RECIPE`."""
     try:
         text = path.read_bytes()
         parsed = ast.parse(text, filename=str(path))
@@ -155,7 +155,7 @@ def _nested(tree: Mapping[Any, Any]) -> Tree:
 
 
 def nest(key: str, value: Any) -> Tree:
-    """Return `a.b=value` as nested data; a group alone names its choice."""
+    """Return `a.b=value` as nested data; `GROUP=value` sets `GROUP.name`."""
     if key == "method":
         key = "scheme.method"
     parts = key.split(".")
@@ -170,7 +170,7 @@ def nest(key: str, value: Any) -> Tree:
 
 
 def merge(into: Tree, update: Mapping[Any, Any]) -> None:
-    """Put `update` into nested data; what it does not name stays."""
+    """Merge `update` into nested data in place."""
     for key, value in update.items():
         key = str(key)
         if isinstance(value, Mapping):
@@ -182,7 +182,7 @@ def merge(into: Tree, update: Mapping[Any, Any]) -> None:
 
 
 def _unknown_recipe(name: str, known: Sequence[str], recipes: Path) -> UserError:
-    """Return the error for a recipe that is not there; of many recipes it names the closest only."""
+    """Return the error for an unknown recipe; it lists only the closest names if there are many recipes."""
     if not known:
         return UserError(f"no recipes in {recipes}")
     if len(known) <= RECIPES_SHOWN:

@@ -1,4 +1,4 @@
-"""Keys, methods and values that earlier versions called otherwise: each old word is answered with the new one."""
+"""Renamed keys, methods and values: an old name raises an error that gives the new one."""
 
 from __future__ import annotations
 

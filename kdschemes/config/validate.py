@@ -1,4 +1,4 @@
-"""Options of a class from nested data: what is not allowed is told with its key, its value and what is."""
+"""Build options from nested data; an error names the key, the value and what is allowed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from kdschemes.errors import UserError, nearest, unknown
 
 
 def choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:
-    """Return the entry of a table; a name that is not there is an error that lists the others."""
+    """Return the entry of a table; an unknown name raises an error that lists the choices."""
     if not isinstance(name, str) or name not in table:
         raise unknown(kind, str(name), table)
     return table[name]
 
 
 def make(cls: type, tree: Mapping[str, Any], prefix: str) -> Any:
-    """Return options of a class; a key that it does not have is an error."""
+    """Return an instance of an options class; an unknown key raises an error."""
     fields = {field.name for field in dataclasses.fields(cls)}
     for key in tree:
         if key not in fields:
@@ -33,7 +33,7 @@ def make(cls: type, tree: Mapping[str, Any], prefix: str) -> Any:
 
 
 def make_loss(kind: str, tree: Mapping[str, Any]) -> Any:
-    """Return the options of the loss that a tree names, which must be of this kind."""
+    """Return the options of the loss named in a tree, which must be of this kind."""
     key = f"losses.{kind}"
     name = str(tree.get("name", "none"))
     elsewhere = loss_named(name)
@@ -48,10 +48,10 @@ def _adapter(cls: type) -> Any:
 
 
 def validate(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Return options of a class, their values checked.
+    """Return a validated instance of an options class.
 
     Raises:
-        UserError: a value is of the wrong type or out of range; the message says what is allowed.
+        UserError: a value has the wrong type or is out of range; the message says what is allowed.
     """
     try:
         made = _adapter(cls).validate_python(dict(values))
@@ -90,7 +90,7 @@ def _truth_taken_for_number(given: Any, taken: Any) -> bool:
 
 
 def unknown_key(key: str, holder: str = "") -> UserError:
-    """Return the error for a key that does not exist, or not for `holder`."""
+    """Return the error for a key that does not exist, or does not exist for `holder`."""
     if new := renamed_key(key):
         return UserError(f"{key} is now {new}")
     known = all_keys()
@@ -98,14 +98,14 @@ def unknown_key(key: str, holder: str = "") -> UserError:
     same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
     where = f" for {key.rpartition('.')[0]}={holder}" if holder and key in known else ""
     if key in known:
-        return UserError(f"key '{key}' does not exist{where} (--help lists the keys of each choice)")
+        return UserError(f"key '{key}' does not exist{where} (--help {key.rpartition('.')[0]} lists the choices)")
     same = "' or '".join(same_leaf[:3])
     suggestion = f"; did you mean '{same}'?" if same else nearest(key, known)
     if not suggestion:
         by_leaf = {other.rpartition(".")[2]: other for other in known}
         close = nearest(leaf, by_leaf)
         suggestion = close.replace(close.split("'")[1], by_leaf[close.split("'")[1]]) if close else ""
-    return UserError(f"unknown key '{key}'{suggestion} (--help lists all keys)")
+    return UserError(f"unknown key '{key}'{suggestion} (--help all lists all keys)")
 
 
 def _join(prefix: str, key: str) -> str:

@@ -1,4 +1,4 @@
-"""EMA and prediction bank."""
+"""The moving average of a network, and the bank of its earlier predictions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,11 @@ from kdschemes.models import StagedNetwork
 
 
 class Ema(Node):
-    """A moving average of another node: `w <- decay * w + (1 - decay) * w_source` after each step.
+    """An exponential moving average of another node: `w <- decay * w + (1 - decay) * w_source` after each step.
 
-    It provides what its source does, in the views that its source sees, each output under its name in `names`. Batch
-    norm's statistics are averaged like the weights that they belong to; counts are copied. It has no gradient, stays
-    in evaluation mode and is checkpointed. With `warm_up` the decay after step t = 1, 2, ... is 1 - 1 / (t + 1) until
-    that is more than `decay` (Tarvainen & Valpola 2017).
+    It sees the same view as its source and provides the same outputs, renamed by `names`. Batch-norm statistics are
+    averaged like weights; counts are copied. It has no gradient, stays in evaluation mode, and is checkpointed. With
+    `warm_up`, the decay after step t = 1, 2, ... is min(`decay`, 1 - 1 / (t + 1)) (Tarvainen & Valpola 2017).
     """
 
     steps: Tensor | None
@@ -75,17 +74,17 @@ class Ema(Node):
 
 
 class PredictionBank(Node):
-    """What a network answered each training sample when it was last trained on it: predictions of the epoch before.
+    """A network's predictions for each training sample when it was last trained on it, i.e. one epoch earlier.
 
-    `name` holds the remembered logits of the batch's samples, constants, `known` where there are any. In training the
-    answers of `source` are remembered after the optimizer's step, those of all processes on each process. It holds 4
-    bytes for each class of each position of the training array (`size`), on the device and in checkpoints.
+    `name` provides the stored logits of the batch's samples as constants; `known` marks the samples that have any. In
+    training, the predictions of `source` on all processes are stored on each process after the optimizer step. This
+    takes 4 bytes per class and training position (`size`), on the device and in checkpoints.
 
     Args:
         name: the output.
-        source: the output that is remembered.
+        source: the output whose predictions are stored.
         data_spec: the training samples and their classes.
-        prior: logits that are answered, as known, for the samples not seen yet, a row each position; None: unknown.
+        prior: logits of samples not seen yet, one row per position, which then count as known; None: unknown.
     """
 
     replicated_buffers = ("logits", "known")
@@ -106,15 +105,14 @@ class PredictionBank(Node):
 
     @property
     def size(self) -> int:
-        """The bytes that the memory takes, on each process."""
         return sum(buffer.numel() * buffer.element_size() for buffer in (self.logits, self.known))
 
     def describe(self) -> str:
-        """Return in a line what is kept, and the memory it takes."""
+        """Return a one-line description of the bank with its size."""
         rows, classes = self.logits.shape
         return (
-            f"memory of {self.reads[0]}'s answers to {rows} training images of {classes} classes: "
-            f"{self.size:,} bytes on the device of each process, and in every checkpoint"
+            f"bank of {self.reads[0]}'s predictions for {rows} training images and {classes} classes: "
+            f"{self.size:,} bytes on the device of each process and in every checkpoint"
         )
 
     def stages_read(self, output: str) -> list[str]:
@@ -137,6 +135,6 @@ class PredictionBank(Node):
 def gather_predictions(
     batch: Batch, output: Output, dtype: torch.dtype
 ) -> tuple[Int[Tensor, " all"], Float[Tensor, "all classes"]]:
-    """Return the index and the logits of the micro-batch's samples of all processes, the same on each."""
+    """Return the indices and logits of the micro-batch's samples on all processes, the same on each."""
     index = gather(batch.index[:, None], batch.micro_size).squeeze(1)
     return index, gather(output.logits.detach().to(dtype), batch.micro_size)

@@ -23,18 +23,18 @@ def cross_entropy(
 ) -> Float[Tensor, ""]:
     r"""Return $\frac1N \sum_n -\sum_c y_{nc} \log p_{nc}$, p the softmax of the logits.
 
-    The target is $y = (1 - \epsilon) \cdot onehot + \epsilon / C$ (label smoothing of Szegedy et al. 2016, the label's
-    own class included), or with `label_smoothing_over='others'` $1 - \epsilon$ on the label and $\epsilon / (C - 1)$ on
-    each other class (Yuan et al. 2020): the same family, $\epsilon$ greater by C / (C - 1). With mixup (Zhang et al.
-    2018) the loss is mix * loss(labels) + (1 - mix) * loss(partners).
+    The target is $y = (1 - \epsilon) \cdot onehot + \epsilon / C$ (label smoothing over all classes, Szegedy et al.
+    2016), or with `label_smoothing_over='others'` $1 - \epsilon$ on the label and $\epsilon / (C - 1)$ on each other
+    class (Yuan et al. 2020), which equals the former with $\epsilon$ scaled by C / (C - 1). With mixup (Zhang et al.
+    2018), the loss is mix * loss(labels) + (1 - mix) * loss(partners).
 
     Args:
-        logits: of the network that is trained.
+        logits: of the network being trained.
         labels: class indices.
         label_smoothing: epsilon, from 0 to 1.
         label_smoothing_over: the classes that share epsilon.
         partner_labels: labels of the samples mixed in; given together with `mix`.
-        mix: each sample's share of its own label, from 0 to 1.
+        mix: weight of each sample's own label, from 0 to 1.
     """
     assert (partner_labels is None) == (mix is None), "mixup needs both partner_labels and mix"
     spread = label_smoothing
@@ -48,7 +48,7 @@ def cross_entropy(
 
 
 def _smoothed(logits: Tensor, labels: Tensor, spread: float) -> Tensor:
-    """Return the loss by sample with `spread` shared by all classes; it may exceed 1, which torch's own refuses."""
+    """Return the per-sample loss with `spread` shared by all classes; unlike torch's, it may exceed 1."""
     if spread <= 1.0:
         return functional.cross_entropy(logits, labels, label_smoothing=spread, reduction="none")
     hard = functional.cross_entropy(logits, labels, reduction="none")

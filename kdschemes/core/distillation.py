@@ -1,4 +1,4 @@
-"""A scheme at work: nodes produce outputs, terms consume them, and their weighted sum is what training lowers."""
+"""A scheme at runtime: nodes produce outputs, terms turn them into losses, and training minimizes the weighted sum."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from kdschemes.distributed.collectives import world_size
 
 
 class Distillation(nn.Module):
-    """Nodes, then terms, then the weighted sum.
+    """The weighted sum of the terms over the outputs of the nodes.
 
     Args:
-        nodes: by name, in the order in which they run; later ones may read earlier ones' outputs.
-        terms: every one is computed at every step, also while its weight is 0 (DDP waits for its parameters).
-        heads: the outputs that are evaluated, the reported one first.
+        nodes: by name, in execution order; later nodes may read the outputs of earlier ones.
+        terms: all are computed at every step, even with weight 0 (DDP waits for their parameters).
+        heads: the outputs to evaluate, the primary head first.
         teacher: the output that heads are compared with (agreement, KL), if any.
-        peers: the heads that are equals, whose mean is reported beside them.
-        lr_multipliers: by node, what the learning rate is multiplied by; 1 elsewhere.
-        phases: the nodes that step together, in their order: each phase computes everything anew, with the
-            weights that the phase before has left. Without phases all nodes step at once.
+        peers: heads of equal rank, whose mean is reported as well.
+        lr_multipliers: learning-rate factors by node, 1 by default.
+        phases: groups of nodes that step one after another; each phase recomputes everything with the weights
+            updated by the phase before. Without phases, all nodes step together.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class Distillation(nn.Module):
         assert len(set(names)) == len(names), f"terms share a name: {names}"
 
     def forward(self, batch: Batch, progress: Progress, phase: int = 0) -> StepResult:
-        """Return the loss of one micro-batch on this process; with phases, of the nodes of this phase.
+        """Return the loss of one micro-batch on this process; with phases, only of this phase's nodes.
 
-        Each term is scaled so that the sum over micro-batches and the mean over processes (what accumulation and DDP
-        compute) is the term of the whole optimizer step, however unevenly the samples are spread.
+        Each term is scaled so that gradient accumulation (sum over micro-batches) and DDP (mean over processes) yield
+        the term over the whole optimizer step, however unevenly the samples are distributed.
         """
         outputs = self.predict(batch, {name for term in self._terms() for name in term.reads})
         total: Tensor | None = None
@@ -78,14 +78,14 @@ class Distillation(nn.Module):
         return StepResult(total, losses, weights, logits)
 
     def predict(self, batch: Batch, names: Iterable[str]) -> Outputs:
-        """Run the nodes that the named outputs need, in order, and return all their outputs."""
+        """Run the nodes required for the named outputs, in order, and return all their outputs."""
         outputs: Outputs = {}
         for node in self.needed(names):
             outputs.update(node(batch, outputs))
         return outputs
 
     def needed(self, names: Iterable[str]) -> list[Node]:
-        """Return the nodes that the named outputs need, in the order in which they run."""
+        """Return the nodes required for the named outputs, in execution order."""
         found: set[Node] = set()
         todo = list(names)
         while todo:
@@ -96,24 +96,23 @@ class Distillation(nn.Module):
         return [node for node in self._producer_order if node in found]
 
     def after_step(self) -> None:
-        """Let every node follow the optimizer's step."""
         for node in self.nodes.values():
             assert isinstance(node, Node)
             node.after_step()
 
     def before_epoch(self, held_out: Callable[[], Iterable[Batch]]) -> None:
-        """Let every node look at the validation split before an epoch's first step."""
+        """Call every node's hook before an epoch's first step; `held_out()` yields the validation split."""
         for node in self.nodes.values():
             assert isinstance(node, Node)
             node.before_epoch(self.predict, held_out)
 
     def skipped_nodes(self, phase: int = 0) -> set[str]:
-        """Return the nodes whose weights skip this step: those that skip it, and those of other phases."""
+        """Return the nodes whose weights are not updated now: `skip_update` is set, or they are in another phase."""
         skipped = {name for name, node in self.nodes.items() if node.skip_update}
         return skipped | (set(self.nodes) - set(self.phases[phase]) if self.phases else set())
 
     def replicated_buffers(self) -> list[str]:
-        """Return the names of the buffers that every process updates in the same way."""
+        """Return the names of the buffers that every process updates identically."""
         names = [f"nodes.{name}.{buffer}" for name, node in self.nodes.items() for buffer in node.replicated_buffers]  # type: ignore[union-attr]
         for number, term in enumerate(self._terms()):
             if isinstance(term, Transfer) and term.loss.has_memory_bank:
@@ -121,7 +120,7 @@ class Distillation(nn.Module):
         return names
 
     def with_nodes(self, nodes: Mapping[str, Node], heads: Sequence[str]) -> Distillation:
-        """Return this scheme with more nodes and heads, evaluated last."""
+        """Return this scheme with additional nodes and heads, appended to the existing ones."""
         there: dict[str, Node] = dict(self.nodes.items())  # type: ignore[arg-type]
         return Distillation(
             there | dict(nodes),
@@ -134,11 +133,10 @@ class Distillation(nn.Module):
         )
 
     def node_of(self, output: str) -> Node:
-        """Return the node that provides an output."""
         return self._producer[output]
 
     def parameter_groups(self) -> dict[str, list[nn.Parameter]]:
-        """Return the trained parameters by node; a term's projections are with the node that it teaches."""
+        """Return the trainable parameters by node; a term's projections belong to the node that it teaches."""
         groups: dict[str, list[nn.Parameter]] = {}
         for name, node in self.nodes.items():
             groups[name] = [p for p in node.parameters() if p.requires_grad]
@@ -154,7 +152,7 @@ class Distillation(nn.Module):
 
 
 def _share_of_step(term: Term, batch: Batch) -> float:
-    """Return what a term's mean over its samples here counts within the optimizer step."""
+    """Return the weight of a term's mean over the local samples within the optimizer step."""
     batches = term.batches(batch)
     step_size = sum(len(b) if b.step_size is None else b.step_size for b in batches)
     if step_size == 0:

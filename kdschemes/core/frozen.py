@@ -1,4 +1,4 @@
-"""Frozen networks, and what may answer in their place."""
+"""Frozen networks, and the interface of caches that replace them."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from kdschemes.models import StagedNetwork
 
 
 class PredictionCache(Protocol):
-    """What answers training batches in place of a frozen network."""
+    """Stored outputs that replace a frozen network's forward pass on training batches."""
 
     wanted: dict[str, tuple[int, ...]]
-    """What is stored, with the shape of a sample's."""
+    """The stored tensors by name, with the shape of one sample."""
 
     def predict(self, batch: Batch) -> Output:
-        """Return what the network says of a batch."""
+        """Return the network's output for a batch."""
 
     def fits(self, other: Any) -> bool:
-        """Return whether both store the same network's answers in the same place."""
+        """Return whether both store the same network's outputs in the same place."""
 
 
 class Frozen(Node):
     """A teacher: no gradient, always in evaluation mode, in no state dict and no DDP bucket, but it follows `.to()`.
 
-    `not_moved` are the modules of its network that do not follow. With `bf16` it computes in bfloat16 and answers in
-    float32. With a `cache` it answers training batches by what is stored there. The same batch (the object itself) is
-    answered once: asked again, also as another node that shares its answers, it gives what it gave.
+    `not_moved` are the modules of its network that do not follow. With `bf16` it computes in bfloat16 and returns
+    float32. With a `cache`, training batches are read from there. The output for the last batch (by object identity) is
+    kept and reused, also by other nodes that share the network.
     """
 
     def __init__(self, name: str, network: StagedNetwork) -> None:
@@ -45,17 +45,15 @@ class Frozen(Node):
 
     @property
     def network(self) -> StagedNetwork:
-        """The frozen network."""
         return self._hidden[0]
 
     @property
     def preactivations(self) -> bool:
-        """Whether it gives `Output.preactivations`."""
         return self._shared.preactivations
 
     @property
     def latency_ms(self) -> float | None:
-        """The milliseconds that the network takes for one image, once they were measured."""
+        """The network's latency for one image in milliseconds, once measured."""
         return self._shared.latency_ms
 
     @latency_ms.setter
@@ -79,14 +77,14 @@ class Frozen(Node):
 
     @torch.no_grad()
     def compute(self, batch: Batch) -> Output:
-        """Return what the network itself says of a batch."""
+        """Return the network's output for a batch, without the cache."""
         if not self.bf16:
             return forward_network(self.network, batch, self.preactivations)
         with torch.autocast(batch.images.device.type, torch.bfloat16):
             return forward_network(self.network, batch, self.preactivations).float()
 
     def share_forward_with(self, other: Frozen) -> None:
-        """Answer as `other` does, which holds an equal network, from now on: this one's own weights are let go."""
+        """Share the network and outputs of `other`, whose network is identical, and free this node's own weights."""
         other._shared.preactivations |= self._shared.preactivations
         self._hidden, self._shared, self.not_moved = other._hidden, other._shared, other.not_moved
         if self.cache is not None and other.cache is not None:
@@ -94,7 +92,7 @@ class Frozen(Node):
         self.cache = other.cache
 
     def same_network_as(self, other: Frozen) -> bool:
-        """Return whether the networks of both are equal, structure and tensors, and have the same cache or none."""
+        """Return whether both have identical networks (structure and tensors), and the same cache or none."""
         if self.cache is None or other.cache is None:
             same_cache = self.cache is other.cache
         else:
@@ -116,7 +114,7 @@ class Frozen(Node):
 
 @dataclass
 class _SharedForward:
-    """What frozen nodes of one network share: the last batch and its answer, and what was asked or measured of it."""
+    """State shared by the frozen nodes of one network: last batch and output, requested outputs, measured latency."""
 
     batch: Batch | None = None
     output: Output | None = None

@@ -1,4 +1,4 @@
-"""What every loss between two outputs is given when it is built and when it runs."""
+"""The interface of every loss between two outputs."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from kdschemes.core.types import Batch, DataSpec, Output, Progress, StageShapes
 from kdschemes.models import StagedNetwork
 
 Gather = Callable[[Tensor], Tensor]
-"""Turns this process's `[n, ...]` into the micro-batch of all processes, `[micro_size, ...]`."""
+"""Gathers this process's `[n, ...]` into the micro-batch of all processes, `[micro_size, ...]`."""
 
 Options = TypeVar("Options", bound=Ramp)
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """What a loss may know of one of its two outputs when it is built.
+    """What a loss knows about one of its two outputs when it is built.
 
-    `features` are the shapes by stage, shallow to deep. `network` is the network that gives the output, where it is
-    one: for its classifier (`network.linear_classifier`) and for the batch norm before a stage's last activation
-    (`network.norm_before`). A loss must not train it, nor hold it as a submodule.
+    `features` are the shapes by stage, shallow to deep. `network` is the network that produces the output, if it is a
+    single one: for its classifier (`network.linear_classifier`) and the batch norm before a stage's last activation
+    (`network.norm_before`). A loss must neither train it nor hold it as a submodule.
     """
 
     features: StageShapes = field(default_factory=dict)
@@ -37,24 +37,24 @@ class Endpoint:
 
 
 class Loss(nn.Module, ABC, Generic[Options]):
-    """A scalar of the student's and the teacher's output, a mean over the batch.
+    """A scalar function of the student's and the teacher's output, averaged over the batch.
 
-    Everything that can be wrong for a pair of networks is found when a loss is built.
+    Incompatible pairs of networks are rejected when the loss is built.
 
-    `needs_global_batch` says that the value depends on pairs of samples: such a loss applies `gather` to every tensor
-    that it compares, then computes the same value on each process; no other loss gathers. `has_memory_bank` says that
-    it keeps samples for later steps. `reads_preactivations` asks the networks to keep the maps before each stage's last
-    ReLU (`Output.preactivations`). `head` names a further output that the loss gives rise to (`classify`), evaluated
-    before the student's own. Parameters are trained with the student.
+    `needs_global_batch`: the value depends on pairs of samples, so the loss applies `gather` to every tensor that it
+    compares and computes the same value on each process; no other loss gathers. `has_memory_bank`: the loss stores
+    samples for later steps. `reads_preactivations`: the networks must return the maps before each stage's last ReLU
+    (`Output.preactivations`). `head` names an additional output that the loss provides (`classify`), evaluated before
+    the student's own. Parameters are trained with the student.
 
     Args:
         options: the loss's dataclass in `kdschemes.config.losses`.
-        student: what learns.
-        teacher: what teaches.
+        student: the output that learns.
+        teacher: the output that teaches.
         data_spec: the data's classes, and the labels of the training samples.
 
     Raises:
-        UserError: the loss cannot be defined for the two.
+        UserError: the loss cannot be defined for these outputs.
     """
 
     needs_global_batch: bool = False
@@ -71,28 +71,28 @@ class Loss(nn.Module, ABC, Generic[Options]):
         """Return the unweighted value. Gradients flow to both outputs; the caller detaches the teacher."""
 
     def teacher_stages(self) -> list[str] | None:
-        """Return the stages of the teacher whose features the loss reads; None where that cannot be told."""
+        """Return the teacher's stages whose features the loss reads; None if unknown."""
         return None
 
     def set_progress(self, progress: Progress) -> None:
-        """Learn where training is, before each forward pass."""
+        """Receive the training progress before each forward pass."""
 
     def classify(self, features: Mapping[str, Tensor]) -> Float[Tensor, "n classes"]:
         """Return the logits of `head` from the student's features."""
         raise NotImplementedError
 
     def recombined(self, network: StagedNetwork) -> StagedNetwork:
-        """Return the plain network that gives `head` at inference, of the student's network and this loss's parts."""
+        """Return the inference network of `head`, made from the student's network and this loss's modules."""
         raise NotImplementedError
 
 
 def embedding_width(shape: tuple[int, ...]) -> int:
-    """Return the dimension of `embedding` of a feature of one sample's `shape`: map, tokens or vector."""
+    """Return the dimension of a feature's `embedding`, given one sample's `shape`: map, tokens, or vector."""
     return shape[0] if len(shape) == 3 else shape[-1]
 
 
 def embedding(features: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
-    """Average a map or tokens over positions, in float32 at least; a vector stays."""
+    """Average a map or tokens over positions, in float32 or higher; a vector is returned unchanged."""
     dtype = torch.promote_types(features.dtype, torch.float32)
     if features.dim() == 2:
         return features.to(dtype)
@@ -100,7 +100,7 @@ def embedding(features: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
 
 
 def keywords(function: Callable[..., Tensor], options: Any) -> dict[str, Any]:
-    """Return the fields of a loss's options that are keyword arguments of its function, by name."""
+    """Return the fields of a loss's options that its function takes as keyword arguments, by name."""
     return {name: getattr(options, name) for name in _keyword_names(function) if hasattr(options, name)}
 
 

@@ -1,4 +1,4 @@
-"""Nodes: who produces outputs. Each maps a batch, and the outputs so far, to one or more named outputs."""
+"""Nodes: each maps a batch, and the outputs so far, to one or more named outputs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from kdschemes.core.types import Batch, Output, Outputs
 from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
 
 Predict = Callable[[Batch, Iterable[str]], Outputs]
-"""Gives the named outputs of a batch."""
+"""Returns the named outputs for a batch."""
 
 
 class Node(nn.Module):
     """Produces the outputs named in `provides`, from the batch and the outputs named in `reads`."""
 
     aux_batches: tuple[str, ...] = ()
-    """The auxiliary batches of a batch that the node looks at (`Batch.aux_batches`)."""
+    """The auxiliary batches that the node reads (`Batch.aux_batches`)."""
     output_batches: Mapping[str, str] = {}
-    """By output, the auxiliary batch whose samples it answers, where these are not the batch's own."""
+    """The auxiliary batch that an output is computed on, by output; those not listed are computed on the batch."""
     replicated_buffers: tuple[str, ...] = ()
-    """Buffers that every process updates in the same way, so that they need not be sent from one to the others."""
+    """Buffers that every process updates identically, so that they need not be broadcast."""
     skip_update: bool = False
     """Whether the node's weights skip this optimizer step; set in its forward pass, the same on all processes."""
 
@@ -40,32 +40,32 @@ class Node(nn.Module):
         raise NotImplementedError
 
     def stages_read(self, output: str) -> list[str] | None:
-        """Return the stages of an output whose features the node reads; None where that cannot be told."""
+        """Return the stages of an output whose features the node reads; None if unknown."""
         return None if output in self.reads else []
 
     def after_step(self) -> None:
-        """Follow the optimizer's step (a moving average, a snapshot)."""
+        """Update state after the optimizer step (a moving average, a prediction bank)."""
 
     def before_epoch(self, predict: Predict, held_out: Callable[[], Iterable[Batch]]) -> None:
-        """Look, before an epoch's first step, at what `predict` answers to the validation split.
+        """Update state before an epoch's first step, from the outputs of `predict` on the validation split.
 
-        `held_out()` gives this process's share of it; a node that looks must come to the same state on every process.
+        `held_out()` yields this process's share of the split; the new state must be the same on every process.
         """
 
     def inference_network(self, head: str) -> StagedNetwork | None:
-        """Return the network that gives `head` at inference, or None where it is not one plain network."""
+        """Return the network that computes `head` at inference, or None if it is not a single plain network."""
         return None
 
     def training_network(self, head: str) -> StagedNetwork | None:
-        """Return the very network that gives `head` in training, or None where it is not one network by itself."""
+        """Return the network object that computes `head` in training, or None if it is not a single network."""
         return None
 
     def keep_preactivations(self) -> None:
-        """Give `Output.preactivations` from now on, where there are any."""
+        """Include `Output.preactivations` in outputs from now on."""
 
 
 class Network(Node):
-    """A trained network; its output is called `name`. `view` names the auxiliary batch that it sees in training."""
+    """A trained network with the output `name`. `view` is the auxiliary batch that it sees in training."""
 
     def __init__(self, name: str, network: StagedNetwork, view: str | None = None) -> None:
         super().__init__([name])
@@ -90,7 +90,7 @@ class Network(Node):
 class NetworkWithExits(Node):
     """A trained network `name` with exits `name/exit1` (shallowest) to `name/exitK`.
 
-    An exit's only feature is called `exit`: the map that it classifies.
+    An exit's only feature, `exit`, is the map that it classifies.
     """
 
     def __init__(self, name: str, network: ExitNetwork) -> None:
@@ -117,9 +117,9 @@ class NetworkWithExits(Node):
 
 
 class LossHead(Node):
-    """The further output that a loss gives rise to, from the features of the student that it teaches.
+    """The additional output that a loss computes from the student's features.
 
-    The loss itself, and so its projections, belong to the term that holds it; `producer` is the student's node.
+    The loss and its projections belong to the term that holds it; `producer` is the student's node.
     """
 
     def __init__(self, source: str, loss: Loss[Any], producer: Node) -> None:
@@ -137,10 +137,10 @@ class LossHead(Node):
 
 
 class SharedTrunk(Node):
-    """One trained trunk, a branch a peer. The trunk learns from every peer's terms: its gradient is their sum.
+    """One trained trunk with one branch per peer. The trunk's gradient is the sum over all peers' terms.
 
-    `views` name the auxiliary batch that each peer sees in training (None: the batch itself); the trunk then runs once,
-    on all views together. `trunk_gradient` multiplies the gradient that reaches the trunk.
+    `views` are the auxiliary batches that the peers see in training (None: the batch itself); the trunk runs once on
+    all views together. `trunk_gradient` is a factor on the gradient that reaches the trunk.
     """
 
     def __init__(
@@ -165,7 +165,7 @@ class SharedTrunk(Node):
         return self.branch_outputs(self.trunk_outputs(batch))
 
     def branch_outputs(self, stems: Sequence[tuple[Tensor, Mapping[str, Tensor]]]) -> Outputs:
-        """Return the peers' outputs from what `stems` gives."""
+        """Return the peers' outputs, given the result of `trunk_outputs`."""
         produced = {}
         for name, branch, (stem, features) in zip(self.provides, self.branches, stems, strict=False):
             logits, deeper = branch(stem)
@@ -173,7 +173,7 @@ class SharedTrunk(Node):
         return produced
 
     def trunk_outputs(self, batch: Batch) -> list[tuple[Tensor, dict[str, Tensor]]]:
-        """Return what each branch reads and the features of the trunk's stages, of the peer's view."""
+        """Return each branch's input and the features of the trunk's stages, for the peer's view."""
         seen = list(dict.fromkeys(self.views)) if batch.aux_batches else [None]
         stem, features = self.trunk(torch.cat([batch.aux_batch(view).images for view in seen]))
         if self.trunk_gradient != 1.0:
@@ -189,7 +189,7 @@ class SharedTrunk(Node):
 
 
 class Ensemble(Node):
-    """The weighted mean of the logits of other outputs, in float32 at least; it has no features."""
+    """The weighted mean of the logits of other outputs, in float32 or higher; it has no features."""
 
     def __init__(self, name: str, members: Sequence[str], weights: Sequence[float] | None = None) -> None:
         super().__init__([name], reads=members)
@@ -206,7 +206,7 @@ class Ensemble(Node):
 
 
 class ProbabilityEnsemble(Ensemble):
-    """The weighted mean of the probabilities of other outputs, as logarithms, in float32 at least; no features."""
+    """The log of the weighted mean of the probabilities of other outputs, in float32 or higher; no features."""
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         members = torch.stack([outputs[member].logits for member in self.reads])
@@ -217,7 +217,7 @@ class ProbabilityEnsemble(Ensemble):
 
 
 def materialize(template: StagedNetwork, state: Mapping[str, Tensor]) -> StagedNetwork:
-    """Return a network like one on the `meta` device, with this plain state, where the state is and of its type."""
+    """Return a copy of a network on the `meta` device with this plain state, on the state's device and in its dtype."""
     some = next(value for value in state.values() if value.is_floating_point())
     network = copy.deepcopy(template).to_empty(device=some.device).to(some.dtype)
     network.load_plain_state(state)
@@ -238,7 +238,7 @@ class _ScaleGradient(torch.autograd.Function):
 
 
 def forward_network(network: StagedNetwork, batch: Batch, preactivations: bool) -> Output:
-    """Return the output of a network for a batch, with the maps before each stage's last ReLU if asked for."""
+    """Return a network's output for a batch, optionally with the maps before each stage's last ReLU."""
     if preactivations:
         return Output(*network.forward_preactivations(batch.images))
     return Output(*network.forward_stages(batch.images))

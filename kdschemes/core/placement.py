@@ -1,4 +1,4 @@
-"""How the weights of frozen networks are kept: in bfloat16, in the memory of the CPU, or split over the processes."""
+"""Placement of weights: in bfloat16, offloaded to the CPU, or sharded over the processes."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ from kdschemes.distributed.fsdp import blocks, split_over_processes
 
 
 def frozen_nodes(scheme: Distillation) -> list[Frozen]:
-    """Return the nodes whose networks are constants."""
     return [node for node in scheme.nodes.values() if isinstance(node, Frozen)]
 
 
 def split_trained(scheme: Distillation, device: torch.device) -> None:
-    """Split everything that a scheme trains, and its averages, over the processes. Frozen networks go to `device`.
+    """Shard everything that a scheme trains, and its averages, over the processes. Frozen networks move to `device`.
 
-    Networks are gathered block by block, the rest (classifiers, projections) for the whole of a forward pass.
+    Networks are gathered block by block; the rest (classifiers, projections) is gathered for a whole forward pass.
     """
     for node in frozen_nodes(scheme):
         node.to(device)
@@ -31,10 +30,10 @@ def split_trained(scheme: Distillation, device: torch.device) -> None:
 
 
 def place_frozen(scheme: Distillation, options: Teacher, device: torch.device) -> None:
-    """Keep the frozen networks of a scheme as `teacher.precision` and `teacher.placement` say, `device` computing.
+    """Apply `teacher.precision` and `teacher.placement` to a scheme's frozen networks, which compute on `device`.
 
-    Losses may read a frozen network's linear classifier, outside the network: it stays in float32, whole and where
-    the scheme is. All processes must ask together.
+    Losses may read a frozen network's linear classifier directly, so it stays in float32, unsharded, and on the
+    scheme's device. All processes must call this.
     """
     for node in frozen_nodes(scheme):
         classifier = node.network.linear_classifier()
@@ -50,9 +49,9 @@ def place_frozen(scheme: Distillation, options: Teacher, device: torch.device) -
 
 
 def keep_in_bf16(node: Frozen, classifier: nn.Module | None) -> None:
-    """Round a frozen network's weights to bfloat16, in which it then computes; it goes on to answer in float32.
+    """Round a frozen network's weights to bfloat16 and compute in it; outputs stay in float32.
 
-    Batch norms keep theirs, which are few and which bfloat16 would round by up to 0.4 %.
+    Batch norms keep their dtype: they have few parameters, which bfloat16 would round by up to 0.4 %.
     """
     for module in node.network.modules():
         if module is not classifier and not isinstance(module, _BatchNorm):
@@ -62,10 +61,10 @@ def keep_in_bf16(node: Frozen, classifier: nn.Module | None) -> None:
 
 
 def offload(node: Frozen, classifier: nn.Module | None) -> None:
-    """Leave the weights of a frozen network's layers on the CPU; each layer is brought to its input while it is called.
+    """Keep the weights of a frozen network's layers on the CPU; each is moved to its input's device during its forward.
 
-    What the network reads of a layer without calling it, and what a module with layers of its own holds itself
-    (tokens, positions), follows the scheme to its device.
+    Weights that the network reads without calling the layer, and those held directly by a module with submodules
+    (class tokens, position embeddings), follow the scheme to its device.
     """
     layers = [layer for layer in _called(node) if layer is not classifier and not [*layer.children()]]
     for layer in layers:
@@ -78,7 +77,7 @@ def offload(node: Frozen, classifier: nn.Module | None) -> None:
 
 
 def _called(node: Frozen) -> list[nn.Module]:
-    """Return the modules with weights that a frozen network calls, found by running it on one zero image."""
+    """Return the modules with weights that a frozen network calls, found by running it on a zero image."""
     called: dict[nn.Module, None] = {}
     with_weights = [m for m in node.network.modules() if [*m.parameters(recurse=False), *m.buffers(recurse=False)]]
     handles = [

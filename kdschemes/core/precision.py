@@ -1,4 +1,4 @@
-"""The precision that every loss computes in."""
+"""The precision in which every loss is computed."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ F = TypeVar("F", bound=Callable[..., Tensor])
 
 
 def full_precision(function: F) -> F:
-    """Run `function` with autocast off and its half-precision tensors raised to float32; float64 stays float64.
+    """Run `function` with autocast off and half-precision inputs cast to float32; float64 stays float64.
 
-    Gradients come back in the dtype of the tensors that were given.
+    Gradients have the dtype of the inputs.
     """
 
     @wraps(function)

@@ -1,4 +1,4 @@
-"""Weights and rates as pure functions of `Progress`."""
+"""Loss weights and learning rates as pure functions of `Progress`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ Schedule = Callable[[Progress], float]
 
 
 def constant(value: float) -> Schedule:
-    """Return `value` at all times."""
     return lambda progress: value
 
 
 def linear_ramp(value: float, epochs: float) -> Schedule:
-    """Rise in a straight line from 0 to `value` over `epochs`, then stay."""
+    """Rise linearly from 0 to `value` over `epochs`, then stay there."""
     return lambda progress: value * min(progress.epoch / epochs, 1.0)
 
 
@@ -26,12 +25,12 @@ def sigmoid_ramp(value: float, epochs: float) -> Schedule:
 
 
 def cosine_decay(value: float, epochs: float) -> Schedule:
-    """Fall from `value` to 0 over `epochs` along half a cosine, then stay at 0."""
+    """Decay from `value` to 0 along a half cosine over `epochs`, then stay at 0."""
     return lambda progress: value * 0.5 * (1.0 + math.cos(math.pi * min(progress.epoch / epochs, 1.0)))
 
 
 def ramp(name: str, value: float, epochs: float) -> Schedule:
-    """Return the schedule that a loss's options name: constant, linear, sigmoid or cosine."""
+    """Return the schedule by its name in a loss's options: constant, linear, sigmoid, or cosine."""
     if name == "constant":
         return constant(value)
     return {"linear": linear_ramp, "sigmoid": sigmoid_ramp, "cosine": cosine_decay}[name](value, epochs)
@@ -40,11 +39,11 @@ def ramp(name: str, value: float, epochs: float) -> Schedule:
 def learning_rate(
     name: str, peak: float, *, warmup_epochs: float, milestones: Sequence[float] = (), gamma: float = 0.1
 ) -> Schedule:
-    """Return the learning rate of the next optimizer step.
+    """Return the schedule of the learning rate of the next optimizer step.
 
-    Linear warm-up over `warmup_epochs` (the k-th step of w has k/w of the peak), then `constant`; or `cosine`: half a
-    cosine from `peak` towards 0 at the end of training (Loshchilov & Hutter 2017, without restarts); or `step`: times
-    `gamma` after each share of the training in `milestones`.
+    Linear warmup over `warmup_epochs` (step k of w has k/w of the peak), then `constant`; `cosine`: a half cosine from
+    `peak` to 0 at the end of training (Loshchilov & Hutter 2017, without restarts); or `step`: multiplied by `gamma` at
+    each of the `milestones`, fractions of training.
     """
 
     def rate(progress: Progress) -> float:

@@ -1,4 +1,4 @@
-"""Terms: who consumes outputs. Each turns named outputs into one scalar, weighted by a schedule."""
+"""Terms: each turns named outputs into one scalar, weighted by a schedule."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from kdschemes.errors import UserError
 
 
 class Term(nn.Module):
-    """A scalar of the outputs named in `reads`, a mean over the batch.
+    """A scalar function of the outputs named in `reads`, averaged over the batch.
 
-    `name` reads like the topology (`kd/teacher->student`), `target` is the output that learns from it, `weight` gives
-    its weight over training. `needs_global_batch` says that the value depends on pairs of samples, so that it is
-    computed on the micro-batch of all processes.
+    `name` describes the edge (`kd/teacher->student`), `target` is the output that learns from it, `weight` is its
+    weight schedule. `needs_global_batch`: the value depends on pairs of samples and is therefore computed on the
+    micro-batch of all processes.
     """
 
     needs_global_batch: bool = False
@@ -36,18 +36,17 @@ class Term(nn.Module):
 
     @property
     def reads(self) -> tuple[str, ...]:
-        """The outputs that the term needs."""
         return (self.target,)
 
     def stages_read(self, output: str) -> list[str] | None:
-        """Return the stages of an output whose features the term reads; None where that cannot be told."""
+        """Return the stages of an output whose features the term reads; None if unknown."""
         return None if output in self.reads else []
 
     def set_progress(self, progress: Progress) -> None:
-        """Learn where training is, before each forward pass."""
+        """Receive the training progress before each forward pass."""
 
     def batches(self, batch: Batch) -> tuple[Batch, ...]:
-        """Return the batches over whose samples the term is a mean: by default the batch alone."""
+        """Return the batches that the term averages over: by default only the batch itself."""
         return (batch,)
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
@@ -56,7 +55,7 @@ class Term(nn.Module):
 
 
 class Supervise(Term):
-    """Cross-entropy of the target's logits on the labels."""
+    """Cross-entropy of the target's logits with the labels."""
 
     def __init__(
         self,
@@ -85,11 +84,10 @@ class Supervise(Term):
 
 
 class Transfer(Term):
-    """One edge of the topology: `source` teaches `target` by `loss`. The source is a constant unless told otherwise.
+    """One edge of the topology: `source` teaches `target` by `loss`. The source is detached by default.
 
-    `aux_batch` names the batch whose samples the target answers (None: the batch itself): the mean is over these. A
-    sample of which the source knows nothing (`Output.known`) is answered as by the target itself; without any sample
-    the value is 0.
+    `aux_batch` is the batch that the target is computed on and the loss averages over (None: the batch itself). For
+    samples unknown to the source (`Output.known`), its logits are the target's own, detached. An empty batch gives 0.
     """
 
     def __init__(
@@ -111,13 +109,13 @@ class Transfer(Term):
         self.needs_global_batch = loss.needs_global_batch
 
     def disable_gather(self) -> None:
-        """Compute a loss between samples on each process's own samples, as if it were a loss of single samples.
+        """Compute a loss between samples on each process's own samples only.
 
         Raises:
-            UserError: the loss remembers samples, so that all processes must see the same ones.
+            UserError: the loss has a memory bank, which all processes must fill with the same samples.
         """
         if self.loss.has_memory_bank:
-            raise UserError(f"{self.name} remembers samples, which all processes must see: set train.gather_batch=true")
+            raise UserError(f"{self.name} has a memory bank of all processes' samples: set train.gather_batch=true")
         self.needs_global_batch = False
 
     @property
@@ -142,8 +140,8 @@ class Transfer(Term):
         if self.detach_source:
             source = source.detach()
         if source.known is not None:
-            answered = torch.where(source.known[:, None], source.logits, target.logits.detach())
-            source = replace(source, logits=answered)
+            filled = torch.where(source.known[:, None], source.logits, target.logits.detach())
+            source = replace(source, logits=filled)
         value = self.loss(
             target, source, samples, partial(gather, total=samples.micro_size) if self.needs_global_batch else _own
         )

@@ -1,4 +1,4 @@
-"""What flows through a step: a batch in, one `Output` a network or exit, one `StepResult` out."""
+"""The data of a training step: a batch in, one `Output` per network or exit, one `StepResult` out."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ from kdschemes.models.recombined import as_map as as_map
 
 @dataclass(frozen=True)
 class Batch:
-    """Samples of one micro-batch on one process, already on the device, their view already applied.
+    """The samples of one micro-batch on one process, augmented and on the device.
 
-    `index` is each sample's position in the training set (a memory bank's or a cache's key). With mixup a view is
-    `mix * view(index) + (1 - mix) * view(partner)` and `partner_labels` are the labels of the partners.
-    `micro_size` counts the samples of this micro-batch over all processes, `step_size` those of the whole optimizer
-    step (all processes, all accumulated micro-batches); None means that this batch is all there is.
+    `index` is each sample's position in the training set (the key of memory banks and caches). With mixup, an image is
+    `mix * view(index) + (1 - mix) * view(partner)`, and `partner_labels` are the partners' labels. `micro_size` is the
+    number of samples of this micro-batch over all processes, `step_size` that of the whole optimizer step (all
+    processes, all accumulated micro-batches); None: this batch is the whole.
 
-    `aux_batches` are further batches that a scheme trains on beside this one, by name: `view1`, `view2`, ... (the same
-    samples in other views), `classmate` (for each sample another one of its class), `previous` (the samples of the
-    optimizer step before, in another view than they had; none at the first step). Evaluation has none.
+    `aux_batches` are additional batches that a scheme trains on, by name: `view1`, `view2`, ... (other views of these
+    samples), `classmate` (another sample of the same class for each sample), `previous` (the samples of the previous
+    optimizer step in a new view; empty at the first step). There are none in evaluation.
 
-    `epoch` is the one whose view of the samples this is; None: not that view, as in evaluation and in auxiliary
-    batches.
+    `epoch` is the epoch of the samples' views; None in evaluation and in auxiliary batches.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -42,18 +41,18 @@ class Batch:
         return len(self.labels)
 
     def aux_batch(self, name: str | None) -> Batch:
-        """Return the auxiliary batch of that name; this batch for None, and in evaluation, where there are none."""
+        """Return an auxiliary batch by name; for None, and in evaluation, this batch itself."""
         return self if name is None or not self.aux_batches else self.aux_batches[name]
 
 
 @dataclass(frozen=True)
 class Output:
-    """What one network (or one exit of it) says of a batch.
+    """The output of one network (or one of its exits) for a batch.
 
-    `logits` are `[N, C]`; `features` maps a stage's name, shallow to deep, to a map `[N, C_s, H, W]`, tokens
-    `[N, L, D]` or a vector `[N, D]`. `preactivations` are the maps before the last ReLU of the stages that have one,
-    where a loss asked for them. `known` says for which samples there is an answer at all (a bank of earlier
-    predictions has none for a sample never seen); None: for all.
+    `logits` are `[N, C]`; `features` maps stage names, shallow to deep, to a map `[N, C_s, H, W]`, tokens `[N, L, D]`,
+    or a vector `[N, D]`. `preactivations` are the maps before the last ReLU of the stages that have one, if a loss
+    requested them. `known` marks the samples that have an output (a prediction bank has none for a sample never seen);
+    None: all.
     """
 
     logits: Float[Tensor, "n classes"]
@@ -62,7 +61,6 @@ class Output:
     known: Bool[Tensor, " n"] | None = None
 
     def detach(self) -> Output:
-        """Return the same values as constants: no gradient flows back through them."""
         return Output(
             self.logits.detach(),
             {name: f.detach() for name, f in self.features.items()},
@@ -71,7 +69,6 @@ class Output:
         )
 
     def float(self) -> Output:
-        """Return the same values in float32."""
         return Output(
             self.logits.float(),
             {name: f.float() for name, f in self.features.items()},
@@ -85,7 +82,7 @@ Outputs = dict[str, Output]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training is: `step` optimizer steps done of `total_steps`, `steps_per_epoch` of them an epoch."""
+    """Training progress: `step` of `total_steps` optimizer steps done, with `steps_per_epoch` steps per epoch."""
 
     step: int
     total_steps: int
@@ -93,20 +90,20 @@ class Progress:
 
     @property
     def epoch(self) -> float:
-        """Epochs done, with the fraction of the current one."""
+        """Epochs done, including the fraction of the current one."""
         return self.step / self.steps_per_epoch
 
     @property
     def fraction(self) -> float:
-        """Share of the whole training that is done, from 0 to 1."""
+        """Fraction of training done, from 0 to 1."""
         return self.step / self.total_steps
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One forward pass: the weighted `total` to differentiate, and each term's own value and weight by name.
+    """The result of one forward pass: the weighted `total` to differentiate, and each term's value and weight by name.
 
-    `losses` are unweighted and detached, `outputs` detached.
+    `losses` are unweighted; `losses` and `outputs` are detached.
     """
 
     total: Float[Tensor, ""]
@@ -116,15 +113,15 @@ class StepResult:
 
 
 StageShapes = Mapping[str, tuple[int, ...]]
-"""By stage, shallow to deep, the shape of one sample's feature: map (C, H, W), tokens (L, D) or vector (D,)."""
+"""The shape of one sample's feature by stage, shallow to deep: map (C, H, W), tokens (L, D), or vector (D,)."""
 
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Classes, channels and the side of an image in pixels.
+    """Number of classes and channels, and the image side length in pixels.
 
-    `train_labels` has an entry for every position that `Batch.index` can name: the label where the sample is trained
-    on, -1 where it is held out. Only losses that remember samples need it.
+    `train_labels` has one entry per value of `Batch.index`: the label of a training sample, -1 if it is held out. Only
+    losses with a memory bank and prediction banks need it.
     """
 
     num_classes: int

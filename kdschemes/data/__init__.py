@@ -1,4 +1,4 @@
-"""Data sets: reading them, splitting them, and the views that networks see."""
+"""Data sets: reading, splitting and augmented views."""
 
 from __future__ import annotations
 

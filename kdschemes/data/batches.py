@@ -1,4 +1,4 @@
-"""How an evaluation batch is split evenly over processes."""
+"""Distribute evaluation batches evenly over processes."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from kdschemes.distributed.collectives import share, world_size
 
 
 def evenly(batches: Iterable[Batch], samples: int, batch_size: int) -> Iterator[Batch]:
-    """Yield this process's batches of a split of `samples`, as many as every other process yields.
+    """Yield this process's batches of a split with `samples` samples, the same number in every process.
 
-    Shares differ by one sample, so that a process may have a batch less than others: its last one is then cut in two.
+    Shares differ by at most one sample, so a process may have one batch fewer than others: its last one is then split.
     """
     wanted = -(-share(samples, world_size(), 0)[1] // batch_size)
     held: Batch | None = None

@@ -1,4 +1,4 @@
-"""The small data sets that fit in memory: where their files are, how to read them, statistics of their pixels."""
+"""The small in-memory data sets: their files, readers and pixel statistics."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
 @dataclass(frozen=True)
 class Arrays:
-    """A whole data set as bytes, with mean and deviation of the training pixels (scaled to 0..1) per channel."""
+    """A whole data set as bytes, with the mean and std of the training pixels (scaled to 0..1) per channel."""
 
     train_images: UInt8[Tensor, "train c h w"]
     train_labels: Int[Tensor, " train"]
@@ -43,7 +43,7 @@ class Arrays:
 
 @dataclass(frozen=True)
 class CifarFiles:
-    """The files of a CIFAR data set: MD5 sums by name, and the keys of what they hold."""
+    """The files of a CIFAR data set: MD5 sums by name, and the keys of their contents."""
 
     url: str
     archive_md5: str
@@ -114,10 +114,10 @@ FASHION_CLASSES = [
 def read_digits(root: Path) -> Arrays:
     """Read scikit-learn's digits; `root` is not used.
 
-    The gray values 0..16 are scaled to 0..255 and rounded. There is no official test set: 30 % of each class, drawn
-    once and for all with a constant seed, is the test set here.
+    Gray values 0..16 are scaled to 0..255 and rounded. There is no official test set: ours is 30 % of each class, drawn
+    with a fixed seed.
     """
-    from sklearn.datasets import load_digits  # takes a second, which other data need not wait
+    from sklearn.datasets import load_digits  # a slow import that other data sets do not need
 
     bunch = load_digits()
     images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
@@ -127,10 +127,10 @@ def read_digits(root: Path) -> Arrays:
 
 
 def read_cifar(root: Path, files: CifarFiles) -> Arrays:
-    """Read CIFAR-10 or CIFAR-100 from `root`, in the layout of the published archive; download what is not whole.
+    """Read CIFAR-10 or CIFAR-100 from `root`, in the layout of the published archive; download it if necessary.
 
     Raises:
-        UserError: the files are missing or damaged, and cannot be downloaded.
+        UserError: files are missing or damaged, and cannot be downloaded.
     """
     folder, sums = root / files.folder, {**files.train, **files.test, **files.meta}
     if damaged(folder, sums):
@@ -143,7 +143,7 @@ def read_cifar(root: Path, files: CifarFiles) -> Arrays:
                     raise UserError(f"{faults[0]}; {error}") from error
                 unpack(archive, root)
                 if faults := damaged(folder, sums):
-                    raise UserError(f"{faults[0]} after unpacking {archive}: delete {folder} and start again")
+                    raise UserError(f"{faults[0]} after unpacking {archive}: delete {folder} and rerun")
 
     def load(names: Mapping[str, str]) -> tuple[Tensor, Tensor]:
         parts = [pickle.loads((folder / name).read_bytes(), encoding="latin1") for name in names]
@@ -166,7 +166,7 @@ def _read_fashion_folder(folder: Path) -> Arrays:
             raise UserError(f"{folder / name}.gz is missing")
         values = read_idx(path, shape)
         if len(shape) == 1 and not np.array_equal(np.unique(values), np.arange(10)):
-            raise UserError(f"{path} does not hold the labels 0 to 9: delete it and start again to download it")
+            raise UserError(f"{path} does not contain the labels 0 to 9: delete it and rerun to download it again")
         return torch.from_numpy(values)
 
     return Arrays(
@@ -183,11 +183,11 @@ def _read_fashion_folder(folder: Path) -> Arrays:
 def read_fashion_mnist(root: Path, url: str = FASHION_URL, system: Path = FASHION_DEBIAN) -> Arrays:
     """Read Fashion-MNIST's four idx files, compressed or not.
 
-    They are taken from `root`, from torchvision's folder below it, or from where Debian's package
-    dataset-fashion-mnist puts them, whichever is the first to hold all four; else they are downloaded.
+    They are taken from the first complete folder of `root`, torchvision's folder below it, and the folder of Debian's
+    package dataset-fashion-mnist; otherwise they are downloaded.
 
     Raises:
-        UserError: a file is damaged or missing, and cannot be downloaded.
+        UserError: a file is missing or damaged, and cannot be downloaded.
     """
     own = root / FASHION_FOLDER
     holders = [f for f in (root, own, system) if all(_fashion_path(f, name) for name in FASHION_FILES)]
@@ -211,4 +211,4 @@ READERS: dict[type[InMemory], Callable[[Path], Arrays]] = {
     CIFAR10: lambda root: read_cifar(root, CIFAR10_FILES),
     CIFAR100: lambda root: read_cifar(root, CIFAR100_FILES),
 }
-"""The reader of each data set by its options; it gets `data.root`."""
+"""The reader of each data set by its options class; it is called with `data.root`."""

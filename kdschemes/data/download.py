@@ -1,4 +1,4 @@
-"""Files that may be missing, cut short or damaged: download them whole, read them with checks."""
+"""Download files and read them with integrity checks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from kdschemes.errors import UserError
 
-PATIENCE = 30.0  # seconds without an answer after which a download is given up
+PATIENCE = 30.0  # download timeout in seconds
 
 
 def md5(path: Path) -> str:
@@ -30,7 +30,7 @@ def md5(path: Path) -> str:
 
 
 def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
-    """Return what is wrong with the files of `folder`, given their MD5 sums by name: nothing if all are whole."""
+    """Return the problems with the files in `folder`, given their MD5 sums by name; empty if all are intact."""
     faults = []
     for name, expected in sums.items():
         path = folder / name
@@ -43,15 +43,13 @@ def damaged(folder: Path, sums: Mapping[str, str]) -> list[str]:
 
 @contextmanager
 def writing(root: Path) -> Iterator[None]:
-    """Let one process at a time write into `root`, which is made if missing."""
+    """Let one process at a time write to `root`, which is created if missing."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root / ".download.lock")
         lock.acquire()
     except OSError as error:
-        raise UserError(
-            f"cannot write to {root} ({error}): set data.root to a folder that can be written to"
-        ) from error
+        raise UserError(f"cannot write to {root} ({error}): set data.root to a writable folder") from error
     try:
         yield
     finally:
@@ -59,17 +57,15 @@ def writing(root: Path) -> Iterator[None]:
 
 
 def fetch(url: str, path: Path, expected: str) -> None:
-    """Download `url` to `path` unless the file with this MD5 sum lies there already.
-
-    The file appears under its name only when it is whole.
+    """Download `url` to `path` atomically, unless a file with this MD5 sum is already there.
 
     Raises:
-        UserError: no answer, or other contents than expected.
+        UserError: the download fails, or its contents are not as expected.
     """
     if path.is_file() and md5(path) == expected:
         return
     part = path.with_name(path.name + ".part")
-    by_hand = f"check the network, or put {path.name} into {path.parent} by hand"
+    by_hand = f"check the network, or put {path.name} into {path.parent} manually"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         request = urllib.request.Request(url, headers={"User-Agent": "kdschemes"})
@@ -83,30 +79,32 @@ def fetch(url: str, path: Path, expected: str) -> None:
         raise UserError(f"cannot download {url} to {path.parent} ({error}): {by_hand}") from error
     if not whole:
         part.unlink()
-        raise UserError(f"the download of {url} to {path.parent} came incomplete or changed (MD5 differs): {by_hand}")
+        raise UserError(f"the download of {url} to {path.parent} is incomplete or altered (MD5 differs): {by_hand}")
     part.replace(path)
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a tar archive whose sum was checked into `folder`.
+    """Unpack a verified tar archive into `folder`.
 
     Raises:
-        UserError: the disk is full, or the folder cannot be written to.
+        UserError: the disk is full, or the folder is not writable.
     """
     try:
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
     except (OSError, tarfile.TarError) as error:
-        raise UserError(f"cannot unpack {archive} ({error}): make room, or set data.root to another folder") from error
+        raise UserError(
+            f"cannot unpack {archive} ({error}): free some space, or set data.root to another folder"
+        ) from error
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
     """Read bytes in MNIST's idx format, plain or gzip-compressed.
 
     Raises:
-        UserError: not idx, another shape than `shape`, cut short, or damaged.
+        UserError: not idx, a shape other than `shape`, truncated, or damaged.
     """
-    cure = "delete it and start again to download it, or put a whole copy there"
+    cure = "delete it and rerun to download it again, or put an intact copy there"
     try:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
@@ -117,7 +115,7 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
     found = tuple(np.frombuffer(data[4:start], ">u4").tolist()) if len(data) >= start else ()
     if found != shape or len(data) != start + int(np.prod(shape)):
         raise UserError(
-            f"{path} is incomplete or of another data set (shape {found}, {max(len(data) - start, 0)} bytes; "
+            f"{path} is incomplete or from another data set (shape {found}, {max(len(data) - start, 0)} bytes; "
             f"expected {shape}): {cure}"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()

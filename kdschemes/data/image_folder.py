@@ -1,8 +1,8 @@
-"""Images of any size in one folder a class, decoded on demand by worker processes.
+"""Images of any size in one folder per class, decoded on demand by worker processes.
 
-Layout: `root/train/<class>/*` and `root/test/<class>/*`; where there is no `test`, `root/val` is the test set. The
-validation split is always held out of `train`. Images may lie deeper (`train/<class>/images/*`); hidden files and
-files without an image's extension are passed over.
+Layout: `root/train/<class>/*` and `root/test/<class>/*`; without `test`, `root/val` is the test set. The validation
+split is always held out from `train`. Images can be in subfolders (`train/<class>/images/*`); hidden files and files
+without an image extension are ignored.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ def list_images(folder: Path) -> tuple[list[str], list[list[str]]]:
     """Return the sorted names of the class folders and, for each, the sorted paths of its images.
 
     Raises:
-        UserError: no such folder, no class folder in it, or a class without images.
+        UserError: no such folder, no class folders in it, or a class without images.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: data.root must hold train/ and test/ (or val/), one folder a class")
+        raise UserError(f"{folder} is not a folder: data.root needs train/ and test/ (or val/), one folder per class")
     classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
     if classes == ["images"]:
         raise UserError(
-            f"{folder} holds its images together in images/, as Tiny-ImageNet's val and test do: move each into "
-            f"{folder}/<class>/ (val_annotations.txt names the classes; images without labels cannot be used)"
+            f"{folder} has all images in images/, like Tiny-ImageNet's val and test: move each into "
+            f"{folder}/<class>/ (val_annotations.txt lists the classes; images without labels cannot be used)"
         )
     if not classes:
         raise UserError(f"{folder} has no class folders: put the images of each class into {folder}/<class>/")
@@ -56,22 +56,22 @@ def list_images(folder: Path) -> tuple[list[str], list[list[str]]]:
         )
         if not found:
             raise UserError(
-                f"{folder / name} holds no image ({', '.join(EXTENSIONS)}): add images, or remove the folder"
+                f"{folder / name} has no images ({', '.join(EXTENSIONS)}): add images, or remove the folder"
             )
         paths.append(found)
     return classes, paths
 
 
 def read_image(path: str) -> Image.Image:
-    """Decode an image as RGB: gray is repeated, transparency dropped.
+    """Decode an image as RGB: grayscale is repeated, transparency dropped.
 
     Raises:
-        UserError: the file is missing, damaged, no image, or has more than 8 bits a channel.
+        UserError: the file is missing, damaged, not an image, or has more than 8 bits per channel.
     """
     try:
         with Image.open(path) as image:
             if image.mode.startswith(("I", "F")):
-                raise UserError(f"{path} has more than 8 bits a channel (mode {image.mode}): convert it to 8 bits")
+                raise UserError(f"{path} has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
             return image.convert("RGBA" if "transparency" in image.info else "RGB").convert("RGB")
     except UserError:
         raise
@@ -81,15 +81,15 @@ def read_image(path: str) -> Image.Image:
 
 
 class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
-    """From a request (number of the random view or name of an array, epoch, positions) to bytes; runs inside workers.
+    """Maps a request (number of the random view or name of an array, epoch, positions) to bytes; runs in workers.
 
-    A fault is returned, not raised: the loader would wrap it into a trace of many lines.
+    An error is returned, not raised, because the loader would wrap it in a long traceback.
     """
 
     def __init__(self, options: ImageFolder, seed: int, paths: dict[str, list[str]]) -> None:
         self.paths, self.seed, self.size = paths, seed, options.image_size
         size, enlarged = options.image_size, round(options.image_size * 256 / 224)
-        from torchvision.transforms import v2  # takes two seconds, which other data need not wait
+        from torchvision.transforms import v2  # a slow import that other data sets do not need
 
         flip = [v2.RandomHorizontalFlip()] if options.flip else []
         self.random = v2.Compose(
@@ -98,7 +98,7 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
         self.plain = v2.Compose([v2.Resize(enlarged, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
     def view(self, epoch: int, position: int, number: int = 0) -> UInt8[Tensor, "3 h w"]:
-        """Return a view of a training image: torch's generator is seeded for it and put back as it was."""
+        """Return a view of a training image; torch's generator is seeded for it and restored."""
         image = read_image(self.paths["train"][position])
         with torch.random.fork_rng(devices=[]):
             seed = view_seed(self.seed, number)
@@ -119,13 +119,13 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
 
 
 class FolderSource:
-    """The images of a folder, resized, cropped and flipped by workers and normalized on the device."""
+    """Images from a folder, resized, cropped and flipped by workers and normalized on the device."""
 
     channels = 3
 
     def __init__(self, options: ImageFolder, *, seed: int, device: torch.device) -> None:
         if options.root is None:
-            raise UserError("data.root is missing: name the folder that holds train/ and test/ (or val/)")
+            raise UserError("data.root is missing: set it to the folder with train/ and test/ (or val/)")
         root = Path(options.root).expanduser()
         tested = root / "test" if (root / "test").is_dir() else root / "val"
         self.classes, train = list_images(root / "train")
@@ -133,7 +133,7 @@ class FolderSource:
         if odd := sorted(set(self.classes) ^ set(test_classes)):
             raise UserError(
                 f"{root / 'train'} has {len(self.classes)} classes and {tested} {len(test_classes)}; only in one of "
-                f"them: {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}: both must have the same class folders"
+                f"them: {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}: both need the same class folders"
             )
         if options.classes not in (None, len(self.classes)):
             raise UserError(
@@ -151,11 +151,11 @@ class FolderSource:
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
     ) -> Iterator[Float[Tensor, "_ 3 h w"]]:
-        """Yield the random views of batches of training positions; `number` tells views of an epoch apart."""
+        """Yield the random views of batches of training positions; `number` is the view within the epoch."""
         return self._decode((number, epoch, batch.tolist()) for batch in batches)
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ 3 h w"]]:
-        """Yield batches of positions of "train" or "test", resized and cropped around the center."""
+        """Yield batches of positions of "train" or "test", resized and center-cropped."""
         return self._decode((array, 0, batch.tolist()) for batch in batches)
 
     def _decode(self, requests: Iterator[Request]) -> Iterator[Float[Tensor, "_ 3 h w"]]:
@@ -165,7 +165,7 @@ class FolderSource:
             sampler=requests,
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # else the loader draws from the global one
+            generator=torch.Generator(),  # otherwise the loader uses the global generator
         )
         for pixels in loader:
             if isinstance(pixels, UserError):

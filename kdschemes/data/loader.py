@@ -1,4 +1,4 @@
-"""From a data set to batches: who gets which samples at which step, in which view."""
+"""Turn a data set into batches: which process gets which samples at which step, in which view."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from kdschemes.errors import UserError
 
 @dataclass(frozen=True)
 class Share:
-    """What one process gets of one micro-batch: positions in the training array, and how large the whole is."""
+    """One process's share of a micro-batch: positions in the training array, and the global sizes."""
 
     index: Int[Tensor, " n"]
     micro_size: int
@@ -30,11 +30,11 @@ class Share:
 
 @dataclass(frozen=True)
 class DataModule:
-    """A data set that is open: its facts and its batches.
+    """An opened data set: its properties and batches.
 
-    `positions` are those of each split in its array: "train" (what is trained on) and "val" share the training array
-    (`labels["train"]`), "test" has its own. `Batch.index` is such a position. All batches are pure functions of the
-    seed and the arguments.
+    `positions` holds each split's positions in its array: "train" (the images trained on) and "val" share the training
+    array (`labels["train"]`), "test" has its own. `Batch.index` is such a position. All batches are pure functions of
+    the seed and the arguments.
     """
 
     source: Source
@@ -52,12 +52,12 @@ class DataModule:
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """The number of classes."""
         return len(self.source.classes)
 
     @property
     def train_labels(self) -> Int[Tensor, " positions"]:
-        """The label of every position of the training array that is trained on, -1 elsewhere."""
+        """The label of every position of the training array, -1 if it is not trained on."""
         labels = torch.full_like(self.labels["train"], -1)
         trained = self.positions["train"].to(labels.device)
         labels[trained] = self.labels["train"][trained]
@@ -70,29 +70,29 @@ class DataModule:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the square that networks see."""
+        """Side in pixels of the network's (square) input."""
         return self.source.image_size
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many samples each split has: train, val, test."""
+        """Number of samples per split: train, val, test."""
         return {split: len(positions) for split, positions in self.positions.items()}
 
     def steps_per_epoch(self, *, batch_size: int, drop_last: bool) -> int:
-        """Return how many optimizer steps one pass over the training split takes."""
+        """Return the number of optimizer steps per epoch."""
         size = self.sizes["train"]
         return size // batch_size if drop_last else -(-size // batch_size)
 
     def check_batches(self, batch_size: int, grad_accum_steps: int, world: int, drop_last: bool) -> None:
-        """Check that every process gets at least 2 samples of every micro-batch, as batch norm needs.
+        """Check that every process gets at least 2 samples of every micro-batch, which batch norm needs.
 
         Raises:
-            UserError: it would get fewer, or there is no whole batch and smaller ones are dropped.
+            UserError: a process would get fewer, or there is no full batch and smaller ones are dropped.
         """
         size = self.sizes["train"]
         if drop_last and size < batch_size:
             raise UserError(
-                f"train.batch_size={batch_size} is more than the {size} training images and train.drop_last=true drops "
+                f"train.batch_size={batch_size} exceeds the {size} training images, and train.drop_last=true drops "
                 f"them all: use train.batch_size={size} or less"
             )
         split = f"over {grad_accum_steps} micro-batch(es) and {world} process(es) leaves one with fewer than 2 samples"
@@ -119,11 +119,11 @@ class DataModule:
         start: int = 0,
         aux_batches: Sequence[str] = (),
     ) -> Iterator[list[Batch]]:
-        """Yield for each optimizer step of `epoch`, from number `start` on, the micro-batches of process `rank`.
+        """Yield the micro-batches of process `rank` for each optimizer step of `epoch`, from step `start` on.
 
-        The epoch's order is cut into steps of `batch_size` samples, each step into `accumulation` micro-batches, each
-        micro-batch into `world` shares: all of them contiguous, sizes apart by one at most, the larger ones first.
-        Each batch has the `aux_batches` named (`Batch.aux_batches`), of the same process and micro-batch.
+        The epoch's order is split into steps of `batch_size` samples, each step into `grad_accum_steps` micro-batches,
+        each micro-batch into `world` shares: contiguous, with sizes that differ by at most one, larger ones first.
+        Each batch has the requested `aux_batches` (`Batch.aux_batches`), for the same process and micro-batch.
         """
         order = views.epoch_order(self.seed, epoch, self.positions["train"])
 
@@ -152,7 +152,7 @@ class DataModule:
             ]
 
     def seen_in(self, epoch: int, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Batch]:
-        """Yield batches of positions that are trained on, as they are seen in `epoch`."""
+        """Yield batches of training positions as they are seen in `epoch`."""
         return self._train_batches(epoch, [Share(index, len(index), len(index)) for index in batches])
 
     def _aux_batch(self, name: str, epoch: int, plan: list[Share]) -> Iterator[Batch]:
@@ -166,7 +166,7 @@ class DataModule:
         return self._train_batches(epoch, plan, number=int(name.removeprefix("view")))
 
     def _train_batches(self, epoch: int, plan: list[Share], number: int = 0) -> Iterator[Batch]:
-        """Yield the batches of a plan in view `number`; who is mixed with whom is the same in every view."""
+        """Yield the batches of a plan in view `number`; mixup and CutMix partners are the same in every view."""
         mixes = bool(self.options.mixup or self.options.cutmix)
 
         def with_partners(index: Tensor) -> Tensor:
@@ -212,9 +212,9 @@ class DataModule:
         )
 
     def eval_batches(self, split: str, *, batch_size: int, rank: int, world: int) -> Iterator[Batch]:
-        """Yield process `rank`'s samples of "train", "val" or "test", `batch_size` at once, normalized only.
+        """Yield process `rank`'s batches of "train", "val" or "test", normalized without augmentation.
 
-        Each sample comes exactly once over all processes; a process may have none.
+        Each sample is in exactly one process; a process may have none.
         """
         array = "test" if split == "test" else "train"
         share = self.positions[split].tensor_split(world)[rank]
@@ -226,12 +226,12 @@ class DataModule:
 
 
 def open_data(options: Data, *, seed: int, device: torch.device, channels_last: bool = False) -> DataModule:
-    """Open the data set that `options` describe, with the order and the views of `seed`.
+    """Open the data set described by `options`, with sample order and views seeded by `seed`.
 
-    The validation split depends on `options.split_seed` alone, as do the images that are trained on (`trained_on`).
+    The validation split and the selection of training images (`trained_on`) depend only on `options.split_seed`.
 
     Raises:
-        UserError: files are missing, damaged or not what they should be, or options do not fit the images.
+        UserError: files are missing, damaged or invalid, or options do not fit the images.
     """
     source: Source
     if isinstance(options, ImageFolder):
@@ -241,7 +241,7 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
         source = MemorySource(options, seed=seed, device=device)
     if options.cutout > source.image_size:
         raise UserError(
-            f"data.cutout={options.cutout} is larger than the images of {source.image_size} pixels: use a smaller side"
+            f"data.cutout={options.cutout} is larger than the image side, {source.image_size} pixels: use a smaller one"
         )
     train, val = stratified_split(
         source.labels["train"], options.val_fraction, seed=options.split_seed, classes=source.classes

@@ -1,4 +1,4 @@
-"""Where the loader takes images from."""
+"""Sources of images for the loader."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdschemes.seeding import integers, uniform
 
 @runtime_checkable
 class Source(Protocol):
-    """Images by position in the "train" or the "test" array. Positions are on the CPU, images on the device."""
+    """Images by position in the "train" or "test" array. Positions are on the CPU, images on the device."""
 
     classes: list[str]
     channels: int
@@ -29,14 +29,14 @@ class Source(Protocol):
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
     ) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield random views of batches of training positions, normalized; `number` tells those of an epoch apart."""
+        """Yield normalized random views of batches of training positions; `number` is the view within the epoch."""
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield batches of positions of one array, normalized only."""
+        """Yield batches of positions of one array, normalized without augmentation."""
 
 
 class MemorySource:
-    """Images that live on the device as bytes, the training images with their padding."""
+    """Images stored on the device as bytes, the training images padded."""
 
     def __init__(self, options: InMemory, *, seed: int, device: torch.device) -> None:
         arrays = READERS[type(options)](Path(options.root).expanduser())
@@ -65,7 +65,7 @@ class MemorySource:
             yield self._cut("train", index, row, column, flip)
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield batches of positions of "train" or "test", normalized only."""
+        """Yield batches of positions of "train" or "test", normalized without augmentation."""
         for batch in batches:
             index = batch.to(self.device)
             corner = torch.full_like(index, self.padding[array])

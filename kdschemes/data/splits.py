@@ -1,4 +1,4 @@
-"""Splits, parts and shares of the training images: they depend on nothing but labels, options and a seed."""
+"""Splits, partitions and subsets of the training images, which depend only on labels, options and a seed."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ def stratified_split(
 ) -> tuple[Int[Tensor, " kept"], Int[Tensor, " held"]]:
     """Hold out `fraction` of each class at random; return the positions kept and held out, ascending.
 
-    Each class is rounded by itself (half up) and keeps at least one sample; a class too small to give one away gives
-    none.
+    The number is rounded per class (half up), and each class keeps at least one sample.
 
     Raises:
-        UserError: a class has no sample, or `fraction` is above 0 and yet no class can give one.
+        UserError: a class has no samples, or `fraction` is positive but no sample is held out.
     """
     order = torch.argsort(uniform(seed, 0, torch.arange(len(labels)), Stream.SPLIT), stable=True)
     ranked = labels[order]
@@ -33,12 +32,12 @@ def stratified_split(
     for label, name in enumerate(classes):
         members = order[ranked == label]
         if len(members) == 0:
-            raise UserError(f"class '{name}' has no training image: remove the class or add images of it")
+            raise UserError(f"class '{name}' has no training images: remove the class or add images")
         held[members[: min(math.floor(fraction * len(members) + 0.5), len(members) - 1)]] = True
     if fraction > 0 and not held.any():
         raise UserError(
-            f"data.val_fraction={fraction} holds out no image at all, the classes are too small: "
-            "give a larger share, or 0 for no validation split"
+            f"data.val_fraction={fraction} holds out no images because the classes are too small: "
+            "use a larger fraction, or 0 for no validation split"
         )
     return (~held).nonzero().flatten(), held.nonzero().flatten()
 
@@ -46,14 +45,14 @@ def stratified_split(
 def trained_on(
     options: Data, labels: Int[Tensor, " n"], train: Int[Tensor, " split"], *, classes: Sequence[str]
 ) -> Int[Tensor, " chosen"]:
-    """Return the positions of the training split `train` that are trained on, ascending.
+    """Return the positions of the training split `train` to train on, ascending.
 
-    Of `options.partition` (null: of the whole split) the classes in `options.exclude_classes` are left out, and
-    `options.train_fraction` of what is left of each class is kept, rounded half up, one sample at least. `labels` has
-    an entry for every position that `train` can name.
+    Starting from `options.partition` (null: the whole split), the classes in `options.exclude_classes` are dropped, and
+    `options.train_fraction` of each remaining class is kept, rounded half up, at least one sample. `labels` is indexed
+    by the positions in `train`.
 
     Raises:
-        UserError: options do not fit each other or the classes, a part has no sample, or nothing is left.
+        UserError: options do not fit each other or the classes, a partition is empty, or nothing is left.
     """
     _check_parts(options, len(classes))
     chosen = train
@@ -62,8 +61,8 @@ def trained_on(
         sizes = part.bincount(minlength=options.num_partitions).tolist()
         if 0 in sizes:
             raise UserError(
-                f"data.num_partitions={options.num_partitions} leaves part {sizes.index(0)} without a training image "
-                f"(data.dirichlet_alpha={_shown(options.dirichlet_alpha)}): use fewer partitions, a larger "
+                f"data.num_partitions={options.num_partitions} leaves partition {sizes.index(0)} without training "
+                f"images (data.dirichlet_alpha={_shown(options.dirichlet_alpha)}): use fewer partitions, a larger "
                 "data.dirichlet_alpha or another data.split_seed"
             )
         if options.partition is not None:
@@ -72,24 +71,24 @@ def trained_on(
         if label >= len(classes):
             raise UserError(
                 f"data.exclude_classes={options.exclude_classes}: there is no class {label}, "
-                f"they are 0 to {len(classes) - 1}"
+                f"classes are 0 to {len(classes) - 1}"
             )
     chosen = chosen[~torch.isin(labels[chosen], torch.tensor(options.exclude_classes, dtype=torch.long))]
     if len(chosen) == 0:
         where = "" if options.partition is None else f" of data.partition={options.partition}"
         raise UserError(
-            f"data.exclude_classes={options.exclude_classes} leaves no training image{where}: leave fewer classes out"
+            f"data.exclude_classes={options.exclude_classes} leaves no training images{where}: exclude fewer classes"
         )
     return _share_of_each_class(chosen, labels[chosen], options.train_fraction, seed=options.split_seed)
 
 
 def deal_parts(options: Data, labels: Int[Tensor, " split"], *, num_classes: int) -> Int[Tensor, " split"]:
-    """Return the part, 0 to `options.num_partitions` - 1, of each sample of the training split.
+    """Return the partition, 0 to `options.num_partitions` - 1, of each sample of the training split.
 
-    The samples of each class, in random order, are dealt to the parts one by one, so that parts have equal shares of
-    every class; with `classes_per_partition` = k only to the parts that have the class: classes in random order are
-    given to the parts k at a time, from the first again after the last. With `dirichlet_alpha` = beta a class is cut
-    into pieces whose shares are drawn from Dirichlet(beta, ..., beta), each boundary rounded half up.
+    The samples of each class, in random order, are assigned round-robin, so partitions have equal shares of every
+    class. With `classes_per_partition` = k, only partitions with that class take part: classes in random order are
+    assigned to the partitions k at a time, cycling through the classes. With `dirichlet_alpha` = beta, a class is split
+    into pieces whose sizes are drawn from Dirichlet(beta, ..., beta), each boundary rounded half up.
     """
     parts, seed = options.num_partitions, options.split_seed
     owners = _owners(parts, options.classes_per_partition, num_classes, seed)
@@ -111,10 +110,10 @@ def deal_parts(options: Data, labels: Int[Tensor, " split"], *, num_classes: int
 
 
 def dirichlet(seed: int, label: int, parts: int, concentration: float) -> Float[Tensor, " parts"]:
-    """Return shares ~ Dirichlet(a, ..., a), a = `concentration`, of one class, in float64: they sum to 1.
+    """Return one class's shares ~ Dirichlet(a, ..., a), a = `concentration`, in float64; they sum to 1.
 
-    Numbers ~ Gamma(a), the inverse of the distribution function P(a, x) of uniform ones, divided by their sum. Where x
-    is too small for a float, log x = (log P + log Gamma(a + 1)) / a, as P(a, x) = x^a / Gamma(a + 1) there.
+    Samples from Gamma(a), by inverting its CDF P(a, x) at uniform numbers, are divided by their sum. If x is too small
+    for a float, log x = (log P + log Gamma(a + 1)) / a, because there P(a, x) = x^a / Gamma(a + 1).
     """
     index = torch.arange(label * parts, (label + 1) * parts)
     share = uniform(seed, 0, index, Stream.PART_SHARE).clamp(min=2.0**-54)
@@ -124,7 +123,7 @@ def dirichlet(seed: int, label: int, parts: int, concentration: float) -> Float[
 
 
 def _owners(parts: int, classes_per_partition: int | None, num_classes: int, seed: int) -> list[list[int]]:
-    """Return for each class the parts that have it, ascending."""
+    """Return the partitions that have each class, ascending."""
     if classes_per_partition is None:
         return [list(range(parts))] * num_classes
     order = torch.argsort(uniform(seed, 0, torch.arange(num_classes), Stream.PART_CLASS), stable=True).tolist()
@@ -137,7 +136,7 @@ def _owners(parts: int, classes_per_partition: int | None, num_classes: int, see
 def _share_of_each_class(
     positions: Int[Tensor, " n"], labels: Int[Tensor, " n"], fraction: float, *, seed: int
 ) -> Int[Tensor, " chosen"]:
-    """Return the first of each class in a random order of all positions, so that a smaller share is in a larger one."""
+    """Return the first positions of each class in a random order, so that smaller fractions are subsets of larger."""
     order = torch.argsort(uniform(seed, 0, positions, Stream.FRACTION), stable=True)
     kept = torch.zeros(len(positions), dtype=torch.bool)
     for label in labels.bincount().nonzero().flatten():
@@ -147,12 +146,12 @@ def _share_of_each_class(
 
 
 def _check_parts(options: Data, num_classes: int) -> None:
-    """Check that the options of the parts fit each other and the number of classes."""
+    """Check that the partition options fit each other and the number of classes."""
     parts, k = options.num_partitions, options.classes_per_partition
     for number in [] if options.partition is None else _as_list(options.partition):
         if number >= parts:
             raise UserError(
-                f"data.partition={number}: there is no such part, data.num_partitions={parts} has 0 to {parts - 1}"
+                f"data.partition={number}: no such partition, data.num_partitions={parts} has 0 to {parts - 1}"
             )
     for key in ("dirichlet_alpha", "classes_per_partition"):
         if getattr(options, key) is not None and parts == 1:
@@ -164,13 +163,13 @@ def _check_parts(options: Data, num_classes: int) -> None:
     if options.dirichlet_alpha is not None:
         raise UserError(
             f"data.dirichlet_alpha={options.dirichlet_alpha} and data.classes_per_partition={k} exclude each other: "
-            "leave one out"
+            "remove one of them"
         )
     if k > num_classes or parts * k < num_classes:
         least = -(-num_classes // parts)
         raise UserError(
             f"data.classes_per_partition={k} with data.num_partitions={parts} does not fit {num_classes} classes: each "
-            f"must be in a part and a part has each once, so use {least} to {num_classes}"
+            f"class must be in a partition, at most once, so use {least} to {num_classes}"
         )
 
 

@@ -1,7 +1,7 @@
-"""The view of a sample: a pure function of (seed, epoch, index), made for a whole batch at once.
+"""The view of a sample: a pure function of (seed, epoch, index), computed for a whole batch at once.
 
-Random numbers come from a counter-based generator (the output function of SplitMix64, Steele et al. 2014), so that no
-state has to be kept, saved or shared: batch size, number of processes and resume point cannot change a view.
+Random numbers come from a counter-based generator (the output function of SplitMix64, Steele et al. 2014), which has no
+state to save or share: batch size, number of processes and resuming cannot change a view.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from kdschemes.seeding import integers, mix64, uniform
 
 
 class Stream(IntEnum):
-    """What a random number is for: the streams are independent of each other."""
+    """Independent streams of random numbers, by purpose."""
 
     ORDER = 0
     ROW = 1
@@ -42,12 +42,12 @@ class Stream(IntEnum):
 
 
 def view_seed(seed: int, number: int) -> int:
-    """Return the seed of view `number` of the samples: the run's own for view 0, others for view 1, 2, ..."""
+    """Return the seed of view `number`: the run's own for view 0, different ones for views 1, 2, ..."""
     return mix64(seed, number) if number else seed
 
 
 def epoch_order(seed: int, epoch: int, positions: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
-    """Return `positions` in the random order of an epoch."""
+    """Return `positions` in the epoch's random order."""
     return positions[torch.argsort(uniform(seed, epoch, positions, Stream.ORDER), stable=True)]
 
 
@@ -59,7 +59,7 @@ def crop(
     flip: Bool[Tensor, " n"],
     size: int,
 ) -> UInt8[Tensor, "n c {size} {size}"]:
-    """Cut from images number `index` the squares of side `size` whose corner is (row, column); mirror where `flip`."""
+    """Crop squares of side `size` with corner (row, column) from `images[index]`; mirror them where `flip`."""
     _, channels, tall, wide = images.shape
     line = torch.arange(size, device=images.device)
     plane = index[:, None] * channels + torch.arange(channels, device=images.device)
@@ -80,9 +80,9 @@ def normalize(
 def cutout(
     images: Float[Tensor, "n c h w"], index: Int[Tensor, " n"], *, seed: int, epoch: int, side: int
 ) -> Float[Tensor, "n c h w"]:
-    """Blank a square of `side` pixels in each image with 0, the mean color (DeVries & Taylor 2017, Cutout).
+    """Mask a square of `side` pixels in each image, in place, with 0, the mean color (DeVries & Taylor 2017, Cutout).
 
-    The center is any pixel with equal chance, so that the square may reach over the border. Works in place.
+    The center is uniform over all pixels, so the square may extend beyond the border.
     """
 
     def inside(length: int, stream: Stream) -> Bool[Tensor, "n length"]:
@@ -102,9 +102,9 @@ def same_class_samples(
     positions: Int[Tensor, " train"],
     labels: Int[Tensor, " train"],
 ) -> Int[Tensor, " n"]:
-    """Return for each sample another one of its class, any of `positions` with equal chance.
+    """Return another sample of the same class for each sample, uniform over those in `positions`.
 
-    `labels` are those of `positions`. A class of one sample has only that one to give.
+    `labels` are the labels of `positions`. If a class has only one sample, that sample is returned.
     """
     by_class = torch.argsort(labels, stable=True)
     counts = torch.bincount(labels)
@@ -129,11 +129,11 @@ def cutmix(
     concentration: float,
     probability: float,
 ) -> tuple[Float[Tensor, "n c h w"], Float[Tensor, " n"]]:
-    """Put a box of each partner into its image (Yun et al. 2019, CutMix); return the images and what is left of each.
+    """Paste a box from each partner into its image (Yun et al. 2019, CutMix); return images and remaining fractions.
 
-    The box covers 1 - lambda of the area before it is cut at the border, lambda ~ Beta(a, a), a = `concentration`; its
-    center is any pixel with equal chance. With a chance of 1 - `probability` an image stays as it is. The share that
-    is left is counted in pixels.
+    The box covers 1 - lambda of the area before it is clipped at the border, lambda ~ Beta(a, a), a = `concentration`;
+    its center is uniform over all pixels. With probability 1 - `probability` an image is unchanged. The remaining
+    fraction is counted in pixels.
     """
     height, width = images.shape[2:]
     rest = _beta(seed, epoch, index, concentration, Stream.CUTMIX_BOX)
@@ -154,16 +154,16 @@ def cutmix(
 def mixup_partners(
     seed: int, epoch: int, index: Int[Tensor, " n"], positions: Int[Tensor, " train"]
 ) -> Int[Tensor, " n"]:
-    """Return for each sample the one of `positions` that it is mixed with, any with equal chance."""
+    """Return each sample's mixing partner, uniform over `positions`."""
     return positions[integers(seed, epoch, index, Stream.PARTNER, len(positions))]
 
 
 def mixup_weights(seed: int, epoch: int, index: Int[Tensor, " n"], concentration: float) -> Float[Tensor, " n"]:
-    """Return for each sample its own weight ~ Beta(a, a), a = `concentration` (Zhang et al. 2018, mixup)."""
+    """Return each sample's own weight ~ Beta(a, a), a = `concentration` (Zhang et al. 2018, mixup)."""
     return _beta(seed, epoch, index, concentration, Stream.MIX).float()
 
 
 def _beta(seed: int, epoch: int, index: Int[Tensor, " n"], concentration: float, stream: Stream) -> Float[Tensor, " n"]:
-    """Return one number ~ Beta(a, a) a sample: the inverse of the distribution function, on the CPU in float64."""
+    """Return one number ~ Beta(a, a) per sample, by inverting the CDF on the CPU in float64."""
     share = uniform(seed, epoch, index.cpu(), stream).numpy()
     return torch.from_numpy(betaincinv(concentration, concentration, share)).to(index.device)

@@ -1,1 +1,1 @@
-"""Several processes: collectives, batch norm, FSDP, launch and SLURM."""
+"""Distributed training: collectives, batch norm, FSDP, launch, and SLURM."""

@@ -1,4 +1,4 @@
-"""Batch norm synchronized over processes, over gloo too."""
+"""Synchronized batch norm, including on CPU with gloo."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class _AllReduceSum(torch.autograd.Function):
 class GlooSyncBatchNorm(nn.BatchNorm2d):
     """Batch norm over the samples of all processes, for CPU, where `torch.nn.SyncBatchNorm` does not run.
 
-    Mean and biased variance are of all processes' samples (two exchanges a call, gradients through both), the running
-    variance is unbiased: what `nn.BatchNorm2d` computes on the whole batch in one process.
+    Mean and biased variance are over all processes' samples (two differentiable all-reduces per call), the running
+    variance is unbiased: the same as `nn.BatchNorm2d` on the whole batch in one process.
     """
 
     def _check_input_dim(self, input: Tensor) -> None:
@@ -62,12 +62,12 @@ class GlooSyncBatchNorm(nn.BatchNorm2d):
 
 
 def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch norm below `module` by one over all processes (`nn.SyncBatchNorm` on CUDA).
+    """Replace every batch norm in `module` with a synchronized one (`nn.SyncBatchNorm` on CUDA).
 
-    Parameters and buffers stay the same objects.
+    Parameters and buffers remain the same objects.
 
     Raises:
-        UserError: on CPU, a batch norm of another kind than torch's own (timm's fused ones).
+        UserError: on CPU, a batch norm is not one of torch's own (e.g. timm's fused ones).
     """
     if device.type == "cuda":
         from timm.layers import convert_sync_batchnorm
@@ -87,7 +87,7 @@ def synchronize_batch_norm(module: nn.Module, device: torch.device) -> nn.Module
         elif isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, GlooSyncBatchNorm):
             raise UserError(
                 f"a {type(child).__name__} cannot be synchronized on CPU: choose another model, one process, "
-                "or train.sync_bn=false (each process then normalizes by its own samples)"
+                "or train.sync_bn=false (each process then normalizes over its own samples)"
             )
         else:
             synchronize_batch_norm(child, device)

@@ -1,4 +1,4 @@
-"""What crosses processes: an autograd-aware gather, synchronized batch norm on CPU, sums, what the first one does."""
+"""Communication between processes: differentiable gather, sums, broadcasts, work on the main process."""
 
 from __future__ import annotations
 
@@ -16,24 +16,23 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """Return how many processes train together."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """Return this process's number, 0 for the first."""
+    """Return this process's rank, 0 for the main process."""
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
 def share(total: int, parts: int, part: int) -> tuple[int, int]:
-    """Return where part `part` of `total` items begins and ends: contiguous, sizes differ by at most one."""
+    """Return the start and end of part `part` of `total` items: contiguous parts whose sizes differ by at most one."""
     size, extra = divmod(total, parts)
     start = part * size + min(part, extra)
     return start, start + size + (part < extra)
 
 
 class _Gather(torch.autograd.Function):
-    """Concatenate the ranks' rows; each rank receives the gradient of its own rows, summed over ranks."""
+    """Concatenate the rows of all ranks; in backward, each rank gets the gradient of its rows, summed over ranks."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, local: Tensor, total: int) -> Tensor:
@@ -56,28 +55,28 @@ class _Gather(torch.autograd.Function):
 
 
 def gather(local: Tensor, total: int | None) -> Tensor:
-    """Return the `total` rows of all processes, in order, from this process's `[n, ...]`.
+    """Return the `total` rows of all processes, in rank order, given this process's `[n, ...]`.
 
-    Every process must compute the same loss of the result. Its backward sums the gradients of all processes, so that
-    the mean over processes which DDP takes afterwards is the gradient of that one loss: what one process computes.
+    Every process must compute the same loss on the result. The backward pass sums the gradients of all processes, so
+    that DDP's mean over processes yields the gradient of that loss, as on a single process.
     """
     if world_size() == 1:
         return local
-    assert total is not None, "a batch of several processes must know its global size"
+    assert total is not None, "a batch of several processes needs its global size"
     gathered = _Gather.apply(local.contiguous(), total)
     assert isinstance(gathered, Tensor)
     return gathered
 
 
 def sum_over_processes(value: Tensor) -> Tensor:
-    """Return the sum over processes of a tensor without gradient (`value` itself is overwritten)."""
+    """Return the sum of a tensor over processes, in place and without gradient."""
     if world_size() > 1:
         dist.all_reduce(value)
     return value
 
 
 def gather_rows(value: Tensor) -> Tensor:
-    """Return the processes' values of a tensor without gradient, stacked, on every process."""
+    """Return the values of a tensor on all processes, stacked, without gradient."""
     if world_size() == 1:
         return value[None].clone()
     rows = [torch.empty_like(value) for _ in range(world_size())]
@@ -86,7 +85,7 @@ def gather_rows(value: Tensor) -> Tensor:
 
 
 def rows_of_all(own: Tensor) -> Tensor:
-    """Return the rows of all processes, which may have different numbers of them, one after the other."""
+    """Return the concatenated rows of all processes, whose number may differ, without gradient."""
     if world_size() == 1:
         return own
     counts = gather_rows(torch.tensor([len(own)], device=own.device)).flatten().tolist()
@@ -95,7 +94,7 @@ def rows_of_all(own: Tensor) -> Tensor:
 
 
 def any_process(flag: bool, device: torch.device, group: dist.ProcessGroup | None = None) -> bool:
-    """Return whether `flag` is set on any process, the same answer on all."""
+    """Return whether `flag` is set on any process; the result is the same on all."""
     if world_size() == 1:
         return flag
     value = torch.tensor([float(flag)], device=device)
@@ -113,7 +112,7 @@ def broadcast_from_main(value: T) -> T:
 
 
 def on_main_process(work: Callable[[], T]) -> T:
-    """Run `work` on the first process only and return its value on all; if it fails or exits there, so do all."""
+    """Run `work` on the main process only and return its value on all; if it fails or exits there, all do."""
     answer: tuple[T | None, str | None, Any] = (None, None, None)
     if rank() == 0:
         try:
@@ -131,9 +130,9 @@ def on_main_process(work: Callable[[], T]) -> T:
 
 
 def main_process_first(work: Callable[[], T]) -> T:
-    """Run `work` on the first process, then on the others; if it fails on the first, it fails on all.
+    """Run `work` on the main process, then on the others; if it fails on the main process, all fail.
 
-    So a download happens once, and an error is told once.
+    Thus a download happens once, and an error is reported once.
     """
     mine: list[T] = []
     on_main_process(lambda: mine.append(work()))
@@ -142,7 +141,7 @@ def main_process_first(work: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def enter_on_main(manager: contextlib.AbstractContextManager[Any]) -> Iterator[None]:
-    """Enter a context that only the first process needs; if it cannot enter, all fail."""
+    """Enter a context on the main process only; if entering fails there, all fail."""
     with contextlib.ExitStack() as stack:
         on_main_process(lambda: stack.enter_context(manager) and None)
         yield

@@ -1,4 +1,4 @@
-"""Networks too large for one process: weights, gradients and optimizer state split over all (torch's FSDP2)."""
+"""Weights, gradients, and optimizer state sharded over processes (torch's FSDP2)."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def split_over_processes(
     method: str,
     whole: Iterable[nn.Parameter] = (),
 ) -> None:
-    """Leave to each process its part of every parameter of `module`, but of those in `whole`.
+    """Shard every parameter of `module` over the processes, except those in `whole`.
 
-    Each of `parts` is gathered when it is called and let go afterwards; what lies outside is gathered when the module
-    is called, or its method of that name. Gradients are averaged over processes, as DDP does. Weights get torch's plain
-    memory format, the only one that can be split.
+    Each of `parts` is gathered when it is called and freed afterward; the other parameters are gathered when the module
+    or its method `method` is called. Gradients are averaged over processes, as in DDP. Weights become contiguous, the
+    only memory format that can be sharded.
     """
     ignored = set(whole)
     for parameter in module.parameters():
@@ -42,7 +42,7 @@ def split_over_processes(
 
 
 def _gather_for(module: nn.Module, method: str) -> None:
-    """Gather a module for a method of its own, too, but not once more where its `forward` calls that method."""
+    """Gather a module for one of its methods as well, but not again when its `forward` calls that method."""
     plain = getattr(module, method)
     register_fsdp_forward_method(module, method)
     gathering, within = getattr(module, method), []
@@ -52,14 +52,14 @@ def _gather_for(module: nn.Module, method: str) -> None:
 
 
 def _no_view(part: nn.Module, arguments: object, output: object) -> object:
-    """Copy an output that is a view: changed in place later on, it would lose the hook that gathers for backward."""
+    """Copy an output that is a view: modified in place later, it would lose the hook that gathers for backward."""
     return output.clone() if isinstance(output, Tensor) and output._base is not None else output
 
 
 def blocks(module: nn.Module) -> Iterator[nn.Module]:
-    """Yield the repeated blocks of a network: members of a sequence or list whose members have parts of their own.
+    """Yield the repeated blocks of a network: members of a `Sequential` or `ModuleList` whose members have submodules.
 
-    Where such a block holds such blocks itself, these are yielded instead.
+    If such a block itself contains such blocks, these are yielded instead.
     """
     for child in module.children():
         if isinstance(child, nn.Sequential | nn.ModuleList) and any(map(_composed, child)):
@@ -79,16 +79,16 @@ def _has_parameters(module: nn.Module) -> bool:
 
 @contextlib.contextmanager
 def unsharded(module: nn.Module) -> Iterator[None]:
-    """Hold all parameters on each process within the block, where nothing may be trained. All must enter together.
+    """Gather all parameters on each process within the block, without training. All processes must enter together.
 
-    The module and its `state_dict` may be used on one process alone. It does nothing to a module that is not split.
+    The module and its `state_dict` may then be used on a single process. No effect on a module that is not sharded.
     """
     parts = [part for part in module.modules() if isinstance(part, FSDPModule)]
     for part in parts:
         part.set_reshard_after_forward(False, recurse=False)
         part.unshard()
     layers = list(module.modules()) if parts else []
-    hooks = [layer._state_dict_pre_hooks.copy() for layer in layers]  # FSDP's let go of what is gathered
+    hooks = [layer._state_dict_pre_hooks.copy() for layer in layers]  # FSDP's hooks free the gathered weights
     for layer in layers:
         layer._state_dict_pre_hooks.clear()
     try:
@@ -102,14 +102,14 @@ def unsharded(module: nn.Module) -> Iterator[None]:
 
 
 def to_local(value: Tensor) -> Tensor:
-    """Return this process's part of a split tensor, which it shares memory with; another tensor itself."""
+    """Return this process's shard of a sharded tensor, sharing memory; other tensors are returned unchanged."""
     return value.to_local() if isinstance(value, DTensor) else value
 
 
 def full_state(state: Any) -> Any:
-    """Return a state (tensors in dictionaries, lists and tuples) with split tensors whole, on the CPU.
+    """Return a state (tensors in dictionaries, lists, and tuples) with sharded tensors gathered on the CPU.
 
-    All processes must ask together; the first one is answered, the others get None for each split tensor.
+    All processes must call this; the main process gets the tensors, the others get None for each sharded tensor.
     """
     if isinstance(state, DTensor):
         full = state.full_tensor()
@@ -122,13 +122,13 @@ def full_state(state: Any) -> Any:
 
 
 def load_full_state(module: nn.Module, state: Mapping[str, Tensor]) -> None:
-    """Load whole tensors into a module; where its own are split, each process takes its part."""
+    """Load full tensors into a module; each process takes its shard of the sharded ones."""
     own = module.state_dict()
     module.load_state_dict({name: shard_like(value, own.get(name)) for name, value in state.items()})
 
 
 def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[str, Any]) -> None:
-    """Load an optimizer's state of whole tensors; where a parameter is split, so is what belongs to it."""
+    """Load an optimizer state of full tensors; it is sharded where the parameters are."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     numbers = [number for group in state["param_groups"] for number in group["params"]]
     split = {
@@ -139,7 +139,7 @@ def load_full_optimizer_state(optimizer: torch.optim.Optimizer, state: Mapping[s
 
 
 def shard_like(value: Any, other: Tensor | None) -> Any:
-    """Return this process's part of a whole tensor, split as `other` is if they have the same shape."""
+    """Return this process's shard of a full tensor if `other` is sharded and has the same shape, else `value`."""
     if isinstance(other, DTensor) and isinstance(value, Tensor) and value.shape == other.shape:
         value = value.to(other.device).contiguous()
         return distribute_tensor(value, other.device_mesh, other.placements, src_data_rank=None)

@@ -1,4 +1,4 @@
-"""Processes, device and arithmetic of a run."""
+"""Processes, device, and precision of a run."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
 def start_processes(config: Config) -> Accelerator:
-    """Join the processes that were launched together and choose device, precision and threads.
+    """Join the processes that were launched together and set device, precision, and threads.
 
     Raises:
-        UserError: the launcher was asked for more processes than came up, or for a wrapper that is not ours; a GPU was
-            asked for where there is none, or a precision that the device lacks.
+        UserError: fewer processes started than requested; the launcher uses an unsupported wrapper; there is no GPU;
+            or the device does not support the precision.
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no GPU here (use device=auto or device=cpu)")
@@ -31,14 +31,14 @@ def start_processes(config: Config) -> Accelerator:
     # `accelerate launch --num_processes N` without --multi_gpu sets a port for N processes and starts one.
     if "MASTER_PORT" in os.environ and "LOCAL_RANK" not in os.environ:
         raise UserError(
-            "several processes were asked for and one came up: launch with "
+            "several processes were requested, but only one started: launch with "
             "`accelerate launch --multi_gpu --num_processes N run.py ...` (on CPU too)"
         )
     for wrapper in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
         if os.environ.get(f"ACCELERATE_USE_{wrapper}", "false").lower() == "true":
             raise UserError(
-                f"Accelerate was told to use {wrapper}, whose settings have no effect here: launch with "
-                "distributed_type: MULTI_GPU (slurm/accelerate/fsdp2.yaml) and split the weights by train.fsdp=true"
+                f"Accelerate is configured for {wrapper}, which has no effect here: launch with "
+                "distributed_type: MULTI_GPU (slurm/accelerate/fsdp2.yaml) and shard the weights with train.fsdp=true"
             )
     accelerator = Accelerator(
         cpu=cpu,
@@ -48,11 +48,11 @@ def start_processes(config: Config) -> Accelerator:
     wanted = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != wanted:
         raise UserError(
-            f"{wanted} processes were launched and {accelerator.num_processes} joined: launch with "
+            f"{wanted} processes were launched, but {accelerator.num_processes} joined: launch with "
             "`accelerate launch --multi_gpu --num_processes N run.py ...` (on CPU too)"
         )
     for key in split_keys(config) if wanted == 1 else ():
-        raise UserError(f"{key} splits weights over processes, and this is one process: launch more or leave it out")
+        raise UserError(f"{key} shards weights over processes, but this is one process: launch more or remove it")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     torch.set_num_threads(config.train.num_threads or max(1, _cores() // here))
     if config.train.deterministic:
@@ -62,5 +62,4 @@ def start_processes(config: Config) -> Accelerator:
 
 
 def _cores() -> int:
-    """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

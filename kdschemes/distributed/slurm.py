@@ -1,4 +1,4 @@
-"""What SLURM says: jobs by `scontrol show job`, new ones by `sbatch`. No accounting database is needed."""
+"""SLURM's commands: `scontrol show job`, `sbatch`, `scancel`. No accounting database is needed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from kdschemes.errors import UserError
 
 PATIENCE = 60.0
-"""Seconds that a command of SLURM has to answer."""
+"""Timeout of a SLURM command in seconds."""
 
 WAITING = ("PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SPECIAL_EXIT", "RESV_DEL_HOLD")
 
@@ -23,18 +23,18 @@ OVER = (
 )
 
 TELLING = ("DependencyNeverSatisfied", "JobLaunchFailure", "NodeDown", "SystemFailure", "InvalidAccount", "InvalidQOS")
-"""Reasons that say more than the state of a job that is over; others are left from when it waited."""
+"""Reasons that say why a job ended; others are left over from when it was pending."""
 
 FORGOTTEN = "Invalid job id specified"
 
 
 class SlurmUnavailable(UserError):
-    """SLURM is not here, or does not answer."""
+    """SLURM is not installed, or does not respond."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """A job, or one element of an array, whose `job` is `ARRAY_ELEMENT`. `reason` is empty where there is none."""
+    """A job or an array task, whose `job` is `ARRAYID_TASKID`. `reason` is empty if there is none."""
 
     job: str
     name: str
@@ -45,17 +45,15 @@ class Job:
 
     @property
     def waits(self) -> bool:
-        """Whether it is queued, for the first time or again."""
         return self.state in WAITING
 
     @property
     def over(self) -> bool:
-        """Whether it has ended for good."""
         return self.state in OVER
 
     @property
     def ending(self) -> str:
-        """How it ended, in SLURM's words: state, reason, exit code or signal."""
+        """How it ended, in SLURM's words: state, reason, exit code, or signal."""
         code, _, signal = self.exit_code.partition(":")
         words = [self.state]
         if self.reason in TELLING:
@@ -68,10 +66,10 @@ class Job:
 
 
 def parse_jobs(text: str) -> dict[str, Job]:
-    """Return the jobs in the answer of `scontrol -o show job`, waiting elements one by one, by their number."""
+    """Return the jobs in the output of `scontrol -o show job` by ID, with one entry per pending array task."""
     jobs: dict[str, Job] = {}
     for line in text.splitlines():
-        facts = dict(reversed(re.findall(r"(\S+?)=(\S*)", line)))  # the first of each: what users wrote is at the end
+        facts = dict(reversed(re.findall(r"(\S+?)=(\S*)", line)))  # keep the first of each key: user text comes last
         if "JobId" not in facts:
             continue
         array, task = facts.get("ArrayJobId"), facts.get("ArrayTaskId")
@@ -90,7 +88,7 @@ def parse_jobs(text: str) -> dict[str, Job]:
 
 
 def task_numbers(text: str) -> list[int]:
-    """Return the elements that SLURM writes as `0,4-7,10-20:5%2` (`:5` is a step, `%2` how many run at once)."""
+    """Return the task IDs that SLURM writes as `0,4-7,10-20:5%2` (`:5` is a step, `%2` the concurrency limit)."""
     numbers: list[int] = []
     for part in text.partition("%")[0].split(","):
         ends, _, step = part.partition(":")
@@ -100,26 +98,25 @@ def task_numbers(text: str) -> list[int]:
 
 
 def available() -> bool:
-    """Whether SLURM's commands are on this machine."""
     return shutil.which("scontrol") is not None
 
 
 def own_job() -> str | None:
-    """Return the number of the job that this process belongs to, `ARRAY_ELEMENT` in an array; None outside a job."""
+    """Return the ID of this process's job, `ARRAYID_TASKID` in an array; None outside a job."""
     if array := os.environ.get("SLURM_ARRAY_JOB_ID"):
         return f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}"
     return os.environ.get("SLURM_JOB_ID")
 
 
 def known_jobs(numbers: Iterable[str]) -> dict[str, Job]:
-    """Return what SLURM still knows of these jobs and arrays; it forgets those that ended some time ago.
+    """Return what SLURM still knows about these jobs and arrays; it forgets those that ended some time ago.
 
     Raises:
-        NoAnswer: SLURM is not on this machine, or does not answer.
+        SlurmUnavailable: SLURM is not installed, or does not respond.
     """
     jobs: dict[str, Job] = {}
     for number in numbers:
-        # SLURM_BITSTR_LEN: or a long list of elements would be cut short
+        # SLURM_BITSTR_LEN=0: do not truncate long lists of task IDs
         answer = _run(["scontrol", "-o", "show", "job", number], {"SLURM_BITSTR_LEN": "0"})
         if answer.returncode == 0:
             jobs |= parse_jobs(answer.stdout)
@@ -129,10 +126,10 @@ def known_jobs(numbers: Iterable[str]) -> dict[str, Job]:
 
 
 def sbatch(words: Sequence[str], site: Path | None) -> str:
-    """Submit a job by `sbatch --parsable WORDS`, after the shell has read the site's file; return its number.
+    """Submit a job with `sbatch --parsable WORDS`, after sourcing the site's file; return its ID.
 
     Raises:
-        UserError: sbatch refuses; the message is its own.
+        UserError: sbatch fails; the message is its own.
     """
     command = ["sbatch", "--parsable", *words]
     if site is not None:
@@ -146,10 +143,10 @@ def sbatch(words: Sequence[str], site: Path | None) -> str:
 
 
 def cancel(numbers: Sequence[str]) -> None:
-    """Cancel jobs that must not run after all.
+    """Cancel jobs.
 
     Raises:
-        NoAnswer: they could not be cancelled.
+        SlurmUnavailable: they could not be canceled.
     """
     if numbers and (answer := _run(["scancel", *numbers], {})).returncode != 0:
         raise SlurmUnavailable(f"scancel: {_line(answer.stderr)}; cancel the jobs {', '.join(numbers)} by hand")
@@ -168,14 +165,12 @@ def _run(command: Sequence[str], environment: dict[str, str]) -> subprocess.Comp
             stdin=subprocess.DEVNULL,
         )
     except FileNotFoundError:
-        raise SlurmUnavailable(
-            f"{command[0]} is not on this machine: SLURM's jobs are submitted on a cluster"
-        ) from None
+        raise SlurmUnavailable(f"{command[0]} is not on this machine: submit SLURM jobs from a cluster") from None
     except subprocess.TimeoutExpired:
-        raise SlurmUnavailable(f"{command[0]} gave no answer for {PATIENCE:.0f} s") from None
+        raise SlurmUnavailable(f"{command[0]} did not respond within {PATIENCE:.0f} s") from None
 
 
 def _line(text: str) -> str:
-    """Return the lines of an error message as one, sbatch's closing remark left out."""
+    """Return an error message on one line, without sbatch's closing remark."""
     lines = [line.removeprefix("sbatch: error: ") for line in text.splitlines() if line.strip()]
     return "; ".join(line for line in lines if not line.startswith("Batch job submission failed: Unspecified"))

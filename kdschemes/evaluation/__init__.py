@@ -1,1 +1,1 @@
-"""What a trained network is worth and what it costs."""
+"""Evaluation of trained networks: metrics, cost, latency, export."""

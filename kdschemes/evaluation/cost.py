@@ -1,4 +1,4 @@
-"""What each head costs at inference: parameters, MACs and latency."""
+"""The inference cost of each head: parameters, MACs, and latency."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from kdschemes.models.exits import stop_at
 
 
 def training_macs(scheme: Distillation, channels: int, image_size: int) -> int:
-    """Return the multiply-accumulates of training on one image: 3 forward passes of what is trained, 1 of the rest.
+    """Return the MACs of training on one image: 3 times the forward pass of trained nodes, 1 time that of the others.
 
-    Counted are the nodes: a backward pass as two forward passes, each turn anew. Projections of losses are left out.
+    A backward pass counts as two forward passes, and each phase counts fully. Projections of losses are not included.
     """
     total = 0
     with probing(scheme, channels, image_size, batch=1) as image:
@@ -49,10 +49,10 @@ def training_macs(scheme: Distillation, channels: int, image_size: int) -> int:
 
 
 def head_latencies(scheme: Distillation, data: DataModule) -> dict[str, float]:
-    """Return the median milliseconds that each head takes for one test image at inference, all measured in turns.
+    """Return each head's median inference latency for one test image in milliseconds, measured in turns.
 
-    They are those of this machine with what else it does now: to compare heads of one run, not runs. A frozen network
-    that several schemes share is measured once.
+    Latencies depend on this machine and its current load: they compare heads of one run, not runs. A frozen network
+    shared by several schemes is measured once.
     """
     if not data.sizes["test"]:
         return {}
@@ -76,7 +76,7 @@ def head_latencies(scheme: Distillation, data: DataModule) -> dict[str, float]:
 
 
 def _inference(scheme: Distillation, head: str) -> Callable[[Tensor], object]:
-    """Return what answers as a head with as little as possible: an exit on its way through those before it."""
+    """Return the cheapest predictor of a head's output; for an exit, the network up to it, with the earlier exits."""
     node = scheme.node_of(head)
     if isinstance(node, NetworkWithExits) and head != node.provides[0]:
         return EarlyExit(node.network, stop_at(node.provides.index(head) - 1, len(node.provides)))
@@ -90,9 +90,9 @@ def _predict(scheme: Distillation, head: str, image: Tensor) -> object:
 
 
 def head_costs(scheme: Distillation, data: DataModule) -> dict[str, dict[str, int]]:
-    """Return parameters and multiply-accumulates an image of what each head runs at inference.
+    """Return the parameters and the MACs per image that each head uses at inference.
 
-    An exit counts itself and what lies before it; what is no plain network (an ensemble) everything that it needs.
+    An exit counts itself and the stages before it; a head that is not a plain network (an ensemble), all that it needs.
     """
     heads = (*scheme.heads, *((scheme.teacher,) if scheme.teacher else ()))
     return {head: _cost(scheme, head, data) for head in heads}
@@ -124,7 +124,7 @@ def _exit_cost(network: ExitNetwork, name: str, data: DataModule) -> dict[str, i
 
 
 def _used(network: nn.Module, predictor: Callable[[Tensor], Tensor], data: DataModule) -> int:
-    """Return how many parameters of a network an answer depends on; frozen ones all count."""
+    """Return the number of a network's parameters that an output depends on; all frozen ones count."""
     trained = [p for p in network.parameters() if p.requires_grad]
     with probing(network, data.channels, data.image_size, batch=1) as image, torch.enable_grad():
         gradients = torch.autograd.grad(predictor(image).sum(), trained, allow_unused=True)
@@ -133,10 +133,10 @@ def _used(network: nn.Module, predictor: Callable[[Tensor], Tensor], data: DataM
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the bytes that this process held at most: tensors on a GPU, all of its memory on CPU."""
+    """Return the peak memory of this process in bytes: tensors on a GPU, resident memory on CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")  # Linux: getrusage would count what the launcher held before it started us
+    status = Path("/proc/self/status")  # Linux: getrusage would include the launcher's memory before exec
     if status.exists():
         return int(status.read_text().partition("VmHWM:")[2].split()[0]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024

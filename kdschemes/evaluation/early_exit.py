@@ -1,8 +1,8 @@
-"""Early exit as a result: accuracy against multiply-accumulates, for all samples alike and for each as far as it needs.
+"""Early exit: accuracy over MACs.
 
-Both curves are those of Huang et al. 2018, "Multi-Scale Dense Networks for Resource Efficient Image Classification":
-*anytime* stops every sample at the same exit, *budgeted* stops each at the first exit that is sure enough. A network of
-K exits and its own classifier answers at K + 1 places, here all called exits; the last one takes whatever comes.
+Both curves follow Huang et al. 2018, "Multi-Scale Dense Networks for Resource Efficient Image Classification":
+*anytime* stops every sample at the same exit, *budgeted* stops each at the first confident exit. Here, the final
+classifier of a network with K exits counts as exit K + 1, which takes all remaining samples.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ from kdschemes.models.cost import macs_of, probing
 from kdschemes.models.exits import stop_at
 
 RATIOS = tuple(2.0 ** (k / 3) for k in range(-12, 13))
-"""The budgets of the curve: how many samples are to leave at an exit for one at the exit before."""
+"""The budgets of the curve, as ratios of the sample counts at successive exits."""
 
 BUDGETS = {"low": 0.5, "middle": 1.0, "high": 2.0}
-"""The ratios of the budgets that are reported by name."""
+"""The ratios of the budgets that have a name."""
 
 
 def geometric_shares(ratio: float, exits: int) -> Float64[Tensor, " exits"]:
-    """Return the share of samples wanted at each exit, `ratio^k / sum_j ratio^j` for k = 1 to `exits`."""
+    """Return the target share of samples at each exit, `ratio^k / sum_j ratio^j` for k = 1 to `exits`."""
     powers = ratio ** torch.arange(1, exits + 1, dtype=torch.float64)
     return powers / powers.sum()
 
 
 def choose_thresholds(confidences: Float64[Tensor, "exits n"], shares: Float64[Tensor, " exits"]) -> list[float]:
-    """Return the threshold of each exit but the last, with which the wanted shares of these samples leave.
+    """Return the threshold of each exit but the last such that these samples leave in the target shares.
 
-    Exit k takes the surest of the samples that the exits before have left, until `round(n * (shares_1 + .. +
-    shares_k))` have left in all. Its threshold lies halfway between the confidence of the last that leaves and the next
-    lower one. Equally sure samples leave together, and later exits take that many fewer. A threshold is infinite where
-    nobody is to leave, and 0 where everybody is.
+    Exit k takes the most confident of the remaining samples until `round(n * (shares_1 + .. + shares_k))` have left in
+    total. Its threshold is halfway between the lowest confidence that leaves and the next lower one. Samples of equal
+    confidence leave together, and later exits take that many fewer. A threshold is infinite if no sample shall leave,
+    and 0 if all shall.
     """
     n = confidences.shape[1]
     wanted = (n * shares.cumsum(0) + 0.5).floor().long().tolist()
@@ -67,7 +67,7 @@ def choose_thresholds(confidences: Float64[Tensor, "exits n"], shares: Float64[T
 
 
 def _cut(ranked: Sequence[float], leaving: int) -> float:
-    """Return the threshold that the first `leaving` of these falling confidences reach, and those equal to them."""
+    """Return the threshold that the first `leaving` of these sorted confidences reach, including ties."""
     if leaving <= 0:
         return math.inf
     if leaving >= len(ranked):
@@ -79,13 +79,13 @@ def _cut(ranked: Sequence[float], leaving: int) -> float:
 
 
 def exit_taken(confidences: Float64[Tensor, "exits n"], thresholds: Sequence[float]) -> Int[Tensor, " n"]:
-    """Return for each sample the number of the first exit whose confidence reaches its threshold, counted from 0."""
+    """Return for each sample the 0-based index of the first exit whose confidence reaches its threshold."""
     reached = confidences.new_tensor([*thresholds, 0.0])[:, None]
     return (confidences >= reached).int().argmax(0)
 
 
 class DynamicMetrics:
-    """Sums over samples of which each is answered at the exit that it takes under given thresholds."""
+    """Sums over samples, each classified at the exit that it takes with the given thresholds."""
 
     def __init__(self, thresholds: Sequence[float], device: torch.device) -> None:
         self.thresholds = list(thresholds)
@@ -104,10 +104,10 @@ class DynamicMetrics:
         self.left += taken.bincount(minlength=len(self.left))
 
     def result(self, macs: Sequence[int]) -> dict[str, Any]:
-        """Return the metrics of all samples so far; `macs` are those of an answer at each exit.
+        """Return the metrics of all samples so far; `macs` are the MACs of each exit.
 
-        - `macs`: expected multiply-accumulates an image: the mean over samples of those of the exit taken.
-        - `top1`, `nll`, `ece`: as `HeadMetrics` defines them (percent, nats, percent).
+        - `macs`: mean over samples of the MACs of the exit taken.
+        - `top1`, `nll`, `ece`: as in `HeadMetrics` (percent, nats, percent).
         - `shares`: percent of samples that left at each exit.
         """
         found = self.head.result()
@@ -123,7 +123,7 @@ def evaluate_rules(
     macs: Sequence[int],
     device: torch.device,
 ) -> list[dict[str, Any]]:
-    """Return what `DynamicMetrics.result` says of each setting's thresholds, over the batches of all processes."""
+    """Return `DynamicMetrics.result` for each list of thresholds in `settings`, over the batches of all processes."""
     metrics = [DynamicMetrics(thresholds, device) for thresholds in settings]
     for logits, labels in batches:
         confidences = confidence(logits)
@@ -136,10 +136,10 @@ def evaluate_rules(
 
 
 def dynamic_macs(network: ExitNetwork, channels: int, image_size: int) -> list[int]:
-    """Return the multiply-accumulates of one image that leaves at each exit; the exits that it passed are counted.
+    """Return the MACs of one image that leaves at each exit, including the earlier exits.
 
     Raises:
-        UserError: the network cannot read such images.
+        UserError: the network cannot process such images.
     """
     with probing(network, channels, image_size, batch=1) as image:
         exits = len(network.exit_stages) + 1
@@ -148,23 +148,23 @@ def dynamic_macs(network: ExitNetwork, channels: int, image_size: int) -> list[i
 
 @torch.no_grad()
 def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int) -> dict[str, Any] | None:
-    """Return what early exit gives on the test set; None where the reported head is not of a network with exits.
+    """Return the early-exit results on the test set; None if the primary head is not from a network with exits.
 
     Thresholds are chosen on the validation split. Each process evaluates its share of the images, each image once; the
-    result is the same on every process. The first one measures the latency.
+    result is the same on every process. The main process measures the latency.
 
-    - `exits`: by head, shallow to deep, every sample answered there: `macs`, `top1`, `nll`, `ece`, `latency_ms`.
-    - `static`: the network without exits: `macs`, `top1`, `latency_ms`. Latencies are medians at batch 1.
+    - `exits`: by head, shallow to deep, if all samples exit there: `macs`, `top1`, `nll`, `ece`, `latency_ms`.
+    - `static`: the network without exits: `macs`, `top1`, `latency_ms`. Latencies are medians at batch size 1.
     - `curve`: by budget, lowest first: `ratio`, `thresholds` by exit, `macs`, `top1`, `nll`, `ece`, `shares` by head;
-      None without a validation split. `budgets` are three of them by name; the middle one also gives `latency_ms`.
-    - `latency`: how it was measured. `note`: why there is no curve, if so.
+      None without a validation split. `budgets` are three of them by name; the middle one also has `latency_ms`.
+    - `latency`: how it was measured. `note`: why there is no curve, if there is none.
     """
     node = scheme.node_of(scheme.heads[0])
     if not isinstance(node, NetworkWithExits) or not data.sizes["test"]:
         return None
     names = (*node.provides[1:], node.provides[0])
 
-    def answers(split: str) -> Iterator[tuple[Tensor, Tensor]]:
+    def exit_logits(split: str) -> Iterator[tuple[Tensor, Tensor]]:
         for batch in data.eval_batches(split, batch_size=batch_size, rank=rank(), world=world_size()):
             outputs = scheme.predict(batch, names)
             yield torch.stack([outputs[name].logits for name in names]), batch.labels
@@ -172,13 +172,13 @@ def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int)
     with evaluation_mode(scheme):
         budgets: list[list[float]] = []
         if data.sizes["val"]:
-            local = [confidence(logits) for logits, _ in answers("val")]
+            local = [confidence(logits) for logits, _ in exit_logits("val")]
             none = torch.zeros(len(names), 0, dtype=torch.float64, device=data.device)
             sure = _gather_columns(torch.cat([none, *local], 1), data.sizes["val"])
             budgets = [choose_thresholds(sure, geometric_shares(ratio, len(names)).to(sure.device)) for ratio in RATIOS]
         macs = dynamic_macs(node.network, data.channels, data.image_size)
         anytime = [stop_at(number, len(names)) for number in range(len(names))]
-        found = evaluate_rules([*anytime, *budgets], answers("test"), macs, data.device)
+        found = evaluate_rules([*anytime, *budgets], exit_logits("test"), macs, data.device)
         middle = budgets[RATIOS.index(BUDGETS["middle"])] if budgets else None
         times = broadcast_from_main(_measure(node.network, data, names, middle) if rank() == 0 else {})
     exits = {
@@ -190,7 +190,7 @@ def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int)
     result: dict[str, Any] = {"exits": exits, "static": static, "budgets": None, "curve": None}
     result["latency"] = {"images": LATENCY_IMAGES, "threads": torch.get_num_threads(), "device": data.device.type}
     if not budgets:
-        why = "no budgeted curve: thresholds are chosen on a validation split, and data.val_fraction=0 leaves none"
+        why = "no budgeted curve: thresholds need a validation split, and data.val_fraction=0"
         return result | {"note": why}
     result["curve"] = [
         {"ratio": ratio, "thresholds": dict(zip(names, thresholds, strict=False))}
@@ -205,7 +205,7 @@ def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int)
 
 
 def _gather_columns(local: Float64[Tensor, "exits n"], total: int) -> Float64[Tensor, "exits total"]:
-    """Return the columns of all processes in order, of which each holds its `share` of `total`, maybe none."""
+    """Return the columns of all processes in rank order; each holds its `share` of `total`, possibly none."""
     world = world_size()
     sizes = [end - start for start, end in (share(total, world, part) for part in range(world))]
     padded = torch.nn.functional.pad(local, (0, max(sizes) - local.shape[1]))
@@ -215,18 +215,17 @@ def _gather_columns(local: Float64[Tensor, "exits n"], total: int) -> Float64[Te
 def _measure(
     network: ExitNetwork, data: DataModule, names: Sequence[str], middle: Sequence[float] | None
 ) -> dict[str, float]:
-    """Return the median latency of every exit, of the network alone and, with its mean, of the middle budget."""
-    answers: dict[str, Callable[[Tensor], object]] = {
+    """Return the median latency of every exit, of the network without exits, and (also mean) of the middle budget."""
+    predictors: dict[str, Callable[[Tensor], object]] = {
         name: EarlyExit(network, stop_at(number, len(names))).eval() for number, name in enumerate(names)
     }
-    answers["static"] = network
+    predictors["static"] = network
     if middle is not None:
-        answers["middle"] = EarlyExit(network, middle).eval()
-    measured = latencies(answers, single_images(data))
+        predictors["middle"] = EarlyExit(network, middle).eval()
+    measured = latencies(predictors, single_images(data))
     means = {"middle, mean": mean(measured["middle"])} if middle is not None else {}
     return {name: median(values) for name, values in measured.items()} | means
 
 
 def summary(found: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `results.json` holds of it: all but the curve."""
     return {key: value for key, value in found.items() if key != "curve"}

@@ -1,4 +1,4 @@
-"""Every head on a split: accuracy, likelihood, calibration, agreement with the teacher, and each sample's answer."""
+"""Evaluation of all heads on a split: accuracy, NLL, calibration, agreement with the teacher, predictions."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from kdschemes.storage.predictions import HeadPredictions, Predictions
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What heads say of a split: their metrics, and where they were kept, the answers to every sample in order.
+    """The results of heads on a split: their metrics and, if kept, the predictions for every sample in order.
 
-    `answers` gives by head each sample's most probable class and its probability; `labels` are the samples' own.
+    `predictions` are each sample's most probable class and its probability, by head; `labels` are the true labels.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -30,7 +30,7 @@ class Evaluation:
 
 @contextlib.contextmanager
 def evaluation_mode(module: nn.Module) -> Iterator[None]:
-    """Put a module in evaluation mode for a block, then each submodule back in the mode that it had."""
+    """Put a module in evaluation mode within the block, then restore the mode of each submodule."""
     modes = [(part, part.training) for part in module.modules()]
     module.eval()
     try:
@@ -43,9 +43,9 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
 def evaluate(
     scheme: Distillation, batches: Iterable[Batch], device: torch.device, heads: Sequence[str] | None = None
 ) -> dict[str, dict[str, float]]:
-    """Return the metrics of `heads` (default: all, and the teacher) over the samples of all processes.
+    """Return the metrics of `heads` (default: all heads and the teacher) over the samples of all processes.
 
-    `batches` are this process's share. The result is the same on every process; training modes are left as they were.
+    `batches` are this process's share. The result is the same on every process; training modes are restored.
     """
     return evaluate_together([scheme], batches, device, heads)[0].metrics
 
@@ -59,7 +59,7 @@ def evaluate_together(
     *,
     keep_predictions: bool = False,
 ) -> list[Evaluation]:
-    """Evaluate several schemes batch by batch, so that frozen networks that they share answer each batch once."""
+    """Evaluate several schemes batch by batch, so that shared frozen networks run once per batch."""
     evaluators = [_Evaluator(scheme, device, heads, keep_predictions) for scheme in schemes]
     with contextlib.ExitStack() as modes:
         for scheme in schemes:
@@ -71,7 +71,7 @@ def evaluate_together(
 
 
 def predictions_of(found: Mapping[str, Evaluation]) -> Predictions:
-    """Return the predictions of evaluations that kept them, by split, as they are stored."""
+    """Return the predictions of evaluations that kept them, by split, in the format for storage."""
     heads: dict[str, dict[str, HeadPredictions]] = {}
     for split, evaluation in found.items():
         for head, (classes, confidence) in evaluation.predictions.items():
@@ -80,7 +80,7 @@ def predictions_of(found: Mapping[str, Evaluation]) -> Predictions:
 
 
 class _Evaluator:
-    """Collects what one scheme says of a split."""
+    """Collects one scheme's outputs on a split."""
 
     def __init__(
         self, scheme: Distillation, device: torch.device, heads: Sequence[str] | None, keep_predictions: bool
@@ -118,6 +118,6 @@ class _Evaluator:
         )
 
     def _of_all(self, kept: Sequence[Tensor], columns: int) -> Tensor:
-        """Return the rows of all processes, in the order of the split, on the CPU."""
+        """Return the rows of all processes in the split's order, on the CPU."""
         own = torch.cat(list(kept)) if kept else torch.zeros(0, columns, dtype=torch.float64, device=self.device)
         return rows_of_all(own).cpu()

@@ -1,4 +1,4 @@
-"""What a run leaves for others: the reported head as a plain network, and what each head costs at inference."""
+"""Export of the primary head as a plain network, and of its exits."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from kdschemes.models import (
 
 
 def export_network(scheme: Distillation, folder: Path, metadata: dict[str, Any]) -> None:
-    """Write the reported head's network as `model.safetensors` and `config.json`, without anything used to train it.
+    """Write the primary head's network as `model.safetensors` and `config.json`, without training-only modules.
 
     Raises:
         UserError: the folder cannot be written.
     """
     head = scheme.heads[0]
     network = scheme.node_of(head).inference_network(head)
-    assert network is not None, f"the reported head {head} is no plain network"
+    assert network is not None, f"the primary head {head} is not a plain network"
     save_weights(network, folder, metadata=metadata | {"head": head})
 
 
 def export_exits(scheme: Distillation, folder: Path) -> None:
-    """Write the exits of the reported head's network, where it has some, beside the network that was exported.
+    """Write the exits of the primary head's network, if any, next to the exported network.
 
     Raises:
         UserError: the folder cannot be written.

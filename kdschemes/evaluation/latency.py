@@ -1,4 +1,4 @@
-"""How long a head takes for one image."""
+"""Inference latency for one image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LATENCY_IMAGES, WARM_UP = 50, 5
 def latencies(
     predictors: Mapping[str, Callable[[Tensor], object]], images: Iterable[Float[Tensor, "1 c h w"]]
 ) -> dict[str, list[float]]:
-    """Return by name the milliseconds of each answer to each image, taken in turns; the first images only warm up."""
+    """Return each predictor's latency in milliseconds per image, measured in turns, without the warmup images."""
     measured: dict[str, list[float]] = {name: [] for name in predictors}
     for number, image in enumerate(images):
         for name, predictor in predictors.items():
@@ -32,7 +32,7 @@ def latencies(
 
 
 def single_images(data: DataModule) -> Iterator[Float[Tensor, "1 c h w"]]:
-    """Yield test images one by one to measure latencies on, the first ones to warm up."""
+    """Yield single test images for latency measurements, starting with the warmup images."""
     chosen = torch.linspace(0, data.sizes["test"] - 1, LATENCY_IMAGES).long()
     positions = data.positions["test"][torch.cat([chosen[:1].repeat(WARM_UP), chosen])]
     for image in data.source.plain("test", [positions[i : i + 1] for i in range(len(positions))]):

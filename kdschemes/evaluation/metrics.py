@@ -1,4 +1,4 @@
-"""What is measured of one evaluated head: accuracy, likelihood, calibration, closeness to the teacher."""
+"""Metrics of one head: accuracy, NLL, calibration, agreement with the teacher."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ ECE_BINS = 15
 
 
 class HeadMetrics:
-    """Sums over the samples of a data set, from which the metrics of one head follow.
+    """Sums over the samples of a dataset, from which the metrics of one head are computed.
 
-    All sums lie in the one float64 vector `sums`, so that processes combine theirs by adding it
-    (`all_reduce(metrics.sums)`). Everything is computed in float64 and log space, whatever the logits' type.
+    All sums are in the float64 vector `sums`, so that processes can combine them with `all_reduce(metrics.sums)`.
+    Everything is computed in float64 and log space, regardless of the logits' dtype.
 
-    Equal logits are ranked by class number, lowest first, as `argmax` does. A sample whose log-probabilities are not
-    numbers (NaN or +inf among its logits, or only -inf) counts as wrong and makes `nll`, `ece` and `kl` NaN.
+    Equal logits are ranked by class index, lowest first, as `argmax` does. A sample whose log-probabilities are NaN
+    (NaN or +inf among its logits, or only -inf) counts as wrong and makes `nll`, `ece`, and `kl` NaN.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
@@ -30,7 +30,7 @@ class HeadMetrics:
         labels: Int[Tensor, " n"],
         teacher_logits: Float[Tensor, "n c"] | None = None,
     ) -> None:
-        """Add a batch. The teacher's logits are given with every batch or with none."""
+        """Add a batch. Teacher logits must be given for all batches or for none."""
         logits = logits.double()
         labels = labels.long()[:, None]
         log_p = logits.log_softmax(dim=1)
@@ -65,14 +65,14 @@ class HeadMetrics:
 
         - `top1`, `top5`: percent of samples whose label is among the 1, or min(5, C), highest logits.
         - `nll`: mean of -log p(label), in nats.
-        - `ece`: expected calibration error (Guo et al. 2017), in percent: over 15 bins of equal width of the highest
-          probability, each open below and closed above, the sum of n_bin / n * |accuracy - mean probability|.
-        - `agreement`: percent of samples whose highest class is the teacher's (only with a teacher).
+        - `ece`: expected calibration error (Guo et al. 2017), in percent: the sum of n_bin / n * |accuracy - mean
+          probability| over 15 equal-width bins of the highest probability, each open below and closed above.
+        - `agreement`: percent of samples whose predicted class is the same as the teacher's (only with a teacher).
         - `kl`: mean of KL(teacher || head) at temperature 1, in nats (only with a teacher).
         """
         n, top1, top5, nll, with_teacher, agreement, kl, *by_bin = self.sums.tolist()
         assert n > 0, "no samples"
-        assert with_teacher in (0, n), "the teacher's logits were given with some batches only"
+        assert with_teacher in (0, n), "teacher logits were given for only some of the batches"
         gaps = (abs(correct - sure) for correct, sure in zip(by_bin[:ECE_BINS], by_bin[ECE_BINS:], strict=True))
         metrics = {"top1": 100 * top1 / n, "top5": 100 * top5 / n, "nll": nll / n, "ece": 100 * sum(gaps) / n}
         if with_teacher:

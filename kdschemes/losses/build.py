@@ -1,4 +1,4 @@
-"""The module of every loss, and how one is built."""
+"""The table of loss modules, and `build_loss`."""
 
 from __future__ import annotations
 
@@ -88,13 +88,13 @@ MODULES: dict[type, Callable[..., Loss[Any]]] = {
     relation.BatchCorrelation: partial(LogitLoss, batch_correlation, gather=True),
     relation.ClassCorrelation: partial(LogitLoss, class_correlation, gather=True),
 }
-"""How the module of every loss in the tables of `kdschemes.config.losses` is made from its options."""
+"""The constructor of each loss module, by the options class in `kdschemes.config.losses`."""
 
 
 def build_loss(options: Any, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> Loss[Any]:
-    """Return the loss that `options` names, its projections shaped for the two networks.
+    """Return the loss for `options`, with projections shaped for the two networks.
 
     Raises:
-        UserError: a stage that is not there, a loss that cannot be defined for the two.
+        UserError: a stage does not exist, or the loss is not defined for the two networks.
     """
     return MODULES[type(options)](options, student=student, teacher=teacher, data_spec=data_spec)

@@ -1,4 +1,4 @@
-"""Rows of length one."""
+"""Normalization of rows to unit length."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ from kdschemes.core.precision import full_precision
 
 @full_precision
 def unit_rows(rows: Float[Tensor, "n d"], *, order: int = 2) -> Float[Tensor, "n d"]:
-    r"""Return each row divided by its length $\|x\|_p$; a row of zeros stays, with a gradient of 0.
+    r"""Return each row divided by its norm $\|x\|_p$, p = `order`; a zero row stays 0, with zero gradient.
 
-    The result does not depend on a row's scale, so rows are divided by their largest magnitude first and no scale
-    overflows or underflows.
-
-    Args:
-        rows: any scale.
-        order: p, 1 or 2.
+    The result is scale-invariant, so rows are first divided by their largest magnitude: no scale overflows or
+    underflows.
     """
     assert order in (1, 2), order
     largest = rows.detach().abs().amax(dim=1, keepdim=True)
@@ -30,7 +26,7 @@ def unit_rows(rows: Float[Tensor, "n d"], *, order: int = 2) -> Float[Tensor, "n
 
 @full_precision
 def unit(x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
-    """Return the rows over their length, at any scale; a row of 0 stays 0 and has a gradient of 0."""
+    """Return L2-normalized rows, at any scale; a zero row stays 0, with zero gradient."""
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
     present = largest > torch.finfo(x.dtype).tiny
     scaled = torch.where(present, x, 1.0) / torch.where(present, largest, 1.0)

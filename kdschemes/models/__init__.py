@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kdschemes.config import models
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
@@ -50,27 +51,18 @@ __all__ = [
     "stages",
 ]
 
-MODELS: dict[str, Callable[[int, int, int], SequentialNetwork]] = {
-    "convnet": convnet,
-    "resnet18_cifar": resnet18_cifar,
-    "resnet20": partial(cifar_resnet, depth=20),
-    "resnet32": partial(cifar_resnet, depth=32),
-    "resnet44": partial(cifar_resnet, depth=44),
-    "resnet56": partial(cifar_resnet, depth=56),
-    "resnet110": partial(cifar_resnet, depth=110),
-    "resnet8x4": partial(cifar_resnet_x4, depth=8),
-    "resnet32x4": partial(cifar_resnet_x4, depth=32),
-    "wrn_16_1": partial(wide_resnet, depth=16, widen=1),
-    "wrn_16_2": partial(wide_resnet, depth=16, widen=2),
-    "wrn_40_1": partial(wide_resnet, depth=40, widen=1),
-    "wrn_40_2": partial(wide_resnet, depth=40, widen=2),
-    "vgg8": partial(vgg, convolutions=1),
-    "vgg13": partial(vgg, convolutions=2),
-    "mobilenet_v2": mobilenet_v2,
-    "shufflenet_v1": shufflenet_v1,
-    "shufflenet_v2": shufflenet_v2,
+_BUILDERS: dict[str, Callable[..., SequentialNetwork]] = {
+    builder.__name__: builder
+    for builder in (
+        *(convnet, resnet18_cifar, cifar_resnet, cifar_resnet_x4, wide_resnet, vgg),
+        *(mobilenet_v2, shufflenet_v1, shufflenet_v2),
+    )
 }
-"""kdschemes' own networks: (number of classes, channels, image side in pixels) to a network."""
+
+MODELS: dict[str, Callable[[int, int, int], SequentialNetwork]] = {
+    name: partial(_BUILDERS[builder], **sizes) for name, (builder, sizes) in models.MODELS.items()
+}
+"""kdschemes' own networks: functions of (number of classes, channels, image side in pixels)."""
 
 
 def create_model(
@@ -78,9 +70,8 @@ def create_model(
 ) -> StagedNetwork:
     """Build a network by name: one of `MODELS`, or `timm/NAME`.
 
-    Its initial weights come from torch's global random generator, which the caller seeds. `pretrained` takes timm's
-    published weights. Raises `UserError` for an unknown name, an image size that the network refuses, and weights that
-    cannot be had.
+    Initial weights come from torch's global random generator, which the caller seeds. `pretrained` loads timm's
+    pretrained weights. Raises `UserError` for an unknown name, an unsupported image size or unavailable weights.
     """
     network: StagedNetwork
     if name.startswith("timm/"):
@@ -96,7 +87,7 @@ def create_model(
     elif name not in MODELS:
         raise unknown("model", name, [*MODELS, "timm/NAME"])
     elif pretrained:
-        raise UserError(f"{name} has no published weights: give a checkpoint, or take a timm/NAME model")
+        raise UserError(f"{name} has no pretrained weights: give a checkpoint, or use a timm/NAME model")
     else:
         network = MODELS[name](num_classes, channels, image_size)
     network.spec = ModelSpec(name, num_classes, channels, image_size)
@@ -104,9 +95,9 @@ def create_model(
 
 
 def load_model(folder: str | Path) -> StagedNetwork:
-    """Build the network that `save_weights` wrote into a folder, in evaluation mode.
+    """Load the network that `save_weights` wrote into a folder, in evaluation mode.
 
-    The random generators are left as they were. Raises `UserError` if the folder does not hold such a network.
+    Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
     """
     file = Path(folder).expanduser() / CONFIG
     try:
@@ -122,9 +113,9 @@ def load_model(folder: str | Path) -> StagedNetwork:
 
 
 def load_exit_model(folder: str | Path) -> ExitNetwork:
-    """Build the network and its exits that `save_weights` and `save_exits` wrote into a folder, in evaluation mode.
+    """Load the network and exits that `save_weights` and `save_exits` wrote into a folder, in evaluation mode.
 
-    The random generators are left as they were. Raises `UserError` if the folder does not hold such a network.
+    Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
     """
     network = load_model(folder)
     file = Path(folder).expanduser() / EXITS_CONFIG
@@ -133,7 +124,7 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
         config = json.loads(file.read_text())
         names, head = list(config["stages"]), str(config["head"])
         if head not in ("linear", "bottleneck"):
-            raise ValueError(f"no exit is of the kind {head!r}")
+            raise ValueError(f"unknown exit head {head!r}")
         with torch.random.fork_rng(devices=[]):
             found = stages(network, spec.channels, spec.image_size)
             exits = ExitNetwork(network, names, head, num_classes=spec.num_classes, stages=found)  # type: ignore[arg-type]

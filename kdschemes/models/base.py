@@ -1,4 +1,4 @@
-"""What every network offers: logits, features by stage, and a state with the plain network's tensor names."""
+"""The interface of every network: logits, features by stage, and a state with the plain network's tensor names."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage of a network: its name, depth (share of the network's MACs done, 0 to 1) and feature shape.
+    """One stage of a network: its name, depth (fraction of the network's MACs up to its end) and feature shape.
 
-    `shape` is that of one sample: (C, H, W) for a map, (L, D) for tokens, (D,) for a vector.
+    `shape` is per sample: (C, H, W) for a map, (L, D) for tokens, (D,) for a vector.
     """
 
     name: str
@@ -25,7 +25,7 @@ class Stage:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What `create_model` was asked for; enough to build the same network again."""
+    """The arguments of `create_model`, enough to rebuild the network."""
 
     name: str
     num_classes: int
@@ -34,7 +34,7 @@ class ModelSpec:
 
 
 class StagedNetwork(nn.Module, ABC):
-    """An image classifier that also gives its features by stage, shallow to deep.
+    """An image classifier that also returns its features by stage, shallow to deep.
 
     `classifiers` names the layers whose first dimension is the number of classes.
     """
@@ -43,7 +43,7 @@ class StagedNetwork(nn.Module, ABC):
     stage_names: tuple[str, ...]
     classifiers: tuple[str, ...]
     activated: Mapping[str, nn.BatchNorm2d] = {}
-    """Stages whose last layer is a ReLU, with the batch norm whose output (a shortcut added or not) it reads."""
+    """Stages that end in a ReLU, with the batch norm before it (a shortcut may be added in between)."""
 
     def forward_preactivations(
         self, images: Float[Tensor, "n c h w"]
@@ -52,13 +52,13 @@ class StagedNetwork(nn.Module, ABC):
         dict[str, Float[Tensor, "n ..."]],
         dict[str, Float[Tensor, "n ..."]],
     ]:
-        """Return what `forward_stages` does, and the maps before the last ReLU of the stages in `activated`."""
+        """Return what `forward_stages` returns, plus the maps before the last ReLU of the stages in `activated`."""
         return (*self.forward_stages(images), {})
 
     def linear_classifier(self) -> nn.Linear | None:
-        """Return the layer whose output on the last stage's features, averaged over positions, is the logits.
+        """Return the layer that maps the last stage's features, averaged over positions, to the logits.
 
-        None where the network classifies in another way (a norm or a class token before the classifier).
+        None if the network classifies in another way (a norm or a class token before the classifier).
         """
         return None
 
@@ -74,15 +74,15 @@ class StagedNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
-        """Return the features of one stage and compute nothing deeper."""
+        """Return the features of one stage without computing deeper ones."""
 
     def forward_by_stage(
         self, images: Float[Tensor, "n c h w"], stages: Collection[str]
     ) -> Generator[Tensor, Tensor | None, None]:
-        """Yield the features of `stages`, shallow to deep, then the logits, each computed when it is asked for.
+        """Lazily yield the features of `stages`, shallow to deep, then the logits.
 
-        What is sent back at a stage are the rows that go on from there (positions in what was yielded; None: all).
-        Here every stage computes anew what lies before it; networks that can go on from a stage do.
+        The caller sends back the rows that continue (indices into what was yielded; None: all). This default recomputes
+        everything before each stage; networks that can continue from a stage override it.
         """
         for stage in [name for name in self.stage_names if name in stages]:
             rows = yield self.forward_until(images, stage)
@@ -94,9 +94,9 @@ class StagedNetwork(nn.Module, ABC):
         return self.state_dict()
 
     def load_plain_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load what `plain_state` gives; every name and shape must match."""
+        """Load a state as returned by `plain_state`; every name and shape must match."""
         self.load_state_dict(state, strict=True)
 
     def config(self) -> dict[str, Any]:
-        """Return what a folder's `config.json` says of the network."""
+        """Return the description of the network for `config.json`."""
         return asdict(self.spec)

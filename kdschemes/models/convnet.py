@@ -11,10 +11,10 @@ WIDTHS = (32, 64, 128, 256)
 
 
 def convnet(num_classes: int, channels: int, image_size: int) -> SequentialNetwork:
-    """Four blocks of two 3x3 convolutions with 32, 64, 128, 256 channels, max-pooling by 2 between them.
+    """Build four blocks of two 3x3 convolutions with 32, 64, 128, 256 channels, with 2x2 max pooling in between.
 
-    1,199,876 parameters and 52.8 M MACs for 32x32 RGB images and 100 classes. A stage's features are those of its
-    block, before the pooling. Initial weights are PyTorch's defaults. Raises `UserError` for images below 8x8.
+    1,199,876 parameters and 52.8 M MACs for 32x32 RGB images and 100 classes. A stage's features are its block's
+    output, before pooling. PyTorch's default initialization. Raises `UserError` for images below 8x8.
     """
     if image_size < 8:
         raise UserError(f"convnet halves its images three times: it needs 8x8 or more, not {image_size}x{image_size}")
@@ -28,7 +28,7 @@ def convnet(num_classes: int, channels: int, image_size: int) -> SequentialNetwo
 
 
 class ConvBlock(ActivatedStage):
-    """Twice a 3x3 convolution with bias, batch norm and ReLU."""
+    """Two times: 3x3 convolution with bias, batch norm, ReLU."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()

@@ -16,21 +16,21 @@ from kdschemes.models.exits import ExitNetwork
 
 
 def count_parameters(network: nn.Module) -> int:
-    """Return the number of parameters, trained or not, shared ones once, buffers left out."""
+    """Return the number of parameters, trainable or not, counting shared ones once and no buffers."""
     return sum(parameter.numel() for parameter in network.parameters())
 
 
 def count_macs(network: nn.Module, channels: int, image_size: int) -> int:
     """Return the multiply-accumulates of one image's forward pass, in convolutions and matrix products.
 
-    1 MAC is one fused multiply-add. Raises `UserError` if the network cannot read such an image.
+    1 MAC is one fused multiply-add. Raises `UserError` if the network does not accept such an image.
     """
     with probing(network, channels, image_size, batch=1) as image:
         return macs_of(network, image)
 
 
 def count_exit_macs(network: ExitNetwork, channels: int, image_size: int) -> dict[str, int]:
-    """Return by exit the multiply-accumulates for one image up to that exit's answer."""
+    """Return, by exit, the multiply-accumulates for one image up to that exit's logits."""
     with probing(network, channels, image_size, batch=1) as image:
         return {
             name: macs_of(lambda x, name=name: network.forward_until_exit(x, name), image)
@@ -39,7 +39,7 @@ def count_exit_macs(network: ExitNetwork, channels: int, image_size: int) -> dic
 
 
 def macs_of(function: Callable[..., Any], images: Tensor) -> int:
-    """Return the multiply-accumulates of `function(images)`, attention included."""
+    """Return the multiply-accumulates of `function(images)`, including attention."""
     with torch.enable_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         function(images)
     return int(counter.get_total_flops()) // 2
@@ -47,9 +47,9 @@ def macs_of(function: Callable[..., Any], images: Tensor) -> int:
 
 @contextmanager
 def probing(network: nn.Module, channels: int, image_size: int, batch: int) -> Iterator[Tensor]:
-    """Give zero images to try a network on: evaluation mode, no gradients; modes and generators are put back.
+    """Yield zero images for a trial forward pass, in evaluation mode without gradients.
 
-    Raises `UserError` if the network fails on images of that size.
+    Training modes and random generators are restored. Raises `UserError` if the network fails on images of that size.
     """
     parameter = next(network.parameters())
     modes = {module: module.training for module in network.modules()}
@@ -63,8 +63,8 @@ def probing(network: nn.Module, channels: int, image_size: int, batch: int) -> I
             raise
         name = getattr(getattr(network, "spec", None), "name", type(network).__name__)
         raise UserError(
-            f"{name} cannot read {channels}x{image_size}x{image_size} images; "
-            f"take larger ones or another network: {first_line(error)}"
+            f"{name} does not accept {channels}x{image_size}x{image_size} images; "
+            f"use larger ones or another network: {first_line(error)}"
         ) from error
     finally:
         for module, mode in modes.items():

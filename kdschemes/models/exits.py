@@ -1,4 +1,4 @@
-"""Exits: classifiers on the stages of a network, beside its own, and inference that stops at the first sure one."""
+"""Exits (additional classifiers on a network's stages), and early-exit inference."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from kdschemes.models.base import Stage, StagedNetwork
 
 
 def pool(feature: Float[Tensor, "n ..."]) -> Float[Tensor, "n d"]:
-    """Average maps [N, C, H, W] over their positions, tokens [N, L, D] over tokens; vectors stay as they are."""
+    """Average maps [N, C, H, W] over positions, tokens [N, L, D] over tokens; return vectors unchanged."""
     if feature.ndim == 4:
         return feature.mean((2, 3))
     return feature.mean(1) if feature.ndim == 3 else feature
 
 
 class LinearExit(nn.Module):
-    """Average pooling and a linear classifier; its feature is the stage's own."""
+    """Average pooling and a linear classifier; its feature is the stage's."""
 
     def __init__(self, shape: tuple[int, ...], num_classes: int) -> None:
         super().__init__()
@@ -35,12 +35,12 @@ class LinearExit(nn.Module):
 
 
 class BottleneckExit(nn.Module):
-    """Depthwise-separable convolutions to the shape of the last stage, then pooling and a linear classifier.
+    """Depthwise-separable convolutions down to the last stage's shape, then pooling and a linear classifier.
 
-    Each step is a depthwise 3x3 convolution (stride 2 while the map is larger than wanted), batch norm, ReLU, a 1x1
-    convolution, batch norm, ReLU; channels grow by 2 a step up to the last stage's. Where halving cannot end at the
-    wanted side (7 to 3), one more depthwise convolution without padding trims the rest. In the manner of
-    Zhang et al. 2019, section 3. The exit's feature is the map that is pooled.
+    Each step is a depthwise 3x3 convolution (stride 2 while the map is too large), batch norm, ReLU, a 1x1
+    convolution, batch norm, ReLU; channels double per step up to the last stage's. If halving cannot reach the target
+    size (7 to 3), one more depthwise convolution without padding trims the rest. Similar to Zhang et al. 2019,
+    section 3. The exit's feature is the map before pooling.
     """
 
     def __init__(self, shape: tuple[int, int, int], last: tuple[int, int, int], num_classes: int) -> None:
@@ -72,7 +72,7 @@ class BottleneckExit(nn.Module):
 
 
 def _step(size: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[list[tuple[int, int, int]], tuple[int, ...]]:
-    """Return (kernel, stride, padding) by axis of the next convolution towards `wanted`, and the size after it."""
+    """Return (kernel, stride, padding) per axis of the next convolution towards `wanted`, and the resulting size."""
     convolution, after = [], []
     for side, goal in zip(size, wanted, strict=True):
         half = (side + 1) // 2
@@ -89,11 +89,11 @@ def _step(size: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[list[tuple[in
 
 
 class ExitNetwork(nn.Module):
-    """A staged network with exits `exit1` to `exitK`, shallow to deep; `exit_stages` gives each one's stage.
+    """A staged network with exits `exit1` to `exitK`, shallow to deep; `exit_stages` maps exits to stages.
 
-    `exits` is "all" (every stage but the last) or a list of stage names; `stages` are the network's, as
-    `kdschemes.models.stages` finds them. Raises `UserError` for an unknown or repeated stage, the last stage, no stage
-    at all, and for a bottleneck on a stage whose features are no maps or are smaller than the last.
+    `exits` is "all" (every stage but the last) or a list of stage names; `stages` are the network's, from
+    `kdschemes.models.stages`. Raises `UserError` for an unknown or repeated stage, the last stage, an empty list, or a
+    bottleneck on a stage whose features are not maps or are smaller than the last stage's.
     """
 
     def __init__(
@@ -125,25 +125,25 @@ class ExitNetwork(nn.Module):
         dict[str, Float[Tensor, "n ..."]],
         dict[str, tuple[Float[Tensor, "n classes"], Float[Tensor, "n ..."]]],
     ]:
-        """Return the network's logits, its features by stage, and by exit the exit's logits and feature."""
+        """Return the network's logits, its features by stage, and each exit's logits and feature."""
         logits, features = self.network.forward_stages(images)
         return logits, features, self.classify_exits(features)
 
     def classify_exits(
         self, features: Mapping[str, Float[Tensor, "n ..."]]
     ) -> dict[str, tuple[Float[Tensor, "n classes"], Float[Tensor, "n ..."]]]:
-        """Return by exit its logits and feature, from the network's features by stage."""
+        """Return each exit's logits and feature, given the network's features by stage."""
         return {name: self.exits[name](features[stage]) for name, stage in self.exit_stages.items()}
 
     def forward_until_exit(self, images: Float[Tensor, "n c h w"], name: str) -> Float[Tensor, "n classes"]:
-        """Return one exit's logits and compute nothing deeper."""
+        """Return one exit's logits without computing deeper stages."""
         logits: Tensor = self.exits[name](self.network.forward_until(images, self.exit_stages[name]))[0]
         return logits
 
     def forward_by_exit(self, images: Float[Tensor, "n c h w"]) -> Generator[Tensor, Tensor | None, None]:
-        """Yield the logits of exit1 to exitK, then the network's own, each computed when it is asked for.
+        """Lazily yield the logits of exit1 to exitK, then the network's own.
 
-        What is sent back are the rows that go on (positions in what was yielded; None: all).
+        The caller sends back the rows that continue (indices into what was yielded; None: all).
         """
         running = self.network.forward_by_stage(images, list(self.exit_stages.values()))
         feature = next(running)
@@ -153,20 +153,20 @@ class ExitNetwork(nn.Module):
         yield feature
 
     def config(self) -> dict[str, Any]:
-        """Return what builds the exits again beside the network: their stages and their kind."""
+        """Return what is needed to rebuild the exits: their stages and head type."""
         return {"stages": list(self.exit_stages.values()), "head": self.head}
 
 
 def confidence(logits: Float[Tensor, "*n classes"]) -> Float[Tensor, "*n"]:
-    """Return the highest softmax probability, in float64; 0 where the logits give none (NaN)."""
+    """Return the highest softmax probability, in float64; 0 for NaN."""
     return logits.double().softmax(-1).amax(-1).nan_to_num(0.0)
 
 
 class EarlyExit(nn.Module):
-    """Inference that ends, for each sample, at the first exit whose confidence reaches its threshold.
+    """Inference that stops, for each sample, at the first exit whose confidence reaches its threshold.
 
-    `thresholds` are those of exit1 to exitK; what reaches none of them gets the network's own answer. Samples that
-    have left are not computed further, and nothing is computed twice.
+    `thresholds` are for exit1 to exitK; samples that reach none get the network's own logits. Samples that have exited
+    are not processed further, and nothing is computed twice.
     """
 
     def __init__(self, network: ExitNetwork, thresholds: Sequence[float]) -> None:
@@ -176,7 +176,7 @@ class EarlyExit(nn.Module):
         self.thresholds = tuple(thresholds)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> tuple[Float[Tensor, "n classes"], Int[Tensor, " n"]]:
-        """Return the logits of the exit that each sample took, and its number: 0 for exit1, K for the network's own."""
+        """Return the logits of each sample's exit, and its number: 0 for exit1, K for the network's own classifier."""
         answering = self.network.forward_by_exit(images)
         logits = next(answering)
         predictions = torch.empty_like(logits)
@@ -199,10 +199,10 @@ def _choose(network: str, exits: Literal["all"] | list[str], stages: Sequence[St
     *inner, last = stages
     names = [stage.name for stage in inner] if exits == "all" else exits
     if not names or len(set(names)) < len(names):
-        raise UserError(f"exits need one or more different stages of {network} before its last, {last.name}: {names}")
+        raise UserError(f"exits need one or more distinct stages of {network} before the last, {last.name}: {names}")
     for name in names:
         if name == last.name:
-            raise UserError(f"no exit can sit on {name}, the last stage of {network}: its classifier is there already")
+            raise UserError(f"no exit can be on {name}, the last stage of {network}: it already has the classifier")
         if name not in [stage.name for stage in inner]:
             raise unknown(f"stage of {network}", name, [stage.name for stage in inner])
     return [stage for stage in inner if stage.name in names]
@@ -212,13 +212,13 @@ def _head(stage: Stage, last: Stage, head: Literal["linear", "bottleneck"], num_
     if head == "linear":
         return LinearExit(stage.shape, num_classes)
     if len(stage.shape) != 3 or len(last.shape) != 3:
-        raise UserError(f"a bottleneck exit needs maps; stage {stage.name} has none: take exit_head=linear")
+        raise UserError(f"a bottleneck exit needs maps; stage {stage.name} has none: use exit_head=linear")
     (c, h, w), (c_last, h_last, w_last) = stage.shape, last.shape
     if h < h_last or w < w_last:
-        raise UserError(f"a bottleneck exit cannot enlarge the maps of stage {stage.name}: take exit_head=linear")
+        raise UserError(f"a bottleneck exit cannot enlarge the maps of stage {stage.name}: use exit_head=linear")
     return BottleneckExit((c, h, w), (c_last, h_last, w_last), num_classes)
 
 
 def stop_at(number: int, exits: int) -> list[float]:
-    """Return the thresholds with which every sample leaves at exit `number`, counted from 0."""
+    """Return thresholds that make every sample leave at exit `number`, counted from 0."""
     return [math.inf] * number + [0.0] * (exits - 1 - number)

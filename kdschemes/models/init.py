@@ -1,4 +1,4 @@
-"""Initial weights that several families of networks share."""
+"""Weight initialization shared by several network families."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from torch import nn
 
 
 def he_normal(network: nn.Module) -> None:
-    """Draw every convolution from He's normal initialization (fan-out, ReLU); biases become 0."""
+    """Initialize every convolution with He normal (fan-out, ReLU) and zero bias."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -15,6 +15,6 @@ def he_normal(network: nn.Module) -> None:
 
 
 def small_classifier(layer: nn.Linear) -> None:
-    """Draw a classifier from a normal distribution of deviation 0.01; its bias becomes 0."""
+    """Initialize a classifier from a normal distribution with std 0.01 and zero bias."""
     nn.init.normal_(layer.weight, 0.0, 0.01)
     nn.init.zeros_(layer.bias)

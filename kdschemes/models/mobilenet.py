@@ -17,11 +17,11 @@ STAGES = (
     ((EXPANSION, 64, 4, 2), (EXPANSION, 96, 3, 1)),
     ((EXPANSION, 160, 3, 2), (EXPANSION, 320, 1, 1)),
 )
-"""Of each stage its groups of blocks: expansion, channels before the width's factor, blocks, stride of the first."""
+"""Per stage, groups of blocks: expansion, channels before the width multiplier, blocks, stride of the first block."""
 
 
 class InvertedResidual(nn.Module):
-    """1x1 expansion, 3x3 convolution by channel, 1x1 projection without activation; added to its input if it fits."""
+    """1x1 expansion, 3x3 depthwise convolution, linear 1x1 projection; plus the input if the shapes match."""
 
     def __init__(self, before: int, width: int, stride: int, expansion: int) -> None:
         super().__init__()
@@ -39,18 +39,18 @@ class InvertedResidual(nn.Module):
         self.added = stride == 1 and before == width
 
     def forward(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
-        """Return the projection, with the input added where the shapes are equal."""
+        """Return the projection, plus the input if the shapes match."""
         out: Tensor = self.conv(x)
         return x + out if self.added else out
 
 
 def mobilenet_v2(num_classes: int, channels: int, image_size: int) -> SequentialNetwork:
-    """MobileNetV2 of half width, as in the public CIFAR tables ("MobileNetV2", expansion 6, width 0.5).
+    """Build MobileNetV2 with half width, as in the public CIFAR tables ("MobileNetV2", expansion 6, width 0.5).
 
-    A stem of stride 2, four stages `layer1` to `layer4` that end in linear bottlenecks (stride 1, 2, 2, 2), and
+    A stem with stride 2, four stages `layer1` to `layer4` that end in linear bottlenecks (strides 1, 2, 2, 2), and
     `head`, a 1x1 convolution to 1280 channels with batch norm and ReLU. 812,836 parameters and 6.5 M MACs for 32x32
-    RGB images and 100 classes. Convolutions start from He's normal initialization (fan-out), the classifier from a
-    deviation of 0.01. Raises `UserError` for images below 8x8.
+    RGB images and 100 classes. Convolutions use He normal initialization (fan-out), the classifier std 0.01. Raises
+    `UserError` for images below 8x8.
     """
     if image_size < 8:
         raise UserError(f"mobilenet_v2 needs images of 8x8 or more, not {image_size}x{image_size}")

@@ -11,9 +11,9 @@ from kdschemes.models.cost import macs_of, probing
 def stages(network: StagedNetwork, channels: int, image_size: int) -> list[Stage]:
     """Return the stages, shallow to deep, with the shapes of their features for images of this size.
 
-    Two zero images are run in evaluation mode; modes and random generators are left as they were. A stage's depth is
-    the share of the network's MACs that have been done once its features are there. Raises `UserError` if the network
-    cannot read such images.
+    Runs two zero images in evaluation mode, without affecting modes or random generators. A stage's depth is the
+    fraction of the network's MACs needed for its features. Raises `UserError` if the network does not accept such
+    images.
     """
     with probing(network, channels, image_size, batch=2) as images:
         _, features = network.forward_stages(images)
@@ -27,7 +27,7 @@ def stages(network: StagedNetwork, channels: int, image_size: int) -> list[Stage
 
 
 def describe_stages(stages: Iterable[Stage]) -> str:
-    """Return a printed table of stages: name, depth in percent of the MACs, shape of one sample's features."""
+    """Return a text table of stages: name, depth in percent of the MACs, feature shape per sample."""
     rows = [("stage", "depth", "features")]
     rows += [(s.name, f"{100 * s.depth:.1f} %", "x".join(map(str, s.shape))) for s in stages]
     name, depth, _ = (max(len(row[column]) for row in rows) for column in range(3))

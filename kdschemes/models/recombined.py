@@ -1,4 +1,4 @@
-"""A network put together from a student, a projector of its last map and a teacher's classifier."""
+"""A network composed of a student, a projector of its last map and a teacher's classifier."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ PROJECTED = "projected"
 
 
 class Projector(nn.Module):
-    """Brings a student's last feature to a teacher's channels, where needed pooled to a smaller size first.
+    """Projects a student's last feature to a teacher's channels, after pooling it to `size` if necessary.
 
     A 1x1, a 3x3 and a 1x1 convolution without bias, each followed by batch norm and ReLU, as in Chen et al. 2022
-    ("Knowledge Distillation with the Reused Teacher Classifier"). Tokens and vectors count as maps.
+    ("Knowledge Distillation with the Reused Teacher Classifier"). Tokens and vectors are treated as maps.
 
     Args:
-        channels: of the student's feature.
-        width: of the two layers between.
-        out_channels: of the teacher's feature.
-        size: height and width of the map that is projected.
+        channels: channels of the student's feature.
+        width: channels of the two hidden layers.
+        out_channels: channels of the teacher's feature.
+        size: height and width of the projected map.
     """
 
     def __init__(self, channels: int, width: int, out_channels: int, size: tuple[int, int]) -> None:
@@ -53,8 +53,8 @@ class Projector(nn.Module):
 class Recombined(StagedNetwork):
     """The student up to its last stage, the projector, average pooling, the teacher's classifier.
 
-    The student's own classifier is kept but not run. It holds the very modules that it is given, not copies. The
-    projected map is a further stage, `projected`.
+    The student's own classifier is kept but not run. The modules passed in are used, not copied. The projected map is
+    an additional stage, `projected`.
     """
 
     classifiers = ("classifier",)
@@ -86,21 +86,21 @@ class Recombined(StagedNetwork):
         return classify(self.classifier, projected), {**features, PROJECTED: projected}
 
     def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
-        """Return the features of one stage and compute nothing deeper."""
+        """Return the features of one stage without computing deeper ones."""
         if stage != PROJECTED:
             return self.network.forward_until(images, stage)
         projected: Tensor = self.projector(self.network.forward_until(images, self.network.stage_names[-1]))
         return projected
 
     def config(self) -> dict[str, Any]:
-        """Return what `rebuilt` needs: the student's description, the sizes of the projector and of the classifier."""
+        """Return what `rebuilt` needs: the descriptions of the student, the projector and the classifier."""
         classifier = {"bias": self.classifier.bias is not None}
         parts = {"student": self.network.config(), "projector": self.projector.sizes, "classifier": classifier}
         return super().config() | parts
 
 
 def as_map(feature: Float[Tensor, "n ..."]) -> Float[Tensor, "n c h w"]:
-    """Return a map as it is, tokens as the square map that they fill, a vector as a map of one position."""
+    """Return a feature as a map: maps unchanged, tokens as a square map, a vector as a 1x1 map."""
     if feature.dim() == 4:
         return feature
     if feature.dim() == 2:
@@ -116,7 +116,7 @@ def classify(classifier: nn.Linear, projected: Float[Tensor, "n d h w"]) -> Floa
 
 
 def rebuilt(config: Mapping[str, Any], student: StagedNetwork) -> Recombined:
-    """Return the network that `Recombined.config` describes, around a student, with weights of its own."""
+    """Build the network described by `Recombined.config` around a student; the other parts are newly initialized."""
     sizes = config["projector"]
     height, width = (int(side) for side in sizes["size"])
     projector = Projector(int(sizes["channels"]), int(sizes["width"]), int(sizes["out_channels"]), (height, width))

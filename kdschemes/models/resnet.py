@@ -13,7 +13,7 @@ from kdschemes.models.sequential import ActivatedStage, SequentialNetwork
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut: the identity, or 1x1 convolution and batch norm where the shape changes."""
+    """Two 3x3 convolutions and a shortcut: identity, or 1x1 convolution and batch norm if the shape changes."""
 
     def __init__(self, before: int, width: int, stride: int) -> None:
         super().__init__()
@@ -62,31 +62,30 @@ def _resnet(
 
 
 def cifar_resnet(num_classes: int, channels: int, image_size: int, *, depth: int) -> SequentialNetwork:
-    """ResNet of 6n + 2 layers: a stem of 16 channels, three stages of n basic blocks with 16, 32, 64 channels.
+    """Build a ResNet with 6n + 2 layers: a 16-channel stem, three stages of n basic blocks with 16, 32, 64 channels.
 
-    He et al. 2015, section 4.2, but with 1x1 convolutions as the shortcuts between stages. A stage's features are
-    those after its last ReLU. Convolutions start from He's normal initialization (fan-out), the rest from PyTorch's
-    defaults.
+    He et al. 2015, section 4.2, but with 1x1 convolutions as shortcuts between stages. A stage's features are taken
+    after its last ReLU. Convolutions use He normal initialization (fan-out), the rest PyTorch's defaults.
     """
     assert depth % 6 == 2
     return _resnet(16, (16, 32, 64), (depth // 6,) * 3, num_classes, channels)
 
 
 def cifar_resnet_x4(num_classes: int, channels: int, image_size: int, *, depth: int) -> SequentialNetwork:
-    """The ResNet of 6n + 2 layers with stages four times as wide, 64, 128 and 256 channels, after a stem of 32.
+    """Build a ResNet with 6n + 2 layers and stages four times as wide (64, 128, 256 channels), after a 32-channel stem.
 
-    The "8x4" and "32x4" of the public CIFAR tables: 1,233,540 parameters and 177 M MACs, 7,433,860 and 1,083 M, for
-    32x32 RGB images and 100 classes. Otherwise as `cifar_resnet`.
+    "8x4" and "32x4" in the public CIFAR tables: 1,233,540 parameters and 177 M MACs, 7,433,860 and 1,083 M, for 32x32
+    RGB images and 100 classes. Otherwise the same as `cifar_resnet`.
     """
     assert depth % 6 == 2
     return _resnet(32, (64, 128, 256), (depth // 6,) * 3, num_classes, channels)
 
 
 def resnet18_cifar(num_classes: int, channels: int, image_size: int) -> SequentialNetwork:
-    """The `resnet18` of timm with a 3x3 stem of stride 1 and no max-pooling, tensor for tensor.
+    """Build timm's `resnet18`, tensor for tensor, but with a 3x3 stem with stride 1 and no max pooling.
 
-    11,220,132 parameters and 555.5 M MACs for 32x32 RGB images and 100 classes. Initialized as in timm: He's normal
-    initialization (fan-out) for convolutions, and zero for the scale of each residual branch's last batch norm.
+    11,220,132 parameters and 555.5 M MACs for 32x32 RGB images and 100 classes. Initialized as in timm: He normal
+    (fan-out) for convolutions, zero for the scale of each residual branch's last batch norm.
     """
     network = _resnet(64, (64, 128, 256, 512), (2, 2, 2, 2), num_classes, channels)
     for module in network.modules():

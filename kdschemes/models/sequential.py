@@ -1,4 +1,4 @@
-"""Networks whose parts run one after the other, and their cut into a shared trunk and a branch."""
+"""Networks whose parts run in sequence, and their split into a shared trunk and a branch."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Collection, Generator, Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdschemes.config import MODELS
+from kdschemes.config.models import MODELS
 from kdschemes.errors import UserError, unknown
 from kdschemes.models.base import StagedNetwork
 
@@ -15,14 +15,14 @@ Named = list[tuple[str, nn.Module]]
 
 
 class ActivatedStage(nn.Sequential):
-    """Layers in order, the last of them a ReLU, or a block that ends in one and can run without it.
+    """Layers in sequence, ending in a ReLU or in a block that ends in one and can run without it.
 
-    Such a block has `before_activation(x)`, its output before that ReLU, and `last_norm()`, the batch norm whose
-    output (a shortcut added or not) the ReLU reads.
+    Such a block has `before_activation(x)`, its output before that ReLU, and `last_norm()`, the batch norm before the
+    ReLU (a shortcut may be added in between).
     """
 
     def before_activation(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
-        """Return what the last ReLU reads."""
+        """Return the input of the last ReLU."""
         *first, last = self
         for layer in first:
             x = layer(x)
@@ -37,9 +37,9 @@ class ActivatedStage(nn.Sequential):
 
 
 class SequentialNetwork(StagedNetwork):
-    """Parts in order, then global average pooling and the linear classifier `fc`.
+    """Parts in sequence, then global average pooling and the linear classifier `fc`.
 
-    A part that is named in `stage_names` is a stage: its output is kept as that stage's features.
+    The parts in `stage_names` are the stages; their outputs are the stages' features.
     """
 
     classifiers = ("fc",)
@@ -57,7 +57,7 @@ class SequentialNetwork(StagedNetwork):
 
     @property
     def activated(self) -> dict[str, nn.BatchNorm2d]:  # type: ignore[override]
-        """Stages whose last layer is a ReLU, with the batch norm whose output it reads."""
+        """Stages that end in a ReLU, with the batch norm before it."""
         stages = {name: self.get_submodule(name) for name in self.stage_names}
         return {name: stage.last_norm() for name, stage in stages.items() if isinstance(stage, ActivatedStage)}
 
@@ -66,7 +66,7 @@ class SequentialNetwork(StagedNetwork):
         return self.fc
 
     def blocks(self) -> Named:
-        """Return the parts before the classifier, in the order in which they run."""
+        """Return the parts before the classifier, in execution order."""
         return [(name, self.get_submodule(name)) for name in self.part_names]
 
     def classify(self, last_features: Float[Tensor, "n d h w"]) -> Float[Tensor, "n classes"]:
@@ -91,19 +91,19 @@ class SequentialNetwork(StagedNetwork):
         dict[str, Float[Tensor, "n ..."]],
         dict[str, Float[Tensor, "n ..."]],
     ]:
-        """Return logits and features, and the maps before the last ReLU of every stage that ends in one."""
+        """Return logits, features, and the maps before the last ReLU of every stage that ends in one."""
         before: dict[str, Tensor] = {}
         last, features = _run(self.blocks(), images, self.stage_names, before)
         return self.classify(last), features, before
 
     def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
-        """Return the features of one stage and compute nothing deeper."""
+        """Return the features of one stage without computing deeper ones."""
         return _run(self.blocks()[: self.part_names.index(stage) + 1], images, self.stage_names)[0]
 
     def forward_by_stage(
         self, images: Float[Tensor, "n c h w"], stages: Collection[str]
     ) -> Generator[Tensor, Tensor | None, None]:
-        """Yield the features of `stages`, then the logits; rows sent back go on, and nothing is computed twice."""
+        """Yield the features of `stages`, then the logits; only rows sent back continue, and nothing is recomputed."""
         x = images
         for name, part in self.blocks():
             x = part(x)
@@ -114,7 +114,7 @@ class SequentialNetwork(StagedNetwork):
 
 
 class Trunk(nn.Module):
-    """The first parts of a network, under their names in it."""
+    """The first parts of a network, under their original names."""
 
     def __init__(self, parts: Named, stage_names: tuple[str, ...]) -> None:
         super().__init__()
@@ -126,12 +126,12 @@ class Trunk(nn.Module):
     def forward(
         self, images: Float[Tensor, "n c h w"]
     ) -> tuple[Float[Tensor, "n d2 h2 w2"], dict[str, Float[Tensor, "n ..."]]]:
-        """Return what the branches read, and the features of the trunk's stages."""
+        """Return the input of the branches, and the features of the trunk's stages."""
         return _run([(name, self.get_submodule(name)) for name in self.part_names], images, self.stage_names)
 
 
 class Branch(nn.Module):
-    """The parts after the trunk and the classifier, under their names in the network."""
+    """The parts after the trunk and the classifier, under their original names."""
 
     def __init__(self, parts: Named, stage_names: tuple[str, ...], fc: nn.Linear) -> None:
         super().__init__()
@@ -144,27 +144,27 @@ class Branch(nn.Module):
     def forward(
         self, tensor: Float[Tensor, "n d h w"]
     ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
-        """Return the logits and the features of the branch's stages, from the trunk's tensor."""
+        """Return the logits and the features of the branch's stages, given the trunk's output."""
         last, features = _run([(name, self.get_submodule(name)) for name in self.part_names], tensor, self.stage_names)
         return _classify(self.fc, last), features
 
 
 def split(network: StagedNetwork, stage: str) -> tuple[Trunk, Branch]:
-    """Cut a network before `stage`: the trunk runs all that comes before, the branch the rest.
+    """Split a network before `stage` into a trunk (everything before) and a branch (the rest).
 
-    Both hold the network's own modules, not copies, and `trunk.state_dict() | branch.state_dict()` is its plain
-    state. Raises `UserError` for an unknown stage, for a first stage with nothing before it, and for a network whose
-    stages cannot be taken apart.
+    Both contain the network's own modules, not copies, and `trunk.state_dict() | branch.state_dict()` is its plain
+    state. Raises `UserError` for an unknown stage, a first stage with nothing before it, or a network that cannot be
+    split.
     """
     if not isinstance(network, SequentialNetwork):
-        raise UserError(f"{network.spec.name} cannot be cut in trunk and branches; choose from {', '.join(MODELS)}")
+        raise UserError(f"{network.spec.name} cannot be split into trunk and branches; use one of {', '.join(MODELS)}")
     if stage not in network.stage_names:
         raise unknown(f"stage of {network.spec.name}", stage, network.stage_names)
     blocks, cut = network.blocks(), network.part_names.index(stage)
     if cut == 0:
         raise UserError(
             f"nothing comes before {stage} of {network.spec.name}, so nothing would be shared; "
-            f"cut before one of {', '.join(network.stage_names[1:])}"
+            f"split before one of {', '.join(network.stage_names[1:])}"
         )
     first = network.stage_names.index(stage)
     trunk = Trunk(blocks[:cut], network.stage_names[:first])

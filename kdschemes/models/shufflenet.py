@@ -17,22 +17,22 @@ GROUPS = 3
 V1_STAGES = ((240, 4), (480, 8), (960, 4))
 
 V2_STAGES = ((116, 4), (232, 8), (464, 4))
-"""Of each stage its channels and its number of blocks, the first of which halves the map."""
+"""Channels and number of blocks per stage; the first block halves the map."""
 
 V2_LAST = 1024
 
 
 def shuffle(x: Float[Tensor, "n c h w"], groups: int) -> Float[Tensor, "n c h w"]:
-    """Return the channels dealt out over the groups: channel i of group g becomes channel g of part i."""
+    """Shuffle channels across groups: channel i of group g becomes channel g of group i."""
     mixed: Tensor = rearrange(x, "n (g c) h w -> n (c g) h w", g=groups)
     return mixed
 
 
 class GroupedBlock(nn.Module):
-    """ShuffleNetV1's unit: grouped 1x1, shuffle, 3x3 by channel, grouped 1x1; beside it the input.
+    """ShuffleNetV1's unit: grouped 1x1 convolution, shuffle, depthwise 3x3, grouped 1x1, and a shortcut.
 
-    The input is added, or, where the map is halved, average-pooled and concatenated. A ReLU follows the 3x3
-    convolution too (the paper has none there), as in the public CIFAR code.
+    The input is added or, if the map is halved, average-pooled and concatenated. As in the public CIFAR code, a ReLU
+    also follows the 3x3 convolution (the paper has none there).
     """
 
     def __init__(self, before: int, width: int, *, halve: bool) -> None:
@@ -53,7 +53,7 @@ class GroupedBlock(nn.Module):
         return F.relu(self.before_activation(x), inplace=True)
 
     def before_activation(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n d h2 w2"]:
-        """Return what the last ReLU reads."""
+        """Return the input of the last ReLU."""
         out = shuffle(F.relu(self.bn1(self.conv1(x)), inplace=True), self.groups)
         out = self.bn3(self.conv3(F.relu(self.bn2(self.conv2(out)), inplace=True)))
         if self.halve:
@@ -75,7 +75,7 @@ def _by_channel(width: int, stride: int) -> nn.Sequential:
 
 
 class SplitBlock(nn.Module):
-    """ShuffleNetV2's unit: half of the channels pass 1x1, 3x3 by channel, 1x1; both halves are shuffled together."""
+    """ShuffleNetV2's unit: 1x1, depthwise 3x3 and 1x1 convolutions on half of the channels; then both are shuffled."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class SplitBlock(nn.Module):
 
 
 class HalvingBlock(nn.Module):
-    """ShuffleNetV2's unit that halves the map: both branches read all channels and end with half of the new ones."""
+    """ShuffleNetV2's downsampling unit: both branches take all channels and output half of the new ones."""
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
@@ -111,9 +111,9 @@ def _stem(channels: int) -> dict[str, nn.Module]:
 
 
 def shufflenet_v1(num_classes: int, channels: int, image_size: int) -> SequentialNetwork:
-    """ShuffleNetV1 with 3 groups, as in the public CIFAR tables: a 1x1 stem, stages of 240, 480 and 960 channels.
+    """Build ShuffleNetV1 with 3 groups, as in the public CIFAR tables: a 1x1 stem, stages of 240, 480, 960 channels.
 
-    949,258 parameters and 39 M MACs for 32x32 RGB images and 100 classes. Initial weights are PyTorch's defaults.
+    949,258 parameters and 39 M MACs for 32x32 RGB images and 100 classes. PyTorch's default initialization.
     """
     parts = _stem(channels)
     before = STEM
@@ -126,10 +126,10 @@ def shufflenet_v1(num_classes: int, channels: int, image_size: int) -> Sequentia
 
 
 def shufflenet_v2(num_classes: int, channels: int, image_size: int) -> SequentialNetwork:
-    """ShuffleNetV2 of size 1, as in the public CIFAR tables: a 1x1 stem, stages of 116, 232 and 464 channels.
+    """Build ShuffleNetV2 1x, as in the public CIFAR tables: a 1x1 stem, stages of 116, 232, 464 channels.
 
     The last stage `head` is a 1x1 convolution to 1024 channels with batch norm and ReLU. 1,355,528 parameters and 45 M
-    MACs for 32x32 RGB images and 100 classes. Initial weights are PyTorch's defaults.
+    MACs for 32x32 RGB images and 100 classes. PyTorch's default initialization.
     """
     parts = _stem(channels)
     before = STEM

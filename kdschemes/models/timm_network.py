@@ -17,12 +17,12 @@ MOST_STAGES = 4
 
 
 class TimmNetwork(StagedNetwork):
-    """A timm model whose features come from its own `forward_intermediates`.
+    """A timm model with features from its `forward_intermediates`.
 
-    At most four stages: the four deepest feature groups of a network that shrinks its maps on the way, or four evenly
-    spread blocks, the last included, of one that does not (vision transformers, mixers). Stages are named by timm's
-    modules with `_` for `.` (`layer4`, `blocks_11`). Features are maps [N, D, H, W] before the final norm, for
-    transformers too, without their class tokens. `takes_size` says whether the model was built for one image size.
+    At most four stages: the four deepest feature groups of a network that downsamples, or four evenly spaced blocks,
+    including the last, of one that does not (vision transformers, mixers). Stages are named after timm's modules with
+    `_` for `.` (`layer4`, `blocks_11`). Features are maps [N, D, H, W] before the final norm, also for transformers,
+    without class tokens. `takes_size`: whether the model was built for a fixed image size.
     """
 
     def __init__(self, name: str, network: nn.Module, *, takes_size: bool) -> None:
@@ -32,7 +32,7 @@ class TimmNetwork(StagedNetwork):
         info = getattr(network, "feature_info", None)
         groups = list(getattr(info, "info", info) or [])
         if not hasattr(network, "forward_intermediates") or not groups:
-            raise UserError(f"timm/{name} gives no features by stage (timm's forward_intermediates); choose another")
+            raise UserError(f"timm/{name} has no features by stage (timm's forward_intermediates); choose another")
         self._groups = groups
         total, count = len(groups), min(MOST_STAGES, len(groups))
         if len({group["reduction"] for group in groups}) == 1:
@@ -61,12 +61,12 @@ class TimmNetwork(StagedNetwork):
     def forward_stages(
         self, images: Float[Tensor, "n c h w"]
     ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
-        """Return the logits and the features of every stage, in one pass."""
+        """Return the logits and the features of every stage."""
         last, features = self._timm.forward_intermediates(images, indices=self._indices)
         return self._timm.forward_head(last), dict(zip(self.stage_names, features, strict=True))
 
     def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
-        """Return the features of one stage and compute nothing deeper (as far as the model can stop early)."""
+        """Return the features of one stage without computing deeper ones (if the model can stop early)."""
         index = self._indices[self.stage_names.index(stage)]
         features: list[Tensor] = self._timm.forward_intermediates(
             images, indices=[index], stop_early=True, intermediates_only=True
@@ -76,10 +76,10 @@ class TimmNetwork(StagedNetwork):
     def forward_by_stage(
         self, images: Float[Tensor, "n c h w"], stages: Collection[str]
     ) -> Generator[Tensor, Tensor | None, None]:
-        """Yield the features of `stages`, then the logits; rows sent back go on.
+        """Yield the features of `stages`, then the logits; only rows sent back continue.
 
-        timm cannot start a network in its middle. So each stage is asked for from the images on, and what the stages
-        before it have computed is answered from a record of the network's modules.
+        timm cannot start a network in the middle, so each stage is run from the images on, and outputs that earlier
+        stages have already computed are replayed from a record of module calls.
         """
         record: Record = []
         for position, stage in enumerate(self.stage_names):
@@ -100,7 +100,7 @@ class TimmNetwork(StagedNetwork):
 
     @torch.no_grad()
     def linear_classifier(self) -> nn.Linear | None:
-        """Return timm's classifier if it alone stands between the averaged last stage and the logits."""
+        """Return timm's classifier if it alone maps the averaged last stage to the logits."""
         layer = self._timm.get_classifier() if hasattr(self._timm, "get_classifier") else None
         width = self._groups[self._indices[-1]]["num_chs"]
         if not isinstance(layer, nn.Linear) or layer.in_features != width:
@@ -121,11 +121,11 @@ class TimmNetwork(StagedNetwork):
         return self.network.state_dict()
 
     def load_plain_state(self, state: Mapping[str, Tensor]) -> None:
-        """Load what `plain_state` gives; every name and shape must match."""
+        """Load a state as returned by `plain_state`; every name and shape must match."""
         self.network.load_state_dict(state, strict=True)
 
     def config(self) -> dict[str, Any]:
-        """Return the network's description, with what `timm.create_model("local-dir:...")` needs beside it."""
+        """Return the network's description, including what `timm.create_model("local-dir:...")` needs."""
         spec = self.spec
         model_args: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.channels}
         if self._takes_size:
@@ -142,15 +142,15 @@ class TimmNetwork(StagedNetwork):
 
 
 Record = list[tuple[nn.Module, Tensor | None]]
-"""Calls of a network's modules in order, with their outputs; None for a call that has to be made again."""
+"""Module calls in order, with their outputs; None for a call that has to be repeated."""
 
 
 @contextmanager
 def _recorded(network: nn.Module, record: Record, rows: int) -> Iterator[None]:
-    """Within the block, answer the calls that the network makes of its modules from `record`, as far as that goes.
+    """Within the context, replay the network's module calls from `record` as far as it reaches.
 
-    Further calls are made and recorded, with their output if that and the first argument are tensors of `rows` rows.
-    Calls inside a module that is being called are left alone.
+    Further calls are executed and recorded, with their output if it and the first argument are tensors with `rows`
+    rows. Nested calls inside a module are not intercepted.
     """
     modules = list(dict.fromkeys(_called(network)))
     calls, inside = 0, False
@@ -190,7 +190,7 @@ def _recorded(network: nn.Module, record: Record, rows: int) -> Iterator[None]:
 
 
 def _called(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules that a network calls itself: its children, and those of its lists and sequences."""
+    """Yield the modules that a network calls directly: its children, and those of its lists and sequences."""
     for child in network.children():
         yield child
         if isinstance(child, nn.ModuleList | nn.Sequential):
@@ -198,11 +198,11 @@ def _called(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def create_timm(name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool) -> TimmNetwork:
-    """Build a timm model for this many classes and channels, and for this image size where it takes one.
+    """Build a timm model for these numbers of classes and channels, and this image size if the model takes one.
 
-    With `pretrained`, timm's published weights are downloaded and fitted to the number of channels and the image size;
-    a classifier for another number of classes starts anew. Raises `UserError` for a name that timm does not have, for
-    an image size that the model refuses, and when the weights cannot be had.
+    With `pretrained`, timm's weights are downloaded and adapted to the number of channels and the image size; a
+    classifier for another number of classes is newly initialized. Raises `UserError` for an unknown name, an
+    unsupported image size or unavailable weights.
     """
     import timm
 

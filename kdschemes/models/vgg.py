@@ -14,13 +14,13 @@ POOLED_FROM = 64
 
 
 def vgg(num_classes: int, channels: int, image_size: int, *, convolutions: int) -> SequentialNetwork:
-    """Five stages of 3x3 convolutions (with bias), batch norm and ReLU, with 64, 128, 256, 512 and 512 channels.
+    """Build five stages of 3x3 convolutions (with bias), batch norm and ReLU, with 64, 128, 256, 512, 512 channels.
 
-    As in the public CIFAR tables: max-pooling by 2 after the first three stages (after the fourth too for images of 64
-    pixels and more), global average pooling after the last, one linear classifier. For 32x32 RGB images and 100
-    classes: VGG-8 (one convolution a stage) 3,965,028 parameters and 96 M MACs, VGG-13 (two) 9,462,180 and 285 M.
-    A stage's features are those before its pooling. Convolutions start from He's normal initialization (fan-out) with
-    zero bias, the classifier from a deviation of 0.01. Raises `UserError` for images below 8x8.
+    As in the public CIFAR tables: 2x2 max pooling after the first three stages (also after the fourth for images of 64
+    pixels or more), global average pooling after the last, one linear classifier. For 32x32 RGB images and 100
+    classes: VGG-8 (one convolution per stage) 3,965,028 parameters and 96 M MACs, VGG-13 (two) 9,462,180 and 285 M.
+    A stage's features are taken before its pooling. Convolutions use He normal initialization (fan-out) with zero bias,
+    the classifier std 0.01. Raises `UserError` for images below 8x8.
     """
     if image_size < 8:
         raise UserError(f"vgg halves its images three times: it needs 8x8 or more, not {image_size}x{image_size}")

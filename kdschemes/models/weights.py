@@ -1,4 +1,4 @@
-"""Weights of plain networks: read from files of several kinds, written so that others can read them."""
+"""Read weights from files of several formats, and write them in formats that other tools can read."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MOST_LISTED = 10
 
 
 def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) -> None:
-    """Load weights into a network: a .safetensors file, a torch file, or a folder that holds model.safetensors.
+    """Load weights into a network from a .safetensors file, a torch file, or a folder with model.safetensors.
 
-    `hf_hub:OWNER/NAME` is downloaded from the Hugging Face hub, once; its tensors go into the network that was built.
-    A torch file is read without running code; its tensors may sit under `state_dict` or `model`, and names may start
-    with `module.` or hold `_orig_mod.`. Raises `UserError` if the file is missing or broken, if its classifier has
-    another number of classes than `num_classes`, or if a tensor is missing, unexpected or of another shape.
+    `hf_hub:OWNER/NAME` is downloaded from the Hugging Face Hub, once. A torch file is read without executing code; its
+    tensors may be under `state_dict` or `model`, and names may start with `module.` or contain `_orig_mod.`. Raises
+    `UserError` if the file is missing or broken, if its classifier does not have `num_classes` classes, or if a tensor
+    is missing, unexpected or has another shape.
     """
     path = _fetch(str(path)) if str(path).startswith(HUB) else Path(path).expanduser()
     state = {_plain_name(name): tensor for name, tensor in _read(path).items()}
@@ -40,15 +40,15 @@ def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) 
         tensor = state.get(f"{classifier}.weight")
         if tensor is not None and tensor.ndim > 0 and len(tensor) != num_classes:
             raise UserError(
-                f"{path} classifies {len(tensor)} classes, but the data has {num_classes}; "
-                f"take weights trained for {num_classes} classes"
+                f"{path} has {len(tensor)} classes, but the data has {num_classes}; "
+                f"use weights trained for {num_classes} classes"
             )
     _check_fit(state, wanted, path, network.spec.name)
     network.load_plain_state(state)
 
 
 def load_exit_weights(network: ExitNetwork, folder: str | Path) -> None:
-    """Load into a network's exits what `save_exits` wrote. Raises `UserError` if it is missing, broken or another's."""
+    """Load exits written by `save_exits`. Raises `UserError` if they are missing, broken or do not fit the network."""
     path = Path(folder).expanduser() / EXITS
     state = _read(path)
     _check_fit(state, network.exits.state_dict(), path, f"the exits of {network.network.spec.name}")
@@ -76,18 +76,18 @@ def save_weights(
     state: Mapping[str, Tensor] | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a network as `model.safetensors` and `config.json`; each file appears whole or not at all.
+    """Write a network as `model.safetensors` and `config.json`, each atomically.
 
     `state` replaces the network's own weights (a moving average, a trunk joined with a branch) and has plain names.
-    `metadata` must be JSON-able and is kept in the config; its `mean` and `std` are also given to timm. A timm model is
-    then loaded by `timm.create_model("local-dir:FOLDER", pretrained=True)`, any model by `kdschemes.models.load_model`.
-    Raises `UserError` if the folder cannot be written.
+    `metadata` must be JSON-serializable and is stored in the config; its `mean` and `std` are also passed to timm. Load
+    a timm model with `timm.create_model("local-dir:FOLDER", pretrained=True)`, any model with
+    `kdschemes.models.load_model`. Raises `UserError` if the folder cannot be written.
     """
     folder = Path(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"folder {folder} cannot be made: {error.strerror}; name another") from error
+        raise UserError(f"cannot create folder {folder}: {error.strerror}; choose another") from error
     state = network.plain_state() if state is None else state
     assert state.keys() == network.plain_state().keys()
     metadata = dict(metadata or {})
@@ -99,9 +99,9 @@ def save_weights(
 
 
 def save_exits(network: ExitNetwork, folder: str | Path) -> None:
-    """Write a network's exits, as `exits.safetensors` and `exits.json`, into the folder where `save_weights` wrote it.
+    """Write a network's exits as `exits.safetensors` and `exits.json` into the folder that `save_weights` wrote to.
 
-    `kdschemes.models.load_exit_model` loads both together. Raises `UserError` if the folder cannot be written.
+    `kdschemes.models.load_exit_model` loads both. Raises `UserError` if the folder cannot be written.
     """
     folder = Path(folder)
     _write(folder / EXITS, network.exits.state_dict())
@@ -116,7 +116,7 @@ def _write(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _fetch(name: str) -> Path:
-    """Return the local copy of a hub repository's weights."""
+    """Download a Hub repository's weights and return the local path."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError
 
@@ -125,7 +125,7 @@ def _fetch(name: str) -> Path:
             return Path(hf_hub_download(name.removeprefix(HUB), WEIGHTS))
         except EntryNotFoundError:
             return Path(hf_hub_download(name.removeprefix(HUB), TORCH_WEIGHTS))
-    except Exception as error:  # no network, no such repository, no right to read it
+    except Exception as error:  # no network, no such repository, no permission
         raise UserError(
             f"{name} cannot be downloaded ({first_line(error)}): check the name, or download the file and give its path"
         ) from error
@@ -136,7 +136,7 @@ def _plain_name(name: str) -> str:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file or folder by name, on the CPU."""
+    """Return the tensors in a file or folder by name, on the CPU."""
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"no weights at {file}: give a .safetensors or torch file, or a folder with {WEIGHTS}")
@@ -146,11 +146,11 @@ def _read(path: Path) -> dict[str, Tensor]:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file can make its reader fail in any way
         raise UserError(
-            f"{file} cannot be read as tensors only (broken, or it holds code): {first_line(error)}"
+            f"{file} cannot be read as tensors only (broken, or it contains code): {first_line(error)}"
         ) from error
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{file} holds no dictionary of tensors; save the network's state_dict() there")
+        raise UserError(f"{file} is not a dictionary of tensors; save the network's state_dict() there")
     return dict(state)

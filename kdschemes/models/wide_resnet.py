@@ -11,9 +11,9 @@ from kdschemes.models.sequential import ActivatedStage, SequentialNetwork
 
 
 class PreactivatedBlock(nn.Module):
-    """Twice batch norm, ReLU and a 3x3 convolution, and a shortcut: the identity, or a 1x1 convolution.
+    """Two times batch norm, ReLU and 3x3 convolution, plus a shortcut: identity, or a 1x1 convolution.
 
-    Where the number of channels changes, the shortcut reads the first ReLU's output.
+    If the number of channels changes, the shortcut takes the first ReLU's output.
     """
 
     def __init__(self, before: int, width: int, stride: int) -> None:
@@ -33,12 +33,12 @@ class PreactivatedBlock(nn.Module):
 
 
 def wide_resnet(num_classes: int, channels: int, image_size: int, *, depth: int, widen: int) -> SequentialNetwork:
-    """WRN of 6n + 4 layers: a stem of 16 channels, three stages of n blocks with 16, 32, 64 channels, widened.
+    """Build a WRN with 6n + 4 layers: a 16-channel stem, three stages of n blocks with 16, 32, 64 channels * `widen`.
 
     Parameters and MACs for 32x32 RGB images and 100 classes: WRN-16-2 703,284 and 101 M, WRN-40-1 569,780 and 83 M,
-    WRN-40-2 2,255,156 and 328 M. The last stage's features are those after the final batch norm and ReLU, which the
-    classifier pools; the other stages' are the sums of their last block, which no ReLU has seen (in the public code the
-    last stage's, too). Convolutions start from He's normal initialization (fan-out), the classifier's bias from 0.
+    WRN-40-2 2,255,156 and 328 M. The last stage's features are taken after the final batch norm and ReLU, like the
+    classifier's input; the other stages' are the sums of their last block, before any ReLU (in the public code, the
+    last stage's, too). Convolutions use He normal initialization (fan-out); the classifier's bias starts at 0.
     """
     assert depth % 6 == 4
     parts: dict[str, nn.Module] = {"conv1": nn.Conv2d(channels, 16, 3, padding=1, bias=False)}

@@ -1,4 +1,4 @@
-"""What `kdschemes report` prints: the main numbers, the verdict, warnings, unfinished runs."""
+"""What `kdschemes study report` prints: the main numbers, the verdict, warnings, unfinished runs."""
 
 from __future__ import annotations
 

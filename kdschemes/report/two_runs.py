@@ -30,7 +30,7 @@ METRICS = (
 
 NOTHING_PROVED = (
     "Two runs of one seed each prove nothing about their methods: changing the seed changes results too.\n"
-    "kdschemes report compares methods over seeds."
+    "kdschemes study report compares methods over seeds."
 )
 
 

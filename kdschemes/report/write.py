@@ -1,4 +1,4 @@
-"""`kdschemes report`: find the runs, write the pages and their charts."""
+"""`kdschemes study report`: find the runs, write the pages and their charts."""
 
 from __future__ import annotations
 

@@ -18,14 +18,14 @@ from kdschemes.seeding import seeded
 __all__ = ["BUILDERS", "Builder", "Builders", "build_scheme"]
 
 BUILDERS: Builders = {**SUPERVISED, **OFFLINE, **ONLINE, **SELF, **TOPOLOGY}
-"""Who builds the scheme of each class of options; names are in `kdschemes.config.schemes.SCHEMES`."""
+"""The builder of the scheme for each options class; names are in `kdschemes.config.schemes.SCHEMES`."""
 
 
 def build_scheme(config: Config, data_spec: DataSpec) -> Distillation:
-    """Build the scheme that a configuration names, with initial weights that depend on its seeds alone.
+    """Build the scheme that a configuration names, with initial weights that depend only on its seeds.
 
     Raises:
-        UserError: a model, a checkpoint or a loss that does not fit.
+        UserError: a model, a checkpoint, or a loss does not fit.
     """
     with seeded(config.seed, "init", "projections"):
         scheme = BUILDERS[type(config.scheme)](config, data_spec)

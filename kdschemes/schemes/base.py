@@ -1,4 +1,4 @@
-"""What a builder of a scheme is."""
+"""The type of scheme builders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import DataSpec
 
 Builder = Callable[[Config, DataSpec], Distillation]
-"""Builds the scheme that a configuration describes, under torch's generator seeded for it."""
+"""Builds the scheme that a configuration describes, called with torch's generator seeded."""
 
 Builders = dict[type[Method], Builder]
-"""Who builds the scheme of each class of options."""
+"""The builder of the scheme for each options class."""

@@ -1,4 +1,4 @@
-"""Topologies of the user's own: a recipe in Python builds the scheme."""
+"""Custom topologies: a Python recipe builds the scheme."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdschemes.schemes.base import Builder, Builders
 
 
 def from_file(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return what the recipe's function `topology(config, task)` builds.
+    """Return the scheme that the recipe's function `topology(config, task)` builds.
 
     Raises:
         UserError: the file cannot be imported, or has no such function.

@@ -1,4 +1,4 @@
-"""Edge, distill(): topology to Distillation."""
+"""From a topology to a `Distillation`: `Edge`, `distill()`, `probe()`."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Edge:
-    """`source` teaches `target`; factors multiply the weights of the losses it carries, None carries none of a kind.
+    """`source` teaches `target`. The factors multiply the losses' weights by kind; None: no losses of that kind.
 
-    `losses` are those of this edge alone; None: those that the whole topology is given. `detach` makes a constant of
-    what the source says; without it the source learns from the edge, too.
+    `losses` apply to this edge only; None: the losses of the whole topology. Without `detach`, gradients flow to the
+    source as well.
     """
 
     source: str
@@ -56,14 +56,14 @@ def distill(
     lr_multipliers: Mapping[str, float] | None = None,
     phases: Sequence[Sequence[str]] = (),
 ) -> Distillation:
-    """Build a scheme from its topology alone.
+    """Build a scheme from its topology.
 
-    Every output in `supervised` gets cross-entropy on the labels with that weight; every edge carries each kind of
-    loss that `losses` names, unless the edge's factor for that kind is None. Projections are shaped by a probe.
-    `terms` come beside these; `peers`, `lr_multipliers` and `phases` are those of `Distillation`.
+    Every output in `supervised` gets cross-entropy with the labels, with that weight; every edge gets each loss in
+    `losses`, unless the edge's factor for that kind is None. A probe determines the shapes of projections. `terms` are
+    added to these; `peers`, `lr_multipliers`, and `phases` are as in `Distillation`.
 
     Raises:
-        UserError: a loss that cannot be defined between two outputs, a stage that is not there.
+        UserError: a loss cannot be defined between two outputs, or a stage does not exist.
     """
     made: list[Term] = [
         Supervise(target, constant(weight), label_smoothing=label_smoothing, label_smoothing_over=label_smoothing_over)
@@ -99,7 +99,7 @@ def distill(
                 head = LossHead(edge.target, loss, producer[edge.target])
                 if head.provides[0] in loss_heads:
                     raise UserError(
-                        f"{options.name} gives {edge.target} a classifier, and two outputs teach it: choose one teacher"
+                        f"{options.name} gives {edge.target} a classifier, but two outputs teach it: choose one teacher"
                     )
                 loss_heads[head.provides[0]] = head
     return Distillation(
@@ -114,7 +114,7 @@ def distill(
 
 
 def soft_weight(config: Config) -> float:
-    """Return `scheme.alpha`, or 0 without a response loss: then there is nothing to weigh cross-entropy against."""
+    """Return `scheme.alpha`, or 0 without a response loss, which leaves cross-entropy its full weight."""
     alpha: float = config.scheme.alpha
     return alpha if any(kind == "response" for kind, _ in config.losses.chosen()) else 0.0
 
@@ -130,7 +130,7 @@ def probe(nodes: Iterable[Node], data_spec: DataSpec) -> Shapes:
     """Run every node once on two zero images in evaluation mode and return the feature shapes of each output.
 
     Raises:
-        UserError: a network that cannot read such images.
+        UserError: a network cannot process images of this size.
     """
     images = torch.zeros(2, data_spec.channels, data_spec.image_size, data_spec.image_size)
     nodes = list(nodes)
@@ -144,6 +144,6 @@ def probe(nodes: Iterable[Node], data_spec: DataSpec) -> Shapes:
         except (RuntimeError, AssertionError) as error:
             size = "x".join(map(str, images.shape[1:]))
             reason = str(error).strip().partition("\n")[0]
-            raise UserError(f"{node.provides[0]} cannot read {size} images: take another model ({reason})") from None
+            raise UserError(f"{node.provides[0]} cannot read {size} images: choose another model ({reason})") from None
         node.train(mode)
     return {name: {s: tuple(f.shape[1:]) for s, f in output.features.items()} for name, output in outputs.items()}

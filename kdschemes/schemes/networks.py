@@ -1,4 +1,4 @@
-"""The networks of a scheme, with initial weights that depend on the run's seed and the network's name alone."""
+"""The networks of a scheme, with initial weights that depend only on the run's seed and the network's name."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from kdschemes.seeding import seeded
 def student_network(
     config: Config, data_spec: DataSpec, role: str, model: str | None = None, seed: int | None = None
 ) -> StagedNetwork:
-    """Return a network to train, from its seed or from `model.checkpoint`.
+    """Return a network to train, initialized from a seed or from `model.checkpoint`.
 
-    `seed` gives its initial weights; None: those of the run's seed and the role.
+    Without `seed`, the initial weights depend on the run's seed and the role.
 
     Raises:
         UserError: the checkpoint does not fit, or there are several.
@@ -26,8 +26,8 @@ def student_network(
     checkpoint = config.model.checkpoint
     if isinstance(checkpoint, list):
         raise UserError(
-            f"model.checkpoint has {len(checkpoint)} entries: only peers of scheme.topology=independent start from one "
-            "each; give one"
+            f"model.checkpoint has {len(checkpoint)} entries, but only peers with scheme.topology=independent start "
+            "from one each: give a single checkpoint"
         )
     with seeded(config.seed, "init", role) if seed is None else seeded(seed, "init"):
         network = _create(model or config.model.name, data_spec, config.model.pretrained)
@@ -39,7 +39,7 @@ def student_network(
 def network_with_exits(
     config: Config, data_spec: DataSpec, role: str, options: ExitOptions | None = None
 ) -> ExitNetwork:
-    """Return a network to train, with the exits that `options` ask for (None: the scheme's own options)."""
+    """Return a network to train, with the exits that `options` specify (None: the scheme's options)."""
     if options is None:
         assert isinstance(config.scheme, ExitOptions)
         options = config.scheme
@@ -55,10 +55,10 @@ def network_with_exits(
 
 
 def teacher_network(config: Config, data_spec: DataSpec, number: int) -> StagedNetwork:
-    """Return teacher `number`, with its checkpoint's weights if it has one.
+    """Return teacher `number`, with the weights of its checkpoint, if any.
 
     Raises:
-        UserError: the checkpoint does not fit, or its classes are not the data's.
+        UserError: the checkpoint does not fit, or its classes do not match the data's.
     """
     names = config.teacher.name if isinstance(config.teacher.name, list) else [config.teacher.name]
     with seeded(config.teacher.seed, "init", "teacher", number):
@@ -71,12 +71,12 @@ def teacher_network(config: Config, data_spec: DataSpec, number: int) -> StagedN
 
 
 def with_average(scheme: Distillation, decay: float) -> Distillation:
-    """Add a moving average of the reported network, evaluated as the last head, `NAME/ema`."""
+    """Add a moving average of the primary head's network, evaluated as the last head, `NAME/ema`."""
     nodes_of_heads = {head: scheme.node_of(head) for head in scheme.heads}
     head = next((head for head, node in nodes_of_heads.items() if not isinstance(node, LossHead)), scheme.heads[0])
     source = nodes_of_heads[head]
     if not isinstance(source, Network | NetworkWithExits):
-        raise UserError("train.ema averages a network of its own: choose scheme.topology=independent or train.ema=null")
+        raise UserError("train.ema needs a separate network: choose scheme.topology=independent or train.ema=null")
     name = f"{head}/ema"
     network = source.network.network if isinstance(source, NetworkWithExits) else source.network
     return scheme.with_nodes({name: Ema(Network(head, network), {head: name}, decay)}, [name])

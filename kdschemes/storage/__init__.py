@@ -1,1 +1,1 @@
-"""What is on disk: leases, atomic writes, checkpoints, results and predictions."""
+"""Files on disk: leases, atomic writes, checkpoints, results, and predictions."""

@@ -1,4 +1,4 @@
-"""Files that are whole or not there."""
+"""Atomic file writes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GUARDS: dict[Path, Callable[[], None]] = {}
 
 @contextlib.contextmanager
 def guarded(folder: Path, verify: Callable[[], None]) -> Iterator[None]:
-    """Within the block, call `hold` right before a file is put in place anywhere below `folder`; it may raise."""
+    """Within the block, call `verify` right before a file is put in place anywhere in `folder`; it may raise."""
     _GUARDS[folder.absolute()] = verify
     try:
         yield
@@ -24,14 +24,14 @@ def guarded(folder: Path, verify: Callable[[], None]) -> Iterator[None]:
 
 
 def atomic_write(path: Path, data: bytes) -> None:
-    """Write a file so that a reader, or a crash at any moment, sees the old file or the new one, never a part.
+    """Write a file so that readers see either the old or the new content, never a part, even after a crash.
 
-    The part has a name that no other process gives: whoever takes a folder over removes it, and then it cannot be put
-    in place any more.
+    The temporary file has a unique name: a process that takes over the folder removes it, and then it can no longer be
+    put in place.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written; the old file is untouched.
-        FolderLost: another process has taken the guarded folder over.
+        FolderLost: another process has taken over the guarded folder.
     """
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     checks = [verify for folder, verify in _GUARDS.items() if path.absolute().is_relative_to(folder)]

@@ -1,9 +1,9 @@
-"""One writer a folder, on a file system that machines share: a lease that a later process takes over after proof.
+"""One writer per folder, on a file system shared by machines: a lease that a dead holder loses to another process.
 
-The holder of a folder is the file `lease-N` in it with the highest N: who it is on the first line, then a count that
-it raises every few seconds. Taking over creates `lease-(N+1)`, which succeeds for one process only, and then removes
-`lease-N`. A process that was taken for dead and lives finds its own file gone before each file that it would put in
-place, and writes nothing more. No clock of one machine is compared with another's.
+The file `lease-N` with the highest N names the holder of a folder on its first line, followed by a heartbeat counter
+that the holder increments every few seconds. Taking over creates `lease-(N+1)`, which only one process can do, and then
+removes `lease-N`. A process wrongly presumed dead checks for its own file before putting any file in place, finds it
+gone, and writes nothing more. Clocks of different machines are never compared.
 """
 
 from __future__ import annotations
@@ -26,26 +26,25 @@ from kdschemes.distributed import slurm
 from kdschemes.errors import UserError
 
 LEASE_SECONDS = 60.0
-"""How long a holder on another machine must give no sign of life before its folder is taken over."""
+"""How long a holder on another machine must be silent before its folder is taken over."""
 
 BEATS = 6
-"""Signs of life in that time."""
+"""Heartbeats in that time."""
 
 SAME_START = 5.0
-"""Seconds by which the start of one process may be read differently at different times."""
+"""Tolerance in seconds between two readings of one process's start time."""
 
 
 class FolderLost(UserError):
-    """Another process has taken the run's folder over: this one must write nothing more."""
+    """Another process has taken over the run's folder: this one must not write anything more."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Holder:
     """The process that holds a folder.
 
-    `place` names the machine since its last start and the namespace of process numbers; `started` is in seconds since
-    1970 by that machine's clock. `job` (`ARRAY_ELEMENT` in an array) and `restart` are SLURM's, None and 0
-    outside a job.
+    `place` identifies the machine's boot and PID namespace; `started` is in seconds since 1970 by that machine's clock.
+    `job` (`ARRAYID_TASKID` in an array) and `restart` are SLURM's, None and 0 outside a job.
     """
 
     token: str
@@ -63,18 +62,18 @@ class Holder:
 
     @property
     def fresh(self) -> bool:
-        """Whether it is known to live: true of processes on this machine only."""
+        """Whether it is known to be alive, which only processes on this machine are."""
         return self.place == _place() and _lives(self.pid, self.started)
 
 
 def holder(folder: Path) -> Holder | None:
-    """Return who holds a folder, or held it when it died; None if nobody does."""
+    """Return the process that holds a folder, or held it when it died; None if there is none."""
     newest = _newest(folder)
     return None if newest is None else _read(folder / f"lease-{newest}")[0]
 
 
 def this_process() -> Holder:
-    """Return what this process would write into a lease."""
+    """Return this process as the holder of a new lease."""
     return Holder(
         token=secrets.token_hex(8),
         host=os.environ.get("SLURMD_NODENAME") or socket.gethostname(),
@@ -90,7 +89,7 @@ def this_process() -> Holder:
 class Lease:
     """The right to write into a folder. `seconds`: see `LEASE_SECONDS`.
 
-    `lost` tells that another process has taken it over, `waited` that this one had to wait for another.
+    `lost`: another process has taken over the folder. `waited`: this process had to wait for another.
     """
 
     def __init__(self, folder: Path, seconds: float | None = None) -> None:
@@ -104,10 +103,10 @@ class Lease:
         self._thread: threading.Thread | None = None
 
     def acquire(self, *, wait: bool = False, say: Callable[[str], None] = print, asked: Callable[[], bool]) -> bool:
-        """Take the folder; return False if `asked()` became true (this process is to stop) before that.
+        """Acquire the folder; return False if `asked()` (whether this process shall stop) becomes true first.
 
-        A holder that is dead on this machine, that SLURM no longer runs or runs again as this very job, or that gave no
-        sign of life for the lease's time, is taken over. Any other is waited for, or is an error.
+        A folder is taken over if its holder is dead on this machine, is no longer run by SLURM or was restarted as this
+        very job, or gave no sign of life for the lease's time. Otherwise this waits (`wait`) or raises.
 
         Raises:
             UserError: another process holds the folder.
@@ -124,24 +123,24 @@ class Lease:
                         continue
                     if not wait:
                         who = f" ({found})" if found is not None else ""
-                        cure = "wait for it, or choose another seed or output"
+                        cure = "wait for it, or choose another seed or output_dir"
                         raise UserError(f"{self.folder} is in use by another process{who}: {cure}")
                     if not self.waited:
                         say(f"waiting for the process that is training in {self.folder}")
                         self.waited = True
                     time.sleep(min(1.0, self._seconds / BEATS))
                     continue
-                say(f"taking over {self.folder} from {found or 'a process that left no name'}: {over}")
+                say(f"taking over {self.folder} from {found or 'an unknown process'}: {over}")
                 number = newest + 1
             if self._create(number):
                 return True
         return False
 
     def verify(self) -> None:
-        """Make sure that the folder is still this process's; called right before a file is put in place.
+        """Check that this process still holds the folder; called right before a file is put in place.
 
         Raises:
-            FolderLost: it is not; from now on `lost` is true.
+            FolderLost: it does not; `lost` is then true.
         """
         if self.lost or not self._is_mine():
             self.lost = True
@@ -150,7 +149,6 @@ class Lease:
             raise FolderLost(f"{self.folder} was taken over{by}: this process stops and writes nothing more there")
 
     def release(self) -> None:
-        """Give the folder up."""
         self._done.set()
         if self._thread is not None:
             self._thread.join()
@@ -212,7 +210,7 @@ class Lease:
             raise UserError(f"{self._path} cannot be read: {error.strerror or error}") from None
 
     def _why_over(self, path: Path, asked: Callable[[], bool]) -> tuple[Holder | None, str | None]:
-        """Return the holder and the proof that it may be taken over, or None if it lives or has gone by itself."""
+        """Return the holder and why its folder may be taken over; None if it is alive or has released the folder."""
         found, before = _read(path)
         if found is not None:
             here = found.place == self._me.place
@@ -250,7 +248,7 @@ def _count(beats: int) -> bytes:
 
 
 def _read(path: Path) -> tuple[Holder | None, bytes]:
-    """Return the holder, None where the file names none, and all that is in the file."""
+    """Return the holder (None if the file names none) and the content of a lease file."""
     try:
         content = path.read_bytes()
         return Holder(**json.loads(content.partition(b"\n")[0])), content
@@ -280,7 +278,7 @@ def _place() -> str:
 
 
 def _scheduler_says(held_by: Holder, me: Holder) -> str | None:
-    """Return why SLURM no longer counts on a holder; None if it does, or if nothing is known."""
+    """Return why a holder no longer runs according to SLURM; None if it does, or if nothing is known."""
     if held_by.job is None or me.job is None or held_by.cluster != me.cluster:
         return None
     if held_by.job == me.job:

@@ -1,4 +1,4 @@
-"""What each head of a finished run says of each image of validation and test: `predictions.safetensors`."""
+"""`predictions.safetensors`: the predictions of each head of a finished run for every validation and test image."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Numbers = npt.NDArray[np.generic]
 
 @dataclass(frozen=True)
 class HeadPredictions:
-    """One head on one split, in the order of the split: the most probable class of each image and its probability."""
+    """One head's most probable class for each image, and its probability, in the order of the split."""
 
     classes: npt.NDArray[np.int64]
     confidence: npt.NDArray[np.float32]
@@ -33,28 +33,28 @@ class HeadPredictions:
 
 @dataclass(frozen=True)
 class Predictions:
-    """The answers of a run after its last epoch: `labels` by split, `heads` by head (the teacher too) and split."""
+    """Predictions after the last epoch: `labels` by split, `heads` by head (including the teacher) and split."""
 
     labels: Mapping[str, npt.NDArray[np.int64]]
     heads: Mapping[str, Mapping[str, HeadPredictions]]
 
 
 def write_predictions(folder: Path, predictions: Predictions) -> None:
-    """Write `predictions.safetensors`: 6 bytes an image and head.
+    """Write `predictions.safetensors`: 6 bytes per image and head.
 
     Raises:
-        UserError: it can't be written.
+        UserError: it cannot be written.
     """
     tensors: dict[str, Numbers] = {f"{LABELS}/{name}": of.astype(np.int16) for name, of in predictions.labels.items()}
     for head, splits in predictions.heads.items():
-        for split, answers in splits.items():
-            tensors[f"{head}/{split}/{CLASS}"] = answers.classes.astype(np.int16)
-            tensors[f"{head}/{split}/{CONFIDENCE}"] = answers.confidence.astype(np.float32)
+        for split, predicted in splits.items():
+            tensors[f"{head}/{split}/{CLASS}"] = predicted.classes.astype(np.int16)
+            tensors[f"{head}/{split}/{CONFIDENCE}"] = predicted.confidence.astype(np.float32)
     atomic_write(folder / FILE, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
 
 
 def read_predictions(folder: Path) -> Predictions | None:
-    """Return what a run's folder holds; None where it holds none (an unfinished run, or one of an older version).
+    """Return the predictions in a run's folder; None if there are none (an unfinished run, or an older version).
 
     Raises:
         UserError: the file is damaged.

@@ -1,4 +1,4 @@
-"""results.json: what a finished run gave."""
+"""`results.json`: the results of a finished run."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ RESULTS = "results.json"
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write `data` as JSON, whole or not at all; numbers that are not finite as `plain` gives them.
+    """Write `data` as JSON atomically; `plain` converts numbers that are not finite.
 
     Raises:
-        UserError: the file can't be written.
+        UserError: the file cannot be written.
     """
     atomic_write(path, (json.dumps(plain(data), indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_results(folder: Path) -> dict[str, Any] | None:
-    """Return what the `results.json` of a run's folder holds, None where the run is not finished.
+    """Return the contents of `results.json` in a run's folder; None if the run is not finished.
 
     Raises:
         UserError: the file is damaged.
@@ -39,9 +39,9 @@ def read_results(folder: Path) -> dict[str, Any] | None:
 
 
 def plain(value: Any) -> Any:
-    """Return `value` with floats that JSON has no number for as the strings "nan", "inf" and "-inf".
+    """Return `value` with floats that JSON cannot represent as the strings "nan", "inf", and "-inf".
 
-    `float()` reads them back. Mappings become dicts, tuples become lists.
+    `float()` parses them. Mappings become dicts, tuples become lists.
     """
     if isinstance(value, float) and not math.isfinite(value):
         return str(float(value))
@@ -53,9 +53,9 @@ def plain(value: Any) -> Any:
 
 
 def mean_over_peers(heads: Mapping[str, Any], peers: Sequence[str]) -> dict[str, Any] | None:
-    """Return the mean of each metric over heads that are equals, shaped as the entry of one head; None without peers.
+    """Return the mean of each metric over the peers, structured like one head's entry; None without peers.
 
-    It is the number to report of peers, beside that of a peer chosen beforehand; never the best of them.
+    For peers, report this mean or a peer chosen in advance, never the best peer.
     """
     if not peers:
         return None

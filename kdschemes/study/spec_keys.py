@@ -22,7 +22,7 @@ ANALYSIS_NAMES = (
     *("temperature_limit", "efficiency", "fidelity", "capacity", "sensitivity", "budgets", "missing_class"),
     "collaborative",
 )
-"""Sections that a study may request in its report; they are implemented in `kdschemes.report.analyses`."""
+"""Sections that a study may request in its report: each is a module of `kdschemes.report.analyses`."""
 
 PREREQUISITES = "prerequisites"
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdschemes.distributed import slurm
 from kdschemes.storage import lease
+from kdschemes.storage.results import read_results
 from kdschemes.study import run_logs as traces
 from kdschemes.study.record import ArrayTask, Entry, Study, array_tasks, read_arrays, read_failures
 from kdschemes.tracking.tables import text_table
@@ -100,7 +101,7 @@ def look(
         return Row(entry=entry, state=state, done=done, job=last, restarts=restarts, reason=reason)
 
     try:
-        if traces.results(run) is not None:
+        if read_results(run) is not None:
             return row("finished", done=float(entry.epochs))
     except (OSError, ValueError):
         return row("failed", "results.json is damaged: delete it and run it again")
@@ -140,7 +141,7 @@ def _why_over(element: ArrayTask, job: slurm.Job | None, asked: bool) -> tuple[s
 
 
 def table(found: Status) -> str:
-    """Return what `kdschemes status` prints: one row per run, then the counts, then notes."""
+    """Return what `kdschemes study status` prints: one row per run, then the counts, then notes."""
     titles = ("run", "state", "epochs", "job", "restarts", "reason")
     rows = [
         (

@@ -1,4 +1,4 @@
-"""From a run to the caches of its frozen networks: what has to be stored, where, and what it takes."""
+"""The caches of a run's frozen networks: what is stored, where, and how much space it takes."""
 
 from __future__ import annotations
 
@@ -23,20 +23,19 @@ from kdschemes.teacher_cache.folder import check_space, in_words
 from kdschemes.teacher_cache.key import cache_key
 
 FOLDER = "teacher_cache"
-"""Of the caches, below the folder that holds the runs' folders."""
+"""Name of the folder of all caches, next to the runs' folders."""
 
 
 def cache_root(config: Config) -> Path:
-    """Return the folder of all caches of a run."""
     folder = config.teacher.cache_dir
     return Path(folder).expanduser() if folder is not None else Path(config.output_dir) / FOLDER
 
 
 def check_cache(config: Config, scheme: Distillation) -> None:
-    """Refuse to store what a scheme does not need, or to train from less than it reads.
+    """Check that a cache stores everything that a scheme reads from its teachers.
 
     Raises:
-        UserError: it names the loss, or the method that has no frozen network.
+        UserError: it does not; the message names the term or node.
     """
     cache = config.teacher.cache
     if not config.scheme.uses_teacher or cache == "none":
@@ -46,21 +45,21 @@ def check_cache(config: Config, scheme: Distillation) -> None:
         for term in scheme.terms:
             if isinstance(term, Transfer) and term.source == name and term.loss.reads_preactivations:
                 raise UserError(
-                    f"{term.name} reads the teacher's maps before their last ReLU, which no cache stores: "
+                    f"{term.name} reads the teacher's maps before their last ReLU, which are never cached: "
                     "set teacher.cache=none or choose another loss"
                 )
         readers = [reader for reader, read in _readers(scheme, name) if cache == "logits" and read != []]
         if readers:
             raise UserError(
-                f"{readers[0]} reads the teacher's features, and teacher.cache=logits stores none of them: "
+                f"{readers[0]} reads the teacher's features, which teacher.cache=logits does not store: "
                 "set teacher.cache=features or none"
             )
 
 
 def attach_caches(config: Config, scheme: Distillation, data: DataModule) -> None:
-    """Let the frozen networks of a scheme, as they were loaded, answer training batches from caches if so configured.
+    """Attach caches to the frozen networks of a scheme, if configured; call it before the weights are placed.
 
-    `config` names all checkpoints. The caches have to be opened at the beginning of each epoch.
+    `config` names all checkpoints. The caches must be opened at the start of each epoch.
 
     Raises:
         UserError: an image cannot be read.
@@ -88,15 +87,14 @@ def attach_caches(config: Config, scheme: Distillation, data: DataModule) -> Non
 
 
 def caches_of(scheme: Distillation) -> list[TeacherCache]:
-    """Return the caches of a scheme's frozen networks."""
     return list(dict.fromkeys(node.cache for node in _frozen(scheme) if isinstance(node.cache, TeacherCache)))
 
 
 def announce(caches: Sequence[TeacherCache], epochs: range) -> str | None:
-    """Return a line that says what the caches will write for these epochs, None where it was said before.
+    """Return a line about what the caches will write for these epochs; None if already announced.
 
     Raises:
-        UserError: that is more than the limit or the disk allows, or a folder is another cache's; nothing is written.
+        UserError: it exceeds the limit or the disk, or a folder belongs to another cache; nothing is written.
     """
     new = [cache for cache in caches if not cache.announced]
     if not new or not epochs:
@@ -113,15 +111,15 @@ def announce(caches: Sequence[TeacherCache], epochs: range) -> str | None:
         cache.announced = True
     there = check_space(new[0].root, needed, new[0].limit)
     if not needed:
-        return f"teacher cache: all {len(epochs)} epochs are there, in {new[0].root} ({in_words(there)})"
+        return f"teacher cache: all {len(epochs)} epochs are already in {new[0].root} ({in_words(there)})"
     return (
         f"teacher cache: {in_words(needed)} will be written to {new[0].root} ({' + '.join(parts)}, fp16), "
-        f"{in_words(there)} there already"
+        f"which already has {in_words(there)}"
     )
 
 
 def stages_read(scheme: Distillation, output: str) -> set[str] | None:
-    """Return the stages of an output whose features terms and nodes read, None where that cannot be told."""
+    """Return the stages of an output whose features terms and nodes read; None if unknown."""
     found: set[str] = set()
     for _, read in _readers(scheme, output):
         if read is None:
@@ -131,7 +129,7 @@ def stages_read(scheme: Distillation, output: str) -> set[str] | None:
 
 
 def _readers(scheme: Distillation, output: str) -> Iterable[tuple[str, list[str] | None]]:
-    """Yield every term and node, by name, with the stages of an output that it reads (None: unknown)."""
+    """Yield the name of every term and node with the stages of an output that it reads (None: unknown)."""
     terms: Iterable[Term] = scheme.terms  # type: ignore[assignment]
     nodes: Iterable[tuple[str, Node]] = scheme.nodes.items()  # type: ignore[assignment]
     yield from ((term.name, term.stages_read(output)) for term in terms)
@@ -139,7 +137,7 @@ def _readers(scheme: Distillation, output: str) -> Iterable[tuple[str, list[str]
 
 
 def _rebuilding(config: Config) -> str:
-    """Return the text of a `rebuild.yaml` that builds the same networks from any current folder."""
+    """Return the text of a `rebuild.yaml` that builds the same networks from any working directory."""
     tree = to_tree(config)
     for group, key in (("teacher", "checkpoint"), ("model", "checkpoint"), ("data", "root")):
         value = tree[group].get(key)

@@ -1,4 +1,4 @@
-"""One frozen network's cache: filled at the beginning of each epoch where it is not there yet, then read."""
+"""One frozen network's cache: filled at the start of an epoch unless already stored, then read."""
 
 from __future__ import annotations
 
@@ -22,26 +22,26 @@ from kdschemes.teacher_cache.folder import check_space, claim
 from kdschemes.teacher_cache.key import Key, folder_name, key_digest
 
 CHUNK = 256
-"""Samples that the network answers at once when a cache is filled, whatever the batch size of the run."""
+"""Batch size of the network when a cache is filled, regardless of the run's batch size."""
 
 LOGITS, FEATURES = "logits", "features."
 
 Alone = Callable[[Callable[[], Any]], Any]
-"""Does work on the first process only and returns its value on all; if it fails there, it fails on all."""
+"""Runs work on the main process only and returns its value on all; if it fails there, it fails on all."""
 
 
 class TeacherCache:
-    """The answers of one frozen network to the training views.
+    """The stored outputs of one frozen network on the training views.
 
     Args:
-        root: folder of the caches; this one's is below it, named by its key.
-        key: what the answers depend on (`cache_key`).
+        root: folder of all caches; this cache is a subfolder named after its key.
+        key: what the outputs depend on (`cache_key`).
         data: the training samples and their views.
-        compute: what the network itself says of a batch.
-        precision: of the run's arithmetic, in which the network computes.
-        wanted: what is stored, with the shape of a sample's: `logits`, and `features.STAGE`.
-        limit: the bytes that all caches below `root` may take.
-        rebuild: text of the `rebuild.yaml` by which the network can be built again.
+        compute: the network's forward pass.
+        precision: the run's precision, in which the network computes.
+        wanted: what is stored, with the shape of one sample: `logits`, and `features.STAGE`.
+        limit: maximum total size in bytes of all caches in `root`.
+        rebuild: text of the `rebuild.yaml` from which the network can be rebuilt.
     """
 
     def __init__(
@@ -66,11 +66,10 @@ class TeacherCache:
         self._values: dict[str, np.ndarray] = {}
 
     def fits(self, other: object) -> bool:
-        """Return whether another cache is in the same folder and of the same key."""
         return isinstance(other, TeacherCache) and self.folder == other.folder and self.key == other.key
 
     def absent(self, epochs: range) -> dict[str, int]:
-        """Return for each kind of answer of how many of these epochs there is no file yet."""
+        """Return for each stored tensor how many of these epochs have no file yet."""
         there = {path.name for path in self.folder.iterdir()} if self.folder.is_dir() else set()
         found = (
             {what: sum(file_name(epoch, what) in there for epoch in epochs) for what in self.wanted} if there else {}
@@ -78,12 +77,11 @@ class TeacherCache:
         return {what: len(epochs) - found.get(what, 0) for what in self.wanted}
 
     def size(self, what: str) -> int:
-        """Return the bytes of one epoch of a kind of answer."""
         return file_size(self._shape(what))
 
     def predict(self, batch: Batch) -> Output:
-        """Return what is stored of a training batch of the epoch that is open, in float32 on the batch's device."""
-        assert batch.epoch == self._epoch, f"epoch {batch.epoch} was asked for and {self._epoch} is open"
+        """Return the stored output for a training batch of the open epoch, in float32 on the batch's device."""
+        assert batch.epoch == self._epoch, f"epoch {batch.epoch} was requested, but epoch {self._epoch} is open"
         index = batch.index.cpu()
         rows = torch.searchsorted(self._positions, index)
         assert torch.equal(self._positions[rows], index), "a sample that is not trained on"
@@ -93,14 +91,13 @@ class TeacherCache:
         return Output(logits, {what.removeprefix(FEATURES): values for what, values in found.items()})
 
     def open_epoch(self, epoch: int, before_chunk: Callable[[], None], alone: Alone) -> None:
-        """Map the files of an epoch, and write those first that are not there. All processes must ask together.
+        """Map the files of an epoch, after writing the missing ones. All processes must call this.
 
-        `before_chunk` is called on all processes before each piece of work; what it raises ends the filling, and
-        nothing of it is left.
+        `before_chunk` is called on all processes before each chunk; if it raises, the partial files are removed.
 
         Raises:
-            UserError: the folder or a file is damaged or another cache's, the disk or the limit is too small, or an
-                answer is not finite in float16.
+            UserError: the folder or a file is damaged or belongs to another cache, the disk or the limit is too small,
+                or an output is not finite in float16.
         """
         if epoch == self._epoch and self._values.keys() == self.wanted.keys():
             return
@@ -111,27 +108,27 @@ class TeacherCache:
         self._epoch = epoch
 
     def check_folder(self) -> None:
-        """See that the folder, if there is one, is this cache's.
+        """Check that the folder, if it exists, belongs to this cache.
 
         Raises:
-            UserError: it is another one's, or damaged.
+            UserError: it belongs to another cache, or is damaged.
         """
         if self.folder.is_dir():
             claim(self.folder, self.key, self._rebuild)
 
     def chunks(self) -> list[Tensor]:
-        """Return the positions that the network answers together, in the order of the rows of a file."""
+        """Return the positions in chunks of one forward pass each, in the order of a file's rows."""
         return [self._positions[start : start + CHUNK] for start in range(0, self.samples, CHUNK)]
 
     def computed(self, batch: Batch, wanted: Iterable[str]) -> dict[str, Tensor]:
-        """Return what would be stored of a training batch."""
+        """Return the values to store for a training batch."""
         with arithmetic(self.precision, batch.images.device):
             output = self.compute(batch)
         found = {LOGITS: output.logits} | {f"{FEATURES}{name}": values for name, values in output.features.items()}
         return {what: found[what].to(torch.float16).contiguous() for what in wanted}
 
     def facts(self, epoch: int) -> dict[str, str]:
-        """Return what the files of an epoch must say of themselves."""
+        """Return the metadata that the files of an epoch must have."""
         return {"key": key_digest(self.key), "epoch": str(epoch + 1)}
 
     def _shape(self, what: str) -> tuple[int, ...]:
@@ -142,7 +139,7 @@ class TeacherCache:
         return map_values(path, what, self._shape(what), self.facts(epoch), check=check)
 
     def _check(self, epoch: int) -> list[str]:
-        """Check what is there of an epoch and return what is not; then there is room for it."""
+        """Check the stored files of an epoch, and the space for the missing ones; return what is missing."""
         claim(self.folder, self.key, self._rebuild)
         missing = [what for what in self.wanted if not (self.folder / file_name(epoch, what)).exists()]
         for what in self.wanted.keys() - set(missing):
@@ -151,9 +148,9 @@ class TeacherCache:
         return missing
 
     def _fill(self, epoch: int, missing: Sequence[str], before_chunk: Callable[[], None], alone: Alone) -> None:
-        """Let the network answer all chunks, each process every so many-th of them; the first process writes.
+        """Compute all chunks, distributed round-robin over the processes; the main process writes.
 
-        In the last round a process without a chunk repeats the last one, as a network that is split needs all.
+        In the last round, processes without a chunk repeat the last one, because a sharded network needs all processes.
         """
         chunks, me, world = self.chunks(), rank(), world_size()
         rounds = -(-len(chunks) // world)
@@ -194,12 +191,12 @@ class TeacherCache:
                 error = UserError if rank() == 0 else ErrorOnMain
                 raise error(
                     f"the {what} of the teacher {self.key['teacher']['name']} are not finite in float16 (largest value "
-                    "65504), in which a cache stores them: set teacher.cache=none"
+                    "65504), the format of a cache: set teacher.cache=none"
                 )
 
 
 def maker(device: torch.device) -> dict[str, str]:
-    """Return the facts of what computes here, on which the last bits of an answer may depend."""
+    """Return the metadata of this environment, on which the last bits of an output may depend."""
     if device.type == "cuda":
         processor = torch.cuda.get_device_name(device)
     else:
@@ -216,7 +213,7 @@ def _cpu() -> str:
 
 
 def arithmetic(precision: str, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    """Return the block in which networks of a run of this precision compute, as Accelerate makes it."""
+    """Return the autocast context of a run with this precision, the same as Accelerate's."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16 if precision == "bf16" else torch.float16)

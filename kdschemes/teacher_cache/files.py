@@ -1,7 +1,7 @@
-"""The files of a cache: written whole or not at all, checked at every opening, mapped into memory.
+"""The files of a cache: written atomically, checked every time they are opened, memory-mapped.
 
-A file holds one tensor of float16 in the format safetensors. Its header names the cache's key, the epoch, what computed
-it, and the SHA-256 of these facts and of all values.
+A file holds one float16 tensor in safetensors format. Its header contains the cache's key, the epoch, the environment
+that computed it, and the SHA-256 of this metadata and all values.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import numpy as np
 from kdschemes.errors import UserError
 
 ABANDONED = 3600.0
-"""Seconds after its last change when a part of a file counts as left behind by a killed process."""
+"""Seconds after its last change when a partial file counts as left behind by a killed process."""
 
 SUFFIX = ".safetensors"
 
@@ -33,12 +33,11 @@ Facts = Mapping[str, str]
 
 
 def file_name(epoch: int, what: str) -> str:
-    """Return the name of the file of an epoch, counted from 0 (the name counts from 1), for `logits` or a stage."""
+    """Return the file name for an epoch (0-based; 1-based in the name) of the logits or of a stage's features."""
     return f"epoch{epoch + 1:04d}.{re.sub(r'[^A-Za-z0-9_.]', '-', what)}{SUFFIX}"
 
 
 def file_size(shape: tuple[int, ...]) -> int:
-    """Return the bytes of the values of a file."""
     size = DTYPE.itemsize
     for length in shape:
         size *= length
@@ -46,7 +45,7 @@ def file_size(shape: tuple[int, ...]) -> int:
 
 
 class Writer:
-    """Writes one file, rows after rows; nothing is there until `finish`, and then the file of whoever was first.
+    """Writes one file row by row; it appears only on `finish`, unless another process was first.
 
     Raises:
         UserError: the disk is full, or the folder cannot be written.
@@ -66,7 +65,6 @@ class Writer:
             raise self._failed(error) from None
 
     def write(self, rows: np.ndarray) -> None:
-        """Append rows."""
         data = rows.astype(DTYPE, copy=False).tobytes()
         self._digest.update(data)
         self._written += len(data)
@@ -76,7 +74,7 @@ class Writer:
             raise self._failed(error) from None
 
     def finish(self) -> None:
-        """Put the file in place, unless another process has put one there meanwhile."""
+        """Put the file in place, unless another process has done so in the meantime."""
         assert self._written == file_size(self._shape), f"{self._written} bytes of {self._shape}"
         try:
             self._file.seek(0)
@@ -89,7 +87,7 @@ class Writer:
             raise self._failed(error) from None
 
     def abandon(self) -> None:
-        """Remove what was written, unless it is in place."""
+        """Remove the partial file, if `finish` has not put it in place."""
         with contextlib.suppress(OSError):
             self._file.close()
             self._partial.unlink(missing_ok=True)
@@ -113,12 +111,12 @@ class Writer:
 
 
 def _place_first(partial: Path, path: Path) -> None:
-    """Give a whole file its name, or drop it if there is a file of that name already."""
+    """Give a complete file its final name, or drop it if that file already exists."""
     try:
         os.link(partial, path)
     except FileExistsError:
         pass
-    except OSError:  # a file system without links
+    except OSError:  # a file system without hard links
         if not path.exists():
             partial.replace(path)
     partial.unlink(missing_ok=True)
@@ -130,10 +128,10 @@ def _place_first(partial: Path, path: Path) -> None:
 
 
 def read_header(path: Path) -> tuple[int, str, tuple[int, ...], dict[str, str]]:
-    """Return where the values of a file begin, what they are, their shape, and the facts with the checksum.
+    """Return the offset of a file's values, the tensor's name and shape, and the metadata with the checksum.
 
     Raises:
-        UserError: it is damaged.
+        UserError: the file is damaged.
     """
     try:
         with path.open("rb") as file:
@@ -153,19 +151,19 @@ def read_header(path: Path) -> tuple[int, str, tuple[int, ...], dict[str, str]]:
 
 
 def map_values(path: Path, what: str, shape: tuple[int, ...], facts: Facts, *, check: bool) -> np.ndarray:
-    """Return the values of a file, mapped into memory; `check` reads them all and compares their checksum.
+    """Return the values of a file, memory-mapped; `check` reads them all and verifies the checksum.
 
-    `facts` are what the file must say of itself (more may be there).
+    `facts` is metadata that the file must have (it may have more).
 
     Raises:
-        UserError: it is damaged, or of another cache or epoch.
+        UserError: the file is damaged, or belongs to another cache or epoch.
     """
     start, there, their_shape, their_facts = read_header(path)
     theirs = {"values": there, "shape": str(list(their_shape))} | {name: their_facts.get(name) for name in facts}
     ours = {"values": what, "shape": str(list(shape))} | dict(facts)
     other = [f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if theirs[name] != ours[name]]
     if other:
-        raise UserError(f"{path} is not this cache's file ({', '.join(other)}): delete it, the next run writes it anew")
+        raise UserError(f"{path} is not this cache's file ({', '.join(other)}): delete it, the next run rewrites it")
     if check:
         check_values(path)
     values: np.ndarray = np.memmap(path, DTYPE, "r", start, their_shape)
@@ -173,10 +171,10 @@ def map_values(path: Path, what: str, shape: tuple[int, ...], facts: Facts, *, c
 
 
 def check_values(path: Path) -> None:
-    """Compare a file's values and facts with its checksum.
+    """Verify the checksum of a file's values and metadata.
 
     Raises:
-        UserError: they differ.
+        UserError: it does not match.
     """
     start, what, shape, facts = read_header(path)
     expected = facts.pop("sha256")
@@ -185,7 +183,7 @@ def check_values(path: Path) -> None:
     for piece in range(0, len(values), PIECE):
         digest.update(values[piece : piece + PIECE].data)
     if digest.hexdigest() != expected:
-        raise _damaged(path, "its checksum is another")
+        raise _damaged(path, "checksum mismatch")
 
 
 def _stated(what: str, shape: tuple[int, ...], facts: Facts) -> bytes:
@@ -193,4 +191,4 @@ def _stated(what: str, shape: tuple[int, ...], facts: Facts) -> bytes:
 
 
 def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is damaged ({reason}): delete it, the next run writes it anew")
+    return UserError(f"{path} is damaged ({reason}): delete it, the next run rewrites it")

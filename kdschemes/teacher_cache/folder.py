@@ -1,4 +1,4 @@
-"""The folder of a cache: whose it is, and the room that there is for it."""
+"""The folder of a cache: its key, and the disk space available for it."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from kdschemes.teacher_cache.key import Key, differences, folder_name
 KEY, REBUILD = "key.json", "rebuild.yaml"
 
 RESERVE = 10**9
-"""Bytes of the disk that are left free."""
+"""Bytes that must remain free on the disk."""
 
 
 def claim(folder: Path, key: Key, rebuild: str) -> None:
-    """Make the folder of a cache, and see that it is that of this key. `rebuild` is the text of its `rebuild.yaml`.
+    """Create the folder of a cache, or check that it has this key. `rebuild` is the text of its `rebuild.yaml`.
 
     Raises:
-        UserError: it is another one's, damaged, or cannot be written.
+        UserError: the folder belongs to another cache, is damaged, or cannot be written.
     """
     path = folder / KEY
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             if any(folder.glob("epoch*")):
-                raise UserError(f"{folder} holds a teacher's answers without {KEY}: delete the folder")
+                raise UserError(f"{folder} contains a teacher's outputs without {KEY}: delete the folder")
             atomic_write(folder / REBUILD, rebuild.encode())
             atomic_write(path, (json.dumps(key, indent=2) + "\n").encode())
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
     if other := differences(read_key(folder), key):
         raise UserError(
-            f"{path} is not of this run's teacher and views: {other}; the folder was moved, renamed or edited: "
+            f"{path} does not match this run's teacher and views: {other}; the folder was moved, renamed, or edited: "
             "delete it, or choose another teacher.cache_dir"
         )
 
@@ -45,43 +45,42 @@ def read_key(folder: Path) -> Key:
     """Return the key of a cache.
 
     Raises:
-        UserError: the folder holds none, or it is damaged.
+        UserError: there is none, or it is damaged.
     """
     path = folder / KEY
     try:
         key: Key = json.loads(path.read_text())
         folder_name(key)
     except OSError as error:
-        raise UserError(f"{folder} is no teacher cache: {KEY} cannot be read ({error.strerror or error})") from None
+        raise UserError(f"{folder} is not a teacher cache: {KEY} cannot be read ({error.strerror or error})") from None
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged: delete the folder, the next run writes it anew") from None
+        raise UserError(f"{path} is damaged: delete the folder, the next run rewrites it") from None
     return key
 
 
 def check_space(root: Path, needed: int, limit: float) -> int:
-    """See that `needed` bytes more fit below `root`, and return the bytes that are there already.
+    """Check that `needed` more bytes fit in `root`, and return the bytes already used there.
 
     Raises:
-        UserError: they are more than `limit`, or than the disk has free.
+        UserError: the total exceeds `limit`, or the disk does not have enough free space.
     """
     there = taken(root)
     if needed and there + needed > limit:
         raise UserError(
-            f"the teacher cache needs {in_words(needed)} more in {root}, where {in_words(there)} are, and "
-            f"teacher.cache_limit_gb={limit / 1e9:g} GB: raise it, or delete what `kdschemes cache list {root}` shows"
+            f"the teacher cache needs {in_words(needed)} more in {root}, which already has {in_words(there)}, over "
+            f"teacher.cache_limit_gb={limit / 1e9:g}: raise it, or delete caches from `kdschemes cache list {root}`"
         )
     place = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
     free = shutil.disk_usage(place).free
     if needed and needed + RESERVE > free:
         raise UserError(
-            f"the teacher cache needs {in_words(needed)} more in {root}, and the disk has {in_words(free)} free, of "
-            f"which {in_words(RESERVE)} are left free: choose another teacher.cache_dir"
+            f"the teacher cache needs {in_words(needed)} more in {root}, but the disk has {in_words(free)} free, of "
+            f"which {in_words(RESERVE)} must stay free: choose another teacher.cache_dir"
         )
     return there
 
 
 def taken(folder: Path) -> int:
-    """Return the bytes of all files below a folder."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -91,7 +90,7 @@ def taken(folder: Path) -> int:
 
 
 def in_words(size: int) -> str:
-    """Return bytes as text: 1 GB is 10^9 of them."""
+    """Return a size in bytes as text, with 1 GB = 10^9 bytes."""
     for unit, name in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
         if size >= unit:
             return f"{size / unit:.2f} {name}"

@@ -1,4 +1,4 @@
-"""What a teacher's answers to the training views depend on, and nothing else."""
+"""The key of a cache: exactly what a teacher's outputs on the training views depend on."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork
 
 FORMAT = 1
-"""Of the files, the chunks and the views: another one does not fit."""
+"""Version of the files, chunks, and views; caches of another version are not read."""
 
 NOT_OF_VIEWS = ("name", "root", "num_workers", "classes", "val_fraction", "split_seed", *SUBSET)
-"""Options of data sets that no view depends on, once the images and the positions that are trained on are known."""
+"""Dataset options that no view depends on, given the images and the training positions."""
 
 ROWS_AT_ONCE = 4096
 
@@ -36,9 +36,9 @@ _IMAGES: WeakKeyDictionary[Source, str] = WeakKeyDictionary()
 
 
 def cache_key(network: StagedNetwork, data: DataModule, config: Config) -> Key:
-    """Return what the answers of a frozen network, as it was loaded, to the training views of a run depend on.
+    """Return what the outputs of a frozen network, as loaded, on a run's training views depend on.
 
-    Images in memory count by their bytes, images in a folder by their names and sizes.
+    Images in memory are identified by their bytes, images in a folder by their names and sizes.
     """
     options = dataclasses.asdict(data.options)
     return {
@@ -63,25 +63,24 @@ def cache_key(network: StagedNetwork, data: DataModule, config: Config) -> Key:
 
 
 def key_digest(key: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a key."""
     return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
 
 
 def folder_name(key: Mapping[str, Any]) -> str:
-    """Return the name of a cache's folder: readable parts, then the first digits of the key's digest."""
+    """Return the name of a cache's folder: readable parts, then the first 8 digits of the key's digest."""
     teacher = key["teacher"]["name"].replace("/", "_")
     return "-".join((teacher, key["data"]["name"], f"seed{key['seed']}", key_digest(key)[:8]))
 
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
-    """Return what differs between two keys, as 'seed (1 there, 0 here)', or nothing if they are equal."""
+    """Return the differences between two keys, as 'seed (1 there, 0 here)', or "" if they are equal."""
     theirs, ours = _flat(there), _flat(here)
     names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
     return ", ".join(f"{name} ({_short(theirs.get(name))} there, {_short(ours.get(name))} here)" for name in names)
 
 
 def weights_digest(network: StagedNetwork) -> str:
-    """Return the SHA-256 of a network's parameters and buffers with their plain names, types and shapes."""
+    """Return the SHA-256 of a network's parameters and buffers with their plain names, dtypes, and shapes."""
     digest = hashlib.sha256()
     for name, tensor in sorted(network.plain_state().items()):
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
@@ -90,10 +89,10 @@ def weights_digest(network: StagedNetwork) -> str:
 
 
 def images_digest(source: Source) -> str:
-    """Return the SHA-256 of the training images: of their bytes in memory, of their names and sizes in a folder.
+    """Return the SHA-256 of the training images: of their bytes if in memory, of their names and sizes in a folder.
 
     Raises:
-        UserError: an image is gone, or a source of another kind.
+        UserError: an image is missing, or the source is of another kind.
     """
     if source not in _IMAGES:
         digest = hashlib.sha256()
@@ -108,7 +107,7 @@ def images_digest(source: Source) -> str:
             for path in paths:
                 digest.update(f"{os.path.relpath(path, root)} {_size(Path(path))}\n".encode())
         else:
-            raise UserError(f"a teacher's answers to images of {type(source).__name__} are not stored: set cache=none")
+            raise UserError(f"teacher outputs on a {type(source).__name__} cannot be cached: set teacher.cache=none")
         _IMAGES[source] = digest.hexdigest()
     return _IMAGES[source]
 
@@ -117,7 +116,7 @@ def _size(path: Path) -> int:
     try:
         return path.stat().st_size
     except OSError as error:
-        raise UserError(f"cannot read the image {path} ({error.strerror or error}): put it back") from None
+        raise UserError(f"cannot read the image {path} ({error.strerror or error}): restore it") from None
 
 
 def _digest(tensor: Tensor) -> str:

@@ -1,4 +1,4 @@
-"""`kdschemes cache list`: which caches there are and what they take."""
+"""`kdschemes cache list`: the existing caches and their sizes."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ COLUMNS = ("cache", "teacher", "data", "seed", "precision", "images", "epochs", 
 
 
 def listing(root: Path) -> str:
-    """Return a table of the caches in a folder, and what all of them take.
+    """Return a table of the caches in a folder, with their total size.
 
     Raises:
-        UserError: there is no such folder, or a cache in it is damaged.
+        UserError: the folder does not exist, or a cache in it is damaged.
     """
     if not root.is_dir():
-        raise UserError(f"{root} is not a folder: give that of the caches (teacher.cache_dir)")
+        raise UserError(f"{root} is not a folder: give the folder of the caches (teacher.cache_dir)")
     folders = sorted(path.parent for path in root.glob(f"*/{KEY}"))
     rows = []
     for folder in folders:

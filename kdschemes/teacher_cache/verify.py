@@ -1,4 +1,4 @@
-"""`kdschemes cache verify`: does the teacher still say what is stored of it?"""
+"""`kdschemes cache verify`: does the teacher still produce the stored outputs?"""
 
 from __future__ import annotations
 
@@ -26,28 +26,27 @@ from kdschemes.teacher_cache.folder import REBUILD, read_key
 from kdschemes.teacher_cache.key import Key, differences, folder_name
 
 STEPS = {"fp32": 1.0, "fp16": 4.0, "bf16": 32.0}
-"""By the arithmetic, how many steps of float16 another processor's or torch's answers may be away; one of bf16 is 8."""
+"""Tolerance in float16 steps by precision, for outputs of another processor or torch version; a bf16 step is 8."""
 
 
 def verify(folder: Path, samples: int, overrides: Sequence[str] = (), seed: int = 0) -> str:
-    """Compute `samples` random chunks of a cache anew and return in words how near they are.
+    """Recompute `samples` random chunks of a cache and return a text on how well they match.
 
-    Where processor and torch are those that filled the cache and the teacher was whole, all values must be equal bit
-    for bit; elsewhere within `STEPS` steps of float16 at the sample's largest value. All files' checksums are looked
-    at. `overrides` are keys of the run that began the cache, as where data and teacher are now; `seed` chooses the
-    chunks.
+    With the processor and torch version that filled the cache and an unsharded teacher, all values must be bitwise
+    equal; otherwise within `STEPS` float16 steps at the sample's largest value. All checksums are verified.
+    `overrides` change keys of the run that created the cache, such as paths; `seed` selects the chunks.
 
     Raises:
-        UserError: a file is damaged, values differ by more, or teacher and data are not those of the cache.
+        UserError: a file is damaged, values differ by more, or teacher or data are not those of the cache.
     """
     key = read_key(folder)
     if folder.resolve().name != folder_name(key):
         raise UserError(
-            f"{folder} must be called {folder_name(key)} by its key: the folder was renamed or the key edited"
+            f"{folder} must be called {folder_name(key)}, by its key: the folder was renamed or the key edited"
         )
     files = {path: int(found[1]) - 1 for path in sorted(folder.iterdir()) if (found := _NAME.fullmatch(path.name))}
     if not files:
-        raise UserError(f"{folder} holds no answers yet: there is nothing to verify")
+        raise UserError(f"{folder} contains no outputs yet: there is nothing to verify")
     for path in files:
         check_values(path)
     cache = _rebuilt(folder, key, overrides)
@@ -58,20 +57,20 @@ def verify(folder: Path, samples: int, overrides: Sequence[str] = (), seed: int 
     ]
     values, equal = sum(one.values for one in compared), sum(one.equal for one in compared)
     text = (
-        f"{folder.name}: {len(files)} files, all checksums right\n"
-        f"{len(chosen)} of {len(places)} chunks of up to {CHUNK} samples computed anew: {100 * equal / values:.4f} % "
-        f"of {values:,} values are equal bit for bit"
+        f"{folder.name}: {len(files)} files, all checksums match\n"
+        f"{len(chosen)} of {len(places)} chunks of up to {CHUNK} samples recomputed: {100 * equal / values:.4f} % "
+        f"of {values:,} values are bitwise equal"
     )
     if all(one.same_maker for one in compared):
         return text
     worst = max(one.worst for one in compared)
     by = _by(False, key["arithmetic"]["split"])
-    return f"{text}, the others at most {worst:.3g} steps of float16 away (filled by {by})"
+    return f"{text}, the others at most {worst:.3g} float16 steps away (filled by {by})"
 
 
 def _by(same: bool, split: bool) -> str:
     if split:
-        return "a teacher split over processes"
+        return "a teacher sharded over processes"
     return f"{'this' if same else 'another'} processor and torch"
 
 
@@ -80,7 +79,7 @@ _NAME = re.compile(rf"epoch(\d+)\..*{re.escape(SUFFIX)}")
 
 @dataclass(frozen=True)
 class _Compared:
-    """How near the values of one chunk are: `worst` is in steps of float16 at the sample's largest value."""
+    """How well one chunk matches; `worst` is in float16 steps at the sample's largest value."""
 
     values: int
     equal: int
@@ -104,15 +103,15 @@ def _compare(path: Path, cache: TeacherCache, epoch: int, number: int) -> _Compa
     allowed = 0.0 if same else max(STEPS[arithmetic["precision"]], STEPS[arithmetic["teacher_precision"]])
     if (same and equal < ours.size) or not worst <= allowed:
         raise UserError(
-            f"{path} is not what the teacher says: of samples {first} to {first + count - 1}, {ours.size - equal} of "
-            f"{ours.size} values differ, by up to {worst:.3g} steps of float16 ({allowed:g} allowed, as it was filled "
-            f"by {_by(same, arithmetic['split'])}): delete the file, the next run writes it anew"
+            f"{path} does not match the teacher: for samples {first} to {first + count - 1}, {ours.size - equal} of "
+            f"{ours.size} values differ, by up to {worst:.3g} float16 steps ({allowed:g} allowed, as it was filled "
+            f"by {_by(same, arithmetic['split'])}): delete the file, the next run rewrites it"
         )
     return _Compared(ours.size, equal, worst, same)
 
 
 def _rebuilt(folder: Path, key: Key, overrides: Sequence[str]) -> TeacherCache:
-    """Return the cache with its data open and its network built, by the configuration that lies beside it."""
+    """Return the cache with its data opened and its network built, from the configuration in its folder."""
     config = load_config([f"experiment={folder / REBUILD}", *overrides], recipes=folder)
     config = dataclasses.replace(
         config,
@@ -135,6 +134,6 @@ def _rebuilt(folder: Path, key: Key, overrides: Sequence[str]) -> TeacherCache:
             scheme.to(device)
             return cache
     raise UserError(
-        f"teacher and data of {folder / REBUILD} are no more those of the cache: {min(other, key=len)}; "
-        "say where they are now by data.root=, teacher.checkpoint="
+        f"teacher or data of {folder / REBUILD} no longer match the cache: {min(other, key=len)}; "
+        "give their current location by data.root=, teacher.checkpoint="
     )

@@ -47,13 +47,13 @@ def dashboard(project: str, *, entity: str | None = None, group: str | None = No
         import wandb_workspaces.workspaces  # noqa: F401
     except ImportError:
         raise UserError(
-            'kdschemes dashboard needs the package wandb-workspaces: pip install "kdschemes[dashboard]"'
+            'kdschemes wandb dashboard needs the package wandb-workspaces: pip install "kdschemes[dashboard]"'
         ) from None
     if out is not None:
         view = checked(build(project, entity=entity or "", group=group))
         atomic_write(out, (json.dumps(view, indent=2) + "\n").encode())
         return f"workspace of {project}: {out} (not saved in W&B; omit --out to save it)"
-    check_login("kdschemes dashboard")
+    check_login("kdschemes wandb dashboard")
     import wandb
 
     try:

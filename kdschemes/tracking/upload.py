@@ -68,7 +68,7 @@ def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
         with FileLock(parts[0].folder.parent / ".kdschemes-sync.lock", timeout=0):
             return _upload_all(todo, parts, names, say)
     except Timeout:
-        raise UserError(f"another kdschemes sync is uploading {folder}: wait for it") from None
+        raise UserError(f"another kdschemes wandb sync is uploading {folder}: wait for it") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
@@ -82,7 +82,7 @@ def find_parts(folder: Path) -> list[Part]:
 def _upload_all(
     todo: Sequence[Part], parts: Sequence[Part], names: Mapping[str, Path], say: Callable[[str], None]
 ) -> str:
-    url = check_login("kdschemes sync")
+    url = check_login("kdschemes wandb sync")
     failed: dict[str, Part] = {}
     waiting = live = sent = 0
     for part in todo:

@@ -38,7 +38,7 @@ def asked_id() -> str | None:
 
 
 class WandbRun:
-    """A run in W&B; its folders are next to the runs' folders, so that `wandb leet` and `kdschemes sync` see all.
+    """A run in W&B; its folders are next to the runs' folders, so that `wandb leet` and `kdschemes wandb sync` see all.
 
     Online if the user is logged in, else offline, unless `WANDB_MODE` is set; never asks for a key. The run's id is
     kept in the run's folder, so that a resumed run stays one run; `WANDB_RUN_ID` takes precedence.
@@ -104,7 +104,7 @@ class WandbRun:
 
     @property
     def offline(self) -> bool:
-        """Whether the run is only written to a folder, for a later upload by `kdschemes sync`."""
+        """Whether the run is only written to a folder, for a later upload by `kdschemes wandb sync`."""
         return bool(self._run.offline)
 
     def remember(self) -> None:

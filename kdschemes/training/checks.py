@@ -1,11 +1,10 @@
-"""What a run refuses to start or to continue with: placements that cannot be, values that are not finite."""
+"""Checks before and during a run: placements that cannot work, values that are not finite."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
 
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
@@ -15,55 +14,51 @@ from kdschemes.distributed.collectives import any_process, world_size
 from kdschemes.distributed.fsdp import to_local
 from kdschemes.errors import UserError
 from kdschemes.teacher_cache import check_cache
-from kdschemes.training.state import NEVER
+from kdschemes.training.optim import Groups
+from kdschemes.training.state import NEVER, State
 
 
 def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, int], world: int) -> None:
-    """Refuse to keep or split weights where it cannot be done, in `world` processes with splits of these `sizes`.
+    """Check that the weights can be placed as configured, with `world` processes and data splits of these `sizes`.
 
     Raises:
-        UserError: it names the key.
+        UserError: they cannot; the message names the key.
     """
     teacher = config.teacher
     for key, value in (("precision", teacher.precision), ("placement", teacher.placement), ("cache", teacher.cache)):
         if config.scheme.uses_teacher and value not in ("fp32", "device", "none") and not frozen_nodes(scheme):
             method = f"scheme={config.scheme.name} method={config.scheme.method}"
-            raise UserError(f"teacher.{key}={value} is for frozen teachers, and {method} has none here: leave it out")
+            raise UserError(f"teacher.{key}={value} applies to frozen teachers, and {method} has none: remove it")
     check_cache(config, scheme)
     for key in split_keys(config):
         if config.train.eval_batch_size < 2:
-            raise UserError(f"{key} needs train.eval_batch_size=2 or more, not {config.train.eval_batch_size}")
+            raise UserError(f"{key} needs train.eval_batch_size of 2 or more, not {config.train.eval_batch_size}")
         for split, size in sizes.items():
             if 0 < size < world:
-                raise UserError(
-                    f"{key} needs a sample of each split for each process: {size} in {split}, {world} processes"
-                )
+                raise UserError(f"{key} needs a sample of {split} for each process: {size} for {world} processes")
     if config.train.fsdp:
         for name, parameter in scheme.named_parameters():
             if parameter.dim() == 0:
                 raise UserError(
-                    f"train.fsdp=true splits vectors and matrices, but {name} is a single trained number: "
+                    f"train.fsdp=true cannot shard scalar parameters, and {name} is one: "
                     "choose another loss or train.fsdp=false"
                 )
 
 
-def first_bad_term(first_bad: Tensor, term_names: Sequence[str]) -> tuple[str | None, int] | None:
-    """Return which term was the first that was not finite, and at which step; None where all are.
+def first_not_finite(scheme: Distillation, state: State, groups: Groups) -> str | None:
+    """Return what was not finite first: a term, their weighted sum, or a weight of `groups`; None if all are finite.
 
-    The name is None if only the weighted sum was not finite. All processes must call this and learn the same.
+    All processes must call this; all get the same result.
     """
     if world_size() > 1:
-        torch.distributed.all_reduce(first_bad, op=torch.distributed.ReduceOp.MIN)
-    total, *terms = first_bad.tolist()
-    step = min(terms, default=NEVER)
-    if step != NEVER:
-        return term_names[terms.index(step)], step
-    return None if total == NEVER else (None, total)
-
-
-def bad_network(groups: Mapping[str, Sequence[nn.Parameter]], device: torch.device) -> str | None:
-    """Return a network with a weight that is not finite on some process."""
+        torch.distributed.all_reduce(state.first_bad, op=torch.distributed.ReduceOp.MIN)
+    total, *terms = state.first_bad.tolist()
+    if (step := min(terms, default=NEVER)) != NEVER:
+        term = scheme.terms[terms.index(step)]
+        return f"term {term.name} is not finite at step {step} (it teaches {term.target})"
+    if total != NEVER:
+        return f"the weighted sum of the terms is not finite at step {total}"
     for name, parameters in groups.items():
-        if any_process(not all(bool(to_local(p).isfinite().all()) for p in parameters), device):
-            return name
+        if any_process(not all(bool(to_local(p).isfinite().all()) for p in parameters), state.first_bad.device):
+            return f"a weight of {name} is not finite after step {state.step}"
     return None

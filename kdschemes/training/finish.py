@@ -1,4 +1,4 @@
-"""What a run leaves: the metrics of its last and its best epoch, its networks, predictions, pictures, results.json."""
+"""The end of a run: metrics of the last and the best epoch, exported networks, predictions, plots, results.json."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from kdschemes.training.run import Run
 
 @dataclass
 class Final:
-    """What the evaluations at the end of one run have given so far: metrics by head, epoch and split."""
+    """The results of one run's final evaluations so far: metrics by head, epoch, and split."""
 
     weights: dict[str, Tensor] = field(default_factory=dict)
     heads: dict[str, Any] = field(default_factory=dict)
@@ -36,7 +36,7 @@ class Final:
 
 
 def finish(pack: Pack, runs: Sequence[Run]) -> None:
-    """Evaluate the last and the best epoch of runs at their ends on each split, then write what each run leaves."""
+    """Evaluate the last and the best epoch of runs that are at their end on each split, then write their results."""
     final = {run: Final() for run in runs}
     for which in ("last", "best"):
         current = pack.still_active(runs)
@@ -59,7 +59,7 @@ def finish(pack: Pack, runs: Sequence[Run]) -> None:
 
 
 def _is_evaluated(run: Run, which: str) -> bool:
-    """Return whether last or best needs an evaluation of its own: best may be the last epoch, or there is none."""
+    """Return whether `which` needs its own evaluation: there may be no best epoch, or it may be the last one."""
     best = run.state.best
     return which == "last" or (best is not None and best["epoch"] < run.config.train.epochs)
 
@@ -99,7 +99,7 @@ def _record(run: Run, final: Final, which: str, found: Mapping[str, Evaluation])
 
 
 def _write_results(run: Run, final: Final) -> None:
-    """Write everything else that the run leaves, results.json last, and close it."""
+    """Write the run's remaining files, `results.json` last, and close it."""
     state, config, scheme = run.state, run.config, run.scheme
     scheme.load_state_dict(final.weights)
     with unsharded(scheme), run.accelerator.autocast():
@@ -136,7 +136,7 @@ def _write_results(run: Run, final: Final) -> None:
     if run.log is not None:
         run.log.sync()
         write_predictions(run.folder, predictions_of(final.last))
-        from kdschemes.tracking.plots import draw_curves, write_early_exit  # matplotlib: no step need wait for it
+        from kdschemes.tracking.plots import draw_curves, write_early_exit  # imports matplotlib
 
         draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png", title=run.folder.name)
         if early_exit is not None:

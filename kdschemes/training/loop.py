@@ -1,4 +1,4 @@
-"""The training loop, to be read from top to bottom: the only place where optimizer steps are taken."""
+"""The training loop, readable from top to bottom: the only place where optimizer steps are taken."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import torch
 
 from kdschemes.core.types import Batch, Progress
-from kdschemes.distributed.collectives import broadcast_from_main
 from kdschemes.errors import TrainingStopped, UserError
 from kdschemes.seeding import seed_step
 from kdschemes.tracking.console import Reporter
@@ -23,12 +22,12 @@ from kdschemes.training.signals import StopSignal
 def train_runs(
     runs: Sequence[Run], stop: StopSignal, console: Reporter, *, wait: bool
 ) -> dict[str, UserError | TrainingStopped]:
-    """Train the runs of a pack to their ends; return by folder name why each run that failed did.
+    """Train the runs of a pack to completion; return the errors of the runs that failed, by folder name.
 
-    With `wait`, a folder that another process holds is waited for.
+    With `wait`, wait for folders that another process holds.
 
     Raises:
-        SystemExit: a signal asked to stop; the checkpoint of every run is written.
+        SystemExit: a stop signal was received; every run's checkpoint is written.
     """
     pack = Pack(runs, stop, console)
     try:
@@ -72,9 +71,9 @@ def report_teachers(pack: Pack) -> None:
 
 
 def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
-    """Train the rest of an epoch, of which the run furthest behind has taken `start` steps; return the runs trained.
+    """Train the rest of an epoch, of which the run furthest behind has taken `start` steps; return the trained runs.
 
-    A run that is further ahead joins at its own step.
+    A run that is further ahead joins when the others reach its step.
     """
     first, train = pack.first, pack.first.config.train
     step, end = epoch * first.steps_per_epoch + start, (epoch + 1) * first.steps_per_epoch
@@ -98,9 +97,9 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
     started = time.perf_counter()
     for run in trained:
         with pack.isolate(run):
-            run.open_caches(epoch, lambda: check_stop(pack))
+            run.open_caches(epoch, pack.check_stop)
     for micro_batches in steps:
-        check_stop(pack)
+        pack.check_stop()
         here = pack.at(step)
         if not here:
             break
@@ -113,7 +112,7 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
         for run in pack.still_active(here):
             with pack.isolate(run):
                 run.log_step(seconds)
-                if run.checkpoint_due_within_epoch:
+                if run.at_checkpoint_step and run.state.step < end:
                     run.save()
         step += 1
         pack.show_progress()
@@ -121,7 +120,7 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
 
 
 def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
-    """Take one optimizer step of a run, in each of its scheme's phases, on the gradients of all micro-batches."""
+    """Take one optimizer step per phase of the run's scheme, on the gradients accumulated over all micro-batches."""
     accelerator, scheme, state = run.accelerator, run.scheme, run.state
     progress = Progress(state.step, run.total_steps, run.steps_per_epoch)
     run.learning_rate = set_rate(run.optimizer, run.lr_schedule, progress)
@@ -135,7 +134,7 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
                 accelerator.backward(result.total)
             losses += torch.stack([result.total.detach(), *result.losses.values()]).to(losses.dtype)
         weights = {name: weight + result.weights[name] for name, weight in weights.items()}
-        for name in scheme.skipped_nodes(phase):  # without gradients they keep their weights and momenta
+        for name in scheme.skipped_nodes(phase):  # without a gradient, weights and momenta stay unchanged
             for parameter in run.groups.get(name, ()):
                 parameter.grad = None
         if run.config.optim.clip_grad_norm is not None:
@@ -149,7 +148,7 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
 
 
 def end_epoch(pack: Pack, trained: Sequence[Run], epoch: int) -> None:
-    """Validate and save the runs that took the last step of an epoch, and finish those at their end."""
+    """Validate and save the runs that completed an epoch, and finish those that are at their end."""
     validated = [run for run in trained if run.validates_after(epoch)]
     for run, found in zip(validated, evaluate_runs(validated, "val"), strict=True):
         with pack.isolate(run):
@@ -162,31 +161,3 @@ def end_epoch(pack: Pack, trained: Sequence[Run], epoch: int) -> None:
             with pack.isolate(run):
                 run.save()
     finish(pack, [run for run in pack.still_active(trained) if run.at_end])
-
-
-def check_stop(pack: Pack) -> None:
-    """Save all runs and exit if any process received a signal; drop the runs whose folder another process took over.
-
-    One collective a step, which does not wait for a GPU.
-
-    Raises:
-        SystemExit: a signal was received.
-    """
-    stop, first = pack.stop, pack.first
-    lost = [run.lost_folder for run in pack.active]
-    if not stop.requested_on_any_rank(also=any(lost)):
-        return
-    lost, received = broadcast_from_main(lost), broadcast_from_main(stop.received)
-    for run, gone in list(zip(pack.active, lost, strict=True)):
-        if gone or not any(lost):
-            with pack.isolate(run):
-                run.interrupt(received)
-    if any(lost):
-        return
-    name = received.name if received is not None else "a signal on another process"
-    if first.main:
-        stop.notify_job(name)
-    where = first.folder if pack.size == 1 else f"{len(pack.active)} runs"
-    after = f" after step {first.state.step}" if pack.size == 1 else ""
-    pack.console.line(f"stopped by {name}{after}; the same command resumes: {where}")
-    raise SystemExit(128 + (received.value if received is not None else 15))

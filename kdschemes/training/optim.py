@@ -1,4 +1,4 @@
-"""The optimizer over all networks, the learning rate of a step, and clipping of each network by itself."""
+"""The optimizer over all networks, its learning rate, and per-network gradient clipping."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ Groups = Mapping[str, Sequence[nn.Parameter]]
 def build_optimizer(
     options: Optim, groups: Groups, lr_multipliers: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """Return SGD or AdamW with one parameter group a network; weight decay is on every parameter.
+    """Return SGD or AdamW with one parameter group per network; weight decay applies to every parameter.
 
-    `lr_multipliers` gives by network what its learning rate is multiplied by, 1 where it says nothing.
+    `lr_multipliers` are the factors on the learning rate by network, 1 by default.
     """
     factors = {name: (lr_multipliers or {}).get(name, 1.0) for name in groups}
     parameters = [{"params": list(group), "name": name, "factor": factors[name]} for name, group in groups.items()]
@@ -44,7 +44,7 @@ def rate_schedule(options: Optim) -> Schedule:
 
 
 def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress) -> float:
-    """Set the learning rate of the next step on every group, times the group's factor, and return it without."""
+    """Set every group's learning rate for the next step, times the group's factor; return the rate without it."""
     rate = schedule(progress)
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
@@ -52,9 +52,9 @@ def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Pro
 
 
 def clip_gradients(groups: Groups, largest: float) -> None:
-    """Scale the gradient of each network so that its own norm is at most `largest`.
+    """Clip the gradient norm of each network separately to `largest`.
 
-    A norm over all networks would couple peers: one peer's large gradient would shorten the step of the others.
+    A norm over all networks would couple peers: one peer's large gradient would shrink the others' steps.
     """
     for parameters in groups.values():
         nn.utils.clip_grad_norm_(parameters, largest)

@@ -1,10 +1,11 @@
-"""A pack: the runs that the loop trains together on the same batches."""
+"""A pack: runs that are trained together on the same batches."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
 
+from kdschemes.distributed.collectives import broadcast_from_main
 from kdschemes.errors import TrainingStopped, UserError
 from kdschemes.evaluation.evaluate import Evaluation, evaluate_together
 from kdschemes.tracking.console import Reporter
@@ -13,10 +14,10 @@ from kdschemes.training.signals import StopSignal
 
 
 class Pack:
-    """Runs with one `pack_key`; a single run is a pack of one. A run that fails leaves the others in training.
+    """Runs with the same `pack_key`; a single run is a pack of one. If a run fails, the others continue.
 
-    Each run has its own scheme, optimizer, folder, log and checkpoints, and trains as it would alone, to the bit. The
-    runs share their batches and the forward passes of frozen networks that are equal.
+    Each run has its own scheme, optimizer, folder, log, and checkpoints, and trains bit for bit as it would alone. The
+    runs share their batches and the forward passes of identical frozen networks.
     """
 
     def __init__(self, runs: Sequence[Run], stop: StopSignal, console: Reporter) -> None:
@@ -30,7 +31,7 @@ class Pack:
 
     @contextlib.contextmanager
     def isolate(self, run: Run) -> Iterator[None]:
-        """Contain a failure of one run: it is closed and recorded, and the other runs continue."""
+        """Contain the failure of one run: close it and record the error, so that the others continue."""
         try:
             yield
         except (UserError, TrainingStopped) as error:
@@ -41,7 +42,6 @@ class Pack:
                 self.console.line(f"{run.folder.name} ends: {error}")
 
     def at(self, step: int) -> list[Run]:
-        """Return the active runs that have taken so many steps."""
         return [run for run in self.active if run.state.step == step]
 
     def still_active(self, runs: Sequence[Run]) -> list[Run]:
@@ -49,7 +49,6 @@ class Pack:
         return [run for run in runs if run in self.active]
 
     def show_progress(self) -> None:
-        """Advance the progress bar to where the active runs are."""
         if self.active:
             states = [run.state for run in self.active]
             self.console.advance(
@@ -58,11 +57,37 @@ class Pack:
                 sum(state.seconds for state in states),
             )
 
+    def check_stop(self) -> None:
+        """Save all runs and exit if any process received a signal; drop runs whose folder another process took over.
+
+        Costs one collective per step, without a GPU synchronization.
+
+        Raises:
+            SystemExit: a signal was received.
+        """
+        lost = [run.lost_folder for run in self.active]
+        if not self.stop.requested_on_any_rank(also=any(lost)):
+            return
+        lost, received = broadcast_from_main(lost), broadcast_from_main(self.stop.received)
+        name = received.name if received is not None else "a signal on another process"
+        for run, gone in list(zip(self.active, lost, strict=True)):
+            if gone or not any(lost):
+                with self.isolate(run):
+                    run.interrupt(name)
+        if any(lost):
+            return
+        if self.first.main:
+            self.stop.notify_job(name)
+        where = self.first.folder if self.size == 1 else f"{len(self.active)} runs"
+        after = f" after step {self.first.state.step}" if self.size == 1 else ""
+        self.console.line(f"stopped by {name}{after}; the same command resumes: {where}")
+        raise SystemExit(128 + (received.value if received is not None else 15))
+
 
 def evaluate_runs(
     runs: Sequence[Run], split: str, heads: Sequence[str] | None = None, *, keep_predictions: bool = False
 ) -> list[Evaluation]:
-    """Evaluate the heads of several runs (default: all, and the teacher) on a split, batch by batch."""
+    """Evaluate the heads of several runs (default: all heads and the teacher) on a split, batch by batch."""
     if not runs:
         return []
     first, schemes = runs[0], [run.scheme for run in runs]

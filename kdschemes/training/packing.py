@@ -1,4 +1,4 @@
-"""Which runs may be packed: trained in one process on the same batches, with one forward of an equal teacher."""
+"""Which runs can be packed: trained in one process on the same batches, with one teacher forward for all."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ SHARED = (
     "deterministic",
     "num_threads",
 )
-"""Keys of `train` that must be equal in the runs of a pack."""
+"""Keys of `train` that must be the same in all runs of a pack."""
 
 
 def is_packable(config: Config) -> bool:
-    """Return whether a run may share its batches: not if its weights are sharded or offloaded, nor with a scaler."""
+    """Return whether a run can be packed: not with sharded or offloaded weights, nor with a gradient scaler."""
     offloads = config.scheme.uses_teacher and config.teacher.placement != "device"
     return not (config.train.fsdp or offloads or config.precision == "fp16")
 
 
 def pack_key(config: Config) -> str:
-    """Return what must be equal in the runs of a pack, besides the auxiliary batches that they read."""
+    """Return what must be the same in all runs of a pack, in addition to the auxiliary batches that they read."""
     train = tuple(getattr(config.train, key) for key in SHARED)
     return repr((config.data, config.seed, config.precision, config.device, train))
 
 
 def share_teachers(scheme: Distillation, others: Sequence[Distillation]) -> None:
-    """Replace a scheme's frozen networks by equal ones of other schemes, which frees the memory of the copies."""
+    """Replace a scheme's frozen networks with identical ones of other schemes, to free the memory of the copies."""
     candidates = [node for other in others for node in frozen_nodes(other)]
     for node in frozen_nodes(scheme):
         equal = next((other for other in candidates if node.same_network_as(other)), None)

@@ -1,23 +1,20 @@
-"""One run: its scheme, optimizer and folder, what it logs and the checkpoints that it resumes from."""
+"""One run: its scheme, optimizer, folder, logs, and checkpoints."""
 
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
-from torch.nn.parallel import DistributedDataParallel
 
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
 from kdschemes.core.averages import PredictionBank
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.placement import place_frozen, split_trained
 from kdschemes.core.types import Batch
 from kdschemes.data import DataModule
 from kdschemes.data.batches import evenly
@@ -26,85 +23,64 @@ from kdschemes.distributed.fsdp import full_state
 from kdschemes.errors import TrainingStopped
 from kdschemes.evaluation.cost import head_costs, training_macs
 from kdschemes.evaluation.evaluate import evaluation_mode
-from kdschemes.storage.checkpoint import CHECKPOINT, save_state
+from kdschemes.storage.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint, save_state
 from kdschemes.storage.results import read_results, write_json
 from kdschemes.teacher_cache import announce, caches_of
 from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.metrics_log import eval_row, train_row
 from kdschemes.tracking.run_log import RunLog
-from kdschemes.training.checks import bad_network, first_bad_term
-from kdschemes.training.optim import build_optimizer, rate_schedule
+from kdschemes.training.checks import first_not_finite
+from kdschemes.training.optim import rate_schedule
+from kdschemes.training.prepare import prepare
 from kdschemes.training.run_folder import INTERRUPTED, RunFolder, claim_folder, remove_leftovers
 from kdschemes.training.signals import StopSignal
-from kdschemes.training.state import State, load_checkpoint, save_checkpoint
+from kdschemes.training.state import State
 
 
+@dataclass(eq=False)
 class Run:
-    """What belongs to one training: the loop takes its steps, this logs, validates and saves."""
+    """The state of one training run: the loop takes the steps; this class logs, validates, and saves."""
 
-    def __init__(
-        self,
-        config: Config,
-        accelerator: Accelerator,
-        data: DataModule,
-        scheme: Distillation,
-        folder: Path,
-        *,
-        console: Reporter,
-        teacher_checkpoint: str | list[str] | None = None,
-    ) -> None:
-        self.config, self.accelerator, self.data, self.folder = config, accelerator, data, folder
-        self.scheme, self.console, self.teacher_checkpoint = scheme, console, teacher_checkpoint
+    config: Config
+    accelerator: Accelerator
+    data: DataModule
+    scheme: Distillation
+    folder: Path
+    console: Reporter
+    teacher_checkpoint: str | list[str] | None = None
+    ran: bool = True
+    pack_size: int = 1
+    learning_rate: float = 0.0
+    validation_top1: float = 0.0
+    term_weights: dict[str, float] = field(default_factory=dict)
+    results: dict[str, Any] = field(default_factory=dict)
+    log: RunLog | None = None
+
+    def __post_init__(self) -> None:
+        train, accelerator = self.config.train, self.accelerator
         self.main, self.device = accelerator.is_main_process, accelerator.device
-        train = config.train
-        self.steps_per_epoch = data.steps_per_epoch(batch_size=train.batch_size, drop_last=train.drop_last)
+        self.steps_per_epoch = self.data.steps_per_epoch(batch_size=train.batch_size, drop_last=train.drop_last)
         self.total_steps = self.steps_per_epoch * train.epochs
-        self.term_names = [str(term.name) for term in scheme.terms]
+        self.term_names = [str(term.name) for term in self.scheme.terms]
         self.state = State(len(self.term_names) + 1, self.device)
-        self.pack_size, self.learning_rate, self.validation_top1 = 1, 0.0, 0.0
-        self.term_weights: dict[str, float] = {}
-        self.results: dict[str, Any] = {}
-        self.ran = True
-        self.log: RunLog | None = None
         self._lease: RunFolder | None = None
         self._leases = contextlib.ExitStack()
-        self._best_files: set[str] = set()
 
     def build(self) -> None:
-        """Place the scheme on its devices, wrap it for several processes, and make its optimizer."""
-        config, accelerator, scheme = self.config, self.accelerator, self.scheme
-        self.costs = head_costs(scheme, self.data)
-        self.training_macs = training_macs(scheme, self.data.channels, self.data.image_size)
-        if config.train.channels_last:
-            scheme = scheme.to(memory_format=torch.channels_last)
-        if config.scheme.uses_teacher:
-            place_frozen(scheme, config.teacher, self.device)
-        if config.train.compile:
-            for node in scheme.nodes.values():
-                node.compile()
-        if config.train.fsdp:
-            split_trained(scheme, self.device)
-        self.groups = scheme.parameter_groups()
-        # All processes update these in the same way, so DDP need not broadcast them before each forward pass.
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
-            scheme, scheme.replicated_buffers()
-        )
-        optimizer = build_optimizer(config.optim, self.groups, scheme.lr_multipliers)
-        if config.train.fsdp:
-            self.model = accelerator.prepare_model(scheme, device_placement=False, evaluation_mode=True)
-            self.optimizer = accelerator.prepare(optimizer)
-        else:
-            self.model, self.optimizer = accelerator.prepare(scheme, optimizer)
-        self.lr_schedule = rate_schedule(config.optim)
+        """Count what the networks cost, then prepare them for training."""
+        self.costs = head_costs(self.scheme, self.data)
+        self.training_macs = training_macs(self.scheme, self.data.channels, self.data.image_size)
+        self.model, self.optimizer, self.groups = prepare(self.scheme, self.config, self.accelerator)
+        self.lr_schedule = rate_schedule(self.config.optim)
 
     def open(self, stop: StopSignal, *, wait: bool) -> bool:
-        """Take the folder, build the run, load its checkpoint if there is one, and open the logs where it left them.
+        """Acquire the folder, build the run, load its checkpoint if there is one, and open the logs at that point.
 
-        Return False, and leave the run alone, where another process has finished it in the meantime.
+        Return False without building the run if another process has finished it in the meantime.
 
         Raises:
-            UserError: another process holds the folder (with `wait`, it is waited for), or holds another run.
-            SystemExit: a signal asked to stop while another holder was waited for.
+            UserError: another process holds the folder (and `wait` is False), or it contains another run.
+            SystemExit: a stop signal was received while waiting for the folder.
         """
         self._lease = RunFolder(self.folder, stop, wait=wait) if self.main else None
         self._leases.enter_context(enter_on_main(self._lease or contextlib.nullcontext()))
@@ -130,45 +106,34 @@ class Run:
         if self.main:
             claim_folder(self.folder, self.config)
         if path.exists():
-            load_checkpoint(path, state, self.scheme, self.optimizer, self.accelerator)
+            load_checkpoint(path, self.scheme, self.optimizer, self.accelerator, state.restore)
             self.console.line(f"resuming from step {state.step} of {self.total_steps}: {self.folder}")
         if self.main:
-            best = state.best["file"] if state.best is not None else None
-            self._best_files = {best} if best is not None else set()
-            remove_leftovers(self.folder, best)
+            remove_leftovers(self.folder, state.best)
             head, offset = self.scheme.heads[0], state.metrics_offset
             self.log = RunLog(self.config, self.folder, offset=offset, primary_head=head, resume_step=state.step)
 
     @property
     def at_end(self) -> bool:
-        """Whether all steps are taken."""
         return self.state.step == self.total_steps
 
     @property
     def lost_folder(self) -> bool:
-        """Whether another process has taken the run's folder over."""
         return self._lease is not None and self._lease.lost
 
     @property
-    def checkpoint_due_within_epoch(self) -> bool:
-        """Whether the step just taken asks for a checkpoint before its epoch ends."""
-        return self._at_checkpoint_step and self.state.step % self.steps_per_epoch != 0
-
-    @property
-    def _at_checkpoint_step(self) -> bool:
+    def at_checkpoint_step(self) -> bool:
         every = self.config.train.checkpoint_every_steps
         return every is not None and self.state.step % every == 0
 
     def validates_after(self, epoch: int) -> bool:
-        """Return whether the heads are evaluated after an epoch."""
         return bool(self.data.sizes["val"]) and ((epoch + 1) % self.config.train.eval_every_epochs == 0 or self.at_end)
 
     def saves_after(self, epoch: int) -> bool:
-        """Return whether there is a checkpoint after an epoch."""
-        return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self._at_checkpoint_step
+        return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self.at_checkpoint_step
 
     def batches(self, split: str) -> Iterator[Batch]:
-        """Yield this process's share of a split, normalized only."""
+        """Yield this process's share of a split, normalized but not augmented."""
         size = self.config.train.eval_batch_size
         batches = self.data.eval_batches(
             split, batch_size=size, rank=self.accelerator.process_index, world=self.accelerator.num_processes
@@ -176,20 +141,20 @@ class Run:
         return evenly(batches, self.data.sizes[split], size) if split_keys(self.config) else batches
 
     def before_epoch(self) -> None:
-        """Let the scheme's nodes look at the validation split."""
+        """Run the hooks of the scheme's nodes, which may read the validation split."""
         with evaluation_mode(self.scheme), self.accelerator.autocast():
             self.scheme.before_epoch(lambda: self.batches("val"))
 
     def open_caches(self, epoch: int, before_chunk: Callable[[], None]) -> None:
-        """Open the stored predictions of frozen networks for an epoch; compute and store first what is missing."""
+        """Open the caches of frozen networks for an epoch; missing predictions are computed and stored first."""
         for cache in caches_of(self.scheme):
             cache.open_epoch(epoch, before_chunk, on_main_process)
 
     def log_step(self, seconds: float) -> None:
-        """Count the time of a step, and log the window when it is due.
+        """Add up the time of a step, and log the window when it is due.
 
         Raises:
-            TrainingStopped: a term is not finite (found at once on CPU, with the next line of the log on a GPU).
+            TrainingStopped: a term is not finite (detected immediately on CPU, at the next log line on GPU).
         """
         state = self.state
         state.seconds += seconds
@@ -214,9 +179,9 @@ class Run:
         state.start_window()
 
     def record_validation(self, epoch: int, metrics: dict[str, dict[str, float]]) -> None:
-        """Log the heads' metrics on the validation split; keep the weights of the best epoch of the reported head.
+        """Log the heads' validation metrics; keep the weights of the primary head's best epoch.
 
-        Best is the highest top-1, among equals the lowest NLL, then the earliest.
+        The best epoch has the highest top-1; ties are broken by lower NLL, then by the earlier epoch.
         """
         self.write(eval_row("val", epoch, self.state.step, metrics))
         primary_head = self.scheme.heads[0]
@@ -228,7 +193,6 @@ class Run:
         best = self.state.best
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": f"best-epoch{epoch:04d}.pt"}
-            self._best_files.add(self.state.best["file"])
             weights = full_state(self.scheme.state_dict())
             if self.main:
                 save_state(self.folder / self.state.best["file"], weights)
@@ -239,57 +203,43 @@ class Run:
         Raises:
             TrainingStopped: a term or a weight is not finite; nothing is written.
         """
-        self._check_finite()
-        if network := bad_network(self.groups, self.device):
-            raise TrainingStopped(f"a weight of {network} is not finite after step {self.state.step}: {self._advice()}")
+        self._check_finite(weights=True)
         self.state.wall, self.opened = self.wall(), time.perf_counter()
         if self.log is not None:
             self.state.metrics_offset = self.log.sync()
-        save_checkpoint(self.folder / CHECKPOINT, self.state, self.scheme, self.optimizer, self.accelerator)
-        best = self.state.best["file"] if self.state.best is not None else None
-        for name in self._best_files - {best} if self.main else ():
-            (self.folder / name).unlink(missing_ok=True)
-        self._best_files &= {best}
+        save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, self.state.saved())
+        if self.main:
+            remove_leftovers(self.folder, self.state.best)
         self.accelerator.wait_for_everyone()
 
-    def interrupt(self, received: signal.Signals | None) -> None:
-        """Save and leave a marker, for the same command to resume.
+    def interrupt(self, signal: str) -> None:
+        """Save a checkpoint and leave a marker that `signal` interrupted the run.
 
         Raises:
-            UserError: another process has taken the folder over; nothing is saved.
+            UserError: another process has taken over the folder; nothing is saved.
         """
         on_main_process(lambda: self._lease.verify() if self._lease is not None else None)
         self.save()
-        name = received.name if received is not None else "a signal on another process"
         if self.main:
-            marker = {"signal": name, "step": self.state.step, "total_steps": self.total_steps}
+            marker = {"signal": signal, "step": self.state.step, "total_steps": self.total_steps}
             write_json(self.folder / INTERRUPTED, marker)
 
-    def _check_finite(self) -> None:
-        found = first_bad_term(self.state.first_bad, self.term_names)
-        if found is None:
-            return
-        name, step = found
-        if name is None:
-            raise TrainingStopped(f"the weighted sum of the terms is not finite at step {step}: {self._advice()}")
-        target = self.scheme.terms[self.term_names.index(name)].target
-        raise TrainingStopped(f"term {name} is not finite at step {step} (it teaches {target}): {self._advice()}")
-
-    def _advice(self) -> str:
-        kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint was made"
-        return f"{kept}; try a lower optim.lr, optim.clip_grad_norm=1 or precision=fp32"
+    def _check_finite(self, *, weights: bool = False) -> None:
+        groups = self.groups if weights else {}
+        if found := first_not_finite(self.scheme, self.state, groups):
+            kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint exists"
+            raise TrainingStopped(f"{found}: {kept}; try a lower optim.lr, optim.clip_grad_norm=1 or precision=fp32")
 
     def wall(self) -> float:
-        """Return the seconds since the run was opened, those before its last checkpoint included."""
+        """Return the wall time in seconds, including earlier sessions up to the last checkpoint."""
         return self.state.wall + time.perf_counter() - self.opened
 
     def write(self, row: dict[str, Any]) -> None:
-        """Log a row."""
         if self.log is not None:
             self.log.write(row)
 
     def close(self, error: BaseException | None) -> None:
-        """Close the logs and let the folder go; `error` is what ended the run before its end."""
+        """Close the logs and release the folder; `error` is the error that ended the run early, if any."""
         if self.log is not None:
             self.log.close(error)
         self._leases.close()

@@ -1,4 +1,4 @@
-"""The folder of a run: one writer, one configuration, a marker where it was interrupted."""
+"""The folder of a run: one writer, one configuration, a marker if it was interrupted."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ INTERRUPTED = "interrupted"
 
 
 class RunFolder:
-    """The folder of one run. Entering it makes it and takes its lease; `lost` tells that another process took it over.
+    """The folder of one run. Entering the context creates the folder and acquires its lease.
 
-    With `wait` another holder is waited for, until `stop` has received a signal.
+    With `wait`, wait for another holder until `stop` has received a signal.
 
     Raises:
         UserError: another process holds the folder, or it cannot be written.
-        SystemExit: `stop` was asked for while waiting.
+        SystemExit: a stop signal was received while waiting.
     """
 
     def __init__(self, path: Path, stop: StopSignal, *, wait: bool = False) -> None:
@@ -38,15 +38,10 @@ class RunFolder:
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken the folder over."""
         return self._lease.lost
 
     def verify(self) -> None:
-        """Make sure that the folder is still this process's.
-
-        Raises:
-            FolderLost: it is not.
-        """
+        """Raise `FolderLost` unless this process still holds the folder."""
         self._lease.verify()
 
     def __enter__(self) -> RunFolder:
@@ -60,7 +55,7 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
         if not taken:
-            print(f"stopped before it began; the same command resumes: {self.path}", flush=True)
+            print(f"stopped before it started; the same command resumes: {self.path}", flush=True)
             self._stop.notify_job("waiting" if self._lease.waited else "starting")
             raise SystemExit(self._stop.exit_code)
         self._entered.callback(self._lease.release)
@@ -74,29 +69,29 @@ class RunFolder:
 
 
 def claim_folder(folder: Path, config: Config) -> None:
-    """Write `config.yaml` into the folder of a run that begins.
+    """Write `config.yaml` into the folder of a new run.
 
     Raises:
-        UserError: another configuration made the folder.
+        UserError: the folder belongs to another configuration.
     """
     check_same_config(folder, to_tree(config), NOT_HASHED)
     if not (folder / "config.yaml").exists():
         atomic_write(folder / "config.yaml", dump_yaml(config).encode())
 
 
-def remove_leftovers(folder: Path, best: str | None) -> None:
-    """Remove what the checkpoint does not know: weights of best epochs but for the file `best`, a marker."""
+def remove_leftovers(folder: Path, best: Mapping[str, Any] | None) -> None:
+    """Remove what is newer than the checkpoint: weights of former best epochs, the marker of an interruption."""
     (folder / INTERRUPTED).unlink(missing_ok=True)
     for leftover in folder.glob("best-epoch*.pt"):
-        if leftover.name != best:
+        if best is None or leftover.name != best["file"]:
             leftover.unlink()
 
 
 def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
-    """Refuse to go on in a folder that another configuration made.
+    """Check that a folder does not belong to another configuration.
 
     Raises:
-        UserError: it names the first keys that differ.
+        UserError: it does; the message names the first keys that differ.
     """
     path = folder / "config.yaml"
     if not path.exists():
@@ -113,7 +108,7 @@ def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str,
     ]
     if different:
         shown = ", ".join(f"{key} ({theirs.get(key)} there, {ours.get(key)} here)" for key in different[:3])
-        raise UserError(f"{folder} holds a run of another configuration: {shown}; choose another output_dir")
+        raise UserError(f"{folder} contains a run with another configuration: {shown}; choose another output_dir")
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

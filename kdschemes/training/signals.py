@@ -1,4 +1,4 @@
-"""The signals that ask a run to stop, remembered until the training loop asks. Importing this does not import torch."""
+"""Signals that ask a run to stop, recorded until the training loop checks. Importing this does not import torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     import torch.distributed as dist
 
 STOP_NOTICE = "KDSCHEMES_STOPPED"
-"""Environment variable that names the file in which a stopped run tells its job: the signal, and the steps it took."""
+"""Environment variable with the path of the file in which a stopped run reports the signal and its steps to its job."""
 
 
 class StopSignal:
-    """Remembers SIGTERM, SIGUSR2 or SIGINT until the loop asks; the second SIGINT stops at once.
+    """Records SIGTERM, SIGUSR2, or SIGINT until the loop checks; a second SIGINT stops immediately.
 
     `steps` counts the optimizer steps that this process has taken, over all runs that it trained.
     """
@@ -46,7 +46,7 @@ class StopSignal:
         self.received = signal.Signals(number)
 
     def requested_on_any_rank(self, also: bool = False) -> bool:
-        """Return whether any process was asked to stop, or says `also`: the same on all, without waiting for a GPU."""
+        """Return whether any process received a signal or passes `also`: the same on all, without a GPU sync."""
         import torch
         import torch.distributed as dist
 
@@ -62,11 +62,11 @@ class StopSignal:
         return any_process(asked, torch.device("cpu"), self._agreement)
 
     def notify_job(self, name: str) -> None:
-        """Tell the job that started this process that `name` stopped it, if it asked to be told."""
+        """Report to the job that started this process, if it asked for it, that `name` stopped the process."""
         if path := os.environ.get(STOP_NOTICE):
             atomic_write(Path(path), f"{name} {self.steps}\n".encode())
 
     @property
     def exit_code(self) -> int:
-        """The exit code of a process that the signal ended; that of SIGTERM where another process received it."""
+        """128 + the signal's number; SIGTERM's if another process received the signal."""
         return 128 + (self.received if self.received is not None else signal.SIGTERM)

@@ -1,32 +1,25 @@
-"""Where a run stands, and its checkpoint: weights, momenta, the gradient scaler and what `State` holds."""
+"""How far a run is, as its checkpoint keeps it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
-from kdschemes import __version__
-from kdschemes.core.distillation import Distillation
 from kdschemes.distributed.collectives import gather_rows, rank, world_size
-from kdschemes.distributed.fsdp import full_state, load_full_optimizer_state, load_full_state
-from kdschemes.errors import UserError
-from kdschemes.storage.checkpoint import load_state, save_state
 
 NEVER = torch.iinfo(torch.int64).max
 NUMBERS = ("step", "window_steps", "metrics_offset", "best", "seconds", "wall", "images")
-"""What is the same on all processes."""
+"""The attributes that are the same on all processes."""
 
 
 class State:
-    """Where a run stands, besides weights and optimizer: all of it is in the checkpoint. Times are in seconds.
+    """The checkpointed state of a run other than weights and optimizer. Times are in seconds.
 
-    A window is what has been trained since the last line of the log; its sums have a column for the total and for each
-    term. `first_bad` is the first step at which each of them was not finite.
+    A window is the steps since the last log line; its sums have one column for the total and one per term. `first_bad`
+    is the first step at which each of them was not finite.
     """
 
     def __init__(self, columns: int, device: torch.device) -> None:
@@ -37,7 +30,7 @@ class State:
         self.first_bad = torch.full((columns,), NEVER, dtype=torch.int64, device=device)
 
     def advance(self, losses: Tensor, images: int) -> None:
-        """Count an optimizer step on so many images, with these values of the total and of each term."""
+        """Record an optimizer step on `images` images, given the losses: the total, then each term."""
         self.step += 1
         self.images += images
         self.window_sums += losses
@@ -46,16 +39,15 @@ class State:
         self.first_bad = torch.where(torch.isfinite(losses), self.first_bad, self.first_bad.minimum(bad))
 
     def start_window(self) -> None:
-        """Begin a new window."""
         self.window_sums.zero_()
         self.window_steps = 0
 
     def saved(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of it. All processes must call this: it has the windows of each."""
+        """Return the state to checkpoint. All processes must call this: their windows are gathered."""
         return {name: getattr(self, name) for name in NUMBERS} | {"window_sums": gather_rows(self.window_sums).cpu()}
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Take what `saved` returned; where there were other processes, each takes the mean of their windows.
+        """Restore what `saved` returned; if the number of processes has changed, each takes the mean of the windows.
 
         Raises:
             KeyError: something is missing.
@@ -65,41 +57,3 @@ class State:
         self.window_sums = window.to(self.window_sums.device)
         for name in NUMBERS:
             setattr(self, name, saved[name])
-
-
-def save_checkpoint(
-    path: Path, state: State, scheme: Distillation, optimizer: torch.optim.Optimizer, accelerator: Accelerator
-) -> None:
-    """Write the checkpoint of a run. All processes must call this; the first one writes."""
-    saved = state.saved()
-    weights, momenta = full_state(scheme.state_dict()), full_state(optimizer.state_dict())
-    if accelerator.is_main_process:
-        scaler = accelerator.scaler
-        checkpoint = {
-            "version": __version__,
-            "processes": accelerator.num_processes,
-            "scheme": weights,
-            "optimizer": momenta,
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
-        save_state(path, checkpoint | saved)
-
-
-def load_checkpoint(
-    path: Path, state: State, scheme: Distillation, optimizer: torch.optim.Optimizer, accelerator: Accelerator
-) -> None:
-    """Restore what `save_checkpoint` wrote.
-
-    Raises:
-        UserError: the file is damaged, or of another run.
-    """
-    saved = load_state(path)
-    try:
-        load_full_state(scheme, saved["scheme"])
-        load_full_optimizer_state(optimizer, saved["optimizer"])
-        if accelerator.scaler is not None and saved["scaler"] is not None:
-            accelerator.scaler.load_state_dict(saved["scaler"])
-        state.restore(saved)
-    except (KeyError, RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0][:120]
-        raise UserError(f"{path} does not fit this run ({reason}): choose another output or delete it") from None

@@ -1,4 +1,4 @@
-"""Training runs: drop the finished ones, open the data, train prerequisites, open the runs, then the loop."""
+"""Training runs: skip the finished ones, open the data, train prerequisites, build the runs, enter the loop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from kdschemes.training.signals import StopSignal
 
 @dataclass(frozen=True)
 class Finished:
-    """A run that is done: its folder and what `results.json` holds. `ran` is False if it was done before."""
+    """A finished run: its folder and the contents of `results.json`. `ran` is False if it was already finished."""
 
     folder: Path
     results: dict[str, Any]
@@ -45,44 +45,42 @@ class Finished:
 
 @dataclass(frozen=True)
 class Failed:
-    """A run that did not come to its end: its folder and why."""
+    """A run that failed: its folder and the error."""
 
     folder: Path
     error: UserError | TrainingStopped
 
 
 def train(config: Config, stop: StopSignal | None = None) -> Finished:
-    """Train the run that a configuration names, or resume it, or return it if it is done.
+    """Train or resume the run that a configuration describes, or return its results if it is already finished.
 
-    An offline teacher without weights is trained first, as a run of its own that later students find again. `stop`, if
-    it is given, has been entered, so that signals received before this call count too.
+    An offline teacher without a checkpoint is trained first, as a separate run that later students reuse. `stop` must
+    already be entered, so that signals received before this call count too.
 
     Raises:
         UserError: a mistake that the user can fix; nothing is lost.
         TrainingStopped: a term or a weight is not finite.
-        SystemExit: a signal asked to stop; the checkpoint is written.
+        SystemExit: a stop signal was received; the checkpoint is written.
     """
-    (outcome,) = _start([config], stop, wait=False)
+    (outcome,) = train_together([config], stop, wait=False)
     if isinstance(outcome, Failed):
         raise outcome.error
     return outcome
 
 
-def train_together(configs: Sequence[Config], stop: StopSignal | None = None) -> list[Finished | Failed]:
-    """Train several runs in this process, packed where they can be: one batch and one teacher forward for all.
+def train_together(
+    configs: Sequence[Config], stop: StopSignal | None = None, *, wait: bool = True
+) -> list[Finished | Failed]:
+    """Train several runs in this process, packed where possible: sharing batches and teacher forward passes.
 
-    Each run leaves what it would leave alone, bit for bit on CPU in float32, times and memory apart. Runs with one
-    `pack_key` and the same auxiliary batches are packed; others train one after the other. A run that fails does not
-    end the others. A folder that another process holds is waited for.
+    Each run writes the same results as if trained alone, bit for bit on CPU in float32, except for times and memory.
+    Runs with the same `pack_key` and auxiliary batches are packed; the rest train one after another. A failed run does
+    not stop the others. With `wait`, wait for folders that another process holds.
 
     Raises:
-        UserError: the processes cannot be started as the first configuration says.
-        SystemExit: a signal asked to stop; the checkpoint of every run is written.
+        UserError: the processes cannot be started as the first configuration specifies.
+        SystemExit: a stop signal was received; every run's checkpoint is written.
     """
-    return _start(configs, stop, wait=True)
-
-
-def _start(configs: Sequence[Config], stop: StopSignal | None, *, wait: bool) -> list[Finished | Failed]:
     try:
         accelerator = start_processes(configs[0])
     except UserError as error:
@@ -94,7 +92,7 @@ def _start(configs: Sequence[Config], stop: StopSignal | None, *, wait: bool) ->
 
 @dataclass
 class Trainer:
-    """Trains runs in the processes of one launch. With `wait`, a folder that another process holds is waited for."""
+    """Trains runs in the processes of one launch. With `wait`, wait for folders that another process holds."""
 
     accelerator: Accelerator
     stop: StopSignal
@@ -102,7 +100,7 @@ class Trainer:
     wait: bool
 
     def train(self, configs: Sequence[Config]) -> list[Finished | Failed]:
-        """Train runs to their ends and return what became of each, in their order."""
+        """Train runs to completion and return their outcomes in the same order."""
         outcomes: dict[Path, Finished | Failed] = {}
         packs: dict[str, list[Run]] = {}
         opened: dict[str, DataModule] = {}
@@ -132,7 +130,7 @@ class Trainer:
         results = on_main_process(lambda: read_results(folder))
         if results is None:
             return None
-        self.console.once(f"this run is done already: {folder}")
+        self.console.once(f"this run is already finished: {folder}")
         on_main_process(lambda: report_finished(config, folder, results))
         return Finished(folder, results, ran=False)
 
@@ -169,11 +167,11 @@ class Trainer:
         return scheme
 
     def _train_prerequisites(self, configs: Sequence[Config]) -> list[str]:
-        """Return the folders of the runs that teach another one, trained now unless they are finished."""
+        """Train the given runs, unless they are finished, and return their folders."""
         for config in configs:
             folder = Path(config.output_dir) / run_name(config)
             if not (folder / "results.json").exists():
-                self.console.line(f"teacher {config.model.name} has no checkpoint: its run is {folder}")
+                self.console.line(f"teacher {config.model.name} has no checkpoint: training it in {folder}")
             with apart_from_sweep():
                 (outcome,) = Trainer(self.accelerator, self.stop, self.console, wait=True).train([config])
             if isinstance(outcome, Failed):

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from jobs import Site
 
 from experiments.private_slurm import PrivateSlurm, missing, private_slurm
+from tests.slurm.jobs import Site
 
 REQUIRED = "KDSCHEMES_REQUIRE_SLURM"
 """Environment variable: where it is set, a SLURM that cannot be had is a failure, not a reason to skip."""

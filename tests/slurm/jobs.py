@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
-from processes import REPOSITORY, run
 
 from experiments.private_slurm import PrivateSlurm
+from tests import REPOSITORY
+from tests.processes import run
 
 PATIENCE = 400.0
-EXHAUSTIVE = os.environ.get("KDSCHEMES_EXHAUSTIVE") == "1"
 OVER = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 FILES = ("config.yaml", "metrics.jsonl", "model.safetensors", "best/model.safetensors")
 

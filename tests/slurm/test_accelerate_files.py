@@ -15,10 +15,12 @@ import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
-from processes import REPOSITORY
-from test_resume import SMALL
 
 from kdschemes.config.load import load_config
+from tests import REPOSITORY
+from tests.training.test_loop import SMALL
+
+pytestmark = pytest.mark.slurm
 
 FOLDER = REPOSITORY / "slurm" / "accelerate"
 PROCESSES = {

@@ -1,4 +1,4 @@
-"""What goes wrong on a cluster fails in seconds, with one clear line in the job's log and in `kdschemes status`."""
+"""What goes wrong on a cluster fails in seconds, with one clear line in the job's log and in the study's status."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import REQUIRED
-from jobs import RUN, Site
 from PIL import Image
-from test_study_array import jobs
+
+from tests.slurm.conftest import REQUIRED
+from tests.slurm.jobs import RUN, Site
+from tests.slurm.test_study_array import jobs
+
+pytestmark = pytest.mark.slurm
 
 STUDY = """\
 question: What is wrong?
@@ -51,8 +54,8 @@ def mounted(folder: Path, options: str) -> Iterator[None]:
 
 
 def reasons(site: Site, output: str = "runs") -> list[str]:
-    """Return what `kdschemes status` says of each failed run."""
-    told = site.shell(f"kdschemes status wrong --output {output}").stdout
+    """Return what `kdschemes study status` says of each failed run."""
+    told = site.shell(f"kdschemes study status wrong --output {output}").stdout
     return [line.rpartition(" | ")[2].rstrip(" |") for line in told.splitlines() if "| failed" in line]
 
 
@@ -78,14 +81,14 @@ def test_an_unknown_key_on_two_nodes_is_told_once(site: Site) -> None:
 
 def test_an_unknown_key_and_a_folder_that_cannot_be_written_in_an_array(site: Site) -> None:
     (site.clone / "wrong.yaml").write_text(STUDY)
-    refused = site.shell("kdschemes submit wrong.yaml optim.rate=3", check=False)
+    refused = site.shell("kdschemes study submit wrong.yaml optim.rate=3", check=False)
     assert refused.returncode == 2
     assert len(errors(refused.stderr)) == len(refused.stderr.splitlines()) == 1
     assert "optim.rate" in refused.stderr
     assert site.cluster.run("squeue", "--noheader") == ""
     assert not (site.clone / "runs").exists()
 
-    array, report = jobs(site.shell("kdschemes submit wrong.yaml -- --hold").stdout)
+    array, report = jobs(site.shell("kdschemes study submit wrong.yaml -- --hold").stdout)
     configs = site.clone / "runs" / "studies" / "wrong" / "submissions" / "1"
     with (configs / "0.yaml").open("a") as file:  # as if another version of the code ran there
         file.write("optim.rate: 3\n")
@@ -125,7 +128,7 @@ def test_data_that_one_node_lacks(site: Site) -> None:
         .replace("num_threads: 1", "batch_size: 8")
     )
     (site.clone / "wrong.yaml").write_text(text)
-    array, report = jobs(site.shell("kdschemes submit wrong.yaml -- --nodes=2").stdout)
+    array, report = jobs(site.shell("kdschemes study submit wrong.yaml -- --nodes=2").stdout)
     assert site.wait(report)["JobState"] in ("COMPLETED", "FAILED")
     (reason,) = reasons(site)
     assert errors(element_log(site, array, 0)) == [f"error: {reason}"]
@@ -135,7 +138,7 @@ def test_data_that_one_node_lacks(site: Site) -> None:
 def test_a_full_disk(site: Site) -> None:
     (site.clone / "wrong.yaml").write_text(STUDY)
     with mounted(site.clone / "small", "size=6m"):
-        array, report = jobs(site.shell("kdschemes submit wrong.yaml output_dir=small").stdout)
+        array, report = jobs(site.shell("kdschemes study submit wrong.yaml output_dir=small").stdout)
         site.until(lambda: site.is_over(f"{array}_0") and site.is_over(f"{array}_1"), "the end of both")
         found = reasons(site, "small")
         assert len(found) == 2

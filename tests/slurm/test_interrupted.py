@@ -6,7 +6,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from jobs import EXHAUSTIVE, RUN, Site, check_equal, is_pending, processes_of, undisturbed
+
+from tests.slurm.jobs import RUN, Site, check_equal, is_pending, processes_of, undisturbed
+
+pytestmark = pytest.mark.slurm
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_a_preempted_job_goes_on(site: Site, whole: Path) -> None:
     check_equal(site.run_folder(), whole)
 
 
-@pytest.mark.skipif(not EXHAUSTIVE, reason="a minute: KDSCHEMES_EXHAUSTIVE=1")
+@pytest.mark.exhaustive
 def test_a_requeued_job_goes_on(site: Site, whole: Path) -> None:
     job = site.submit(*RUN)
     site.is_training()
@@ -75,7 +78,7 @@ def test_a_requeued_job_goes_on(site: Site, whole: Path) -> None:
     check_equal(site.run_folder(), whole)
 
 
-@pytest.mark.skipif(not EXHAUSTIVE, reason="a minute: KDSCHEMES_EXHAUSTIVE=1")
+@pytest.mark.exhaustive
 def test_a_job_that_gets_sigterm_requeues_itself(site: Site, whole: Path) -> None:
     job = site.submit(*RUN)
     site.is_training()
@@ -99,4 +102,4 @@ def test_a_cancelled_job_stays_cancelled_and_the_same_command_goes_on(site: Site
     check_equal(site.run_folder(), whole)
     finished = site.submit(*RUN)
     site.completed(finished, restarts=0)
-    assert "this run is done already" in site.log(finished)
+    assert "this run is already finished" in site.log(finished)

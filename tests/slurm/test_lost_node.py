@@ -6,7 +6,11 @@ import os
 import signal
 from pathlib import Path
 
-from jobs import RUN, Site, check_equal, processes_of, undisturbed
+import pytest
+
+from tests.slurm.jobs import RUN, Site, check_equal, processes_of, undisturbed
+
+pytestmark = pytest.mark.slurm
 
 
 def test_an_orphan_writes_nothing_once_its_job_runs_elsewhere(site: Site, tmp_path: Path) -> None:

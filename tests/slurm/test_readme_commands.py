@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import re
 
-from jobs import Site
-from processes import REPOSITORY
-from test_study_array import jobs
+import pytest
+
+from tests import REPOSITORY
+from tests.slurm.jobs import Site
+from tests.slurm.test_study_array import jobs
+
+pytestmark = pytest.mark.slurm
 
 
 def test_the_commands_of_the_readme(site: Site) -> None:

@@ -11,8 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from jobs import RUN, Site, check_equal, processes_of
-from processes import REPOSITORY
+
+from tests import REPOSITORY
+from tests.slurm.jobs import RUN, Site, check_equal, processes_of
+
+pytestmark = pytest.mark.slurm
 
 ONLINE = [*RUN, "scheme=online", "train.epochs=12", "train.eval_every_epochs=6", "train.checkpoint_every_epochs=12"]
 

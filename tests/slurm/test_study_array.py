@@ -7,9 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
-from jobs import EXHAUSTIVE, Site
 
 from kdschemes.models import create_model, save_weights
+from tests.slurm.jobs import Site
+
+pytestmark = pytest.mark.slurm
 
 STUDY = """\
 question: Does it matter where a student starts from?
@@ -29,7 +31,7 @@ def weights(place: Path) -> None:
 
 
 def jobs(said: str) -> list[str]:
-    """Return the numbers of the jobs that `kdschemes submit` tells of: arrays, then the report."""
+    """Return the numbers of the jobs that `kdschemes study submit` tells of: arrays, then the report."""
     return re.findall(r"^(?:array|job) (\d+): ", said, flags=re.MULTILINE)
 
 
@@ -42,19 +44,19 @@ def test_a_study_of_six_runs_with_one_that_fails(site: Site) -> None:
     (site.clone / "starts.yaml").write_text(STUDY)
     for name in STARTS:
         weights(site.clone / name)
-    dry = site.shell("kdschemes submit starts.yaml --parallel 3 --dry-run").stdout
+    dry = site.shell("kdschemes study submit starts.yaml --parallel 3 --dry-run").stdout
     assert "--array=0-5%3" in dry
     assert not (site.clone / "runs").exists()
     assert site.cluster.run("squeue", "--noheader") == ""
 
-    _, report = jobs(site.shell("kdschemes submit starts.yaml --parallel 3").stdout)
-    waiting = site.shell("kdschemes status starts").stdout
+    _, report = jobs(site.shell("kdschemes study submit starts.yaml --parallel 3").stdout)
+    waiting = site.shell("kdschemes study status starts").stdout
     assert re.search(r"6 runs: .*(queued|running)", waiting)
-    refused = site.shell("kdschemes submit starts.yaml").stdout
+    refused = site.shell("kdschemes study submit starts.yaml").stdout
     assert refused.startswith("nothing to submit: ")
     assert site.wait(report)["JobState"] == "COMPLETED", site.logs()
 
-    told = site.shell("kdschemes status starts").stdout
+    told = site.shell("kdschemes study status starts").stdout
     assert "6 runs: 5 finished, 1 failed" in told
     (row,) = (line for line in told.splitlines() if "| failed" in line)
     assert "checkpoint=missing" in row
@@ -66,36 +68,36 @@ def test_a_study_of_six_runs_with_one_that_fails(site: Site) -> None:
     before = results(site)
     assert len(before) == 5
 
-    dry = site.shell("kdschemes submit starts.yaml --dry-run").stdout
+    dry = site.shell("kdschemes study submit starts.yaml --dry-run").stdout
     assert "--array=0-0 " in dry
     weights(site.clone / "missing")
-    _, report = jobs(site.shell("kdschemes submit starts.yaml").stdout)
+    _, report = jobs(site.shell("kdschemes study submit starts.yaml").stdout)
     assert site.wait(report)["JobState"] == "COMPLETED", site.logs()
-    assert "6 runs: 6 finished" in site.shell("kdschemes status starts").stdout
+    assert "6 runs: 6 finished" in site.shell("kdschemes study status starts").stdout
     after = results(site)
     assert {name: after[name] for name in before} == before
     assert len(after) == 6
-    assert site.shell("kdschemes submit starts.yaml").stdout == "nothing to submit: 6 runs: 6 finished\n"
+    assert site.shell("kdschemes study submit starts.yaml").stdout == "nothing to submit: 6 runs: 6 finished\n"
     fresh = (site.clone / "runs" / "studies" / "starts" / "report.md").read_text()
     assert "failed" in page
     assert "failed" not in fresh
 
 
-@pytest.mark.skipif(not EXHAUSTIVE, reason="a minute: KDSCHEMES_EXHAUSTIVE=1")
+@pytest.mark.exhaustive
 def test_a_cancelled_study_goes_on_where_it_was(site: Site) -> None:
     text = STUDY.replace("epochs: 2,", "epochs: 40, checkpoint_every_steps: 2,").replace("[null, ", "[null] #")
     (site.clone / "starts.yaml").write_text(text + "seeds: [0, 1]\n")
-    array, report = jobs(site.shell("kdschemes submit starts.yaml --parallel 1").stdout)
+    array, report = jobs(site.shell("kdschemes study submit starts.yaml --parallel 1").stdout)
     site.until(lambda: list(site.clone.glob("runs/*/results.json")), "the first run's end")
     before = results(site)
     site.until(lambda: len(list(site.clone.glob("runs/*/checkpoint.pt"))) == 2, "the second run's checkpoint")
     site.shell(f"scancel {array} {report}")
     site.wait(f"{array}_1")
-    told = site.shell("kdschemes status starts").stdout
+    told = site.shell("kdschemes study status starts").stdout
     assert "2 runs: 1 finished, 1 " in told
-    array, report = jobs(site.shell("kdschemes submit starts.yaml").stdout)
+    array, report = jobs(site.shell("kdschemes study submit starts.yaml").stdout)
     assert site.wait(report)["JobState"] == "COMPLETED", site.logs()
-    assert "2 runs: 2 finished" in site.shell("kdschemes status starts").stdout
+    assert "2 runs: 2 finished" in site.shell("kdschemes study status starts").stdout
     after = results(site)
     assert {name: after[name] for name in before} == before
     (log,) = (site.clone / "runs" / "studies" / "starts" / "logs").glob(f"*-{array}_0.out")

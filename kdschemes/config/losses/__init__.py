@@ -1,4 +1,4 @@
-"""Options of every loss between two outputs, and the tables that name them. Nothing here imports torch."""
+"""Options of every distillation loss, and the tables of losses. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from kdschemes.config.losses.response import RESPONSE
 __all__ = ["FEATURE", "KINDS", "RELATION", "RESPONSE", "Losses", "NoLoss", "Ramp", "Stages", "loss_named"]
 
 KINDS: dict[str, dict[str, type]] = {"response": RESPONSE, "feature": FEATURE, "relation": RELATION}
-"""The tables by kind of knowledge. A loss's name is in one of them only."""
+"""The tables by kind of knowledge; each loss is in exactly one."""
 
 
 def loss_named(name: str) -> tuple[str, type] | None:
-    """Return the kind and the options of the loss of that name."""
+    """Return the kind and the options class of a loss."""
     return next(((kind, table[name]) for kind, table in KINDS.items() if name in table and name != "none"), None)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Losses:
-    """What the edges of a scheme carry: any of the three kinds, alone or together, and any others beside them."""
+    """The losses on a scheme's edges: at most one of each kind, plus any number in `extra`."""
 
     response: Any = field(default_factory=NoLoss)
     feature: Any = field(default_factory=NoLoss)
     relation: Any = field(default_factory=NoLoss)
     extra: Annotated[
-        list[Any], Field(description="further losses, as [{name: at}, {name: sp, weight: 10}]; none of them twice")
+        list[Any], Field(description="additional losses, as [{name: at}, {name: sp, weight: 10}]; each at most once")
     ] = field(default_factory=list)
 
     def chosen(self) -> Iterator[tuple[str, Any]]:

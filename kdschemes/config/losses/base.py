@@ -1,4 +1,4 @@
-"""What the options of all losses share. Nothing here imports torch."""
+"""Shared options of all losses. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class NoLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class Ramp:
-    """How a term's weight runs over training.
+    """How a term's weight changes over training.
 
-    `ce_weight` is the weight of cross-entropy that the loss was published with where that is not 1 - alpha; then alpha
-    is 1 by default, too. `reads_labels` says that the loss needs one label a sample, so that mixup is refused.
-    `remembers` is how many numbers it keeps of each training image.
+    `ce_weight` is the cross-entropy weight that the loss was published with if that is not 1 - alpha; alpha then
+    defaults to 1. `reads_labels` means that the loss needs a single label per sample, so mixup is rejected.
+    `bank_size_per_sample` is how many numbers it stores per training image.
     """
 
     ce_weight: ClassVar[float | None] = None
@@ -51,11 +51,11 @@ class Ramp:
 
 @dataclass(frozen=True, kw_only=True)
 class Stages(Ramp):
-    """Which stages of the student meet which of the teacher."""
+    """Which stages of the student and the teacher are paired."""
 
     stages: StageChoice = "all"
 
 
 def by_name(*options: Any) -> dict[str, type]:
-    """Return the table of a kind's losses: `NoLoss` and these classes, each by its name."""
+    """Return the table of one kind of losses by name: `NoLoss` and these classes."""
     return {cls.name: cls for cls in (NoLoss, *options)}

@@ -1,4 +1,4 @@
-"""Options of the losses between feature maps: their values, their attention, their activation."""
+"""Options of the losses between feature maps."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature,
 
 Margin = Annotated[float, Field(gt=0, description="margin of the hinge")]
 
-Eps = Annotated[float, Field(ge=0, description="added to a map's length (KD-Zoo: 1e-6)")]
+Eps = Annotated[float, Field(ge=0, description="added to a map's norm (KD-Zoo: 1e-6)")]
 
-Scale = Annotated[float, Field(gt=0, description="factor of the sum over channels and positions")]
+Scale = Annotated[float, Field(gt=0, description="factor on the sum over channels and positions")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,15 +33,15 @@ class AT(Stages):
     weight: WeightOfPair = 1000.0
     variant: Annotated[
         Literal["code", "paper"],
-        Field(description="mean of squared differences (the authors' code), or the un-squared norm (the paper)"),
+        Field(description="mean of squared differences (authors' code), or the unsquared norm (paper)"),
     ] = "code"
-    power: Annotated[float, Field(ge=1, description="power of the features' magnitudes in a map")] = 2.0
+    power: Annotated[float, Field(ge=1, description="power of the absolute features in an attention map")] = 2.0
     eps: Eps = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class NST(Stages):
-    """Maximum mean discrepancy of the channels' positions (Huang & Wang 2017, neuron selectivity transfer)."""
+    """Maximum mean discrepancy between channels' spatial patterns (Huang & Wang 2017, neuron selectivity transfer)."""
 
     name: Literal["nst"] = "nst"
     weight: WeightOfPair = 50.0
@@ -49,7 +49,7 @@ class NST(Stages):
 
 @dataclass(frozen=True, kw_only=True)
 class FT(Stages):
-    """Factors of a paraphraser and a translator, both learned (Kim et al. 2018, factor transfer)."""
+    """Distance between the factors of a learned paraphraser and translator (Kim et al. 2018, factor transfer)."""
 
     name: Literal["ft"] = "ft"
     weight: WeightOfPair = 200.0
@@ -57,10 +57,10 @@ class FT(Stages):
         Literal["attention", "paper"],
         Field(description="compare the factors' attention maps (RepDistiller), or the factors themselves"),
     ] = "attention"
-    rate: Annotated[float, Field(gt=0, description="channels of a factor over those of the teacher's map")] = 0.5
-    reconstruction: Annotated[
-        float, Field(gt=0, description="weight within the term of the paraphraser's own error")
-    ] = 0.005
+    rate: Annotated[float, Field(gt=0, description="channels of a factor / channels of the teacher's map")] = 0.5
+    reconstruction: Annotated[float, Field(gt=0, description="weight of the paraphraser's error within the term")] = (
+        0.005
+    )
     stages: StageChoice = "last"
 
 
@@ -76,7 +76,7 @@ class AB(Stages):
 
 @dataclass(frozen=True, kw_only=True)
 class OFD(Stages):
-    """Partial squared distance of maps before the ReLU to the teacher's margin ReLU (Heo et al. 2019, overhaul)."""
+    """Partial squared distance from pre-ReLU maps to the teacher's margin ReLU (Heo et al. 2019, overhaul)."""
 
     name: Literal["ofd"] = "ofd"
     weight: Weight = 0.001
@@ -89,8 +89,8 @@ class VID(Stages):
 
     name: Literal["vid"] = "vid"
     weight: WeightOfPair = 1.0
-    variance: Annotated[float, Field(gt=0, description="variance at the start; more than eps")] = 5.0
-    eps: Annotated[float, Field(gt=0, description="least variance")] = 1e-5
+    variance: Annotated[float, Field(gt=0, description="initial variance; more than eps")] = 5.0
+    eps: Annotated[float, Field(gt=0, description="minimum variance")] = 1e-5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,17 +103,17 @@ class ReviewKD(Stages):
         Literal["constant", "linear", "sigmoid", "cosine"],
         Field(description="weight over training: constant, or a ramp from 0 (cosine: down to 0)"),
     ] = "linear"
-    width: Annotated[int, Field(ge=1, description="most channels of the fused maps")] = 512
-    pooled: Annotated[bool, Field(description="review the average over positions of the deepest maps, too")] = True
+    width: Annotated[int, Field(ge=1, description="maximum channels of the fused maps")] = 512
+    pooled: Annotated[bool, Field(description="also include the spatially averaged deepest maps")] = True
     preactivations: Annotated[
         Literal["teacher", "both", "neither"],
-        Field(description="whose maps are taken before the last ReLU of a stage, where it ends in one"),
+        Field(description="whose maps are taken before a stage's last ReLU (if it ends in one)"),
     ] = "teacher"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CWD(Stages):
-    """Divergence between channels as distributions over positions (Shu et al. 2021)."""
+    """KL divergence between channels as distributions over positions (Shu et al. 2021)."""
 
     name: Literal["cwd"] = "cwd"
     weight: WeightOfPair = 50.0
@@ -122,11 +122,11 @@ class CWD(Stages):
 
 @dataclass(frozen=True, kw_only=True)
 class PKD(Stages):
-    """Squared difference of maps standardized by channel: Pearson correlation (Cao et al. 2022)."""
+    """Squared difference of maps standardized per channel, i.e. Pearson correlation (Cao et al. 2022)."""
 
     name: Literal["pkd"] = "pkd"
     weight: WeightOfPair = 6.0
-    eps: Annotated[float, Field(gt=0, description="added to a channel's deviation")] = 1e-6
+    eps: Annotated[float, Field(gt=0, description="added to a channel's standard deviation")] = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,7 @@ class ICKD(Stages):
 
 @dataclass(frozen=True, kw_only=True)
 class SRRL(Ramp):
-    """The last features in the teacher's space, and what its classifier says of them (Yang et al. 2021)."""
+    """Last features in the teacher's space, and the teacher's classifier's logits on them (Yang et al. 2021)."""
 
     name: Literal["srrl"] = "srrl"
     weight: Weight = 1.0
@@ -165,18 +165,18 @@ class CATKD(Ramp):
     name: Literal["cat_kd"] = "cat_kd"
     weight: Weight = 0.7
     resolution: Annotated[int, Field(ge=1, description="side to which class activation maps are pooled")] = 2
-    normalize: Annotated[bool, Field(description="divide each class's map by its length first")] = False
+    normalize: Annotated[bool, Field(description="L2-normalize each class's map first")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SimKD(Ramp):
-    """The last features through a projector, which the teacher's classifier then reads (Chen et al. 2022)."""
+    """The last features through a projector, classified by the teacher's classifier (Chen et al. 2022)."""
 
     ce_weight: ClassVar[float | None] = 0.0
 
     name: Literal["simkd"] = "simkd"
     weight: Weight = 1.0
-    factor: Annotated[int, Field(ge=1, description="the projector's width is the teacher's channels over this")] = 2
+    factor: Annotated[int, Field(ge=1, description="the projector's width is the teacher's channels / this")] = 2
 
 
 FEATURE = by_name(Hint, AT, NST, FT, AB, OFD, VID, ReviewKD, CWD, PKD, PAD, ICKD, SRRL, CATKD, SimKD)

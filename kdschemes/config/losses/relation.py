@@ -1,4 +1,4 @@
-"""Options of the losses between relations."""
+"""Options of the relation losses."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ class RKD(Stages):
 
     name: Literal["rkd"] = "rkd"
     weight: Weight = 1.0
-    distance: Annotated[float, Field(ge=0, description="weight of the distance part within the term")] = 25.0
-    angle: Annotated[float, Field(ge=0, description="weight of the angle part within the term")] = 50.0
-    normalize: Annotated[bool, Field(description="bring embeddings to length 1 first (mmrazor)")] = False
+    distance: Annotated[float, Field(ge=0, description="weight of the distance loss within the term")] = 25.0
+    angle: Annotated[float, Field(ge=0, description="weight of the angle loss within the term")] = 50.0
+    normalize: Annotated[bool, Field(description="L2-normalize embeddings first (mmrazor)")] = False
     stages: StageChoice = "last"
 
 
@@ -30,22 +30,22 @@ class FSP(Stages):
     name: Literal["fsp"] = "fsp"
     weight: Annotated[float, Field(ge=0, description="weight of the term, per pair of consecutive stages")] = 50.0
     pooling: Annotated[
-        Literal["average", "max"], Field(description="how the larger map of two stages meets the smaller one's size")
+        Literal["average", "max"], Field(description="how the larger of two stages' maps is pooled to the smaller size")
     ] = "average"
     distance: Annotated[
         Literal["squared", "column_norms"],
-        Field(description="mean of squares over matrix entries, or torchdistill's sum of the columns' lengths"),
+        Field(description="mean of squares over matrix entries, or torchdistill's sum of column norms"),
     ] = "squared"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SP(Stages):
-    """Which samples of a batch are alike: rows of the Gram matrix (Tung & Mori 2019)."""
+    """Similarity between the samples of a batch: rows of the Gram matrix (Tung & Mori 2019)."""
 
     name: Literal["sp"] = "sp"
     weight: WeightOfPair = 3000.0
     row_norm: Annotated[
-        Literal["l2", "l1"], Field(description="length that rows of the Gram matrix are divided by; torchdistill: l1")
+        Literal["l2", "l1"], Field(description="norm that each row of the Gram matrix is divided by; torchdistill: l1")
     ] = "l2"
     stages: StageChoice = "last"
 
@@ -60,33 +60,33 @@ class CC(Stages):
         Literal["neighbor", "kernel"],
         Field(description="RepDistiller's product of neighbors in the batch, or the paper's kernel (weight 100)"),
     ] = "neighbor"
-    dimension: Annotated[int, Field(ge=1, description="of the learned linear embeddings; variant neighbor only")] = 128
-    gamma: Annotated[float, Field(gt=0, description="of the Gaussian kernel; variant kernel only")] = 0.4
-    order: Annotated[int, Field(ge=1, description="of the kernel's Taylor series; variant kernel only")] = 2
+    dimension: Annotated[int, Field(ge=1, description="dimension of the linear embeddings (variant=neighbor)")] = 128
+    gamma: Annotated[float, Field(gt=0, description="gamma of the Gaussian kernel (variant=kernel)")] = 0.4
+    order: Annotated[int, Field(ge=1, description="order of the kernel's Taylor series (variant=kernel)")] = 2
     stages: StageChoice = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PKT(Stages):
-    """Divergence between the neighborhoods that samples have in a batch (Passalis & Tefas 2018)."""
+    """Divergence between the samples' neighborhoods in a batch (Passalis & Tefas 2018)."""
 
     name: Literal["pkt"] = "pkt"
     weight: WeightOfPair = 30000.0
-    eps: Annotated[float, Field(gt=0, description="added to lengths and inside the logarithm")] = 1e-7
+    eps: Annotated[float, Field(gt=0, description="added to norms and inside the logarithm")] = 1e-7
     stages: StageChoice = "last"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CRD(Stages):
-    """Tell a sample's memory from those of others, by noise-contrastive estimation (Tian et al. 2020)."""
+    """Noise-contrastive estimation against a memory bank of embeddings (Tian et al. 2020)."""
 
     name: Literal["crd"] = "crd"
     weight: WeightOfPair = 0.8
-    negatives: Annotated[int, Field(ge=1, description="K, other samples that each one is compared with")] = 16384
-    temperature: Annotated[float, Field(gt=0, description="tau, divides similarities")] = 0.07
-    momentum: Annotated[float, Field(ge=0, le=1, description="share of the old row when a memory is refreshed")] = 0.5
-    dimension: Annotated[int, Field(ge=1, description="of the learned linear embeddings and the memories")] = 128
-    exclude_class: Annotated[bool, Field(description="draw negatives from the other classes only")] = True
+    negatives: Annotated[int, Field(ge=1, description="number K of negatives per sample")] = 16384
+    temperature: Annotated[float, Field(gt=0, description="temperature tau that divides similarities")] = 0.07
+    momentum: Annotated[float, Field(ge=0, le=1, description="weight of the old entry in a memory-bank update")] = 0.5
+    dimension: Annotated[int, Field(ge=1, description="dimension of the linear embeddings and the memory banks")] = 128
+    exclude_class: Annotated[bool, Field(description="draw negatives only from other classes")] = True
     stages: StageChoice = "last"
 
     @property
@@ -96,7 +96,7 @@ class CRD(Stages):
 
 @dataclass(frozen=True, kw_only=True)
 class IRG(Stages):
-    """Graphs of the batch at each stage and how they change between stages (Liu et al. 2019)."""
+    """Relation graphs of the batch at each stage and their change between stages (Liu et al. 2019)."""
 
     name: Literal["irg"] = "irg"
     weight: Weight = 1.0
@@ -109,7 +109,7 @@ class IRG(Stages):
 
 @dataclass(frozen=True, kw_only=True)
 class BatchCorrelation(Ramp):
-    """Which samples of a batch get alike predictions: MLKD's batch level by itself (Jin et al. 2023)."""
+    """Correlations between the predictions for the samples of a batch: MLKD's batch level alone (Jin et al. 2023)."""
 
     name: Literal["batch_correlation"] = "batch_correlation"
     weight: Weight = 0.9
@@ -119,7 +119,7 @@ class BatchCorrelation(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassCorrelation(Ramp):
-    """Which classes are predicted together in a batch: MLKD's class level by itself (Jin et al. 2023)."""
+    """Correlations between the classes predicted in a batch: MLKD's class level alone (Jin et al. 2023)."""
 
     name: Literal["class_correlation"] = "class_correlation"
     weight: Weight = 0.9

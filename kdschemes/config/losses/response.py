@@ -1,4 +1,4 @@
-"""Options of the losses between logits."""
+"""Options of the response (logit) losses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pydantic import Field
 
 from kdschemes.config.losses.base import Ramp, StageChoice, Stages, Temperature, Weight, by_name
 
-WeightBesideAlpha = Annotated[float, Field(ge=0, description="weight of the term, beside the scheme's alpha")]
+WeightBesideAlpha = Annotated[float, Field(ge=0, description="weight of the term, times the scheme's alpha")]
 
 Standardize = Annotated[
-    bool, Field(description="divide centered logits by their standard deviation over classes first (Sun et al. 2024)")
+    bool, Field(description="first standardize logits over classes (logit standardization, Sun et al. 2024)")
 ]
 
-Scale = Annotated[bool, Field(description="multiply by T^2, so that the gradient does not fall with T")]
+Scale = Annotated[bool, Field(description="multiply by T^2, so that the gradient does not shrink as T grows")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class KD(Ramp):
     scale: Scale = True
     reduction: Annotated[
         Literal["batchmean", "mean"],
-        Field(description="sum over classes, or mean over samples and classes (Teacher-free, haitongli)"),
+        Field(description="batchmean: sum over classes; mean: also over classes (Teacher-free, haitongli)"),
     ] = "batchmean"
     standardize: Standardize = False
 
@@ -46,7 +46,7 @@ class SoftCE(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class LogitMSE(Ramp):
-    """Squared distance of centered logits: the high-temperature limit of KD."""
+    """Squared distance between centered logits: the high-temperature limit of KD."""
 
     name: Literal["logit_mse"] = "logit_mse"
     weight: WeightBesideAlpha = 1.0
@@ -55,7 +55,7 @@ class LogitMSE(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class DKD(Ramp):
-    """KD in two parts, of the label's class against the rest and among the rest (Zhao et al. 2022)."""
+    """KD decoupled into target class vs. rest and non-target classes (Zhao et al. 2022)."""
 
     ce_weight: ClassVar[float | None] = 1.0
     reads_labels: ClassVar[bool] = True
@@ -67,47 +67,47 @@ class DKD(Ramp):
         Field(description="weight over training: constant, or a ramp from 0 (cosine: down to 0)"),
     ] = "linear"
     temperature: Temperature = 4.0
-    alpha: Annotated[float, Field(ge=0, description="weight of the label's part within the term")] = 1.0
-    beta: Annotated[float, Field(ge=0, description="weight of the other classes' part within the term")] = 8.0
+    alpha: Annotated[float, Field(ge=0, description="weight of the target-class part within the term")] = 1.0
+    beta: Annotated[float, Field(ge=0, description="weight of the non-target part within the term")] = 8.0
     standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class NKD(Ramp):
-    """Soft targets of the label's class and, normalized, of the other classes (Yang et al. 2023)."""
+    """Soft targets for the target class and, normalized, for the other classes (Yang et al. 2023)."""
 
     ce_weight: ClassVar[float | None] = 1.0
     reads_labels: ClassVar[bool] = True
 
     name: Literal["nkd"] = "nkd"
     weight: Weight = 1.0
-    temperature: Annotated[float, Field(gt=0, description="temperature T of the other classes' part")] = 1.0
-    gamma: Annotated[float, Field(ge=0, description="weight of the other classes' part within the term")] = 1.5
+    temperature: Annotated[float, Field(gt=0, description="temperature T of the non-target part")] = 1.0
+    gamma: Annotated[float, Field(ge=0, description="weight of the non-target part within the term")] = 1.5
     standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class DIST(Ramp):
-    """Pearson correlation of outputs, between classes and between samples (Huang et al. 2022)."""
+    """Pearson correlation of softened outputs, over classes and over samples (Huang et al. 2022)."""
 
     ce_weight: ClassVar[float | None] = 1.0
 
     name: Literal["dist"] = "dist"
     weight: Weight = 1.0
     temperature: Temperature = 4.0
-    beta: Annotated[float, Field(ge=0, description="weight within the term of the relation between classes")] = 2.0
-    gamma: Annotated[float, Field(ge=0, description="weight within the term of the relation between samples")] = 2.0
+    beta: Annotated[float, Field(ge=0, description="weight of the inter-class relation within the term")] = 2.0
+    gamma: Annotated[float, Field(ge=0, description="weight of the intra-class relation within the term")] = 2.0
     scale: Scale = True
     epsilon: Annotated[
         Literal["none", "added", "clamped"],
-        Field(description="exact correlation, or 1e-8 added to its denominator (authors), or each norm at least 1e-8"),
+        Field(description="exact correlation, 1e-8 added to its denominator (authors), or norms clamped to >= 1e-8"),
     ] = "none"
     standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class WSLD(Ramp):
-    """Soft targets with less weight where the student is ahead of the teacher (Zhou et al. 2021)."""
+    """Soft targets weighted less where the student is ahead of the teacher (Zhou et al. 2021)."""
 
     ce_weight: ClassVar[float | None] = 1.0
     reads_labels: ClassVar[bool] = True
@@ -120,21 +120,19 @@ class WSLD(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class TFKDReg(Ramp):
-    """A teacher made by hand from the label; the teacher's output is not used (Yuan et al. 2020)."""
+    """A manually designed teacher built from the label; uses no teacher output (Yuan et al. 2020)."""
 
     reads_labels: ClassVar[bool] = True
     ce_weight: ClassVar[float | None] = 0.9
 
     name: Literal["tfkd_reg"] = "tfkd_reg"
     weight: WeightBesideAlpha = 0.1
-    temperature: Annotated[float, Field(gt=0, description="temperature T of the target alone")] = 20.0
-    label_prob: Annotated[
-        float, Field(ge=0, le=1, description="the manually designed teacher's value on the label")
-    ] = 0.99
-    multiplier: Annotated[float, Field(ge=0, description="factor of the mean over samples and classes")] = 100.0
+    temperature: Annotated[float, Field(gt=0, description="temperature T of the target only")] = 20.0
+    label_prob: Annotated[float, Field(ge=0, le=1, description="probability that the teacher gives the label")] = 0.99
+    multiplier: Annotated[float, Field(ge=0, description="factor on the mean over samples and classes")] = 100.0
 
 
-TeacherTemperature = Annotated[float, Field(gt=0, description="temperature T of the teacher, 1 / gamma of the paper")]
+TeacherTemperature = Annotated[float, Field(gt=0, description="temperature T of the teacher; the paper's 1 / gamma")]
 
 PartWeight = Annotated[float, Field(ge=0, description="weight of the part within the term")]
 
@@ -153,7 +151,7 @@ class TTM(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class WTTM(Ramp):
-    """TTM with more weight on samples of which the teacher is less sure (Zheng & Yang 2024)."""
+    """TTM with more weight on samples where the teacher is less confident (Zheng & Yang 2024)."""
 
     ce_weight: ClassVar[float | None] = 1.0
 
@@ -165,15 +163,13 @@ class WTTM(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class CTKD(Ramp):
-    """KD with a temperature learned against the student, by a curriculum (Li et al. 2023)."""
+    """KD with an adversarially learned temperature and a curriculum (Li et al. 2023)."""
 
     name: Literal["ctkd"] = "ctkd"
     weight: WeightBesideAlpha = 1.0
-    start: Annotated[float, Field(gt=0, description="lowest temperature")] = 1.0
-    span: Annotated[float, Field(ge=0, description="how far above the lowest the temperature can rise")] = 20.0
-    initial: Annotated[float, Field(description="the parameter theta of T = start + span sigmoid(theta) at first")] = (
-        1.0
-    )
+    start: Annotated[float, Field(gt=0, description="minimum temperature")] = 1.0
+    span: Annotated[float, Field(ge=0, description="maximum minus minimum temperature")] = 20.0
+    initial: Annotated[float, Field(description="initial theta in T = start + span * sigmoid(theta)")] = 1.0
     curriculum_epochs: Annotated[
         float, Field(gt=0, description="epochs over which the adversary's strength rises to 1")
     ] = 10.0
@@ -182,58 +178,58 @@ class CTKD(Ramp):
 
 @dataclass(frozen=True, kw_only=True)
 class MLKD(Ramp):
-    """KD at several temperatures, with correlations of samples and of classes (Jin et al. 2023)."""
+    """KD at several temperatures, plus sample and class correlations (Jin et al. 2023)."""
 
     name: Literal["mlkd"] = "mlkd"
     weight: WeightBesideAlpha = 1.0
     temperatures: Annotated[
         list[Annotated[float, Field(gt=0)]],
-        Field(min_length=1, description="temperatures, each of which adds its loss"),
+        Field(min_length=1, description="temperatures; the losses at each are summed"),
     ] = field(default_factory=lambda: [2.0, 3.0, 4.0, 5.0, 6.0])
     instance: PartWeight = 1.0
     batch: PartWeight = 1.0
     classes: PartWeight = 1.0
     masks: Annotated[
         Literal["share", "select", "none"],
-        Field(description="confidence masks: factors (as in the authors' code), a selection, or none"),
+        Field(description="confidence masks: scale the loss (as in the authors' code), select samples, or none"),
     ] = "share"
     standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SRD(Stages):
-    """Logarithm of a power of the difference of normalized features, and KL of logits (Miles & Mikolajczyk 2024)."""
+    """Log of a power of the normalized features' difference, plus KL of logits (Miles & Mikolajczyk 2024)."""
 
     ce_weight: ClassVar[float | None] = 1.0
 
     name: Literal["srd"] = "srd"
     weight: Weight = 1.0
-    exponent: Annotated[float, Field(ge=1, description="power of the features' differences")] = 4.0
+    exponent: Annotated[float, Field(ge=1, description="power of the feature differences")] = 4.0
     temperature: Temperature = 1.0
-    norm_epsilon: Annotated[float, Field(gt=0, description="added to variances by both batch norms")] = 1e-4
+    norm_epsilon: Annotated[float, Field(gt=0, description="epsilon of both batch norms")] = 1e-4
     stages: StageChoice = "last"
     standardize: Standardize = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class USKD(Ramp):
-    """Soft labels from the student's own logits and a shallower stage, no teacher (Yang et al. 2023)."""
+    """Soft labels from the student's own logits and a shallower stage, without a teacher (Yang et al. 2023)."""
 
     ce_weight: ClassVar[float | None] = 1.0
     reads_labels: ClassVar[bool] = True
 
     name: Literal["uskd"] = "uskd"
     weight: Weight = 1.0
-    alpha: Annotated[float, Field(ge=0, description="weight of the label's part within the term")] = 1.0
-    beta: Annotated[float, Field(ge=0, description="weight of the other classes' part within the term")] = 0.1
+    alpha: Annotated[float, Field(ge=0, description="weight of the target-class part within the term")] = 1.0
+    beta: Annotated[float, Field(ge=0, description="weight of the non-target part within the term")] = 0.1
     mu: Annotated[float, Field(ge=0, description="weight of the weak head's part within the term")] = 0.005
     smoothing: Annotated[float, Field(ge=0, lt=1, description="label smoothing of the weak head's part")] = 0.1
     rank: Annotated[
         Literal["reference", "probabilities"],
-        Field(description="classes ranked as in the authors' code (log-probabilities), or as in the paper"),
+        Field(description="rank classes as in the authors' code (log-probabilities), or as in the paper"),
     ] = "reference"
     stage: Annotated[
-        str, Field(description="stage of the student under the weak head: penultimate, middle, or a stage's name")
+        str, Field(description="the student's stage that the weak head is attached to: penultimate, middle, or a name")
     ] = "penultimate"
 
 

@@ -1,4 +1,4 @@
-"""Options of every scheme and method, and the tables that name them. Nothing here imports torch."""
+"""Options of every scheme and method, and their tables. Nothing here imports torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the options of all methods share. Nothing here imports torch."""
+"""Shared options of all methods. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -8,26 +8,25 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 SoftWeight = Annotated[
-    float, Field(ge=0, le=1, description="weight of the soft term; 1 with losses published beside a full hard term")
+    float, Field(ge=0, le=1, description="weight of the soft term; 1 for losses published with their own ce_weight")
 ]
 
 HardWeight = Annotated[
-    float | None, Field(ge=0, description="weight of the hard term; null: 1 - alpha (or as the loss was published)")
+    float | None, Field(ge=0, description="weight of cross-entropy; null: 1 - alpha (or as the loss was published)")
 ]
 
 RISING_KD = {"response": {"name": "kd", "temperature": 3.0, "schedule": "sigmoid", "ramp_epochs": 80.0}}
-"""KD whose weight rises over the first 80 epochs, as ONE, OKDDip, FFL, PCL and mean teacher were published."""
+"""KD with a weight that ramps up over the first 80 epochs, as published for ONE, OKDDip, FFL, PCL and mean teacher."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
     """The options of a method, and what the rest of the package must know about it.
 
-    `losses` is what the `losses` group starts from, before recipes and overrides; `variants` gives, by the value of the
-    key `variant`, the method's keys that start from another value, and `losses` where they do. `reads_labels` says
-    that the method needs one label a sample, so that mixup and cutmix are refused. `averages` says that it keeps a
-    moving average of each trained network, `remembers` that it keeps the logits of each training image.
-    `continues_training` says that it needs a student that is trained already.
+    `losses` holds the defaults of the `losses` group; `variants` maps each value of the key `variant` to the defaults
+    (of the method's keys and `losses`) that it changes. `reads_labels`: the method needs a single label per sample, so
+    mixup and cutmix are rejected. `averages`: it keeps a moving average of each trained network. `keeps_predictions`:
+    it stores the logits of each training image. `continues_training`: it needs a student that is already trained.
     """
 
     uses_teacher: ClassVar[bool] = False
@@ -43,23 +42,23 @@ class Method:
     method: str = ""
 
     def trained_models(self, model: str) -> list[str]:
-        """Return the models of the networks that a run with `model.name` trains, one entry per network."""
+        """Return the models that a run with `model.name` trains, one entry per network."""
         return [model]
 
     def prerequisites(self) -> list[Prerequisite]:
-        """Return the runs whose networks teach this one, if the method needs others than the `teacher` group names."""
+        """Return the runs whose networks teach this one, if the method needs any beyond the `teacher` group."""
         return []
 
     def shared_cards(self) -> dict[str, tuple[str, str]]:
-        """Return, by option and value, the scheme and the method whose card describes the option."""
+        """Return, by option and value, the scheme and method whose card describes the option."""
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prerequisite:
-    """A run that must finish before another one, as a change of that run's configuration.
+    """A run that must finish before another one, as a change to that run's configuration.
 
-    `model` None keeps the model, the seed and the number of epochs; otherwise `teacher.seed` and `teacher.epochs` hold.
+    `model` None keeps the model, seed and number of epochs; otherwise `teacher.seed` and `teacher.epochs` apply.
     """
 
     scheme: Method
@@ -68,15 +67,15 @@ class Prerequisite:
 
 @dataclass(frozen=True, kw_only=True)
 class ExitOptions(Method):
-    """Where the exits sit and what they are."""
+    """Where the exits are attached and what they consist of."""
 
     exits: Annotated[
         Literal["all"] | list[str],
-        Field(description="stages with an exit: 'all' but the last, or a list of stage names"),
+        Field(description="stages with an exit: all (except the last), or a list of stage names"),
     ] = "all"
     exit_head: Annotated[
         Literal["linear", "bottleneck"],
-        Field(description="linear: pool and classify; bottleneck: convolutions down to the last stage's shape first"),
+        Field(description="linear: pool, classify; bottleneck: first convolve down to the last stage's shape"),
     ] = "bottleneck"
 
 

@@ -1,4 +1,4 @@
-"""Options of a topology of the user's own, written in Python. Nothing here imports torch."""
+"""Options of a custom topology, written in Python. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from kdschemes.config.schemes.base import Method
 
 @dataclass(frozen=True, kw_only=True)
 class Topology(Method):
-    """A recipe in Python: `experiment=NAME` or a path finds it, and its function `topology` builds the scheme."""
+    """A Python recipe, chosen with `experiment=NAME_OR_PATH`, whose function `topology` builds the scheme."""
 
     name: Literal["topology"] = "topology"
-    method: Annotated[str, Field(description="name of the recipe: its file's name")] = ""
+    method: Annotated[str, Field(description="name of the recipe: its file name")] = ""
     file: Annotated[str, Field(description="the recipe's file; set by experiment=")] = ""
-    digest: Annotated[str, Field(description="first digits of the file's SHA-256: another file is another run")] = ""
-    teacher: Annotated[bool, Field(description="whether frozen teachers take part (the group teacher)")] = False
+    digest: Annotated[str, Field(description="prefix of the file's SHA-256: a changed file is another run")] = ""
+    teacher: Annotated[bool, Field(description="whether the recipe uses frozen teachers (group teacher)")] = False
 
     @property
     def uses_teacher(self) -> bool:  # type: ignore[override]

@@ -12,7 +12,7 @@ from kdschemes.config.schemes.base import HardWeight, Method, Prerequisite, Soft
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineOptions(Method):
-    """How the hard and the soft term are weighed."""
+    """Weights of cross-entropy and of the soft term."""
 
     uses_teacher: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd"}}
@@ -31,16 +31,16 @@ class OfflineKD(OfflineOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineTAKD(OfflineOptions):
-    """A chain of teacher assistants, each taught by the one before, the last teaches (Mirzadeh et al. 2020)."""
+    """A chain of teacher assistants, each taught by the previous one; the last teaches (Mirzadeh et al. 2020)."""
 
     name: Literal["offline"] = "offline"
     method: Literal["takd"] = "takd"
     assistants: Annotated[
-        list[str], Field(min_length=1, description="models from the teacher to the student, each a run of its own")
+        list[str], Field(min_length=1, description="models from the teacher to the student, each a separate run")
     ] = field(default_factory=lambda: ["resnet20"])
 
     def prerequisites(self) -> list[Prerequisite]:
-        """Return the run of the last assistant, which those before it teach, or the teacher if there are none."""
+        """Return the run of the last assistant, taught by the earlier ones or, if there are none, by the teacher."""
         *before, last = self.assistants
         shorter = OfflineKD(alpha=self.alpha, ce_weight=self.ce_weight)
         return [Prerequisite(scheme=replace(self, assistants=before) if before else shorter, model=last)]
@@ -48,7 +48,7 @@ class OfflineTAKD(OfflineOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineCAMKD(Method):
-    """Several teachers, weighed for each sample by how well they know its label (Zhang et al. 2022)."""
+    """Several teachers, weighted per sample by their cross-entropy with the label (Zhang et al. 2022)."""
 
     uses_teacher: ClassVar[bool] = True
     uses_losses: ClassVar[bool] = False
@@ -56,19 +56,19 @@ class OfflineCAMKD(Method):
 
     name: Literal["offline"] = "offline"
     method: Literal["camkd"] = "camkd"
-    ce_weight: Annotated[float, Field(ge=0, description="weight of the hard term")] = 1.0
+    ce_weight: Annotated[float, Field(ge=0, description="weight of cross-entropy")] = 1.0
     alpha: Annotated[float, Field(ge=0, description="weight of the soft term")] = 1.0
     beta: Annotated[float, Field(ge=0, description="weight of the feature term")] = 50.0
     temperature: Annotated[float, Field(gt=0, description="temperature T of the soft term")] = 4.0
-    feature_start_epoch: Annotated[float, Field(ge=0, description="epochs before the feature term begins")] = 1.0
+    feature_start_epoch: Annotated[float, Field(ge=0, description="epochs before the feature term starts")] = 1.0
     grad_through_weights: Annotated[
-        bool, Field(description="the feature term's weights pass a gradient on (authors' code); false: constants")
+        bool, Field(description="backpropagate through the feature term's weights (authors' code); false: detach them")
     ] = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfflinePartialTeacher(OfflineOptions):
-    """A teacher whose deep stages are trained along with the student, the rest frozen."""
+    """A teacher whose deep stages are trained along with the student; the rest is frozen."""
 
     name: Literal["offline"] = "offline"
     method: Literal["partial_teacher"] = "partial_teacher"
@@ -78,15 +78,13 @@ class OfflinePartialTeacher(OfflineOptions):
         str, Field(description="the teacher's first trained stage: its name, last, or all (nothing is frozen)")
     ] = "last"
     teacher_alpha: Annotated[float, Field(ge=0, description="weight of the soft term from student to teacher")] = 1.0
-    teacher_ce_weight: Annotated[float, Field(ge=0, description="weight of the teacher's hard term")] = 1.0
-    teacher_lr_multiplier: Annotated[
-        float, Field(gt=0, description="what optim.lr is multiplied by for the teacher")
-    ] = 1.0
+    teacher_ce_weight: Annotated[float, Field(ge=0, description="weight of the teacher's cross-entropy")] = 1.0
+    teacher_lr_multiplier: Annotated[float, Field(gt=0, description="factor on optim.lr for the teacher")] = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfflineDPKD(OfflineOptions):
-    """Trained networks go on learning: from the teacher only where it is the surer one (Roth et al. 2024)."""
+    """Continues training a student; the teacher teaches only where it is more confident (Roth et al. 2024)."""
 
     reads_labels: ClassVar[bool] = True
     continues_training: ClassVar[bool] = True
@@ -97,7 +95,7 @@ class OfflineDPKD(OfflineOptions):
     alpha: SoftWeight = 1.0
     confidence: Annotated[
         Literal["supervised", "max_probability"],
-        Field(description="probability of the label's class, or the largest probability of any class"),
+        Field(description="probability of the label (supervised), or the largest probability of any class"),
     ] = "supervised"
 
 

@@ -11,37 +11,37 @@ from kdschemes.config.schemes.base import RISING_KD, Method, by_method
 
 PeerModels = Annotated[
     Annotated[int, Field(ge=2)] | Annotated[list[str], Field(min_length=2)],
-    Field(description="how many peers of model=..., or a list of models, one a peer"),
+    Field(description="number of peers of model=..., or a list of models, one per peer"),
 ]
 
 PeerViews = Annotated[
     Literal["shared", "independent"],
-    Field(description="independent: each peer sees its own random view of a sample; shared: all see one"),
+    Field(description="independent: each peer sees its own random view of a sample; shared: all see the same view"),
 ]
 
 PeerTopology = Annotated[
-    Literal["independent", "shared_trunk"], Field(description="separate networks, or one trunk with a branch a peer")
+    Literal["independent", "shared_trunk"], Field(description="separate networks, or one trunk with a branch per peer")
 ]
 
 PeerSeeds = Annotated[
     list[Annotated[int, Field(ge=0)]] | None,
-    Field(description="seed of the initial weights, one a peer; null: drawn from the run's seed"),
+    Field(description="seeds of the initial weights, one per peer; null: drawn from the run's seed"),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class PeerOptions(Method):
-    """The peers: how many, of what kind, what they share and what each has for itself."""
+    """The peers: how many, which models, and what they share."""
 
     peers: PeerModels = 2
     topology: PeerTopology = "independent"
     split: Annotated[
-        str | None, Field(description="shared_trunk: the first stage that each peer has for itself (default: the last)")
+        str | None, Field(description="shared_trunk: the first stage that peers do not share (default: the last)")
     ] = None
     views: PeerViews = "shared"
     lr_multipliers: Annotated[
         list[Annotated[float, Field(gt=0)]] | None,
-        Field(description="independent: what optim.lr is multiplied by, one a peer; null: 1 for all"),
+        Field(description="topology=independent: factors on optim.lr, one per peer; null: 1 for all"),
     ] = None
     seeds: PeerSeeds = None
 
@@ -60,13 +60,13 @@ class OnlineDML(PeerOptions):
     method: Literal["dml"] = "dml"
     update: Annotated[
         Literal["joint", "sequential"],
-        Field(description="joint: all peers step at once; sequential: in turn, each on what the others have become"),
+        Field(description="joint: all peers step together; sequential: in turn, on the others' updated weights"),
     ] = "joint"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineCodistillation(PeerOptions):
-    """The mean of the peers teaches each of them (codistillation, Anil et al. 2018)."""
+    """The average of the peers teaches each of them (codistillation, Anil et al. 2018)."""
 
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 3.0}}
 
@@ -77,13 +77,14 @@ class OnlineCodistillation(PeerOptions):
         Field(description="what is averaged: logits, or softmax outputs at temperature 1"),
     ] = "logits"
     members: Annotated[
-        Literal["all", "others"], Field(description="whose mean teaches a peer: all peers, itself too, or the others")
+        Literal["all", "others"],
+        Field(description="whose average teaches a peer: all peers', itself included, or the others'"),
     ] = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineKDCL(PeerOptions):
-    """A mix of the peers that is better than each of them, as the labels say, teaches each (Guo et al. 2020)."""
+    """An ensemble of the peers, built with the labels to beat each of them, teaches each (Guo et al. 2020)."""
 
     reads_labels: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 2.0}}
@@ -94,15 +95,15 @@ class OnlineKDCL(PeerOptions):
     ensemble: Annotated[
         Literal["naive", "linear", "minlogit", "general"],
         Field(
-            description="naive: a sample's best peer; linear: the convex mix that is best on the batch; minlogit: each "
-            "class's smallest margin; general: weights from the errors on the validation split, once an epoch"
+            description="naive: each sample's best peer; linear: the convex combination that is best on the batch; "
+            "minlogit: each class's smallest margin; general: weights from validation errors, once per epoch"
         ),
     ] = "minlogit"
 
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineSwitOKD(Method):
-    """A small and a big network teach each other; the big one waits while it is too far ahead (Qian et al. 2022)."""
+    """A student and a large network teach each other; the latter pauses while too far ahead (Qian et al. 2022)."""
 
     reads_labels: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 1.0}}
@@ -110,26 +111,24 @@ class OnlineSwitOKD(Method):
     name: Literal["online"] = "online"
     method: Literal["switokd"] = "switokd"
     large_model: Annotated[
-        str | None, Field(description="model of the big network, which is trained too; null: that of the student")
+        str | None, Field(description="model of the large network, which is trained, too; null: the student's model")
     ] = None
     lr_multipliers: Annotated[
         list[Annotated[float, Field(gt=0)]] | None,
-        Field(description="what optim.lr is multiplied by: [student, large]; null: 1 for both"),
+        Field(description="factors on optim.lr: [student, large]; null: 1 for both"),
     ] = None
 
     def trained_models(self, model: str) -> list[str]:
-        """Return the models of the student and of the big network."""
+        """Return the models of the student and of the large network."""
         return [model, self.large_model or model]
 
 
 @dataclass(frozen=True, kw_only=True)
 class BranchOptions(Method):
-    """The branches of one trunk: how many, where they part and what each has for itself."""
+    """The branches of one trunk: how many, where they split, and their views and seeds."""
 
-    peers: Annotated[int, Field(ge=2, description="how many branches of model=..., each a peer")] = 3
-    split: Annotated[str | None, Field(description="the first stage that each peer has for itself (default: last)")] = (
-        None
-    )
+    peers: Annotated[int, Field(ge=2, description="number of branches of model=..., each a peer")] = 3
+    split: Annotated[str | None, Field(description="the first stage that peers do not share (default: last)")] = None
     views: PeerViews = "shared"
     seeds: PeerSeeds = None
 
@@ -140,14 +139,14 @@ class BranchOptions(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineCLILR(BranchOptions):
-    """Heads on one trunk, each taught by the mean of the others (Song & Chai 2018)."""
+    """Heads on one trunk, each taught by the average of the others (Song & Chai 2018)."""
 
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 2.0}}
 
     name: Literal["online"] = "online"
     method: Literal["clilr"] = "clilr"
-    peers: Annotated[int, Field(ge=2, description="how many heads on the trunk of model=..., each a peer")] = 4
-    alpha: Annotated[float, Field(ge=0, le=1, description="weight of the soft term; the hard term has 1 - alpha")] = 0.5
+    peers: Annotated[int, Field(ge=2, description="number of heads on the trunk of model=..., each a peer")] = 4
+    alpha: Annotated[float, Field(ge=0, le=1, description="weight of the soft term; cross-entropy has 1 - alpha")] = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +161,7 @@ class OnlineONE(BranchOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class OnlineOKDDip(PeerOptions):
-    """Peers with targets of their own by attention, and a leader that learns from all (Chen et al. 2020)."""
+    """Peers with attention-weighted individual targets, and a leader that learns from all (Chen et al. 2020)."""
 
     losses: ClassVar[dict[str, Any]] = RISING_KD
 
@@ -170,12 +169,10 @@ class OnlineOKDDip(PeerOptions):
     method: Literal["okddip"] = "okddip"
     peers: PeerModels = 3
     topology: PeerTopology = "shared_trunk"
-    reduction: Annotated[
-        int, Field(ge=1, description="queries and keys of the attention are this much narrower than the features")
-    ] = 8
+    reduction: Annotated[int, Field(ge=1, description="feature width / width of the attention's queries and keys")] = 8
     detach: Annotated[
         bool,
-        Field(description="peers are constants in the targets; false: gradients flow into them (authors' code)"),
+        Field(description="detach the peers' outputs in the targets; false: keep their gradients (authors' code)"),
     ] = True
 
     def trained_models(self, model: str) -> list[str]:

@@ -29,9 +29,9 @@ class SelfDDGSD(Method):
     method: Literal["ddgsd"] = "ddgsd"
     mean_distance: Annotated[
         Literal["channels", "scalar"],
-        Field(description="distance of the views' mean features: of each channel (paper), or of one mean of all"),
+        Field(description="distance between the views' mean features: per channel (paper), or of the overall mean"),
     ] = "channels"
-    mean_distance_weight: Annotated[float, Field(ge=0, description="weight of that distance")] = 5e-4
+    mean_distance_weight: Annotated[float, Field(ge=0, description="weight of mean_distance")] = 5e-4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +47,7 @@ class SelfCSKD(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class SelfPSKD(Method):
-    """The predictions of the epoch before soften the labels (Kim et al. 2021)."""
+    """The previous epoch's predictions soften the labels (Kim et al. 2021)."""
 
     reads_labels: ClassVar[bool] = True
     keeps_predictions: ClassVar[bool] = True
@@ -56,13 +56,13 @@ class SelfPSKD(Method):
     name: Literal["self"] = "self"
     method: Literal["pskd"] = "pskd"
     alpha: Annotated[
-        float, Field(ge=0, le=1, description="weight of the past in the last epoch; it grows by equal steps an epoch")
+        float, Field(ge=0, le=1, description="weight of past predictions in the last epoch; grows linearly with epochs")
     ] = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfDLB(Method):
-    """What the network answered at the step before teaches it on another view of those samples (Shen et al. 2022)."""
+    """The previous step's predictions teach the network on another view of the same samples (Shen et al. 2022)."""
 
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 3.0}}
 
@@ -72,39 +72,37 @@ class SelfDLB(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class SelfMeanTeacher(Method):
-    """The moving average of the network's weights teaches it: mean teacher (Tarvainen & Valpola 2017)."""
+    """The EMA of the network's weights teaches it: mean teacher (Tarvainen & Valpola 2017)."""
 
     averages: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = RISING_KD
 
     name: Literal["self"] = "self"
     method: Literal["mean_teacher"] = "mean_teacher"
-    decay: Annotated[float, Field(ge=0, lt=1, description="share of the average that stays at a step")] = 0.999
-    warm_up: Annotated[
-        bool, Field(description="after step t = 1, 2, ... at most 1 - 1 / (t + 1) stays: the start is forgotten")
-    ] = True
+    decay: Annotated[float, Field(ge=0, lt=1, description="decay of the moving average per step")] = 0.999
+    warm_up: Annotated[bool, Field(description="cap the decay after step t = 1, 2, ... at 1 - 1 / (t + 1)")] = True
     view: Annotated[
         Literal["independent", "shared"],
-        Field(description="independent: the average sees another random view; shared: the same one"),
+        Field(description="independent: the EMA sees another random view; shared: the same one"),
     ] = "independent"
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfZipf(Method):
-    """Soft labels by Zipf's law over ranks that the network's last map votes for (Liang et al. 2022)."""
+    """Soft labels by Zipf's law over class ranks voted by the network's last map (Liang et al. 2022)."""
 
     uses_losses: ClassVar[bool] = False
     reads_labels: ClassVar[bool] = True
 
     name: Literal["self"] = "self"
     method: Literal["zipf"] = "zipf"
-    weight: Annotated[float, Field(ge=0, description="weight of the term beside cross-entropy, lambda")] = 0.1
+    weight: Annotated[float, Field(ge=0, description="weight lambda of the term; cross-entropy has 1")] = 0.1
     power: Annotated[float, Field(ge=0, le=4, description="a class of rank r gets 1 / r^power")] = 1.0
     votes: Annotated[
         Literal["dense", "logits"],
-        Field(description="ranks by votes of the last map's positions, or by the logits themselves"),
+        Field(description="rank classes by the votes of the last map's positions (dense), or by the logits"),
     ] = "dense"
-    upsample: Annotated[int, Field(ge=1, description="dense: factor by which the map is enlarged, for more votes")] = 2
+    upsample: Annotated[int, Field(ge=1, description="dense: factor by which the map is upsampled, for more votes")] = 2
 
 
 OwnHard = Annotated[
@@ -126,7 +124,7 @@ class SelfUSKD(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTfKDReg(Method):
-    """A teacher made by hand from the label (Yuan et al. 2020)."""
+    """A manually designed teacher built from the label (Yuan et al. 2020)."""
 
     reads_labels: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "tfkd_reg"}}
@@ -161,13 +159,13 @@ class SelfBYOT(ExitOptions):
     method: Literal["byot"] = "byot"
     variant: Annotated[
         Literal["ours", "authors", "luanyunteng"],
-        Field(description="ours, or the form and the defaults of a public code: the authors' or luanyunteng's"),
+        Field(description="ours, or the loss and defaults of a public implementation: the authors' or luanyunteng's"),
     ] = "ours"
     alpha: Annotated[
-        float, Field(ge=0, le=1, description="weight of the soft term of an exit; its hard term has 1 - alpha")
+        float, Field(ge=0, le=1, description="weight of an exit's soft term; its cross-entropy has 1 - alpha")
     ] = 0.5
     beta: Annotated[
-        float, Field(ge=0, description="weight of a public variant's own feature term (ours has losses.feature)")
+        float, Field(ge=0, description="weight of a public variant's own feature term (ours uses losses.feature)")
     ] = 0.0
 
 
@@ -180,25 +178,26 @@ class SelfMultiExit(ExitOptions):
     name: Literal["self"] = "self"
     method: Literal["multi_exit"] = "multi_exit"
     alpha: Annotated[
-        float, Field(ge=0, le=1, description="weight of the soft term of an exit; hard terms have 1 - alpha")
+        float, Field(ge=0, le=1, description="weight of an exit's soft term; its cross-entropy has 1 - alpha")
     ] = 0.5
     final_exit_weight: Annotated[
-        float | None, Field(ge=0, description="weight of the deepest exit's hard term; null: 1 - alpha")
+        float | None, Field(ge=0, description="weight of the deepest exit's cross-entropy; null: 1 - alpha")
     ] = None
     scale: Annotated[
-        float, Field(gt=0, description="factor of hard and soft terms (the authors on CIFAR: 10 / number of exits)")
+        float, Field(gt=0, description="factor on all terms (the authors on CIFAR: 10 / number of exits)")
     ] = 1.0
     growth: Annotated[
-        float, Field(ge=1, description="factor of the temperature after each step at which the deepest exit is sure")
+        float, Field(ge=1, description="factor on the temperature after each step where the deepest exit is confident")
     ] = 1.05
     confidence: Annotated[
-        float, Field(ge=0, le=1, description="mean highest softened probability above which the deepest exit is sure")
+        float,
+        Field(ge=0, le=1, description="mean softened top-1 probability above which the deepest exit is confident"),
     ] = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfSAD(Method):
-    """Each stage's attention follows that of the next deeper stage (Hou et al. 2019, self attention distillation)."""
+    """Each stage mimics the attention of the next deeper stage (Hou et al. 2019, self attention distillation)."""
 
     uses_losses: ClassVar[bool] = False
     variants: ClassVar[dict[str, dict[str, Any]]] = {
@@ -209,7 +208,7 @@ class SelfSAD(Method):
     method: Literal["sad"] = "sad"
     variant: Annotated[
         Literal["classification", "original"],
-        Field(description="defaults of a port to classification, or of the lane detection that it was published for"),
+        Field(description="defaults for classification, or the published ones for lane detection (original)"),
     ] = "classification"
     stages: Annotated[
         Literal["all"] | Annotated[list[str], Field(min_length=2)],
@@ -217,18 +216,18 @@ class SelfSAD(Method):
     ] = "all"
     weight: Annotated[float, Field(ge=0, description="weight of the term, per pair of stages")] = 1000.0
     channel_reduction: Annotated[
-        Literal["mean", "sum"], Field(description="attention: mean or sum over channels of the squares")
+        Literal["mean", "sum"], Field(description="attention: mean or sum of squares over channels")
     ] = "mean"
     upsample: Annotated[
         Literal["features", "attention"],
-        Field(description="what is enlarged to the shallower stage's size: the deeper features, or their attention"),
+        Field(description="what is upsampled to the shallower stage's size: the deeper features, or their attention"),
     ] = "features"
     spatial_reduction: Annotated[
-        Literal["mean", "sum"], Field(description="mean or sum over positions of the squared differences")
+        Literal["mean", "sum"], Field(description="mean or sum of the squared differences over positions")
     ] = "mean"
-    start: Annotated[float, Field(ge=0, lt=1, description="share of the training before the term counts")] = 0.0
+    start: Annotated[float, Field(ge=0, lt=1, description="fraction of training before the term starts")] = 0.0
     detach: Annotated[
-        bool, Field(description="the deeper stage is a constant; false: it learns from the term, too")
+        bool, Field(description="no gradient to the deeper stage; false: it learns from the term, too")
     ] = True
 
 
@@ -244,37 +243,37 @@ class SelfFRSKD(Method):
     name: Literal["self"] = "self"
     method: Literal["frskd"] = "frskd"
     width: Annotated[
-        int, Field(ge=1, description="channels of the self-teacher's maps over those of the network's")
+        int, Field(ge=1, description="channels of the self-teacher's maps / channels of the network's maps")
     ] = 2
     depth: Annotated[int, Field(ge=1, description="convolutions in each of the self-teacher's blocks")] = 2
     detach: Annotated[
-        bool, Field(description="the self-teacher's labels do not train the network (the authors': they do)")
+        bool, Field(description="no gradient from the self-teacher's cross-entropy to the network (authors: false)")
     ] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfBAN(Method):
-    """Born again: each generation is taught by the one before, the first by a plain run (Furlanello et al. 2018)."""
+    """Born-again: each generation is taught by the previous one, the first by a plain run (Furlanello et al. 2018)."""
 
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "soft_ce", "temperature": 1.0}}
 
     name: Literal["self"] = "self"
     method: Literal["ban"] = "ban"
     generations: Annotated[
-        int, Field(ge=1, description="generations after the plain one; each before the last is a run of its own")
+        int, Field(ge=1, description="generations after the plain run; each earlier one is a separate run")
     ] = 3
     alpha: SoftWeight = 1.0
     ce_weight: HardWeight = None
 
     def prerequisites(self) -> list[Prerequisite]:
-        """Return the generations before; the last one of these teaches, and the plain run teaches the first."""
+        """Return the earlier generations (the last one teaches), or the plain run for the first generation."""
         earlier: list[Method] = [replace(self, generations=number) for number in range(1, self.generations)]
         return [Prerequisite(scheme=scheme) for scheme in earlier or [Supervised()]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SelfTfKD(Method):
-    """The same network, trained plainly before, teaches a fresh one (Yuan et al. 2020)."""
+    """A plainly trained copy of the network teaches a new one (Yuan et al. 2020)."""
 
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 20.0, "reduction": "mean"}}
 

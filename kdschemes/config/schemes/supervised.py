@@ -9,16 +9,17 @@ from pydantic import Field
 
 from kdschemes.config.schemes.base import ExitOptions, Method, by_method
 
-LabelSmoothingMass = Annotated[float, Field(ge=0, lt=1, description="mass spread evenly over classes")]
+LabelSmoothingMass = Annotated[float, Field(ge=0, lt=1, description="label mass spread evenly over classes")]
 
 LabelSmoothingOver = Annotated[
-    Literal["all", "others"], Field(description="classes that share it: all C, or the C - 1 that are not the label's")
+    Literal["all", "others"],
+    Field(description="which classes share that mass: all C, or the C - 1 other than the label"),
 ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmoothedLabels(Method):
-    """Cross-entropy alone, on labels that may be smoothed."""
+    """Cross-entropy on optionally smoothed labels."""
 
     uses_losses: ClassVar[bool] = False
 
@@ -35,7 +36,7 @@ class SmoothedLabels(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Supervised(SmoothedLabels):
-    """Cross-entropy on the labels alone: the baseline."""
+    """Cross-entropy only: the baseline."""
 
     name: Literal["supervised"] = "supervised"
     method: Literal["ce"] = "ce"
@@ -43,7 +44,7 @@ class Supervised(SmoothedLabels):
 
 @dataclass(frozen=True, kw_only=True)
 class LabelSmoothing(SmoothedLabels):
-    """Cross-entropy on smoothed labels: the baseline that several published methods lose to."""
+    """Cross-entropy on smoothed labels: a baseline that beats several published methods."""
 
     name: Literal["supervised"] = "supervised"
     method: Literal["label_smoothing"] = "label_smoothing"
@@ -52,7 +53,7 @@ class LabelSmoothing(SmoothedLabels):
 
 @dataclass(frozen=True, kw_only=True)
 class DeepSupervision(SmoothedLabels, ExitOptions):
-    """Exits with cross-entropy only: the baseline of self-distillation."""
+    """Exits with cross-entropy only: the baseline for self-distillation."""
 
     name: Literal["supervised"] = "supervised"
     method: Literal["deep_supervision"] = "deep_supervision"

@@ -1,1 +1,1 @@
-"""Losses between the features of one stage of the student and one of the teacher."""
+"""Losses between the features of a student stage and a teacher stage."""

@@ -18,18 +18,13 @@ from kdschemes.losses.stages import StageLoss, before_relu, map_shapes, match_si
 def ab(
     student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"], *, margin: float = 1.0
 ) -> Float[Tensor, ""]:
-    r"""Return the mean over samples of $\sum_{chw} \max(0, \mu - \mathrm{sgn}(t)\, s)^2$, sgn(0) = -1.
+    r"""Return the mean over samples of $\sum_{chw} \max(0, \mu - \mathrm{sgn}(t)\, s)^2$ of pre-ReLU maps, sgn(0) = -1.
 
     Heo et al. 2019, "Knowledge Transfer via Distillation of Activation Boundaries Formed by Hidden Neurons": a squared
-    hinge that asks of every neuron of the student to be active, by the margin $\mu$, where the teacher's is, and
-    inactive elsewhere. Sum over channels and positions, as torchdistill; RepDistiller's further factor 3/1000 and the
-    weights of the stages belong to the caller. Maps of different size are average-pooled to the smaller height and
-    the smaller width first. Only the sign of t counts, so gradients flow to the student alone.
-
-    Args:
-        student: maps before the activation, brought to the teacher's channels.
-        teacher: maps before the activation (those after a ReLU have the same sign).
-        margin: mu > 0.
+    hinge loss that makes every student neuron active, by the margin $\mu$, where the teacher's is, and inactive
+    elsewhere. Sum over channels and positions, as in torchdistill; RepDistiller's extra factor 3/1000 and the stage
+    weights are up to the caller. Maps of different size are first average-pooled to the smaller height and width. Only
+    the sign of t matters, so a map after the ReLU works, too, and gradients flow only to the student.
     """
     assert margin > 0, margin
     student, teacher = match_size(student, teacher)
@@ -40,10 +35,10 @@ def ab(
 class ActivationLoss(StageLoss[Any]):
     """Weighted sum over stage pairs of `pair_loss` of the maps before the last ReLU.
 
-    Pair i of L weighs 2^(i - L + 1): 1 for the deepest, half of it for the one before. A map is the one before the
-    stage's last ReLU where it ends in one. The larger map is average-pooled to the smaller one's size, then the
-    connector (a learned 1x1 convolution and batch norm) brings the student's to the teacher's channels. Square tokens
-    count as a map, a vector as a map of one position.
+    Pair i of L has weight 2^(i - L + 1): 1 for the deepest, half of that for the one before. Stages that do not end in
+    a ReLU use their features. The larger map is average-pooled to the smaller size, then the connector (a learned 1x1
+    convolution and batch norm) projects the student's to the teacher's channels. Square tokens count as a map, a vector
+    as a 1x1 map.
     """
 
     reads_preactivations = True

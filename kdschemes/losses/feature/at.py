@@ -19,16 +19,11 @@ from kdschemes.losses.stages import StageLoss, match_size, pairs_of_positions, t
 def attention_map(
     features: Float[Tensor, "n c h w"], *, power: float = 2.0, eps: float = 0.0
 ) -> Float[Tensor, "n h*w"]:
-    r"""Return $A = a / (\|a\|_2 + \epsilon)$, $a = \sum_c |f_c|^p$, flattened over positions; 0 where all f are 0.
+    r"""Return $A = a / (\|a\|_2 + \epsilon)$, $a = \sum_c |f_c|^p$, p = `power`, over positions; 0 if all f are 0.
 
-    Zagoruyko & Komodakis 2017, "Paying More Attention to Attention". With $\epsilon = 0$ a mean over channels gives
-    the same A, which does not depend on the scale of a sample's features. They are divided by their largest magnitude
-    first (and $\epsilon$ with them), so that no scale overflows or underflows.
-
-    Args:
-        features: maps.
-        power: p of at least 1.
-        eps: not negative.
+    Zagoruyko & Komodakis 2017, "Paying More Attention to Attention". With $\epsilon = 0$, a mean over channels gives
+    the same A, which is invariant to the scale of a sample's features. Features (and $\epsilon$) are first divided by
+    their largest magnitude, so no scale overflows or underflows.
     """
     assert power >= 1, power
     assert eps >= 0, eps
@@ -49,19 +44,11 @@ def attention_transfer(
     power: float = 2.0,
     eps: float = 0.0,
 ) -> Float[Tensor, ""]:
-    r"""Compare attention maps A, as in `attention_map`: a mean over samples and positions of $(A(f_s) - A(f_t))^2$.
+    r"""Return the mean over samples and positions of $(A(f_s) - A(f_t))^2$, with A from `attention_map`.
 
-    Zagoruyko & Komodakis 2017. That is the form of the authors' code (and RepDistiller's); the form of the paper's
-    text is the mean over samples of $\|A(f_s) - A(f_t)\|_2$, whose gradient jumps where the maps are equal: 0 there.
-    Maps of different size are average-pooled to the smaller height and the smaller width first. Gradients flow to
-    both.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps; channels and size may differ from the student's.
-        variant: "code" or "paper".
-        power: of the features' magnitudes in a map.
-        eps: added to a map's length.
+    Zagoruyko & Komodakis 2017. This is the authors' (and RepDistiller's) code; `variant='paper'` is the mean over
+    samples of $\|A(f_s) - A(f_t)\|_2$, whose gradient is discontinuous for equal maps (0 here). Maps of different size
+    are first average-pooled to the smaller height and width. Gradients flow to both.
     """
     student, teacher = match_size(student, teacher)
     gap = attention_map(student, power=power, eps=eps) - attention_map(teacher, power=power, eps=eps)
@@ -71,8 +58,8 @@ def attention_transfer(
 class AT(StageLoss[config.AT]):
     """Sum over stage pairs of `attention_transfer`. Square tokens count as a map.
 
-    Maps of one position have nothing to attend to (the term would always be 0): `stages=all` leaves such pairs out,
-    other choices of them are refused.
+    Maps with a single position have no attention (the term would always be 0): `stages=all` omits such pairs, other
+    choices of them are rejected.
     """
 
     def match(self, student: StageShapes, teacher: StageShapes) -> list[tuple[str, str]]:

@@ -21,13 +21,9 @@ from kdschemes.models.recombined import as_map
 def class_activation(
     features: Float[Tensor, "n d h w"], classifier: Float[Tensor, "classes d"]
 ) -> Float[Tensor, "n classes h w"]:
-    r"""Return the class activation maps $M_c(h, w) = \sum_d W_{cd} f_d(h, w)$: the logits of each position, less bias.
+    r"""Return the class activation maps $M_c(h, w) = \sum_d W_{cd} f_d(h, w)$: each position's logits without bias.
 
     Zhou et al. 2016, "Learning Deep Features for Discriminative Localization". Gradients flow to both.
-
-    Args:
-        features: the maps whose mean over positions the classifier reads.
-        classifier: its weight W.
     """
     n, _, h, w = features.shape
     return (classifier @ features.flatten(2)).reshape(n, len(classifier), h, w)
@@ -44,14 +40,8 @@ def cat_kd(
     r"""Return the mean over samples, classes and positions of $(\bar M^s - \bar M^t)^2$ of class activation maps.
 
     Guo et al. 2023, "Class Attention Transfer Based Knowledge Distillation". $\bar M$ is a sample's map of a class,
-    average-pooled to resolution x resolution positions and then divided by its length $\|M_{nc}\|_2$ if `normalize`
-    says so. A map of 0 stays 0 and has a gradient of 0. Gradients flow to both.
-
-    Args:
-        student: class activation maps, as from `class_activation`.
-        teacher: class activation maps of as many classes; the size may differ.
-        resolution: side of the maps that are compared.
-        normalize: compare where classes are seen, not how strongly.
+    average-pooled to resolution x resolution positions and, if `normalize`, divided by its norm $\|M_{nc}\|_2$. A zero
+    map stays 0 with zero gradient. Gradients flow to both.
     """
     assert resolution > 0, resolution
     ours, theirs = (functional.adaptive_avg_pool2d(maps, resolution).flatten(2) for maps in (student, teacher))
@@ -61,8 +51,8 @@ def cat_kd(
 class CATKD(LastStageLoss[config.CATKD]):
     """`cat_kd` of the class activation maps of the last stages. Square tokens count as a map.
 
-    The student's classifier learns through its maps, the teacher's is a constant. Of a map of one position `normalize`
-    leaves the sign alone, which has no gradient: refused.
+    The student's classifier is trained through its maps, the teacher's is detached. `normalize` is rejected for 1x1
+    maps, which would retain only the sign and have no gradient.
     """
 
     def __init__(self, options: config.CATKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
@@ -79,7 +69,7 @@ class CATKD(LastStageLoss[config.CATKD]):
                     "set losses.feature.normalize=false or choose another model"
                 )
         if options.normalize and options.resolution == 1:
-            raise UserError("cat_kd with resolution=1 would keep signs alone: set losses.feature.normalize=false")
+            raise UserError("cat_kd with resolution=1 would keep only signs: set losses.feature.normalize=false")
 
     def forward(self, student: Output, teacher: Output, batch: Batch, gather: Gather) -> Float[Tensor, ""]:
         (a, b), (ours, theirs) = self.pair, self._classifiers

@@ -20,14 +20,8 @@ def cwd(
     r"""Return $\frac{\tau^2}{NC} \sum_{n,c} KL(\phi(t_{nc}) \| \phi(s_{nc}))$, $\phi(x) = softmax_{hw}(x / \tau)$.
 
     Shu et al. 2021, "Channel-wise Knowledge Distillation for Dense Prediction": every channel of every sample is a
-    distribution over positions. Sum over positions, mean over channels and the batch. Maps of different size are
-    average-pooled to the smaller height and the smaller width first; equal channels are the caller's part. Gradients
-    flow to both. It is `kd` of N C rows, and as precise.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps with as many channels; the size may differ.
-        temperature: tau > 0.
+    distribution over positions. Sum over positions, mean over channels and the batch. Maps of different size are first
+    average-pooled to the smaller height and width. Gradients flow to both. Computed as `kd` of N C rows.
     """
     student, teacher = match_size(student, teacher)
     return kd(student.flatten(2).flatten(0, 1), teacher.flatten(2).flatten(0, 1), temperature=temperature)
@@ -36,9 +30,8 @@ def cwd(
 class CWD(StageLoss[config.CWD]):
     """Sum over stage pairs of `cwd`. Square tokens count as a map.
 
-    Where channels differ the student's map passes a learned 1x1 convolution first. Maps of one position are a
-    distribution without freedom (the term would always be 0): `stages=all` leaves such pairs out, other choices of
-    them are refused.
+    If channels differ, the student's map first goes through a learned 1x1 convolution. For maps with a single position
+    the term would always be 0: `stages=all` omits such pairs, other choices of them are rejected.
     """
 
     def __init__(self, options: config.CWD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:

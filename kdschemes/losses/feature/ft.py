@@ -1,4 +1,4 @@
-"""Factors: what a translator makes of the student's map and a paraphraser of the teacher's."""
+"""Factor transfer: FT (Kim et al. 2018)."""
 
 from __future__ import annotations
 
@@ -32,15 +32,10 @@ def ft(
     r"""Return the mean of $|g(F_s) - g(F_t)|$ over samples and the entries of g.
 
     Kim, Park, Kwak 2018, "Paraphrasing Complex Network: Network Compression via Factor Transfer". In the paper (and
-    torchdistill) g is the factor, flattened over channels and positions and scaled to unit length; in RepDistiller it
-    is the factor's attention map of power 2, flattened over positions and scaled to unit length, another and a larger
-    number. A factor of zeros gives g = 0 and a gradient of 0. Factors of different size are average-pooled to the
-    smaller height and the smaller width first. Gradients flow to both.
-
-    Args:
-        student: factors.
-        teacher: factors; with `variant="paper"` of as many channels.
-        variant: "attention" (RepDistiller) or "paper".
+    torchdistill) g is the factor, flattened over channels and positions and L2-normalized; for `attention` (as in
+    RepDistiller), its L2-normalized attention map with power 2: a larger value. A zero factor gives g = 0 with zero
+    gradient. Factors of different size are first average-pooled to the smaller height and width. Gradients flow to
+    both.
     """
     student, teacher = match_size(student, teacher)
     if variant == "attention":
@@ -50,14 +45,13 @@ def ft(
 
 
 class FT(StageLoss[config.FT]):
-    """Sum over stage pairs of `ft` between factors, and the weighted error of each paraphraser.
+    """Sum over stage pairs of `ft` between factors, plus the weighted reconstruction error of each paraphraser.
 
-    A paraphraser (encoder and decoder) learns to reconstruct the teacher's map; its code is the teacher's factor, a
-    constant in the comparison, so that only the reconstruction (`hint`) trains it. A translator (encoder)
-    finds the student's factor. Both are trained from the first step on, where the paper has a stage of its own for the
-    paraphraser. Square tokens count as a map, a vector as a map of one position. One position has no attention: unless
-    `variant` is "paper", `stages=last` is the deepest pair of more than one position, and otherwise they are treated as
-    in `AT`.
+    A paraphraser (encoder and decoder) learns to reconstruct the teacher's map; its code is the teacher's factor,
+    detached in the comparison, so only the reconstruction (`hint`) trains it. A translator (encoder) computes the
+    student's factor. Both are trained from the first step on; the paper pretrains the paraphraser. Square tokens count
+    as a map, a vector as a 1x1 map. A single position has no attention: unless `variant` is "paper", `stages=last` is
+    the deepest pair with more than one position, and other choices are treated as in `AT`.
     """
 
     def __init__(self, options: config.FT, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:

@@ -1,4 +1,4 @@
-"""Hints: squared distance of features (Romero et al. 2015)."""
+"""Hints: squared distance between features (FitNets, Romero et al. 2015)."""
 
 from __future__ import annotations
 
@@ -16,24 +16,19 @@ from kdschemes.losses.stages import StageLoss, map_shape, match_size, to_map
 def hint(student: Float[Tensor, "*shape"], teacher: Float[Tensor, "*shape"]) -> Float[Tensor, ""]:
     r"""Return the mean over all elements of $(f_s - f_t)^2$.
 
-    Romero et al. 2015, "FitNets", without the paper's factor 1/2 (RepDistiller's convention). A regressor that
-    brings the student's features to the teacher's shape belongs to the caller. Gradients flow to both.
-
-    Args:
-        student: features, batch first.
-        teacher: features of the same shape.
+    Romero et al. 2015, "FitNets", without the paper's factor 1/2 (RepDistiller's convention). Gradients flow to both.
     """
-    assert student.shape == teacher.shape, f"{tuple(student.shape)} against {tuple(teacher.shape)}"
+    assert student.shape == teacher.shape, f"{tuple(student.shape)} vs. {tuple(teacher.shape)}"
     return (student - teacher).square().mean()
 
 
 class Hint(StageLoss[config.Hint]):
     """Sum over stage pairs of `hint`, after a learned regressor on the student's features.
 
-    A pair of equal shapes has no regressor. Otherwise it is affine and trained with the student: a linear layer for
-    two vectors (or as many tokens), a 1x1 convolution with bias for maps, the larger of which is average-pooled to
-    the smaller first. Square tokens count as a map. (FitNets' own regressor is a larger convolution; RepDistiller
-    always has one, followed by batch norm and ReLU.)
+    A pair with equal shapes has no regressor. Otherwise it is affine and trained with the student: a linear layer for
+    two vectors (or equal numbers of tokens), a 1x1 convolution with bias for maps, after average-pooling the larger to
+    the smaller size. Square tokens count as a map. (FitNets' regressor is a larger convolution; RepDistiller always has
+    one, followed by batch norm and ReLU.)
     """
 
     def __init__(self, options: config.Hint, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:

@@ -17,15 +17,10 @@ from kdschemes.models.recombined import as_map
 
 @full_precision
 def ickd(student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"]) -> Float[Tensor, ""]:
-    r"""Return $\frac1{NC} \sum_n \|G(s_n) - G(t_n)\|_F^2$, G the correlation of channels as in `channel_correlation`.
+    r"""Return $\frac1{NC} \sum_n \|G(s_n) - G(t_n)\|_F^2$, with G from `channel_correlation`.
 
     Liu et al. 2021, "Exploring Inter-Channel Correlation for Diversity-preserved Knowledge Distillation" (ICKD-C), as
-    in the authors' code: sum over the C x C entries over C, mean over the batch. Sizes may differ, for G has none.
-    Equal channels are the caller's part. Gradients flow to both.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps with as many channels.
+    in the authors' code: sum over the C x C entries, divided by C, mean over the batch. Gradients flow to both.
     """
     gap = channel_correlation(student) - channel_correlation(teacher)
     return gap.square().sum(dim=2).mean()
@@ -33,10 +28,10 @@ def ickd(student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"
 
 @full_precision
 def channel_correlation(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c c"]:
-    r"""Return each sample's $F F^T$ with rows of unit length, F its channels by positions.
+    r"""Return each sample's $F F^T$ with L2-normalized rows, F its channels by positions.
 
-    A channel that is 0 everywhere has a row of 0. G does not depend on the scale of a sample's features, so they are
-    divided by their largest magnitude first.
+    A zero channel has a zero row. G is invariant to the scale of a sample's features, so they are first divided by
+    their largest magnitude.
     """
     channels = features.flatten(2)
     largest = channels.detach().abs().amax(dim=(1, 2), keepdim=True)
@@ -47,7 +42,7 @@ def channel_correlation(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 
 class ICKD(StageLoss[config.ICKD]):
     """Sum over stage pairs of `ickd`, after a learned 1x1 convolution and batch norm on the student's map.
 
-    Square tokens count as a map, a vector as a map of one position.
+    Square tokens count as a map, a vector as a 1x1 map.
     """
 
     def __init__(self, options: config.ICKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:

@@ -1,4 +1,4 @@
-"""Which positions the channels of a map select, whatever the channels' order and number."""
+"""Neuron selectivity transfer: NST (Huang and Wang 2017)."""
 
 from __future__ import annotations
 
@@ -21,20 +21,16 @@ def nst(student: Float[Tensor, "n cs hs ws"], teacher: Float[Tensor, "n ct ht wt
     r"""Return the mean over samples of the squared maximum mean discrepancy between the two sets of channels.
 
     Huang & Wang 2017, "Like What You Like: Knowledge Distill via Neuron Selectivity Transfer", with the polynomial
-    kernel $k(a, b) = (a \cdot b)^2$ (degree 2, no constant) of channels scaled to unit length over positions:
-    $\overline{k(s, s)} + \overline{k(t, t)} - 2 \overline{k(s, t)}$. A channel of zeros stays, with gradient 0. Maps
-    of different size are average-pooled to the smaller height and the smaller width first. Gradients flow to both.
+    kernel $k(a, b) = (a \cdot b)^2$ (degree 2, no constant) of channels L2-normalized over positions:
+    $\overline{k(s, s)} + \overline{k(t, t)} - 2 \overline{k(s, t)}$. A zero channel stays 0 with zero gradient. Maps of
+    different size are first average-pooled to the smaller height and width. Gradients flow to both.
 
-    That number is $\|M_s - M_t\|_F^2$ with the position-by-position matrix $M = \frac1C \sum_c a_c a_c^\top$, found so
-    where there are fewer positions than channels. Otherwise, with $\delta$ and $\pi$ the difference and the sum of
-    the channels over $\sqrt C$ (the fewer filled up with zeros), it is
+    This equals $\|M_s - M_t\|_F^2$ with the position-by-position matrix $M = \frac1C \sum_c a_c a_c^\top$, which is
+    used if there are fewer positions than channels. Otherwise, with $\delta$ and $\pi$ the difference and sum of the
+    channels divided by $\sqrt C$ (padded with zeros to equal number), it is
     $\frac12 (\langle \delta\delta^\top, \pi\pi^\top \rangle + \langle \pi\delta^\top, (\pi\delta^\top)^\top \rangle)$.
-    Either way memory stays near that of the maps, and close maps lose far fewer digits than by three means of the
-    kernel. Channels are normalized at any scale; the references stop at a length of 1e-12.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps; channels and size may differ from the student's.
+    Either way memory use stays close to that of the maps, and close maps suffer far less cancellation than with three
+    means of the kernel. Channels are normalized at any scale; the references clamp the norm at 1e-12.
     """
     student, teacher = match_size(student, teacher)
     s, t = _unit_channels(student), _unit_channels(teacher)
@@ -49,7 +45,7 @@ def nst(student: Float[Tensor, "n cs hs ws"], teacher: Float[Tensor, "n ct ht wt
 
 
 def _unit_channels(features: Tensor) -> Tensor:
-    """Return `[n, c, positions]`: every channel over its length and over sqrt(c)."""
+    """Return `[n, c, positions]`: every channel L2-normalized and divided by sqrt(c)."""
     rows = unit_rows(features.flatten(2).flatten(0, 1)) / math.sqrt(features.shape[1])
     return rows.reshape(*features.shape[:2], -1)
 
@@ -57,7 +53,7 @@ def _unit_channels(features: Tensor) -> Tensor:
 class NST(StageLoss[config.NST]):
     """Sum over stage pairs of `nst`. Square tokens count as a map.
 
-    Channels of one position are all equal (the term would be 0): such pairs are treated as in `AT`.
+    Channels with a single position are all equal (the term would be 0): such pairs are treated as in `AT`.
     """
 
     def match(self, student: StageShapes, teacher: StageShapes) -> list[tuple[str, str]]:

@@ -28,15 +28,11 @@ def ofd(
     r"""Return the mean over samples of $\sum_{chw} (s - t')^2 \, [t' > 0 \lor s > t']$ with $t' = \max(t, m_c)$.
 
     Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation": the partial squared distance to the teacher's
-    margin ReLU. A student's neuron that is below a target which is not positive is left alone. Sum over channels and
-    positions, as mdistiller (the authors divide by 1000 more); the weights of the stages belong to the caller. Maps
-    of different size are average-pooled to the smaller height and the smaller width first (mdistiller always brings
-    the teacher's to the student's size). Gradients flow to both, to the teacher where t > m; none to the margins.
-
-    Args:
-        student: maps before the activation, brought to the teacher's channels.
-        teacher: maps before the activation.
-        margin: by channel, not positive; see `ofd_margin`.
+    margin ReLU, with m from `ofd_margin`; s and t are maps before the activation. A student neuron below a nonpositive
+    target is ignored. Sum over channels and positions, as in mdistiller (the authors also divide by 1000); stage
+    weights are up to the caller. Maps of different size are first average-pooled to the smaller height and width
+    (mdistiller always resizes the teacher's map to the student's size). Gradients flow to both, to the teacher only
+    where t > m, and not to the margins.
     """
     student, teacher = match_size(student, teacher)
     floor = margin.detach().to(teacher.dtype)[:, None, None]
@@ -48,16 +44,12 @@ def ofd(
 @torch.no_grad()
 @full_precision
 def ofd_margin(weight: Float[Tensor, " c"], bias: Float[Tensor, " c"]) -> Float[Tensor, " c"]:
-    r"""Return the expectation of the negative values of a batch norm's output, by channel.
+    r"""Return the expected negative value of the output of a batch norm with weight w and bias b, per channel.
 
     Heo et al. 2019, "A Comprehensive Overhaul of Feature Distillation": for $x \sim N(b, w^2)$,
-    $E[x \mid x < 0] = b - |w| \, \varphi(b / |w|) / \Phi(-b / |w|)$. The authors' rule where hardly anything is
-    negative, $\Phi \le 10^{-3}$: $-3 |w|$. A weight of 0 gives the limit min(b, 0), where the references divide by
-    zero. Found in float64 from logarithms; no gradient.
-
-    Args:
-        weight: of the batch norm before the teacher's activation.
-        bias: of the same.
+    $E[x \mid x < 0] = b - |w| \, \varphi(b / |w|) / \Phi(-b / |w|)$. If almost nothing is negative
+    ($\Phi \le 10^{-3}$), the authors use $-3 |w|$. A weight of 0 gives the limit min(b, 0), where the references divide
+    by zero. Computed in float64 from logarithms, without gradient.
     """
     std, mean = weight.double().abs(), bias.double()
     positive = std > 0
@@ -72,22 +64,22 @@ def ofd_margin(weight: Float[Tensor, " c"], bias: Float[Tensor, " c"]) -> Float[
 class OFD(ActivationLoss):
     """Weighted sum over stage pairs of `ofd`, as in `ActivationLoss`.
 
-    The teacher's stages must end in a ReLU after a batch norm, whose weight and bias give the margins: those at the
-    time when the loss is built.
+    The teacher's stages must end in batch norm and ReLU; the margins come from the batch norm's weight and bias when
+    the loss is built.
     """
 
     def __init__(self, options: config.OFD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         if teacher.network is None:
             raise UserError(
-                "ofd reads the batch norm before the teacher's ReLU, but what teaches is no network by itself: "
+                "ofd uses the batch norm before the teacher's ReLU, but the teacher is not a whole network: "
                 "choose another feature loss"
             )
         activated = teacher.network.activated
         for number, (_, b) in enumerate(self.pairs):
             if b not in activated:
                 raise UserError(
-                    f"ofd needs a teacher's stage that ends in batch norm and ReLU, '{b}' does not: "
+                    f"ofd needs a teacher stage that ends in batch norm and ReLU, but '{b}' does not: "
                     + (f"pair one of {', '.join(activated)}" if activated else "choose another teacher or loss")
                 )
             norm = activated[b]

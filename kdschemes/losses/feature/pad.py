@@ -1,4 +1,4 @@
-"""Features matched as far as their predicted uncertainty allows."""
+"""Prime-aware adaptive distillation: PAD (Zhang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -26,16 +26,10 @@ def pad(
 ) -> Float[Tensor, ""]:
     r"""Return $\frac1{ND} \sum_{n,d} \frac{(t_{nd} - s_{nd})^2}{\epsilon + e^{v_{nd}}} + v_{nd}$.
 
-    Zhang et al. 2020, "Prime-Aware Adaptive Distillation": a Gaussian's likelihood whose log-variance v is predicted,
-    so that samples which cannot be matched weigh less. Mean over dimensions and the batch (torchdistill's convention;
-    no factor 1/2). Gradients flow to all three. The weight is $e^{-\log(\epsilon + e^v)}$ in log space: no v, however
-    large or small, makes it infinite or NaN.
-
-    Args:
-        student: embeddings, of the teacher's width.
-        teacher: embeddings.
-        log_variance: v, of the same shape.
-        eps: added to the variance.
+    Zhang et al. 2020, "Prime-Aware Adaptive Distillation": a Gaussian likelihood with predicted `log_variance` v, so
+    that samples that cannot be matched get less weight. Mean over dimensions and the batch (torchdistill's convention;
+    no factor 1/2). Gradients flow to all three. The weight $e^{-\log(\epsilon + e^v)}$ is finite for any v, because it
+    is computed in log space.
     """
     assert eps > 0, eps
     precision = torch.exp(-torch.logaddexp(log_variance, log_variance.new_tensor(math.log(eps))))
@@ -45,9 +39,9 @@ def pad(
 class PAD(StageLoss[config.PAD]):
     """Sum over stage pairs of `pad` of the stages' features averaged over positions.
 
-    The log-variance is a learned linear layer and batch norm of the student's embedding; a batch of one sample is
-    normalized by the running statistics. Where widths differ, another linear layer brings the student's embedding to
-    the teacher's.
+    The log-variance comes from a learned linear layer and batch norm on the student's embedding; a batch of one sample
+    is normalized by the running statistics. If widths differ, another linear layer projects the student's embedding to
+    the teacher's width.
     """
 
     def __init__(self, options: config.PAD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:

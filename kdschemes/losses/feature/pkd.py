@@ -18,18 +18,13 @@ from kdschemes.models.recombined import as_map
 def pkd(
     student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"], *, eps: float = 1e-6
 ) -> Float[Tensor, ""]:
-    r"""Return $\frac1{2NCHW} \sum (\hat s - \hat t)^2$ of maps standardized by channel over N, H and W.
+    r"""Return $\frac1{2NCHW} \sum (\hat s - \hat t)^2$ of maps standardized per channel over N, H and W.
 
     Cao et al. 2022, "PKD: General Distillation Framework for Object Detectors via Pearson Correlation Coefficient":
-    $\hat x = (x - \bar x_c) / (\sigma_c + \epsilon)$ with the unbiased deviation, so that the value is nearly the mean
-    over channels of 1 - the Pearson correlation. Maps of different size are average-pooled to the smaller height and
-    the smaller width first. A channel that is constant (all of them, where there is one value) standardizes to 0 with
-    a gradient of 0. Gradients flow to both. The statistics are the batch's: give it the whole batch.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps with as many channels; the size may differ.
-        eps: added to the deviation.
+    $\hat x = (x - \bar x_c) / (\sigma_c + \epsilon)$ with the unbiased standard deviation, so the value is almost the
+    mean over channels of 1 - the Pearson correlation. Maps of different size are first average-pooled to the smaller
+    height and width. Constant channels (all channels, if there is one value) standardize to 0 with zero gradient.
+    Gradients flow to both. Uses batch statistics: pass the whole batch.
     """
     assert eps > 0, eps
     student, teacher = match_size(student, teacher)
@@ -37,7 +32,7 @@ def pkd(
 
 
 def _standardized(features: Tensor, eps: float) -> Tensor:
-    """Return the maps standardized by channel, one row a channel; no scale of a channel overflows or vanishes."""
+    """Return the maps standardized per channel, one row per channel; no scale overflows or underflows."""
     rows = features.transpose(0, 1).flatten(1)
     centered = rows - rows.mean(dim=1, keepdim=True)
     centered = centered - centered.mean(dim=1, keepdim=True)
@@ -51,10 +46,10 @@ def _standardized(features: Tensor, eps: float) -> Tensor:
 
 
 class PKD(StageLoss[config.PKD]):
-    """Sum over stage pairs of `pkd`, of maps gathered over all processes.
+    """Sum over stage pairs of `pkd`, on maps gathered from all processes.
 
-    Where channels differ the student's map passes a learned 1x1 convolution first. Square tokens count as a map, a
-    vector as a map of one position.
+    If channels differ, the student's map first goes through a learned 1x1 convolution. Square tokens count as a map, a
+    vector as a 1x1 map.
     """
 
     needs_global_batch = True

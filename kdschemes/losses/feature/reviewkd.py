@@ -1,4 +1,4 @@
-"""Knowledge review: maps compared at several sizes."""
+"""Knowledge review: ReviewKD (Chen et al. 2021)."""
 
 from __future__ import annotations
 
@@ -25,13 +25,9 @@ def hcl(student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]) ->
     r"""Return the hierarchical context loss, $\sum_l w_l \, \mathrm{MSE}(P_l f_s, P_l f_t) / \sum_l w_l$.
 
     Chen et al. 2021, "Distilling Knowledge via Knowledge Review". The first level is the map itself with weight 1; the
-    next ones are average-pooled to 4x4, 2x2 and 1x1, each with half the weight of the one before. A level that is not
-    smaller than the map in both its sides is left out, and takes no weight (the references look at the height only:
-    the same for square maps). MSE is a mean over all elements. Gradients flow to both.
-
-    Args:
-        student: feature maps.
-        teacher: feature maps of the same shape.
+    next ones are average-pooled to 4x4, 2x2 and 1x1, each with half the weight of the previous one. Levels that are not
+    smaller than the map in both dimensions are omitted (the references compare heights only, which is the same for
+    square maps). MSE is a mean over all elements. Gradients flow to both.
     """
     value = hint(student, teacher)
     weight, total = 1.0, 1.0
@@ -47,9 +43,9 @@ def hcl(student: Float[Tensor, "n c h w"], teacher: Float[Tensor, "n c h w"]) ->
 class Fusion(nn.Module):
     """Attention-based fusion of a map with the fused map of the next deeper level.
 
-    The map passes a 1x1 convolution and batch norm; each of the two is weighed, position by position, by a sigmoid of
-    a 1x1 convolution of both, and they are added. A 3x3 convolution and batch norm of the sum is compared with the
-    teacher's map; the sum itself goes on to the next shallower level. Sizes are matched by nearest neighbors.
+    The map goes through a 1x1 convolution and batch norm; both maps are weighted per position by the sigmoid of a 1x1
+    convolution of both, and added. The sum, after a 3x3 convolution and batch norm, is compared with the teacher's map;
+    the sum itself is passed to the next shallower level. Sizes are matched by nearest-neighbor interpolation.
 
     Args:
         before: channels of the student's map.
@@ -71,10 +67,10 @@ class Fusion(nn.Module):
     def forward(
         self, features: Float[Tensor, "n c h w"], deeper: Float[Tensor, "n width h2 w2"] | None, size: Size
     ) -> tuple[Float[Tensor, "n after h3 w3"], Float[Tensor, "n width h3 w3"]]:
-        """Return the map to compare with the teacher's of that size, and the fused map."""
+        """Return the map to compare with the teacher's (of the given size), and the fused map."""
         fused: Tensor = self.enter(features)
         if self.attention is not None:
-            assert deeper is not None, "a level that is not the deepest fuses a deeper map"
+            assert deeper is not None, "only the deepest level has no deeper map"
             deeper = _resize(deeper, (fused.shape[2], fused.shape[3]))
             weights = self.attention(torch.cat([fused, deeper], dim=1)).sigmoid()
             fused = fused * weights[:, :1] + deeper * weights[:, 1:]
@@ -85,9 +81,9 @@ class Fusion(nn.Module):
 class ReviewKD(StageLoss[config.ReviewKD]):
     """Sum over levels of `hcl` between the fused maps of the student and the teacher's maps.
 
-    The levels are the stage pairs, shallow to deep, and, with `pooled`, the average over positions of the deepest
-    pair. Going from the deepest level to the shallowest, a `Fusion` joins each map of the student with all that are
-    deeper. Square tokens count as a map, a vector as a map of one position.
+    The levels are the stage pairs, shallow to deep, and, with `pooled`, the deepest pair averaged over positions. From
+    the deepest level to the shallowest, a `Fusion` combines each map of the student with all deeper ones. Square tokens
+    count as a map, a vector as a 1x1 map.
     """
 
     reads_preactivations = True

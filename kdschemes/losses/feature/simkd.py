@@ -22,21 +22,17 @@ from kdschemes.models.recombined import Projector, Recombined, as_map, classify
 def simkd(student: Float[Tensor, "n c hs ws"], teacher: Float[Tensor, "n c ht wt"]) -> Float[Tensor, ""]:
     r"""Return the mean over all elements of $(s - t)^2$: the loss of SimKD, after its projector.
 
-    Chen et al. 2022, "Knowledge Distillation with the Reused Teacher Classifier". Maps of different size are
-    average-pooled to the smaller height and the smaller width first. Gradients flow to both.
-
-    Args:
-        student: projected maps.
-        teacher: the maps that the teacher's classifier reads; the size may differ.
+    Chen et al. 2022, "Knowledge Distillation with the Reused Teacher Classifier". Maps of different size are first
+    average-pooled to the smaller height and width. Gradients flow to both.
     """
     return hint(*match_size(student, teacher))
 
 
 class SimKD(LastStageLoss[config.SimKD]):
-    """`simkd` of the last maps, the student's after a projector, which the teacher's classifier then reads.
+    """`simkd` of the last maps, the student's after a projector.
 
-    It gives the student a further output, `simkd`: the teacher's classifier on the projected map. That classifier is
-    neither trained nor held here.
+    It adds an output `simkd` to the student: the teacher's classifier on the projected map. That classifier is neither
+    trained nor registered here.
     """
 
     head = "simkd"
@@ -45,12 +41,12 @@ class SimKD(LastStageLoss[config.SimKD]):
         super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         if student.network is None:
             raise UserError(
-                "simkd gives its student another classifier, but the student is no network by itself "
+                "simkd gives its student another classifier, but the student is not a whole network "
                 "(an exit, or a peer with a shared trunk): choose another loss"
             )
         self._classifier = [linear_classifier("simkd", "teacher", teacher)]
         if any(p.requires_grad for p in self._classifier[0].parameters()):
-            raise UserError("simkd reuses a frozen teacher's classifier, but this one is trained: take scheme=offline")
+            raise UserError("simkd reuses a frozen teacher's classifier, but this one is trained: use scheme=offline")
         ours, theirs = self.match_last(student, teacher)
         size = (min(ours[1], theirs[1]), min(ours[2], theirs[2]))
         self.projector = Projector(ours[0], max(1, theirs[0] // options.factor), theirs[0], size)

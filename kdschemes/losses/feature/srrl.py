@@ -1,4 +1,4 @@
-"""Softmax regression of representations: SRRL (Yang et al. 2021)."""
+"""Softmax regression representation learning: SRRL (Yang et al. 2021)."""
 
 from __future__ import annotations
 
@@ -23,19 +23,12 @@ def srrl(
     alpha: float = 1.0,
     beta: float = 1.0,
 ) -> Float[Tensor, ""]:
-    r"""Return $\frac\alpha{ND} \sum_n \|s_n - t_n\|^2 + \frac\beta{NC} \sum_n \|W s_n - W t_n\|^2$.
+    r"""Return $\frac\alpha{ND} \sum_n \|s_n - t_n\|^2 + \frac\beta{NC} \sum_n \|W s_n - W t_n\|^2$, W the classifier.
 
-    Yang et al. 2021, "Knowledge Distillation via Softmax Regression Representation Learning": feature matching, and
-    the teacher's classifier on the student's feature against its own logits. Both are squared differences, averaged
-    over the batch and over the dimensions or the classes, as in the authors' code. The classifier's bias cancels, and
-    the second part is computed as W (s - t), so near equality no digits are lost. Gradients flow to all three.
-
-    Args:
-        student: embeddings in the teacher's space.
-        teacher: embeddings that the teacher's classifier reads.
-        classifier: its weight W.
-        alpha: weight of feature matching.
-        beta: weight of softmax regression.
+    Yang et al. 2021, "Knowledge Distillation via Softmax Regression Representation Learning": feature matching, plus
+    matching the logits that the teacher's classifier gives for both features. Both are squared differences, averaged
+    over the batch and the dimensions or classes, as in the authors' code. The classifier's bias cancels, and the second
+    part is computed as W (s - t), which is accurate near equality. Gradients flow to all three.
     """
     gap = student - teacher
     return alpha * gap.square().mean() + beta * (gap @ classifier.mT).square().mean()
@@ -44,7 +37,7 @@ def srrl(
 class SRRL(LastStageLoss[config.SRRL]):
     """`srrl` of the last features averaged over positions, the student's after a learned connector.
 
-    The connector is a 1x1 convolution, batch norm and ReLU, before averaging. The teacher's classifier is a constant.
+    The connector is a 1x1 convolution, batch norm and ReLU, before averaging. The teacher's classifier is frozen.
     """
 
     def __init__(self, options: config.SRRL, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:

@@ -1,4 +1,4 @@
-"""Variational information distillation: how likely the teacher's features are, given the student's."""
+"""Variational information distillation: VID (Ahn et al. 2019)."""
 
 from __future__ import annotations
 
@@ -28,16 +28,10 @@ def vid(
     r"""Return the mean over all elements of $\frac12 ((\mu - t)^2 / \sigma_c^2 + \log \sigma_c^2)$.
 
     Ahn et al. 2019, "Variational Information Distillation for Knowledge Transfer": the negative log-likelihood of the
-    teacher's features under a Gaussian whose mean $\mu$ a regressor finds from the student's, and whose variance
-    $\sigma_c^2 = \mathrm{softplus}(\rho_c) + \epsilon$ is trained, one a channel; the constant $\frac12 \log 2\pi$ is
-    left out, as in RepDistiller, so the value may be negative. Maps of different size are average-pooled to the
-    smaller height and the smaller width first. Gradients flow to both and to $\rho$.
-
-    Args:
-        student: the mean, of the teacher's channels.
-        teacher: feature maps.
-        raw_variance: rho, of any magnitude.
-        eps: the least variance, > 0.
+    teacher's features under a Gaussian with mean $\mu$ (`student`, regressed from its features) and a trained variance
+    per channel, $\sigma_c^2 = \mathrm{softplus}(\rho_c) + \epsilon$, $\rho$ = `raw_variance`. The constant
+    $\frac12 \log 2\pi$ is omitted, as in RepDistiller, so the value may be negative. Maps of different size are first
+    average-pooled to the smaller height and width. Gradients flow to both and to $\rho$.
     """
     assert eps > 0, eps
     student, teacher = match_size(student, teacher)
@@ -47,23 +41,23 @@ def vid(
 
 
 def vid_raw_variance(variance: float, channels: int, *, eps: float = 1e-5) -> Float[Tensor, " c"]:
-    """Return the rho of `vid` that gives this variance > eps in every channel."""
+    """Return the rho of `vid` for which every channel has this variance (> eps)."""
     assert variance > eps, f"variance {variance}, eps {eps}"
     excess = variance - eps
     return torch.full((channels,), excess + math.log(-math.expm1(-excess)))
 
 
 class VID(StageLoss[config.VID]):
-    """Sum over stage pairs of `vid`, its mean found from the student's map by a learned regressor.
+    """Sum over stage pairs of `vid`, with the mean regressed from the student's map.
 
-    The regressor is three 1x1 convolutions without bias, of the teacher's channels, with a ReLU between them; it reads
-    the student's map after the larger of the two maps was average-pooled to the smaller one's size. The variances are
-    trained with it. Square tokens count as a map, a vector as a map of one position.
+    The regressor is three 1x1 convolutions with the teacher's channels, without bias, with ReLUs in between, after the
+    larger of the two maps is average-pooled to the smaller size. The variances are trained with it. Square tokens count
+    as a map, a vector as a 1x1 map.
     """
 
     def __init__(self, options: config.VID, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         if options.variance <= options.eps:
-            raise UserError(f"vid starts from a variance above eps={options.eps}, not {options.variance}")
+            raise UserError(f"vid needs an initial variance above eps={options.eps}, not {options.variance}")
         super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         self.regressors, self.raw_variances = nn.ModuleList(), nn.ParameterList()
         for pair in self.pairs:

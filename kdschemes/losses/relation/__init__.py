@@ -1,1 +1,1 @@
-"""Losses between relations: of the samples of a batch to each other, of a network's stages to each other."""
+"""Losses between relations: among the samples of a batch, and among a network's stages."""

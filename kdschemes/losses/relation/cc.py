@@ -1,4 +1,4 @@
-"""Correlation congruence: the paper's kernel, and the product of neighbors that public tables used."""
+"""Correlation congruence: CC (Peng et al. 2019), with the paper's kernel or the neighbor product of public tables."""
 
 from __future__ import annotations
 
@@ -20,13 +20,9 @@ from kdschemes.losses.stages import Embedding, StageLoss
 def neighbor_congruence(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     r"""Return the mean over n = 1 .. N-1 of $\sum_d \delta_{nd} \delta_{n+1,d}$, $\delta = |x^s - x^t|$.
 
-    RepDistiller's form of Peng et al. 2019, "Correlation Congruence for Knowledge Distillation": not the paper's, and
-    it depends on the order of the batch, but the public tables have it. A batch of 1 has no neighbors: 0, and a
-    gradient of 0. Gradients flow to both. The value depends on pairs of samples: give it the whole batch.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings of the same dimension.
+    RepDistiller's version of Peng et al. 2019, "Correlation Congruence for Knowledge Distillation", used in public
+    tables; it differs from the paper and depends on the order of the batch. A batch of 1 gives 0 with zero gradient.
+    Gradients flow to both. Depends on pairs of samples: pass the whole batch.
     """
     if len(student) == 1:
         return 0.0 * (student.sum() + teacher.sum())
@@ -41,15 +37,9 @@ def kernel_congruence(
     r"""Return the mean over all N^2 pairs of $(K^s_{ij} - K^t_{ij})^2$.
 
     Peng et al. 2019, "Correlation Congruence for Knowledge Distillation":
-    $K_{ij} = e^{-2\gamma} \sum_{p=0}^{P} \frac{(2\gamma)^p}{p!} (e_i \cdot e_j)^p$ is the series of the Gaussian kernel
-    of the embeddings $e = x / \|x\|$ up to order P. An embedding of zeros stays 0 and has no gradient. A batch of 1
-    gives 0 and a gradient of 0. Gradients flow to both. The value depends on pairs of samples: give it the whole batch.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings; the dimension may differ.
-        gamma: of the kernel, positive.
-        order: P, at least 1.
+    $K_{ij} = e^{-2\gamma} \sum_{p=0}^{P} \frac{(2\gamma)^p}{p!} (e_i \cdot e_j)^p$ is the Taylor series of the Gaussian
+    kernel of the embeddings $e = x / \|x\|$ up to P = `order`. A zero embedding stays 0 and has no gradient. A batch of
+    1 gives 0 with zero gradient. Gradients flow to both. Depends on pairs of samples: pass the whole batch.
     """
     assert gamma > 0, gamma
     assert order > 0, order
@@ -59,7 +49,7 @@ def kernel_congruence(
 
 
 def _series(x: Tensor, gamma: float, order: int) -> Tensor:
-    """Return the kernel without its constant term, which cancels in a difference."""
+    """Return the kernel without its constant term, which cancels in the difference."""
     unit = unit_rows(x)
     cosine = unit @ unit.mT
     kernel = torch.zeros_like(cosine)
@@ -69,10 +59,10 @@ def _series(x: Tensor, gamma: float, order: int) -> Tensor:
 
 
 class CC(StageLoss[config.CC]):
-    """Sum over stage pairs of `neighbor_congruence` or `kernel_congruence`, as `options.variant` says.
+    """Sum over stage pairs of `neighbor_congruence` or `kernel_congruence`, depending on `options.variant`.
 
-    The features are averaged over positions. Neighbors are compared after a linear layer on each side, trained with
-    the student (which is why the teacher's is, too); the kernel compares samples within a network and has none.
+    Features are averaged over positions. Neighbors are compared after a linear layer on each side, both trained with
+    the student; the kernel compares samples within a network and needs no layer.
     """
 
     needs_global_batch = True

@@ -1,4 +1,4 @@
-"""Contrastive representation distillation: one's own memory among many others' by noise-contrastive estimation."""
+"""Contrastive representation distillation: CRD (Tian et al. 2020)."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def memory_similarities(
 ) -> Float[Tensor, "n drawn"]:
     r"""Return $e_n \cdot m_{samples[n, k]} / \tau$.
 
-    Products with the whole memory are cheaper than a copy of the drawn rows, `[n, drawn, d]`; they are made for a few
-    embeddings at a time.
+    Products with the whole memory bank are cheaper than a copy of the drawn rows, `[n, drawn, d]`; they are computed
+    for a few embeddings at a time.
 
     Args:
-        embeddings: of unit length.
-        memory: one row a position; must not change before the backward pass.
-        samples: positions in the memory.
+        embeddings: L2-normalized.
+        memory: one row per position; must not change before the backward pass.
+        samples: positions in the memory bank.
         temperature: tau > 0.
     """
     assert temperature > 0, temperature
@@ -53,11 +53,11 @@ def memory_similarities(
 
 @full_precision
 def log_normalizer(similarities: Float[Tensor, "n drawn"], *, population: int) -> Float[Tensor, ""]:
-    r"""Return $\log Z$, $Z = M \cdot mean_{nk} e^{s_{nk}}$: an estimate from one batch of the sum over M samples.
+    r"""Return $\log Z$, $Z = M \cdot mean_{nk} e^{s_{nk}}$: the sum over M samples, estimated from one batch.
 
     Args:
-        similarities: of every sample to its own memory and the drawn ones.
-        population: M, how many samples are drawn from.
+        similarities: of every sample to its own entry in the memory bank and the drawn ones.
+        population: M, the number of samples to draw from.
     """
     return similarities.flatten().logsumexp(dim=0) + math.log(population / similarities.numel())
 
@@ -68,19 +68,19 @@ def noise_contrastive(
 ) -> Float[Tensor, ""]:
     r"""Return $-\frac1N \sum_n [\log \frac{p_{n0}}{p_{n0} + c} + \sum_{k=1}^{K} \log \frac{K/M}{p_{nk} + c}]$.
 
-    Tian, Krishnan, Isola 2020, "Contrastive Representation Distillation": $p = e^{s} / Z$, $c = K/M + \epsilon$, where
-    column 0 holds the pair that belongs together and K others follow, in RepDistiller's convention. Both logarithms
-    are taken of s itself, so that no similarity is too large. Mean over the batch. The gradient flows to the
-    similarities, and to $\log Z$ unless the caller gives a constant (the reference does).
+    Tian, Krishnan, Isola 2020, "Contrastive Representation Distillation": $p = e^{s} / Z$, $c = K/M + \epsilon$, with
+    the positive pair in column 0, followed by K negatives (RepDistiller's convention). Computed in log space, so no
+    similarity overflows. Mean over the batch. Gradients flow to the similarities, and to $\log Z$ unless the caller
+    detaches it (as the reference does).
 
     Args:
         similarities: s.
         normalizer: $\log Z$.
-        population: M, how many samples are drawn from.
+        population: M, the number of samples to draw from.
         eps: epsilon.
     """
     share = (similarities.shape[1] - 1) / population
-    assert share > 0, "nothing to tell the positive from"
+    assert share > 0, "there are no negatives"
     log_share, log_c = math.log(share), math.log(share + eps)
     odds = similarities - normalizer - log_c
     positive = functional.logsigmoid(odds[:, 0])
@@ -95,8 +95,8 @@ def refreshed_memory(
     r"""Return $m' / \|m'\|$ with $m' = \mu m + (1 - \mu) e$, or 0 where m' is 0.
 
     Args:
-        rows: the memory of the batch's samples, m.
-        embeddings: their embeddings of unit length, e.
+        rows: the batch's entries in the memory bank, m.
+        embeddings: their L2-normalized embeddings, e.
         momentum: mu, from 0 to 1.
     """
     return unit_rows(momentum * rows + (1.0 - momentum) * embeddings)
@@ -112,18 +112,18 @@ def draw_others(
     first: Int[Tensor, " n"],
     left_out: Int[Tensor, " n"],
 ) -> Int[Tensor, "n {count}"]:
-    """Return `count` entries of `pool` for each sample, with replacement, all that may be drawn with equal chance.
+    """Return `count` entries of `pool` for each sample, drawn uniformly with replacement from the allowed ones.
 
-    A pure function of (seed, draw, index): whatever the other samples are, on every device and in every process.
+    A pure function of (seed, draw, index), independent of the other samples, the device and the process.
 
     Args:
-        seed: of the whole training.
+        seed: seed of the whole training.
         draw: number of the draw.
-        index: the samples that others are drawn for.
-        count: how many for each.
-        pool: what is drawn from.
-        first: where in the pool the entries begin that a sample must not draw.
-        left_out: how many these are, fewer than the whole pool.
+        index: the samples to draw for.
+        count: number of entries per sample.
+        pool: the entries to draw from.
+        first: for each sample, the position in the pool where its excluded entries begin.
+        left_out: number of excluded entries, fewer than the whole pool.
     """
     key = random_bits(0, random_bits(0, seed.reshape(1)) + draw)
     streams = random_bits(0, key + index)
@@ -137,12 +137,12 @@ def draw_others(
 class CRD(StageLoss[config.CRD]):
     """Sum over stage pairs of the student's and the teacher's `noise_contrastive`.
 
-    Both sides' features, averaged over positions, pass a linear layer each, trained with the student, and are brought
-    to length 1. Each is compared with the *other* side's memory of its own sample and of `options.negatives` others.
-    Embeddings and indices are gathered over all processes: each draws the same negatives and, in training mode,
-    refreshes the memories of the whole batch alike once the value is found. A sample must not be twice in a batch.
+    Both sides' features, averaged over positions, go through a linear layer each, trained with the student, and are
+    L2-normalized. Each is compared with the *other* side's memory bank, at its own sample and `options.negatives`
+    others. Embeddings and indices are gathered over all processes, which draw the same negatives and, in training mode,
+    update the whole batch's entries identically after the loss is computed. Samples in a batch must be distinct.
 
-    Memories, normalizers, the seed and the number of the draw are buffers: a checkpoint continues exactly.
+    Memory banks, normalizers, the seed and the number of the draw are buffers, so resuming is exact.
     """
 
     needs_global_batch = True
@@ -151,7 +151,7 @@ class CRD(StageLoss[config.CRD]):
     def __init__(self, options: config.CRD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         if data_spec.train_labels is None:
-            raise UserError("crd needs the labels of the training samples: build it with a task that has train_labels")
+            raise UserError("crd needs the labels of the training samples: build it with a DataSpec with train_labels")
         self.others = _Others(data_spec.train_labels.cpu(), exclude_class=options.exclude_class)
         self.contrasts = nn.ModuleList(
             _Contrast(
@@ -177,7 +177,7 @@ class CRD(StageLoss[config.CRD]):
 
 
 class _Contrast(nn.Module):
-    """The embeddings, memories and normalizers of one stage pair."""
+    """The embeddings, memory banks and normalizers of one stage pair."""
 
     student_memory: Tensor
     teacher_memory: Tensor
@@ -224,7 +224,7 @@ class _Contrast(nn.Module):
 
 
 class _Others(nn.Module):
-    """Draws other training samples for each of a batch: with replacement, the same in every process."""
+    """Draws other training samples for each sample of a batch, with replacement, the same in every process."""
 
     seed: Tensor
     draw: Tensor
@@ -236,10 +236,10 @@ class _Others(nn.Module):
         super().__init__()
         trained = (labels >= 0).nonzero().squeeze(1)
         if len(trained) == 0:
-            raise UserError("crd remembers training samples, but there are none")
+            raise UserError("crd keeps a memory bank of training samples, but there are none")
         of_class = labels[trained].bincount()
         if exclude_class and int(of_class.max()) == len(trained):
-            raise UserError("crd draws negatives of other classes, but all samples are of one: set exclude_class=false")
+            raise UserError("crd draws negatives from other classes, but there is only one: set exclude_class=false")
         ends = of_class.cumsum(0)
         block = labels.clamp(min=0)
         first = (ends - of_class)[block]

@@ -1,4 +1,4 @@
-"""The flow between two stages of a network."""
+"""Flow of solution procedure: FSP (Yim et al. 2017)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ Distance = Literal["squared", "column_norms"]
 def fsp_matrix(
     a: Float[Tensor, "n ca ha wa"], b: Float[Tensor, "n cb hb wb"], *, pooling: Pooling = "average"
 ) -> Float[Tensor, "n ca cb"]:
-    r"""Return the flow between two stages: $G_{ij} = \frac1{HW} \sum_{hw} a_{ihw} b_{jhw}$.
+    r"""Return the FSP matrix of two stages: $G_{ij} = \frac1{HW} \sum_{hw} a_{ihw} b_{jhw}$.
 
-    Yim et al. 2017, "A Gift from Knowledge Distillation". Where sizes differ, the larger map is pooled to the smaller
-    height and width: by `average` (RepDistiller) or `max` (torchdistill).
+    Yim et al. 2017, "A Gift from Knowledge Distillation". If sizes differ, the larger map is pooled to the smaller
+    height and width, by `average` (RepDistiller) or `max` (torchdistill).
     """
     a, b = match_size(a, b) if pooling == "average" else _match_size_by_max(a, b)
     return a.flatten(2) @ b.flatten(2).mT / (a.shape[2] * a.shape[3])
@@ -42,18 +42,12 @@ def fsp(
     pooling: Pooling = "average",
     distance: Distance = "squared",
 ) -> Float[Tensor, ""]:
-    r"""Return the distance between the student's and the teacher's flow, G as in `fsp_matrix`.
+    r"""Return the distance between the student's and the teacher's FSP matrices, G as in `fsp_matrix`.
 
     Yim et al. 2017, "A Gift from Knowledge Distillation". `squared` is the mean over samples and matrix entries of
-    $(G^s - G^t)^2$ (RepDistiller's; the paper sums over the entries), `column_norms` the mean over samples of
-    $\sum_j \|G^s_{\cdot j} - G^t_{\cdot j}\|$ (torchdistill's), a column without a gap having no gradient. Gradients
-    flow to both.
-
-    Args:
-        student: the maps of two stages.
-        teacher: the maps of two stages with as many channels; sizes may differ from the student's.
-        pooling: how the larger map of a network's two is brought to the size of the smaller.
-        distance: between the two matrices.
+    $(G^s - G^t)^2$ (RepDistiller; the paper sums over the entries), `column_norms` the mean over samples of
+    $\sum_j \|G^s_{\cdot j} - G^t_{\cdot j}\|$ (torchdistill); equal columns have zero gradient. Gradients flow to both.
+    `student` and `teacher` are the maps of two stages each, with the same channels; sizes may differ.
     """
     ours, theirs = fsp_matrix(*student, pooling=pooling), fsp_matrix(*teacher, pooling=pooling)
     return hint(ours, theirs) if distance == "squared" else _column_norms(ours, theirs)
@@ -61,7 +55,7 @@ def fsp(
 
 @full_precision
 def _column_norms(ours: Float[Tensor, "n ca cb"], theirs: Float[Tensor, "n ca cb"]) -> Float[Tensor, ""]:
-    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} against {tuple(theirs.shape)}"
+    assert ours.shape == theirs.shape, f"{tuple(ours.shape)} vs. {tuple(theirs.shape)}"
     norms: Tensor = torch.linalg.vector_norm(ours - theirs, dim=1)
     return norms.sum(dim=1).mean()
 
@@ -75,7 +69,7 @@ def _match_size_by_max(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 class FSP(StageLoss[config.FSP]):
     """Sum over consecutive stage pairs of `fsp`. Square tokens count as a map.
 
-    Stages of the student with another number of channels than the teacher's pass a learned 1x1 convolution first.
+    If channels differ from the teacher's, the student's stages first go through a learned 1x1 convolution.
     """
 
     def __init__(self, options: config.FSP, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:

@@ -1,4 +1,4 @@
-"""Instance relationship graphs: a graph of the batch at each stage, and how it changes between stages."""
+"""Instance relationship graphs: IRG (Liu et al. 2019)."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from kdschemes.losses.stages import StageLoss, check_two_pairs, map_shape, match
 
 @full_precision
 def irg_edges(features: Float[Tensor, " n *shape"]) -> Float[Tensor, "n n"]:
-    r"""Return $E_{ij} = \|f_i - f_j\|^2 / \max_{kl} \|f_k - f_l\|^2$ of flattened features; 0 where all are equal.
+    r"""Return $E_{ij} = \|f_i - f_j\|^2 / \max_{kl} \|f_k - f_l\|^2$ of flattened features; 0 if all are equal.
 
-    Liu et al. 2019, "Knowledge Distillation via Instance Relationship Graph", with the division by the largest
-    distance of Knowledge-Distillation-Zoo. Gradients flow through the largest too. E depends neither on an offset nor
-    on the scale of the features: their mean over the batch is taken off and the largest magnitude divided out first,
-    after which products lose no digits that matter beside the largest distance. Give it the whole batch.
+    Liu et al. 2019, "Knowledge Distillation via Instance Relationship Graph", divided by the largest distance as in
+    Knowledge-Distillation-Zoo. Gradients also flow through the largest. E is invariant to offset and scale: the batch
+    mean is subtracted and the largest magnitude divided out first, so the products are accurate relative to the largest
+    distance. Pass the whole batch.
     """
     x = features.flatten(1)
     x = x - x.detach().mean(dim=0)
@@ -37,15 +37,11 @@ def irg_edges(features: Float[Tensor, " n *shape"]) -> Float[Tensor, "n n"]:
 
 @full_precision
 def irg_transformation(a: Float[Tensor, "n ca ha wa"], b: Float[Tensor, "n cb hb wb"]) -> Float[Tensor, " n"]:
-    r"""Return $t_n = \|a_n - b_n\|^2 / \max_m \|a_m - b_m\|^2$ between two stages of a network; 0 where all are 0.
+    r"""Return $t_n = \|a_n - b_n\|^2 / \max_m \|a_m - b_m\|^2$ between two stages of a network; 0 if all are 0.
 
     Liu et al. 2019, "Knowledge Distillation via Instance Relationship Graph". The larger map is average-pooled to the
-    smaller height and width; of the one with more channels, groups of neighboring channels are averaged. Gradients
-    flow through the largest too. Give it the whole batch.
-
-    Args:
-        a: the maps of the earlier stage.
-        b: the maps of the later one.
+    smaller height and width; groups of neighboring channels are averaged in the map with more channels. Gradients also
+    flow through the largest. Pass the whole batch.
     """
     a, b = match_size(a, b)
     channels = min(a.shape[1], b.shape[1])
@@ -69,18 +65,18 @@ def _relative_to_largest(distances: Tensor) -> Tensor:
 
 
 class IRG(StageLoss[config.IRG]):
-    """The weighted sum of three parts, each a mean of squared differences; all tensors gathered over all processes.
+    """The weighted sum of three mean squared differences, on tensors gathered from all processes.
 
-    `vertices` compares the logits; `edges` is the mean over the stage pairs' features, and the last pair's averaged
-    over positions, of the difference in `irg_edges`; `transformations` the mean over consecutive stage pairs
-    of the difference in `irg_transformation`. Square tokens count as a map.
+    `vertices` compares the logits; `edges` compares `irg_edges`, averaged over the stage pairs' features and the last
+    pair's features averaged over positions; `transformations` compares `irg_transformation`, averaged over consecutive
+    stage pairs. Square tokens count as a map.
     """
 
     needs_global_batch = True
 
     def __init__(self, options: config.IRG, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         if options.vertices == options.edges == options.transformations == 0:
-            raise UserError("irg with vertices=0, edges=0 and transformations=0 compares nothing: weigh one of them")
+            raise UserError("irg with vertices=0, edges=0 and transformations=0 compares nothing: set one of them > 0")
         super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         if options.transformations:
             advice = "list two pairs in losses.relation.stages or set losses.relation.transformations=0"

@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: how likely a sample is to have each other one as its neighbor."""
+"""Probabilistic knowledge transfer: PKT (Passalis and Tefas 2018)."""
 
 from __future__ import annotations
 
@@ -20,19 +20,14 @@ def probabilistic_transfer(
 ) -> Float[Tensor, ""]:
     r"""Return the mean over all N^2 pairs of $P^t_{ij} \log \frac{P^t_{ij} + \epsilon}{P^s_{ij} + \epsilon}$.
 
-    Passalis & Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer". P are the rows of
-    $K = (e e^\top + 1) / 2$ divided by their sum, diagonal included; $e = x / (\|x\| + \epsilon)$. The mean over N^2
-    (a divergence a row, divided by N twice) and $\epsilon$ are the authors' code's. An embedding of zeros is alike
-    to all others by 1/2 and has no gradient. A batch of 1 gives 0 and a gradient of 0. Gradients flow to both. The
-    value depends on pairs of samples: give it the whole batch.
+    Passalis & Tefas 2018, "Learning Deep Representations with Probabilistic Knowledge Transfer". The rows of P are the
+    rows of $K = (e e^\top + 1) / 2$ divided by their sum, including the diagonal; $e = x / (\|x\| + \epsilon)$. The
+    mean over N^2 (one divergence per row, divided by N twice) and $\epsilon$ follow the authors' code. A zero embedding
+    has similarity 1/2 to all others and no gradient. A batch of 1 gives 0 with zero gradient. Gradients flow to both.
+    Depends on pairs of samples: pass the whole batch.
 
-    Rows of P sum to 1, so $P^s - P^t$ is added to every term: it changes nothing, but terms are then of second order
-    in the gap and lose no digits where student and teacher are close.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings; the dimension may differ.
-        eps: added to lengths and inside the logarithm, positive.
+    $P^s - P^t$ is added to every term. Its rows sum to 0, so the value is unchanged, but the terms are then of second
+    order in the difference and accurate if student and teacher are close.
     """
     assert eps > 0, eps
     if len(student) == 1:

@@ -1,4 +1,4 @@
-"""Relational knowledge distillation: distances and angles between the samples of a batch."""
+"""Relational knowledge distillation: RKD (Park et al. 2019)."""
 
 from __future__ import annotations
 
@@ -25,15 +25,10 @@ _CHUNK_ELEMENTS = 2**20
 def rkd_distance(student: Float[Tensor, "n ds"], teacher: Float[Tensor, "n dt"]) -> Float[Tensor, ""]:
     r"""Return the mean over all N^2 ordered pairs of $\ell(D^s_{ij}, D^t_{ij})$, $D_{ij} = \|x_i - x_j\| / \mu$.
 
-    Park et al. 2019, "Relational Knowledge Distillation". $\mu$ is the mean distance over pairs $i \ne j$, the
-    diagonal counts as 0, distances below 1e-6 as 1e-6 (without gradient), and $\ell$ is the smooth L1 loss with
-    beta 1: the authors' convention. Distances are taken from differences, so an offset common to all embeddings
-    costs no precision. A batch of 1 gives 0 and a gradient of 0. Gradients flow to both. The value depends on pairs
-    of samples: give it the whole batch.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings; the dimension may differ.
+    Park et al. 2019, "Relational Knowledge Distillation". As in the authors' code, $\mu$ is the mean distance over
+    pairs $i \ne j$, the diagonal is 0, distances are clamped to at least 1e-6 (without gradient), and $\ell$ is the
+    smooth L1 loss with beta 1. Distances are computed from differences, so a common offset does not cost precision. A
+    batch of 1 gives 0 with zero gradient. Gradients flow to both. Depends on pairs of samples: pass the whole batch.
     """
     if len(student) == 1:
         return 0.0 * (student.sum() + teacher.sum())
@@ -52,14 +47,10 @@ def rkd_angle(student: Float[Tensor, "n ds"], teacher: Float[Tensor, "n dt"]) ->
     r"""Return the mean over all N^3 triplets of $\ell(\cos^s_{ijk}, \cos^t_{ijk})$, the cosines of the angles at j.
 
     Park et al. 2019, "Relational Knowledge Distillation". $\cos_{ijk} = e_{ij} \cdot e_{kj}$ with
-    $e_{ij} = (x_i - x_j) / \|x_i - x_j\|$, 0 (without gradient) where $x_i = x_j$; $\ell$ is the smooth L1 loss with
-    beta 1, and triplets with equal members count: the authors' convention. Gradients flow to both, once: the
-    gradient is not differentiable again. It is found along with the value, a few anchors j at a time, so memory
-    stays near that of the embeddings. The value depends on triplets of samples: give it the whole batch.
-
-    Args:
-        student: embeddings.
-        teacher: embeddings; the dimension may differ.
+    $e_{ij} = (x_i - x_j) / \|x_i - x_j\|$, 0 (without gradient) where $x_i = x_j$. As in the authors' code, $\ell$ is
+    the smooth L1 loss with beta 1, and triplets with repeated samples are included. Gradients flow to both; there are
+    no second derivatives. The gradient is computed along with the value, for a few anchors j at a time, so memory use
+    stays close to that of the embeddings. Depends on triplets of samples: pass the whole batch.
     """
     value = _Angle.apply(student, teacher)
     assert isinstance(value, Tensor)
@@ -95,7 +86,7 @@ def _inputs(ctx: Any, *tensors: Tensor) -> list[tuple[Tensor, bool]]:
 
 
 def _unit_differences(x: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `x_i - x_j` over its length, `[anchors j, i, d]`, and that length (1 where it is 0), `[j, i, 1]`."""
+    """Return normalized `x_i - x_j`, `[anchors j, i, d]`, and its norm (1 where it is 0), `[j, i, 1]`."""
     differences = x[None] - x[anchors, None]
     lengths = differences.norm(dim=2, keepdim=True)
     lengths = torch.where(lengths > 0, lengths, 1.0)
@@ -114,8 +105,8 @@ def _add_gradient(gradient: Tensor, anchors: Tensor, slope: Tensor, unit: Tensor
 class RKD(StageLoss[config.RKD]):
     """Sum over stage pairs of the weighted `rkd_distance` and `rkd_angle`.
 
-    Embeddings are the stages' features averaged over positions (brought to length 1 if `options.normalize`), gathered
-    over all processes.
+    Embeddings are the stages' features averaged over positions (L2-normalized if `options.normalize`), gathered from
+    all processes.
     """
 
     needs_global_batch = True

@@ -1,4 +1,4 @@
-"""Similarity-preserving distillation: which samples of a batch a network holds to be alike."""
+"""Similarity-preserving distillation: SP (Tung and Mori 2019)."""
 
 from __future__ import annotations
 
@@ -21,19 +21,14 @@ _ORDERS = {"l2": 2, "l1": 1}
 def similarity_preserving(
     student: Float[Tensor, " n *s"], teacher: Float[Tensor, " n *t"], *, row_norm: Literal["l2", "l1"] = "l2"
 ) -> Float[Tensor, ""]:
-    r"""Return $\frac{1}{N^2} \|G^s - G^t\|_F^2$, G the rows of $F F^\top$ divided by their length.
+    r"""Return $\frac{1}{N^2} \|G^s - G^t\|_F^2$, with G the rows of $F F^\top$ divided by their norm.
 
-    Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation". F holds one sample's features, flattened, a row.
-    A row of G has length 1, or is 0 where all its sample's features are 0 (such a row has no gradient; that sample's
-    entries in the other rows do). G does not depend on the scale of F, nor row i on the scale of sample i, so both are
-    divided by their largest magnitude first and no scale overflows or underflows; the references' lower bound of
-    1e-12 on lengths is left out. A batch of 1 gives 0. Gradients flow to both. The value depends on pairs of samples:
-    give it the whole batch.
-
-    Args:
-        student: features, batch first, of any shape.
-        teacher: features, batch first; the shape may differ.
-        row_norm: what the length of a row is: `l2`, the paper's, or `l1`, torchdistill's.
+    Tung & Mori 2019, "Similarity-Preserving Knowledge Distillation". F has one row per sample, its flattened features.
+    `row_norm` is l2 in the paper, l1 in torchdistill. A row of G is 0 if all its sample's features are 0 (such a row
+    has no gradient; that sample's entries in the other rows do). G is invariant to the scale of F, and row i to the
+    scale of sample i, so both are first divided by their largest magnitude: no scale overflows or underflows. The
+    references' lower bound of 1e-12 on norms is omitted. A batch of 1 gives 0. Gradients flow to both. Depends on pairs
+    of samples: pass the whole batch.
     """
     if len(student) == 1:
         return 0.0 * (student.sum() + teacher.sum())
@@ -50,7 +45,7 @@ def _similarities(features: Tensor, order: int) -> Tensor:
 
 
 class SP(StageLoss[config.SP]):
-    """Sum over stage pairs of `similarity_preserving` of the whole features, gathered over all processes."""
+    """Sum over stage pairs of `similarity_preserving` of the whole features, gathered from all processes."""
 
     needs_global_batch = True
 

@@ -1,1 +1,1 @@
-"""Losses between logits, and of logits and labels."""
+"""Losses between logits, and between logits and labels."""

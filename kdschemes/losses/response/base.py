@@ -1,4 +1,4 @@
-"""What the losses between logits share."""
+"""Base classes of the losses between logits."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from kdschemes.losses.response.standardize import standardize
 
 
 class ResponseLoss(Loss[Options]):
-    """A loss of two logits, standardized first if `options.standardize` says so."""
+    """A loss between logits, which are first standardized if `options.standardize`."""
 
     def __init__(self, options: Options, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)
         if data_spec.num_classes < 2:
             raise UserError(
-                f"{options.name} needs at least 2 classes, the task has {data_spec.num_classes}: "  # type: ignore[attr-defined]
+                f"{options.name} needs at least 2 classes, the data has {data_spec.num_classes}: "  # type: ignore[attr-defined]
                 "choose a feature or relation loss"
             )
         self.standardize: bool = getattr(options, "standardize", False)
         if self.standardize and data_spec.num_classes == 2:
             warnings.warn(
-                "standardized logits of 2 classes are always the same but for their sign: this loss teaches nothing",
+                "standardized logits of 2 classes differ only in sign: this loss teaches nothing",
                 stacklevel=2,
             )
 
@@ -37,18 +37,18 @@ class ResponseLoss(Loss[Options]):
         return []
 
     def logits(self, student: Output, teacher: Output) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n classes"]]:
-        """Return the student's and the teacher's logits as the loss compares them."""
+        """Return the student's and the teacher's logits, standardized if `options.standardize`."""
         z, v = student.logits, teacher.logits
         return (standardize(z), standardize(v)) if self.standardize else (z, v)
 
 
 class LogitLoss(ResponseLoss[Any]):
-    """A pure function of both logits; fields of the options are its keyword arguments of the same names.
+    """A pure function of both logits, with option fields passed as keyword arguments of the same names.
 
     Args:
-        function: of the student's and the teacher's logits.
+        function: function of the student's and the teacher's logits.
         labels: whether the labels are its third argument.
-        gather: whether it compares samples, so that it is given those of all processes.
+        gather: whether it compares samples and therefore needs those of all processes.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Curriculum temperature: a temperature that is trained against the student, harder by the epoch."""
+"""Curriculum temperature: CTKD (Li et al. 2023)."""
 
 from __future__ import annotations
 
@@ -24,14 +24,9 @@ def ctkd(
 ) -> Float[Tensor, ""]:
     r"""Return Hinton's loss with a learned temperature: $T^2 \frac1N \sum_n KL(p_T(v_n) \| p_T(z_n))$.
 
-    Li et al. 2023, "Curriculum Temperature for Knowledge Distillation". The value is that of `kd`; the temperature
-    receives its gradient too, from $T^2$ and from both softmaxes (`learned_temperature` reverses it). Mean over the
-    batch; gradients flow to both sides.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0.
+    Li et al. 2023, "Curriculum Temperature for Knowledge Distillation". The same value as `kd`, but the temperature
+    also receives gradients, from $T^2$ and both softmaxes (`learned_temperature` reverses them). Mean over the batch;
+    gradients flow to both sides.
     """
     log_p, log_q = (functional.log_softmax(x / temperature, dim=1) for x in (teacher, student))
     return temperature.square() * divergence_by_gap((student - teacher) / temperature, log_p, log_q).mean()
@@ -40,28 +35,22 @@ def ctkd(
 def learned_temperature(
     parameter: Float[Tensor, ""], *, start: float, span: float, strength: float
 ) -> Float[Tensor, ""]:
-    r"""Return $T = start + span \cdot sigmoid(\theta)$, whose gradient reaches $\theta$ times $-strength$.
+    r"""Return $T = start + span \cdot sigmoid(\theta)$; the gradient to $\theta$ is multiplied by $-strength$.
 
-    Li et al. 2023: the optimizer that lowers the loss for the student raises it for the temperature.
-
-    Args:
-        parameter: theta.
-        start: the lowest temperature, > 0.
-        span: how far above it the temperature can rise.
-        strength: lambda, from 0 to 1.
+    Li et al. 2023: the optimizer minimizes the loss over the student and maximizes it over the temperature.
     """
     assert start > 0, start
     return start + span * torch.sigmoid(reverse_gradient(parameter, strength=strength))
 
 
 def curriculum_strength(epoch: float, *, epochs: float) -> float:
-    r"""Return $\lambda = \frac12 (1 - \cos(\pi \min(e / E, 1)))$ with e the number of the epoch, counted from 1.
+    r"""Return $\lambda = \frac12 (1 - \cos(\pi \min(e / E, 1)))$, with e the epoch number, counted from 1.
 
-    Li et al. 2023: 0 would be no adversary, 1 the full one, reached in epoch E and kept. It is constant within an
-    epoch and above 0 from the first one on, as in the authors' code.
+    Li et al. 2023: the strength of the adversary, from 0 to 1, which it reaches in epoch E. As in the authors' code, it
+    is constant within an epoch and positive from the first epoch on.
 
     Args:
-        epoch: epochs done, with the fraction of the current one.
+        epoch: epochs completed, including the fraction of the current one.
         epochs: E.
     """
     number = math.floor(epoch) + 1
@@ -90,7 +79,7 @@ class _Reverse(torch.autograd.Function):
 
 
 class CTKD(ResponseLoss[config.CTKD]):
-    """`ctkd` of the logits at a temperature that is a parameter, trained by reversed gradients."""
+    """`ctkd` of the logits with a temperature parameter that is trained by reversed gradients."""
 
     def __init__(self, options: config.CTKD, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:
         super().__init__(options, student=student, teacher=teacher, data_spec=data_spec)

@@ -1,4 +1,4 @@
-"""Relations between classes and between samples that the student's output keeps: Pearson's correlation."""
+"""Pearson correlation of predictions, across classes and across samples: DIST (Huang et al. 2022)."""
 
 from __future__ import annotations
 
@@ -28,25 +28,15 @@ def dist(
 ) -> Float[Tensor, ""]:
     r"""Return $T^2 (\beta (1 - mean_n \rho(P^s_n, P^t_n)) + \gamma (1 - mean_c \rho(P^s_{\cdot c}, P^t_{\cdot c})))$.
 
-    Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher". P is the $N \times C$ matrix of softmaxes at
-    T and $\rho$ Pearson's correlation: of rows (inter-class), then of columns (intra-class). Columns run over samples:
-    give it the whole batch. Gradients flow to both.
+    Huang et al. 2022, "Knowledge Distillation from A Stronger Teacher". P is the $N \times C$ matrix of softmaxes at T
+    and $\rho$ the Pearson correlation: of rows (inter-class), then of columns (intra-class). Columns run over samples:
+    pass the whole batch. Gradients flow to both. `scale=False` omits $T^2$.
 
-    $\rho$ does not depend on the scale of what it compares. With `epsilon='none'` it is computed as such: rows and
-    columns are rescaled before anything can underflow, and $1 - \rho = \frac12 \|a - b\|^2$ of unit vectors is never
-    negative. A row or column that is constant (every column of a batch of 1) correlates with nothing: $\rho = 0$, with
-    no gradient, which is also the value of the references. These divide by $|a| |b| + 10^{-8}$ ('added', the authors)
-    or by each norm, at least $10^{-8}$ ('clamped', torchdistill): at a high temperature or with many classes that is
-    no longer small beside $|a| |b|$, so $\rho$ and its gradient tend to 0.
-
-    Args:
-        student: logits.
-        teacher: logits.
-        temperature: T > 0.
-        beta: weight of the correlation of rows.
-        gamma: weight of the correlation of columns.
-        scale: multiply by $T^2$.
-        epsilon: how a denominator is kept from 0.
+    $\rho$ is scale-invariant. With `epsilon='none'`, rows and columns are rescaled before anything can underflow, and
+    $1 - \rho = \frac12 \|a - b\|^2$ of unit vectors is never negative. A constant row or column (every column of a
+    batch of 1) has $\rho = 0$, as in the references, and no gradient. The references divide by $|a| |b| + 10^{-8}$
+    ('added', the authors) or clamp each norm to at least $10^{-8}$ ('clamped', torchdistill): at high temperatures or
+    with many classes, this is not small compared to $|a| |b|$, so $\rho$ and its gradient tend to 0.
     """
     assert temperature > 0, temperature
     ratios = _log_ratio_to_uniform(student / temperature), _log_ratio_to_uniform(teacher / temperature)
@@ -56,7 +46,7 @@ def dist(
 
 
 def _log_ratio_to_uniform(logits: Tensor) -> Tensor:
-    """Return log(C p), p the softmax of the logits, to full relative precision where p is nearly uniform."""
+    """Return log(C p), p the softmax of the logits, to full relative precision even if p is nearly uniform."""
     below = logits - logits.detach().amax(dim=1, keepdim=True)
     mean = torch.expm1(below).mean(dim=1, keepdim=True)
     return torch.where(
@@ -70,7 +60,7 @@ def _exact_distance(log_a: Tensor, log_b: Tensor, dim: int, _: Epsilon) -> Tenso
 
 
 def _unit_deviations(log_x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return x - mean(x) at unit length (0 where x is constant) and whether x varies; the scale of x cancels."""
+    """Return x - mean(x), L2-normalized (0 if x is constant), and whether x varies; the scale of x cancels."""
     deviations = _relative_deviations(log_x, dim)
     largest = deviations.detach().abs().amax(dim=dim, keepdim=True)
     varies = largest > 0
@@ -80,7 +70,7 @@ def _unit_deviations(log_x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
 
 
 def _relative_deviations(log_x: Tensor, dim: int) -> Tensor:
-    """Return x - mean(x) over the largest x, which is a constant to the gradient."""
+    """Return x - mean(x), divided by the largest x (detached)."""
     relative = torch.expm1(log_x - log_x.detach().amax(dim=dim, keepdim=True))
     return relative - relative.mean(dim=dim, keepdim=True)
 
@@ -96,7 +86,7 @@ def _guarded_distance(log_a: Tensor, log_b: Tensor, dim: int, epsilon: Epsilon) 
 
 
 def _deviations(log_ratio: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Return p - mean(p), p given as log(C p), and whether p varies."""
+    """Return p - mean(p), given log(C p), and whether p varies."""
     relative = _relative_deviations(log_ratio, dim)
     largest = log_ratio.detach().amax(dim=dim, keepdim=True).exp() / log_ratio.shape[1]
     return relative * largest, relative.detach().any(dim=dim)

@@ -1,4 +1,4 @@
-"""The Kullback-Leibler divergence by sample, without loss of digits where the two outputs are close."""
+"""Per-sample Kullback-Leibler divergence that is accurate for close outputs."""
 
 from __future__ import annotations
 
@@ -19,12 +19,7 @@ def divergence(
 ) -> Float[Tensor, " n"]:
     r"""Return $KL(p_T(v_n) \| p_T(z_n))$ of every sample, $p_T(x) = softmax(x / T)$: natural logarithm, no $T^2$.
 
-    Gradients flow to both. Both tensors are of float32 at least, in one dtype.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0.
+    Gradients flow to both. Both tensors have the same dtype, at least float32.
     """
     assert temperature > 0, temperature
     log_p = functional.log_softmax(teacher / temperature, dim=1)
@@ -35,16 +30,16 @@ def divergence(
 def divergence_by_gap(
     gap: Float[Tensor, "n c"], log_p: Float[Tensor, "n c"], log_q: Float[Tensor, "n c"]
 ) -> Float[Tensor, " n"]:
-    r"""Return $\sum_c p_c (\log p_c - \log q_c)$ by sample, given also the gap of the logits behind p and q.
+    r"""Return $\sum_c p_c (\log p_c - \log q_c)$ per sample, given also the difference of the logits of p and q.
 
-    With d the gap, centered so that its mean under p is 0, the divergence is $\log(1 + E_p[e^d - 1 - d])$, a sum of
-    terms that are not negative: unlike a difference of logarithms it loses no digits where the two are close. Where
-    the gap is wide, the difference of logarithms is exact enough and does not overflow.
+    With d the gap, centered to mean 0 under p, the divergence is $\log(1 + E_p[e^d - 1 - d])$, a sum of nonnegative
+    terms without the cancellation of a difference of logarithms. For wide gaps, the difference of logarithms is
+    accurate enough and does not overflow.
 
     Args:
         gap: log q - log p, each row up to a constant.
         log_p: logarithm of the target distribution.
-        log_q: logarithm of the other one.
+        log_q: logarithm of the other distribution.
     """
     p = log_p.exp()
     d = gap - gap.mean(dim=1, keepdim=True)
@@ -56,7 +51,7 @@ def divergence_by_gap(
 
 
 def _exp_beyond_linear(x: Tensor) -> Tensor:
-    """Return e^x - 1 - x to full relative precision, by its power series near 0."""
+    """Return e^x - 1 - x to full relative precision, using its power series near 0."""
     series = torch.ones_like(x)
     for k in range(_SERIES_TERMS, 2, -1):
         series = 1.0 + x / k * series

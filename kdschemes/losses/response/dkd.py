@@ -28,18 +28,10 @@ def dkd(
     classes (0 for C = 2). `kd` is $T^2 \frac1N \sum_n (TCKD_n + (1 - p^t_y) NCKD_n)$. Mean over the batch; gradients
     flow to both.
 
-    $b$ is the softmax of $(z_y / T, \log \sum_{c \ne y} e^{z_c / T})$ and no probability is ever subtracted from 1 or
-    put into a logarithm, so value and gradients are finite and exact for outputs of any confidence. The second entry's
-    gap between the two networks is $E_{\hat p^t}[d] + NCKD$, d the gap of the logits: exact where the two are close.
-    The authors lower the label's logit by 1000 instead of leaving it out: the same to rounding.
-
-    Args:
-        student: logits z of at least 2 classes.
-        teacher: logits v.
-        labels: class indices y.
-        temperature: T > 0.
-        alpha: weight of the label's part.
-        beta: weight of the other classes' part.
+    $b$ is the softmax of $(z_y / T, \log \sum_{c \ne y} e^{z_c / T})$; no probability is subtracted from 1 or passed to
+    a logarithm, so value and gradients are finite and exact at any confidence. The difference of b's second logits is
+    $E_{\hat p^t}[d] + NCKD$, d the difference of the logits: exact for close networks. The authors lower the label's
+    logit by 1000 instead of leaving it out, which is the same up to rounding.
     """
     assert temperature > 0, temperature
     student_label, student_others = split_label(student / temperature, labels)
@@ -59,8 +51,8 @@ def dkd(
 def split_label(
     logits: Float[Tensor, "n c"], labels: Int[Tensor, " n"]
 ) -> tuple[Float[Tensor, " n"], Float[Tensor, "n c-1"]]:
-    """Return each sample's logit of its label, and those of the other classes in their order."""
-    assert logits.shape[1] > 1, "there are no classes beside the label's"
+    """Return each sample's logit for its label, and the logits of the other classes in order."""
+    assert logits.shape[1] > 1, "there are no classes other than the label"
     order = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = order + (order >= labels[:, None])
     return logits.gather(1, labels[:, None])[:, 0], logits.gather(1, others)

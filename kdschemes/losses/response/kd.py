@@ -22,17 +22,10 @@ def kd(
 ) -> Float[Tensor, ""]:
     r"""Return Hinton's distillation loss: $T^2 \frac1N \sum_n KL(p_T(v_n) \| p_T(z_n))$, $p_T(x) = softmax(x / T)$.
 
-    Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network". z are the student's logits, v the
-    teacher's; natural logarithm, sum over classes, mean over the batch. Gradients flow to both; the student's is
-    $T (p_T(z) - p_T(v)) / N$. No digits are lost where the two outputs are close (a high temperature, small logits).
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0.
-        scale: multiply by $T^2$, so that the gradient does not fall with T.
-        reduction: 'batchmean' sums over classes; 'mean' divides that by C as well, as torch's KLDivLoss does unless
-            told otherwise, and with it several public codes.
+    Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network". Natural logarithm, sum over classes,
+    mean over the batch. Gradients flow to both; the student's is $T (p_T(z) - p_T(v)) / N$. Accurate for close outputs
+    (high temperature, small logits). `scale=False` omits $T^2$; `reduction='mean'` also divides by C, like the default
+    of torch's KLDivLoss and several public implementations.
     """
     by_sample = divergence(student, teacher, temperature=temperature)
     value = by_sample.mean() if reduction == "batchmean" else by_sample.mean() / student.shape[1]

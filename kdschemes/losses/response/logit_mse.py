@@ -10,14 +10,10 @@ from kdschemes.core.precision import full_precision
 
 @full_precision
 def logit_mse(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"]) -> Float[Tensor, ""]:
-    r"""Return $\frac1N \sum_n \frac1{2C} \|z_n - v_n\|^2$ of logits centered per sample: what `kd` tends to as T grows.
+    r"""Return $\frac1N \sum_n \frac1{2C} \|z_n - v_n\|^2$ of logits centered per sample: the limit of `kd` for large T.
 
     Hinton, Vinyals, Dean 2015, section 2.1 (matching logits is a special case of distillation). The relative
-    difference from `kd` falls as 1/T. Mean over the batch; gradients flow to both.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
+    difference from `kd` decreases as 1/T. Mean over the batch; gradients flow to both.
     """
     gap = student - teacher
     gap = gap - gap.mean(dim=1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Multi-level logit distillation: predictions of samples, of pairs of samples and of pairs of classes."""
+"""Multi-level logit distillation: MLKD (Jin et al. 2023)."""
 
 from __future__ import annotations
 
@@ -31,23 +31,14 @@ def mlkd(
     r"""Return $\sum_T a \cdot KD_T + b \cdot BC_T + c \cdot CC_T$: `kd`, `batch_correlation`, `class_correlation`.
 
     Jin, Wang, Lin 2023, "Multi-Level Logit Distillation". The authors' code masks the levels of one view by the
-    teacher's confidence: samples of which the teacher is at most as sure as of the median sample (largest probability
-    at temperature 1), classes that have at most as much mass in the batch as the median class. It applies the masks
-    to values that are means already, so that each level is only multiplied by the share of samples (instance and
-    batch level) or classes (class level) that its mask keeps, about 1/2: `masks="share"`. `masks="select"` sums over
-    the kept samples and classes only, `masks="none"` over all.
+    teacher's confidence, keeping samples with at most the median confidence (largest probability at temperature 1) and
+    classes with at most the median mass in the batch. It applies the masks to values that are already means, so each
+    level is just multiplied by the fraction of samples (instance and batch level) or classes (class level) that its
+    mask keeps, about 1/2: `masks="share"`. `masks="select"` sums only over the kept samples and classes, `masks="none"`
+    over all.
 
-    $KD_T$ has the factor $T^2$, the correlations have none. Gradients flow to both. The value depends on the whole
-    batch: give it all of it.
-
-    Args:
-        student: logits.
-        teacher: logits.
-        temperatures: the T to sum over.
-        instance: a, the weight of the instance level.
-        batch: b, the weight of the batch level.
-        classes: c, the weight of the class level.
-        masks: what the teacher's confidence masks do.
+    a, b, c are `instance`, `batch`, `classes`. $KD_T$ includes the factor $T^2$, the correlations do not. Gradients
+    flow to both. Depends on the whole batch: pass all of it.
     """
     assert temperatures, "there is no temperature to sum over"
     unsure, rare = confidence_masks(teacher)
@@ -64,10 +55,10 @@ def mlkd(
 
 
 def confidence_masks(teacher: Float[Tensor, "n c"]) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " c"]]:
-    """Return which samples and which classes of a batch are at or below the median of the teacher's confidence.
+    """Return which samples and which classes of a batch are at or below the teacher's median confidence.
 
-    A sample's confidence is its largest probability, a class's is the sum of its probabilities over the batch, both
-    at temperature 1. The median of an even number is the mean of the middle two.
+    A sample's confidence is its largest probability, a class's the sum of its probabilities over the batch, both at
+    temperature 1. The median of an even number is the mean of the middle two.
     """
     p = functional.softmax(teacher.detach(), dim=1)
     sure, mass = p.amax(dim=1), p.sum(dim=0)

@@ -24,16 +24,9 @@ def nkd(
 
     Yang et al. 2023, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized
     Loss and Customized Soft Labels". p is the softmax over all classes without temperature, $\hat p$ the softmax at T
-    over the C - 1 classes that are not the label. Both parts are cross-entropies, so the value at equality is the
-    teacher's entropy and not 0. Mean over the batch. The student gets gradient from both parts; to the teacher, the
-    weight $p^t_y$ passes none (as in the authors' code), the second part does.
-
-    Args:
-        student: logits of at least 2 classes.
-        teacher: logits.
-        labels: class indices y.
-        temperature: T > 0, of the second part alone.
-        gamma: weight of the second part.
+    over the C - 1 classes other than the label. Both parts are cross-entropies, so the value at equality is the
+    teacher's entropy, not 0. Mean over the batch. The student receives gradients from both parts, the teacher only from
+    the second: the weight $p^t_y$ is detached, as in the authors' code.
     """
     assert temperature > 0, temperature
     share = functional.softmax(teacher, dim=1).gather(1, labels[:, None])[:, 0].detach()

@@ -16,14 +16,8 @@ def soft_ce(
     r"""Return the cross-entropy with soft targets: $-T^2 \frac1N \sum_n \sum_c p_T(v_n)_c \log p_T(z_n)_c$.
 
     Hinton, Vinyals, Dean 2015, "Distilling the Knowledge in a Neural Network": `kd` plus the entropy of the teacher's
-    output, so at equality it is that entropy and not 0. The student's gradient is that of `kd`; both sides get one.
-    Mean over the batch.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0.
-        scale: multiply by $T^2$.
+    output, which is also the value at equality. The student's gradient is the same as for `kd`; gradients flow to both.
+    Mean over the batch; `scale=False` omits $T^2$.
     """
     value = soft_cross_entropy(student, teacher, temperature=temperature).mean()
     return temperature**2 * value if scale else value
@@ -32,7 +26,7 @@ def soft_ce(
 def soft_cross_entropy(
     student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, temperature: float
 ) -> Float[Tensor, " n"]:
-    r"""Return $-\sum_c p_T(v_n)_c \log p_T(z_n)_c$ of every sample; the tensors are of float32 at least."""
+    r"""Return $-\sum_c p_T(v_n)_c \log p_T(z_n)_c$ of every sample; inputs are at least float32."""
     assert temperature > 0, temperature
     p = functional.softmax(teacher / temperature, dim=1)
     return -(p * functional.log_softmax(student / temperature, dim=1)).sum(dim=1)

@@ -1,4 +1,4 @@
-"""Simple recipe distillation: the logarithm of a high power of the difference of normalized features."""
+"""Simple recipe distillation: SRD (Miles and Mikolajczyk 2024)."""
 
 from __future__ import annotations
 
@@ -18,18 +18,13 @@ _SMALLEST_SUM = 1e-24
 
 @full_precision
 def srd_features(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"], *, exponent: float) -> Float[Tensor, ""]:
-    r"""Return $2 \log(10^{-24} + \sum_{nd} |f^s_{nd} - f^t_{nd}|^e)$.
+    r"""Return $2 \log(10^{-24} + \sum_{nd} |f^s_{nd} - f^t_{nd}|^e)$ of normalized features, e = `exponent` >= 1.
 
-    Miles, Mikolajczyk 2024, "Understanding the Role of the Projector in Knowledge Distillation". The sum over the
-    batch is inside the logarithm: give it the whole batch. The references have no $10^{-24}$, which is below
-    float64's precision unless all differences are near $10^{-24/e}$ (1e-6 for e = 4): equal features have the value
-    $2 \log 10^{-24} = -110.5$ and a gradient of 0 instead of -inf and NaN, and differences near 0 no unbounded
-    gradient. Differences are divided by their largest magnitude first, so no power overflows. Gradients flow to both.
-
-    Args:
-        student: features, projected and normalized.
-        teacher: features, normalized.
-        exponent: e >= 1.
+    Miles, Mikolajczyk 2024, "Understanding the Role of the Projector in Knowledge Distillation". The sum over the batch
+    is inside the logarithm: pass the whole batch. The references have no $10^{-24}$, which is below float64 precision
+    unless all differences are near $10^{-24/e}$ (1e-6 for e = 4): equal features give $2 \log 10^{-24} = -110.5$ with
+    zero gradient instead of -inf and NaN, and gradients near 0 stay bounded. Differences are first divided by their
+    largest magnitude, so no power overflows. Gradients flow to both.
     """
     assert exponent >= 1, exponent
     floor: float = _SMALLEST_SUM ** (1.0 / exponent)
@@ -51,15 +46,7 @@ def srd(
 ) -> Float[Tensor, ""]:
     r"""Return `srd_features` plus $\frac1N \sum_n KL(p_T(v_n) \| p_T(z_n))$, without $T^2$.
 
-    Miles, Mikolajczyk 2024. The value depends on the whole batch. Gradients flow to all four.
-
-    Args:
-        student: features, projected and normalized.
-        teacher: features, normalized.
-        student_logits: z.
-        teacher_logits: v.
-        exponent: e >= 1 of the feature part.
-        temperature: T > 0 of the logit part.
+    Miles, Mikolajczyk 2024. Depends on the whole batch. Gradients flow to all four.
     """
     soft = kd(student_logits, teacher_logits, temperature=temperature, scale=False)
     return srd_features(student, teacher, exponent=exponent) + soft
@@ -68,8 +55,8 @@ def srd(
 class SRD(ResponseLoss[config.SRD]):
     """Sum over stage pairs of `srd_features`, plus the divergence of the logits, as in `srd`.
 
-    Features are averaged over positions. The student's pass a learned linear layer, then both pass batch norm
-    without affine parameters, over the samples of all processes (which would cancel a bias of the layer).
+    Features are averaged over positions. The student's go through a learned linear layer (without bias, which batch
+    norm would cancel), then both through batch norm without affine parameters over the samples of all processes.
     """
 
     needs_global_batch = True

@@ -11,16 +11,13 @@ from kdschemes.core.precision import full_precision
 
 @full_precision
 def standardize(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
-    r"""Return $Z(z) = (z - \bar z) / (\sigma(z) + 10^{-7})$ by sample, $\sigma$ the unbiased deviation over classes.
+    r"""Return $Z(z) = (z - \bar z) / (\sigma(z) + 10^{-7})$ per sample, $\sigma$ the unbiased std over classes.
 
-    Sun et al. 2024, "Logit Standardization in Knowledge Distillation". Equal logits give 0, and a gradient of 0 (the
-    formula's own slope there is $10^7$). With two classes Z is always $\pm 1/\sqrt 2$: it depends on the sign of the
-    gap alone and teaches nothing. Deviations are of logits divided by their largest magnitude: none overflows.
-
-    Args:
-        logits: of at least 2 classes.
+    Sun et al. 2024, "Logit Standardization in Knowledge Distillation". Equal logits give 0 with zero gradient (the
+    formula's slope there is $10^7$). With two classes Z is always $\pm 1/\sqrt 2$: it depends only on the sign of the
+    difference and teaches nothing. Logits are divided by their largest magnitude first, so nothing overflows.
     """
-    assert logits.shape[1] > 1, "one class has no deviation"
+    assert logits.shape[1] > 1, "the std over one class is not defined"
     centered = logits - logits.detach().amax(dim=1, keepdim=True)
     centered = centered - centered.mean(dim=1, keepdim=True)
     largest = centered.detach().abs().amax(dim=1, keepdim=True)

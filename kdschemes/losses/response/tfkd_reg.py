@@ -1,4 +1,4 @@
-"""A teacher that is no network: a distribution made by hand from the label."""
+"""A manually designed teacher, built from the label: Tf-KD reg (Yuan et al. 2020)."""
 
 from __future__ import annotations
 
@@ -23,23 +23,16 @@ def tfkd_reg(
     label_prob: float = 0.99,
     multiplier: float = 100.0,
 ) -> Float[Tensor, ""]:
-    r"""Return $m \frac1{NC} \sum_n KL(softmax(u_n / T) \| softmax(z_n))$, u made by hand from the label.
+    r"""Return $m \frac1{NC} \sum_n KL(softmax(u_n / T) \| softmax(z_n))$, with u built from the label.
 
-    Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", in the authors' code.
-    u is a on the label and $(1 - a) / (C - 1)$ on each other class; the softmax is of u itself, which is a
-    distribution already, so at T = 20 the target is almost uniform. z, the student's logits, has no temperature; the
-    mean is over samples and classes, and there is no $T^2$. The student alone gets gradient.
-
-    Args:
-        student: logits z of at least 2 classes.
-        labels: class indices.
-        temperature: T > 0, of the target alone.
-        label_prob: a, from 0 to 1.
-        multiplier: m.
+    Yuan et al. 2020, "Revisiting Knowledge Distillation via Label Smoothing Regularization", as in the authors' code.
+    m is `multiplier`; u is a = `label_prob` on the label, $(1 - a) / (C - 1)$ elsewhere. The softmax is of u itself,
+    which is already a distribution, so at T = 20 the target is almost uniform. The student's logits z have no
+    temperature; the mean is over samples and classes, and there is no $T^2$. Only the student receives gradients.
     """
     assert temperature > 0, temperature
     classes = student.shape[1]
-    assert classes > 1, "there are no classes beside the label's"
+    assert classes > 1, "there are no classes other than the label"
     target = torch.full_like(student, (1.0 - label_prob) / (classes - 1), requires_grad=False)
     target = target.scatter(1, labels[:, None], label_prob)
     return multiplier * divergence(student, target / temperature).mean() / classes

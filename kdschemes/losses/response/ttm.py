@@ -1,4 +1,4 @@
-"""Transformed teacher matching: a softened teacher against a student that is not softened."""
+"""Transformed teacher matching: TTM (Zheng and Yang 2024)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,9 @@ from kdschemes.losses.response.divergence import divergence_by_gap
 def ttm(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, temperature: float) -> Float[Tensor, ""]:
     r"""Return $\frac1N \sum_n KL(softmax(v_n / T) \| softmax(z_n))$.
 
-    Zheng, Yang 2024, "Knowledge Distillation Based on Transformed Teacher Matching". The teacher's probabilities
-    are raised to the power $\gamma = 1/T$ and normalized, the student's stay at temperature 1, and there is no
-    $T^2$. Mean over the batch; gradients flow to both, the student's is $(softmax(z) - softmax(v / T)) / N$.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0 of the teacher.
+    Zheng, Yang 2024, "Knowledge Distillation Based on Transformed Teacher Matching". The teacher's probabilities are
+    raised to the power $\gamma = 1/T$ and normalized; the student's have temperature 1, and there is no $T^2$. Mean
+    over the batch; gradients flow to both; the student's is $(softmax(z) - softmax(v / T)) / N$.
     """
     return transformed_divergence(student, teacher, temperature).mean()
 
@@ -29,7 +24,7 @@ def ttm(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, tempera
 def transformed_divergence(
     student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], temperature: float
 ) -> Float[Tensor, " n"]:
-    r"""Return $KL(softmax(v_n / T) \| softmax(z_n))$ of every sample; the tensors are of float32 at least."""
+    r"""Return $KL(softmax(v_n / T) \| softmax(z_n))$ of every sample; inputs are at least float32."""
     assert temperature > 0, temperature
     softened = teacher / temperature
     return divergence_by_gap(

@@ -36,18 +36,8 @@ def uskd(
     r"""Return $\alpha L_{target} + \beta L_{non} + \mu L_{weak}$ of `uskd_target`, `uskd_non_target`, `uskd_weak`.
 
     Yang et al. 2023, "From Knowledge Distillation to Self-Knowledge Distillation: A Unified Approach with Normalized
-    Loss and Customized Soft Labels". There is no teacher. The value depends on the whole batch. The student's logits
-    receive gradient from the first two parts, the weak ones from the last.
-
-    Args:
-        student: logits z.
-        weak: logits from a shallower stage.
-        labels: class indices.
-        alpha: weight of the target part.
-        beta: weight of the non-target part.
-        mu: weight of the weak part.
-        rank: see `uskd_non_target`.
-        smoothing: see `uskd_weak`.
+    Loss and Customized Soft Labels". There is no teacher; the weak logits come from a shallower stage. Depends on the
+    whole batch. The student's logits receive gradients from the first two parts, the weak logits from the last.
     """
     target = uskd_target(student, labels)
     non_target = uskd_non_target(student, weak, labels, rank=rank)
@@ -58,7 +48,7 @@ def uskd(
 def uskd_target(student: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, ""]:
     r"""Return $-\frac1N \sum_n w_n \log p_n(y_n)$, $w_n = p_n(y_n)^2 + 1 - \frac1N \sum_m p_m(y_m)^2$.
 
-    Yang et al. 2023: the label's own soft target. No gradient flows through w, whose mean needs the whole batch.
+    Yang et al. 2023: the label's soft target. w is detached, and its mean needs the whole batch.
     """
     log_p = functional.log_softmax(student, dim=1).gather(1, labels[:, None])
     squares = (2.0 * log_p).detach().exp()
@@ -67,13 +57,7 @@ def uskd_target(student: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> Flo
 
 @full_precision
 def uskd_weak(weak: Float[Tensor, "n c"], labels: Int[Tensor, " n"], *, smoothing: float = 0.1) -> Float[Tensor, ""]:
-    """Return the mean cross-entropy of the weak logits, with the label smoothing that the authors use.
-
-    Args:
-        weak: logits from a shallower stage.
-        labels: class indices.
-        smoothing: mass spread evenly over all classes.
-    """
+    """Return the mean cross-entropy of the weak logits, with label smoothing as in the authors' code."""
     return functional.cross_entropy(weak, labels, label_smoothing=smoothing)
 
 
@@ -83,19 +67,13 @@ def uskd_non_target(
 ) -> Float[Tensor, ""]:
     r"""Return $-\frac1N \sum_n \sum_{c \ne y} t_{nc} \log \hat p_{nc}$, $\hat p$ the softmax over the other classes.
 
-    Yang et al. 2023. $t_{nc}$ is $1 / r_{nc}$ (Zipf's law) over the sum of these over $c \ne y$, where r is the rank
-    from 1 of class c among all C, the label's included, by descending score; equal scores keep the order of classes.
-    With p and w the probabilities of the student and of the weak logits and $\epsilon = 10^{-6}$ the score is
-    $\frac{w_c}{1 - w_y + \epsilon} + \frac{p_c}{1 - p_y + \epsilon}$ in the paper (`rank="probabilities"`), while the
-    authors' code has log-probabilities in place of p (`rank="reference"`): there the student's order prevails, unless
-    the weak logits' probabilities differ much. 1/r is rounded to float32 whatever the logits are, as in the
-    authors' code. Mean over the batch. No gradient flows through t; with two classes value and gradient are 0.
-
-    Args:
-        student: logits z.
-        weak: logits from a shallower stage.
-        labels: class indices.
-        rank: what the score is made of.
+    Yang et al. 2023. $t_{nc}$ is $1 / r_{nc}$ (Zipf's law), normalized over $c \ne y$, where r is the rank (from 1) of
+    class c among all C classes, including the label, by descending score; ties keep the class order. With p and w the
+    probabilities of the student and of the weak logits and $\epsilon = 10^{-6}$, the score is
+    $\frac{w_c}{1 - w_y + \epsilon} + \frac{p_c}{1 - p_y + \epsilon}$ in the paper (`rank="probabilities"`); the
+    authors' code uses log-probabilities instead of p (`rank="reference"`), so the student's order dominates unless the
+    weak logits' probabilities differ a lot. As in the authors' code, 1/r is always rounded to float32. Mean over the
+    batch. t is detached; with two classes, value and gradient are 0.
     """
     n, c = student.shape
     label = labels[:, None]
@@ -116,9 +94,9 @@ def uskd_non_target(
 
 
 class USKD(ResponseLoss[config.USKD]):
-    """`uskd` of the student's logits of all processes; the teacher is not looked at.
+    """`uskd` of the student's logits from all processes; the teacher is ignored.
 
-    The weak logits are those of a linear layer on the features of one stage, averaged over positions.
+    The weak logits come from a linear layer on one stage's features, averaged over positions.
     """
 
     needs_global_batch = True
@@ -135,6 +113,6 @@ class USKD(ResponseLoss[config.USKD]):
 
 
 def _stage(choice: str, student: Endpoint) -> str:
-    """Return the name of the student's stage; of a single one, penultimate is that one."""
+    """Return the name of the student's stage; penultimate is the only stage if there is just one."""
     stages = {"penultimate": "all", "middle": "middle"}.get(choice, [f"{choice}:{choice}"])
     return match_stages(stages, student.features, student.features)[-2:][0][0]

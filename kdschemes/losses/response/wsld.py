@@ -1,4 +1,4 @@
-"""Soft labels weighted by sample."""
+"""Weighted soft labels: WSLD (Zhou et al. 2021)."""
 
 from __future__ import annotations
 
@@ -23,17 +23,10 @@ def wsld(
     r"""Return $-T^2 \frac1N \sum_n w_n \sum_c p_T(v_n)_c \log p_T(z_n)_c$, w below 1 where the student is ahead.
 
     Zhou et al. 2021, "Rethinking Soft Labels for Knowledge Distillation: A Bias-Variance Tradeoff Perspective".
-    $w_n = 1 - e^{-\ell^s_n / (\ell^t_n + 10^{-7})}$ with $\ell$ the cross-entropy on the label without temperature;
-    z are the student's logits, v the teacher's. The soft part is a cross-entropy, so at equality the value is not 0.
-    Mean over the batch. The weights pass no gradient (as in the reference code); the soft part passes it to both.
-    $\ell$ is computed as $-\log \sigma(z_y - \log \sum_{c \ne y} e^{z_c})$, so that the ratio keeps its digits where
-    both networks are certain.
-
-    Args:
-        student: logits z of at least 2 classes.
-        teacher: logits v.
-        labels: class indices.
-        temperature: T > 0.
+    $w_n = 1 - e^{-\ell^s_n / (\ell^t_n + 10^{-7})}$, with $\ell$ the cross-entropy with the label without temperature.
+    The soft part is a cross-entropy, so the value at equality is not 0. Mean over the batch. The weights are detached
+    (as in the reference code); the soft part propagates gradients to both. $\ell$ is computed as
+    $-\log \sigma(z_y - \log \sum_{c \ne y} e^{z_c})$, so the ratio is accurate if both networks are confident.
     """
     with torch.no_grad():
         weight = -torch.expm1(-_label_loss(student, labels) / (_label_loss(teacher, labels) + 1e-7))

@@ -15,14 +15,8 @@ from kdschemes.losses.response.ttm import transformed_divergence
 def wttm(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"], *, temperature: float) -> Float[Tensor, ""]:
     r"""Return $\frac1N \sum_n U_n KL(softmax(v_n / T) \| softmax(z_n))$, $U_n = \sum_c p_{nc}^{1/T}$, $p = softmax(v)$.
 
-    Zheng, Yang 2024, as `ttm` with more weight on samples of which the teacher is less sure: for T > 1, U runs from
-    1 (one class has all the mass) to $C^{1 - 1/T}$ (all classes the same). Mean over the batch; gradients flow to
-    both, but not through U.
-
-    Args:
-        student: logits z.
-        teacher: logits v.
-        temperature: T > 0 of the teacher.
+    Zheng, Yang 2024: `ttm` with more weight on samples where the teacher is less confident. For T > 1, U ranges from 1
+    (all mass on one class) to $C^{1 - 1/T}$ (uniform). Mean over the batch; gradients flow to both, but not through U.
     """
     log_p = functional.log_softmax(teacher.detach(), dim=1)
     power_sum = torch.logsumexp(log_p / temperature, dim=1).exp()

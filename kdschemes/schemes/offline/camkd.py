@@ -1,4 +1,4 @@
-"""Several teachers, each weighed for each sample by how well it knows the label."""
+"""CA-MKD: several teachers, weighted per sample by how well each predicts the label."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ Shape = tuple[int, int, int]
 
 
 def camkd(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return CE + alpha `weighted_kd` + beta `weighted_hint`, the last one after `scheme.feature_start_epoch` epochs.
+    """Return CE + alpha `weighted_kd` + beta `weighted_hint`, the latter from epoch `scheme.feature_start_epoch` on.
 
     Raises:
-        UserError: fewer than two teachers, `teacher.weights`, or a teacher whose classifier does not read the mean of
-            its last map.
+        UserError: fewer than two teachers, `teacher.weights` is set, or a teacher's classifier does not read the mean
+            of its last map.
     """
     options, teachers = config.scheme, build_teachers(config, data_spec)
     if len(teachers.names) < 2:
-        raise UserError(f"camkd weighs teachers, and teacher.name={config.teacher.name} is one: give a list of models")
+        raise UserError(f"camkd needs two or more teachers, not teacher.name={config.teacher.name}: give a list")
     if config.teacher.weights is not None:
-        raise UserError("teacher.weights has no effect with method=camkd, which weighs them for each sample: leave out")
+        raise UserError("teacher.weights has no effect with method=camkd, which weights per sample: remove it")
     student = Network("student", student_network(config, data_spec, "student"))
     shapes = probe([student, *teachers.frozen], data_spec)
     pairs = [match_stages("last", shapes["student"], shapes[name])[0] for name in teachers.names]
@@ -69,10 +69,10 @@ def camkd(config: Config, data_spec: DataSpec) -> Distillation:
 
 
 class ReadByTeachers(Node):
-    """The student's last map in each teacher's space, and what that teacher's classifier makes of it.
+    """The student's last map in each teacher's feature space, and that teacher's classifier's logits for it.
 
-    Each teacher has a learned embedding: the map brought to the teacher's size (average-pooled, or interpolated where
-    it is smaller), then a 1x1 convolution, batch norm and ReLU. The classifiers are constants.
+    There is one learned embedding per teacher: the map is resized to the teacher's (average-pooled, or interpolated if
+    smaller), then a 1x1 convolution, batch norm, and ReLU. The classifiers are frozen.
     """
 
     def __init__(self, source: str, teachers: Sequence[Frozen], ours: Shape, theirs: Sequence[Shape]) -> None:
@@ -99,7 +99,7 @@ class ReadByTeachers(Node):
 
 
 class ConfidentKD(Term):
-    """`weighted_kd`: the teachers are constants."""
+    """`weighted_kd` with the teachers detached."""
 
     def __init__(self, target: str, sources: Sequence[str], weight: Schedule, temperature: float) -> None:
         super().__init__(f"camkd/teachers->{target}", target, weight)
@@ -120,7 +120,7 @@ class ConfidentKD(Term):
 
 
 class ConfidentHint(Term):
-    """`weighted_hint` of the last maps: weights are by what the teachers' classifiers make of the student's map."""
+    """`weighted_hint` of the last maps, weighted by the teachers' classifiers' logits for the student's map."""
 
     def __init__(
         self,
@@ -155,9 +155,9 @@ class ConfidentHint(Term):
 
 @full_precision
 def teacher_weights(logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, "k n"]:
-    r"""Return $w_{kn} = \frac1{K-1} (1 - softmax_k(CE(v_{kn}, y_n)))$: more for the teacher that knows the label.
+    r"""Return $w_{kn} = \frac1{K-1} (1 - softmax_k(CE(v_{kn}, y_n)))$: larger for teachers with a lower CE.
 
-    Zhang et al. 2022, "Confidence-Aware Multi-Teacher Knowledge Distillation". They sum to 1 for each sample.
+    Zhang et al. 2022, "Confidence-Aware Multi-Teacher Knowledge Distillation". The weights of a sample sum to 1.
     Gradients flow to the logits.
 
     Args:
@@ -165,7 +165,7 @@ def teacher_weights(logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"]) -
         labels: class indices.
     """
     count = len(logits)
-    assert count > 1, "one teacher has nobody to be weighed against"
+    assert count > 1, "weights need two or more teachers"
     surprise = -functional.log_softmax(logits, dim=2).gather(2, labels.expand(count, -1)[..., None]).squeeze(2)
     return (1.0 - functional.softmax(surprise, dim=0)) / (count - 1)
 
@@ -178,14 +178,14 @@ def weighted_kd(
     *,
     temperature: float,
 ) -> Float[Tensor, ""]:
-    r"""Return $\frac{T^2}{NK} \sum_{n,k} w_{kn} KL(p_T(v_{kn}) \| p_T(z_n))$: with the authors' further 1/K.
+    r"""Return $\frac{T^2}{NK} \sum_{n,k} w_{kn} KL(p_T(v_{kn}) \| p_T(z_n))$, including the authors' extra 1/K.
 
     Zhang et al. 2022. Gradients flow to all three.
 
     Args:
         student: logits z.
         teachers: logits v.
-        weights: as from `teacher_weights`.
+        weights: w, e.g. from `teacher_weights`.
         temperature: T > 0.
     """
     by_teacher = torch.stack([divergence(student, teacher, temperature=temperature) for teacher in teachers])
@@ -202,9 +202,9 @@ def weighted_hint(
     Zhang et al. 2022. Gradients flow to all three.
 
     Args:
-        embedded: the student's feature in each teacher's space.
-        features: the teachers' own.
-        weights: as from `teacher_weights`.
+        embedded: the student's feature in each teacher's feature space.
+        features: the teachers' features.
+        weights: w, e.g. from `teacher_weights`.
     """
     errors = [squared_error(ours, theirs) for ours, theirs in zip(embedded, features, strict=True)]
     return (weights * torch.stack(errors)).mean()
@@ -222,7 +222,7 @@ def _classifier(teacher: Frozen) -> nn.Linear:
     if layer is None:
         raise UserError(
             f"camkd needs each teacher's linear classifier on the averaged features of its last stage, "
-            f"but {teacher.network.spec.name} has none that reads just these: choose another teacher"
+            f"but {teacher.network.spec.name} has none: choose another teacher"
         )
     return layer
 

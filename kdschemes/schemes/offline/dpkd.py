@@ -1,4 +1,4 @@
-"""Trained networks go on learning from each other, each sample from whoever is surer of it."""
+"""DP-KD: a trained student continues learning, for each sample from the most confident network."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from kdschemes.schemes.offline.teachers import build_teachers, soft_and_hard
 def dpkd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - alpha) CE + alpha response(target -> student).
 
-    The target of a sample is the output of the most confident of the teachers and `start`, a frozen copy of the
-    student as it starts: built anew from `model.checkpoint` whenever the run goes on. Feature and relation terms come
-    from each teacher.
+    Each sample's target is the output of the most confident among the teachers and `start`, a frozen copy of the
+    initial student, rebuilt from `model.checkpoint` when the run resumes. Feature and relation terms come from each
+    teacher.
     """
     teachers = build_teachers(config, data_spec)
     network = student_network(config, data_spec, "student")
@@ -51,7 +51,7 @@ def dpkd(config: Config, data_spec: DataSpec) -> Distillation:
 
 
 class MostConfident(Node):
-    """For each sample the logits of the most confident of several outputs, of equals the first's; no features."""
+    """For each sample, the logits of the most confident of several outputs (ties: the first); no features."""
 
     def __init__(self, name: str, members: Sequence[str], by: Literal["supervised", "max_probability"]) -> None:
         super().__init__([name], reads=members)
@@ -70,15 +70,15 @@ class MostConfident(Node):
 def most_confident(
     logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"], by: Literal["supervised", "max_probability"]
 ) -> Int[Tensor, " n"]:
-    r"""Return who of K is the most confident about each sample; of equals the first.
+    r"""Return the index of the most confident of K networks for each sample (ties: the first).
 
-    Roth et al. 2024, "Fantastic Gains and Where to Find Them". Confidence is the probability of the label's class
-    (`supervised`) or the largest probability of any class (`max_probability`), both without temperature.
+    Roth et al. 2024, "Fantastic Gains and Where to Find Them". Confidence is the probability of the label
+    (`supervised`) or the highest probability (`max_probability`), both without temperature.
 
     Args:
         logits: of K networks.
-        labels: class indices; `supervised` alone reads them.
-        by: what confidence is.
+        labels: class indices, only used by `supervised`.
+        by: the definition of confidence.
     """
     log_p = functional.log_softmax(logits, dim=2)
     if by == "supervised":

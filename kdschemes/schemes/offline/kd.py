@@ -1,4 +1,4 @@
-"""Frozen teachers teach a student; the last of a chain of assistants does."""
+"""KD: one or more frozen teachers teach a student."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ from kdschemes.schemes.offline.teachers import build_teachers, soft_and_hard
 def kd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - alpha) CE + alpha response(teacher -> student), and feature and relation terms from each teacher.
 
-    `scheme.ce_weight` is CE's weight where it is not 1 - alpha. Several teachers answer by the weighted mean of their
-    logits; each one's features teach with its own weight. Without a response loss there is nothing to weigh CE
-    against, and its weight is 1.
+    `scheme.ce_weight`, if set, replaces CE's weight 1 - alpha. The response of several teachers is the weighted mean of
+    their logits; each teacher's features teach with its own weight. Without a response loss, CE has weight 1.
     """
     teachers = build_teachers(config, data_spec)
     student: dict[str, Node] = {"student": Network("student", student_network(config, data_spec, "student"))}

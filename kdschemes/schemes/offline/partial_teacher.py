@@ -1,4 +1,4 @@
-"""A teacher that is trained along with the student from one of its stages on."""
+"""A teacher whose later stages are trained together with the student."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from kdschemes.schemes.offline.teachers import soft_and_hard
 def partial_teacher(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE and response(teacher -> student) for the student, CE and response(student -> teacher) for the teacher.
 
-    The teacher's parts before `scheme.trained_from` are constants. Feature and relation terms teach the student alone.
+    The teacher is frozen before the stage `scheme.trained_from`. Feature and relation terms only teach the student.
 
     Raises:
-        UserError: several teachers, an unknown stage, a teacher that cannot be cut there.
+        UserError: several teachers, an unknown stage, or a teacher that cannot be split there.
     """
     if isinstance(config.teacher.name, list) and len(config.teacher.name) > 1:
         raise UserError(f"method=partial_teacher trains one teacher, not {len(config.teacher.name)}: give one model")
@@ -46,7 +46,7 @@ def partial_teacher(config: Config, data_spec: DataSpec) -> Distillation:
 
 
 class PartlyFrozen(Node):
-    """A network that is trained from `stage` on. What comes before is a constant and always in evaluation mode."""
+    """A network that is trained from `stage` on. Earlier stages are frozen and always in evaluation mode."""
 
     def __init__(self, name: str, network: StagedNetwork, stage: str) -> None:
         super().__init__([name])

@@ -11,5 +11,5 @@ from kdschemes.schemes.offline.kd import kd
 
 
 def takd(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return `kd` from the last assistant, which is the teacher here; an earlier run has trained it."""
+    """Return `kd` with the last assistant, trained by an earlier run, as the teacher."""
     return kd(dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, weights=None)), data_spec)

@@ -14,7 +14,7 @@ from kdschemes.schemes.networks import teacher_network
 
 @dataclass(frozen=True)
 class Teachers:
-    """Nodes by name, the outputs of the single teachers in order, and the share of each in their mean.
+    """The teachers' nodes by name, the frozen networks in order, and each one's share in their mean.
 
     The output `teacher` is the only teacher, or the weighted mean of the logits of `teacher0`, `teacher1`, ...
     """
@@ -25,11 +25,10 @@ class Teachers:
 
     @property
     def names(self) -> list[str]:
-        """The outputs of the single teachers."""
         return [node.provides[0] for node in self.frozen]
 
     def edges(self, response: str, alpha: float) -> list[Edge]:
-        """Return the edges to the student: the output `response` by its logits, each teacher by its features."""
+        """Return the edges to the student: logits from the output `response`, features from each teacher."""
         if self.names == [response]:
             return [Edge(response, "student", response=alpha)]
         mean = Edge(response, "student", response=alpha, feature=None, relation=None)
@@ -38,7 +37,6 @@ class Teachers:
 
 
 def build_teachers(config: Config, data_spec: DataSpec) -> Teachers:
-    """Return the teachers that the `teacher` group describes."""
     count = len(config.teacher.name) if isinstance(config.teacher.name, list) else 1
     weights = config.teacher.weights or [1.0] * count
     names = ["teacher"] if count == 1 else [f"teacher{k}" for k in range(count)]
@@ -50,9 +48,9 @@ def build_teachers(config: Config, data_spec: DataSpec) -> Teachers:
 
 
 def soft_and_hard(config: Config) -> tuple[float, float]:
-    """Return the weights of the soft and the hard term that `scheme.alpha` and `scheme.ce_weight` give.
+    """Return the weights of the soft and the hard term from `scheme.alpha` and `scheme.ce_weight`.
 
-    Without a response loss there is nothing to weigh cross-entropy against, and its weight is 1.
+    Without a response loss, they are 0 and (by default) 1.
     """
     alpha = soft_weight(config)
     return alpha, 1.0 - alpha if config.scheme.ce_weight is None else config.scheme.ce_weight

@@ -13,12 +13,12 @@ from kdschemes.schemes.online.peers import build_branches, peer_views
 def clilr(config: Config, data_spec: DataSpec) -> Distillation:
     """Return, for each head h of H, (1 - alpha) CE_h + alpha response(mean of the other heads -> h).
 
-    Song & Chai 2018, "Collaborative Learning for Deep Neural Networks". Targets are constants. Each head learns from
-    its own terms at full strength, the trunk from their mean: its gradient is divided by H. Feature and relation terms,
-    where chosen, come from each other head with weight 1 / (H - 1). Without a response loss each CE has weight 1.
+    Song & Chai 2018, "Collaborative Learning for Deep Neural Networks". Targets are detached. Each head learns from its
+    own terms, the trunk from their mean: its gradient is divided by H. Feature and relation terms, if any, come from
+    each other head with weight 1 / (H - 1). Without a response loss, each CE has weight 1.
 
     Raises:
-        UserError: a network that cannot be cut, or a list of another length than the number of heads.
+        UserError: a network that cannot be split, or a list whose length is not the number of heads.
     """
     names, stem = build_branches(config, data_spec)
     views = peer_views(config.scheme.views, len(names))

@@ -1,4 +1,4 @@
-"""The mean of the peers teaches each of them."""
+"""Codistillation: the mean of the peers teaches each of them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from kdschemes.schemes.online.peers import build_peers, distill_peers, edges_fro
 def codistillation(config: Config, data_spec: DataSpec) -> Distillation:
     """Return, for each peer k, CE_k + response(mean -> peer k).
 
-    The mean is of the logits or of the probabilities (`scheme.average`), of all peers or of the others
-    (`scheme.members`), a constant where it teaches. Features and relations, if any, come from each other peer.
+    The mean is over the logits or the probabilities (`scheme.average`) of all peers or of the others
+    (`scheme.members`), detached. Feature and relation terms, if any, come from each other peer.
 
     Raises:
-        UserError: peers that cannot be built as the options say.
+        UserError: the peers cannot be built as configured.
     """
     peers = build_peers(config, data_spec)
     kind = Ensemble if config.scheme.average == "logits" else ProbabilityEnsemble

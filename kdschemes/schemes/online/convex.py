@@ -1,4 +1,4 @@
-"""The convex mix of several outputs that fits the labels best."""
+"""The convex combination of several outputs that fits the labels best."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ TRIALS = 25
 def convex_weights(logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, " k"]:
     r"""Return $\arg\min_{a \ge 0, \sum_k a_k = 1} \frac1N \sum_n CE(\sum_k a_k z_{kn}, y_n)$, in float64.
 
-    The problem is convex. Newton's method on the weights that are not 0 and the one that wants to grow most, each step
-    cut where a weight gets to 0 and halved until the loss has stopped falling along it; equal weights to start from.
-    It ends where no exchange of weight lowers the loss, to rounding. Nothing is drawn at random; the k x k part is
-    solved on the CPU.
+    The problem is convex. Active-set Newton method: it starts from equal weights and steps on the nonzero weights and
+    the one with the smallest gradient; the step length is limited where a weight reaches 0 and found by bisection on
+    the slope. It stops when no exchange of weight lowers the loss, up to rounding. It is deterministic; the k x k
+    system is solved on the CPU.
 
     Args:
         logits: z, of each of K outputs.
@@ -61,12 +61,12 @@ def _derivatives(weights: Tensor, gaps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _slope(gradient: Tensor, direction: Tensor) -> float:
-    """Return the derivative along a direction of sum 0, without the digits that cancel."""
+    """Return the derivative along a direction that sums to 0, avoiding cancellation."""
     return float((gradient - gradient.min()) @ direction)
 
 
 def _direction(weights: Tensor, gradient: Tensor, curvature: Tensor) -> Tensor:
-    """Return Newton's step of the free weights, of sum 0; where it leaves the simplex, an exchange of two."""
+    """Return the Newton step of the free weights, which sums to 0; if it leaves the simplex, an exchange of two."""
     k, best = len(weights), int(gradient.argmin())
     free = weights > 0
     free[best] = True

@@ -1,4 +1,4 @@
-"""Peers that teach each other directly."""
+"""DML: peers teach each other directly."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from kdschemes.schemes.online.peers import build_peers, distill_peers
 def dml(config: Config, data_spec: DataSpec) -> Distillation:
     """Return, for each peer k of K, CE_k + 1/(K-1) sum over j != k of response(peer j -> peer k).
 
-    Targets are constants and no peer teaches itself. Peers step at once on targets computed before the step, or
-    (`scheme.update=sequential`, as published) in turn, each on what the others have become.
+    Targets are detached. Peers step simultaneously, on targets computed before the step, or one after another
+    (`scheme.update=sequential`, as published), each on the others' updated outputs.
 
     Raises:
-        UserError: peers on one trunk cannot step in turn.
+        UserError: sequential updates of peers on one trunk.
     """
     peers = build_peers(config, data_spec)
     sequential = config.scheme.update == "sequential"

@@ -23,8 +23,8 @@ from kdschemes.schemes.online.peers import build_peers, distill_peers, last_stag
 class FusionModule(nn.Module):
     """Depthwise 3x3 and pointwise 1x1 convolution of the peers' maps, then pooling and a linear classifier.
 
-    Kim et al. 2021, "Feature Fusion for Online Mutual Knowledge Distillation". Convolutions have no bias and start
-    from He's initialization; each is followed by batch norm and ReLU.
+    Kim et al. 2021, "Feature Fusion for Online Mutual Knowledge Distillation". Convolutions have no bias and He
+    initialization; each is followed by batch norm and ReLU.
     """
 
     def __init__(self, channels: int, width: int, num_classes: int) -> None:
@@ -43,15 +43,15 @@ class FusionModule(nn.Module):
     def forward(
         self, maps: Sequence[Float[Tensor, "n _ h w"]]
     ) -> tuple[Float[Tensor, "n classes"], Float[Tensor, "n d h w"]]:
-        """Return the logits and the fused map of maps of one size, joined by channels."""
+        """Return the logits and the fused map of maps of one size, concatenated along channels."""
         fused = self.body(torch.cat(list(maps), dim=1))
         return self.fc(fused.mean((2, 3))), fused
 
 
 class Fusion(Node):
-    """The fused classifier `fused` of the peers' last maps, with the fused map as its only feature.
+    """The output `fused`, classified from the peers' last maps, with the fused map as its only feature.
 
-    Its gradients reach the peers.
+    Its gradients flow to the peers.
     """
 
     def __init__(self, peers: Sequence[str], module: FusionModule) -> None:
@@ -67,12 +67,11 @@ class Fusion(Node):
 def ffl(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of peers and fused classifier + sum_k response(fused -> k) + response(mean of peers -> fused).
 
-    Kim et al. 2021. Every target is a constant. The CE of the fused classifier trains the peers too, and so does what
-    it is taught: their maps are not constants. Feature and relation terms, where chosen, go from the fused map to each
-    peer's.
+    Kim et al. 2021. Targets are detached. Both terms of the fused classifier also train the peers, as their maps are
+    not detached. Feature and relation terms, if any, go from the fused map to each peer's.
 
     Raises:
-        UserError: peers whose last maps differ in size, or are no maps; a network that cannot be cut.
+        UserError: the peers' last maps differ in size, or are not maps; a network cannot be split.
     """
     peers = build_peers(config, data_spec)
     shapes = probe(peers.nodes.values(), data_spec)
@@ -80,7 +79,7 @@ def ffl(config: Config, data_spec: DataSpec) -> Distillation:
     sizes = {name: "x".join(map(str, shape[1:])) for name, shape in found.items()}
     if len(set(sizes.values())) > 1:
         different = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise UserError(f"ffl joins the peers' last maps, whose sizes differ: {different}; take other models")
+        raise UserError(f"ffl joins the peers' last maps, whose sizes differ: {different}; choose other models")
     width = found[peers.names[0]][0]
     fusion = Fusion(peers.names, FusionModule(sum(shape[0] for shape in found.values()), width, data_spec.num_classes))
     nodes: dict[str, Node] = {"fused": fusion, "ensemble": Ensemble("ensemble", peers.names)}

@@ -1,4 +1,4 @@
-"""A mix of the peers, made with the labels or a held-out split, teaches each of them."""
+"""KDCL: a combination of the peers, chosen with the labels or a held-out split, teaches each of them."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from kdschemes.schemes.online.peers import build_peers, distill_peers, edges_fro
 
 
 def kdcl(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return, for each peer k, CE_k + response(teacher -> peer k), the teacher a mix of the peers' logits.
+    """Return, for each peer k, CE_k + response(teacher -> peer k), the teacher a combination of the peers' logits.
 
-    The mix (`scheme.ensemble`) is a constant where it teaches; by default each peer sees its own view, and the mix
-    joins what they answer to the views of one sample. Features and relations, if any, come from each other peer.
+    The combination (`scheme.ensemble`) is detached; by default each peer sees its own view, so it combines outputs on
+    different views of a sample. Feature and relation terms, if any, come from each other peer.
 
     Raises:
-        UserError: `general` without a validation split, or peers that cannot be built as the options say.
+        UserError: `general` without a validation split, or the peers cannot be built as configured.
     """
     kind = config.scheme.ensemble
     if kind == "general" and config.data.val_fraction == 0:
-        raise UserError("scheme.ensemble=general weighs peers on the validation split: set data.val_fraction above 0")
+        raise UserError("scheme.ensemble=general weights peers on the validation split: set data.val_fraction above 0")
     peers = build_peers(config, data_spec)
     teacher = HeldOutMix("teacher", peers.names) if kind == "general" else Mix("teacher", peers.names, kind)
     nodes: dict[str, Node] = {"teacher": teacher, "ensemble": Ensemble("ensemble", peers.names)}
@@ -39,9 +39,9 @@ def kdcl(config: Config, data_spec: DataSpec) -> Distillation:
 
 
 class Mix(Node):
-    """The logits `name` made of the members' logits and the labels; it has no features.
+    """The logits `name`, combined from the members' logits and the labels; no features.
 
-    `linear` weighs on the micro-batch of all processes, so that all weigh alike; the others look at single samples.
+    `linear` computes one set of weights on the micro-batch of all processes; the others work per sample.
     """
 
     def __init__(self, name: str, members: list[str], kind: Literal["naive", "linear", "minlogit"]) -> None:
@@ -63,9 +63,9 @@ class Mix(Node):
 
 
 class HeldOutMix(Node):
-    """The logits `name`, a sum of the members' logits whose weights follow from their errors on the validation split.
+    """The logits `name`, the sum of the members' logits weighted by their errors on the validation split.
 
-    They are equal in the first epoch and measured anew before each further one (`covariance_weights`).
+    The weights are equal in the first epoch and recomputed before each later one (`covariance_weights`).
     """
 
     replicated_buffers = ("weights", "epochs")
@@ -96,9 +96,9 @@ class HeldOutMix(Node):
 
 @full_precision
 def naive(logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
-    r"""Return for each sample the logits of the one of K outputs with the least cross-entropy on the label.
+    r"""Return for each sample the logits of the one of K outputs with the lowest cross-entropy (ties: the first).
 
-    Guo et al. 2020, KDCL-Naive. Among equals the first.
+    Guo et al. 2020, KDCL-Naive.
     """
     at_label = logits.log_softmax(2).gather(2, labels.expand(len(logits), -1)[:, :, None]).squeeze(2)
     return logits[at_label.argmax(0), torch.arange(logits.shape[1], device=logits.device)]
@@ -106,9 +106,9 @@ def naive(logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"]) -> Float[Te
 
 @full_precision
 def minlogit(logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"]) -> Float[Tensor, "n c"]:
-    r"""Return $\min_k (z_{kc} - z_{ky})$ of K outputs, class by class; the label's entry is 0.
+    r"""Return $\min_k (z_{kc} - z_{ky})$ of K outputs for each class c; the label's entry is 0.
 
-    Guo et al. 2020, KDCL-MinLogit: its cross-entropy is at most that of each output. Gradients flow to the smallest.
+    Guo et al. 2020, KDCL-MinLogit: its cross-entropy is at most that of each output. Gradients flow to the minimum.
     """
     own = logits.gather(2, labels.expand(len(logits), -1)[:, :, None])
     return (logits - own).amin(0)
@@ -131,7 +131,7 @@ def covariance_weights(products: Float[Tensor, "k k"]) -> Float[Tensor, " k"]:
     r"""Return $w_i = \sum_j (C^{-1})_{ij} / \sum_{ij} (C^{-1})_{ij}$, which minimize $w^T C w$ with sum 1.
 
     Guo et al. 2020, KDCL-General. Weights may be negative. $10^{-6}$ times the mean of C's diagonal is added to the
-    diagonal, so that outputs that err alike weigh alike; without any error, or any sample, all weigh the same.
+    diagonal, so that outputs with the same errors get the same weight; if C is 0, all weights are equal.
 
     Args:
         products: C of K outputs, or any multiple of it.

@@ -1,4 +1,4 @@
-"""OKDDip: peers with targets of their own by attention, and a leader that learns from all of them."""
+"""OKDDip: peers with individual targets by attention, and a leader that learns from all of them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LEADER = "leader"
 
 @full_precision
 def attention(queries: Float[Tensor, "n m d"], keys: Float[Tensor, "n m d"]) -> Float[Tensor, "n m m"]:
-    r"""Return for each peer a what it gives to each peer b, itself included: $softmax_b(q_a \cdot k_b)$.
+    r"""Return each peer a's attention weights over all peers b, including itself: $softmax_b(q_a \cdot k_b)$.
 
     Chen et al. 2020, "Online Knowledge Distillation with Diverse Peers"; dot products are not scaled. Gradients flow
     to both.
@@ -39,11 +39,11 @@ def attended(weights: Float[Tensor, "n m m"], logits: Float[Tensor, "n m c"]) ->
 
 
 class PeerAttention(Node):
-    """Gives peer number a's target, `attendeda`: all peers' logits, weighed by attention between their features.
+    """Provides peer a's target as `attended{a}`: all peers' logits, weighted by attention between their features.
 
-    A feature is the last stage's, averaged over positions. Queries and keys are one linear projection each, without
-    bias, which all peers share. With `detach` logits and features are constants, so that only the projections learn
-    from who is taught; without, the peers that are attended to learn too.
+    Features are the last stage's, averaged over positions. The query and key projections are linear, without bias, and
+    shared by all peers. With `detach`, logits and features are detached, so that only the projections learn through the
+    targets; without it, the attended peers learn as well.
     """
 
     def __init__(self, peers: Sequence[str], width: int, narrow: int, *, detach: bool) -> None:
@@ -63,21 +63,21 @@ class PeerAttention(Node):
 def okddip(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of peers and leader + sum_a response(attended a -> peer a) + response(mean of peers -> leader).
 
-    Chen et al. 2020. The attention learns through the targets that it makes; `scheme.detach` says whether the peers
-    behind these, and behind the leader's, learn from them too.
+    Chen et al. 2020. The attention learns through its targets; without `scheme.detach`, the peers also learn through
+    these and the leader's target.
 
     Raises:
-        UserError: peers whose last features differ in width, a network without features or that cannot be cut, a
-            feature or relation loss (targets have logits alone).
+        UserError: the peers' last features differ in width, a network has no features or cannot be split, or there is a
+            feature or relation loss (targets only have logits).
     """
     options = config.scheme
     peers = build_peers(config, data_spec, leader=LEADER)
     shapes = probe(peers.nodes.values(), data_spec)
     widths = [last_width("okddip", name, shapes) for name in peers.names]
     if len(set(widths)) > 1:
-        raise UserError(f"okddip: peers share projections of their last features, which are {widths} wide: take one")
+        raise UserError(f"okddip: the peers' last features must have the same width, not {widths}: choose other models")
     if widths[0] < options.reduction:
-        raise UserError(f"scheme.reduction={options.reduction} is more than the {widths[0]} channels of the features")
+        raise UserError(f"scheme.reduction={options.reduction} exceeds the {widths[0]} channels of the features")
     heed = PeerAttention(peers.names, widths[0], widths[0] // options.reduction, detach=options.detach)
     edges = [Edge(target, name, detach=False) for target, name in zip(heed.provides, peers.names, strict=True)]
     nodes: dict[str, Node] = {"attention": heed, "ensemble": Ensemble("ensemble", peers.names)}

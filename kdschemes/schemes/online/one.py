@@ -1,4 +1,4 @@
-"""ONE: a gate on the trunk weighs the branches, and the ensemble that it makes teaches each of them."""
+"""ONE: a gate on the trunk weights the branches, and the resulting ensemble teaches each of them."""
 
 from __future__ import annotations
 
@@ -22,10 +22,9 @@ from kdschemes.schemes.online.peers import Branches, build_branches, peer_views
 
 
 class Gate(nn.Module):
-    """Weighs m branches for each sample: softmax(ReLU(BN(fc(x)))) over branches, x the averaged trunk's map.
+    """Weights of m branches per sample: softmax(ReLU(BN(fc(x)))) over branches, x the spatially averaged trunk output.
 
-    Its batch norm is over the samples of all processes where batch norms are. A batch of one sample has no statistics
-    of its own and is normalized by the running ones.
+    Its batch norm is synchronized if the others are. A batch of one sample is normalized by the running statistics.
     """
 
     def __init__(self, width: int, branches: int) -> None:
@@ -34,7 +33,7 @@ class Gate(nn.Module):
         self.norm = nn.BatchNorm1d(branches)
 
     def forward(self, seen: Float[Tensor, "n m d"]) -> Float[Tensor, "n m"]:
-        """Return the weights, positive and of sum 1, from what each branch reads: the same, or that of its view."""
+        """Return the weights, positive and summing to 1, from each branch's input (per view, if views differ)."""
         scores = torch.einsum("nmd,md->nm", seen, self.fc.weight) + self.fc.bias
         alone = len(scores) == 1 and type(self.norm) is nn.BatchNorm1d
         scores = _by_running_statistics(self.norm, scores) if alone else self.norm(scores)
@@ -43,7 +42,7 @@ class Gate(nn.Module):
 
 @full_precision
 def gated_mean(logits: Float[Tensor, "n m c"], weights: Float[Tensor, "n m"]) -> Float[Tensor, "n c"]:
-    r"""Return $\sum_m g_{nm} z_{nm}$, the logits of an ensemble of m members weighed by sample, in float32 at least.
+    r"""Return $\sum_m g_{nm} z_{nm}$, the logits of an ensemble with per-sample weights, in float32 or higher.
 
     Lan, Zhu, Gong 2018, "Knowledge Distillation by On-the-Fly Native Ensemble". Gradients flow to both.
     """
@@ -51,9 +50,9 @@ def gated_mean(logits: Float[Tensor, "n m c"], weights: Float[Tensor, "n m"]) ->
 
 
 class GatedEnsemble(SharedTrunk):
-    """A trunk with a branch a peer, and their `ensemble`: the branches' logits weighed by a gate that reads the trunk.
+    """A trunk with one branch per peer, and their `ensemble`: the branches' logits weighted by a gate on the trunk.
 
-    The gate's gradient reaches the trunk, and the ensemble's every branch.
+    Gradients flow from the gate to the trunk, and from the ensemble to every branch.
     """
 
     def __init__(
@@ -84,11 +83,11 @@ class GatedEnsemble(SharedTrunk):
 def one(config: Config, data_spec: DataSpec) -> Distillation:
     """Return sum_i CE_i + CE(ensemble) + sum_i response(ensemble -> i) over the branches i.
 
-    Lan, Zhu, Gong 2018. The ensemble is a constant where it teaches; branches, gate and trunk learn from its own CE.
+    Lan, Zhu, Gong 2018. The ensemble is detached as a teacher; branches, gate, and trunk learn from its CE.
 
     Raises:
-        UserError: a network that cannot be cut, a list of another length than the number of branches, a feature or
-            relation loss (the ensemble has logits alone).
+        UserError: a network that cannot be split, a list whose length is not the number of branches, or a feature or
+            relation loss (the ensemble only has logits).
     """
     names, stem = build_branches(config, data_spec)
     with probing(stem.trunk, data_spec.channels, data_spec.image_size, batch=1) as image:

@@ -1,4 +1,4 @@
-"""PCL: a head on all peers' features and the peers' moving averages teach each peer."""
+"""PCL: a classifier on all peers' features and the peers' moving averages teach each peer."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from kdschemes.schemes.online.peers import build_peers, distill_peers, last_widt
 
 
 class PeerEnsemble(Node):
-    """The peer ensemble `ensemble`: one linear classifier of all peers' last features, averaged over positions.
+    """The output `ensemble`: a linear classifier on all peers' last features, averaged over positions.
 
-    Its gradients reach the peers.
+    Its gradients flow to the peers.
     """
 
     def __init__(self, peers: Sequence[str], width: int, num_classes: int) -> None:
@@ -35,12 +35,12 @@ class PeerEnsemble(Node):
 def pcl(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of ensemble and peers + sum_j response(ensemble -> j) + sum_j mean over k != j of response(EMA_k -> j).
 
-    Wu & Gong 2021, "Peer Collaborative Learning for Online Knowledge Distillation". Targets are constants. Each peer,
-    and its moving average, sees its own view. Feature and relation terms, where chosen, go from the other peers'
-    averages to each peer with weight 1 / (m - 1).
+    Wu & Gong 2021, "Peer Collaborative Learning for Online Knowledge Distillation". Targets are detached. Each peer and
+    its moving average see the peer's own view. Feature and relation terms, if any, go from the other peers' averages to
+    each peer with weight 1 / (m - 1).
 
     Raises:
-        UserError: a network without features, or that cannot be cut.
+        UserError: a network has no features, or cannot be split.
     """
     peers = build_peers(config, data_spec)
     shapes = probe(peers.nodes.values(), data_spec)

@@ -1,4 +1,4 @@
-"""The peers of an online scheme: networks of their own, or branches on one trunk, each with what it has for itself."""
+"""The peers of an online scheme: independent networks, or branches on a shared trunk."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from kdschemes.schemes.networks import student_network
 
 @dataclass(frozen=True)
 class Peers:
-    """Nodes by name, the peers' outputs in order, and by node what the learning rate is multiplied by."""
+    """Nodes by name, the peers' outputs in order, and learning-rate factors by node."""
 
     nodes: dict[str, Node]
     names: list[str]
@@ -28,7 +28,7 @@ class Peers:
 
 @dataclass(frozen=True)
 class Branches:
-    """Networks cut in one trunk and a branch each; `template` is the whole first network."""
+    """Networks split into a shared trunk and one branch each; `template` is the whole first network."""
 
     trunk: Trunk
     branches: list[Branch]
@@ -38,12 +38,12 @@ class Branches:
 def build_peers(config: Config, data_spec: DataSpec, *, leader: str | None = None) -> Peers:
     """Return the peers that a scheme's options and `model.checkpoint` describe.
 
-    Outputs are `peer0`, `peer1`, ...; on one trunk they come from one node, `peers`, whose trunk has peer 0's weights.
-    `leader` is the output of one more network, of `model` and the run's seed, which sees the batch itself and is not
-    among the names; on one trunk it is the last branch.
+    Outputs are `peer0`, `peer1`, ...; on a shared trunk they come from one node, `peers`, whose trunk has peer 0's
+    weights. `leader` is the output of one additional network (`model`, the run's seed), which sees the batch itself and
+    is not among the names; on a shared trunk it is the last branch.
 
     Raises:
-        UserError: options that exclude each other, or lists of another length than the number of peers.
+        UserError: options exclude each other, or the length of a list is not the number of peers.
     """
     options = config.scheme
     assert isinstance(options, PeerOptions)
@@ -55,22 +55,22 @@ def build_peers(config: Config, data_spec: DataSpec, *, leader: str | None = Non
         one_a_peer("model.checkpoint", config.model.checkpoint, len(models))
     views = peer_views(options.views, len(models))
     lr_multipliers = dict(zip(names, options.lr_multipliers or [1.0] * len(names), strict=True))
-    everybody = list(names)
+    all_names = list(names)
     if leader is not None:
-        models, everybody, views = [*models, config.model.name], [*names, leader], [*views, None]
+        models, all_names, views = [*models, config.model.name], [*names, leader], [*views, None]
     if options.topology == "shared_trunk":
         if options.lr_multipliers is not None:
             raise UserError(
-                "scheme.lr_multipliers belongs to scheme.topology=independent: peers on one trunk share its rate"
+                "scheme.lr_multipliers needs scheme.topology=independent: peers on one trunk share its learning rate"
             )
-        stem = build_shared_trunk(config, data_spec, models, everybody)
-        node = SharedTrunk(everybody, stem.trunk, stem.branches, stem.template, views=views)
+        stem = build_shared_trunk(config, data_spec, models, all_names)
+        node = SharedTrunk(all_names, stem.trunk, stem.branches, stem.template, views=views)
         return Peers({"peers": node}, names, {})
     if options.split is not None:
-        raise UserError("scheme.split belongs to scheme.topology=shared_trunk; independent peers share nothing")
-    networks = peer_networks(config, data_spec, models, everybody)
+        raise UserError("scheme.split needs scheme.topology=shared_trunk: independent peers share nothing")
+    networks = peer_networks(config, data_spec, models, all_names)
     nodes: dict[str, Node] = {
-        name: Network(name, network, view) for name, network, view in zip(everybody, networks, views, strict=True)
+        name: Network(name, network, view) for name, network, view in zip(all_names, networks, views, strict=True)
     }
     return Peers(nodes, names, lr_multipliers)
 
@@ -86,9 +86,9 @@ def distill_peers(
     heads: Sequence[str] | None = None,
     phases: Sequence[Sequence[str]] = (),
 ) -> Distillation:
-    """Build a scheme of peers and further `nodes`, one of which gives `ensemble`.
+    """Build a scheme of peers and additional `nodes`, one of which provides `ensemble`.
 
-    `supervised` outputs learn from the labels with weight 1 (None: the peers), `heads` are evaluated (None: the peers,
+    `supervised` outputs learn from the labels with weight 1 (None: the peers); `heads` are evaluated (None: the peers,
     then the ensemble).
     """
     return distill(
@@ -113,12 +113,12 @@ def last_stage(
         UserError: the output has no features.
     """
     if not shapes[name]:
-        raise UserError(f"{method} needs the peers' features, and {name} gives none: choose a model that has stages")
+        raise UserError(f"{method} needs the peers' features, but {name} has none: choose a model with stages")
     return list(shapes[name].items())[-1]
 
 
 def last_width(method: str, name: str, shapes: Mapping[str, Mapping[str, tuple[int, ...]]]) -> int:
-    """Return the length of an output's deepest feature once it is averaged over positions.
+    """Return the width of an output's deepest feature, averaged over positions.
 
     Raises:
         UserError: the output has no features.
@@ -127,25 +127,23 @@ def last_width(method: str, name: str, shapes: Mapping[str, Mapping[str, tuple[i
 
 
 def peer_names(count: int) -> list[str]:
-    """Return the names of that many peers' outputs."""
     return [f"peer{number}" for number in range(count)]
 
 
 def one_a_peer(key: str, given: Sequence[object] | None, count: int) -> None:
-    """Check that a list among the options has an entry for each peer.
+    """Check that a list among the options, if given, has one entry per peer.
 
     Raises:
         UserError: it has more or fewer.
     """
     if given is not None and len(given) != count:
-        raise UserError(f"{key} has {len(given)} entries for {count} peers: give one each")
+        raise UserError(f"{key} has {len(given)} entries for {count} peers: give one per peer")
 
 
 def edges_from(sources: Mapping[str, str]) -> list[Edge]:
-    """Return the edges by which a mix of peers, `sources[peer]`, teaches each peer.
+    """Return the edges by which a combination of peers, `sources[peer]`, teaches each peer.
 
-    A mix has logits alone: features and relations, where such losses are chosen, come from each other peer with a
-    share of 1/(K-1).
+    A combination only has logits: feature and relation terms, if any, come from each other peer with weight 1/(K-1).
     """
     share = 1.0 / (len(sources) - 1)
     mixes = [Edge(source, peer, feature=None, relation=None) for peer, source in sources.items()]
@@ -153,20 +151,19 @@ def edges_from(sources: Mapping[str, str]) -> list[Edge]:
 
 
 def peer_models(config: Config) -> list[str]:
-    """Return the model of each peer."""
     peers = config.scheme.peers
     return peers if isinstance(peers, list) else [config.model.name] * peers
 
 
 def peer_views(views: str, count: int) -> list[str | None]:
-    """Return the auxiliary batch that each peer sees; None is the batch itself: the first peer's, or the shared one."""
+    """Return the auxiliary batch that each peer sees; None (the first peer, or shared views): the batch itself."""
     return [None if views == "shared" or number == 0 else f"view{number}" for number in range(count)]
 
 
 def peer_networks(
     config: Config, data_spec: DataSpec, models: Sequence[str], names: Sequence[str]
 ) -> list[StagedNetwork]:
-    """Return a network for each name, from its own seed and its own weights where options list some for it."""
+    """Return a network for each name, with its own seed and checkpoint if the options list them."""
     given: list[int] = config.scheme.seeds or []
     seeds = [*given, *[None] * (len(names) - len(given))]
     start = config.model.checkpoint
@@ -178,10 +175,10 @@ def peer_networks(
 
 
 def build_branches(config: Config, data_spec: DataSpec) -> tuple[list[str], Branches]:
-    """Return the names of `scheme.peers` branches of `model`, and the trunk that they part from.
+    """Return the names of `scheme.peers` branches of `model`, and the branches with their trunk.
 
     Raises:
-        UserError: a network that cannot be cut, or a list of another length than the number of branches.
+        UserError: a network that cannot be split, or a list whose length is not the number of branches.
     """
     names = peer_names(config.scheme.peers)
     one_a_peer("scheme.seeds", config.scheme.seeds, len(names))
@@ -189,10 +186,10 @@ def build_branches(config: Config, data_spec: DataSpec) -> tuple[list[str], Bran
 
 
 def build_shared_trunk(config: Config, data_spec: DataSpec, models: Sequence[str], names: Sequence[str]) -> Branches:
-    """Cut the peers' networks before `scheme.split`; the trunk is peer 0's.
+    """Split the peers' networks before stage `scheme.split`; the trunk is peer 0's.
 
     Raises:
-        UserError: architectures differ, or cannot be cut there, or several checkpoints.
+        UserError: architectures differ or cannot be split there, or there are several checkpoints.
     """
     if isinstance(config.model.checkpoint, list):
         raise UserError(
@@ -200,7 +197,7 @@ def build_shared_trunk(config: Config, data_spec: DataSpec, models: Sequence[str
         )
     if len(set(models)) > 1:
         raise UserError(
-            f"scheme.topology=shared_trunk: peers on one trunk have one architecture, not {', '.join(models)}"
+            f"scheme.topology=shared_trunk: peers on one trunk need one architecture, not {', '.join(models)}"
         )
     networks = peer_networks(config, data_spec, models, names)
     stage = config.scheme.split or networks[0].stage_names[-1]

@@ -1,4 +1,4 @@
-"""A small and a big network teach each other; the big one waits while it is too far ahead."""
+"""SwitOKD: a small and a big network teach each other; the big one pauses while it is too far ahead."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from kdschemes.schemes.networks import student_network
 def switokd(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of each network, response(big -> student) and response(student -> big).
 
-    Both learn as in mutual learning, but at the steps where `Switch.expert` holds the big network's weights rest: its
-    two terms are computed and not followed. The term `learning/big` of weight 0 is 1 where it learns, else 0.
+    Both learn as in mutual learning, but at steps where `Switch.expert` is true, the big network is not updated: its
+    terms are computed without effect. The term `learning/big` with weight 0 is 1 where it learns, else 0.
 
     Raises:
-        UserError: `scheme.lr_multipliers` of another length than two.
+        UserError: the length of `scheme.lr_multipliers` is not two.
     """
     lr_multipliers = config.scheme.lr_multipliers or [1.0, 1.0]
     if len(lr_multipliers) != 2:
@@ -49,7 +49,7 @@ def switokd(config: Config, data_spec: DataSpec) -> Distillation:
 
 @dataclass(frozen=True)
 class Switch:
-    """Mean L1 distances of a step: `gap` of the two networks' outputs, `small` and `big` of each from the labels."""
+    """Mean L1 distances of a step: `gap` between the networks' outputs, `small` and `big` from each to the labels."""
 
     gap: float
     small: float
@@ -57,21 +57,21 @@ class Switch:
 
     @property
     def threshold(self) -> float:
-        """The gap that is too large: small - exp(-big / (small + big)) * big."""
+        """The largest allowed gap: small - exp(-big / (small + big)) * big."""
         both = self.small + self.big
         return self.small - math.exp(-self.big / both) * self.big if both > 0.0 else 0.0
 
     @property
     def expert(self) -> bool:
-        """Whether the big network is ahead, and by more than the threshold."""
+        """Whether the big network is ahead and the gap exceeds the threshold."""
         return self.gap > self.threshold and self.big < self.small
 
 
 class SwitchedNetwork(Network):
-    """The trained network `name`, whose weights rest at the steps where it is too far ahead of the output `small`.
+    """The trained network `name`, whose update is skipped at steps where it is too far ahead of the output `small`.
 
-    The decision is one of all samples of the optimizer step, over all processes and micro-batches; the last
-    micro-batch's is followed. Batch-norm statistics go on at every step.
+    The decision at the last micro-batch counts: it includes all samples of the optimizer step, over all processes and
+    micro-batches. Batch-norm statistics are updated at every step.
     """
 
     def __init__(self, name: str, network: StagedNetwork, small: str) -> None:
@@ -97,7 +97,7 @@ class SwitchedNetwork(Network):
 
 
 class Learning(Term):
-    """1 where a switched network learns, 0 where it rests: over steps, the share in which it learned. Weight 0."""
+    """1 if a switched network learns at this step, else 0: its mean is the fraction of learning steps. Weight 0."""
 
     def __init__(self, node: SwitchedNetwork) -> None:
         super().__init__(f"learning/{node.provides[0]}", node.provides[0], constant(0.0))
@@ -109,7 +109,7 @@ class Learning(Term):
 
 
 def distances(small: Tensor, big: Tensor, labels: Tensor) -> Tensor:
-    """Return sums over samples of |p_s - p_b|_1, |p_s - y|_1, |p_b - y|_1, and how many samples; float64.
+    """Return sums over samples of |p_s - p_b|_1, |p_s - y|_1, |p_b - y|_1, and the number of samples; float64.
 
     p are softmax outputs at temperature 1 and y one-hot labels, so that |p - y|_1 = 2 (1 - p_y).
     """

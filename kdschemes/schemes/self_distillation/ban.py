@@ -13,8 +13,8 @@ from kdschemes.schemes.self_distillation.generations import generation_network, 
 def ban(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - alpha) CE + alpha response(generation k - 1 -> generation k), k = `scheme.generations`.
 
-    Generation 0 is the supervised run; each generation starts from weights of its own. The ensemble of generations 1
-    to k is a second head; it and the generations before the teacher run in evaluation only.
+    Generation 0 is the supervised run; each generation has its own initial weights. The ensemble of generations 1 to k
+    is a second head; it and the generations before the teacher only run in evaluation.
     """
     last = config.scheme.generations
     earlier = range(1, last) if last > 1 else range(1)

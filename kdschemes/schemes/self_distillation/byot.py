@@ -1,4 +1,4 @@
-"""Self: one network's deep exits teach its shallow ones."""
+"""BYOT: a network's deepest exit teaches the shallow ones."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def byot(config: Config, data_spec: DataSpec) -> Distillation:
 def taught_by_the_deepest(student: Node, config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE of the deepest exit and, for each exit i, (1 - alpha) CE_i + alpha response(deepest -> i).
 
-    `student` provides the deepest exit, then the others, shallow to deep. Feature losses draw each exit's map to the
-    deepest stage's; a public variant has a term of its own instead, between vectors pooled over positions. Without a
-    response loss each exit's CE has weight 1. luanyunteng weighs the deepest exit's CE with 1 - alpha, too.
+    `student` provides the deepest exit, then the others, shallow to deep. Feature losses match each exit's map to the
+    deepest stage's; the public variants have their own term between spatially pooled vectors instead. Without a
+    response loss, each exit's CE has weight 1. luanyunteng also weights the deepest exit's CE by 1 - alpha.
 
     Raises:
-        UserError: a weight for the feature term of a variant that has none.
+        UserError: `scheme.beta` is set for the variant without a feature term.
     """
     options = config.scheme
     assert isinstance(options, SelfBYOT)
@@ -59,7 +59,7 @@ def taught_by_the_deepest(student: Node, config: Config, data_spec: DataSpec) ->
 
 
 def _own_features(student: Node, options: SelfBYOT, data_spec: DataSpec) -> list[Transfer]:
-    """Return a public variant's feature terms; the authors' code leaves out the deepest of the exits."""
+    """Return a public variant's feature terms; the authors' code omits the last of the other exits."""
     if options.variant == "ours":
         return []
     deepest, *exits = student.provides
@@ -78,7 +78,7 @@ def batch_norm_of_gap(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d
     r"""Return $\sqrt{\sum_n \|f_n - g_n\|^2}$, the norm of the whole batch's difference, not squared.
 
     The authors' code of Zhang et al. 2019 (ArchipLab-LinfengZhang/pytorch-self-distillation-final). It grows with the
-    square root of the batch. Gradients flow to both; 0 where they are equal.
+    square root of the batch size. Gradients flow to both; they are 0 where the features are equal.
 
     Args:
         student: f.
@@ -92,7 +92,7 @@ def batch_norm_of_gap(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d
 def active_gap(student: Float[Tensor, "n d"], teacher: Float[Tensor, "n d"]) -> Float[Tensor, ""]:
     r"""Return the mean over the batch of $\sum_d (f_d - g_d)^2 [f_d > 0 \vee g_d > 0]$.
 
-    luanyunteng/pytorch-be-your-own-teacher, which sums over the batch. Gradients flow to both.
+    As in luanyunteng/pytorch-be-your-own-teacher, which sums over the batch. Gradients flow to both.
 
     Args:
         student: f.
@@ -118,7 +118,7 @@ class PooledNorm(Loss[Ramp]):
 class PooledSum(Loss[Ramp]):
     """`active_gap` of the pooled features, summed over the optimizer step's samples.
 
-    A student of another width passes a learned linear layer first.
+    A student of another width is projected by a learned linear layer first.
     """
 
     def __init__(self, options: Ramp, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> None:

@@ -11,9 +11,9 @@ from kdschemes.schemes.self_distillation.two_views import NetworkTwice
 
 
 def cskd(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return CE + response(another sample of the class -> the sample).
+    """Return CE + response(another sample of the same class -> the sample).
 
-    The other sample is answered without gradient, by the network in training mode, after the batch.
+    The other sample's forward pass runs after the batch's, in training mode, without gradient.
     """
     student = NetworkTwice("student", student_network(config, data_spec, "student"), "classmate", learns=False)
     name, same_class = student.provides

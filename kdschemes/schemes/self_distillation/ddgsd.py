@@ -24,7 +24,7 @@ Gap = Literal["channels", "scalar"]
 
 
 class MeanGap(Term):
-    """`mean_gap` of the last stage's features, averaged over positions, of two outputs; both learn from it."""
+    """`mean_gap` of two outputs' last features, averaged over positions; both outputs learn from it."""
 
     needs_global_batch = True
 
@@ -44,11 +44,11 @@ class MeanGap(Term):
 
 @full_precision
 def mean_gap(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], *, form: Gap) -> Float[Tensor, ""]:
-    r"""Return the squared distance of the mean features of two views of a batch.
+    r"""Return the squared distance between the mean features of two views of a batch.
 
     Xu & Liu 2019, "Data-Distortion Guided Self-Distillation for Deep Neural Networks": the maximum mean discrepancy
-    with a linear kernel. 'channels' is $\| \frac1N \sum_n (a_n - b_n) \|^2$, summed over channels; 'scalar', of a
-    public re-implementation, $(\bar a - \bar b)^2$ of the means over samples and channels. The value depends on the
+    with a linear kernel. 'channels' is $\| \frac1N \sum_n (a_n - b_n) \|^2$, summed over channels; 'scalar', from a
+    public reimplementation, is $(\bar a - \bar b)^2$ of the means over samples and channels. The value depends on the
     whole batch; gradients flow to both.
 
     Args:
@@ -61,10 +61,10 @@ def mean_gap(first: Float[Tensor, "n d"], second: Float[Tensor, "n d"], *, form:
 
 
 def ddgsd(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return CE of both views, response each from the other, and the distance of their mean features.
+    """Return CE of both views, response in both directions, and the distance between their mean features.
 
-    One forward pass runs both views; targets are constants, the distance is none. Feature and relation terms run both
-    ways, too.
+    Both views share one forward pass; targets are detached, but not in the distance. Feature and relation terms, if
+    any, also go in both directions.
     """
     student = NetworkTwice("student", student_network(config, data_spec, "student"), "view1", joint_forward=True)
     first, second = student.provides

@@ -1,4 +1,4 @@
-"""The last mini-batch teaches the present one: DLB (Shen et al. 2022)."""
+"""The previous mini-batch teaches the current one: DLB (Shen et al. 2022)."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from kdschemes.schemes.self_distillation.two_views import NetworkTwice
 
 
 class LastStep(Node):
-    """What a network answered at the optimizer step before, found again by the samples' positions.
+    """A network's predictions at the previous optimizer step, looked up by the samples' positions.
 
-    `name` holds the logits that `source` had then for the samples of the auxiliary batch `previous`, constants. Answers
-    are remembered after the step, those of all processes on each process, `size` samples at most.
+    `name` provides the logits of `source` at that step for the samples of the auxiliary batch `previous`, detached.
+    Predictions of all processes are stored on each process after the step, for at most `size` samples.
     """
 
     aux_batches = ("previous",)
@@ -56,7 +56,7 @@ class LastStep(Node):
 
 
 class SuperviseBoth(Term):
-    """Cross-entropy on the labels of a batch and of one of its auxiliary batches, a mean over the samples of both."""
+    """Cross-entropy with the labels of a batch and one of its auxiliary batches, averaged over the samples of both."""
 
     def __init__(self, target: str, again: str, aux_batch: str, weight: Schedule) -> None:
         super().__init__(f"ce/{target}", target, weight)
@@ -82,10 +82,10 @@ class SuperviseBoth(Term):
 
 
 def dlb(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return CE over the batch and the one before, and response(its answers then -> its answers now) on the latter.
+    """Return CE over the batch and the previous one, and response(previous -> current predictions) on the latter.
 
-    The batch before is seen in another view, in a forward pass of its own; its answers then are those of view 0, by the
-    weights of then. The first step has no batch before: CE alone.
+    The previous batch is seen in a new view, in a separate forward pass; its previous predictions are from view 0 with
+    the weights at that step. The first step has no previous batch and only CE.
     """
     student = NetworkTwice("student", student_network(config, data_spec, "student"), "previous")
     name, again = student.provides

@@ -1,4 +1,4 @@
-"""Self: a self-teacher refines the network's maps, learns from the labels and teaches the network."""
+"""FRSKD: a self-teacher refines the network's maps, learns from the labels, and teaches the network."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Size = tuple[int, int]
 
 
 class SelfTeacher(Node):
-    """Refined maps of the stages of another output, and a linear classifier of the deepest one's average.
+    """Refined maps of another output's stages, and a linear classifier on the spatial mean of the deepest one.
 
     Args:
-        name: of its output, whose features have the names of the stages.
-        source: the output whose maps it reads.
+        name: of the output; its features have the names of the stages.
+        source: the output whose maps are refined.
         maps: (C, H, W) of the stages, shallow to deep.
         num_classes: of the classifier.
-        options: width and depth of the pyramid, and whether the maps are constants.
+        options: width and depth of the pyramid, and whether the maps are detached.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class SelfTeacher(Node):
 
 
 def frskd(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return CE of the network and of the self-teacher, whose answer and refined maps teach the network.
+    """Return CE of the network and of the self-teacher, whose logits and refined maps teach the network.
 
-    The self-teacher learns from its CE alone, which trains the network through the maps too, unless `detach`. Tokens
-    count as the square map that they fill.
+    The self-teacher only learns from its CE, which also trains the network through the maps, unless `scheme.detach`.
+    Tokens are reshaped into a square map.
 
     Raises:
-        UserError: a network whose stages give no maps, or that has only one stage.
+        UserError: the network's stages have no maps, or it has only one stage.
     """
     options = config.scheme
     assert isinstance(options, SelfFRSKD)
@@ -82,7 +82,7 @@ def frskd(config: Config, data_spec: DataSpec) -> Distillation:
 
 
 class Fuse(nn.Module):
-    r"""The weighted mean of maps of one shape; weights are learned, not negative, and equal at the start.
+    r"""The weighted mean of maps of one shape; the weights are learned, nonnegative, and initially equal.
 
     $w_k = relu(v_k) / (\sum_j relu(v_j) + 10^{-6})$, the fast normalized fusion of Tan et al. 2020, EfficientDet.
     """
@@ -92,7 +92,6 @@ class Fuse(nn.Module):
         self.weights = nn.Parameter(torch.ones(maps))
 
     def forward(self, *maps: Float[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
-        """Return the mean."""
         weights = self.weights.relu()
         weights = weights / (weights.sum() + 1e-6)
         mean: Tensor = sum(weight * m for weight, m in zip(weights, maps, strict=True))
@@ -100,21 +99,21 @@ class Fuse(nn.Module):
 
 
 class BiFPN(nn.Module):
-    """Refine maps of several stages: from the deepest up to the shallowest, and down again.
+    """Refine maps of several stages: from the deepest to the shallowest, and back.
 
     With $L_i$, $L'_i$ two 1x1 convolutions of the stage's map, $P_n = L_n$, and going up
     $P_i = B(w_0 L_i + w_1 U(P_{i+1}))$; then $O_1 = P_1$, and going down
-    $O_i = B'(w_0 L'_i + w_1 P_i + w_2 D(O_{i-1}))$, the deepest without its $P_n$. U enlarges to the neighbor's size
-    by nearest neighbors, D is a 3x3 maximum of stride 2 as often as the neighbor's size allows; both pass a 1x1
-    convolution to the neighbor's channels. A 1x1 convolution is followed by batch norm and ReLU; B is `depth` times a
-    depthwise 3x3 and a 1x1 convolution and batch norm, with ReLU between them. All convolutions are without bias, every
-    map passes a ReLU before it is read.
+    $O_i = B'(w_0 L'_i + w_1 P_i + w_2 D(O_{i-1}))$, the deepest without its $P_n$. U is nearest-neighbor upsampling to
+    the neighbor's size, D a 3x3 max pooling of stride 2, repeated as often as the neighbor's size allows; both end with
+    a 1x1 convolution to the neighbor's channels. 1x1 convolutions are followed by batch norm and ReLU; B is `depth`
+    blocks of a depthwise 3x3 convolution, a 1x1 convolution, and batch norm, with ReLU between blocks. Convolutions
+    have no bias; a ReLU is applied to every map before it is read.
     Ji et al. 2021, "Refine Myself by Teaching Myself", class BiFPNc of the authors' code.
 
     Args:
         channels: of the stages' maps, shallow to deep, two or more.
-        width: channels of the refined maps over those of the stages.
-        depth: of B.
+        width: channels of the refined maps relative to the stages'.
+        depth: number of blocks in B.
     """
 
     def __init__(self, channels: Sequence[int], *, width: int, depth: int) -> None:
@@ -132,7 +131,7 @@ class BiFPN(nn.Module):
         self.block_down = nn.ModuleList(_block(d, depth) for d in widths[1:])
 
     def forward(self, maps: Sequence[Float[Tensor, "n _ _ _"]]) -> list[Float[Tensor, "n _ _ _"]]:
-        """Return the refined maps, each of its stage's size, after a last ReLU."""
+        """Return the refined maps, each of its stage's size, after a final ReLU."""
         maps = [m.relu() for m in maps]
         sizes: list[Size] = [(m.shape[2], m.shape[3]) for m in maps]
         path = [lateral(m) for lateral, m in zip(self.lateral_up, maps, strict=True)]
@@ -149,9 +148,9 @@ class BiFPN(nn.Module):
 
 
 def shrunk(maps: Float[Tensor, "n c h w"], size: Size) -> Float[Tensor, "n c h2 w2"]:
-    """Bring maps to a size: 3x3 maxima of stride 2 while both sides stay large enough, then nearest neighbors.
+    """Resize maps: 3x3 max pooling of stride 2 while both sides stay large enough, then nearest-neighbor.
 
-    The maxima are padded with zeros as EfficientDet pads them, to ceil(side / 2), the odd row at the end.
+    As in EfficientDet, pooling pads with zeros to ceil(side / 2), with the odd row at the end.
     """
     while maps.shape[2:] != size and all(
         (side + 1) // 2 >= goal for side, goal in zip(maps.shape[2:], size, strict=True)

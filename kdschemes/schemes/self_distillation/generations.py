@@ -1,4 +1,4 @@
-"""A network that prerequisite runs of its own kind teach."""
+"""A network taught by earlier generations of itself, trained in prerequisite runs."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from kdschemes.schemes.offline.teachers import soft_and_hard
 def taught_by_generations(
     config: Config, data_spec: DataSpec, nodes: dict[str, Node], heads: list[str], generation: int
 ) -> Distillation:
-    """Return (1 - alpha) CE + alpha response(teacher -> student), the student that of a generation.
+    """Return (1 - alpha) CE + alpha response(teacher -> student), with the student of this generation.
 
-    Nodes that are ensembles run after the student; `heads` are evaluated.
+    Ensembles among the nodes run after the student; `heads` are evaluated.
     """
     alpha, hard = soft_and_hard(config)
     student = Network("student", student_network(config, data_spec, _role(generation)))
@@ -35,7 +35,7 @@ def taught_by_generations(
 
 
 def generation_network(config: Config, data_spec: DataSpec, place: int, generation: int) -> StagedNetwork:
-    """Return a generation's network: as it starts, or with the weights of its run where that is known by now."""
+    """Return a generation's network, with its run's weights if the run is known, else with its initial weights."""
     network = student_network(config, data_spec, _role(generation))
     folders = config.teacher.checkpoint
     if isinstance(folders, list):
@@ -44,5 +44,5 @@ def generation_network(config: Config, data_spec: DataSpec, place: int, generati
 
 
 def _role(generation: int) -> str:
-    """Return what a generation's initial weights are drawn for; generation 0 is the student of the supervised run."""
+    """Return the seed role of a generation's initial weights; generation 0 is the student of the supervised run."""
     return f"generation{generation}" if generation else "student"

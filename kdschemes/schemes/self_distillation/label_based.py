@@ -1,4 +1,4 @@
-"""Self: soft labels made of the label and of the network's own output; nobody else teaches."""
+"""Soft labels made from the label and the network's own output, without a teacher."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from kdschemes.schemes.networks import student_network
 
 
 def own_labels(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return hard CE + a loss that looks at no teacher, on the edge from the student to itself.
+    """Return hard CE + a loss that reads no teacher, on the edge from the student to itself.
 
     Raises:
-        UserError: a loss that would compare the student with itself.
+        UserError: a loss would compare the student with itself.
     """
     for kind, options in config.losses.chosen():
         if not isinstance(options, USKD | TFKDReg):
             raise UserError(
-                f"losses.{kind}={options.name} would compare the student with itself, method={config.scheme.method} "
-                "has no teacher: leave losses.response=uskd or tfkd_reg, and none of the other kinds"
+                f"losses.{kind}={options.name} would compare the student with itself, as method={config.scheme.method} "
+                "has no teacher: use only losses.response=uskd or tfkd_reg"
             )
     published = next((options.ce_weight for _, options in config.losses.chosen()), 1.0)
     return distill(

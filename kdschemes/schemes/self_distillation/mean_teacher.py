@@ -12,7 +12,7 @@ from kdschemes.schemes.networks import student_network
 
 
 def mean_teacher(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return CE + response(moving average -> student); the average is the reported head."""
+    """Return CE + response(moving average -> student); the average is the primary head."""
     options = config.scheme
     network = student_network(config, data_spec, "student")
     seen = Network("student", network, "view1" if options.view == "independent" else None)

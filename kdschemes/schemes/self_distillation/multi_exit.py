@@ -1,4 +1,4 @@
-"""Self: the deepest exit teaches the shallow ones at a temperature that grows as it becomes sure."""
+"""The deepest exit teaches the shallow ones at a temperature that grows with its confidence."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from kdschemes.schemes.networks import network_with_exits
 class WarmingExits(NetworkWithExits):
     """A network with exits, and the factor by which its deepest exit's temperature has grown.
 
-    After each optimizer step at which the mean over the step's samples of the deepest exit's highest probability,
-    softened by `temperature` times the factor so far, is above `confidence`, the factor is multiplied by `growth`. It
-    never falls. How often it has grown is in the checkpoint.
+    After an optimizer step, the factor is multiplied by `growth` if the deepest exit's highest probability, at
+    `temperature` times the current factor and averaged over the step's samples, exceeds `confidence`. The number of
+    increases is checkpointed.
 
     Args:
         name: of the output.
         network: the network with its exits.
-        temperature: at the start.
+        temperature: initial temperature.
         growth: at least 1.
         confidence: from 0 to 1.
     """
@@ -53,7 +53,7 @@ class WarmingExits(NetworkWithExits):
 
     @property
     def factor(self) -> Tensor:
-        """What the temperature has been multiplied by so far, in float64."""
+        """The current factor on the temperature, in float64."""
         return torch.pow(self.growth, self.growths.double())
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
@@ -74,9 +74,9 @@ class WarmingExits(NetworkWithExits):
 
 
 class WarmingTransfer(Transfer):
-    """An edge between exits whose loss is taken of logits divided by the factor s of `exits`, times s squared.
+    """An edge between exits whose loss is computed on logits divided by the factor s of `exits`, times s squared.
 
-    A loss of temperature T that is multiplied by T squared so becomes the same loss of temperature sT.
+    A loss at temperature T that includes the factor T squared thereby becomes the same loss at temperature sT.
     """
 
     def __init__(
@@ -95,8 +95,8 @@ class WarmingTransfer(Transfer):
 def multi_exit(config: Config, data_spec: DataSpec) -> Distillation:
     """Return (1 - C) CE_K + sum over the other exits k of (1 - C) CE_k + C response(deepest K -> k), C = alpha.
 
-    The temperature of the response loss is multiplied by `WarmingExits.factor`. Feature and relation losses, where
-    chosen, run from the deepest stage to each exit and know of no temperature. Without a response loss C is 0.
+    The temperature of the response loss is multiplied by `WarmingExits.factor`. Feature and relation terms, if any, go
+    from the deepest stage to each exit, without a temperature. Without a response loss, C is 0.
     """
     options = config.scheme
     assert isinstance(options, SelfMultiExit)

@@ -15,11 +15,11 @@ from kdschemes.schemes.distill import Edge, distill, soft_weight
 from kdschemes.schemes.networks import student_network
 
 CERTAIN = 100.0
-"""The logit of a class without doubt among others of 0: the others' probability, e^-100, rounds to nothing."""
+"""The logit of the label if all others are 0: their probability e^-100 is negligible."""
 
 
 def growing(last: float) -> Schedule:
-    """Return a weight that grows each epoch by an equal step and is `last` in the last one."""
+    """Return a weight that grows by the same amount each epoch and reaches `last` in the last one."""
 
     def weight(progress: Progress) -> float:
         epoch = progress.step // progress.steps_per_epoch
@@ -29,10 +29,10 @@ def growing(last: float) -> Schedule:
 
 
 def pskd(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return (1 - a) CE + a response(the epoch before -> now), a growing from epoch to epoch up to `scheme.alpha`.
+    """Return (1 - a) CE + a response(previous epoch -> current), with a growing each epoch up to `scheme.alpha`.
 
-    The past is what the network answered in training, in that epoch's view. A sample not seen yet is answered by its
-    label, so that the first epoch learns from labels alone. Without a response loss CE has weight 1.
+    The teacher is the network's own prediction in training, in the previous epoch's view. For samples not seen yet, it
+    is the label, so that the first epoch only learns from labels. Without a response loss, CE has weight 1.
     """
     assert data_spec.train_labels is not None, "a prediction bank needs the training samples"
     labels = functional.one_hot(data_spec.train_labels.cpu().clamp(min=0), data_spec.num_classes)

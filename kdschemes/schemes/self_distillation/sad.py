@@ -1,4 +1,4 @@
-"""Self: the attention of each stage follows that of the next deeper one."""
+"""SAD: the attention map of each stage mimics the next deeper stage's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Reduce = Literal["mean", "sum"]
 
 
 class SelfAttention(Term):
-    """`self_attention` between two stages of one output; the deeper one is a constant if the options detach it."""
+    """`self_attention` between two stages of one output; the deeper one is detached if configured."""
 
     def __init__(self, target: str, shallow: str, deep: str, options: SelfSAD) -> None:
         super().__init__(f"sad/{target}/{deep}->{shallow}", target, _from(options.start, options.weight))
@@ -61,15 +61,15 @@ def self_attention(
     r"""Return the mean over samples and positions of $(\Psi(F) - \Psi(G))^2$, $\Psi$ a softmax over positions.
 
     Hou et al. 2019, "Learning Lightweight Lane Detection CNNs by Self Attention Distillation". $\Psi(F)$ is the
-    softmax of $\frac1C \sum_c F_c^2$. The deeper map G is enlarged to the size of F by bilinear interpolation (pixel
-    centers aligned) before its squares are taken, or its attention is, before the softmax. Gradients flow to both.
+    softmax of $\frac1C \sum_c F_c^2$. The deeper map G is upsampled bilinearly to the size of F (`align_corners=False`)
+    before squaring ('features'), or its attention before the softmax ('attention'). Gradients flow to both.
 
     Args:
         shallow: F.
         deep: G.
-        channel_reduction: 'sum' leaves out the factor 1/C.
+        channel_reduction: 'sum' omits the factor 1/C.
         upsample: 'features' or 'attention'.
-        spatial_reduction: 'sum' adds the squared differences of a sample's positions.
+        spatial_reduction: 'sum' sums the squared differences over a sample's positions.
     """
     size = (shallow.shape[2], shallow.shape[3])
     ours = _energy(shallow, channel_reduction)
@@ -82,13 +82,13 @@ def self_attention(
 
 
 def sad(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return CE + weight * sum over successive stages m of the squared gap between attention of m and of m + 1.
+    """Return CE + weight * sum over successive stages m of the squared gap between the attention of m and m + 1.
 
-    Tokens count as the square map that they fill. Pairs with a map of one position, whose attention says nothing, are
-    left out of `stages=all`; other choices of them are refused.
+    Tokens are reshaped into a square map. Pairs with a 1x1 map, whose attention is constant, are omitted with
+    `stages=all` and rejected otherwise.
 
     Raises:
-        UserError: a stage that is not there or gives no map, and where no pair has an attention to follow.
+        UserError: a stage does not exist or has no map, or all maps are 1x1.
     """
     options = config.scheme
     assert isinstance(options, SelfSAD)
@@ -111,8 +111,8 @@ def _pairs(stages: str | list[str], maps: Maps, model: str) -> list[tuple[str, s
     if not taught or (stages != "all" and len(taught) < len(pairs)):
         shallow, deep = next(pair for pair in pairs if pair not in taught)
         raise UserError(
-            f"sad needs more than one position, but '{deep}' teaches '{shallow}' by a 1x1 map: choose other stages by "
-            "scheme.stages=[...], larger images or another model"
+            f"sad needs more than one position, but '{deep}' teaches '{shallow}' by a 1x1 map: choose other "
+            "scheme.stages, larger images, or another model"
         )
     return taught
 

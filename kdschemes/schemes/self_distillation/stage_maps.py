@@ -1,4 +1,4 @@
-"""The maps that a network's stages give."""
+"""The shapes of the maps of a network's stages."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from kdschemes.losses.stages import map_shape
 
 
 def stage_maps(method: str, features: StageShapes) -> dict[str, tuple[int, int, int]]:
-    """Return by stage the (C, H, W) of its map; tokens count as the square that they fill.
+    """Return each stage's map shape (C, H, W); tokens are reshaped into a square map.
 
     Raises:
-        UserError: a stage that gives vectors, or tokens that are no square.
+        UserError: a stage has vectors, or a number of tokens that is not a square.
     """
     for stage, shape in features.items():
         if len(shape) == 1 or (len(shape) == 2 and isqrt(shape[0]) ** 2 != shape[0]):

@@ -1,4 +1,4 @@
-"""Teacher-free distillation: the supervised run of a network teaches a fresh one (Yuan et al. 2020)."""
+"""Teacher-free distillation: a network trained with labels teaches a new one (Yuan et al. 2020)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from kdschemes.schemes.self_distillation.generations import generation_network, 
 
 
 def tfkd_self(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return (1 - alpha) CE + alpha response(teacher -> student): from the supervised run to a fresh network."""
+    """Return (1 - alpha) CE + alpha response(teacher -> student), the teacher from the supervised run."""
     return taught_by_generations(
         config, data_spec, {"teacher": Frozen("teacher", generation_network(config, data_spec, 0, 0))}, ["student"], 1
     )

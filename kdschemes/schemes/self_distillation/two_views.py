@@ -13,11 +13,11 @@ from kdschemes.models import StagedNetwork
 
 
 class NetworkTwice(Network):
-    """A trained network that answers, beside the batch, one of its auxiliary batches.
+    """A trained network that is computed on the batch and on one of its auxiliary batches.
 
-    Outputs are `name` and, in training, `NAME/COMPANION`. `together` runs both in one forward pass, with one set of
-    batch norm's statistics; else the auxiliary batch follows the batch in a pass of its own, from which, without
-    `learns`, no gradient comes. Of an auxiliary batch without samples the answer is empty.
+    Outputs are `name` and, in training, `NAME/AUX_BATCH`. `joint_forward` runs both in one forward pass with shared
+    batch-norm statistics; otherwise the auxiliary batch has a separate forward pass after the batch's, without gradient
+    if `learns` is False. An empty auxiliary batch has an empty output.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Self: soft labels by Zipf's law, over ranks that the positions of the network's last map vote for."""
+"""Zipf's label smoothing: soft labels by Zipf's law over class ranks, voted for by the last map's positions."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from kdschemes.schemes.networks import student_network
 
 
 class ZipfLabels(Term):
-    """`zipf_loss` of the target's logits, its ranks from `dense_votes` of the last map or from the logits."""
+    """`zipf_loss` of the target's logits, with ranks from `dense_votes` of the last map or from the logits."""
 
     def __init__(self, target: str, options: SelfZipf, classifier: nn.Linear | None) -> None:
         super().__init__(f"zipf/{target}", target, constant(options.weight))
@@ -33,7 +33,6 @@ class ZipfLabels(Term):
 
     @property
     def classifier(self) -> nn.Linear | None:
-        """The student's own, for dense votes."""
         return self._classifier[0]
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
@@ -55,13 +54,13 @@ def dense_votes(
     *,
     upsample: int,
 ) -> Float[Tensor, "n c"]:
-    """Return for each class how many positions of the enlarged map the classifier gives to it.
+    """Return for each class the number of positions of the upsampled map that are classified as it.
 
     Args:
-        features: the map that is averaged and classified.
+        features: the map that the classifier reads, before averaging.
         weight: of the classifier.
         bias: of the classifier.
-        upsample: the factor by which the map is enlarged first, bilinearly.
+        upsample: factor of bilinear upsampling.
     """
     if upsample > 1:
         features = functional.interpolate(features, scale_factor=float(upsample), mode="bilinear")
@@ -74,12 +73,12 @@ def dense_votes(
 def zipf_labels(scores: Float[Tensor, "n c"], labels: Int[Tensor, " n"], *, power: float) -> Float[Tensor, "n c"]:
     r"""Return $q_c \propto 1 / r_c^{power}$ on the classes other than the label, and 0 on the label.
 
-    $r_c$ is 1 + the number of classes, the label's included, of a greater score: equal scores share the best rank.
+    $r_c$ is 1 + the number of classes with a higher score, including the label: equal scores share the best rank.
 
     Args:
         scores: by which classes are ranked.
         labels: class indices.
-        power: of the law.
+        power: exponent of the law.
     """
     ascending = scores.sort(dim=1).values
     rank = 1 + scores.shape[1] - torch.searchsorted(ascending, scores.contiguous(), right=True)
@@ -93,8 +92,8 @@ def zipf_loss(
 ) -> Float[Tensor, ""]:
     r"""Return $\frac1N \sum_n KL(q_n \| softmax(z_{n, c \ne y}))$ over the classes other than the label.
 
-    Liang et al. 2022, "Efficient One Pass Self-distillation with Zipf's Label Smoothing". The student's logits get
-    gradient, q is what the caller gives. With two classes the value is 0.
+    Liang et al. 2022, "Efficient One Pass Self-distillation with Zipf's Label Smoothing". Gradients flow to the
+    logits. With two classes, the value is 0.
 
     Args:
         student: logits z.
@@ -112,13 +111,13 @@ def zipf(config: Config, data_spec: DataSpec) -> Distillation:
     """Return CE + weight times the divergence from Zipf's law over the ranks of the other classes.
 
     Raises:
-        UserError: fewer than 2 classes, or votes of a map's positions where the last map is not what is classified.
+        UserError: fewer than 2 classes, or dense votes with a model whose classifier does not read its last map.
     """
     options = config.scheme
     assert isinstance(options, SelfZipf)
     if data_spec.num_classes < 2:
         raise UserError(
-            f"method=zipf ranks the classes beside the label's, the task has {data_spec.num_classes} class(es)"
+            f"method=zipf ranks the classes other than the label, but there is only {data_spec.num_classes} class"
         )
     student = Network("student", student_network(config, data_spec, "student"))
     classifier = None
@@ -127,8 +126,8 @@ def zipf(config: Config, data_spec: DataSpec) -> Distillation:
         last = list(probe([student], data_spec)["student"].values())[-1]
         if classifier is None or len(last) != 3:
             raise UserError(
-                f"scheme.votes=dense needs one linear layer on the averaged last map, which {config.model.name} "
-                "has not: use scheme.votes=logits"
+                f"scheme.votes=dense needs a linear classifier on the averaged last map, which {config.model.name} "
+                "does not have: use scheme.votes=logits"
             )
     terms = [Supervise("student", constant(1.0)), ZipfLabels("student", options, classifier)]
     return Distillation({"student": student}, terms, ["student"])

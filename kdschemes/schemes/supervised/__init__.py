@@ -1,4 +1,4 @@
-"""Supervised: no teacher, cross-entropy on the labels."""
+"""Supervised: no teacher, cross-entropy with the labels."""
 
 from __future__ import annotations
 

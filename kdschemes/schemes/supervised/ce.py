@@ -1,4 +1,4 @@
-"""Cross-entropy on one network."""
+"""One network trained with cross-entropy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdschemes.schemes.networks import student_network
 
 
 def ce(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return one network under cross-entropy, on labels smoothed as the options say."""
+    """Return one network trained with cross-entropy, with label smoothing as configured."""
     return distill(
         {"student": Network("student", student_network(config, data_spec, "student"))},
         supervised={"student": 1.0},

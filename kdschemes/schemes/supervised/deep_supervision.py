@@ -1,4 +1,4 @@
-"""Cross-entropy on one network and on every exit of it."""
+"""One network and all of its exits trained with cross-entropy."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from kdschemes.schemes.networks import network_with_exits
 
 
 def deep_supervision(config: Config, data_spec: DataSpec) -> Distillation:
-    """Return one network under cross-entropy on its output and on every exit, with equal weights."""
+    """Return one network trained with cross-entropy on its output and on every exit, with equal weights."""
     student = NetworkWithExits("student", network_with_exits(config, data_spec, "student"))
     return distill(
         {"student": student, "ensemble": Ensemble("ensemble", student.provides)},

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from kdschemes.config import Config
+from kdschemes.config.data import ImageFolder
 from kdschemes.errors import UserError
 from kdschemes.models import count_macs, create_model
 from kdschemes.study.spec import StudyRun
@@ -26,8 +27,8 @@ PROCESS = 1 << 30
 CLASSES = 100
 """Number of classes assumed for a network's size if the data must be read to know it."""
 
-SAMPLES = {"digits": 1_437, "fashion_mnist": 60_000, "cifar10": 50_000, "cifar100": 50_000, "image_folder": 1_281_167}
-"""Number of training images, for prediction and memory banks with a row each, and for the work of an epoch."""
+SIDE = 32
+"""Side of the images assumed for a network's work if the data's are small: every model reads them."""
 
 PASSES = 3
 """Cost of training on a batch in forward passes: one forward, and a backward that costs two."""
@@ -100,7 +101,7 @@ def run_bytes(config: Config) -> float:
     trained = _total(_parameters, config.scheme.trained_models(config.model.name), config)
     averages = (config.train.ema is not None) + config.scheme.averages
     numbers = trained * (3 + STATES[config.optim.name] + averages)
-    samples = SAMPLES[config.data.name]
+    samples = config.data.train_samples
     remembered = CLASSES * config.scheme.keeps_predictions + sum(
         options.bank_size_per_sample for _, options in config.losses.chosen()
     )
@@ -114,7 +115,7 @@ def epoch_work(config: Config, pack_size: int) -> float:
     """
     models = config.scheme.trained_models(config.model.name)
     trained, teachers = (_total(_macs, names, config) for names in (models, _teachers(config)))
-    return SAMPLES[config.data.name] * config.data.train_fraction * (PASSES * trained + teachers / pack_size)
+    return config.data.train_samples * config.data.train_fraction * (PASSES * trained + teachers / pack_size)
 
 
 def _key(run: StudyRun) -> object:
@@ -182,7 +183,7 @@ def _teachers(config: Config) -> list[str]:
 
 
 def _total(count: Callable[[str, int], int], models: Iterable[str], config: Config) -> int:
-    size = int(getattr(config.data, "image_size", 32))
+    size = config.data.image_size if isinstance(config.data, ImageFolder) else SIDE
     return sum(count(model, size) for model in models)
 
 

@@ -1,4 +1,4 @@
-"""`kdschemes study`: run the remaining runs of a study on this machine, then report."""
+"""`kdschemes study run`: run the remaining runs of a study on this machine, then report."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def study_here(
             (folder / "logs").mkdir(parents=True, exist_ok=True)
             lock.acquire()
         except Timeout:
-            raise UserError(f"{folder} is in use by another kdschemes study or submit: wait for it") from None
+            raise UserError(f"{folder} is in use by another kdschemes study run or submit: wait for it") from None
         except OSError as error:
             raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
         try:

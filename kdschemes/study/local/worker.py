@@ -1,4 +1,4 @@
-"""A process that trains packs, one after the other; started and given orders by `kdschemes study`.
+"""A process that trains packs, one after the other; started and given orders by `kdschemes study run`.
 
 An order is a line of JSON on the standard input: `runs` (configurations), `group`, `log` (where its output goes)
 and `cores`. For each run a line of JSON on the standard output reports the outcome, and one more the end of the

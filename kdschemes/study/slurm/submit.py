@@ -52,7 +52,7 @@ def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: 
         with FileLock(folder / LOCK, timeout=LOCK_PATIENCE):
             return "\n".join([*opened.notes, _submit(runs, opened.study, root, parallel, extra)])
     except Timeout:
-        raise UserError(f"{folder} is in use by another kdschemes submit or study: wait for it") from None
+        raise UserError(f"{folder} is in use by another kdschemes study run or submit: wait for it") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
@@ -62,7 +62,7 @@ def _check_extra(extra: Sequence[str]) -> None:
         option = word.partition("=")[0]
         ours = any(name.startswith(option[2:]) for name in OURS) if word.startswith("--") else option[:2] in OURS_SHORT
         if ours:
-            raise UserError(f"{word}: kdschemes submit sets {option} itself; take it out")
+            raise UserError(f"{word}: kdschemes study submit sets {option} itself; take it out")
 
 
 def _submit(runs: Sequence[StudyRun], study: Study, root: Path, parallel: int | None, extra: Sequence[str]) -> str:

@@ -1,0 +1,27 @@
+"""The table of kdschemes' own networks. Nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+MODELS: Mapping[str, tuple[str, Mapping[str, int]]] = {
+    "convnet": ("convnet", {}),
+    "resnet18_cifar": ("resnet18_cifar", {}),
+    "resnet20": ("cifar_resnet", {"depth": 20}),
+    "resnet32": ("cifar_resnet", {"depth": 32}),
+    "resnet44": ("cifar_resnet", {"depth": 44}),
+    "resnet56": ("cifar_resnet", {"depth": 56}),
+    "resnet110": ("cifar_resnet", {"depth": 110}),
+    "resnet8x4": ("cifar_resnet_x4", {"depth": 8}),
+    "resnet32x4": ("cifar_resnet_x4", {"depth": 32}),
+    "wrn_16_1": ("wide_resnet", {"depth": 16, "widen": 1}),
+    "wrn_16_2": ("wide_resnet", {"depth": 16, "widen": 2}),
+    "wrn_40_1": ("wide_resnet", {"depth": 40, "widen": 1}),
+    "wrn_40_2": ("wide_resnet", {"depth": 40, "widen": 2}),
+    "vgg8": ("vgg", {"convolutions": 1}),
+    "vgg13": ("vgg", {"convolutions": 2}),
+    "mobilenet_v2": ("mobilenet_v2", {}),
+    "shufflenet_v1": ("shufflenet_v1", {}),
+    "shufflenet_v2": ("shufflenet_v2", {}),
+}
+"""Each network by name: the function of `kdschemes.models` that builds it, and its arguments."""

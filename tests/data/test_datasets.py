@@ -1,0 +1,450 @@
+"""Reading the data sets: whole, missing, cut short and damaged files; downloads; stratified splits."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import pickle
+import struct
+import tarfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+
+from kdschemes.data.datasets import (
+    CIFAR10_FILES,
+    CIFAR100_FILES,
+    FASHION_CLASSES,
+    FASHION_FILES,
+    FASHION_URL,
+    Arrays,
+    CifarFiles,
+    read_cifar,
+    read_digits,
+    read_fashion_mnist,
+)
+from kdschemes.data.download import fetch, read_idx
+from kdschemes.data.splits import stratified_split
+from kdschemes.errors import UserError
+
+NOWHERE = "http://127.0.0.1:9/"  # the discard port: nobody listens
+
+
+def md5(data: bytes) -> str:
+    return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@dataclass(frozen=True)
+class Server:
+    folder: Path
+    url: str
+    requests: list[str]
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    """A web server over an empty folder that notes what it is asked for."""
+    folder, requests = tmp_path / "www", []
+    folder.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            requests.append(self.path)
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield Server(folder, f"http://127.0.0.1:{httpd.server_port}/", requests)
+        httpd.shutdown()
+        thread.join()
+
+
+# digits
+
+
+def test_digits_are_whole_and_scaled() -> None:
+    digits = read_digits(Path("unused"))
+    assert digits.train_images.shape == (1258, 1, 8, 8)
+    assert digits.test_images.shape == (539, 1, 8, 8)
+    assert digits.train_images.dtype == torch.uint8
+    assert digits.train_images.max() == 255
+    assert len(digits.train_images.unique()) == 17
+    share = digits.test_labels.bincount() / (digits.test_labels.bincount() + digits.train_labels.bincount())
+    assert (share - 0.3).abs().max() < 0.004
+
+
+def test_digits_split_is_always_the_same() -> None:
+    digits = read_digits(Path("unused"))
+    assert digits.test_labels[:12].tolist() == [3, 5, 8, 3, 8, 0, 9, 0, 7, 1, 2, 2]
+    assert md5(digits.test_images.numpy().tobytes()) == "5178b43fa4f7dd55e201effaa862a17d"
+
+
+def test_digits_statistics() -> None:
+    digits = read_digits(Path("unused"))
+    pixels = digits.train_images.double() / 255
+    assert pixels.mean() == pytest.approx(digits.mean[0], abs=5e-5)
+    assert pixels.std(correction=0) == pytest.approx(digits.std[0], abs=5e-5)
+
+
+# splits
+
+
+def names(count: int) -> list[str]:
+    return [f"c{k}" for k in range(count)]
+
+
+def test_split_is_stratified_disjoint_and_complete() -> None:
+    labels = torch.tensor([0] * 100 + [1] * 30 + [2] * 7)[
+        torch.randperm(137, generator=torch.Generator().manual_seed(0))
+    ]
+    kept, held = stratified_split(labels, 0.2, seed=3, classes=names(3))
+    assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(137))
+    assert labels[held].bincount().tolist() == [20, 6, 1]
+    assert torch.equal(kept.sort().values, kept)
+
+
+def test_split_depends_on_its_seed_only() -> None:
+    labels = torch.arange(400) % 4
+    torch.manual_seed(0)
+    first = stratified_split(labels, 0.25, seed=0, classes=names(4))[1]
+    torch.manual_seed(1)
+    assert torch.equal(stratified_split(labels, 0.25, seed=0, classes=names(4))[1], first)
+    assert not torch.equal(stratified_split(labels, 0.25, seed=1, classes=names(4))[1], first)
+
+
+def test_split_holds_out_any_sample_with_equal_chance() -> None:
+    labels = torch.zeros(20, dtype=torch.long)
+    counts = torch.zeros(20)
+    for seed in range(2000):
+        counts[stratified_split(labels, 0.25, seed=seed, classes=["c0"])[1]] += 1
+    assert counts.sum() == 2000 * 5
+    assert ((counts - 500).abs() < 4.5 * (2000 * 0.25 * 0.75) ** 0.5).all()
+
+
+def test_split_of_nothing() -> None:
+    kept, held = stratified_split(torch.arange(9) % 3, 0.0, seed=0, classes=names(3))
+    assert torch.equal(kept, torch.arange(9))
+    assert len(held) == 0
+
+
+def test_small_classes_keep_one_sample() -> None:
+    labels = torch.tensor([0] * 10 + [1] + [2] * 2)
+    kept, held = stratified_split(labels, 0.9, seed=0, classes=names(3))
+    assert labels[held].bincount(minlength=3).tolist() == [9, 0, 1]
+    assert labels[kept].bincount(minlength=3).tolist() == [1, 1, 1]
+
+
+def test_split_refuses_an_empty_class_and_a_share_that_gives_nothing() -> None:
+    with pytest.raises(UserError, match="class 'c1' has no training images"):
+        stratified_split(torch.tensor([0, 0, 2, 2]), 0.5, seed=0, classes=names(3))
+    with pytest.raises(UserError, match=r"data\.val_fraction=0\.1 holds out no images"):
+        stratified_split(torch.tensor([0, 0, 1, 1]), 0.1, seed=0, classes=names(2))
+
+
+# CIFAR
+
+
+def test_cifar_facts_are_those_of_torchvision() -> None:
+    for files, known in (
+        (CIFAR10_FILES, torchvision.datasets.CIFAR10),
+        (CIFAR100_FILES, torchvision.datasets.CIFAR100),
+    ):
+        assert (files.url, files.archive_md5, files.folder) == (known.url, known.tgz_md5, known.base_folder)
+        assert list(files.train.items()) == [tuple(pair) for pair in known.train_list]
+        assert list(files.test.items()) == [tuple(pair) for pair in known.test_list]
+        assert files.meta == {known.meta["filename"]: known.meta["md5"]}
+        assert files.names_key == known.meta["key"]
+
+
+def test_cifar100_equals_torchvision(cifar100_root: Path) -> None:
+    ours = read_cifar(cifar100_root, CIFAR100_FILES)
+    for train, images, labels in (
+        (True, ours.train_images, ours.train_labels),
+        (False, ours.test_images, ours.test_labels),
+    ):
+        theirs = torchvision.datasets.CIFAR100(cifar100_root, train=train)
+        assert np.array_equal(images.numpy().transpose(0, 2, 3, 1), theirs.data)
+        assert labels.tolist() == theirs.targets
+        assert ours.classes == theirs.classes
+    pixels = ours.train_images[::5].float().div(255).transpose(0, 1).flatten(1)
+    assert torch.allclose(pixels.mean(1), torch.tensor(ours.mean), atol=2e-3)
+    assert torch.allclose(pixels.std(1), torch.tensor(ours.std), atol=2e-3)
+
+
+@dataclass(frozen=True)
+class SmallCifar:
+    """A CIFAR archive with 40 + 40 training and 20 test images, in the published layout."""
+
+    files: CifarFiles
+    archive: bytes
+    contents: dict[str, bytes]
+    images: np.ndarray
+    labels: np.ndarray
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> SmallCifar:
+    random = np.random.default_rng(0)
+    images, labels = random.integers(0, 256, (100, 3072), np.uint8), np.arange(100) % 10
+    parts = {"data_batch_1": slice(0, 40), "data_batch_2": slice(40, 80), "test_batch": slice(80, 100)}
+    contents = {
+        name: pickle.dumps({"data": images[part], "labels": labels[part].tolist()}) for name, part in parts.items()
+    }
+    contents["batches.meta"] = pickle.dumps({"label_names": names(10)})
+    source = tmp_path / "small.tar.gz"
+    with tarfile.open(source, "w:gz") as tar:
+        for name, data in contents.items():
+            path = tmp_path / name
+            path.write_bytes(data)
+            tar.add(path, f"cifar-10-batches-py/{name}")
+    sums = {name: md5(data) for name, data in contents.items()}
+    files = replace(
+        CIFAR10_FILES,
+        url=NOWHERE + "small.tar.gz",
+        archive_md5=md5(source.read_bytes()),
+        train={name: sums[name] for name in ("data_batch_1", "data_batch_2")},
+        test={"test_batch": sums["test_batch"]},
+        meta={"batches.meta": sums["batches.meta"]},
+    )
+    return SmallCifar(files, source.read_bytes(), contents, images.reshape(-1, 3, 32, 32), labels)
+
+
+def place(small: SmallCifar, root: Path) -> Path:
+    folder = root / small.files.folder
+    folder.mkdir(parents=True)
+    for name, data in small.contents.items():
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def assert_whole(small: SmallCifar, arrays: Arrays) -> None:
+    assert np.array_equal(arrays.train_images.numpy(), small.images[:80])
+    assert np.array_equal(arrays.test_images.numpy(), small.images[80:])
+    assert arrays.train_labels.tolist() == small.labels[:80].tolist()
+    assert arrays.test_labels.tolist() == small.labels[80:].tolist()
+    assert arrays.classes == names(10)
+
+
+def test_cifar_files_in_place_need_no_network(small: SmallCifar, tmp_path: Path) -> None:
+    place(small, tmp_path / "data")
+    assert_whole(small, read_cifar(tmp_path / "data", small.files))
+
+
+@pytest.mark.parametrize("name", ["data_batch_2", "test_batch", "batches.meta"])
+@pytest.mark.parametrize("fault", ["missing", "cut", "changed"])
+def test_broken_cifar_file_is_named(small: SmallCifar, tmp_path: Path, name: str, fault: str) -> None:
+    path = place(small, tmp_path / "data") / name
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    if fault == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(data if fault == "changed" else data[:-5])
+    with pytest.raises(UserError) as error:
+        read_cifar(tmp_path / "data", small.files)
+    message = one_line(error)
+    assert str(path) in message
+    assert ("missing" if fault == "missing" else "damaged or incomplete") in message
+    assert small.files.url in message
+    assert "check the network" in message
+
+
+def test_cifar_is_downloaded_once(small: SmallCifar, tmp_path: Path, server: Server) -> None:
+    (server.folder / "small.tar.gz").write_bytes(small.archive)
+    files = replace(small.files, url=server.url + "small.tar.gz")
+    for _ in range(2):
+        assert_whole(small, read_cifar(tmp_path / "deep" / "data", files))
+    assert server.requests == ["/small.tar.gz"]
+
+
+def test_cut_archive_and_damaged_files_are_fetched_anew(small: SmallCifar, tmp_path: Path, server: Server) -> None:
+    (server.folder / "small.tar.gz").write_bytes(small.archive)
+    files = replace(small.files, url=server.url + "small.tar.gz")
+    folder = place(small, tmp_path / "data")
+    (folder / "data_batch_1").write_bytes(b"cut")
+    (tmp_path / "data" / "small.tar.gz").write_bytes(small.archive[:-100])
+    assert_whole(small, read_cifar(tmp_path / "data", files))
+    assert server.requests == ["/small.tar.gz"]
+
+
+def test_whole_archive_that_lies_there_is_unpacked(small: SmallCifar, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "small.tar.gz").write_bytes(small.archive)
+    assert_whole(small, read_cifar(tmp_path / "data", small.files))
+
+
+def test_cut_download_is_refused_and_leaves_nothing(small: SmallCifar, tmp_path: Path, server: Server) -> None:
+    (server.folder / "small.tar.gz").write_bytes(small.archive[: len(small.archive) // 2])
+    with pytest.raises(UserError, match="MD5 differs") as error:
+        read_cifar(tmp_path / "data", replace(small.files, url=server.url + "small.tar.gz"))
+    assert str(tmp_path / "data") in one_line(error)
+    assert [path.name for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")] == []
+
+
+def test_processes_that_start_together_download_once(small: SmallCifar, tmp_path: Path, server: Server) -> None:
+    (server.folder / "small.tar.gz").write_bytes(small.archive)
+    files = replace(small.files, url=server.url + "small.tar.gz")
+    results: list[Arrays] = []
+    threads = [threading.Thread(target=lambda: results.append(read_cifar(tmp_path / "data", files))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(results) == 4
+    for arrays in results:
+        assert_whole(small, arrays)
+    assert server.requests == ["/small.tar.gz"]
+
+
+def test_archive_with_other_contents_is_refused(small: SmallCifar, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "small.tar.gz").write_bytes(small.archive)
+    with pytest.raises(UserError, match="test_batch is damaged or incomplete after unpacking"):
+        read_cifar(tmp_path / "data", replace(small.files, test={"test_batch": "0" * 32}))
+
+
+def test_root_that_cannot_be_a_folder(small: SmallCifar, tmp_path: Path) -> None:
+    (tmp_path / "data").write_text("a file")
+    with pytest.raises(UserError, match=r"cannot write to .*data .*set data\.root"):
+        read_cifar(tmp_path / "data", small.files)
+
+
+def test_fetch_names_a_missing_page(tmp_path: Path, server: Server) -> None:
+    with pytest.raises(UserError, match="404") as error:
+        fetch(server.url + "none.gz", tmp_path / "none.gz", "0" * 32)
+    assert server.url in one_line(error)
+    assert not list(tmp_path.glob("none*"))
+
+
+# Fashion-MNIST
+
+
+def idx(values: np.ndarray) -> bytes:
+    return struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape) + values.tobytes()
+
+
+@pytest.fixture(scope="module")
+def fashion_bytes() -> dict[str, bytes]:
+    """Four compressed files of the right shapes; the first pixels of an image number it."""
+    contents = {}
+    for part, count in (("train", 60_000), ("t10k", 10_000)):
+        images = np.zeros((count, 28, 28), np.uint8)
+        images[:, 0, 0], images[:, 0, 1] = np.arange(count) // 256, np.arange(count) % 256
+        contents[f"{part}-images-idx3-ubyte"] = gzip.compress(idx(images), 1)
+        contents[f"{part}-labels-idx1-ubyte"] = gzip.compress(idx((np.arange(count) % 10).astype(np.uint8)), 1)
+    return contents
+
+
+def assert_fashion(arrays: Arrays) -> None:
+    assert arrays.train_images.shape == (60_000, 1, 28, 28)
+    assert arrays.test_images.shape == (10_000, 1, 28, 28)
+    number = arrays.train_images[:, 0, 0, 0].long() * 256 + arrays.train_images[:, 0, 0, 1]
+    assert torch.equal(number, torch.arange(60_000))
+    assert torch.equal(arrays.train_labels, torch.arange(60_000) % 10)
+    assert torch.equal(arrays.test_labels, torch.arange(10_000) % 10)
+
+
+def put(folder: Path, contents: dict[str, bytes], *, packed: bool = True) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, data in contents.items():
+        (folder / (f"{name}.gz" if packed else name)).write_bytes(data if packed else gzip.decompress(data))
+    return folder
+
+
+def test_fashion_facts_are_those_of_torchvision() -> None:
+    known = torchvision.datasets.FashionMNIST
+    assert [(f"{name}.gz", total) for name, total in FASHION_FILES.items()] == list(known.resources)
+    assert FASHION_URL in known.mirrors
+    assert list(known.classes) == FASHION_CLASSES
+
+
+@pytest.mark.parametrize("place_of_files", [".", "FashionMNIST/raw", "system"])
+@pytest.mark.parametrize("packed", [True, False])
+def test_fashion_is_read_where_it_lies(
+    tmp_path: Path, fashion_bytes: dict[str, bytes], place_of_files: str, packed: bool
+) -> None:
+    root, system = tmp_path / "data", tmp_path / "system"
+    put(system if place_of_files == "system" else root / place_of_files, fashion_bytes, packed=packed)
+    assert_fashion(read_fashion_mnist(root, url=NOWHERE, system=system))
+    assert not list(tmp_path.rglob("*.lock"))
+
+
+def test_fashion_that_is_nowhere(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        read_fashion_mnist(tmp_path / "data", url=NOWHERE, system=tmp_path / "system")
+    message = one_line(error)
+    assert "train-images-idx3-ubyte.gz is missing" in message
+    assert NOWHERE in message
+    assert str(tmp_path / "data" / "FashionMNIST" / "raw") in message
+
+
+def damage(data: bytes, fault: str) -> bytes:
+    if fault == "cut":
+        return data[: len(data) // 2]
+    if fault == "bit":
+        middle = len(data) // 2
+        return data[:middle] + bytes([data[middle] ^ 16]) + data[middle + 1 :]
+    if fault == "not gzip":
+        return b"<html>404</html>"
+    if fault == "not idx":
+        return gzip.compress(b"\0\0\x0d\x01" + bytes(1000))
+    assert fault == "other shape"
+    return gzip.compress(idx(np.zeros(999, np.uint8)))
+
+
+@pytest.mark.parametrize("fault", ["cut", "bit", "not gzip", "not idx", "other shape"])
+@pytest.mark.parametrize("folder", [".", "FashionMNIST/raw"])
+def test_damaged_fashion_file_is_named(
+    tmp_path: Path, fashion_bytes: dict[str, bytes], fault: str, folder: str
+) -> None:
+    root, name = tmp_path / "data", "t10k-labels-idx1-ubyte"
+    put(root / folder, {**fashion_bytes, name: damage(fashion_bytes[name], fault)})
+    with pytest.raises(UserError) as error:
+        read_fashion_mnist(root, url=NOWHERE, system=tmp_path / "system")
+    assert f"{name}.gz" in one_line(error)
+
+
+def test_fashion_labels_of_another_set_are_refused(tmp_path: Path, fashion_bytes: dict[str, bytes]) -> None:
+    name = "t10k-labels-idx1-ubyte"
+    labels = gzip.compress(idx((np.arange(10_000) % 11).astype(np.uint8)))
+    put(tmp_path / "data", {**fashion_bytes, name: labels})
+    with pytest.raises(UserError, match=rf"{name}\.gz .* labels 0 to 9"):
+        read_fashion_mnist(tmp_path / "data", url=NOWHERE, system=tmp_path / "system")
+
+
+def test_fashion_download_that_comes_changed_is_refused(
+    tmp_path: Path, fashion_bytes: dict[str, bytes], server: Server
+) -> None:
+    put(server.folder, fashion_bytes)  # not the published bytes: their sums differ
+    with pytest.raises(UserError, match="MD5 differs"):
+        read_fashion_mnist(tmp_path / "data", url=server.url, system=tmp_path / "system")
+    assert server.requests == ["/train-images-idx3-ubyte.gz"]
+    assert not list((tmp_path / "data").rglob("*ubyte*"))
+
+
+def test_plain_idx_that_is_cut_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "labels-idx1-ubyte"
+    data = idx(np.arange(50, dtype=np.uint8))
+    path.write_bytes(data)
+    assert read_idx(path, (50,)).tolist() == list(range(50))
+    for cut in (data[:-1], data[:6], data[:3], b"", data + b"\0"):
+        path.write_bytes(cut)
+        with pytest.raises(UserError, match="labels-idx1-ubyte is"):
+            read_idx(path, (50,))

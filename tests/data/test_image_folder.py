@@ -1,0 +1,323 @@
+"""Folders of image files: real PNG and JPEG files of several modes and sizes, decoded with and without workers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from kdschemes.config.data import ImageFolder
+from kdschemes.core.types import Batch
+from kdschemes.data import DataModule, open_data
+from kdschemes.data.image_folder import MEAN, STD, read_image
+from kdschemes.data.views import mixup_partners, mixup_weights
+from kdschemes.errors import UserError
+
+CPU = torch.device("cpu")
+KINDS = [("RGB", "png", (40, 30)), ("L", "png", (25, 61)), ("RGBA", "png", (33, 33)), ("RGB", "jpg", (64, 20))]
+KINDS += [("L", "JPEG", (17, 17)), ("1", "png", (30, 31)), ("P", "png", (28, 36)), ("CMYK", "jpg", (35, 27))]
+
+
+def write_image(path: Path, seed: int, mode: str = "RGB", size: tuple[int, int] = (40, 30)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 4), np.uint8)
+    image = Image.fromarray(pixels)
+    (image if mode == "RGBA" else image.convert("RGB").convert(mode)).save(path)
+
+
+def build(root: Path, test: str = "test") -> Path:
+    for k, name in enumerate(("cat", "dog", "owl")):
+        for j in range(8):
+            mode, suffix, size = KINDS[j]
+            write_image(root / "train" / name / f"{j}.{suffix}", 100 * k + j, mode, size)
+        for j in range(3):
+            write_image(root / test / name / f"{j}.png", 1000 + 100 * k + j)
+    return root
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("images"))
+
+
+def options(root: Path, **changes: object) -> ImageFolder:
+    return replace(ImageFolder(root=str(root), image_size=16, num_workers=0, val_fraction=0.25), **changes)  # type: ignore[arg-type]
+
+
+def load(chosen: ImageFolder, seed: int = 0) -> DataModule:
+    return open_data(chosen, seed=seed, device=CPU)
+
+
+def epoch(
+    data: DataModule,
+    number: int = 0,
+    *,
+    batch_size: int = 6,
+    grad_accum_steps: int = 1,
+    start: int = 0,
+    aux_batches: Sequence[str] = (),
+) -> list[Batch]:
+    plan = data.train_steps(
+        number,
+        batch_size=batch_size,
+        grad_accum_steps=grad_accum_steps,
+        rank=0,
+        world=1,
+        drop_last=False,
+        start=start,
+        aux_batches=aux_batches,
+    )
+    return [batch for micros in plan for batch in micros]
+
+
+def join(batches: list[Batch], field: str) -> Tensor:
+    return torch.cat([getattr(batch, field) for batch in batches])
+
+
+def views(batches: list[Batch]) -> dict[int, Tensor]:
+    return dict(zip(join(batches, "index").tolist(), join(batches, "images"), strict=True))
+
+
+def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def test_facts(root: Path) -> None:
+    data = load(options(root, classes=3))
+    assert (data.num_classes, data.channels, data.image_size) == (3, 3, 16)
+    assert data.classes == ["cat", "dog", "owl"]
+    assert data.sizes == {"train": 18, "val": 6, "test": 9}
+    assert data.labels["train"].tolist() == [0] * 8 + [1] * 8 + [2] * 8
+    assert data.labels["test"].tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    assert data.labels["train"][data.positions["val"]].bincount().tolist() == [2, 2, 2]
+
+
+def test_every_kind_of_file_gives_the_same_pixels_as_pillow(root: Path) -> None:
+    for mode, suffix, size in KINDS:
+        (path,) = (
+            p for p in (root / "train" / "cat").iterdir() if p.name == f"{KINDS.index((mode, suffix, size))}.{suffix}"
+        )
+        image = read_image(str(path))
+        assert image.mode == "RGB"
+        assert image.size == size
+        assert np.array_equal(np.asarray(image), np.asarray(Image.open(path).convert("RGB")))
+
+
+def test_evaluation_resizes_crops_and_normalizes_only(root: Path) -> None:
+    data = load(options(root))
+    reference = v2.Compose(
+        [
+            v2.Resize(round(16 * 256 / 224)),
+            v2.CenterCrop(16),
+            v2.PILToTensor(),
+            v2.ToDtype(torch.float32, scale=True),
+            v2.Normalize(MEAN, STD),
+        ]
+    )
+    paths = sorted((root / "test").rglob("*.png"))
+    (batch,) = data.eval_batches("test", batch_size=50, rank=0, world=1)
+    for path, image in zip(paths, batch.images, strict=True):
+        torch.testing.assert_close(image, reference(Image.open(path).convert("RGB")), rtol=0, atol=1e-5)
+    val = list(data.eval_batches("val", batch_size=4, rank=0, world=1))
+    assert torch.equal(join(val, "index"), data.positions["val"])
+
+
+def test_views_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
+    chosen = options(root, cutout=4, mixup=0.5)
+    data = load(chosen)
+    whole = epoch(data, 1)
+    expected = views(whole)
+    assert sorted(expected) == data.positions["train"].tolist()
+    for batches in (epoch(data, 1, batch_size=18), epoch(data, 1, batch_size=9, grad_accum_steps=2)):
+        got = views(batches)
+        assert all(torch.equal(got[index], image) for index, image in expected.items())
+    rest = epoch(data, 1, start=1)
+    assert torch.equal(join(rest, "images"), join(whole[1:], "images"))
+    ranks = [
+        [
+            b
+            for micros in data.train_steps(1, batch_size=6, grad_accum_steps=1, rank=r, world=2, drop_last=False)
+            for b in micros
+        ]
+        for r in range(2)
+    ]
+    for number, batch in enumerate(whole):
+        assert torch.equal(join([plan[number] for plan in ranks], "images"), batch.images)
+    for other in (views(epoch(data, 2)), views(epoch(load(chosen, seed=1), 1))):
+        assert not any(torch.equal(other[index], image) for index, image in expected.items())
+
+
+def test_workers_change_nothing(root: Path) -> None:
+    chosen = options(root, mixup=0.5)
+    alone, helped = load(chosen), load(replace(chosen, num_workers=2))
+    for number in range(2):
+        for left, right in zip(epoch(alone, number), epoch(helped, number), strict=True):
+            assert torch.equal(left.images, right.images)
+            assert torch.equal(left.index, right.index)
+            assert torch.equal(left.labels, right.labels)
+    left, right = (list(d.eval_batches("test", batch_size=4, rank=0, world=1)) for d in (alone, helped))
+    assert torch.equal(join(left, "images"), join(right, "images"))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_global_random_state_is_neither_used_nor_changed(root: Path, workers: int) -> None:
+    data = load(options(root, num_workers=workers))
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = join(epoch(data), "images")
+    assert torch.equal(torch.get_rng_state(), before)
+    torch.manual_seed(1)
+    assert torch.equal(join(epoch(data), "images"), first)
+
+
+def test_mixup_and_cutout_of_files(root: Path) -> None:
+    pure, mixed = load(options(root, cutout=4)), load(options(root, cutout=4, mixup=0.5))
+    single = views(epoch(pure))
+    for batch in epoch(mixed):
+        partner = mixup_partners(0, 0, batch.index, mixed.positions["train"])
+        weight = mixup_weights(0, 0, batch.index, 0.5)
+        assert batch.partner_labels is not None
+        assert torch.equal(batch.partner_labels, mixed.labels["train"][partner])
+        for k, image in enumerate(batch.images):
+            expected = weight[k] * single[int(batch.index[k])] + (1 - weight[k]) * single[int(partner[k])]
+            assert torch.allclose(image, expected, atol=1e-6)
+
+
+def test_flip_is_an_option(root: Path) -> None:
+    still = options(root, flip=False, min_scale=1.0)
+    mirrored = [views(epoch(load(replace(still, flip=flip)))) for flip in (False, True)]
+    assert any(not torch.equal(mirrored[0][index], mirrored[1][index]) for index in mirrored[0])
+
+
+def test_images_below_the_class_folder_and_other_files(tmp_path: Path) -> None:
+    build(tmp_path, test="val")
+    for k in range(4):
+        write_image(tmp_path / "train" / "cat" / "images" / f"deep{k}.JPEG", k)
+    (tmp_path / "train" / "cat" / "boxes.txt").write_text("0 0 1 1")
+    (tmp_path / "train" / "cat" / ".hidden.png").write_text("")
+    (tmp_path / "train" / "notes.txt").write_text("loose file")
+    data = load(options(tmp_path))
+    assert sum(data.labels["train"] == 0) == 12
+    assert data.sizes["test"] == 9
+    assert len(epoch(data, batch_size=64)[0]) == data.sizes["train"]
+
+
+def test_root_is_required_and_must_hold_the_layout(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.root is missing"):
+        load(ImageFolder())
+    with pytest.raises(UserError, match=r"train is not a folder: data\.root"):
+        load(options(tmp_path))
+    write_image(tmp_path / "train" / "cat" / "0.png", 0)
+    with pytest.raises(UserError, match="val is not a folder"):
+        load(options(tmp_path))
+    (tmp_path / "test").mkdir()
+    with pytest.raises(UserError, match="test has no class folders"):
+        load(options(tmp_path))
+
+
+def test_tiny_imagenet_val_as_published_is_explained(tmp_path: Path) -> None:
+    build(tmp_path, test="val")
+    val = tmp_path / "val"
+    (val / "images").mkdir()
+    for path in sorted(val.rglob("*.png")):
+        path.rename(val / "images" / f"{path.parent.name}_{path.name}")
+    for name in ("cat", "dog", "owl"):
+        (val / name).rmdir()
+    (val / "val_annotations.txt").write_text("val_0.JPEG\tcat\n")
+    with pytest.raises(UserError, match=r"val has all images in images/.*Tiny-ImageNet.*<class>") as error:
+        load(options(tmp_path))
+    one_line(error)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_empty_class_is_named(tmp_path: Path, part: str) -> None:
+    build(tmp_path)
+    for path in (tmp_path / part / "dog").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    with pytest.raises(UserError, match=rf"{part}/dog has no images") as error:
+        load(options(tmp_path))
+    one_line(error)
+
+
+def test_classes_must_match(tmp_path: Path) -> None:
+    build(tmp_path)
+    with pytest.raises(UserError, match=r"data\.classes=4, but .*train has 3 class folders"):
+        load(options(tmp_path, classes=4))
+    (tmp_path / "test" / "owl").rename(tmp_path / "test" / "yak")
+    with pytest.raises(UserError, match="only in one of them: owl, yak"):
+        load(options(tmp_path))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("fault", ["text", "empty", "cut png", "cut jpeg", "gone", "16 bits"])
+def test_unreadable_image_is_named_in_one_line(tmp_path: Path, fault: str, workers: int) -> None:
+    build(tmp_path)
+    path = tmp_path / "train" / "dog" / ("3.jpg" if fault == "cut jpeg" else "0.png")
+    data = load(options(tmp_path, num_workers=workers, val_fraction=0.0))
+    if fault == "text":
+        path.write_text("this is not an image")
+    elif fault == "empty":
+        path.write_bytes(b"")
+    elif fault == "gone":
+        path.unlink()
+    elif fault == "16 bits":
+        Image.fromarray(np.full((30, 30), 40_000, np.uint16)).save(path)
+    else:
+        os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(UserError) as error:
+        epoch(data)
+    assert str(path) in one_line(error)
+
+
+def test_unreadable_test_image_is_named(tmp_path: Path) -> None:
+    build(tmp_path)
+    path = tmp_path / "test" / "owl" / "1.png"
+    path.write_bytes(path.read_bytes()[:60])
+    data = load(options(tmp_path))
+    with pytest.raises(UserError, match=r"owl/1\.png"):
+        list(data.eval_batches("test", batch_size=4, rank=0, world=1))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_companions_are_other_views_same_class_samples_and_the_step_before(root: Path, workers: int) -> None:
+    data = load(options(root, num_workers=workers))
+    names = ("classmate", "previous", "view1")
+    batches = epoch(data, 1, aux_batches=names)
+    own, others = views(batches), views([batch.aux_batches["view1"] for batch in batches])
+    assert own.keys() == others.keys()
+    assert not any(torch.equal(own[position], others[position]) for position in own)
+    for batch in batches:
+        mates = batch.aux_batches["classmate"]
+        assert torch.equal(mates.labels, batch.labels)
+        assert not (mates.index == batch.index).any()
+        assert all(torch.equal(image, others[int(i)]) for image, i in zip(mates.images, mates.index, strict=True))
+    for before, batch in itertools.pairwise(batches):
+        assert torch.equal(batch.aux_batches["previous"].index, before.index)
+        assert torch.equal(batch.aux_batches["previous"].images, before.aux_batches["view1"].images)
+    again = views(
+        [b.aux_batches["view1"] for b in epoch(data, 1, batch_size=5, grad_accum_steps=2, aux_batches=["view1"])]
+    )
+    assert all(torch.equal(again[position], others[position]) for position in others)
+    assert len(epoch(data, 0, aux_batches=["previous"])[0].aux_batches["previous"]) == 0
+
+
+def test_views_share_what_cutmix_takes_from_whom(root: Path) -> None:
+    data = load(options(root, cutmix=1.0, cutmix_probability=1.0))
+    for batch in epoch(data, aux_batches=["view1"]):
+        other = batch.aux_batches["view1"]
+        assert batch.mix is not None
+        assert batch.partner_labels is not None
+        assert other.mix is not None
+        assert torch.equal(batch.mix, other.mix)
+        assert torch.equal(batch.partner_labels, other.partner_labels)  # type: ignore[arg-type]

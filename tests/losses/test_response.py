@@ -1,0 +1,202 @@
+"""Losses between logits: against the loop oracle, their limits and identities, and at the edges of precision."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kdschemes.core.cross_entropy import cross_entropy
+from kdschemes.losses.response.kd import kd
+from kdschemes.losses.response.logit_mse import logit_mse
+from tests.losses import oracles
+
+
+def logits(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return scale * torch.randn(n, c, generator=generator, dtype=torch.float64)
+
+
+def gradient(loss: Tensor, x: Tensor) -> Tensor:
+    (g,) = torch.autograd.grad(loss, x)
+    return g
+
+
+def largest_relative_error(x: Tensor, truth: np.ndarray) -> float:
+    return float(np.abs(x.double().detach().numpy() - truth).max() / np.abs(truth).max())
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
+@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0, 50.0])
+def test_kd_equals_the_oracle(temperature: float, scale: float) -> None:
+    z, v = logits(0, scale=scale).requires_grad_(), logits(1, scale=scale)
+    value = kd(z, v, temperature=temperature)
+    assert value.item() == pytest.approx(oracles.kd(z.detach().numpy(), v.numpy(), temperature=temperature), rel=1e-10)
+    truth = oracles.kd_gradient(z.detach().numpy(), v.numpy(), temperature=temperature)
+    assert largest_relative_error(gradient(value, z), truth) < 1e-10
+
+
+def test_kd_satisfies_hintons_gradient_identity() -> None:
+    z, v, temperature = logits(2, n=1).requires_grad_(), logits(3, n=1), 3.0
+    per_sample = kd(z, v, temperature=temperature) / temperature**2
+    expected = (torch.softmax(z / temperature, 1) - torch.softmax(v / temperature, 1)) / temperature
+    torch.testing.assert_close(gradient(per_sample, z), expected, rtol=1e-13, atol=1e-16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("temperature", "scale"), [(1000.0, 1.0), (1000.0, 1e-4), (4.0, 1e-4), (1.0, 1e-3), (4.0, 3.0), (1.0, 30.0)]
+)
+def test_kd_loses_no_digits(temperature: float, scale: float, dtype: torch.dtype) -> None:
+    z, v = logits(4, c=100, scale=scale).to(dtype).requires_grad_(), logits(5, c=100, scale=scale).to(dtype)
+    arrays = z.detach().double().numpy(), v.double().numpy()
+    value = kd(z, v, temperature=temperature)
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(oracles.kd(*arrays, temperature=temperature), rel=2e-5)
+    truth = oracles.kd_gradient(*arrays, temperature=temperature)
+    g = gradient(value, z)
+    assert g.dtype == dtype
+    if dtype == torch.float32:
+        assert largest_relative_error(g, truth) < 1e-5
+
+
+def test_kd_ignores_autocast() -> None:
+    z, v = logits(6).float(), logits(7).float()
+    plain = kd(z, v, temperature=2.0), logit_mse(z, v), cross_entropy(z, torch.arange(6))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = kd(z, v, temperature=2.0), logit_mse(z, v), cross_entropy(z, torch.arange(6))
+    assert all(a.dtype == torch.float32 for a in inside)
+    assert [a.item() for a in inside] == [a.item() for a in plain]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 4.0, 0.1])
+def test_kd_is_finite_at_extreme_logits(temperature: float, dtype: torch.dtype) -> None:
+    z = torch.tensor([[1e4, 0.0, 0.0], [0.0, 1e4, -1e4], [1e4, 1e4, 9e3], [0.0, 1000.0, 0.0], [3.0, 1e4, 0.0]])
+    v = torch.tensor([[0.0, 1e4, 0.0], [0.0, 1e4, 1e3], [1e4, 1e4, 9e3], [1000.0, 0.0, 0.0], [2.0, 1e4, 1.0]])
+    z, v = z.to(dtype).requires_grad_(), v.to(dtype).requires_grad_()
+    value = kd(z, v, temperature=temperature)
+    arrays = z.detach().double().numpy(), v.detach().double().numpy()
+    assert value.item() == pytest.approx(oracles.kd(*arrays, temperature=temperature), rel=1e-6)
+    gz, gv = torch.autograd.grad(value, (z, v))
+    assert gz.isfinite().all()
+    assert gv.isfinite().all()
+    truth = oracles.kd_gradient(*arrays, temperature=temperature)
+    assert largest_relative_error(gz, truth) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
+
+
+@pytest.mark.parametrize("gap", [49.0, 51.0, 80.0, 120.0, 1000.0])
+def test_kd_forms_agree_where_one_takes_over(gap: float) -> None:
+    v = logits(8, n=2).float()
+    z = (v + torch.linspace(-gap, gap, 10)).requires_grad_()
+    arrays = z.detach().double().numpy(), v.double().numpy()
+    value = kd(z, v, temperature=1.0)
+    assert value.item() == pytest.approx(oracles.kd(*arrays, temperature=1.0), rel=1e-5)
+    assert largest_relative_error(gradient(value, z), oracles.kd_gradient(*arrays, temperature=1.0)) < 1e-5
+
+
+@pytest.mark.parametrize("offset", [0.0, 2.0])
+def test_kd_tends_to_logit_mse_as_one_over_temperature(offset: float) -> None:
+    z, v = logits(9).requires_grad_(), logits(10)
+    z_centered, v_centered = z - z.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
+    limit = logit_mse(z + offset, v)
+    limit_gradient = gradient(logit_mse(z, v), z)
+    torch.testing.assert_close(limit_gradient, (z_centered - v_centered).detach() / z.numel())
+    errors, gradient_errors = [], []
+    for temperature in (10.0, 100.0, 1000.0):
+        value = kd(z + offset, v, temperature=temperature)
+        errors.append(abs(value / limit - 1).item())
+        gradient_errors.append(((gradient(value, z) - limit_gradient).norm() / limit_gradient.norm()).item())
+    for e in (errors, gradient_errors):
+        assert 0 < e[0] < 0.2
+        assert e[1] / e[0] == pytest.approx(0.1, rel=0.3)
+        assert e[2] / e[1] == pytest.approx(0.1, rel=0.3)
+
+
+def test_without_centring_the_high_temperature_limit_is_wrong() -> None:
+    z, v = (logits(9) + 2.0).requires_grad_(), logits(10)
+    uncentered = (z - v).detach() / z.numel()
+    for temperature in (10.0, 100.0, 1000.0):
+        g = gradient(kd(z, v, temperature=temperature), z)
+        assert (g - uncentered).norm() / g.norm() > 1.0
+
+
+def test_kd_is_a_divergence() -> None:
+    z, v = logits(11), logits(12)
+    order, shift = torch.randperm(6), logits(13, c=1)
+    classes = torch.randperm(10)
+    value = kd(z, v, temperature=3.0)
+    assert value > 0
+    assert kd(v, v, temperature=3.0) == 0
+    assert kd(v + 100.0, v, temperature=3.0).item() == pytest.approx(0.0, abs=1e-25)
+    torch.testing.assert_close(kd(z + shift, v - shift, temperature=3.0), value)
+    torch.testing.assert_close(kd(z[order], v[order], temperature=3.0), value)
+    torch.testing.assert_close(kd(z[:, classes], v[:, classes], temperature=3.0), value)
+    torch.testing.assert_close(kd(z * 5, v * 5, temperature=15.0), value * 25)
+    torch.testing.assert_close(logit_mse(z + shift, v), logit_mse(z, v))
+
+
+def test_kd_is_zero_with_zero_gradient_at_equality() -> None:
+    z = logits(14).float().requires_grad_()
+    value = kd(z, z.detach().clone(), temperature=4.0)
+    assert value.item() == 0.0
+    assert gradient(value, z).abs().max() == 0.0
+
+
+def test_gradients_of_both_sides() -> None:
+    z, v = logits(15, n=3, c=4).requires_grad_(), logits(16, n=3, c=4).requires_grad_()
+    assert torch.autograd.gradcheck(lambda a, b: kd(a, b, temperature=0.7), (z, v))
+    assert torch.autograd.gradcheck(lambda a, b: kd(a * 60, b * 60, temperature=1.0), (z, v), atol=1e-4)
+    assert torch.autograd.gradcheck(logit_mse, (z, v))
+    assert torch.autograd.gradgradcheck(lambda a, b: kd(a, b, temperature=0.7), (z, v))
+
+
+def test_batch_of_one_and_layout() -> None:
+    z, v = logits(17, n=8), logits(18, n=8)
+    rows = [kd(z[i : i + 1], v[i : i + 1], temperature=2.0) for i in range(8)]
+    torch.testing.assert_close(kd(z, v, temperature=2.0), torch.stack(rows).mean())
+    torch.testing.assert_close(kd(z.T.contiguous().T, v, temperature=2.0), kd(z, v, temperature=2.0))
+
+
+def test_logit_mse_equals_the_oracle() -> None:
+    z, v = logits(19), logits(20)
+    assert logit_mse(z, v).item() == pytest.approx(oracles.logit_mse(z.numpy(), v.numpy()), rel=1e-13)
+
+
+@pytest.mark.parametrize("over", ["all", "others"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.95, 1.0])
+def test_cross_entropy_equals_the_oracle(smoothing: float, over: Literal["all", "others"]) -> None:
+    z, labels, partners = logits(21), torch.tensor([0, 9, 3, 3, 1, 5]), torch.tensor([1, 9, 0, 7, 7, 2])
+    mix = torch.tensor([1.0, 0.0, 0.3, 0.5, 0.9, 0.25])
+    own, partner = (oracles.one_hot(y.tolist(), 10, smoothing=smoothing, over=over) for y in (labels, partners))
+    value = cross_entropy(z, labels, label_smoothing=smoothing, label_smoothing_over=over)
+    assert value.item() == pytest.approx(oracles.cross_entropy(z.numpy(), own), rel=1e-12)
+    share = mix.double().numpy()[:, None]
+    mixed = cross_entropy(
+        z, labels, label_smoothing=smoothing, label_smoothing_over=over, partner_labels=partners, mix=mix
+    )
+    assert mixed.item() == pytest.approx(
+        oracles.cross_entropy(z.numpy(), share * own + (1 - share) * partner), rel=1e-12
+    )
+
+
+def test_smoothing_over_the_others_is_more_smoothing_over_all() -> None:
+    z, labels = logits(22).requires_grad_(), torch.tensor([0, 9, 3, 3, 1, 5])
+    others = cross_entropy(z, labels, label_smoothing=0.09, label_smoothing_over="others")
+    torch.testing.assert_close(others, cross_entropy(z, labels, label_smoothing=0.1))
+    steep = cross_entropy(z, labels, label_smoothing=0.99, label_smoothing_over="others")
+    target = torch.from_numpy(oracles.one_hot(labels.tolist(), 10, smoothing=0.99, over="others"))
+    torch.testing.assert_close(gradient(steep, z), (torch.softmax(z, 1) - target) / 6)
+
+
+def test_cross_entropy_at_extreme_logits() -> None:
+    z = torch.tensor([[1e4, 0.0], [0.0, 1e4]], requires_grad=True)
+    value = cross_entropy(z, torch.tensor([1, 1]))
+    assert value.item() == 5000.0
+    assert gradient(value, z).isfinite().all()
+    assert cross_entropy(z.half(), torch.tensor([1, 1])).dtype == torch.float32
+    assert cross_entropy(torch.zeros(3, 7), torch.zeros(3, dtype=torch.long)).item() == pytest.approx(math.log(7))

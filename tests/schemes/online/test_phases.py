@@ -1,0 +1,107 @@
+"""Peers that step in turn: against a loop over networks with an optimizer each."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+import pytest
+import torch
+from torch.nn import functional
+
+from kdschemes.config.data import Digits
+from kdschemes.data import open_data
+from tests.losses import oracles
+from tests.schemes.cases import ONLINE, START, VARIANTS, build, in_double, network_of, random_batch, state_of, trained
+from tests.schemes.formulas import array
+from tests.schemes.online.cases import PEERS, sgd, step
+
+SEQUENTIAL = VARIANTS["online-dml-sequential"]
+
+
+def test_peers_in_turn_learn_from_what_the_others_have_become() -> None:
+    """Against a loop over networks with an optimizer each, momentum and weight decay included."""
+    scheme = build(*SEQUENTIAL).train()
+    networks = [copy.deepcopy(network_of(scheme, peer)) for peer in PEERS]
+    optimizers = [sgd(network.parameters()) for network in networks]
+    optimizer = sgd(trained(scheme))
+    for seed in range(3):
+        batch = random_batch(seed=seed)
+        for k, network in enumerate(networks):
+            step(scheme, optimizer, [batch], phase=k)
+            logits = [other(batch.images) for other in networks]
+            loss = functional.cross_entropy(logits[k], batch.labels)
+            for j in {0, 1, 2} - {k}:
+                log_p, log_q = logits[j].detach().log_softmax(1), logits[k].log_softmax(1)
+                loss = loss + 0.5 * (log_p.exp() * (log_p - log_q)).sum(1).mean()
+            network.zero_grad()
+            loss.backward()
+            optimizers[k].step()
+            for peer, other in zip(PEERS, networks, strict=True):
+                for name, tensor in network_of(scheme, peer).state_dict().items():
+                    torch.testing.assert_close(tensor, other.state_dict()[name], rtol=1e-9, atol=1e-12)
+
+
+def test_a_turn_leaves_the_others_weights_and_momentum_to_the_last_bit() -> None:
+    scheme = build(*SEQUENTIAL).train()
+    optimizer = sgd(trained(scheme))
+    groups = scheme.parameter_groups()
+    for phase in (0, 1, 2, 0, 1, 2):
+        weights = {name: [p.detach().clone() for p in group] for name, group in groups.items()}
+        momentum = copy.deepcopy(optimizer.state_dict()["state"])
+        step(scheme, optimizer, [random_batch(seed=phase)], phase)
+        assert scheme.skipped_nodes(phase) >= set(PEERS) - {f"peer{phase}"}
+        number = itertools.count()
+        for name, group in groups.items():
+            moved = name == f"peer{phase}"
+            for before, after in zip(weights[name], group, strict=True):
+                assert torch.equal(before, after) is not moved
+                place = next(number)
+                if place in momentum:
+                    now = optimizer.state_dict()["state"][place]["momentum_buffer"]
+                    assert torch.equal(momentum[place]["momentum_buffer"], now) is not moved
+
+
+def test_turns_differ_from_a_joint_step_only_after_the_first() -> None:
+    joint, batch = build(*ONLINE, "scheme.peers=3"), random_batch()
+    sequential = build(*SEQUENTIAL)
+    for scheme in (joint, sequential):
+        optimizer = sgd(trained(scheme))
+        for phase in range(max(1, len(scheme.phases))):
+            step(scheme, optimizer, [batch], phase)
+    assert joint.phases == ()
+    for peer, same in zip(PEERS, (True, False, False), strict=True):
+        pairs = list(zip(joint.nodes[peer].parameters(), sequential.nodes[peer].parameters(), strict=True))
+        assert all(torch.allclose(a, b, rtol=1e-12, atol=1e-15) for a, b in pairs) is same
+
+
+def test_a_turn_accumulates_micro_batches() -> None:
+    """With batch norm frozen, a turn on 13 samples is that on their micro-batches of 5, 4 and 4."""
+    data = open_data(Digits(), seed=0, device=torch.device("cpu"))
+    states = []
+    for grad_accum_steps in (1, 3):
+        scheme = build(*SEQUENTIAL).eval()
+        optimizer = sgd(trained(scheme))
+        batches = next(
+            data.train_steps(0, batch_size=13, grad_accum_steps=grad_accum_steps, rank=0, world=1, drop_last=False)
+        )
+        for phase in range(3):
+            step(scheme, optimizer, [in_double(batch) for batch in batches], phase)
+        states.append(state_of(scheme))
+    for name, tensor in states[0].items():
+        torch.testing.assert_close(states[1][name], tensor, rtol=1e-9, atol=1e-12)
+
+
+def test_a_turn_counts_the_terms_of_its_peer_alone() -> None:
+    scheme, batch = build(*SEQUENTIAL), random_batch()
+    peers = [array(output.logits) for output in scheme.predict(batch, PEERS).values()]
+    labels = batch.labels.tolist()
+    for phase, peer in enumerate(PEERS):
+        result = scheme(batch, START, phase)
+        others = [z for k, z in enumerate(peers) if k != phase]
+        expected = oracles.supervised([peers[phase]], labels, smoothing=0.0)
+        expected += sum(oracles.kd(peers[phase], z, temperature=1.0) for z in others) / 2
+        assert result.total.item() == pytest.approx(expected, rel=1e-10)
+        assert {name for name, weight in result.weights.items() if weight} == {
+            term.name for term in scheme.terms if term.target == peer
+        }
