@@ -13,7 +13,7 @@ import yaml
 
 from kdschemes.config.naming import NOT_HASHED
 from kdschemes.errors import UserError
-from kdschemes.study import run_logs as traces
+from kdschemes.storage.results import read_results
 from kdschemes.study.record import Entry
 from kdschemes.study.status import Row, Status, look
 
@@ -159,7 +159,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 def _member(row: Row, output: Path) -> Member:
     folder = output / row.entry.folder
     try:
-        results = traces.results(folder)
+        results = read_results(folder)
         if results is None:
             return Member(row=row, folder=folder, results=None)
         member = Member(row=row, folder=folder, results=results)

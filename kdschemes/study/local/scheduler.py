@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kdschemes.config.naming import to_tree
 from kdschemes.storage import lease
+from kdschemes.storage.results import read_results
 from kdschemes.study import run_logs as traces
 from kdschemes.study.local.console import StudyConsole, result_line
 from kdschemes.study.local.eta import Left, Speed
@@ -272,7 +273,7 @@ class Scheduler:
         if name in self.finished:
             return True
         try:
-            results = traces.results(self._study.output / name)
+            results = read_results(self._study.output / name)
         except (OSError, ValueError):
             results = None
         if results is None:
