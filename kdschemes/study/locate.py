@@ -66,8 +66,7 @@ def find_study(study: str, output: str | None) -> Study:
     folder = study_folder(Path(output) if output is not None else file.output, name)
     if (folder / RECORD).is_file():
         return read_study_folder(folder)
-    all_runs = [*file.prerequisites, *file.runs]
-    return remember(folder, file.question, (), all_runs, analyses=file.analyses, baseline=file.baseline)
+    return remember(folder, file, [*file.prerequisites, *file.runs])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,36 +87,25 @@ def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> OpenStu
     """
     file, notes = _read(find_study_file(name, recipes), tuple(overrides), recipes)
     runs = with_prerequisites(file)
-    study = remember(
-        study_folder(file.output, file.name).absolute(),
-        file.question,
-        _but_output(file.overrides),
-        runs,
-        analyses=file.analyses,
-        baseline=file.baseline,
-    )
+    study = remember(study_folder(file.output, file.name).absolute(), file, runs)
     return OpenStudy(file=file, runs=tuple(runs), study=study, notes=tuple(notes))
 
 
-def _but_output(overrides: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for word in overrides if not word.startswith("output_dir="))
-
-
 def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> tuple[StudyFile, list[str]]:
-    study = read_study(path, overrides, recipes=recipes)
-    folder = study_folder(study.output, study.name)
+    file = read_study(path, overrides, recipes=recipes)
+    folder = study_folder(file.output, file.name)
     if not (folder / RECORD).is_file():
-        return study, []
+        return file, []
     before = read_study_folder(folder)
-    if before.overrides and not _but_output(overrides):
-        study = read_study(path, (*before.overrides, *overrides), recipes=recipes)
-        return study, [f"overrides as before: {shlex.join(before.overrides)}"]
-    gone = {entry.folder for entry in before.runs} - {run.folder for run in study.runs}
-    if gone and before.overrides != _but_output(overrides):
+    if before.overrides and not file.run_overrides:
+        file = read_study(path, (*before.overrides, *overrides), recipes=recipes)
+        return file, [f"overrides as before: {shlex.join(before.overrides)}"]
+    gone = {entry.folder for entry in before.runs} - {run.folder for run in file.runs}
+    if gone and before.overrides != file.run_overrides:
         given = shlex.join(before.overrides) or "no overrides"
         raise UserError(
             f"study {path}: was started with {given}, and {len(gone)} of its runs would change now: "
             "give the same overrides, or another output_dir="
         )
     runs = "1 earlier run is" if len(gone) == 1 else f"{len(gone)} earlier runs are"
-    return study, [f"{runs} no longer in {path}"] if gone else []
+    return file, [f"{runs} no longer in {path}"] if gone else []

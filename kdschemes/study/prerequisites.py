@@ -37,16 +37,17 @@ def with_prerequisites(study: StudyFile) -> list[StudyRun]:
         except UserError as error:
             raise UserError(f"study {study.path}: run '{run.label}': {error}") from None
     own = {run.folder for run in study.runs}
-    others = {name: name.rpartition("-")[0] for name in configs if name not in own and name not in named}
     first = []
-    for name, config in configs.items():
+    earlier = [name for name in configs if name not in own]
+    labels = {name: name.rpartition("-")[0] for name in earlier if name not in named}
+    for name in earlier:
+        config = configs[name]
         if name in named:
             run = named[name]
             config = dataclasses.replace(run.config, job_type=run.config.job_type or TEACHER)
             first.append(dataclasses.replace(run, config=config, needs=needs[name]))
-        elif name in others:
-            label = others[name] if list(others.values()).count(others[name]) == 1 else name
+        else:
+            label = labels[name] if list(labels.values()).count(labels[name]) == 1 else name
             run = StudyRun(label=label, seed=config.seed, config=config, grid={}, earlier=True, needs=needs[name])
             first.append(run)
-    first = [run for run in first if run.folder not in own]
     return first + [dataclasses.replace(run, needs=needs[run.folder]) for run in study.runs]

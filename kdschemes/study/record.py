@@ -12,7 +12,7 @@ import yaml
 
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
-from kdschemes.study.spec import StudyRun
+from kdschemes.study.spec import StudyFile, StudyRun
 
 RECORD, FAILURES = "study.yaml", "failures.json"
 
@@ -58,7 +58,6 @@ class Study:
 
     @property
     def name(self) -> str:
-        """Name of the study."""
         return self.folder.absolute().name
 
     @property
@@ -73,34 +72,17 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Array:
-    """A job array that was submitted: its number at SLURM, its name, and the run's folder of each element."""
-
-    job: str
-    name: str
-    runs: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class ArrayTask:
-    """One element of an array: `job` as `ARRAY_ELEMENT`."""
+    """An element of a job array that was submitted for a run: `job` is `ARRAY_ELEMENT`, `name` that of the array."""
 
     job: str
     name: str
     log: Path
 
 
-def remember(
-    folder: Path,
-    question: str,
-    overrides: Sequence[str],
-    runs: Sequence[StudyRun],
-    *,
-    analyses: Sequence[str] = (),
-    baseline: str | None = None,
-) -> Study:
-    """Return the study with these runs, ready to be written."""
-    entries = tuple(
+def remember(folder: Path, file: StudyFile, runs: Sequence[StudyRun]) -> Study:
+    """Return the study of a file with these runs, ready to be written."""
+    entries = [
         Entry(
             label=run.label,
             folder=run.folder,
@@ -111,14 +93,14 @@ def remember(
             earlier=run.earlier,
         )
         for run in runs
-    )
+    ]
     return Study(
         folder=folder,
-        question=question,
-        overrides=tuple(overrides),
-        entries=entries,
-        analyses=tuple(analyses),
-        baseline=baseline,
+        question=file.question,
+        overrides=file.run_overrides,
+        entries=tuple(entries),
+        analyses=file.analyses,
+        baseline=file.baseline,
     )
 
 
@@ -147,12 +129,11 @@ def read_study_folder(folder: Path) -> Study:
     path = folder / RECORD
     try:
         tree = yaml.safe_load(path.read_text())
-        entries = tuple(Entry(**entry) for entry in tree["runs"])
         return Study(
             folder=folder,
             question=tree["question"],
             overrides=tuple(tree["overrides"]),
-            entries=entries,
+            entries=tuple(Entry(**entry) for entry in tree["runs"]),
             analyses=tuple(tree.get("analyses") or ()),
             baseline=tree.get("baseline"),
         )
@@ -171,24 +152,25 @@ def add_submission(folder: Path, submission: Mapping[str, Any]) -> None:
     atomic_write(path, before + (json.dumps(submission) + "\n").encode())
 
 
-def read_arrays(folder: Path) -> list[Array]:
-    """Return every submitted array, oldest first.
+def read_array_tasks(folder: Path) -> dict[str, list[ArrayTask]]:
+    """Return by folder name the array elements as which each run was submitted, oldest first.
 
     Raises:
         UserError: `jobs.jsonl` is damaged.
     """
     path = folder / "jobs.jsonl"
+    found: dict[str, list[ArrayTask]] = {}
     if not path.exists():
-        return []
+        return found
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        return [
-            Array(job=array["job"], name=array["name"], runs=tuple(array["runs"]))
-            for line in lines
-            for array in line["arrays"]
-        ]
+        for array in [array for line in path.read_text().splitlines() for array in json.loads(line)["arrays"]]:
+            for number, run in enumerate(array["runs"]):
+                log = LOG.replace("%x", array["name"]).replace("%A", array["job"]).replace("%a", str(number))
+                task = ArrayTask(job=f"{array['job']}_{number}", name=array["name"], log=folder / log)
+                found.setdefault(run, []).append(task)
     except (OSError, ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged: delete the wrong line") from None
+    return found
 
 
 def read_failures(folder: Path) -> dict[str, str]:
@@ -216,14 +198,3 @@ def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
         UserError: it can't be written.
     """
     atomic_write(folder / FAILURES, (json.dumps(dict(failures), indent=2) + "\n").encode())
-
-
-def array_tasks(folder: Path, arrays: Sequence[Array]) -> dict[str, list[ArrayTask]]:
-    """Return by folder name the array elements as which each run was submitted, oldest first."""
-    found: dict[str, list[ArrayTask]] = {}
-    for array in arrays:
-        for number, run in enumerate(array.runs):
-            log = LOG.replace("%x", array.name).replace("%A", array.job).replace("%a", str(number))
-            element = ArrayTask(job=f"{array.job}_{number}", name=array.name, log=folder / log)
-            found.setdefault(run, []).append(element)
-    return found

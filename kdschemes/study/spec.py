@@ -82,7 +82,6 @@ class StudyFile:
 
     @property
     def name(self) -> str:
-        """Name of the study: the file's name without its ending."""
         return self.path.stem
 
     @property
@@ -90,14 +89,15 @@ class StudyFile:
         """Folder that contains the folders of the study and of its runs."""
         return Path(self.runs[0].config.output_dir)
 
+    @property
+    def run_overrides(self) -> tuple[str, ...]:
+        """The overrides that change what the runs compute: all but the one of their location."""
+        return tuple(word for word in self.overrides if not word.startswith("output_dir="))
+
     def needs(self, config: Config) -> tuple[str, ...]:
         """Return the folder names of runs in `prerequisites` whose weights a configuration uses."""
-        return tuple(self._prerequisites[path] for path in _checkpoints(config) if path in self._prerequisites)
-
-    @cached_property
-    def _prerequisites(self) -> Mapping[str, str]:
-        """The folder names of the runs in `prerequisites`, by path."""
-        return {run.path: run.folder for run in self.prerequisites}
+        by_path = {run.path: run.folder for run in self.prerequisites}
+        return tuple(by_path[path] for *_, path in _weights(config) if path in by_path)
 
 
 def known_studies(recipes: Path) -> list[str]:
@@ -148,7 +148,7 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
         words = (*in_words(with_folders(own, folders)), f"seed={seed}")
         words, config, without = _build(label, base, words, overrides, recipes)
         left_out.append(without)
-        for name in (name for path in _checkpoints(config) for name in referred(path)):
+        for name in (name for *_, path in _weights(config) for name in referred(path)):
             raise UserError(f"run '{label}' needs {PREREQUISITES}.{name}, which must be listed before it")
         return StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
 
@@ -187,23 +187,23 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     return study
 
 
-def _checkpoints(config: Config) -> list[str]:
-    """Return the weights from which a run starts and by which it is taught."""
-    teachers = config.teacher.checkpoint if config.scheme.uses_teacher else None
-    given = [x if isinstance(x, list) else [x] for x in (config.model.checkpoint, teachers)]
-    return [checkpoint for of in given for checkpoint in of if checkpoint is not None]
+def _weights(config: Config) -> list[tuple[str, str, str]]:
+    """Return the networks of a run that start from, or teach with, given weights: key, network, checkpoint."""
+    names = config.scheme.trained_models(config.model.name)
+    given = [("model", *pair) for pair in zip(names, _listed(config.model.checkpoint), strict=False)]
+    if config.scheme.uses_teacher:
+        pairs = zip(_listed(config.teacher.name), _listed(config.teacher.checkpoint), strict=False)
+        given += [("teacher", *pair) for pair in pairs]
+    return given
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
     """Refuse a network with the weights of a different one."""
-    config = run.config
-    start, models = config.model.checkpoint, config.scheme.trained_models(config.model.name)
-    starts = start if isinstance(start, list) else [start]
-    pairs = [("model", name, checkpoint) for name, checkpoint in zip(models, starts, strict=False)]
-    if config.scheme.uses_teacher and config.teacher.checkpoint is not None:
-        names, given = (x if isinstance(x, list) else [x] for x in (config.teacher.name, config.teacher.checkpoint))
-        pairs += [("teacher", name, checkpoint) for name, checkpoint in zip(names, given, strict=True)]
-    for key, name, checkpoint in pairs:
+    for key, name, checkpoint in _weights(run.config):
         for other, source in prerequisites.items():
             trained = source.config.scheme.trained_models(source.config.model.name)
             if checkpoint == source.path and name not in trained:
@@ -258,9 +258,9 @@ def _label(variant: str | None, point: Mapping[str, Any], seed: int) -> str:
 def _check_distinct(runs: Sequence[StudyRun]) -> None:
     labels: dict[str, str] = {}
     for run in runs:
-        other = labels.setdefault(run.folder, run.label)
-        if other != run.label:
+        other = labels.get(run.folder)
+        if other == run.label:
+            raise UserError(f"'{other}' is given twice")
+        if other is not None:
             raise UserError(f"'{other}' and '{run.label}' are the same run")
-    if len(labels) < len(runs):
-        twice = next(run.label for run in runs if [other.label for other in runs].count(run.label) > 1)
-        raise UserError(f"'{twice}' is given twice")
+        labels[run.folder] = run.label

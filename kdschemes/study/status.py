@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from kdschemes.distributed import slurm
 from kdschemes.storage import lease
 from kdschemes.storage.results import read_results
 from kdschemes.study import run_logs as traces
-from kdschemes.study.record import ArrayTask, Entry, Study, array_tasks, read_arrays, read_failures
+from kdschemes.study.record import ArrayTask, Entry, Study, read_array_tasks, read_failures
 from kdschemes.tracking.tables import text_table
 
 STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not begun")
@@ -53,15 +53,14 @@ def status(study: Study) -> Status:
     Raises:
         UserError: the study's folder is damaged.
     """
-    arrays, failures = read_arrays(study.folder), read_failures(study.folder)
-    submitted = array_tasks(study.folder, arrays)
+    submitted, failures = read_array_tasks(study.folder), read_failures(study.folder)
+    arrays = {task.job.partition("_")[0] for tasks in submitted.values() for task in tasks}
     note, asked = "", True
     jobs: Mapping[str, slurm.Job] = {}
-    if arrays:
-        try:
-            jobs = slurm.known_jobs(array.job for array in arrays)
-        except slurm.SlurmUnavailable as error:
-            asked, note = False, f"{error}; states are from folders and logs only"
+    try:
+        jobs = slurm.known_jobs(sorted(arrays))
+    except slurm.SlurmUnavailable as error:
+        asked, note = False, f"{error}; states are from folders and logs only"
     rows = tuple(
         look(
             study.output / entry.folder,
@@ -162,9 +161,20 @@ def table(found: Status) -> str:
 def counts(rows: Sequence[Row]) -> str:
     """Return a line with the number of runs in each state."""
     words = []
-    for earlier, one, several in ((False, "run", "runs"), (True, "prerequisite", "prerequisites")):
+    for earlier, what in ((False, "run"), (True, "prerequisite")):
         states = [row.state for row in rows if row.entry.earlier is earlier]
         if states:
             numbers = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
-            words.append(f"{len(states)} {one if len(states) == 1 else several}: {numbers}")
+            words.append(f"{number_of(what, len(states))}: {numbers}")
     return "; ".join(words)
+
+
+def number_of(what: str, count: int) -> str:
+    """Return a count in words: `1 run`, `2 runs`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def left_out(found: Status, taken: Collection[str], title: str) -> list[str]:
+    """Return the last lines of a dry run: the runs whose folders are not in `taken`, below a title, then the note."""
+    left = [f"      {row.entry.label}: {row.state}" for row in found.rows if row.entry.folder not in taken]
+    return [*(["", title, *left] if left else []), *([found.note] if found.note else [])]

@@ -10,6 +10,7 @@ from kdschemes.config import Config
 from kdschemes.storage.results import read_results
 from kdschemes.study.spec import StudyRun
 from kdschemes.study.status import Status
+from kdschemes.tracking.trackers import report_finished
 
 
 def in_group(config: Config, group: str) -> Config:
@@ -25,8 +26,6 @@ def give_finished(runs: Sequence[StudyRun], found: Status) -> None:
     """
     for run in runs:
         if "wandb" in run.config.tracker and found.of(run.folder).state == "finished":
-            from kdschemes.tracking.trackers import report_finished
-
             folder = Path(run.path)
             results = read_results(folder)
             assert results is not None, f"{folder} is not finished"

@@ -16,7 +16,7 @@ from kdschemes.errors import UserError
 from kdschemes.study.locate import OpenStudy, open_study, recipes
 from kdschemes.study.record import LOCK, write_study
 from kdschemes.study.spec import StudyRun
-from kdschemes.study.status import ACTIVE, Status, counts, status
+from kdschemes.study.status import ACTIVE, Status, counts, left_out, number_of, status
 from kdschemes.study.tracking import give_finished
 from kdschemes.training.signals import StopSignal
 
@@ -109,7 +109,7 @@ def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None)
     parted = len(packs) > len(make_packs(runs, workers=len(slots), limit=math.inf))
     if len(packs) < len(slots):
         slots = make_slots(len(packs), configs)
-    summary = f"{_several(len(runs), 'run')} in {_several(len(packs), 'pack')}, {len(slots)} at once"
+    summary = f"{number_of('run', len(runs))} in {number_of('pack', len(packs))}, {len(slots)} at once"
     room, largest = f"{limit / 1e9:.1f} GB of memory each", max(pack.bytes for pack in packs)
     if largest > limit:
         summary += f", in {room}, although a run takes up to {largest / 1e9:.1f} GB: lower --parallel or raise --memory"
@@ -165,14 +165,7 @@ def _dry_run(opened: OpenStudy, parallel: int | None, memory: float | None) -> s
         for number, pack in enumerate(packs, start=1):
             after = sorted({str(pack_numbers[need]) for need in pack.needs if need in pack_numbers})
             wait = f", after pack {', '.join(after)}" if after else ""
-            lines += ["", f"pack {number}: {_several(len(pack.runs), 'run')}{wait}"]
+            lines += ["", f"pack {number}: {number_of('run', len(pack.runs))}{wait}"]
             lines += [f"      {run.label}: {shlex.join(run.overrides) or run.folder}" for run in pack.runs]
     taken = {run.folder for run in runs}
-    left = [row for row in found.rows if row.entry.folder not in taken]
-    if left:
-        lines += ["", "not run", *(f"      {row.entry.label}: {row.state}" for row in left)]
-    return "\n".join([*lines, *([found.note] if found.note else [])])
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return "\n".join([*lines, *left_out(found, taken, "not run")])

@@ -19,7 +19,7 @@ from kdschemes.study.locate import SITE, open_study, repository
 from kdschemes.study.record import LOCK, LOG, Study, add_submission, write_study
 from kdschemes.study.slurm.arrays import PlannedArray, array_words, plan, report_words
 from kdschemes.study.spec import StudyRun
-from kdschemes.study.status import Status, counts, status
+from kdschemes.study.status import Status, counts, left_out, number_of, status
 from kdschemes.study.tracking import give_finished, in_group
 
 LOCK_PATIENCE = 120.0
@@ -84,14 +84,25 @@ def _submit(runs: Sequence[StudyRun], study: Study, root: Path, parallel: int | 
             jobs.append(slurm.sbatch(words, site))
         report = slurm.sbatch(report_words(study.folder, root, jobs), site)
         write_study(study)
-        add_submission(study.folder, _line(arrays, jobs, report, made, study.folder, extra))
+        submitted = [
+            {
+                "job": job,
+                "name": array.name,
+                "configs": str(configs.relative_to(study.folder)),
+                "runs": [run.folder for run in array.runs],
+            }
+            for job, array, configs in zip(jobs, arrays, made, strict=True)
+        ]
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        line = {"time": now, "arrays": submitted, "log": LOG, "report": report, "sbatch": list(extra)}
+        add_submission(study.folder, line)
     except BaseException:
         for configs in made:
             shutil.rmtree(configs, ignore_errors=True)
         slurm.cancel(jobs)
         raise
     lines = [
-        f"array {job}: {len(array.runs)} {'run' if len(array.runs) == 1 else 'runs'} ({array.name})"
+        f"array {job}: {number_of('run', len(array.runs))} ({array.name})"
         for job, array in zip(jobs, arrays, strict=True)
     ]
     return "\n".join([*lines, f"job {report}: the report, after the arrays", f"study folder: {study.folder}"])
@@ -106,35 +117,8 @@ def _write_configs(array: PlannedArray, folder: Path) -> Path:
     configs.mkdir()
     for element, run in enumerate(array.runs):
         config = dataclasses.replace(run.config, output_dir=str(Path(run.config.output_dir).absolute()))
-        config = in_group(config, folder.name)
-        atomic_write(configs / f"{element}.yaml", dump_yaml(config).encode())
+        atomic_write(configs / f"{element}.yaml", dump_yaml(in_group(config, folder.name)).encode())
     return configs
-
-
-def _line(
-    arrays: Sequence[PlannedArray],
-    jobs: Sequence[str],
-    report: str,
-    made: Sequence[Path],
-    folder: Path,
-    extra: Sequence[str],
-) -> dict[str, object]:
-    """Return the line of `jobs.jsonl`."""
-    return {
-        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "arrays": [
-            {
-                "job": job,
-                "name": array.name,
-                "configs": str(configs.relative_to(folder)),
-                "runs": [run.folder for run in array.runs],
-            }
-            for job, array, configs in zip(jobs, arrays, made, strict=True)
-        ],
-        "log": LOG,
-        "report": report,
-        "sbatch": list(extra),
-    }
 
 
 def _site(root: Path) -> Path | None:
@@ -162,7 +146,4 @@ def _dry_run(
         for element, run in enumerate(array.runs):
             lines.append(f"{element:>4}  {run.label}: {shlex.join(run.overrides) or run.folder}")
     taken = {run.folder for array in arrays for run in array.runs}
-    left = [row for row in found.rows if row.entry.folder not in taken]
-    if left:
-        lines += ["", "not submitted", *(f"      {row.entry.label}: {row.state}" for row in left)]
-    return "\n".join([*lines, *([found.note] if found.note else [])])
+    return "\n".join([*lines, *left_out(found, taken, "not submitted")])
