@@ -96,11 +96,11 @@ def remember(folder: Path, file: StudyFile, runs: Sequence[StudyRun]) -> Study:
     ]
     return Study(
         folder=folder,
-        question=file.question,
+        question=file.keys.question,
         overrides=file.run_overrides,
         entries=tuple(entries),
-        analyses=file.analyses,
-        baseline=file.baseline,
+        analyses=file.keys.analyses,
+        baseline=file.keys.baseline,
     )
 
 

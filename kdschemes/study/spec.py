@@ -65,20 +65,16 @@ class StudyRun:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
-    """A study file, read and expanded. `overrides` are from the command line, `output` contains all runs' folders.
+    """A study file with its `keys`, expanded to `runs`, preceded by the runs that the file lists in `prerequisites`.
 
-    `prerequisites` are the runs that the file lists to be trained first, `hours` is the time budget per invocation,
-    `analyses` are extra sections of the report, `baseline` is the point that others are compared with.
+    `overrides` are from the command line, `output` contains all runs' folders.
     """
 
     path: Path
-    question: str
+    keys: StudyKeys
     overrides: tuple[str, ...]
     runs: tuple[StudyRun, ...]
     prerequisites: tuple[StudyRun, ...] = ()
-    hours: float | None = None
-    analyses: tuple[str, ...] = ()
-    baseline: str | None = None
 
     @property
     def name(self) -> str:
@@ -173,17 +169,8 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     _check_distinct(runs)
     earlier = [run for named in prerequisites.values() for run in named.values()]
     _check_distinct(earlier)
-    study = StudyFile(
-        path=path,
-        question=keys.question,
-        overrides=overrides,
-        runs=tuple(runs),
-        prerequisites=tuple(earlier),
-        hours=keys.hours,
-        analyses=keys.analyses,
-        baseline=keys.baseline,
-    )
-    _check_used(study, keys)
+    study = StudyFile(path=path, keys=keys, overrides=overrides, runs=tuple(runs), prerequisites=tuple(earlier))
+    _check_used(study)
     return study
 
 
@@ -213,7 +200,7 @@ def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
                 )
 
 
-def _check_used(study: StudyFile, keys: StudyKeys) -> None:
+def _check_used(study: StudyFile) -> None:
     """Refuse an unused prerequisite, and a baseline that is no point of the study."""
     given = [word.partition("=")[0] for word in study.overrides]
     needed = {folder for run in (*study.prerequisites, *study.runs) for folder in study.needs(run.config)}
@@ -221,8 +208,9 @@ def _check_used(study: StudyFile, keys: StudyKeys) -> None:
         if run.folder not in needed:
             raise UserError(f"no run refers to {PREREQUISITES}.{run.point}: take it out")
     points = dict.fromkeys(run.point for run in study.runs)
-    if keys.baseline is not None and keys.baseline not in points:
-        raise unknown("baseline", keys.baseline, points)
+    baseline = study.keys.baseline
+    if baseline is not None and baseline not in points:
+        raise unknown("baseline", baseline, points)
 
 
 def _build(

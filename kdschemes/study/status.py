@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from kdschemes.distributed import slurm
@@ -42,9 +43,10 @@ class Status:
     asked: bool
     note: str = ""
 
-    def of(self, folder: str) -> Row:
-        """Return the row of a run by its folder name."""
-        return next(row for row in self.rows if row.entry.folder == folder)
+    @cached_property
+    def by_folder(self) -> dict[str, Row]:
+        """The rows by the folder names of their runs."""
+        return {row.entry.folder: row for row in self.rows}
 
 
 def status(study: Study) -> Status:
@@ -61,18 +63,12 @@ def status(study: Study) -> Status:
         jobs = slurm.known_jobs(sorted(arrays))
     except slurm.SlurmUnavailable as error:
         asked, note = False, f"{error}; states are from folders and logs only"
-    rows = tuple(
-        look(
-            study.output / entry.folder,
-            entry,
-            submitted.get(entry.folder, ()),
-            jobs,
-            asked=asked,
-            failure=failures.get(entry.folder),
-        )
-        for entry in study.entries
-    )
-    return Status(study=study, rows=rows, asked=asked, note=note)
+    rows = []
+    for entry in study.entries:
+        name = entry.folder
+        row = look(study.output / name, entry, submitted.get(name, ()), jobs, asked=asked, failure=failures.get(name))
+        rows.append(row)
+    return Status(study=study, rows=tuple(rows), asked=asked, note=note)
 
 
 def look(

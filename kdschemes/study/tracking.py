@@ -25,7 +25,7 @@ def give_finished(runs: Sequence[StudyRun], found: Status) -> None:
         UserError: W&B can't start, or a run's files can't be read.
     """
     for run in runs:
-        if "wandb" in run.config.tracker and found.of(run.folder).state == "finished":
+        if "wandb" in run.config.tracker and found.by_folder[run.folder].state == "finished":
             folder = Path(run.path)
             results = read_results(folder)
             assert results is not None, f"{folder} is not finished"

@@ -24,14 +24,12 @@ class ProgressConsole:
         self._last_line = time.monotonic()
 
     def line(self, text: str) -> None:
-        """Print a line."""
         if self._bar is not None:
             self._console.print(text, markup=False, soft_wrap=True)
         elif self._show:
             print(text, flush=True)
 
     def stop(self) -> None:
-        """Stop the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

@@ -88,7 +88,6 @@ class MetricsLog:
             raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 

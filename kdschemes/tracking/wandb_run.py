@@ -119,7 +119,6 @@ class WandbRun:
         self._run.log({**scalars, "global_step": step}, step=step)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Set values of the summary."""
         self._run.summary.update(dict(values))
 
     def finish(self, exit_code: int, preempted: bool) -> None:

@@ -43,7 +43,6 @@ def result_line(results: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in readable form."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

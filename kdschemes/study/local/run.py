@@ -41,8 +41,7 @@ def study_here(
 
     `parallel` workers train at once (None: one per GPU, two on CPU), within `memory` bytes in total (None: most of the
     free memory). Without overrides, those with which the study was started are used. With `dry_run` nothing is written
-    or run.
-    `report` writes the report of the study in a folder and returns whether it could.
+    or run. `report` writes the report of the study in a folder and returns whether it could.
 
     Raises:
         UserError: a mistake in the study or the overrides; another process runs the study.
@@ -77,7 +76,7 @@ def to_run(runs: Sequence[StudyRun], found: Status) -> list[StudyRun]:
 
     Runs that SLURM has queued or is running, and runs that need those, are left out.
     """
-    rows = {row.entry.folder: row for row in found.rows}
+    rows = found.by_folder
     by_name = {run.folder: run for run in runs}
     elsewhere = {name for name, row in rows.items() if row.state in ACTIVE and row.job is not None}
     taken: set[str] = set()
@@ -134,7 +133,8 @@ def _run(
     give_finished(opened.runs, found)
     if packs:
         print(f"to train: {summary}", flush=True)
-    deadline = None if opened.file.hours is None else time.monotonic() + 3600 * opened.file.hours
+    hours = opened.file.keys.hours
+    deadline = None if hours is None else time.monotonic() + 3600 * hours
     finished = {row.entry.folder for row in found.rows if row.state == "finished"}
     scheduler = Scheduler(study, packs, slots, finished=finished, stop=stop, deadline=deadline)
     scheduler.run()
@@ -148,8 +148,7 @@ def _run(
         print(f"stopped by {scheduler.ended.name}; the same command resumes: {study.folder}", flush=True)
         return 128 + scheduler.ended
     if scheduler.ended == BUDGET:
-        hours = f"{opened.file.hours:g} h"
-        print(f"the budget of {hours} is used up; the same command resumes with the same budget", flush=True)
+        print(f"the budget of {hours:g} h is used up; the same command resumes with the same budget", flush=True)
     return 0 if reported and scheduler.ended is None and not scheduler.failed and not scheduler.stopped else 1
 
 

@@ -98,13 +98,13 @@ class Scheduler:
                 self._look()
         except KeyboardInterrupt:
             for worker, _ in self._workers.values():
-                worker.signal(signal.SIGKILL)
+                worker.process.send_signal(signal.SIGKILL)
             raise
         finally:
             for worker, _ in self._workers.values():
                 worker.close()
             for worker, _ in self._workers.values():
-                worker.wait()
+                worker.process.wait()
             self._console.stop()
 
     def _drop_hopeless(self) -> None:
@@ -266,7 +266,7 @@ class Scheduler:
             why = self.ended.name if isinstance(self.ended, signal.Signals) else "the budget is used up"
             self._console.line(f"{why}: saving the active runs")
         for worker in self._active:
-            worker.signal(signal.SIGTERM)
+            worker.process.send_signal(signal.SIGTERM)
 
     def _finish_if_done(self, name: str) -> bool:
         """Return whether a run has results, and report it the first time."""

@@ -38,7 +38,7 @@ def main() -> int:
         while (order := orders.get()) is not None:
             _redirect(Path(order["log"]))
             _use_cores(order["cores"])
-            outcomes = _train([_config(tree, order["group"]) for tree in order["runs"]], stop)
+            outcomes = _train([in_group(build_config(tree), order["group"]) for tree in order["runs"]], stop)
             sys.stdout.flush()
             with contextlib.suppress(BrokenPipeError):
                 for line in (*outcomes, {"over": True}):
@@ -65,10 +65,6 @@ def _use_cores(cores: list[int]) -> None:
     for thread in Path("/proc/self/task").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             os.sched_setaffinity(int(thread.name), cores)
-
-
-def _config(tree: Mapping[str, Any], group: str) -> Config:
-    return in_group(build_config(tree), group)
 
 
 def _train(configs: list[Config], stop: StopSignal) -> list[dict[str, str]]:
