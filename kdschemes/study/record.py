@@ -1,4 +1,8 @@
-"""A study's folder: its runs in `study.yaml`, what was submitted in `jobs.jsonl`, what failed in `failures.json`."""
+"""A study's folder: its runs in `study.yaml`, what was submitted in `jobs.jsonl`, what failed in `failures.json`.
+
+Raises:
+    UserError: by each function that writes if the folder can't be written, and that reads if the file is damaged.
+"""
 
 from __future__ import annotations
 
@@ -105,11 +109,7 @@ def remember(folder: Path, file: StudyFile, runs: Sequence[StudyRun]) -> Study:
 
 
 def write_study(study: Study) -> None:
-    """Write `study.yaml`.
-
-    Raises:
-        UserError: it can't be written.
-    """
+    """Write `study.yaml`."""
     tree = {
         "question": study.question,
         "overrides": list(study.overrides),
@@ -121,11 +121,7 @@ def write_study(study: Study) -> None:
 
 
 def read_study_folder(folder: Path) -> Study:
-    """Read `study.yaml`.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """Read `study.yaml`."""
     path = folder / RECORD
     try:
         tree = yaml.safe_load(path.read_text())
@@ -142,22 +138,14 @@ def read_study_folder(folder: Path) -> Study:
 
 
 def add_submission(folder: Path, submission: Mapping[str, Any]) -> None:
-    """Add a line to `jobs.jsonl`.
-
-    Raises:
-        UserError: it can't be written.
-    """
+    """Add a line to `jobs.jsonl`."""
     path = folder / "jobs.jsonl"
     before = path.read_bytes() if path.exists() else b""
     atomic_write(path, before + (json.dumps(submission) + "\n").encode())
 
 
 def read_array_tasks(folder: Path) -> dict[str, list[ArrayTask]]:
-    """Return by folder name the array elements as which each run was submitted, oldest first.
-
-    Raises:
-        UserError: `jobs.jsonl` is damaged.
-    """
+    """Return by folder name the array elements as which each run was submitted, oldest first."""
     path = folder / "jobs.jsonl"
     found: dict[str, list[ArrayTask]] = {}
     if not path.exists():
@@ -174,11 +162,7 @@ def read_array_tasks(folder: Path) -> dict[str, list[ArrayTask]]:
 
 
 def read_failures(folder: Path) -> dict[str, str]:
-    """Return by folder name why runs without SLURM failed.
-
-    Raises:
-        UserError: `failures.json` is damaged.
-    """
+    """Return by folder name why runs without SLURM failed."""
     path = folder / FAILURES
     try:
         found = json.loads(path.read_bytes())
@@ -192,9 +176,5 @@ def read_failures(folder: Path) -> dict[str, str]:
 
 
 def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
-    """Write `failures.json`.
-
-    Raises:
-        UserError: it can't be written.
-    """
+    """Write `failures.json`."""
     atomic_write(folder / FAILURES, (json.dumps(dict(failures), indent=2) + "\n").encode())

@@ -36,6 +36,9 @@ class MetricsLog:
     The content of `metrics.jsonl` is a function of the configuration alone, so that equal runs give equal bytes:
     times belong in a second log. Floats are written so that they read back exactly, non-finite ones as the
     strings "nan", "inf" and "-inf"; keys keep their order.
+
+    Raises:
+        UserError: by all methods, if the file can't be written.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
@@ -44,7 +47,7 @@ class MetricsLog:
         An existing log is replaced by a copy, so that anything another process still writes into the old one is lost.
 
         Raises:
-            UserError: the file can't be written, or does not match the checkpoint.
+            UserError: the file does not match the checkpoint.
         """
         self.path = path
         self.offset = offset
@@ -62,11 +65,7 @@ class MetricsLog:
             raise cannot_write(path, error) from None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add one line.
-
-        Raises:
-            UserError: the file can't be written.
-        """
+        """Add one line."""
         line = (json.dumps(plain(row), allow_nan=False) + "\n").encode()
         self.offset += len(line)
         rest = memoryview(line)
@@ -77,11 +76,7 @@ class MetricsLog:
             raise cannot_write(self.path, error) from None
 
     def sync(self) -> None:
-        """Flush to disk; to be called before a checkpoint records `offset`.
-
-        Raises:
-            UserError: the file can't be written.
-        """
+        """Flush to disk; to be called before a checkpoint records `offset`."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:

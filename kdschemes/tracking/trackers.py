@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdschemes.config import Config
-from kdschemes.config.naming import config_hash, to_tree
+from kdschemes.config.naming import config_hash, flatten, to_tree
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.tracking.metrics_log import read_rows
 from kdschemes.tracking.tensorboard import TensorBoard
@@ -87,7 +87,7 @@ class Trackers:
 
     def summary(self, values: Mapping[str, Any]) -> None:
         """Record the results of the run: nested names are joined with `/`."""
-        flat = flatten(values)
+        flat = {key: value for key, value in flatten(values, "/").items() if value is not None}
         self._each(lambda mirror: mirror.summary(flat))
 
     def finish(self, exit_code: int = 0, preempted: bool = False) -> None:
@@ -111,17 +111,6 @@ class Trackers:
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values as one mapping, names joined with `/`; None is left out."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}/")
-        elif value is not None:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) -> None:
@@ -172,4 +161,5 @@ def summary_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     cost = results.get("cost", {})
     found["cost"] = cost | cost.get(primary_head, {})
     rest = {key: value for key, value in results.items() if key not in ("heads", "mean_over_peers", "cost")}
-    return flatten(found | rest | {"folder": str(folder)})
+    flat = flatten(found | rest | {"folder": str(folder)}, "/")
+    return {key: value for key, value in flat.items() if value is not None}

@@ -76,7 +76,7 @@ class Scheduler:
         self._epochs = {name: traces.epochs_done(study.output / name, of.epochs) for name, of in self._entries.items()}
         self._waiting = list(packs)
         self._active: dict[Worker, ActivePack] = {}
-        self._workers: dict[int, tuple[Worker, object]] = {}
+        self._workers: dict[int, Worker] = {}
         self._messages: Messages = queue.SimpleQueue()
         self._speed = Speed()
         self._held: set[str] = set()
@@ -97,13 +97,13 @@ class Scheduler:
                 self._listen()
                 self._look()
         except KeyboardInterrupt:
-            for worker, _ in self._workers.values():
+            for worker in self._workers.values():
                 worker.process.send_signal(signal.SIGKILL)
             raise
         finally:
-            for worker, _ in self._workers.values():
+            for worker in self._workers.values():
                 worker.close()
-            for worker, _ in self._workers.values():
+            for worker in self._workers.values():
                 worker.process.wait()
             self._console.stop()
 
@@ -144,12 +144,11 @@ class Scheduler:
         slot, log = self._slots[number], self._new_log()
         config = pack.runs[0].config
         kind = (config.precision, config.device, config.train.deterministic)  # what a process cannot change
-        worker, before = self._workers.get(number, (None, None))
-        if worker is None or before != kind:
-            if worker is not None:
-                worker.close()
-            worker = Worker(self._messages, log, slot.environment)
-            self._workers[number] = worker, kind
+        worker = self._workers.get(number)
+        if worker is not None and worker.kind != kind:
+            worker.close()
+        if worker is None or worker.kind != kind:
+            worker = self._workers[number] = Worker(self._messages, log, slot.environment, kind)
         names = [run.folder for run in pack.runs]
         old = read_failures(self._study.folder)
         if not old.keys().isdisjoint(names):
@@ -186,7 +185,7 @@ class Scheduler:
 
     def _take(self, worker: Worker, said: dict[str, object] | None) -> None:
         if said is None:
-            self._workers = {number: of for number, of in self._workers.items() if of[0] is not worker}
+            self._workers = {number: other for number, other in self._workers.items() if other is not worker}
             if (active := self._active.pop(worker, None)) is not None:
                 self._left_alone(active, worker)
         elif "over" in said:

@@ -68,11 +68,7 @@ def _use_cores(cores: list[int]) -> None:
 
 
 def _train(configs: list[Config], stop: StopSignal) -> list[dict[str, str]]:
-    """Train runs and return their outcomes.
-
-    Raises:
-        SystemExit: the process was asked to stop; checkpoints are written.
-    """
+    """Train runs and return their outcomes; SystemExit if the process was asked to stop, after the checkpoints."""
     from kdschemes.training.train import Failed, train_together
 
     with contextlib.suppress(OSError):

@@ -25,7 +25,8 @@ class Worker:
     dies, its input ends, and it saves and exits.
     """
 
-    def __init__(self, messages: Messages, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, messages: Messages, log: Path, environment: Mapping[str, str], kind: object) -> None:
+        self.kind = kind
         with log.open("ab") as file:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "kdschemes.study.local.worker"],
