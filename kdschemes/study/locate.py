@@ -85,27 +85,24 @@ def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> OpenStu
     Raises:
         UserError: a mistake in the study, or overrides that differ from before and would orphan its runs.
     """
-    file, notes = _read(find_study_file(name, recipes), tuple(overrides), recipes)
-    runs = with_prerequisites(file)
-    study = remember(study_folder(file.output, file.name).absolute(), file, runs)
-    return OpenStudy(file=file, runs=tuple(runs), study=study, notes=tuple(notes))
-
-
-def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> tuple[StudyFile, list[str]]:
+    path = find_study_file(name, recipes)
     file = read_study(path, overrides, recipes=recipes)
-    folder = study_folder(file.output, file.name)
-    if not (folder / RECORD).is_file():
-        return file, []
-    before = read_study_folder(folder)
-    if before.overrides and not file.run_overrides:
-        file = read_study(path, (*before.overrides, *overrides), recipes=recipes)
-        return file, [f"overrides as before: {shlex.join(before.overrides)}"]
-    gone = {entry.folder for entry in before.runs} - {run.folder for run in file.runs}
-    if gone and before.overrides != file.run_overrides:
-        given = shlex.join(before.overrides) or "no overrides"
-        raise UserError(
-            f"study {path}: was started with {given}, and {len(gone)} of its runs would change now: "
-            "give the same overrides, or another output_dir="
-        )
-    runs = "1 earlier run is" if len(gone) == 1 else f"{len(gone)} earlier runs are"
-    return file, [f"{runs} no longer in {path}"] if gone else []
+    folder = study_folder(file.output, file.name).absolute()
+    notes: list[str] = []
+    if (folder / RECORD).is_file():
+        before = read_study_folder(folder)
+        gone = {entry.folder for entry in before.runs} - {run.folder for run in file.runs}
+        given = shlex.join(before.overrides)
+        if before.overrides and not file.run_overrides:
+            file = read_study(path, (*before.overrides, *overrides), recipes=recipes)
+            notes.append(f"overrides as before: {given}")
+        elif gone and before.overrides != file.run_overrides:
+            raise UserError(
+                f"study {path}: was started with {given or 'no overrides'}, and {len(gone)} of its runs would change "
+                "now: give the same overrides, or another output_dir="
+            )
+        elif gone:
+            runs = "1 earlier run is" if len(gone) == 1 else f"{len(gone)} earlier runs are"
+            notes.append(f"{runs} no longer in {path}")
+    all_runs = with_prerequisites(file)
+    return OpenStudy(file=file, runs=tuple(all_runs), study=remember(folder, file, all_runs), notes=tuple(notes))

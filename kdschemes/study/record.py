@@ -1,7 +1,6 @@
 """A study's folder: its runs in `study.yaml`, what was submitted in `jobs.jsonl`, what failed in `failures.json`.
 
-Raises:
-    UserError: by each function that writes if the folder can't be written, and that reads if the file is damaged.
+What writes raises a UserError if the folder can't be written, what reads if the file is damaged.
 """
 
 from __future__ import annotations

@@ -139,29 +139,26 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     keys = read_keys(path, overrides)
     left_out: list[dict[str, UserError]] = []
 
-    def build(label: str, own: Mapping[str, Any], seed: int, folders: Mapping[str, str]) -> StudyRun:
+    def build(label: str, own: Mapping[str, Any], seed: int, named: Mapping[str, StudyRun]) -> StudyRun:
+        folders = {name: run.path for name, run in named.items()}
         base = in_words(with_folders(keys.base, folders))
         words = (*in_words(with_folders(own, folders)), f"seed={seed}")
         words, config, without = _build(label, base, words, overrides, recipes)
         left_out.append(without)
         for name in (name for *_, path in _weights(config) for name in referred(path)):
             raise UserError(f"run '{label}' needs {PREREQUISITES}.{name}, which must be listed before it")
-        return StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
+        run = StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
+        _check_models(run, named)
+        return run
 
-    prerequisites: dict[int, dict[str, StudyRun]] = {}
-    for seed in keys.seeds:
-        named = prerequisites[seed] = {}
+    prerequisites: dict[int, dict[str, StudyRun]] = {seed: {} for seed in keys.seeds}
+    for seed, named in prerequisites.items():
         for name, own in keys.prerequisites.items():
-            folders = {other: run.path for other, run in named.items()}
-            run = build(f"{name} seed={seed}", own, seed, folders)
-            _check_models(run, named)
-            named[name] = replace(run, earlier=True)
+            named[name] = replace(build(f"{name} seed={seed}", own, seed, named), earlier=True)
     runs = []
     for (variant, own), values, seed in product(keys.variants.items(), product(*keys.grid.values()), keys.seeds):
         point = dict(zip(keys.grid, values, strict=True))
-        folders = {name: run.path for name, run in prerequisites[seed].items()}
-        run = build(_label(variant, point, seed), {**own, **point}, seed, folders)
-        _check_models(run, prerequisites[seed])
+        run = build(_label(variant, point, seed), {**own, **point}, seed, prerequisites[seed])
         runs.append(replace(run, variant=variant, grid=point))
     for group in OPTIONAL:
         if all(group in without for without in left_out):

@@ -86,7 +86,7 @@ class Trackers:
         return scalars
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Record the results of the run: nested names are joined with `/`."""
+        """Record the results of the run: nested names are joined with `/`, None is left out."""
         flat = {key: value for key, value in flatten(values, "/").items() if value is not None}
         self._each(lambda mirror: mirror.summary(flat))
 
@@ -102,11 +102,8 @@ class Trackers:
             except Exception as error:
                 if name not in self._failed:
                     self._failed.add(name)
-                    warnings.warn(
-                        f"tracker {name} failed ({type(error).__name__}: {error}); metrics.jsonl continues",
-                        RuntimeWarning,
-                        stacklevel=3,
-                    )
+                    text = f"tracker {name} failed ({type(error).__name__}: {error}); metrics.jsonl continues"
+                    warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def _is_number(value: Any) -> bool:
@@ -136,7 +133,7 @@ def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) ->
 
 
 def summary_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a `results.json` for a tracker's summary: one flat mapping, names joined with `/`.
+    """Return what `Trackers.summary` records of a `results.json`.
 
     - `val/top1`, `test/top1` (last epoch) and `best/val/top1`, `best/test/top1` (best epoch on the validation split):
       every metric of the reported head without its name, so that runs of all schemes have them;
@@ -161,5 +158,4 @@ def summary_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     cost = results.get("cost", {})
     found["cost"] = cost | cost.get(primary_head, {})
     rest = {key: value for key, value in results.items() if key not in ("heads", "mean_over_peers", "cost")}
-    flat = flatten(found | rest | {"folder": str(folder)}, "/")
-    return {key: value for key, value in flat.items() if value is not None}
+    return found | rest | {"folder": str(folder)}

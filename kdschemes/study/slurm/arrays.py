@@ -44,10 +44,11 @@ def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
         if not run.earlier:
             level(run.folder)
     needed = {need for name in taken for need in by_name[name].needs}
-    keys = sorted({(place, name not in needed) for name, place in taken.items()})
-    groups = {
-        key: tuple(run for run in runs if (taken.get(run.folder), run.folder not in needed) == key) for key in keys
-    }
+    by_place: dict[tuple[int, bool], list[StudyRun]] = {}
+    for run in runs:
+        if run.folder in taken:
+            by_place.setdefault((taken[run.folder], run.folder not in needed), []).append(run)
+    groups = dict(sorted(by_place.items()))
     array_numbers = {run.folder: number for number, group in enumerate(groups.values()) for run in group}
     arrays = []
     for (_, last), group in groups.items():
@@ -56,7 +57,7 @@ def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
         arrays.append(
             PlannedArray(
                 name=found.study.name if last else f"{found.study.name}-earlier",
-                runs=group,
+                runs=tuple(group),
                 after=tuple(sorted({array_numbers[need] for need in needs if need in array_numbers})),
                 after_elements=tuple(active),
             )
