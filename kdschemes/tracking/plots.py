@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -60,11 +62,11 @@ def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
     (losses, top1), (nll, rate) = figure.subplots(2, 2)
 
     _draw_losses(losses, train)
-    _draw(top1, _lines(val, _head("top1")), STYLES)
+    _draw(top1, _lines(val, "(.*)/top1"), STYLES)
     top1.set(title="Top-1 accuracy on the validation split", ylabel="top-1 (%)")
-    _draw(nll, _lines(val, _head("nll")), STYLES)
+    _draw(nll, _lines(val, "(.*)/nll"), STYLES)
     nll.set(title="NLL on the validation split", ylabel="NLL (nats)")
-    _draw(rate, _lines(train, lambda key: "" if key == "lr" else None), STYLES)
+    _draw(rate, _lines(train, "lr()"), STYLES)
     rate.set(title="Learning rate", ylabel="learning rate")
     last = max((float(row["epoch"]) for row in train + val), default=1.0)
     for axes in (losses, top1, nll, rate):
@@ -75,7 +77,7 @@ def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
 
 def _draw_losses(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
     width = max(1, math.ceil(len(train) / MAX_POINTS))
-    terms = _lines(train, lambda key: key.removeprefix("loss/") if key.startswith("loss/") else None)
+    terms = _lines(train, "loss/(.*)")
     terms = {name: _means(line, width) for name, line in sorted(terms.items(), key=lambda item: item[0] != "total")}
     lines = {"total, weighted" if name == "total" else name: line for name, line in terms.items()}
     _draw(axes, lines, (TOTAL_STYLE, *STYLES) if "total" in terms else STYLES)
@@ -86,34 +88,21 @@ def _draw_losses(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
         axes.set_yscale("log", nonpositive="mask")
 
 
-def _head(metric: str) -> Callable[[str], str | None]:
-    """Return a function that gets the head of a metric's `HEAD/METRIC` key; the head's name may contain slashes."""
-
-    def head(key: str) -> str | None:
-        name, _, last = key.rpartition("/")
-        return name if last == metric else None
-
-    return head
-
-
-def _lines(rows: Iterable[Mapping[str, Any]], name_of: Callable[[str], str | None]) -> dict[str, Line]:
+def _lines(rows: Iterable[Mapping[str, Any]], keys: str) -> dict[str, Line]:
+    """Return the values of all keys that match a pattern, by what its group matches."""
     lines: dict[str, Line] = {}
     for row in rows:
         for key, value in row.items():
-            name = name_of(key)
-            if name is not None:
-                epochs, values = lines.setdefault(name, ([], []))
+            if (match := re.fullmatch(keys, key)) is not None:
+                epochs, values = lines.setdefault(match[1], ([], []))
                 epochs.append(float(row["epoch"]))
                 values.append(value if math.isfinite(value) else math.nan)
     return lines
 
 
 def _means(line: Line, width: int) -> Line:
-    def mean(values: list[float]) -> list[float]:
-        blocks = (values[start : start + width] for start in range(0, len(values), width))
-        return [sum(block) / len(block) for block in blocks]
-
-    return mean(line[0]), mean(line[1])
+    epochs, values = ([fmean(of[start : start + width]) for start in range(0, len(of), width)] for of in line)
+    return epochs, values
 
 
 def _draw(axes: Axes, lines: Mapping[str, Line], styles: Sequence[Mapping[str, Any]]) -> None:

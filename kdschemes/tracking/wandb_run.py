@@ -90,7 +90,7 @@ class WandbRun:
             self._run = start(mode)
         except wandb.errors.CommError as error:
             message = f"W&B cannot start online ({' '.join(str(error).split())}): offline, sync it later"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
             if _ALIVE:  # the id counts as in use until all runs of this process are torn down
                 self.id, self.is_new = secrets.token_hex(4), True
             else:
