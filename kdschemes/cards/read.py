@@ -15,6 +15,7 @@ import yaml
 
 from kdschemes.config.load import build_config
 from kdschemes.config.losses import KINDS, NoLoss
+from kdschemes.config.naming import in_line
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError, nearest
 
@@ -100,7 +101,7 @@ class Card:
         """The whole card: the prose, with BibTeX, equation and defaults inserted."""
         bibtex = "".join(f"```bibtex\n{entry.text}\n```\n\n" for entry in self.entries)
         equation = f"{bibtex}## Equation\n\n{indent(self.equation, '    ')}\n"
-        rows = ([key, _as_yaml(value)] for key, value in self.defaults.items())
+        rows = ([key, in_line(value)] for key, value in self.defaults.items())
         defaults = f"## Defaults\n\n{_markdown_table(['key', 'value'], rows)}\n\n## Deviations\n"
         return self.body.replace("## Equation\n", equation, 1).replace("## Deviations\n", defaults, 1)
 
@@ -204,11 +205,6 @@ def _read(name: str, kind: str, family: str, defaults: Mapping[str, Any]) -> Car
     facts = yaml.safe_load(front)
     papers, equation, reference = facts["papers"], facts["equation"], facts.get("reference", "see the card")
     return Card(name, kind, path, tuple(papers), equation.rstrip(), reference, body.strip(), defaults)
-
-
-def _as_yaml(value: Any) -> str:
-    text: str = yaml.safe_dump([value], default_flow_style=True, width=float("inf"))
-    return text.strip()[1:-1]
 
 
 def _paper(card: Card) -> str:

@@ -65,3 +65,9 @@ def dump_yaml(config: Config) -> str:
     """Return the text of a run's `config.yaml`, which can be run again with `experiment=PATH`."""
     text: str = yaml.safe_dump(to_tree(config), sort_keys=False)
     return text
+
+
+def in_line(value: Any) -> str:
+    """Return a value as YAML on one line, as on a command line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")

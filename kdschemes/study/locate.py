@@ -52,12 +52,11 @@ def find_study(study: str, output: str | None) -> Study:
         UserError: there is none; the message suggests the closest name.
     """
     path = Path(study)
-    if (path / RECORD).is_file():
-        return read_study_folder(path)
     name = path.stem if path.suffix in (".yaml", ".yml") else study
     runs = Path(output if output is not None else "runs")
-    if (study_folder(runs, name) / RECORD).is_file():
-        return read_study_folder(study_folder(runs, name))
+    for folder in (path, study_folder(runs, name)):
+        if (folder / RECORD).is_file():
+            return read_study_folder(folder)
     begun = sorted(file.parent.name for file in (runs / STUDIES).glob(f"*/{RECORD}"))
     known = [*begun, *known_studies(recipes())]
     if path.suffix not in (".yaml", ".yml") and name not in known:

@@ -11,7 +11,7 @@ from typing import Any
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name
+from kdschemes.config.naming import in_line, run_name
 from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, unknown
 from kdschemes.study.spec_keys import (
@@ -19,7 +19,6 @@ from kdschemes.study.spec_keys import (
     PREREQUISITES,
     REFERRING,
     StudyKeys,
-    in_line,
     in_words,
     read_keys,
     referred,

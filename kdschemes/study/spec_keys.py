@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from kdschemes.config.losses import KINDS
+from kdschemes.config.naming import in_line
 from kdschemes.config.recipes import GROUPS
 from kdschemes.config.renamed import RENAMED_STUDY_KEYS
 from kdschemes.errors import UserError, unknown
@@ -83,12 +84,6 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
         analyses=_analyses(tree),
         baseline=_baseline(tree),
     )
-
-
-def in_line(value: Any) -> str:
-    """Return a value as written in a study file or on a command line, on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
 
 
 def in_words(keys: Mapping[str, Any]) -> tuple[str, ...]:

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdschemes.config import Config
 from kdschemes.storage.results import read_results
 from kdschemes.study.spec import StudyRun
 from kdschemes.study.status import Status
 from kdschemes.tracking.trackers import report_finished
-
-
-def in_group(config: Config, group: str) -> Config:
-    """Return the configuration of a run in a study's group, unless the user sets another one."""
-    return config if config.group is not None else dataclasses.replace(config, group=group)
 
 
 def give_finished(runs: Sequence[StudyRun], found: Status) -> None:
@@ -29,4 +22,4 @@ def give_finished(runs: Sequence[StudyRun], found: Status) -> None:
             folder = Path(run.path)
             results = read_results(folder)
             assert results is not None, f"{folder} is not finished"
-            report_finished(in_group(run.config, found.study.name), folder, results)
+            report_finished(run.config, folder, results)

@@ -67,11 +67,7 @@ def _headline(results: Mapping[str, Any]) -> str:
 
 def _accuracy(found: Mapping[str, Any], cost: Mapping[str, Any], primary_head: str) -> str:
     split = "test" if any(entry.get("test") for entry in found.values()) else "val"
-    columns: list[tuple[str, str, str, int]] = [
-        (f"{one} {title}", one, key, 2)
-        for one in ("val", "test")
-        for title, key in (("top-1 %", "top1"), ("top-5 %", "top5"))
-    ]
+    columns = [(f"{one} top-{k} %", one, f"top{k}", 2) for one in ("val", "test") for k in (1, 5)]
     columns += [(f"{split} NLL", split, "nll", 4), (f"{split} ECE %", split, "ece", 2)]
     if any("agreement" in (entry.get(split) or {}) for entry in found.values()):
         columns += [("agreement %", split, "agreement", 2), ("KL(teacher)", split, "kl", 4)]

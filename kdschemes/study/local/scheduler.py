@@ -157,7 +157,7 @@ class Scheduler:
         cores = sorted({core for each in self._slots for core in each.cores}) if self._alone(pack) else slot.cores
         # Folders are taken in one order everywhere: two studies with the same runs never wait for each other.
         runs = [to_tree(run.config) for run in sorted(pack.runs, key=lambda run: run.folder)]
-        worker.give({"runs": runs, "group": self._study.name, "log": str(log), "cores": cores})
+        worker.give({"runs": runs, "log": str(log), "cores": cores})
 
     def _alone(self, pack: Pack) -> bool:
         """Return whether nothing else can run alongside a pack: all that is left depends on it."""

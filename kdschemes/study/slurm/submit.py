@@ -20,7 +20,7 @@ from kdschemes.study.record import LOCK, LOG, Study, add_submission, write_study
 from kdschemes.study.slurm.arrays import PlannedArray, Sbatch, plan
 from kdschemes.study.spec import StudyRun
 from kdschemes.study.status import Status, counts, left_out, number_of, status
-from kdschemes.study.tracking import give_finished, in_group
+from kdschemes.study.tracking import give_finished
 
 LOCK_PATIENCE = 120.0
 """Seconds to wait for another submission of the same study."""
@@ -117,7 +117,7 @@ def _write_configs(array: PlannedArray, folder: Path) -> Path:
     configs.mkdir()
     for element, run in enumerate(array.runs):
         config = dataclasses.replace(run.config, output_dir=str(Path(run.config.output_dir).absolute()))
-        atomic_write(configs / f"{element}.yaml", dump_yaml(in_group(config, folder.name)).encode())
+        atomic_write(configs / f"{element}.yaml", dump_yaml(config).encode())
     return configs
 
 
