@@ -14,16 +14,7 @@ from kdschemes.config.load import load_config
 from kdschemes.config.naming import in_line, run_name
 from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, unknown
-from kdschemes.study.spec_keys import (
-    NAME,
-    PREREQUISITES,
-    REFERRING,
-    StudyKeys,
-    in_words,
-    read_keys,
-    referred,
-    with_folders,
-)
+from kdschemes.study.spec_keys import NAME, PREREQUISITES, REFERRING, StudyKeys, in_words, read_keys, referred
 
 OPTIONAL = ("teacher", "losses")
 """Groups that some schemes do not use; shared keys of these are dropped from runs on which they have no effect."""
@@ -140,8 +131,8 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
 
     def build(label: str, own: Mapping[str, Any], seed: int, named: Mapping[str, StudyRun]) -> StudyRun:
         folders = {name: run.path for name, run in named.items()}
-        base = in_words(with_folders(keys.base, folders))
-        words = (*in_words(with_folders(own, folders)), f"seed={seed}")
+        base = in_words(keys.base, folders)
+        words = (*in_words(own, folders), f"seed={seed}")
         words, config, without = _build(label, base, words, overrides, recipes)
         left_out.append(without)
         for name in (name for *_, path in _weights(config) for name in referred(path)):

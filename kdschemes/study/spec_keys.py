@@ -86,11 +86,6 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
     )
 
 
-def in_words(keys: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return keys and values as arguments of `run.py`."""
-    return tuple(f"{key}={in_line(value)}" for key, value in keys.items())
-
-
 def referred(value: Any) -> list[str]:
     """Return the names of runs of `prerequisites` that the value of a key in `REFERRING` refers to."""
     words = value if isinstance(value, list) else [value]
@@ -98,8 +93,8 @@ def referred(value: Any) -> list[str]:
     return [word.removeprefix(prefix) for word in words if isinstance(word, str) and word.startswith(prefix)]
 
 
-def with_folders(keys: Mapping[str, Any], folders: Mapping[str, str]) -> Keys:
-    """Return keys with each `prerequisites.NAME` replaced by the folder of that run, where there is one."""
+def in_words(keys: Mapping[str, Any], folders: Mapping[str, str]) -> tuple[str, ...]:
+    """Return keys and values as arguments of `run.py`; each `prerequisites.NAME` becomes its folder."""
 
     def replaced(value: Any) -> Any:
         if isinstance(value, list):
@@ -107,7 +102,8 @@ def with_folders(keys: Mapping[str, Any], folders: Mapping[str, str]) -> Keys:
         names = referred(value)
         return folders.get(names[0], value) if names else value
 
-    return {key: replaced(value) if key in REFERRING else value for key, value in keys.items()}
+    found = {key: replaced(value) if key in REFERRING else value for key, value in keys.items()}
+    return tuple(f"{key}={in_line(value)}" for key, value in found.items())
 
 
 def _check_references(
