@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from importlib.resources import files
 from textwrap import indent
 from typing import Any
@@ -15,6 +15,7 @@ import yaml
 
 from kdschemes.config.load import build_config
 from kdschemes.config.losses import KINDS, NoLoss
+from kdschemes.config.naming import in_line
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError, nearest
 
@@ -73,12 +74,10 @@ class Card:
 
     @property
     def is_loss(self) -> bool:
-        """Whether this is the card of a loss."""
         return self.kind in KINDS
 
     @property
     def entries(self) -> list[Entry]:
-        """The BibTeX of the papers."""
         return [papers()[key] for key in self.papers]
 
     @property
@@ -102,7 +101,7 @@ class Card:
         """The whole card: the prose, with BibTeX, equation and defaults inserted."""
         bibtex = "".join(f"```bibtex\n{entry.text}\n```\n\n" for entry in self.entries)
         equation = f"{bibtex}## Equation\n\n{indent(self.equation, '    ')}\n"
-        rows = ([key, _as_yaml(value)] for key, value in self.defaults.items())
+        rows = ([key, in_line(value)] for key, value in self.defaults.items())
         defaults = f"## Defaults\n\n{_markdown_table(['key', 'value'], rows)}\n\n## Deviations\n"
         return self.body.replace("## Equation\n", equation, 1).replace("## Deviations\n", defaults, 1)
 
@@ -128,7 +127,6 @@ def plain(latex: str) -> str:
 
 
 def method_card(scheme: str, method: str) -> Card:
-    """Read the card of a method."""
     config = build_config({"scheme": {"name": scheme, "method": method}})
     groups = {"scheme": config.scheme} | {f"losses.{kind}": options for kind, options in config.losses.chosen()}
     defaults = {f"{group}.{key}": value for group, options in groups.items() for key, value in asdict(options).items()}
@@ -137,7 +135,6 @@ def method_card(scheme: str, method: str) -> Card:
 
 
 def loss_card(kind: str, name: str) -> Card:
-    """Read the card of a loss."""
     defaults = asdict(KINDS[kind][name]())
     del defaults["name"]
     return _read(name, kind, "losses", defaults)
@@ -145,7 +142,7 @@ def loss_card(kind: str, name: str) -> Card:
 
 def all_cards() -> list[Card]:
     """Read every card: methods by scheme, then losses by kind, in table order."""
-    return [read() for _, _, read in _all()]
+    return [_card(kind, name) for kind, name in _names()]
 
 
 def cards_named(name: str) -> list[Card]:
@@ -154,10 +151,9 @@ def cards_named(name: str) -> list[Card]:
     Raises:
         UserError: there is no such card.
     """
-    there = _all()
-    found = [read() for kind, own, read in there if name in (own, f"{kind}/{own}")]
+    found = [_card(kind, own) for kind, own in _names() if name in (own, f"{kind}/{own}")]
     if not found:
-        known = [own for _, own, _ in there] + [f"{kind}/{own}" for kind, own, _ in there]
+        known = [own for _, own in _names()] + [f"{kind}/{own}" for kind, own in _names()]
         raise UserError(f"unknown method or loss '{name}'{nearest(name, known)} (kdschemes methods lists them)")
     return found
 
@@ -189,12 +185,14 @@ def markdown() -> str:
     return f"{PAGE_HEAD}\n\n## Methods\n\n{tables[0]}\n\n## Losses\n\n{tables[1]}"
 
 
-def _all() -> list[tuple[str, str, Callable[[], Card]]]:
-    methods = [
-        (scheme, method, partial(method_card, scheme, method)) for scheme in SCHEMES for method in SCHEMES[scheme]
-    ]
+def _names() -> list[tuple[str, str]]:
+    methods = [(scheme, method) for scheme, table in SCHEMES.items() for method in table]
     losses = [(kind, name) for kind, table in KINDS.items() for name, cls in table.items() if cls is not NoLoss]
-    return [*methods, *((kind, name, partial(loss_card, kind, name)) for kind, name in losses)]
+    return methods + losses
+
+
+def _card(kind: str, name: str) -> Card:
+    return loss_card(kind, name) if kind in KINDS else method_card(kind, name)
 
 
 def _read(name: str, kind: str, family: str, defaults: Mapping[str, Any]) -> Card:
@@ -207,11 +205,6 @@ def _read(name: str, kind: str, family: str, defaults: Mapping[str, Any]) -> Car
     facts = yaml.safe_load(front)
     papers, equation, reference = facts["papers"], facts["equation"], facts.get("reference", "see the card")
     return Card(name, kind, path, tuple(papers), equation.rstrip(), reference, body.strip(), defaults)
-
-
-def _as_yaml(value: Any) -> str:
-    text: str = yaml.safe_dump([value], default_flow_style=True, width=float("inf"))
-    return text.strip()[1:-1]
 
 
 def _paper(card: Card) -> str:

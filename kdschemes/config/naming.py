@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import yaml
@@ -27,6 +28,17 @@ def to_tree(config: Config) -> Tree:
         if not getattr(config.scheme, f"uses_{group}"):
             del tree[group]
     return tree
+
+
+def flatten(tree: Mapping[str, Any], separator: str = ".") -> Tree:
+    """Return the leaves of nested data by their joined keys: `train.epochs`, as on the command line."""
+    flat: Tree = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}{separator}{rest}": leaf for rest, leaf in flatten(value, separator).items()}
+        else:
+            flat[str(key)] = value
+    return flat
 
 
 def config_hash(config: Config) -> str:
@@ -53,3 +65,9 @@ def dump_yaml(config: Config) -> str:
     """Return the text of a run's `config.yaml`, which can be run again with `experiment=PATH`."""
     text: str = yaml.safe_dump(to_tree(config), sort_keys=False)
     return text
+
+
+def in_line(value: Any) -> str:
+    """Return a value as YAML on one line, as on a command line."""
+    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml
 
-from kdschemes.config.naming import NOT_HASHED
+from kdschemes.config.naming import NOT_HASHED, flatten
 from kdschemes.errors import UserError
-from kdschemes.study import run_logs as traces
+from kdschemes.storage.results import read_results
 from kdschemes.study.record import Entry
 from kdschemes.study.status import Row, Status, look
 
@@ -131,7 +131,7 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
         if not config:
             alone.append(Group(label=folder.name, members=(member,), earlier=earlier))
             continue
-        keys_of = {key: value for key, value in flat(config).items() if key not in (*NOT_HASHED, "seed")}
+        keys_of = {key: value for key, value in flatten(config).items() if key not in (*NOT_HASHED, "seed")}
         key = repr(sorted(keys_of.items()))
         group = groups[folder.name.rpartition("-seed")[0] or folder.name][key]
         if twin := next((other for other in group if other.row.entry.seed == member.row.entry.seed), None):
@@ -159,7 +159,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
 def _member(row: Row, output: Path) -> Member:
     folder = output / row.entry.folder
     try:
-        results = traces.results(folder)
+        results = read_results(folder)
         if results is None:
             return Member(row=row, folder=folder, results=None)
         member = Member(row=row, folder=folder, results=results)
@@ -202,11 +202,3 @@ def _told_apart(name: str, keys: Mapping[str, Any], all_keys: Sequence[Mapping[s
     names = dict.fromkeys(key for each in all_keys for key in each)
     differ = [key for key in names if any(each.get(key) != keys.get(key) for each in all_keys)]
     return " ".join([name, *(f"{key}={keys.get(key)}" for key in differ)])
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return a configuration's values by their keys as written on the command line, `train.epochs`."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found

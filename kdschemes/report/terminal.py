@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from rich import box
-from rich.table import Table as Shown
-from rich.text import Text
-
 from kdschemes.report.build import Report
 from kdschemes.report.document import Table
-from kdschemes.tracking.tables import render
+from kdschemes.tracking.tables import text_table
 
 COLUMNS = 5
 """Number of columns of the results table that are printed, from the left; the pages have all of them."""
@@ -31,10 +27,5 @@ def terminal(report: Report) -> str:
 
 def table_text(table: Table, columns_shown: int | None = None) -> str:
     """Return a table, or its first columns, as aligned text."""
-    shown = Shown(box=box.MARKDOWN)
     columns = list(table.columns)[:columns_shown]
-    for index, title in enumerate(columns):
-        shown.add_column(title, justify="left" if index == 0 else "right", overflow="fold")
-    for row in table.rows:
-        shown.add_row(*map(Text, row[: len(columns)]))
-    return render(shown)
+    return text_table(columns, [row[: len(columns)] for row in table.rows], left=columns[:1])

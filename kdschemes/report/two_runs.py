@@ -10,11 +10,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy import stats
 
-from kdschemes.config.naming import NOT_HASHED
+from kdschemes.config.naming import NOT_HASHED, flatten
 from kdschemes.errors import UserError
 from kdschemes.report.document import Table
 from kdschemes.report.formatting import NOTHING, cost, count, each, metric, primary_head, training_macs
-from kdschemes.report.groups import Group, Member, flat, member_of
+from kdschemes.report.groups import Group, Member, member_of
 from kdschemes.report.terminal import table_text
 from kdschemes.report.write import is_run
 from kdschemes.storage.predictions import HeadPredictions, read_predictions
@@ -102,7 +102,7 @@ def _named(member: Member) -> str:
 
 
 def _configurations(a: Member, b: Member) -> str:
-    one, two = flat(a.config), flat(b.config)
+    one, two = flatten(a.config), flatten(b.config)
     keys = [key for key in dict.fromkeys([*one, *two]) if key not in NOT_HASHED and one.get(key) != two.get(key)]
     if not keys:
         return "Their configurations are the same." if one and two else "Their configurations cannot be read."

@@ -30,11 +30,13 @@ def read_results(folder: Path) -> dict[str, Any] | None:
         UserError: the file is damaged.
     """
     try:
-        results: dict[str, Any] = json.loads((folder / RESULTS).read_text())
+        results = json.loads((folder / RESULTS).read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):
-        raise UserError(f"{folder / RESULTS} is damaged: delete it and run again") from None
+        results = None
+    if not isinstance(results, dict):
+        raise UserError(f"{folder / RESULTS} is damaged: delete it and run again")
     return results
 
 

@@ -52,12 +52,11 @@ def find_study(study: str, output: str | None) -> Study:
         UserError: there is none; the message suggests the closest name.
     """
     path = Path(study)
-    if (path / RECORD).is_file():
-        return read_study_folder(path)
     name = path.stem if path.suffix in (".yaml", ".yml") else study
     runs = Path(output if output is not None else "runs")
-    if (study_folder(runs, name) / RECORD).is_file():
-        return read_study_folder(study_folder(runs, name))
+    for folder in (path, study_folder(runs, name)):
+        if (folder / RECORD).is_file():
+            return read_study_folder(folder)
     begun = sorted(file.parent.name for file in (runs / STUDIES).glob(f"*/{RECORD}"))
     known = [*begun, *known_studies(recipes())]
     if path.suffix not in (".yaml", ".yml") and name not in known:
@@ -66,8 +65,7 @@ def find_study(study: str, output: str | None) -> Study:
     folder = study_folder(Path(output) if output is not None else file.output, name)
     if (folder / RECORD).is_file():
         return read_study_folder(folder)
-    all_runs = [*file.prerequisites, *file.runs]
-    return remember(folder, file.question, (), all_runs, analyses=file.analyses, baseline=file.baseline)
+    return remember(folder, file, [*file.prerequisites, *file.runs])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,38 +84,24 @@ def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> OpenStu
     Raises:
         UserError: a mistake in the study, or overrides that differ from before and would orphan its runs.
     """
-    file, notes = _read(find_study_file(name, recipes), tuple(overrides), recipes)
-    runs = with_prerequisites(file)
-    study = remember(
-        study_folder(file.output, file.name).absolute(),
-        file.question,
-        _but_output(file.overrides),
-        runs,
-        analyses=file.analyses,
-        baseline=file.baseline,
-    )
-    return OpenStudy(file=file, runs=tuple(runs), study=study, notes=tuple(notes))
-
-
-def _but_output(overrides: Sequence[str]) -> tuple[str, ...]:
-    return tuple(word for word in overrides if not word.startswith("output_dir="))
-
-
-def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> tuple[StudyFile, list[str]]:
-    study = read_study(path, overrides, recipes=recipes)
-    folder = study_folder(study.output, study.name)
-    if not (folder / RECORD).is_file():
-        return study, []
-    before = read_study_folder(folder)
-    if before.overrides and not _but_output(overrides):
-        study = read_study(path, (*before.overrides, *overrides), recipes=recipes)
-        return study, [f"overrides as before: {shlex.join(before.overrides)}"]
-    gone = {entry.folder for entry in before.runs} - {run.folder for run in study.runs}
-    if gone and before.overrides != _but_output(overrides):
-        given = shlex.join(before.overrides) or "no overrides"
-        raise UserError(
-            f"study {path}: was started with {given}, and {len(gone)} of its runs would change now: "
-            "give the same overrides, or another output_dir="
-        )
-    runs = "1 earlier run is" if len(gone) == 1 else f"{len(gone)} earlier runs are"
-    return study, [f"{runs} no longer in {path}"] if gone else []
+    path = find_study_file(name, recipes)
+    file = read_study(path, overrides, recipes=recipes)
+    folder = study_folder(file.output, file.name).absolute()
+    notes: list[str] = []
+    if (folder / RECORD).is_file():
+        before = read_study_folder(folder)
+        gone = {entry.folder for entry in before.runs} - {run.folder for run in file.runs}
+        given = shlex.join(before.overrides)
+        if before.overrides and not file.run_overrides:
+            file = read_study(path, (*before.overrides, *overrides), recipes=recipes)
+            notes.append(f"overrides as before: {given}")
+        elif gone and before.overrides != file.run_overrides:
+            raise UserError(
+                f"study {path}: was started with {given or 'no overrides'}, and {len(gone)} of its runs would change "
+                "now: give the same overrides, or another output_dir="
+            )
+        elif gone:
+            runs = "1 earlier run is" if len(gone) == 1 else f"{len(gone)} earlier runs are"
+            notes.append(f"{runs} no longer in {path}")
+    all_runs = with_prerequisites(file)
+    return OpenStudy(file=file, runs=tuple(all_runs), study=remember(folder, file, all_runs), notes=tuple(notes))

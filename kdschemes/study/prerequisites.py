@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import replace
 
 from kdschemes.config import TEACHER, Config
 from kdschemes.config.naming import run_name
@@ -14,7 +14,8 @@ from kdschemes.study.spec import StudyFile, StudyRun
 def with_prerequisites(study: StudyFile) -> list[StudyRun]:
     """Return the runs of a study with their prerequisites, preceded by prerequisites that are not among its own runs.
 
-    These are the study file's `prerequisites` that a run needs, and teachers without weights.
+    These are the study file's `prerequisites` that a run needs, and teachers without weights. All are in one group in
+    W&B, named like the study.
 
     Raises:
         UserError: a run's teacher is neither given nor trainable first.
@@ -37,16 +38,23 @@ def with_prerequisites(study: StudyFile) -> list[StudyRun]:
         except UserError as error:
             raise UserError(f"study {study.path}: run '{run.label}': {error}") from None
     own = {run.folder for run in study.runs}
-    others = {name: name.rpartition("-")[0] for name in configs if name not in own and name not in named}
     first = []
-    for name, config in configs.items():
+    earlier = [name for name in configs if name not in own]
+    labels = {name: name.rpartition("-")[0] for name in earlier if name not in named}
+    for name in earlier:
+        config = configs[name]
         if name in named:
             run = named[name]
-            config = dataclasses.replace(run.config, job_type=run.config.job_type or TEACHER)
-            first.append(dataclasses.replace(run, config=config, needs=needs[name]))
-        elif name in others:
-            label = others[name] if list(others.values()).count(others[name]) == 1 else name
+            config = replace(run.config, job_type=run.config.job_type or TEACHER)
+            first.append(replace(run, config=config, needs=needs[name]))
+        else:
+            label = labels[name] if list(labels.values()).count(labels[name]) == 1 else name
             run = StudyRun(label=label, seed=config.seed, config=config, grid={}, earlier=True, needs=needs[name])
             first.append(run)
-    first = [run for run in first if run.folder not in own]
-    return first + [dataclasses.replace(run, needs=needs[run.folder]) for run in study.runs]
+    runs = first + [replace(run, needs=needs[run.folder]) for run in study.runs]
+    return [_in_group(run, study.name) for run in runs]
+
+
+def _in_group(run: StudyRun, group: str) -> StudyRun:
+    """Return a run in the W&B group of its study, unless the user sets another one."""
+    return run if run.config.group is not None else replace(run, config=replace(run.config, group=group))

@@ -1,4 +1,7 @@
-"""A study's folder: its runs in `study.yaml`, what was submitted in `jobs.jsonl`, what failed in `failures.json`."""
+"""A study's folder: its runs in `study.yaml`, what was submitted in `jobs.jsonl`, what failed in `failures.json`.
+
+What writes raises a UserError if the folder can't be written, what reads if the file is damaged.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import yaml
 
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
-from kdschemes.study.spec import StudyRun
+from kdschemes.study.spec import StudyFile, StudyRun
 
 RECORD, FAILURES = "study.yaml", "failures.json"
 
@@ -35,6 +38,11 @@ class Entry:
     grid: Mapping[str, Any] = field(default_factory=dict)
     earlier: bool = False
 
+    @property
+    def title(self) -> str:
+        """The label as shown to the user."""
+        return f"{self.label} (prerequisite)" if self.earlier else self.label
+
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
@@ -53,7 +61,6 @@ class Study:
 
     @property
     def name(self) -> str:
-        """Name of the study."""
         return self.folder.absolute().name
 
     @property
@@ -68,34 +75,17 @@ class Study:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Array:
-    """A job array that was submitted: its number at SLURM, its name, and the run's folder of each element."""
-
-    job: str
-    name: str
-    runs: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
 class ArrayTask:
-    """One element of an array: `job` as `ARRAY_ELEMENT`."""
+    """An element of a job array that was submitted for a run: `job` is `ARRAY_ELEMENT`, `name` that of the array."""
 
     job: str
     name: str
     log: Path
 
 
-def remember(
-    folder: Path,
-    question: str,
-    overrides: Sequence[str],
-    runs: Sequence[StudyRun],
-    *,
-    analyses: Sequence[str] = (),
-    baseline: str | None = None,
-) -> Study:
-    """Return the study with these runs, ready to be written."""
-    entries = tuple(
+def remember(folder: Path, file: StudyFile, runs: Sequence[StudyRun]) -> Study:
+    """Return the study of a file with these runs, ready to be written."""
+    entries = [
         Entry(
             label=run.label,
             folder=run.folder,
@@ -106,23 +96,19 @@ def remember(
             earlier=run.earlier,
         )
         for run in runs
-    )
+    ]
     return Study(
         folder=folder,
-        question=question,
-        overrides=tuple(overrides),
-        entries=entries,
-        analyses=tuple(analyses),
-        baseline=baseline,
+        question=file.keys.question,
+        overrides=file.run_overrides,
+        entries=tuple(entries),
+        analyses=file.keys.analyses,
+        baseline=file.keys.baseline,
     )
 
 
 def write_study(study: Study) -> None:
-    """Write `study.yaml`.
-
-    Raises:
-        UserError: it can't be written.
-    """
+    """Write `study.yaml`."""
     tree = {
         "question": study.question,
         "overrides": list(study.overrides),
@@ -134,20 +120,15 @@ def write_study(study: Study) -> None:
 
 
 def read_study_folder(folder: Path) -> Study:
-    """Read `study.yaml`.
-
-    Raises:
-        UserError: it is damaged.
-    """
+    """Read `study.yaml`."""
     path = folder / RECORD
     try:
         tree = yaml.safe_load(path.read_text())
-        entries = tuple(Entry(**entry) for entry in tree["runs"])
         return Study(
             folder=folder,
             question=tree["question"],
             overrides=tuple(tree["overrides"]),
-            entries=entries,
+            entries=tuple(Entry(**entry) for entry in tree["runs"]),
             analyses=tuple(tree.get("analyses") or ()),
             baseline=tree.get("baseline"),
         )
@@ -156,42 +137,31 @@ def read_study_folder(folder: Path) -> Study:
 
 
 def add_submission(folder: Path, submission: Mapping[str, Any]) -> None:
-    """Add a line to `jobs.jsonl`.
-
-    Raises:
-        UserError: it can't be written.
-    """
+    """Add a line to `jobs.jsonl`."""
     path = folder / "jobs.jsonl"
     before = path.read_bytes() if path.exists() else b""
     atomic_write(path, before + (json.dumps(submission) + "\n").encode())
 
 
-def read_arrays(folder: Path) -> list[Array]:
-    """Return every submitted array, oldest first.
-
-    Raises:
-        UserError: `jobs.jsonl` is damaged.
-    """
+def read_array_tasks(folder: Path) -> dict[str, list[ArrayTask]]:
+    """Return by folder name the array elements as which each run was submitted, oldest first."""
     path = folder / "jobs.jsonl"
+    found: dict[str, list[ArrayTask]] = {}
     if not path.exists():
-        return []
+        return found
     try:
-        lines = [json.loads(line) for line in path.read_text().splitlines()]
-        return [
-            Array(job=array["job"], name=array["name"], runs=tuple(array["runs"]))
-            for line in lines
-            for array in line["arrays"]
-        ]
+        for array in [array for line in path.read_text().splitlines() for array in json.loads(line)["arrays"]]:
+            for number, run in enumerate(array["runs"]):
+                log = LOG.replace("%x", array["name"]).replace("%A", array["job"]).replace("%a", str(number))
+                task = ArrayTask(job=f"{array['job']}_{number}", name=array["name"], log=folder / log)
+                found.setdefault(run, []).append(task)
     except (OSError, ValueError, TypeError, KeyError):
         raise UserError(f"{path} is damaged: delete the wrong line") from None
+    return found
 
 
 def read_failures(folder: Path) -> dict[str, str]:
-    """Return by folder name why runs without SLURM failed.
-
-    Raises:
-        UserError: `failures.json` is damaged.
-    """
+    """Return by folder name why runs without SLURM failed."""
     path = folder / FAILURES
     try:
         found = json.loads(path.read_bytes())
@@ -205,20 +175,5 @@ def read_failures(folder: Path) -> dict[str, str]:
 
 
 def write_failures(folder: Path, failures: Mapping[str, str]) -> None:
-    """Write `failures.json`.
-
-    Raises:
-        UserError: it can't be written.
-    """
+    """Write `failures.json`."""
     atomic_write(folder / FAILURES, (json.dumps(dict(failures), indent=2) + "\n").encode())
-
-
-def array_tasks(folder: Path, arrays: Sequence[Array]) -> dict[str, list[ArrayTask]]:
-    """Return by folder name the array elements as which each run was submitted, oldest first."""
-    found: dict[str, list[ArrayTask]] = {}
-    for array in arrays:
-        for number, run in enumerate(array.runs):
-            log = LOG.replace("%x", array.name).replace("%A", array.job).replace("%a", str(number))
-            element = ArrayTask(job=f"{array.job}_{number}", name=array.name, log=folder / log)
-            found.setdefault(run, []).append(element)
-    return found

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 TAIL = 1 << 18
 """Number of bytes read from the end of a log."""
@@ -21,7 +20,7 @@ RESTARTS = re.compile("the same command resumes: |DUE TO (JOB REQUEUE|PREEMPTION
 RUN_ENDS = re.compile(r"(\S+) ends: (.+)")
 """What a pack logs when one of its runs fails and the others continue."""
 
-LAUNCHERS = ("CalledProcessError", "ChildFailedError", "SignalException")
+LAUNCHER = re.compile(r"[^:]*(CalledProcessError|ChildFailedError|SignalException)(:|$)")
 """Exceptions that `accelerate launch` raises on top of the run's own."""
 
 PEER_LOST = re.compile("Connection (closed|reset) by peer|NCCL|DistBackendError")
@@ -33,21 +32,6 @@ ROOT_CAUSE = re.compile(
 )
 
 REMARK = re.compile(r"(?:slurmstepd\S*|srun): error: (.+)")
-
-
-def results(run: Path) -> dict[str, Any] | None:
-    """Return the content of a run's `results.json`; None if it has none.
-
-    Raises:
-        ValueError: the file is damaged.
-    """
-    try:
-        found = json.loads((run / "results.json").read_bytes())
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    if not isinstance(found, dict):
-        raise ValueError("not a JSON object")
-    return found
 
 
 def interruption(run: Path) -> str | None:
@@ -81,12 +65,11 @@ def error_in(log: Path) -> str | None:
     """Return the error that a log ends with: its last line `error: ...`, else what the last traceback ends with.
 
     Ignored are lines from before the job was last restarted, errors that `accelerate launch` adds, and those of
-    processes
-    that lost their connection to a failed one.
+    processes that lost their connection to a failed one.
     """
     lines = _lines(log)
     errors = [found[1].strip() for line in lines if (found := ERROR.match(line))]
-    own = [text for text in _raised(lines) if not _by_launcher(text) and not PEER_LOST.search(text)]
+    own = [text for text in _raised(lines) if not LAUNCHER.match(text) and not PEER_LOST.search(text)]
     return (errors or own or [None])[-1]
 
 
@@ -109,10 +92,6 @@ def _lines(log: Path) -> list[str]:
     lines = _tail(log).decode(errors="replace").splitlines()
     begin = max((number for number, line in enumerate(lines) if RESTARTS.search(line)), default=-1)
     return lines[begin + 1 :]
-
-
-def _by_launcher(text: str) -> bool:
-    return text.partition(":")[0].endswith(LAUNCHERS)
 
 
 def _raised(lines: Sequence[str]) -> list[str]:

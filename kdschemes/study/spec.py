@@ -11,20 +11,10 @@ from typing import Any
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name
+from kdschemes.config.naming import in_line, run_name
 from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, unknown
-from kdschemes.study.spec_keys import (
-    NAME,
-    PREREQUISITES,
-    REFERRING,
-    StudyKeys,
-    in_line,
-    in_words,
-    read_keys,
-    referred,
-    with_folders,
-)
+from kdschemes.study.spec_keys import NAME, PREREQUISITES, REFERRING, StudyKeys, in_words, read_keys, referred
 
 OPTIONAL = ("teacher", "losses")
 """Groups that some schemes do not use; shared keys of these are dropped from runs on which they have no effect."""
@@ -65,24 +55,19 @@ class StudyRun:
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFile:
-    """A study file, read and expanded. `overrides` are from the command line, `output` contains all runs' folders.
+    """A study file with its `keys`, expanded to `runs`, preceded by the runs that the file lists in `prerequisites`.
 
-    `prerequisites` are the runs that the file lists to be trained first, `hours` is the time budget per invocation,
-    `analyses` are extra sections of the report, `baseline` is the point that others are compared with.
+    `overrides` are from the command line, `output` contains all runs' folders.
     """
 
     path: Path
-    question: str
+    keys: StudyKeys
     overrides: tuple[str, ...]
     runs: tuple[StudyRun, ...]
     prerequisites: tuple[StudyRun, ...] = ()
-    hours: float | None = None
-    analyses: tuple[str, ...] = ()
-    baseline: str | None = None
 
     @property
     def name(self) -> str:
-        """Name of the study: the file's name without its ending."""
         return self.path.stem
 
     @property
@@ -90,14 +75,15 @@ class StudyFile:
         """Folder that contains the folders of the study and of its runs."""
         return Path(self.runs[0].config.output_dir)
 
+    @property
+    def run_overrides(self) -> tuple[str, ...]:
+        """The overrides that change what the runs compute: all but the one of their location."""
+        return tuple(word for word in self.overrides if not word.startswith("output_dir="))
+
     def needs(self, config: Config) -> tuple[str, ...]:
         """Return the folder names of runs in `prerequisites` whose weights a configuration uses."""
-        return tuple(self._prerequisites[path] for path in _checkpoints(config) if path in self._prerequisites)
-
-    @cached_property
-    def _prerequisites(self) -> Mapping[str, str]:
-        """The folder names of the runs in `prerequisites`, by path."""
-        return {run.path: run.folder for run in self.prerequisites}
+        by_path = {run.path: run.folder for run in self.prerequisites}
+        return tuple(by_path[path] for *_, path in _weights(config) if path in by_path)
 
 
 def known_studies(recipes: Path) -> list[str]:
@@ -143,29 +129,26 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     keys = read_keys(path, overrides)
     left_out: list[dict[str, UserError]] = []
 
-    def build(label: str, own: Mapping[str, Any], seed: int, folders: Mapping[str, str]) -> StudyRun:
-        base = in_words(with_folders(keys.base, folders))
-        words = (*in_words(with_folders(own, folders)), f"seed={seed}")
+    def build(label: str, own: Mapping[str, Any], seed: int, named: Mapping[str, StudyRun]) -> StudyRun:
+        folders = {name: run.path for name, run in named.items()}
+        base = in_words(keys.base, folders)
+        words = (*in_words(own, folders), f"seed={seed}")
         words, config, without = _build(label, base, words, overrides, recipes)
         left_out.append(without)
-        for name in (name for path in _checkpoints(config) for name in referred(path)):
+        for name in (name for *_, path in _weights(config) for name in referred(path)):
             raise UserError(f"run '{label}' needs {PREREQUISITES}.{name}, which must be listed before it")
-        return StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
+        run = StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
+        _check_models(run, named)
+        return run
 
-    prerequisites: dict[int, dict[str, StudyRun]] = {}
-    for seed in keys.seeds:
-        named = prerequisites[seed] = {}
+    prerequisites: dict[int, dict[str, StudyRun]] = {seed: {} for seed in keys.seeds}
+    for seed, named in prerequisites.items():
         for name, own in keys.prerequisites.items():
-            folders = {other: run.path for other, run in named.items()}
-            run = build(f"{name} seed={seed}", own, seed, folders)
-            _check_models(run, named)
-            named[name] = replace(run, earlier=True)
+            named[name] = replace(build(f"{name} seed={seed}", own, seed, named), earlier=True)
     runs = []
     for (variant, own), values, seed in product(keys.variants.items(), product(*keys.grid.values()), keys.seeds):
         point = dict(zip(keys.grid, values, strict=True))
-        folders = {name: run.path for name, run in prerequisites[seed].items()}
-        run = build(_label(variant, point, seed), {**own, **point}, seed, folders)
-        _check_models(run, prerequisites[seed])
+        run = build(_label(variant, point, seed), {**own, **point}, seed, prerequisites[seed])
         runs.append(replace(run, variant=variant, grid=point))
     for group in OPTIONAL:
         if all(group in without for without in left_out):
@@ -173,37 +156,28 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     _check_distinct(runs)
     earlier = [run for named in prerequisites.values() for run in named.values()]
     _check_distinct(earlier)
-    study = StudyFile(
-        path=path,
-        question=keys.question,
-        overrides=overrides,
-        runs=tuple(runs),
-        prerequisites=tuple(earlier),
-        hours=keys.hours,
-        analyses=keys.analyses,
-        baseline=keys.baseline,
-    )
-    _check_used(study, keys)
+    study = StudyFile(path=path, keys=keys, overrides=overrides, runs=tuple(runs), prerequisites=tuple(earlier))
+    _check_used(study)
     return study
 
 
-def _checkpoints(config: Config) -> list[str]:
-    """Return the weights from which a run starts and by which it is taught."""
-    teachers = config.teacher.checkpoint if config.scheme.uses_teacher else None
-    given = [x if isinstance(x, list) else [x] for x in (config.model.checkpoint, teachers)]
-    return [checkpoint for of in given for checkpoint in of if checkpoint is not None]
+def _weights(config: Config) -> list[tuple[str, str, str]]:
+    """Return the networks of a run that start from, or teach with, given weights: key, network, checkpoint."""
+    names = config.scheme.trained_models(config.model.name)
+    given = [("model", *pair) for pair in zip(names, _listed(config.model.checkpoint), strict=False)]
+    if config.scheme.uses_teacher:
+        pairs = zip(_listed(config.teacher.name), _listed(config.teacher.checkpoint), strict=False)
+        given += [("teacher", *pair) for pair in pairs]
+    return given
+
+
+def _listed(value: str | list[str] | None) -> list[str]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
     """Refuse a network with the weights of a different one."""
-    config = run.config
-    start, models = config.model.checkpoint, config.scheme.trained_models(config.model.name)
-    starts = start if isinstance(start, list) else [start]
-    pairs = [("model", name, checkpoint) for name, checkpoint in zip(models, starts, strict=False)]
-    if config.scheme.uses_teacher and config.teacher.checkpoint is not None:
-        names, given = (x if isinstance(x, list) else [x] for x in (config.teacher.name, config.teacher.checkpoint))
-        pairs += [("teacher", name, checkpoint) for name, checkpoint in zip(names, given, strict=True)]
-    for key, name, checkpoint in pairs:
+    for key, name, checkpoint in _weights(run.config):
         for other, source in prerequisites.items():
             trained = source.config.scheme.trained_models(source.config.model.name)
             if checkpoint == source.path and name not in trained:
@@ -213,7 +187,7 @@ def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
                 )
 
 
-def _check_used(study: StudyFile, keys: StudyKeys) -> None:
+def _check_used(study: StudyFile) -> None:
     """Refuse an unused prerequisite, and a baseline that is no point of the study."""
     given = [word.partition("=")[0] for word in study.overrides]
     needed = {folder for run in (*study.prerequisites, *study.runs) for folder in study.needs(run.config)}
@@ -221,8 +195,9 @@ def _check_used(study: StudyFile, keys: StudyKeys) -> None:
         if run.folder not in needed:
             raise UserError(f"no run refers to {PREREQUISITES}.{run.point}: take it out")
     points = dict.fromkeys(run.point for run in study.runs)
-    if keys.baseline is not None and keys.baseline not in points:
-        raise unknown("baseline", keys.baseline, points)
+    baseline = study.keys.baseline
+    if baseline is not None and baseline not in points:
+        raise unknown("baseline", baseline, points)
 
 
 def _build(
@@ -258,9 +233,9 @@ def _label(variant: str | None, point: Mapping[str, Any], seed: int) -> str:
 def _check_distinct(runs: Sequence[StudyRun]) -> None:
     labels: dict[str, str] = {}
     for run in runs:
-        other = labels.setdefault(run.folder, run.label)
-        if other != run.label:
+        other = labels.get(run.folder)
+        if other == run.label:
+            raise UserError(f"'{other}' is given twice")
+        if other is not None:
             raise UserError(f"'{other}' and '{run.label}' are the same run")
-    if len(labels) < len(runs):
-        twice = next(run.label for run in runs if [other.label for other in runs].count(run.label) > 1)
-        raise UserError(f"'{twice}' is given twice")
+        labels[run.folder] = run.label

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from kdschemes.config.losses import KINDS
+from kdschemes.config.naming import in_line
 from kdschemes.config.recipes import GROUPS
 from kdschemes.config.renamed import RENAMED_STUDY_KEYS
 from kdschemes.errors import UserError, unknown
@@ -85,40 +86,24 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
     )
 
 
-def in_line(value: Any) -> str:
-    """Return a value as written in a study file or on a command line, on one line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
-
-
-def in_words(keys: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return keys and values as arguments of `run.py`."""
-    return tuple(f"{key}={in_line(value)}" for key, value in keys.items())
-
-
 def referred(value: Any) -> list[str]:
     """Return the names of runs of `prerequisites` that the value of a key in `REFERRING` refers to."""
     words = value if isinstance(value, list) else [value]
-    return [
-        word.removeprefix(f"{PREREQUISITES}.")
-        for word in words
-        if isinstance(word, str) and word.startswith(f"{PREREQUISITES}.")
-    ]
+    prefix = f"{PREREQUISITES}."
+    return [word.removeprefix(prefix) for word in words if isinstance(word, str) and word.startswith(prefix)]
 
 
-def with_folders(keys: Mapping[str, Any], folders: Mapping[str, str]) -> Keys:
-    """Return keys with each `prerequisites.NAME` replaced by the folder of that run, where there is one."""
+def in_words(keys: Mapping[str, Any], folders: Mapping[str, str]) -> tuple[str, ...]:
+    """Return keys and values as arguments of `run.py`; each `prerequisites.NAME` becomes its folder."""
 
-    def folder(word: Any) -> Any:
-        names = referred(word)
-        return folders.get(names[0], word) if names else word
+    def replaced(value: Any) -> Any:
+        if isinstance(value, list):
+            return [replaced(word) for word in value]
+        names = referred(value)
+        return folders.get(names[0], value) if names else value
 
-    found = dict(keys)
-    for key in REFERRING:
-        if key in found:
-            value = found[key]
-            found[key] = [folder(word) for word in value] if isinstance(value, list) else folder(value)
-    return found
+    found = {key: replaced(value) if key in REFERRING else value for key, value in keys.items()}
+    return tuple(f"{key}={in_line(value)}" for key, value in found.items())
 
 
 def _check_references(
@@ -228,10 +213,14 @@ def _seeds(tree: Mapping[str, Any]) -> list[int]:
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or not seeds:
         raise UserError(f"seeds must be a list of whole numbers from 0 on, [0, 1, ...], not {in_line(seeds)}")
-    for seed in seeds:
-        if seeds.count(seed) > 1:
-            raise UserError(f"seeds holds {seed} twice")
+    _check_repeats("seeds", seeds)
     return list(seeds)
+
+
+def _check_repeats(key: str, values: list[Any]) -> None:
+    for value in values:
+        if values.count(value) > 1:
+            raise UserError(f"{key} holds {value} twice")
 
 
 def _hours(tree: Mapping[str, Any]) -> float | None:
@@ -253,8 +242,7 @@ def _analyses(tree: Mapping[str, Any]) -> tuple[str, ...]:
     for name in names:
         if name not in ANALYSIS_NAMES:
             raise unknown("analysis", str(name), ANALYSIS_NAMES)
-        if names.count(name) > 1:
-            raise UserError(f"analyses holds {name} twice")
+    _check_repeats("analyses", names)
     return tuple(names)
 
 

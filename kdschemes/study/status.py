@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
 from kdschemes.distributed import slurm
 from kdschemes.storage import lease
+from kdschemes.storage.results import read_results
 from kdschemes.study import run_logs as traces
-from kdschemes.study.record import ArrayTask, Entry, Study, array_tasks, read_arrays, read_failures
-from kdschemes.tracking.tables import render
+from kdschemes.study.record import ArrayTask, Entry, Study, read_array_tasks, read_failures
+from kdschemes.tracking.tables import text_table
 
 STATES = ("finished", "running", "queued", "interrupted", "failed", "unknown", "not begun")
 
@@ -45,9 +43,10 @@ class Status:
     asked: bool
     note: str = ""
 
-    def of(self, folder: str) -> Row:
-        """Return the row of a run by its folder name."""
-        return next(row for row in self.rows if row.entry.folder == folder)
+    @cached_property
+    def by_folder(self) -> dict[str, Row]:
+        """The rows by the folder names of their runs."""
+        return {row.entry.folder: row for row in self.rows}
 
 
 def status(study: Study) -> Status:
@@ -56,27 +55,20 @@ def status(study: Study) -> Status:
     Raises:
         UserError: the study's folder is damaged.
     """
-    arrays, failures = read_arrays(study.folder), read_failures(study.folder)
-    submitted = array_tasks(study.folder, arrays)
+    submitted, failures = read_array_tasks(study.folder), read_failures(study.folder)
+    arrays = {task.job.partition("_")[0] for tasks in submitted.values() for task in tasks}
     note, asked = "", True
     jobs: Mapping[str, slurm.Job] = {}
-    if arrays:
-        try:
-            jobs = slurm.known_jobs(array.job for array in arrays)
-        except slurm.SlurmUnavailable as error:
-            asked, note = False, f"{error}; states are from folders and logs only"
-    rows = tuple(
-        look(
-            study.output / entry.folder,
-            entry,
-            submitted.get(entry.folder, ()),
-            jobs,
-            asked=asked,
-            failure=failures.get(entry.folder),
-        )
-        for entry in study.entries
-    )
-    return Status(study=study, rows=rows, asked=asked, note=note)
+    try:
+        jobs = slurm.known_jobs(sorted(arrays))
+    except slurm.SlurmUnavailable as error:
+        asked, note = False, f"{error}; states are from folders and logs only"
+    rows = []
+    for entry in study.entries:
+        name = entry.folder
+        row = look(study.output / name, entry, submitted.get(name, ()), jobs, asked=asked, failure=failures.get(name))
+        rows.append(row)
+    return Status(study=study, rows=tuple(rows), asked=asked, note=note)
 
 
 def look(
@@ -104,7 +96,7 @@ def look(
         return Row(entry=entry, state=state, done=done, job=last, restarts=restarts, reason=reason)
 
     try:
-        if traces.results(run) is not None:
+        if read_results(run) is not None:
             return row("finished", done=float(entry.epochs))
     except (OSError, ValueError):
         return row("failed", "results.json is damaged: delete it and run it again")
@@ -145,29 +137,40 @@ def _why_over(element: ArrayTask, job: slurm.Job | None, asked: bool) -> tuple[s
 
 def table(found: Status) -> str:
     """Return what `kdschemes study status` prints: one row per run, then the counts, then notes."""
-    shown = Table(box=box.MARKDOWN)
-    for title in ("run", "state", "epochs", "job", "restarts", "reason"):
-        shown.add_column(title, justify="right" if title in ("epochs", "restarts") else "left", overflow="fold")
-    for row in found.rows:
-        cells = (
-            f"{row.entry.label} (prerequisite)" if row.entry.earlier else row.entry.label,
+    titles = ("run", "state", "epochs", "job", "restarts", "reason")
+    rows = [
+        (
+            row.entry.title,
             row.state,
             f"{int(10 * row.done) / 10:g}/{row.entry.epochs}",
             row.job or "",
             "" if row.restarts is None else str(row.restarts),
             row.reason,
         )
-        shown.add_row(*map(Text, cells))
-    lines = [f"{found.study.name}: {found.study.question}", render(shown, UNFOLDED), counts(found.rows)]
+        for row in found.rows
+    ]
+    shown = text_table(titles, rows, left=("run", "state", "job", "reason"), width=UNFOLDED)
+    lines = [f"{found.study.name}: {found.study.question}", shown, counts(found.rows)]
     return "\n".join([*lines, *([found.note] if found.note else [])])
 
 
 def counts(rows: Sequence[Row]) -> str:
     """Return a line with the number of runs in each state."""
     words = []
-    for earlier, one, several in ((False, "run", "runs"), (True, "prerequisite", "prerequisites")):
+    for earlier, what in ((False, "run"), (True, "prerequisite")):
         states = [row.state for row in rows if row.entry.earlier is earlier]
         if states:
             numbers = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
-            words.append(f"{len(states)} {one if len(states) == 1 else several}: {numbers}")
+            words.append(f"{number_of(what, len(states))}: {numbers}")
     return "; ".join(words)
+
+
+def number_of(what: str, count: int) -> str:
+    """Return a count in words: `1 run`, `2 runs`."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def left_out(found: Status, taken: Collection[str], title: str) -> list[str]:
+    """Return the last lines of a dry run: the runs whose folders are not in `taken`, below a title, then the note."""
+    left = [f"      {row.entry.label}: {row.state}" for row in found.rows if row.entry.folder not in taken]
+    return [*(["", title, *left] if left else []), *([found.note] if found.note else [])]

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from kdschemes.config import Config
 from kdschemes.storage.results import read_results
 from kdschemes.study.spec import StudyRun
 from kdschemes.study.status import Status
-
-
-def in_group(config: Config, group: str) -> Config:
-    """Return the configuration of a run in a study's group, unless the user sets another one."""
-    return config if config.group is not None else dataclasses.replace(config, group=group)
+from kdschemes.tracking.trackers import report_finished
 
 
 def give_finished(runs: Sequence[StudyRun], found: Status) -> None:
@@ -24,10 +18,8 @@ def give_finished(runs: Sequence[StudyRun], found: Status) -> None:
         UserError: W&B can't start, or a run's files can't be read.
     """
     for run in runs:
-        if "wandb" in run.config.tracker and found.of(run.folder).state == "finished":
-            from kdschemes.tracking.trackers import report_finished
-
+        if "wandb" in run.config.tracker and found.by_folder[run.folder].state == "finished":
             folder = Path(run.path)
             results = read_results(folder)
             assert results is not None, f"{folder} is not finished"
-            report_finished(in_group(run.config, found.study.name), folder, results)
+            report_finished(run.config, folder, results)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kdschemes.config import Config
 from kdschemes.config.data import SUBSET
+from kdschemes.config.naming import flatten
 from kdschemes.data import DataModule
 from kdschemes.data.image_folder import FolderSource
 from kdschemes.data.sources import MemorySource, Source
@@ -74,7 +75,7 @@ def folder_name(key: Mapping[str, Any]) -> str:
 
 def differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> str:
     """Return the differences between two keys, as 'seed (1 there, 0 here)', or "" if they are equal."""
-    theirs, ours = _flat(there), _flat(here)
+    theirs, ours = flatten(there), flatten(here)
     names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
     return ", ".join(f"{name} ({_short(theirs.get(name))} there, {_short(ours.get(name))} here)" for name in names)
 
@@ -125,16 +126,6 @@ def _digest(tensor: Tensor) -> str:
 
 def _bytes(tensor: Tensor) -> bytes:
     return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = value
-    return flat
 
 
 def _short(value: object) -> str:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
 from kdschemes.errors import UserError
 from kdschemes.teacher_cache.files import SUFFIX
 from kdschemes.teacher_cache.folder import KEY, in_words, read_key, taken
-from kdschemes.tracking.tables import render
+from kdschemes.tracking.tables import text_table
 
 COLUMNS = ("cache", "teacher", "data", "seed", "precision", "images", "epochs", "stored", "size")
 
@@ -25,10 +21,7 @@ def listing(root: Path) -> str:
     if not root.is_dir():
         raise UserError(f"{root} is not a folder: give the folder of the caches (teacher.cache_dir)")
     folders = sorted(path.parent for path in root.glob(f"*/{KEY}"))
-    shown = Table(box=box.MARKDOWN)
-    for title in COLUMNS:
-        number = title in ("seed", "images", "epochs", "size")
-        shown.add_column(title, justify="right" if number else "left", overflow="fold")
+    rows = []
     for folder in folders:
         key = read_key(folder)
         names = [path.name.removesuffix(SUFFIX).partition(".") for path in sorted(folder.glob(f"epoch*{SUFFIX}"))]
@@ -43,6 +36,7 @@ def listing(root: Path) -> str:
             ", ".join(sorted({what for _, _, what in names})),
             in_words(taken(folder)),
         )
-        shown.add_row(*map(Text, cells))
+        rows.append(cells)
     total = f"{len(folders)} cache{'s' if len(folders) != 1 else ''} in {root}, {in_words(taken(root))}"
-    return "\n".join([render(shown), total] if folders else [total])
+    table = text_table(COLUMNS, rows, left=("cache", "teacher", "data", "precision", "stored"))
+    return "\n".join([table, total] if folders else [total])

@@ -9,22 +9,54 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 15.0
 
 
-class Reporter:
-    """Reports training progress. If the output is not a terminal: a line per epoch and one every 15 s."""
+class ProgressConsole:
+    """Prints lines, with a progress bar below them on a terminal; without `show` it prints nothing."""
 
-    def __init__(self, *, show: bool) -> None:
+    def __init__(self, *, show: bool = True) -> None:
         self._show = show
         self._console = Console(file=sys.stdout, highlight=False)
         self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._last_line = time.monotonic()
+
+    def line(self, text: str) -> None:
+        if self._bar is not None:
+            self._console.print(text, markup=False, soft_wrap=True)
+        elif self._show:
+            print(text, flush=True)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _start(self, *columns: ProgressColumn, transient: bool = False, **task: Any) -> None:
+        self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = Progress(BarColumn(bar_width=24), *columns, console=self._console, transient=transient)
+            self._bar.add_task("", **task)
+            self._bar.start()
+
+    def _update(self, line: str, **task: Any) -> None:
+        """Update the bar; without one, print `line` if it is time for one."""
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], **task)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.line(line)
+
+
+class Reporter(ProgressConsole):
+    """Reports training progress. If the output is not a terminal: a line per epoch and one every 15 s."""
+
+    def __init__(self, *, show: bool) -> None:
+        super().__init__(show=show)
         self._losses = ""
         self._total = 0
-        self._last_line = time.monotonic()
         self._told: set[str] = set()
 
     def once(self, text: str) -> None:
@@ -33,41 +65,21 @@ class Reporter:
             self._told.add(text)
             self.line(text)
 
-    def line(self, text: str) -> None:
-        """Print a line."""
-        if self._bar is not None:
-            self._console.print(text, markup=False, soft_wrap=True)
-        elif self._show:
-            print(text, flush=True)
-
     def start(self, total: int, done: int, *, title: str) -> None:
         """Start the progress report of `total` steps, of which `done` are already done."""
-        if not self._show:
-            return
-        self._total = total
-        self._last_line = time.monotonic()
-        self.line(title)
-        if self._console.is_terminal:
-            self._bar = Progress(
-                BarColumn(bar_width=24),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[speed]:.0f} images/s {task.fields[losses]}"),
-                console=self._console,
-            )
-            self._task = self._bar.add_task("", total=total, completed=done, speed=0.0, losses="")
-            self._bar.start()
+        if self._show:
+            self._total = total
+            self.line(title)
+            speed = TextColumn("{task.fields[speed]:.0f} images/s {task.fields[losses]}")
+            columns = (MofNCompleteColumn(), TimeRemainingColumn(), speed)
+            self._start(*columns, total=total, completed=done, speed=0.0, losses="")
 
     def advance(self, step: int, images: int, seconds: float) -> None:
         """Report that `step` steps are done, `images` images in `seconds` of training."""
-        if not self._show:
-            return
-        speed = images / seconds if seconds else 0.0
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=step, speed=speed, losses=self._losses)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            self.line(f"step {step}/{self._total}  {speed:.0f} images/s  {self._losses}")
+        if self._show:
+            speed = images / seconds if seconds else 0.0
+            line = f"step {step}/{self._total}  {speed:.0f} images/s  {self._losses}"
+            self._update(line, completed=step, speed=speed, losses=self._losses)
 
     def losses(self, row: Mapping[str, Any]) -> None:
         """Show the terms of a line of metrics.jsonl in the report."""
@@ -89,9 +101,3 @@ class Reporter:
                 f"warning: the teacher is at chance level ({top1:.2f} % on the validation split, chance is "
                 f"{100 * chance:.2f} %): are these its weights, its classes and its normalization?"
             )
-
-    def stop(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None

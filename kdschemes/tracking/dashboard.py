@@ -13,17 +13,18 @@ from kdschemes.tracking.wandb_server import check_login
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Workspace
 
-COLORS = {
-    "supervised": "#7f7f7f",
-    "offline": "#1f77b4",
-    "online": "#ff7f0e",
-    "self": "#2ca02c",
-    "teacher": "#d62728",
-}
+COLORS = {"supervised": "#7f7f7f", "offline": "#1f77b4", "online": "#ff7f0e", "self": "#2ca02c", "teacher": "#d62728"}
 """Colors of the schemes and of teacher runs, in the list of runs and in every panel."""
 
 RUNS_IN_A_PANEL = 500
 """Runs drawn per panel; the app's default is 10."""
+
+MEAN_AND_STD: dict[str, Any] = {
+    "groupby_aggfunc": "mean",
+    "groupby_rangefunc": "stddev",
+    "max_runs_to_show": RUNS_IN_A_PANEL,
+}
+"""Options of a panel that groups runs."""
 
 COSTS = {"parameters": "parameters", "macs": "MACs", "latency_ms": "latency, ms"}
 """Keys below `cost/` of a run's summary, and the titles of their axes."""
@@ -40,8 +41,7 @@ def dashboard(project: str, *, entity: str | None = None, group: str | None = No
 
     Raises:
         UserError: the package is missing, not logged in, W&B refuses it, the group can't be used as a filter, or the
-        file
-            can't be written.
+            file can't be written.
     """
     try:
         import wandb_workspaces.workspaces  # noqa: F401
@@ -75,23 +75,23 @@ def build(project: str, *, entity: str, group: str | None) -> Workspace:
         raise UserError(f"--group {group!r}: wandb-workspaces cannot filter by a name with ', \\ or a line break")
     from wandb_workspaces import expr
     from wandb_workspaces import workspaces as ws
+    from wandb_workspaces.reports import v2 as wr
 
-    name = f"kdschemes: {group}" if group is not None else "kdschemes: schemes and methods"
-    scheme, method = expr.Metric("JobType"), expr.Config("scheme.method")
+    sections = {
+        "Validation curves, mean and std": _curves(wr),
+        "Test accuracy at the last epoch, mean and std": _bars(wr),
+        "Accuracy against cost": _costs(wr),
+        "Hyperparameters": _hyperparameters(wr),
+    }
     return ws.Workspace(
         entity=entity,
         project=project,
-        name=name,
-        sections=[
-            _section("Validation curves, mean and std", _curves()),
-            _section("Test accuracy at the last epoch, mean and std", _bars()),
-            _section("Accuracy against cost", _costs()),
-            _section("Hyperparameters", _hyperparameters()),
-        ],
+        name=f"kdschemes: {group if group is not None else 'schemes and methods'}",
+        sections=[ws.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
         settings=ws.WorkspaceSettings(max_runs=RUNS_IN_A_PANEL),
         runset_settings=ws.RunsetSettings(
             filters=expr.And(expr.Metric("Group") == group) if group is not None else "",
-            groupby=[scheme, method],
+            groupby=[expr.Metric("JobType"), expr.Config("scheme.method")],
             order=[expr.Ordering(expr.Summary("test/top1"), ascending=False)],
             group_colors=dict(COLORS),
             pinned_columns=["run:displayName", "summary:val/top1", "summary:test/top1", "summary:best/test/top1"],
@@ -115,16 +115,8 @@ def checked(workspace: Workspace) -> dict[str, Any]:
     return {"entity": view.entity, "project": view.project, "name": view.display_name, "spec": json.loads(spec)}
 
 
-def _section(name: str, panels: list[Any]) -> Any:
-    from wandb_workspaces import workspaces as ws
-
-    return ws.Section(name=name, panels=panels, is_open=True)
-
-
-def _curves() -> list[Any]:
+def _curves(wr: Any) -> list[Any]:
     """Return validation curves over epochs, averaged over the runs of a scheme, and of a method."""
-    import wandb_workspaces.reports.v2 as wr
-
     return [
         wr.LinePlot(
             title=f"{title} by {key}",
@@ -132,30 +124,24 @@ def _curves() -> list[Any]:
             y=[f"val/{metric}"],
             title_x="epoch",
             title_y=title,
-            groupby=by,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
             smoothing_type="none",
-            max_runs_to_show=RUNS_IN_A_PANEL,
+            groupby=by,
+            **MEAN_AND_STD,
         )
         for metric, title in (("top1", "validation top-1 %"), ("nll", "validation NLL"))
         for key, by in (("scheme", wr.Metric("JobType")), ("method", wr.Config("scheme.method")))
     ]
 
 
-def _bars() -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr
-
+def _bars(wr: Any) -> list[Any]:
     return [
         wr.BarPlot(
             title=f"{title} by {key}",
             metrics=[metric],
             title_x=title,
-            groupby=by,
-            groupby_aggfunc="mean",
-            groupby_rangefunc="stddev",
-            max_runs_to_show=RUNS_IN_A_PANEL,
             max_bars_to_show=100,
+            groupby=by,
+            **MEAN_AND_STD,
         )
         for metric, title, key, by in (
             ("test/top1", "test top-1 %", "scheme", wr.Metric("JobType")),
@@ -165,9 +151,7 @@ def _bars() -> list[Any]:
     ]
 
 
-def _costs() -> list[Any]:
-    import wandb_workspaces.reports.v2 as wr
-
+def _costs(wr: Any) -> list[Any]:
     return [
         wr.ScatterPlot(
             title=f"test top-1 % against {title}",
@@ -179,10 +163,8 @@ def _costs() -> list[Any]:
     ]
 
 
-def _hyperparameters() -> list[Any]:
+def _hyperparameters(wr: Any) -> list[Any]:
     """Return the hyperparameters against accuracy on the validation split, on which they should be chosen."""
-    import wandb_workspaces.reports.v2 as wr
-
     columns = [
         wr.ParallelCoordinatesPlotColumn(wr.Config(key), display_name=title, log=key == "optim.lr")
         for key, title in HYPERPARAMETERS.items()

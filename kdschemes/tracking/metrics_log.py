@@ -12,6 +12,8 @@ from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.storage.results import plain
 
+ADVICE = "restore it, or delete the run's folder to start again"
+
 
 def eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
     """Return the line of `metrics.jsonl` with the heads' metrics on a split."""
@@ -34,6 +36,9 @@ class MetricsLog:
     The content of `metrics.jsonl` is a function of the configuration alone, so that equal runs give equal bytes:
     times belong in a second log. Floats are written so that they read back exactly, non-finite ones as the
     strings "nan", "inf" and "-inf"; keys keep their order.
+
+    Raises:
+        UserError: by all methods, if the file can't be written.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
@@ -42,35 +47,25 @@ class MetricsLog:
         An existing log is replaced by a copy, so that anything another process still writes into the old one is lost.
 
         Raises:
-            UserError: the file can't be written, or does not match the checkpoint.
+            UserError: the file does not match the checkpoint.
         """
         self.path = path
         self.offset = offset
         try:
-            size = path.stat().st_size if path.exists() else 0
-            if size < offset:
-                raise UserError(
-                    f"{path} has {size} bytes, but the checkpoint recorded {offset}: restore it, or delete the "
-                    "run's folder to start again"
-                )
-            if offset and _byte(path, offset - 1) != b"\n":
-                raise UserError(
-                    f"{path} was changed since the checkpoint (byte {offset} is not the end of a line): restore it, "
-                    f"or delete "
-                    "the run's folder to start again"
-                )
+            content = path.read_bytes() if path.exists() else b""
+            if len(content) < offset:
+                raise UserError(f"{path} has {len(content)} bytes, but the checkpoint recorded {offset}: {ADVICE}")
+            if offset and content[offset - 1 : offset] != b"\n":
+                change = f"byte {offset} is not the end of a line"
+                raise UserError(f"{path} was changed since the checkpoint ({change}): {ADVICE}")
             if path.exists():
-                atomic_write(path, path.read_bytes()[:offset])
+                atomic_write(path, content[:offset])
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise cannot_write(path, error) from None
 
     def write(self, row: Mapping[str, Any]) -> None:
-        """Add one line.
-
-        Raises:
-            UserError: the file can't be written.
-        """
+        """Add one line."""
         line = (json.dumps(plain(row), allow_nan=False) + "\n").encode()
         self.offset += len(line)
         rest = memoryview(line)
@@ -81,18 +76,13 @@ class MetricsLog:
             raise cannot_write(self.path, error) from None
 
     def sync(self) -> None:
-        """Flush to disk; to be called before a checkpoint records `offset`.
-
-        Raises:
-            UserError: the file can't be written.
-        """
+        """Flush to disk; to be called before a checkpoint records `offset`."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise cannot_write(self.path, error) from None
 
     def close(self) -> None:
-        """Close the file."""
         self._file.close()
 
 
@@ -122,9 +112,3 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 
 def cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(f"{path} cannot be written: {error.strerror or error}; fix that and run again")
-
-
-def _byte(path: Path, position: int) -> bytes:
-    with path.open("rb") as file:
-        file.seek(position)
-        return file.read(1)

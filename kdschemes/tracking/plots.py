@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO
 from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -33,8 +34,13 @@ MAX_POINTS = 250
 MAX_MARKERS = 40
 """A line with more points is drawn without markers."""
 
+LEGEND = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.13), "frameon": False}
+
 LEGEND_WIDTH = 90
 """Characters per line of a legend, handles included."""
+
+SIZES = ((1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
+"""Units of multiply-accumulates."""
 
 Line = tuple[list[float], list[float]]
 """Epochs, and the values at them."""
@@ -52,33 +58,26 @@ def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
     rows = read_rows(metrics_path)
     train = [row for row in rows if row["kind"] == "train"]
     val = [row for row in rows if row["kind"] == "eval" and row["split"] == "val"]
-    figure = Figure(figsize=(13, 10), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
-    FigureCanvasAgg(figure)
-    figure.suptitle(title, fontsize=12)
+    figure = _figure(title, height=10.0)
     (losses, top1), (nll, rate) = figure.subplots(2, 2)
 
     _draw_losses(losses, train)
-    _draw(top1, _lines(val, _head("top1")), STYLES)
+    _draw(top1, _lines(val, "(.*)/top1"), STYLES)
     top1.set(title="Top-1 accuracy on the validation split", ylabel="top-1 (%)")
-    _draw(nll, _lines(val, _head("nll")), STYLES)
+    _draw(nll, _lines(val, "(.*)/nll"), STYLES)
     nll.set(title="NLL on the validation split", ylabel="NLL (nats)")
-    _draw(rate, _lines(train, lambda key: "" if key == "lr" else None), STYLES)
+    _draw(rate, _lines(train, "lr()"), STYLES)
     rate.set(title="Learning rate", ylabel="learning rate")
     last = max((float(row["epoch"]) for row in train + val), default=1.0)
     for axes in (losses, top1, nll, rate):
         axes.set(xlim=(0, 1.02 * last), xlabel="epoch")
-        axes.grid(color="0.9", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right"]].set_visible(False)
-
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    atomic_write(png_path, png.getvalue())
+        _style(axes)
+    _save(figure, png_path)
 
 
 def _draw_losses(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
     width = max(1, math.ceil(len(train) / MAX_POINTS))
-    terms = _lines(train, lambda key: key.removeprefix("loss/") if key.startswith("loss/") else None)
+    terms = _lines(train, "loss/(.*)")
     terms = {name: _means(line, width) for name, line in sorted(terms.items(), key=lambda item: item[0] != "total")}
     lines = {"total, weighted" if name == "total" else name: line for name, line in terms.items()}
     _draw(axes, lines, (TOTAL_STYLE, *STYLES) if "total" in terms else STYLES)
@@ -89,54 +88,35 @@ def _draw_losses(axes: Axes, train: Sequence[Mapping[str, Any]]) -> None:
         axes.set_yscale("log", nonpositive="mask")
 
 
-def _head(metric: str) -> Callable[[str], str | None]:
-    """Return a function that gets the head of a metric's `HEAD/METRIC` key; the head's name may contain slashes."""
-
-    def head(key: str) -> str | None:
-        name, _, last = key.rpartition("/")
-        return name if last == metric else None
-
-    return head
-
-
-def _lines(rows: Iterable[Mapping[str, Any]], name_of: Callable[[str], str | None]) -> dict[str, Line]:
+def _lines(rows: Iterable[Mapping[str, Any]], keys: str) -> dict[str, Line]:
+    """Return the values of all keys that match a pattern, by what its group matches."""
     lines: dict[str, Line] = {}
     for row in rows:
         for key, value in row.items():
-            name = name_of(key)
-            if name is not None:
-                epochs, values = lines.setdefault(name, ([], []))
+            if (match := re.fullmatch(keys, key)) is not None:
+                epochs, values = lines.setdefault(match[1], ([], []))
                 epochs.append(float(row["epoch"]))
                 values.append(value if math.isfinite(value) else math.nan)
     return lines
 
 
 def _means(line: Line, width: int) -> Line:
-    def mean(values: list[float]) -> list[float]:
-        blocks = (values[start : start + width] for start in range(0, len(values), width))
-        return [sum(block) / len(block) for block in blocks]
-
-    return mean(line[0]), mean(line[1])
+    epochs, values = ([fmean(of[start : start + width]) for start in range(0, len(of), width)] for of in line)
+    return epochs, values
 
 
 def _draw(axes: Axes, lines: Mapping[str, Line], styles: Sequence[Mapping[str, Any]]) -> None:
     """Draw the lines, with a legend below the axes unless the only line has no name."""
     if not lines:
-        axes.text(0.5, 0.5, "nothing logged", transform=axes.transAxes, ha="center", color="0.4")
+        _write_in_the_middle(axes, "nothing logged")
         axes.tick_params(labelleft=False)
     for i, (name, (epochs, values)) in enumerate(lines.items()):
         marker = "o" if len(epochs) <= MAX_MARKERS else ""
-        axes.plot(
-            epochs, values, label=name, marker=marker, markersize=3.5, **{"linewidth": 1.4, **styles[i % len(styles)]}
-        )
+        style = {"linewidth": 1.4, **styles[i % len(styles)]}
+        axes.plot(epochs, values, label=name, marker=marker, markersize=3.5, **style)
     if any(lines):
         columns = max(1, min(4, LEGEND_WIDTH // (max(map(len, lines)) + 8)))
-        axes.legend(
-            loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, fontsize=8, frameon=False, handlelength=3
-        )
-
-
-SIZES = ((1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
+        axes.legend(**LEGEND, ncols=columns, fontsize=8, handlelength=3)
 
 
 def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
@@ -146,19 +126,16 @@ def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
         UserError: the folder cannot be written.
     """
     write_json(folder / "early_exit.json", found)
-    figure = Figure(figsize=(13, 5.2), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"{folder.name}: early exit on the test set", fontsize=12)
+    figure = _figure(f"{folder.name}: early exit on the test set", height=5.2)
     left, right = figure.subplots(1, 2)
     size, unit = next(((size, unit) for size, unit in SIZES if found["static"]["macs"] >= size), SIZES[-1])
     _draw_accuracy(left, found, size)
     _draw_shares(right, found, size)
     last = list(found["exits"].values())[-1]["macs"] / size
-    left.set(xlim=(0, 1.12 * last), xlabel=f"expected MACs per image ({unit})")
-    right.set_xlabel(f"expected MACs per image ({unit})")
-    png = BytesIO()
-    figure.savefig(png, format="png")
-    atomic_write(folder / "early_exit.png", png.getvalue())
+    left.set_xlim(0, 1.12 * last)
+    for axes in (left, right):
+        axes.set_xlabel(f"expected MACs per image ({unit})")
+    _save(figure, folder / "early_exit.png")
 
 
 def _draw_accuracy(axes: Axes, found: Mapping[str, Any], size: float) -> None:
@@ -171,33 +148,23 @@ def _draw_accuracy(axes: Axes, found: Mapping[str, Any], size: float) -> None:
     label = "anytime: all at one exit"
     axes.plot(macs, top1, color=COLORS[1], marker="s", markersize=7, linestyle=":", label=label)
     for name, x, y in zip(found["exits"], macs, top1, strict=True):
+        exit = name.rpartition("/")[2]
         axes.annotate(
-            name.rpartition("/")[2],
-            (x, y),
-            xytext=(0, -8),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=9,
-            color=COLORS[1],
+            exit, (x, y), (0, -8), textcoords="offset points", ha="center", va="top", fontsize=9, color=COLORS[1]
         )
-    static = found["static"]
+    x, y = found["static"]["macs"] / size, found["static"]["top1"]
     label = "the network without exits"
-    axes.plot(
-        static["macs"] / size, static["top1"], color="black", marker="*", markersize=13, linestyle="", label=label
-    )
+    axes.plot(x, y, color="black", marker="*", markersize=13, linestyle="", label=label)
     axes.set(title="Accuracy against cost", ylabel="top-1 (%)")
     axes.margins(y=0.15)
-    axes.grid(color="0.9", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=3, fontsize=8, frameon=False)
+    _style(axes)
+    axes.legend(**LEGEND, ncols=3, fontsize=8)
 
 
 def _draw_shares(axes: Axes, found: Mapping[str, Any], size: float) -> None:
     axes.set(title="Where samples exit, by budget", ylabel="share of samples (%)")
     if found["curve"] is None:
-        axes.text(0.5, 0.5, "no validation split: no thresholds", transform=axes.transAxes, ha="center", color="0.4")
+        _write_in_the_middle(axes, "no validation split: no thresholds")
         return
     curve = sorted(found["curve"], key=lambda one: one["macs"])
     names = list(found["exits"])
@@ -212,4 +179,26 @@ def _draw_shares(axes: Axes, found: Mapping[str, Any], size: float) -> None:
     for name, budget in found["budgets"].items():
         axes.axvline(budget["macs"] / size, color="black", linestyle=":", linewidth=1)
         axes.annotate(f" {name}", (budget["macs"] / size, 97), va="top", fontsize=9)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=6, fontsize=9, frameon=False)
+    axes.legend(**LEGEND, ncols=6, fontsize=9)
+
+
+def _figure(title: str, height: float) -> Figure:
+    figure = Figure(figsize=(13, height), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
+    figure.suptitle(title, fontsize=12)
+    return figure
+
+
+def _style(axes: Axes) -> None:
+    axes.grid(color="0.9", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _write_in_the_middle(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color="0.4")
+
+
+def _save(figure: Figure, path: Path) -> None:
+    png = BytesIO()
+    figure.savefig(png, format="png")
+    atomic_write(path, png.getvalue())

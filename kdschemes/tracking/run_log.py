@@ -7,7 +7,7 @@ from typing import Any
 
 from kdschemes.config import Config
 from kdschemes.tracking.metrics_log import MetricsLog
-from kdschemes.tracking.trackers import open_trackers
+from kdschemes.tracking.trackers import Trackers
 
 
 class RunLog:
@@ -25,7 +25,7 @@ class RunLog:
         whole_lines = timing.read_bytes().rfind(b"\n") + 1 if timing.exists() else 0
         self._metrics = MetricsLog(folder / "metrics.jsonl", offset=offset)
         self._timing = MetricsLog(timing, offset=whole_lines)
-        self.trackers = open_trackers(config, folder, primary_head=primary_head, resume_step=resume_step)
+        self.trackers = Trackers(config, folder, primary_head=primary_head, resume_step=resume_step)
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a line to `metrics.jsonl`, and mirror it in the trackers."""

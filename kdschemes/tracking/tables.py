@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from io import StringIO
 from typing import Any
 
@@ -20,10 +20,9 @@ WIDTH = 160
 def results_table(results: Mapping[str, Any]) -> str:
     """Return the content of a `results.json` as plain text: one table for the last epoch, one for the best.
 
-    A network with exits gets a third: cost and accuracy of early exit.
-
     Each has one row per head, the reported head first. NLL, ECE, agreement and KL are those of the test set, or of the
-    validation split if no test set was evaluated, as the column titles say.
+    validation split if no test set was evaluated, as the column titles say. A network with exits gets a third table:
+    cost and accuracy of early exit.
     """
     primary_head = results["primary_head"]
     names = sorted(results["heads"], key=lambda name: name != primary_head)
@@ -33,7 +32,7 @@ def results_table(results: Mapping[str, Any]) -> str:
         if (results.get("mean_over_peers") or {}).get(when):
             found["mean over peers"] = results["mean_over_peers"][when]
         if found:
-            parts.append(f"{title}\n{render(_table(found, results.get('cost', {}), primary_head))}")
+            parts.append(f"{title}\n{_accuracy(found, results.get('cost', {}), primary_head)}")
     if results.get("early_exit"):
         parts.append(f"Early exit on the test set, last epoch\n{_early_exit(results['early_exit'])}")
     return "\n\n".join(parts) + "\n"
@@ -41,19 +40,19 @@ def results_table(results: Mapping[str, Any]) -> str:
 
 def _early_exit(found: Mapping[str, Any]) -> str:
     """Return the table of all exits, of the network without exits, and of the named budgets, or why there are none."""
-    table = Table(box=box.MARKDOWN)
     budgets = found["budgets"] or {}
     shares = f"left at {' / '.join(name.rpartition('/')[2] for name in found['exits'])} %"
-    for title in ("prediction", "MACs", "latency ms", "test top-1 %", *([shares] if budgets else [])):
-        table.add_column(title, justify="left" if title == "prediction" else "right", overflow="fold")
-    rows = [*found["exits"].items(), ("without exits", found["static"])]
-    rows += [(f"budget {name}", budget) for name, budget in budgets.items()]
-    for name, entry in rows:
+    titles = ["prediction", "MACs", "latency ms", "test top-1 %", *([shares] if budgets else [])]
+    entries = [*found["exits"].items(), ("without exits", found["static"])]
+    entries += [(f"budget {name}", budget) for name, budget in budgets.items()]
+    rows = []
+    for name, entry in entries:
         cells = [name, _count(round(entry["macs"])), _number(entry.get("latency_ms"), 2), _number(entry["top1"], 2)]
         if budgets:
             cells.append(" / ".join(_number(value, 1) for value in entry.get("shares", {}).values()) or "-")
-        table.add_row(*(Text(cell) for cell in cells))
-    return "\n".join([render(table), *([found["note"]] if "note" in found else [])])
+        rows.append(cells)
+    table = text_table(titles, rows, left=("prediction",))
+    return "\n".join([table, *([found["note"]] if "note" in found else [])])
 
 
 def _headline(results: Mapping[str, Any]) -> str:
@@ -66,26 +65,20 @@ def _headline(results: Mapping[str, Any]) -> str:
     return f"{results['run']}\n{', '.join(words)}"
 
 
-def _table(found: Mapping[str, Any], cost: Mapping[str, Any], primary_head: str) -> Table:
+def _accuracy(found: Mapping[str, Any], cost: Mapping[str, Any], primary_head: str) -> str:
     split = "test" if any(entry.get("test") for entry in found.values()) else "val"
-    columns: list[tuple[str, str, str, int]] = [
-        (f"{one} {title}", one, key, 2)
-        for one in ("val", "test")
-        for title, key in (("top-1 %", "top1"), ("top-5 %", "top5"))
-    ]
+    columns = [(f"{one} top-{k} %", one, f"top{k}", 2) for one in ("val", "test") for k in (1, 5)]
     columns += [(f"{split} NLL", split, "nll", 4), (f"{split} ECE %", split, "ece", 2)]
     if any("agreement" in (entry.get(split) or {}) for entry in found.values()):
         columns += [("agreement %", split, "agreement", 2), ("KL(teacher)", split, "kl", 4)]
-    table = Table(box=box.MARKDOWN)
-    table.add_column("head", overflow="fold")
-    for title in ("epoch", *(column[0] for column in columns), "params", "MACs"):
-        table.add_column(title, justify="right", overflow="fold")
+    titles = ["head", "epoch", *(title for title, *_ in columns), "params", "MACs"]
+    rows = []
     for name, entry in found.items():
         cells = [f"{name} (reported)" if name == primary_head else name, str(entry["epoch"])]
         cells += [_number((entry.get(one) or {}).get(key), digits) for _, one, key, digits in columns]
         cells += [_count(cost.get(name, {}).get(key)) for key in ("parameters", "macs")]
-        table.add_row(*(Text(cell) for cell in cells))
-    return table
+        rows.append(cells)
+    return text_table(titles, rows, left=("head",))
 
 
 def _number(value: float | str | None, digits: int) -> str:
@@ -101,8 +94,18 @@ def _count(value: int | None) -> str:
     return str(value)
 
 
-def render(table: Table, width: int = WIDTH) -> str:
-    """Return a table as plain text, as wide as the terminal, or `width` columns if there is none."""
+def text_table(
+    titles: Sequence[str], rows: Iterable[Sequence[str]], *, left: Collection[str], width: int = WIDTH
+) -> str:
+    """Return a table as plain text, as wide as the terminal, or `width` columns if there is none.
+
+    Columns titled as in `left` are aligned left, all others right.
+    """
+    table = Table(box=box.MARKDOWN)
+    for title in titles:
+        table.add_column(title, justify="left" if title in left else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
     text = StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None).print(table)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
 from kdschemes.config import Config
-from kdschemes.config.naming import config_hash, to_tree
+from kdschemes.config.naming import config_hash, flatten, to_tree
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.tracking.metrics_log import read_rows
 from kdschemes.tracking.tensorboard import TensorBoard
@@ -28,32 +28,20 @@ class _Mirror(Protocol):
 
 
 class Trackers:
-    """Mirrors the rows of `metrics.jsonl` to the trackers in `names` (`wandb`, `tensorboard`); both may be used.
+    """Mirrors the rows of `metrics.jsonl` to the trackers of a configuration (`wandb`, `tensorboard`, or both).
 
-    A tracker that fails during training does not stop it: the first failure of each causes a warning, and the next
-    row is tried again. `metrics.jsonl` has every row.
+    They hold the whole configuration, nested as in the run's `config.yaml` (W&B shows `scheme.alpha`), its hash and the
+    run's folder. A tracker that fails during training does not stop it: the first failure of each causes a warning, and
+    the next row is tried again. `metrics.jsonl` has every row.
     """
 
     def __init__(
-        self,
-        names: Sequence[str],
-        *,
-        run_name: str,
-        folder: Path,
-        project: str,
-        group: str,
-        job_type: str,
-        tags: Sequence[str],
-        config: Mapping[str, Any],
-        resume_step: int = 0,
-        primary_head: str | None = None,
-        copy: bool = False,
+        self, config: Config, folder: Path, *, primary_head: str, resume_step: int = 0, copy: bool = False
     ) -> None:
         """Start the trackers for the run in `folder`; `resume_step` optimizer steps are already done.
 
-        Metrics of the head `primary_head` are also given without its name. `copy`: W&B gets another run with
-        everything in
-        `metrics.jsonl`; the caller must store its id, `wandb_id`.
+        Metrics of the head `primary_head` are also given without its name. `copy`: only W&B, which gets another run
+        with everything in `metrics.jsonl`; the caller must store its id, `wandb_id`.
 
         Raises:
             UserError: a package is missing, or a tracker can't start.
@@ -62,19 +50,19 @@ class Trackers:
         self._mirrors: dict[str, _Mirror] = {}
         self._failed: set[str] = set()
         self.wandb_id: str | None = None
-        for name in names:
-            if name == "wandb":
-                run = WandbRun(run_name, folder, project, group, job_type, tags, config, copy=copy)
-                self._mirrors[name] = run
-                self.wandb_id = run.id
-                if run.is_new and (folder / "metrics.jsonl").exists():
-                    for row in read_rows(folder / "metrics.jsonl"):
-                        run.log(self._scalars(row), row["step"])
-                if not copy:
-                    run.remember()
-            else:
-                assert name == "tensorboard", name
-                self._mirrors[name] = TensorBoard(folder, config, resume_step)
+        content = to_tree(config) | {"hash": config_hash(config), "folder": str(folder)}
+        for name in ("wandb",) if copy else config.tracker:
+            if name == "tensorboard":
+                self._mirrors[name] = TensorBoard(folder, content, resume_step)
+                continue
+            run = WandbRun(config, folder, content, copy=copy)
+            self._mirrors[name] = run
+            self.wandb_id = run.id
+            if run.is_new and (folder / "metrics.jsonl").exists():
+                for row in read_rows(folder / "metrics.jsonl"):
+                    run.log(self._scalars(row), row["step"])
+            if not copy:
+                run.remember()
 
     def log(self, row: Mapping[str, Any], step: int) -> None:
         """Mirror the numbers of a row; `step` counts optimizer steps.
@@ -98,8 +86,8 @@ class Trackers:
         return scalars
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Record the results of the run: nested names are joined with `/`."""
-        flat = flatten(values)
+        """Record the results of the run: nested names are joined with `/`, None is left out."""
+        flat = {key: value for key, value in flatten(values, "/").items() if value is not None}
         self._each(lambda mirror: mirror.summary(flat))
 
     def finish(self, exit_code: int = 0, preempted: bool = False) -> None:
@@ -114,38 +102,12 @@ class Trackers:
             except Exception as error:
                 if name not in self._failed:
                     self._failed.add(name)
-                    warnings.warn(
-                        f"tracker {name} failed ({type(error).__name__}: {error}); metrics.jsonl continues",
-                        RuntimeWarning,
-                        stacklevel=3,
-                    )
+                    text = f"tracker {name} failed ({type(error).__name__}: {error}); metrics.jsonl continues"
+                    warnings.warn(text, RuntimeWarning, stacklevel=3)
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values as one mapping, names joined with `/`; None is left out."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{key}/")
-        elif value is not None:
-            flat[f"{prefix}{key}"] = value
-    return flat
-
-
-def open_trackers(config: Config, folder: Path, *, primary_head: str, resume_step: int = 0) -> Trackers:
-    """Start the trackers of a configuration. See `Trackers` for the other arguments.
-
-    They hold the whole configuration, nested as in the run's `config.yaml` (W&B shows `scheme.alpha`), its hash and the
-    run's folder. The kind of a run (W&B's job type) is its scheme, or `teacher` if it is a prerequisite of another one.
-
-    Raises:
-        UserError: a package is missing, or a tracker can't start.
-    """
-    return _open(config.tracker, config, folder, primary_head=primary_head, resume_step=resume_step)
 
 
 def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) -> None:
@@ -164,33 +126,14 @@ def report_finished(config: Config, folder: Path, results: Mapping[str, Any]) ->
     if asked_id() is None and mark.exists() and config.group not in (None, results.get("group")):
         mark = folder / f"{ID_FILE}-{hashlib.sha256(str(config.group).encode()).hexdigest()[:8]}"
     if asked_id() is not None or not mark.exists():
-        trackers = _open(["wandb"], config, folder, primary_head=results["primary_head"], copy=True)
+        trackers = Trackers(config, folder, primary_head=results["primary_head"], copy=True)
         trackers.summary(summary_of(results, folder))
         trackers.finish()
         atomic_write(mark, str(trackers.wandb_id).encode())
 
 
-def _open(
-    names: Sequence[str], config: Config, folder: Path, *, primary_head: str, resume_step: int = 0, copy: bool = False
-) -> Trackers:
-    scheme, model = config.scheme, config.model.name
-    return Trackers(
-        names,
-        run_name=folder.name,
-        folder=folder,
-        project=config.project,
-        group=config.group or "-".join((scheme.name, scheme.method, config.data.name, model)),
-        job_type=config.job_type or scheme.name,
-        tags=[scheme.name, scheme.method, config.data.name, model],
-        config=to_tree(config) | {"hash": config_hash(config), "folder": str(folder)},
-        resume_step=resume_step,
-        primary_head=primary_head,
-        copy=copy,
-    )
-
-
 def summary_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return a `results.json` for a tracker's summary: one flat mapping, names joined with `/`.
+    """Return what `Trackers.summary` records of a `results.json`.
 
     - `val/top1`, `test/top1` (last epoch) and `best/val/top1`, `best/test/top1` (best epoch on the validation split):
       every metric of the reported head without its name, so that runs of all schemes have them;
@@ -215,4 +158,4 @@ def summary_of(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     cost = results.get("cost", {})
     found["cost"] = cost | cost.get(primary_head, {})
     rest = {key: value for key, value in results.items() if key not in ("heads", "mean_over_peers", "cost")}
-    return flatten(found | rest | {"folder": str(folder)})
+    return found | rest | {"folder": str(folder)}

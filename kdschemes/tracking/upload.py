@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,18 +26,42 @@ SIGN_OF_LIFE = 300.0
 CUT_OFF = "ends with an incomplete record"
 """The client's message for a file whose writer was killed, after uploading all of its content."""
 
+LEFT_OUT = "is being trained, left out"
+
 
 @dataclass(frozen=True)
 class Part:
-    """A folder that the client wrote offline: a run, or the part of it that one process trained."""
+    """A folder that the client wrote offline: a run, or the part of it that one process trained.
+
+    `run` is the run's id in W&B, `trained_in` its folder, if it is here. `is_last`: its run has no later part.
+    """
 
     folder: Path
     run: str
+    trained_in: Path | None
+    is_last: bool
 
     @property
     def marker(self) -> Path:
         """The file that the client creates when the folder is uploaded."""
         return self.folder / f"run-{self.run}.wandb.synced"
+
+    @property
+    def is_being_written(self) -> bool:
+        """Whether a process is writing this part: the last one of a run whose folder is leased."""
+        if self.trained_in is None or not self.is_last:
+            return False
+        held_by = lease.holder(self.trained_in)
+        if held_by is None or held_by.fresh:
+            return held_by is not None
+        if held_by.place == lease.this_process().place:
+            return False
+        signs = [lease.stat().st_mtime for lease in self.trained_in.glob("lease-*")]
+        return time.time() - max(signs, default=0.0) < SIGN_OF_LIFE
+
+    def line(self, what: str) -> str:
+        """Return the line that reports what happened to it."""
+        return f"{self.folder}: {what}{f' ({self.trained_in.name})' if self.trained_in is not None else ''}"
 
 
 def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
@@ -50,8 +74,7 @@ def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
     Raises:
         UserError: there is no such folder; not logged in; no server responds; a folder could not be uploaded.
     """
-    parts = find_parts(folder)
-    names = {file.read_text().strip(): file.parent for file in folder.glob(f"*/{ID_FILE}*")}
+    parts = _find_parts(folder)
     if not folder.is_dir():
         raise UserError(f"there is no folder {folder}: give the one that contains the runs' folders")
     if not parts:
@@ -59,52 +82,53 @@ def sync(folder: Path, *, dry_run: bool, say: Callable[[str], None]) -> str:
     todo = [part for part in parts if not part.marker.exists()]
     if dry_run:
         for part in todo:
-            live = _trains(part, parts, names)
-            say(f"{part.folder}: {'is being trained, left out' if live else 'would be uploaded'}{_of(part, names)}")
+            say(part.line(LEFT_OUT if part.is_being_written else "would be uploaded"))
         return f"{len(todo)} of {_folders(len(parts))} to upload; nothing was sent"
     if not todo:
         return f"everything is uploaded: {_folders(len(parts))}"
     try:
         with FileLock(parts[0].folder.parent / ".kdschemes-sync.lock", timeout=0):
-            return _upload_all(todo, parts, names, say)
+            return _upload_all(todo, len(parts), say)
     except Timeout:
         raise UserError(f"another kdschemes wandb sync is uploading {folder}: wait for it") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
-def find_parts(folder: Path) -> list[Part]:
+def _find_parts(folder: Path) -> list[Part]:
     """Return the client's offline folders next to the runs' folders in `folder`, oldest first."""
-    found = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
-    return [Part(file.parent, file.stem.removeprefix("run-")) for file in found]
+    files = sorted(folder.glob("wandb/offline-run-*/run-*.wandb"), key=lambda file: file.parent.name)
+    runs = [file.stem.removeprefix("run-") for file in files]
+    trained_in = {file.read_text().strip(): file.parent for file in folder.glob(f"*/{ID_FILE}*")}
+    return [
+        Part(file.parent, run, trained_in.get(run), is_last=run not in runs[number:])
+        for number, (file, run) in enumerate(zip(files, runs, strict=True), start=1)
+    ]
 
 
-def _upload_all(
-    todo: Sequence[Part], parts: Sequence[Part], names: Mapping[str, Path], say: Callable[[str], None]
-) -> str:
+def _upload_all(todo: Sequence[Part], count: int, say: Callable[[str], None]) -> str:
     url = check_login("kdschemes wandb sync")
     failed: dict[str, Part] = {}
     waiting = live = sent = 0
     for part in todo:
-        what = _of(part, names)
         if part.run in failed:
             waiting += 1
-            say(f"{part.folder}: waits for {failed[part.run].folder.name} of the same run{what}")
-        elif _trains(part, parts, names):
+            say(part.line(f"waits for {failed[part.run].folder.name} of the same run"))
+        elif part.is_being_written:
             live += 1
-            say(f"{part.folder}: is being trained, left out{what}")
+            say(part.line(LEFT_OUT))
         elif (reason := _upload(part)) is None:
             sent += 1
-            say(f"{part.folder}: uploaded{what}")
+            say(part.line("uploaded"))
         else:
             failed[part.run] = part
-            say(f"{part.folder}: failed ({reason}){what}")
+            say(part.line(f"failed ({reason})"))
             check_answer(url, f"{_folders(sent)} uploaded, then ")
-    counts = [f"{sent} uploaded", f"{len(parts) - len(todo)} before"]
+    counts = [f"{sent} uploaded", f"{count - len(todo)} before"]
     counts += [f"{live} being trained"] * bool(live) + [f"{waiting} waiting for a failed one"] * bool(waiting)
     if failed:
         raise UserError(f"{_folders(len(failed))} failed ({', '.join(counts)}); the same command tries again")
-    return f"{_folders(len(parts))}: {', '.join(counts)}"
+    return f"{_folders(count)}: {', '.join(counts)}"
 
 
 def _upload(part: Part) -> str | None:
@@ -128,23 +152,5 @@ def _upload(part: Part) -> str | None:
     return errors[-1] if errors else f"wandb sync ended with exit code {done.returncode} and left no mark"
 
 
-def _trains(part: Part, parts: Sequence[Part], names: Mapping[str, Path]) -> bool:
-    """Return whether a process is writing this part: the last one of a run whose folder is leased."""
-    run = names.get(part.run)
-    if run is None or part != [other for other in parts if other.run == part.run][-1]:
-        return False
-    held_by = lease.holder(run)
-    if held_by is None or held_by.fresh:
-        return held_by is not None
-    if held_by.place == lease.this_process().place:
-        return False
-    signs = [lease.stat().st_mtime for lease in run.glob("lease-*")]
-    return time.time() - max(signs, default=0.0) < SIGN_OF_LIFE
-
-
 def _folders(count: int) -> str:
     return "1 folder" if count == 1 else f"{count} folders"
-
-
-def _of(part: Part, names: Mapping[str, Path]) -> str:
-    return f" ({names[part.run].name})" if part.run in names else ""

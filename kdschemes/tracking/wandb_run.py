@@ -6,10 +6,11 @@ import contextlib
 import os
 import secrets
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from kdschemes.config import Config
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 
@@ -43,19 +44,10 @@ class WandbRun:
     kept in the run's folder, so that a resumed run stays one run; `WANDB_RUN_ID` takes precedence.
     """
 
-    def __init__(
-        self,
-        run_name: str,
-        folder: Path,
-        project: str,
-        group: str,
-        job_type: str,
-        tags: Sequence[str],
-        config: Mapping[str, Any],
-        *,
-        copy: bool = False,
-    ) -> None:
-        """Start the run, offline if the server does not respond. See `Trackers` for `copy`.
+    def __init__(self, config: Config, folder: Path, content: Mapping[str, Any], *, copy: bool = False) -> None:
+        """Start the run, offline if the server does not respond. See `Trackers` for `content` and `copy`.
+
+        Its job type is the scheme, or `teacher` if it is a prerequisite of another run.
 
         Raises:
             UserError: the package is missing, the key is refused, or W&B can't start.
@@ -75,6 +67,8 @@ class WandbRun:
         if kept is None and not copy:
             self.remember()
 
+        words = [config.scheme.name, config.scheme.method, config.data.name, config.model.name]
+
         def start(mode: Literal["online", "offline"] | None) -> Any:
             return wandb.init(
                 mode=mode,
@@ -82,12 +76,12 @@ class WandbRun:
                 resume="allow",
                 reinit="create_new",
                 dir=folder.parent,
-                name=run_name,
-                project=project,
-                group=group,
-                job_type=job_type,
-                tags=[tag[:LONGEST_TAG] for tag in dict.fromkeys(tags)],
-                config=dict(config),
+                name=folder.name,
+                project=config.project,
+                group=config.group or "-".join(words),
+                job_type=config.job_type or config.scheme.name,
+                tags=[word[:LONGEST_TAG] for word in dict.fromkeys(words)],
+                config=dict(content),
                 settings=wandb.Settings(silent=True, console="off", init_timeout=INIT_TIMEOUT),
             )
 
@@ -96,7 +90,7 @@ class WandbRun:
             self._run = start(mode)
         except wandb.errors.CommError as error:
             message = f"W&B cannot start online ({' '.join(str(error).split())}): offline, sync it later"
-            warnings.warn(message, RuntimeWarning, stacklevel=4)
+            warnings.warn(message, RuntimeWarning, stacklevel=3)
             if _ALIVE:  # the id counts as in use until all runs of this process are torn down
                 self.id, self.is_new = secrets.token_hex(4), True
             else:
@@ -125,7 +119,6 @@ class WandbRun:
         self._run.log({**scalars, "global_step": step}, step=step)
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Set values of the summary."""
         self._run.summary.update(dict(values))
 
     def finish(self, exit_code: int, preempted: bool) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from kdschemes.config import Config
-from kdschemes.config.naming import NOT_HASHED, dump_yaml, to_tree
+from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, to_tree
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write, guarded
 from kdschemes.storage.lease import Lease
@@ -100,7 +100,7 @@ def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str,
         there = yaml.safe_load(path.read_text())
     except (yaml.YAMLError, UnicodeDecodeError):
         raise UserError(f"{path} is damaged: delete the folder to start this run over") from None
-    ours, theirs = _flat(tree), _flat(there if isinstance(there, dict) else {})
+    ours, theirs = flatten(tree), flatten(there if isinstance(there, dict) else {})
     different = [
         key
         for key in sorted(ours.keys() | theirs.keys())
@@ -109,14 +109,3 @@ def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str,
     if different:
         shown = ", ".join(f"{key} ({theirs.get(key)} there, {ours.get(key)} here)" for key in different[:3])
         raise UserError(f"{folder} contains a run with another configuration: {shown}; choose another output_dir")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            flat.update(_flat(value, f"{name}."))
-        else:
-            flat[name] = value
-    return flat

@@ -45,7 +45,7 @@ def commands(name: str) -> list[list[str]]:
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_a_study_says_its_commands_its_cost_and_what_is_published(name: str) -> None:
     study = read(name)
-    assert study.question.endswith("?")
+    assert study.keys.question.endswith("?")
     text = header(name)
     assert all(line.startswith("#") and len(line) <= 120 for line in text.splitlines())
     for part in ("# Command:", "# Cost:", "# Literature:"):
@@ -53,7 +53,7 @@ def test_a_study_says_its_commands_its_cost_and_what_is_published(name: str) -> 
     assert len({run.seed for run in study.runs}) >= 3
     assert f"{len(study.runs)} runs" in text
     assert any(words[0] == name for words in commands(name))
-    assert set(study.analyses) <= ANALYSES.keys()
+    assert set(study.keys.analyses) <= ANALYSES.keys()
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,6 +102,6 @@ def write_study_of(output: Path, name: str, text: str, **more: Any) -> Study:
     file = read_study(output / f"{name}.yaml", [], recipes=output)
     folder = output / "studies" / name
     folder.mkdir(parents=True)
-    study = remember(folder, file.question, [], file.runs, **more)
+    study = replace(remember(folder, file, file.runs), **more)
     write_study(study)
     return study

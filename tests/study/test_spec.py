@@ -46,7 +46,7 @@ def test_runs_are_variants_times_grid_times_seeds_in_order(tmp_path: Path) -> No
         seeds: [3, 0]
     """
     study = read(tmp_path, text, "data.val_fraction=0.3", "output_dir=elsewhere")
-    assert (study.name, study.question, study.output) == ("mine", "What does alpha do?", Path("elsewhere"))
+    assert (study.name, study.keys.question, study.output) == ("mine", "What does alpha do?", Path("elsewhere"))
     assert [run.label for run in study.runs] == [
         f"{variant} alpha={alpha} lr=1.0e-05 seed={seed}"
         for variant in ("kd", "dkd")

@@ -20,8 +20,7 @@ from kdschemes.study.record import (
     Entry,
     Study,
     add_submission,
-    array_tasks,
-    read_arrays,
+    read_array_tasks,
     read_study_folder,
     write_study,
 )
@@ -233,7 +232,7 @@ def test_a_study_folder_is_read_as_it_was_written(study: Study) -> None:
     }
     add_submission(study.folder, first)
     add_submission(study.folder, second)
-    found = array_tasks(study.folder, read_arrays(study.folder))
+    found = read_array_tasks(study.folder)
     assert {name: [element.job for element in of] for name, of in found.items()} == {
         "r0": ["7_0"],
         "r1": ["7_1", "10_0"],
@@ -242,7 +241,7 @@ def test_a_study_folder_is_read_as_it_was_written(study: Study) -> None:
     assert found["r1"][1].log == study.folder / "logs" / "mine-10_0.out"
     (study.folder / "jobs.jsonl").write_text("{}\n")
     with pytest.raises(UserError, match=r"jobs\.jsonl is damaged"):
-        read_arrays(study.folder)
+        read_array_tasks(study.folder)
     (study.folder / "study.yaml").write_text("runs: 3")
     with pytest.raises(UserError, match=r"study\.yaml is damaged: delete it and start the study again"):
         read_study_folder(study.folder)

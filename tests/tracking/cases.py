@@ -8,6 +8,7 @@ import struct
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from wandb.proto import wandb_internal_pb2
 
+from kdschemes.config.load import build_config
 from kdschemes.tracking.trackers import Trackers
 
 
@@ -19,19 +20,11 @@ def val(step, top1):
     return {"kind": "eval", "split": "val", "epoch": step // 10, "step": step, "student/exit1/top1": top1}
 
 
-def trackers(folder, *names, resume_step=0, config=None):
+def trackers(folder, *names, resume_step=0):
     folder.mkdir(parents=True, exist_ok=True)
-    return Trackers(
-        list(names),
-        run_name=folder.name,
-        folder=folder,
-        project="kdschemes",
-        group="offline-kd",
-        job_type="offline",
-        tags=["kd", "digits"],
-        config=config or {"train": {"epochs": 2}, "teacher": None},
-        resume_step=resume_step,
-    )
+    scheme = {"name": "offline", "method": "kd"}
+    config = build_config({"scheme": scheme, "train": {"epochs": 2}, "tracker": list(names)})
+    return Trackers(config, folder, primary_head="student", resume_step=resume_step)
 
 
 def events(folder):

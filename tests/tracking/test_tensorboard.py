@@ -11,7 +11,7 @@ from tests.tracking.cases import events, trackers, train, val
 
 
 def test_tensorboard_has_every_row(tmp_path):
-    tracker = trackers(tmp_path / "r1", "tensorboard", config={"train": {"epochs": 2}})
+    tracker = trackers(tmp_path / "r1", "tensorboard")
     for step in range(1, 11):
         tracker.log(train(step), step)
     tracker.log(val(10, 60.0), 10)

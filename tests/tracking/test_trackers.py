@@ -24,8 +24,9 @@ def test_a_tracker_that_fails_warns_once_and_the_training_goes_on(alone, tmp_pat
 
 def test_no_tracker_imports_neither_package(tmp_path):
     code = (
-        "import sys; from pathlib import Path; from kdschemes.tracking.trackers import Trackers\n"
-        "t = Trackers([], run_name='r', folder=Path('.'), project='p', group='g', job_type='j', tags=[], config={})\n"
+        "import sys; from pathlib import Path; from kdschemes.config.load import build_config\n"
+        "from kdschemes.tracking.trackers import Trackers\n"
+        "t = Trackers(build_config({}), Path('.'), primary_head='a')\n"
         "t.log({'kind': 'train', 'step': 1}, 1); t.summary({}); t.finish()\n"
         "print(sorted({'wandb', 'tensorboard', 'torch'} & set(sys.modules)))"
     )
@@ -36,11 +37,11 @@ def test_no_tracker_imports_neither_package(tmp_path):
 def test_a_missing_package_names_what_to_install(tmp_path):
     code = (
         "import sys; sys.modules['tensorboard'] = None; sys.modules['wandb'] = None\n"
-        "from pathlib import Path; from kdschemes.tracking.trackers import Trackers\n"
+        "from pathlib import Path; from kdschemes.config.load import build_config\n"
+        "from kdschemes.tracking.trackers import Trackers\n"
         "for name in ('tensorboard', 'wandb'):\n"
         "    try:\n"
-        "        Trackers([name], run_name='r', folder=Path(sys.argv[1]), project='p', group='g', job_type='j',\n"
-        "                 tags=[], config={})\n"
+        "        Trackers(build_config({'tracker': [name]}), Path(sys.argv[1]), primary_head='a')\n"
         "    except Exception as error: print(type(error).__name__, error)\n"
     )
     command = [sys.executable, "-c", code, str(tmp_path)]

@@ -38,10 +38,12 @@ def test_wandb_offline_keeps_every_row(alone, tmp_path):
 
     found = records(path)
     run = next(record.run for record in found if record.WhichOneof("record_type") == "run")
-    assert (run.project, run.run_group, run.job_type, run.display_name) == ("kdschemes", "offline-kd", "offline", "r1")
-    assert list(run.tags) == ["kd", "digits"]
+    model = items(run.config.update)["model"]["name"]
+    assert (run.project, run.job_type, run.display_name) == ("kdschemes", "offline", "r1")
+    assert run.run_group == f"offline-kd-digits-{model}"
+    assert list(run.tags) == ["offline", "kd", "digits", model]
     assert run.run_id == (tmp_path / "runs" / "r1" / "wandb_run_id").read_text()
-    assert items(run.config.update)["train"] == {"epochs": 2}
+    assert items(run.config.update)["train"]["epochs"] == 2
     defined = {record.metric.name or record.metric.glob_name: record.metric for record in found}
     assert {name: m.step_metric for name, m in defined.items() if name} == {
         "global_step": "",

@@ -16,7 +16,7 @@ from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.formatting import NOTHING, accuracy, count, mean_std, training_macs
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import paired, verdicts
-from kdschemes.study import run_logs as traces
+from kdschemes.storage.results import read_results
 
 TITLE = "Equal epochs, equal compute"
 
@@ -127,7 +127,7 @@ def _teachers(group: Group, cost: float) -> str:
 
 def _compute(folder: Path) -> float:
     try:
-        found = traces.results(folder) or {}
+        found = read_results(folder) or {}
         return float(found["train_macs_per_image"] * found["samples"]["train"] * found["epochs"])
     except (OSError, ValueError, TypeError, KeyError):
         return 0.0

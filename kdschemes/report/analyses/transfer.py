@@ -16,7 +16,7 @@ from kdschemes.errors import UserError
 from kdschemes.report.analyses.trained_pair import found_folder
 from kdschemes.report.groups import Member, read_config
 from kdschemes.storage.predictions import Predictions, read_predictions
-from kdschemes.study import run_logs as traces
+from kdschemes.storage.results import read_results
 
 Classes = npt.NDArray[np.int64]
 
@@ -127,7 +127,7 @@ def _percent(right: Mask) -> float:
 
 def _primary_head(folder: Path) -> str:
     try:
-        return str((traces.results(folder) or {})["primary_head"])
+        return str((read_results(folder) or {})["primary_head"])
     except (OSError, ValueError, KeyError):
         raise UserError(f"{folder} has no results or damaged ones: delete its results.json and run again") from None
 

@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Mapping
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.progress import TextColumn
 
-from kdschemes.tracking.console import SECONDS_BETWEEN_LINES
+from kdschemes.tracking.console import ProgressConsole
 
 
-class StudyConsole:
+class StudyConsole(ProgressConsole):
     """Reports the progress of a study of `total` runs."""
 
     def __init__(self, total: int, ended: int) -> None:
+        super().__init__()
         self._total, self._ended = total, ended
-        self._console = Console(file=sys.stdout, highlight=False)
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
-        self._last_line = time.monotonic()
-        if self._console.is_terminal:
-            columns = (
-                BarColumn(bar_width=24),
-                TextColumn("{task.percentage:>3.0f} %"),
-                TextColumn("{task.description}"),
-            )
-            self._bar = Progress(*columns, console=self._console, transient=True)
-            self._task = self._bar.add_task("", total=1.0)
-            self._bar.start()
-
-    def line(self, text: str) -> None:
-        """Print a line."""
-        if self._bar is not None:
-            self._console.print(text, markup=False, soft_wrap=True)
-        else:
-            print(text, flush=True)
+        columns = (TextColumn("{task.percentage:>3.0f} %"), TextColumn("{task.description}"))
+        self._start(*columns, total=1.0, transient=True)
 
     def run_ended(self, label: str, text: str) -> None:
         """Report that a run has ended, and how."""
@@ -51,17 +31,7 @@ class StudyConsole:
         if left is not None:
             rest = f"about {duration(left)} left" if left >= 1 else "nearly done"
         text = f"{self._ended}/{self._total} runs, {runs} in training, {rest}"
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=share, description=text)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            self.line(f"{100 * share:.0f} % of the epochs, {text}")
-
-    def stop(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
+        self._update(f"{100 * share:.0f} % of the epochs, {text}", completed=share, description=text)
 
 
 def result_line(results: Mapping[str, Any]) -> str:
@@ -73,7 +43,6 @@ def result_line(results: Mapping[str, Any]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in readable form."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

@@ -45,8 +45,7 @@ class Speed:
         return sum(epochs * self._epoch(run, len(pack)) + self._closing for run, epochs in pack)
 
     def _epoch(self, run: StudyRun, pack_size: int) -> float:
-        known = self._seconds.get(_kind(run))
-        if known is not None:
+        if (known := self._seconds.get(_kind(run))) is not None:
             return known
         return statistics.fmean(self._per_work.values()) * epoch_work(run.config, pack_size)
 

@@ -79,18 +79,16 @@ def make_packs(runs: Sequence[StudyRun], *, workers: int, limit: float) -> list[
     for run in runs:
         groups.setdefault((run.folder in needed, _key(run)), []).append(run)
     packs = [part for group in groups.values() for part in _fitting(Pack(runs=tuple(group)), limit)]
-    by_level: dict[int, list[Pack]] = {}
     levels = _levels(runs)
-    for pack in packs:
-        by_level.setdefault(max(levels[run.folder] for run in pack.runs), []).append(pack)
-    return [
-        pack
-        for level in sorted(by_level)
-        for pack in sorted(
-            _balanced(by_level[level], workers),
-            key=lambda pack: (not any(run.folder in needed for run in pack.runs), -pack.work),
-        )
-    ]
+
+    def level(pack: Pack) -> int:
+        return max(levels[run.folder] for run in pack.runs)
+
+    def turn(pack: Pack) -> tuple[bool, float]:
+        return not any(run.folder in needed for run in pack.runs), -pack.work
+
+    by_level = itertools.groupby(sorted(packs, key=level), key=level)
+    return [pack for _, same in by_level for pack in sorted(_balanced(list(same), workers), key=turn)]
 
 
 def run_bytes(config: Config) -> float:

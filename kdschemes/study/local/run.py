@@ -16,7 +16,7 @@ from kdschemes.errors import UserError
 from kdschemes.study.locate import OpenStudy, open_study, recipes
 from kdschemes.study.record import LOCK, write_study
 from kdschemes.study.spec import StudyRun
-from kdschemes.study.status import ACTIVE, Status, counts, status
+from kdschemes.study.status import ACTIVE, Status, counts, left_out, number_of, status
 from kdschemes.study.tracking import give_finished
 from kdschemes.training.signals import StopSignal
 
@@ -41,8 +41,7 @@ def study_here(
 
     `parallel` workers train at once (None: one per GPU, two on CPU), within `memory` bytes in total (None: most of the
     free memory). Without overrides, those with which the study was started are used. With `dry_run` nothing is written
-    or run.
-    `report` writes the report of the study in a folder and returns whether it could.
+    or run. `report` writes the report of the study in a folder and returns whether it could.
 
     Raises:
         UserError: a mistake in the study or the overrides; another process runs the study.
@@ -77,7 +76,7 @@ def to_run(runs: Sequence[StudyRun], found: Status) -> list[StudyRun]:
 
     Runs that SLURM has queued or is running, and runs that need those, are left out.
     """
-    rows = {row.entry.folder: row for row in found.rows}
+    rows = found.by_folder
     by_name = {run.folder: run for run in runs}
     elsewhere = {name for name, row in rows.items() if row.state in ACTIVE and row.job is not None}
     taken: set[str] = set()
@@ -109,7 +108,7 @@ def _packs(runs: Sequence[StudyRun], parallel: int | None, memory: float | None)
     parted = len(packs) > len(make_packs(runs, workers=len(slots), limit=math.inf))
     if len(packs) < len(slots):
         slots = make_slots(len(packs), configs)
-    summary = f"{_several(len(runs), 'run')} in {_several(len(packs), 'pack')}, {len(slots)} at once"
+    summary = f"{number_of('run', len(runs))} in {number_of('pack', len(packs))}, {len(slots)} at once"
     room, largest = f"{limit / 1e9:.1f} GB of memory each", max(pack.bytes for pack in packs)
     if largest > limit:
         summary += f", in {room}, although a run takes up to {largest / 1e9:.1f} GB: lower --parallel or raise --memory"
@@ -134,7 +133,8 @@ def _run(
     give_finished(opened.runs, found)
     if packs:
         print(f"to train: {summary}", flush=True)
-    deadline = None if opened.file.hours is None else time.monotonic() + 3600 * opened.file.hours
+    hours = opened.file.keys.hours
+    deadline = None if hours is None else time.monotonic() + 3600 * hours
     finished = {row.entry.folder for row in found.rows if row.state == "finished"}
     scheduler = Scheduler(study, packs, slots, finished=finished, stop=stop, deadline=deadline)
     scheduler.run()
@@ -148,8 +148,7 @@ def _run(
         print(f"stopped by {scheduler.ended.name}; the same command resumes: {study.folder}", flush=True)
         return 128 + scheduler.ended
     if scheduler.ended == BUDGET:
-        hours = f"{opened.file.hours:g} h"
-        print(f"the budget of {hours} is used up; the same command resumes with the same budget", flush=True)
+        print(f"the budget of {hours:g} h is used up; the same command resumes with the same budget", flush=True)
     return 0 if reported and scheduler.ended is None and not scheduler.failed and not scheduler.stopped else 1
 
 
@@ -165,14 +164,7 @@ def _dry_run(opened: OpenStudy, parallel: int | None, memory: float | None) -> s
         for number, pack in enumerate(packs, start=1):
             after = sorted({str(pack_numbers[need]) for need in pack.needs if need in pack_numbers})
             wait = f", after pack {', '.join(after)}" if after else ""
-            lines += ["", f"pack {number}: {_several(len(pack.runs), 'run')}{wait}"]
+            lines += ["", f"pack {number}: {number_of('run', len(pack.runs))}{wait}"]
             lines += [f"      {run.label}: {shlex.join(run.overrides) or run.folder}" for run in pack.runs]
     taken = {run.folder for run in runs}
-    left = [row for row in found.rows if row.entry.folder not in taken]
-    if left:
-        lines += ["", "not run", *(f"      {row.entry.label}: {row.state}" for row in left)]
-    return "\n".join([*lines, *([found.note] if found.note else [])])
-
-
-def _several(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
+    return "\n".join([*lines, *left_out(found, taken, "not run")])

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from kdschemes.config.naming import to_tree
 from kdschemes.storage import lease
+from kdschemes.storage.results import read_results
 from kdschemes.study import run_logs as traces
 from kdschemes.study.local.console import StudyConsole, result_line
 from kdschemes.study.local.eta import Left, Speed
@@ -75,7 +76,7 @@ class Scheduler:
         self._epochs = {name: traces.epochs_done(study.output / name, of.epochs) for name, of in self._entries.items()}
         self._waiting = list(packs)
         self._active: dict[Worker, ActivePack] = {}
-        self._workers: dict[int, tuple[Worker, object]] = {}
+        self._workers: dict[int, Worker] = {}
         self._messages: Messages = queue.SimpleQueue()
         self._speed = Speed()
         self._held: set[str] = set()
@@ -96,14 +97,14 @@ class Scheduler:
                 self._listen()
                 self._look()
         except KeyboardInterrupt:
-            for worker, _ in self._workers.values():
-                worker.signal(signal.SIGKILL)
+            for worker in self._workers.values():
+                worker.process.send_signal(signal.SIGKILL)
             raise
         finally:
-            for worker, _ in self._workers.values():
+            for worker in self._workers.values():
                 worker.close()
-            for worker, _ in self._workers.values():
-                worker.wait()
+            for worker in self._workers.values():
+                worker.process.wait()
             self._console.stop()
 
     def _drop_hopeless(self) -> None:
@@ -143,12 +144,11 @@ class Scheduler:
         slot, log = self._slots[number], self._new_log()
         config = pack.runs[0].config
         kind = (config.precision, config.device, config.train.deterministic)  # what a process cannot change
-        worker, before = self._workers.get(number, (None, None))
-        if worker is None or before != kind:
-            if worker is not None:
-                worker.close()
-            worker = Worker(self._messages, log, slot.environment)
-            self._workers[number] = worker, kind
+        worker = self._workers.get(number)
+        if worker is not None and worker.kind != kind:
+            worker.close()
+        if worker is None or worker.kind != kind:
+            worker = self._workers[number] = Worker(self._messages, log, slot.environment, kind)
         names = [run.folder for run in pack.runs]
         old = read_failures(self._study.folder)
         if not old.keys().isdisjoint(names):
@@ -157,7 +157,7 @@ class Scheduler:
         cores = sorted({core for each in self._slots for core in each.cores}) if self._alone(pack) else slot.cores
         # Folders are taken in one order everywhere: two studies with the same runs never wait for each other.
         runs = [to_tree(run.config) for run in sorted(pack.runs, key=lambda run: run.folder)]
-        worker.give({"runs": runs, "group": self._study.name, "log": str(log), "cores": cores})
+        worker.give({"runs": runs, "log": str(log), "cores": cores})
 
     def _alone(self, pack: Pack) -> bool:
         """Return whether nothing else can run alongside a pack: all that is left depends on it."""
@@ -185,7 +185,7 @@ class Scheduler:
 
     def _take(self, worker: Worker, said: dict[str, object] | None) -> None:
         if said is None:
-            self._workers = {number: of for number, of in self._workers.items() if of[0] is not worker}
+            self._workers = {number: other for number, other in self._workers.items() if other is not worker}
             if (active := self._active.pop(worker, None)) is not None:
                 self._left_alone(active, worker)
         elif "over" in said:
@@ -265,21 +265,21 @@ class Scheduler:
             why = self.ended.name if isinstance(self.ended, signal.Signals) else "the budget is used up"
             self._console.line(f"{why}: saving the active runs")
         for worker in self._active:
-            worker.signal(signal.SIGTERM)
+            worker.process.send_signal(signal.SIGTERM)
 
     def _finish_if_done(self, name: str) -> bool:
         """Return whether a run has results, and report it the first time."""
         if name in self.finished:
             return True
         try:
-            results = traces.results(self._study.output / name)
+            results = read_results(self._study.output / name)
         except (OSError, ValueError):
             results = None
         if results is None:
             return False
         self.finished.add(name)
         self._epochs[name] = self._entries[name].epochs
-        self._console.run_ended(self._label(name), result_line(results))
+        self._console.run_ended(self._entries[name].title, result_line(results))
         return True
 
     def _fail(self, name: str, reason: str) -> None:
@@ -288,8 +288,6 @@ class Scheduler:
         reason = " ".join(reason.splitlines())
         self.failed[name] = reason
         write_failures(self._study.folder, read_failures(self._study.folder) | {name: reason})
-        self._console.run_ended(self._label(name), reason if reason.startswith("not started") else f"failed: {reason}")
-
-    def _label(self, name: str) -> str:
-        entry = self._entries[name]
-        return f"{entry.label} (prerequisite)" if entry.earlier else entry.label
+        self._console.run_ended(
+            self._entries[name].title, reason if reason.startswith("not started") else f"failed: {reason}"
+        )

@@ -1,9 +1,9 @@
 """A process that trains packs, one after the other; started and given orders by `kdschemes study run`.
 
-An order is a line of JSON on the standard input: `runs` (configurations), `group`, `log` (where its output goes)
-and `cores`. For each run a line of JSON on the standard output reports the outcome, and one more the end of the
-order. When the input ends, because nothing is left to do or because the parent process has died, the process stops as
-if by SIGTERM: it saves its runs first.
+An order is a line of JSON on the standard input: `runs` (configurations), `log` (where its output goes) and `cores`.
+For each run a line of JSON on the standard output reports the outcome, and one more the end of the order. When the
+input ends, because nothing is left to do or because the parent process has died, the process stops as if by SIGTERM:
+it saves its runs first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 from kdschemes.config import Config
 from kdschemes.config.load import build_config
 from kdschemes.errors import UserError
-from kdschemes.study.tracking import in_group
 from kdschemes.training.signals import StopSignal
 
 RESET_PEAK = "5"
@@ -38,7 +37,7 @@ def main() -> int:
         while (order := orders.get()) is not None:
             _redirect(Path(order["log"]))
             _use_cores(order["cores"])
-            outcomes = _train([_config(tree, order["group"]) for tree in order["runs"]], stop)
+            outcomes = _train([build_config(tree) for tree in order["runs"]], stop)
             sys.stdout.flush()
             with contextlib.suppress(BrokenPipeError):
                 for line in (*outcomes, {"over": True}):
@@ -67,16 +66,8 @@ def _use_cores(cores: list[int]) -> None:
             os.sched_setaffinity(int(thread.name), cores)
 
 
-def _config(tree: Mapping[str, Any], group: str) -> Config:
-    return in_group(build_config(tree), group)
-
-
 def _train(configs: list[Config], stop: StopSignal) -> list[dict[str, str]]:
-    """Train runs and return their outcomes.
-
-    Raises:
-        SystemExit: the process was asked to stop; checkpoints are written.
-    """
+    """Train runs and return their outcomes; SystemExit if the process was asked to stop, after the checkpoints."""
     from kdschemes.training.train import Failed, train_together
 
     with contextlib.suppress(OSError):

@@ -25,9 +25,10 @@ class Worker:
     dies, its input ends, and it saves and exits.
     """
 
-    def __init__(self, messages: Messages, log: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, messages: Messages, log: Path, environment: Mapping[str, str], kind: object) -> None:
+        self.kind = kind
         with log.open("ab") as file:
-            self._process = subprocess.Popen(
+            self.process = subprocess.Popen(
                 [sys.executable, "-m", "kdschemes.study.local.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -40,36 +41,28 @@ class Worker:
 
     def give(self, order: Mapping[str, Any]) -> None:
         """Give an order; a dead worker is noticed by its end-of-output message."""
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-
-    def signal(self, number: signal.Signals) -> None:
-        """Send a signal if it is alive."""
-        self._process.send_signal(number)
+            self.process.stdin.write(json.dumps(order) + "\n")
+            self.process.stdin.flush()
 
     def close(self) -> None:
         """Let it exit: at once if it is idle, else when it has saved its runs."""
-        assert self._process.stdin is not None
+        assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-
-    def wait(self) -> None:
-        """Wait until it has exited."""
-        self._process.wait()
+            self.process.stdin.close()
 
     @property
     def ending(self) -> str:
         """How it ended, in words; only valid after it has."""
-        code = self._process.wait()
+        code = self.process.wait()
         return f"ended with exit code {code}" if code >= 0 else f"was ended by {signal.Signals(-code).name}"
 
     def _listen(self, messages: Messages) -> None:
-        assert self._process.stdout is not None
-        with self._process.stdout as said:
+        assert self.process.stdout is not None
+        with self.process.stdout as said:
             for line in said:
                 with contextlib.suppress(ValueError):  # it was killed while writing
                     messages.put((self, json.loads(line)))
-        self._process.wait()
+        self.process.wait()
         messages.put((self, None))

@@ -28,7 +28,7 @@ def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
     A prerequisite is submitted only if a run that needs it is submitted too. Runs that wait for others and runs that do
     not are in separate arrays, so that a teacher that fails stops only its students.
     """
-    rows = {row.entry.folder: row for row in found.rows}
+    rows = found.by_folder
     by_name = {run.folder: run for run in runs}
     taken: dict[str, int] = {}
 
@@ -44,10 +44,11 @@ def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
         if not run.earlier:
             level(run.folder)
     needed = {need for name in taken for need in by_name[name].needs}
-    keys = sorted({(place, name not in needed) for name, place in taken.items()})
-    groups = {
-        key: tuple(run for run in runs if (taken.get(run.folder), run.folder not in needed) == key) for key in keys
-    }
+    by_place: dict[tuple[int, bool], list[StudyRun]] = {}
+    for run in runs:
+        if run.folder in taken:
+            by_place.setdefault((taken[run.folder], run.folder not in needed), []).append(run)
+    groups = dict(sorted(by_place.items()))
     array_numbers = {run.folder: number for number, group in enumerate(groups.values()) for run in group}
     arrays = []
     for (_, last), group in groups.items():
@@ -56,7 +57,7 @@ def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
         arrays.append(
             PlannedArray(
                 name=found.study.name if last else f"{found.study.name}-earlier",
-                runs=group,
+                runs=tuple(group),
                 after=tuple(sorted({array_numbers[need] for need in needs if need in array_numbers})),
                 after_elements=tuple(active),
             )
@@ -64,43 +65,41 @@ def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
     return arrays
 
 
-def array_words(
-    array: PlannedArray,
-    configs: Path,
-    study: Path,
-    repository: Path,
-    *,
-    jobs: Sequence[str],
-    parallel: int | None,
-    extra: Sequence[str],
-) -> list[str]:
-    """Return the arguments of `sbatch` that submit an array, given the job numbers of the arrays before it."""
-    limit = f"%{parallel}" if parallel is not None else ""
-    after = [*(jobs[place] for place in array.after), *array.after_elements]
-    wait = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
-    return [
-        f"--job-name={array.name}",
-        f"--array=0-{len(array.runs) - 1}{limit}",
-        f"--output={study / LOG}",
-        *_shared(repository),
-        *wait,
-        *extra,
-        str(repository / SCRIPT),
-        str(configs),
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Sbatch:
+    """The arguments of `sbatch` for the jobs of a study; `parallel` elements of an array run at once."""
 
+    study: Path
+    repository: Path
+    parallel: int | None
+    extra: Sequence[str]
 
-def report_words(study: Path, repository: Path, jobs: Sequence[str]) -> list[str]:
-    """Return the arguments of `sbatch` that submit the report, which runs once all arrays have ended, however."""
-    return [
-        f"--job-name={study.name}-report",
-        f"--output={study / 'logs' / '%x-%j.out'}",
-        *_shared(repository),
-        f"--dependency=afterany:{':'.join(jobs)}",
-        str(repository / REPORT_SCRIPT),
-        str(study),
-    ]
+    def array(self, array: PlannedArray, configs: Path, jobs: Sequence[str]) -> list[str]:
+        """Return the arguments that submit an array, given the job numbers of the arrays before it."""
+        limit = f"%{self.parallel}" if self.parallel is not None else ""
+        after = [*(jobs[place] for place in array.after), *array.after_elements]
+        wait = [f"--dependency=afterok:{':'.join(after)}", "--kill-on-invalid-dep=yes"] if after else []
+        return [
+            f"--job-name={array.name}",
+            f"--array=0-{len(array.runs) - 1}{limit}",
+            f"--output={self.study / LOG}",
+            *self._shared(),
+            *wait,
+            *self.extra,
+            str(self.repository / SCRIPT),
+            str(configs),
+        ]
 
+    def report(self, jobs: Sequence[str]) -> list[str]:
+        """Return the arguments that submit the report, which runs once all arrays have ended, however."""
+        return [
+            f"--job-name={self.study.name}-report",
+            f"--output={self.study / 'logs' / '%x-%j.out'}",
+            *self._shared(),
+            f"--dependency=afterany:{':'.join(jobs)}",
+            str(self.repository / REPORT_SCRIPT),
+            str(self.study),
+        ]
 
-def _shared(repository: Path) -> list[str]:
-    return ["--open-mode=append", f"--export=ALL,KDSCHEMES_REPOSITORY={repository}"]
+    def _shared(self) -> list[str]:
+        return ["--open-mode=append", f"--export=ALL,KDSCHEMES_REPOSITORY={self.repository}"]

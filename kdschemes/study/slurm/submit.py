@@ -17,10 +17,10 @@ from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.study.locate import SITE, open_study, repository
 from kdschemes.study.record import LOCK, LOG, Study, add_submission, write_study
-from kdschemes.study.slurm.arrays import PlannedArray, array_words, plan, report_words
+from kdschemes.study.slurm.arrays import PlannedArray, Sbatch, plan
 from kdschemes.study.spec import StudyRun
-from kdschemes.study.status import Status, counts, status
-from kdschemes.study.tracking import give_finished, in_group
+from kdschemes.study.status import Status, counts, left_out, number_of, status
+from kdschemes.study.tracking import give_finished
 
 LOCK_PATIENCE = 120.0
 """Seconds to wait for another submission of the same study."""
@@ -44,13 +44,14 @@ def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: 
     root = repository()
     opened = open_study(name, overrides, recipes=root / "experiments")
     runs, folder = opened.runs, opened.study.folder
+    words = Sbatch(study=folder, repository=root, parallel=parallel, extra=extra)
     if dry_run:
         found = status(opened.study)
-        return "\n".join([*opened.notes, _dry_run(plan(runs, found), found, root, parallel, extra)])
+        return "\n".join([*opened.notes, _dry_run(plan(runs, found), found, words)])
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=LOCK_PATIENCE):
-            return "\n".join([*opened.notes, _submit(runs, opened.study, root, parallel, extra)])
+            return "\n".join([*opened.notes, _submit(runs, opened.study, words)])
     except Timeout:
         raise UserError(f"{folder} is in use by another kdschemes study run or submit: wait for it") from None
     except OSError as error:
@@ -65,7 +66,7 @@ def _check_extra(extra: Sequence[str]) -> None:
             raise UserError(f"{word}: kdschemes study submit sets {option} itself; take it out")
 
 
-def _submit(runs: Sequence[StudyRun], study: Study, root: Path, parallel: int | None, extra: Sequence[str]) -> str:
+def _submit(runs: Sequence[StudyRun], study: Study, words: Sbatch) -> str:
     found = status(study)
     if not found.asked:
         raise UserError(f"{found.note.partition(';')[0]}; the queue is unknown, so nothing was submitted")
@@ -74,24 +75,34 @@ def _submit(runs: Sequence[StudyRun], study: Study, root: Path, parallel: int | 
     if not arrays:
         write_study(study)
         return f"nothing to submit: {counts(found.rows)}"
-    site = _site(root)
+    site = _site(words)
     made: list[Path] = []
     jobs: list[str] = []
     try:
         for array in arrays:
             made.append(_write_configs(array, study.folder))
-            words = array_words(array, made[-1], study.folder, root, jobs=jobs, parallel=parallel, extra=extra)
-            jobs.append(slurm.sbatch(words, site))
-        report = slurm.sbatch(report_words(study.folder, root, jobs), site)
+            jobs.append(slurm.sbatch(words.array(array, made[-1], jobs), site))
+        report = slurm.sbatch(words.report(jobs), site)
         write_study(study)
-        add_submission(study.folder, _line(arrays, jobs, report, made, study.folder, extra))
+        submitted = [
+            {
+                "job": job,
+                "name": array.name,
+                "configs": str(configs.relative_to(study.folder)),
+                "runs": [run.folder for run in array.runs],
+            }
+            for job, array, configs in zip(jobs, arrays, made, strict=True)
+        ]
+        now = datetime.now().astimezone().isoformat(timespec="seconds")
+        line = {"time": now, "arrays": submitted, "log": LOG, "report": report, "sbatch": list(words.extra)}
+        add_submission(study.folder, line)
     except BaseException:
         for configs in made:
             shutil.rmtree(configs, ignore_errors=True)
         slurm.cancel(jobs)
         raise
     lines = [
-        f"array {job}: {len(array.runs)} {'run' if len(array.runs) == 1 else 'runs'} ({array.name})"
+        f"array {job}: {number_of('run', len(array.runs))} ({array.name})"
         for job, array in zip(jobs, arrays, strict=True)
     ]
     return "\n".join([*lines, f"job {report}: the report, after the arrays", f"study folder: {study.folder}"])
@@ -106,63 +117,30 @@ def _write_configs(array: PlannedArray, folder: Path) -> Path:
     configs.mkdir()
     for element, run in enumerate(array.runs):
         config = dataclasses.replace(run.config, output_dir=str(Path(run.config.output_dir).absolute()))
-        config = in_group(config, folder.name)
         atomic_write(configs / f"{element}.yaml", dump_yaml(config).encode())
     return configs
 
 
-def _line(
-    arrays: Sequence[PlannedArray],
-    jobs: Sequence[str],
-    report: str,
-    made: Sequence[Path],
-    folder: Path,
-    extra: Sequence[str],
-) -> dict[str, object]:
-    """Return the line of `jobs.jsonl`."""
-    return {
-        "time": datetime.now().astimezone().isoformat(timespec="seconds"),
-        "arrays": [
-            {
-                "job": job,
-                "name": array.name,
-                "configs": str(configs.relative_to(folder)),
-                "runs": [run.folder for run in array.runs],
-            }
-            for job, array, configs in zip(jobs, arrays, made, strict=True)
-        ],
-        "log": LOG,
-        "report": report,
-        "sbatch": list(extra),
-    }
+def _site(words: Sbatch) -> Path | None:
+    site = words.repository / SITE
+    return site if site.is_file() else None
 
 
-def _site(root: Path) -> Path | None:
-    return root / SITE if (root / SITE).is_file() else None
-
-
-def _dry_run(
-    arrays: Sequence[PlannedArray], found: Status, root: Path, parallel: int | None, extra: Sequence[str]
-) -> str:
+def _dry_run(arrays: Sequence[PlannedArray], found: Status, words: Sbatch) -> str:
     """Return what would be submitted: the command lines, then each run with its overrides, then what is left out."""
     if not arrays:
         return f"nothing to submit: {counts(found.rows)}"
     folder = found.study.folder
-    site = _site(root)
-    lines = [f"site file: {site or f'none ({root / SITE} is not there)'}"]
+    lines = [f"site file: {_site(words) or f'none ({words.repository / SITE} is not there)'}"]
     jobs = [f"JOB{number}" for number in range(len(arrays))]
     last = max((int(path.name) for path in (folder / "submissions").glob("[0-9]*")), default=0)
     for number, array in enumerate(arrays):
         configs = folder / "submissions" / str(last + 1 + number)
-        words = array_words(array, configs, folder, root, jobs=jobs, parallel=parallel, extra=extra)
-        lines.append(shlex.join(["sbatch", "--parsable", *words]))
-    lines.append(shlex.join(["sbatch", "--parsable", *report_words(folder, root, jobs)]))
-    for number, array in enumerate(arrays):
-        lines += ["", f"JOB{number}, {array.name}"]
+        lines.append(shlex.join(["sbatch", "--parsable", *words.array(array, configs, jobs)]))
+    lines.append(shlex.join(["sbatch", "--parsable", *words.report(jobs)]))
+    for job, array in zip(jobs, arrays, strict=True):
+        lines += ["", f"{job}, {array.name}"]
         for element, run in enumerate(array.runs):
             lines.append(f"{element:>4}  {run.label}: {shlex.join(run.overrides) or run.folder}")
     taken = {run.folder for array in arrays for run in array.runs}
-    left = [row for row in found.rows if row.entry.folder not in taken]
-    if left:
-        lines += ["", "not submitted", *(f"      {row.entry.label}: {row.state}" for row in left)]
-    return "\n".join([*lines, *([found.note] if found.note else [])])
+    return "\n".join([*lines, *left_out(found, taken, "not submitted")])

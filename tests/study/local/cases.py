@@ -20,7 +20,7 @@ def opened(folder: Path) -> tuple[Study, list[StudyRun]]:
     (folder / "mine.yaml").write_text(TEXT)
     file = read_study(folder / "mine.yaml", [f"output_dir={folder / 'runs'}"], recipes=folder)
     runs = with_prerequisites(file)
-    study = remember(folder / "runs" / "studies" / "mine", file.question, (), runs)
+    study = remember(folder / "runs" / "studies" / "mine", file, runs)
     (study.folder / "logs").mkdir(parents=True)
     return study, runs
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from kdschemes.study.local import console as board
 from kdschemes.study.local.console import StudyConsole, duration, result_line
 
 
@@ -36,7 +35,7 @@ def test_the_board_tells_a_line_a_run_and_the_time_left(
     shown.run_ended("alpha=1 seed=0", "test 61.23 % (last), 2 min")
     shown.update(0.5, 30.0, 3)
     assert capsys.readouterr().out == "[ 3/12] alpha=1 seed=0: test 61.23 % (last), 2 min\n"
-    monkeypatch.setattr(board, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr("kdschemes.tracking.console.SECONDS_BETWEEN_LINES", 0.0)
     for left in (None, 3000.0, 0.3):
         shown.update(0.5, left, 3)
     shown.stop()

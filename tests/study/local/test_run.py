@@ -121,10 +121,10 @@ def test_refused_in_one_line(arguments: list[str], words: list[str], clone: Path
 
 
 def test_overrides_are_those_it_was_begun_with(clone: Path, answer: Answer) -> None:
-    runs = read_study(clone / "experiments" / "studies" / "mine.yaml", ["train.epochs=3"], recipes=clone).runs
+    file = read_study(clone / "experiments" / "studies" / "mine.yaml", ["train.epochs=3"], recipes=clone)
     folder = clone / "runs" / "studies" / "mine"
     folder.mkdir(parents=True)
-    write_study(remember(folder, "Q?", ["train.epochs=3"], runs))
+    write_study(remember(folder, file, file.runs))
     _, out, _ = answer("study", "run", "mine", "--dry-run")
     assert out.splitlines()[0] == "overrides as before: train.epochs=3"
     code, _, err = answer("study", "run", "mine", "train.epochs=4", "--dry-run")

@@ -107,9 +107,9 @@ def test_what_a_pack_says_of_runs_that_left_it(tmp_path: Path) -> None:
 
 def test_a_worker_ends_when_nobody_gives_orders_any_more(tmp_path: Path) -> None:
     messages: Messages = queue.SimpleQueue()
-    closed, killed = (Worker(messages, tmp_path / f"{name}.out", {}) for name in ("closed", "killed"))
+    closed, killed = (Worker(messages, tmp_path / f"{name}.out", {}, None) for name in ("closed", "killed"))
     closed.close()
-    killed.signal(signal.SIGKILL)
+    killed.process.send_signal(signal.SIGKILL)
     heard = [messages.get(timeout=60) for _ in range(2)]
     assert {id(worker) for worker, _ in heard} == {id(closed), id(killed)}
     assert [said for _, said in heard] == [None, None]

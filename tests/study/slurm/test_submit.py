@@ -64,7 +64,7 @@ def planned(
     path.write_text(text)
     file = read_study(path, [], recipes=folder)
     runs = with_prerequisites(file)
-    study = remember(folder / "runs" / "studies" / "mine", file.question, (), runs)
+    study = remember(folder / "runs" / "studies" / "mine", file, runs)
     rows = []
     for run, entry in zip(runs, study.entries, strict=True):
         name = title(run)
@@ -162,9 +162,9 @@ def test_dry_run_names_the_site_file_and_leaves_out_finished_runs(clone: Path, a
 def test_what_is_submitted_before_is_taken_up(clone: Path, answer: Answer) -> None:
     folder = clone / "runs" / "studies" / "mine"
     path = clone / "experiments" / "studies" / "mine.yaml"
-    runs = read_study(path, ["train.epochs=3"], recipes=clone).runs
+    file = read_study(path, ["train.epochs=3"], recipes=clone)
     folder.mkdir(parents=True)
-    write_study(remember(folder, "Q?", ["train.epochs=3"], runs))
+    write_study(remember(folder, file, file.runs))
     _, out, _ = answer("study", "submit", "mine", "--dry-run")
     assert out.splitlines()[0] == "overrides as before: train.epochs=3"
     assert "seed=1 train.epochs=3" in out
@@ -184,7 +184,8 @@ def test_runs_that_left_the_study_are_told(clone: Path, answer: Answer) -> None:
     folder = clone / "runs" / "studies" / "mine"
     path = clone / "experiments" / "studies" / "mine.yaml"
     folder.mkdir(parents=True)
-    write_study(remember(folder, "Q?", [], read_study(path, [], recipes=clone).runs))
+    file = read_study(path, [], recipes=clone)
+    write_study(remember(folder, file, file.runs))
     path.write_text(TEXT.replace("[0, 1]", "[0]"))
     _, out, _ = answer("study", "submit", "mine", "--dry-run")
     assert out.splitlines()[0] == f"2 earlier runs are no longer in {path}"
