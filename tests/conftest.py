@@ -1,4 +1,4 @@
-"""Shapes in signatures are enforced in every test; data beside the repository is used where it lies."""
+"""Shapes in signatures are enforced in every test; data next to the repository is used in place."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of CIFAR-100 and trained weights beside the repository."""
+    """The folder of CIFAR-100 and trained weights next to the repository."""
     if not SHARED.is_dir():
-        pytest.skip("CIFAR-100 and trained weights are not here: no folder 'shared' beside the repository")
+        pytest.skip("CIFAR-100 and trained weights are not here: no folder 'shared' next to the repository")
     return SHARED
 
 

@@ -86,7 +86,7 @@ def test_methods_reads_no_torch_and_may_be_cut_off() -> None:
 def test_page_of_losses_is_what_the_command_prints(capsys: pytest.CaptureFixture[str]) -> None:
     page = PACKAGE.parent / "docs" / "losses.md"
     text = answer(capsys, "methods", "--markdown")
-    assert page.read_text() == text, "write it anew: kdschemes methods --markdown > docs/losses.md"
+    assert page.read_text() == text, "regenerate it: kdschemes methods --markdown > docs/losses.md"
     links = [line.split("](")[1].split(")")[0] for line in text.splitlines() if line.startswith("| [")]
     assert len(links) == len(METHODS) + len(LOSSES)
     assert [link for link in links if not (page.parent / link).is_file()] == []
@@ -149,7 +149,7 @@ def test_facts_of_digits_are_those_of_the_data() -> None:
         ([], ["COMMAND", "kdschemes --help"]),
     ],
 )
-def test_mistakes_are_told_in_one_line(
+def test_mistakes_are_reported_in_one_line(
     arguments: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(arguments) == 2

@@ -72,7 +72,7 @@ def test_other_processes_than_the_first_are_silent(tmp_path: Path) -> None:
     assert (helped.returncode, helped.stdout, helped.stderr) == (0, "", "")
 
 
-def test_a_value_with_a_line_break_is_told_in_one_line(tmp_path: Path) -> None:
+def test_a_value_with_a_line_break_is_reported_in_one_line(tmp_path: Path) -> None:
     done = python(str(REPOSITORY / "run.py"), 'seed="a\\nb"', folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: seed=a b is not allowed (must be a whole number at least 0)\n"
@@ -232,7 +232,7 @@ def test_a_teacher_without_weights_is_trained_once_for_all_students(tmp_path: Pa
 
 
 @pytest.mark.slow
-def test_a_signal_during_the_teachers_training_stops_the_run_and_it_goes_on(tmp_path: Path) -> None:
+def test_a_signal_during_the_teachers_training_stops_the_run_and_it_resumes(tmp_path: Path) -> None:
     arguments = ["scheme=offline", "teacher=convnet", *FEW, "train.batch_size=32"]
     place = tmp_path / "run"
     stopped = run(arguments, place, SignalAtFile(signal.SIGTERM, 1, ("os.rename",)))

@@ -135,19 +135,19 @@ class DataModule:
         of_step = [order[step * batch_size : (step + 1) * batch_size] for step in range(count)]
         plan = [share for samples in of_step[start:] for share in shares_of(samples)]
         batches = self._train_batches(epoch, plan)
-        beside = {name: self._aux_batch(name, epoch, plan) for name in aux_batches if name != "previous"}
+        streams = {name: self._aux_batch(name, epoch, plan) for name in aux_batches if name != "previous"}
         if "previous" in aux_batches:
             before = [share for samples in of_step[max(start, 1) - 1 : -1] for share in shares_of(samples)]
-            beside["previous"] = self._train_batches(epoch, before, number=1)
+            streams["previous"] = self._train_batches(epoch, before, number=1)
             if start == 0:
                 order = views.epoch_order(self.seed, epoch - 1, self.positions["train"])
                 last = order[(count - 1) * batch_size : count * batch_size] if epoch else order[:0]
                 first = self._train_batches(max(epoch - 1, 0), list(shares_of(last)), number=1)
-                beside["previous"] = itertools.chain(first, beside["previous"])
+                streams["previous"] = itertools.chain(first, streams["previous"])
         for _ in range(len(plan) // grad_accum_steps):
             micro_batches = [next(batches) for _ in range(grad_accum_steps)]
             yield [
-                replace(batch, aux_batches={name: next(more) for name, more in beside.items()})
+                replace(batch, aux_batches={name: next(more) for name, more in streams.items()})
                 for batch in micro_batches
             ]
 
@@ -156,7 +156,7 @@ class DataModule:
         return self._train_batches(epoch, [Share(index, len(index), len(index)) for index in batches])
 
     def _aux_batch(self, name: str, epoch: int, plan: list[Share]) -> Iterator[Batch]:
-        if name == "classmate":
+        if name == "same_class":
             train = self.positions["train"]
             labels = self.labels["train"].cpu()[train]
             found = [views.same_class_samples(self.seed, epoch, share.index, train, labels) for share in plan]

@@ -28,7 +28,7 @@ REQUIRED = {
     "mastersthesis": {"school"},
     "misc": set(),
 }
-"""Fields that each type of entry needs beside title, author and year."""
+"""Fields that each type of entry needs in addition to title, author and year."""
 WITHOUT_PAPER = ("convnet",)
 
 
@@ -206,7 +206,7 @@ def test_the_folder_may_hold_a_finished_or_an_old_run(tmp_path: Path, capsys: py
         (b"losses: {response: {name: kd, temperature: -1}}\n", ["damaged", "losses.response.temperature=-1"]),
     ],
 )
-def test_a_folder_that_is_no_run_is_told_in_one_line(
+def test_a_folder_that_is_no_run_is_reported_in_one_line(
     content: bytes | None, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if content is not None:
@@ -218,7 +218,7 @@ def test_a_folder_that_is_no_run_is_told_in_one_line(
     assert [word for word in [str(tmp_path), *words] if word not in err] == []
 
 
-def test_a_folder_that_is_not_there_is_told_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_folder_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["cite", str(tmp_path / "nowhere")]) == 2
     assert capsys.readouterr().err == f"error: folder {tmp_path / 'nowhere'} not found: give a run folder\n"
 

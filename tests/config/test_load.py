@@ -114,7 +114,7 @@ def test_recipes_are_there() -> None:
     assert RECIPE_FILES
 
 
-def test_a_loss_brings_the_weight_of_cross_entropy_that_it_was_published_beside(tmp_path: Path) -> None:
+def test_a_loss_brings_the_cross_entropy_weight_it_was_published_with(tmp_path: Path) -> None:
     def weights(*overrides: str) -> tuple[float, float | None]:
         scheme = load("scheme=offline", *overrides).scheme
         return scheme.alpha, scheme.ce_weight

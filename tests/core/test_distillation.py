@@ -329,7 +329,7 @@ def test_probing_leaves_modes_and_statistics_as_they_were() -> None:
     assert scheme.node_of("teacher").inference_network("teacher").training is False
 
 
-def test_a_topology_of_ones_own_takes_a_few_lines() -> None:
+def test_a_custom_topology_takes_a_few_lines() -> None:
     """Two students under one teacher, which runs once for both."""
     teacher = build(*OFFLINE).nodes["teacher"]
     students = {name: build(*base("supervised", "ce"), f"seed={k}").nodes["student"] for k, name in enumerate("ab")}

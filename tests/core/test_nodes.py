@@ -88,7 +88,7 @@ def test_a_teacher_follows_the_scheme_to_another_type_and_memory_format() -> Non
         assert all(t.is_cuda for t in network.state_dict().values())
 
 
-def test_a_checkpoint_of_a_scheme_loads_beside_another_teacher() -> None:
+def test_a_checkpoint_of_a_scheme_loads_with_another_teacher() -> None:
     scheme, other = build(*OFFLINE), build(*OFFLINE, "teacher.seed=9", "seed=9")
     teacher = state_of(network_of(other, "teacher"))
     other.load_state_dict(scheme.state_dict())
@@ -96,7 +96,7 @@ def test_a_checkpoint_of_a_scheme_loads_beside_another_teacher() -> None:
     assert same_state(network_of(other, "teacher"), teacher)
 
 
-def test_a_teacher_that_was_trained_before_answers_as_in_evaluation() -> None:
+def test_a_trained_teacher_runs_in_evaluation_mode() -> None:
     network = create_model("resnet20", num_classes=10, channels=1, image_size=8).train()
     batch = random_batch(dtype=torch.float32)
     network(batch.images)
@@ -160,7 +160,7 @@ def test_ensemble_is_the_weighted_mean_in_float32_at_least(dtype: torch.dtype) -
     assert not even.features
 
 
-def test_ensembles_of_teachers_and_heads_answer_for_their_members() -> None:
+def test_ensembles_provide_outputs_for_their_members() -> None:
     scheme, batch = build(*VARIANTS["offline-kd-two-teachers"]), random_batch()
     out = {key: value.logits for key, value in scheme.predict(batch, ["teacher"]).items()}
     torch.testing.assert_close(out["teacher"], 0.25 * out["teacher0"] + 0.75 * out["teacher1"], rtol=1e-12, atol=1e-14)

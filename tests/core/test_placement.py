@@ -1,4 +1,4 @@
-"""A frozen teacher in bfloat16 or in the memory of the CPU: what it answers, what goes on to work, what is refused."""
+"""A frozen teacher in bfloat16 or in the memory of the CPU: its outputs, what still works, what is refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_an_offloaded_teacher_teaches_to_the_last_bit_what_one_on_the_device_doe
 
 
 @pytest.mark.parametrize("name", SCHEMES)
-def test_a_teacher_in_bfloat16_answers_in_float32_near_its_own_answers(name: str) -> None:
+def test_a_teacher_in_bfloat16_returns_float32_near_its_float32_outputs(name: str) -> None:
     exact, rounded = placed(name).eval(), placed(name, precision="bf16").eval()
     batch = random_batch(dtype=torch.float32)
     for node in frozen_nodes(rounded):

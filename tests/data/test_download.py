@@ -25,7 +25,7 @@ def test_cifar_is_downloaded_once(small: SmallCifar, tmp_path: Path, server: Ser
     assert server.requests == ["/small.tar.gz"]
 
 
-def test_cut_archive_and_damaged_files_are_fetched_anew(small: SmallCifar, tmp_path: Path, server: Server) -> None:
+def test_cut_archive_and_damaged_files_are_fetched_again(small: SmallCifar, tmp_path: Path, server: Server) -> None:
     (server.folder / "small.tar.gz").write_bytes(small.archive)
     files = replace(small.files, url=server.url + "small.tar.gz")
     folder = place(small, tmp_path / "data")

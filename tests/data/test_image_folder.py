@@ -290,15 +290,15 @@ def test_unreadable_test_image_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_companions_are_other_views_same_class_samples_and_the_step_before(root: Path, workers: int) -> None:
+def test_auxiliary_batches_are_other_views_same_class_samples_and_the_previous_step(root: Path, workers: int) -> None:
     data = load(options(root, num_workers=workers))
-    names = ("classmate", "previous", "view1")
+    names = ("same_class", "previous", "view1")
     batches = epoch(data, 1, aux_batches=names)
     own, others = views(batches), views([batch.aux_batches["view1"] for batch in batches])
     assert own.keys() == others.keys()
     assert not any(torch.equal(own[position], others[position]) for position in own)
     for batch in batches:
-        mates = batch.aux_batches["classmate"]
+        mates = batch.aux_batches["same_class"]
         assert torch.equal(mates.labels, batch.labels)
         assert not (mates.index == batch.index).any()
         assert all(torch.equal(image, others[int(i)]) for image, i in zip(mates.images, mates.index, strict=True))

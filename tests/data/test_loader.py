@@ -295,7 +295,7 @@ def test_cutout_larger_than_the_image_is_refused() -> None:
         load(replace(PLAIN, cutout=9))
 
 
-AUX_BATCHES = ("classmate", "previous", "view1", "view2")
+AUX_BATCHES = ("same_class", "previous", "view1", "view2")
 MIXES = {
     "plain": replace(RICH, mixup=0.0),
     "mixup": RICH,
@@ -330,7 +330,7 @@ def test_a_numbered_view_is_that_of_a_seed_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("mix", MIXES)
-def test_companions_do_not_depend_on_batches_processes_or_resumption(mix: str) -> None:
+def test_auxiliary_batches_do_not_depend_on_batches_processes_or_resuming(mix: str) -> None:
     data = load(replace(MIXES[mix], val_fraction=0.8))
     whole = steps(data, 2, aux_batches=AUX_BATCHES)
 
@@ -351,22 +351,22 @@ def test_companions_do_not_depend_on_batches_processes_or_resumption(mix: str) -
                 assert same_batch(joined(plan, step, name), joined(whole, start + step, name)), (name, shape)
                 micros = [batch.aux_batches[name].micro_size for batch in plan[step]]
                 assert sum(micros) == world * joined(plan, step, name).labels.numel()  # type: ignore[arg-type]
-    others = flat(steps(data, 2, batch_size=50, aux_batches=["view1", "classmate"]))
-    for name in ("view1", "classmate"):
+    others = flat(steps(data, 2, batch_size=50, aux_batches=["view1", "same_class"]))
+    for name in ("view1", "same_class"):
         owner = join(others, "index").argsort()
         pixels = join([b.aux_batches[name] for b in others], "images")[owner]
         first = flat(whole)
         assert torch.equal(pixels, join([b.aux_batches[name] for b in first], "images")[join(first, "index").argsort()])
 
 
-def test_a_classmate_is_another_sample_of_the_class_in_view_1() -> None:
+def test_a_same_class_sample_is_another_one_in_view_1() -> None:
     data = load(MIXES["plain"])
     views = {}
     for batch in flat(steps(data, 4, aux_batches=["view1"])):
         views |= dict(zip(batch.index.tolist(), batch.aux_batches["view1"].images, strict=True))
     train = data.positions["train"]
-    for batch in flat(steps(data, 4, aux_batches=["classmate"])):
-        mates = batch.aux_batches["classmate"]
+    for batch in flat(steps(data, 4, aux_batches=["same_class"])):
+        mates = batch.aux_batches["same_class"]
         assert torch.equal(mates.labels, batch.labels)
         assert not (mates.index == batch.index).any()
         assert torch.equal(mates.index, same_class_samples(0, 4, batch.index, train, data.labels["train"][train]))
@@ -392,7 +392,7 @@ def test_previous_are_the_samples_of_the_step_before_also_over_epochs_and_resump
         assert same_batch(batch.aux_batches["previous"], epochs[1][start][0].aux_batches["previous"])
 
 
-def test_evaluation_has_no_companions() -> None:
+def test_evaluation_has_no_auxiliary_batches() -> None:
     (batch,) = load().eval_batches("val", batch_size=1000, rank=0, world=1)
     assert batch.aux_batches == {}
     assert batch.aux_batch("view1") is batch

@@ -99,11 +99,11 @@ def test_omitted_classes_are_not_trained_on_and_stay_elsewhere() -> None:
         == (~torch.isin(whole.train_labels, torch.tensor([-1, 3, 7]))).sum()
     )
     steps = less.train_steps(
-        0, batch_size=64, grad_accum_steps=1, rank=0, world=1, drop_last=False, aux_batches=["classmate"]
+        0, batch_size=64, grad_accum_steps=1, rank=0, world=1, drop_last=False, aux_batches=["same_class"]
     )
     for (batch,) in steps:
         assert not set(batch.labels.tolist()) & {3, 7}
-        assert torch.equal(batch.aux_batches["classmate"].labels, batch.labels)
+        assert torch.equal(batch.aux_batches["same_class"].labels, batch.labels)
 
 
 def test_equal_parts_are_stratified_and_of_equal_size() -> None:
@@ -277,7 +277,7 @@ def test_the_epoch_of_a_batch_is_that_of_its_view() -> None:
         rank=0,
         world=1,
         drop_last=False,
-        aux_batches=["view1", "classmate", "previous"],
+        aux_batches=["view1", "same_class", "previous"],
     ):
         assert batch.epoch == 3
         assert {aux_batch.epoch for aux_batch in batch.aux_batches.values()} == {None}

@@ -198,7 +198,7 @@ def test_mixup_partners_are_spread_evenly_over_the_positions() -> None:
     assert stats.chisquare(counts.numpy()).pvalue > 1e-3
 
 
-def test_classmates_are_spread_evenly_over_the_others_of_the_class() -> None:
+def test_same_class_samples_are_spread_evenly_over_the_others_of_the_class() -> None:
     positions = torch.tensor([2, 3, 5, 8, 9, 13, 21, 34])
     labels = torch.tensor([0, 1, 0, 2, 1, 0, 0, 1])
     for own, label in zip(positions, labels, strict=True):
@@ -211,7 +211,7 @@ def test_classmates_are_spread_evenly_over_the_others_of_the_class() -> None:
         assert stats.chisquare([found.count(other) for other in others]).pvalue > 1e-3
 
 
-def test_classmates_do_not_depend_on_the_other_samples_asked_for() -> None:
+def test_same_class_samples_do_not_depend_on_the_rest_of_the_batch() -> None:
     positions = torch.arange(1, 400, 2)
     labels = (positions // 2) % 7
     whole = dict(zip(positions.tolist(), same_class_samples(1, 2, positions, positions, labels).tolist(), strict=True))

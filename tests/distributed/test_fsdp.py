@@ -66,7 +66,7 @@ def test_networks_are_clipped_by_their_whole_norm_and_states_come_back_whole(lau
 
 
 @pytest.mark.parametrize("name", TEACHERS)
-def test_sharded_teachers_answer_to_the_last_bit_as_whole_ones(name: str, launched: Results) -> None:
+def test_sharded_teachers_give_the_same_bits_as_whole_ones(name: str, launched: Results) -> None:
     expected = run_teachers(TEACHERS[name], None)
     for results in launched:
         answers = results["teachers"][name]
@@ -113,7 +113,7 @@ def test_every_process_evaluates_as_many_batches(launched: Results) -> None:
     ]
 
 
-def test_a_split_run_stops_goes_on_exactly_and_leaves_whole_weights(tmp_path: Path) -> None:
+def test_a_sharded_run_resumes_exactly_and_leaves_whole_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     teacher = create_model("resnet20", num_classes=10, channels=1, image_size=8)
     torch.save(teacher.state_dict(), tmp_path / "teacher.pt")
@@ -134,7 +134,7 @@ def test_a_split_run_stops_goes_on_exactly_and_leaves_whole_weights(tmp_path: Pa
 
 
 @pytest.mark.exhaustive
-def test_a_run_goes_on_with_split_weights_and_without(tmp_path: Path) -> None:
+def test_a_run_resumes_with_sharded_weights_and_without(tmp_path: Path) -> None:
     arguments = ["scheme=self", "losses.feature=none", "optim.lr=0.01", *SMALL, "device=cpu"]
     split = [*arguments, "train.fsdp=true"]
     stopped = pair(split, tmp_path, SignalAtFile(signal.SIGTERM, 2, ("os.rename",)))

@@ -56,7 +56,7 @@ def test_jobs_that_are_not(number: str, state: str, reason: str, restarts: int, 
     )
 
 
-def test_waiting_elements_are_told_one_by_one() -> None:
+def test_waiting_array_tasks_are_listed_one_by_one() -> None:
     waiting = [int(number.partition("_")[2]) for number in JOBS if number.startswith("50_")]
     cancelled = range(3, 45, 2)
     assert sorted(waiting) == [n for n in range(60) if n not in cancelled]

@@ -140,7 +140,7 @@ def test_equally_sure_samples_leave_together_and_later_exits_make_up_for_it() ->
     assert exit_taken(close, choose_thresholds(close, geometric_shares(1.0, 2))).tolist() == [0, 1]
 
 
-def test_a_sample_without_probabilities_goes_on_to_the_last_exit() -> None:
+def test_a_sample_without_probabilities_reaches_the_last_exit() -> None:
     logits = torch.zeros(3, 2, 4)
     logits[:, 0] = math.nan
     assert confidence(logits).tolist() == [[0.0, 0.25]] * 3
@@ -184,7 +184,7 @@ def halfway_thresholds(made: ExitNetwork, images: Tensor) -> tuple[list[float], 
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_early_exit_gives_the_offline_answers_and_computes_nothing_that_is_not_needed(name: str) -> None:
+def test_early_exit_gives_the_offline_predictions_and_computes_only_what_is_needed(name: str) -> None:
     made, images = network(name), pictures(12)
     thresholds, logits = halfway_thresholds(made, images)
     taken = exit_taken(confidence(logits), thresholds)
@@ -229,7 +229,7 @@ def test_one_exit() -> None:
     torch.testing.assert_close(answers, logits[taken, torch.arange(9)])
 
 
-def test_a_network_that_cannot_go_on_from_a_stage_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_network_that_cannot_continue_from_a_stage_starts_again(monkeypatch: pytest.MonkeyPatch) -> None:
     made, images = network("convnet"), pictures(12)
     thresholds, _ = halfway_thresholds(made, images)
     answers, taken = EarlyExit(made, thresholds)(images)
@@ -388,7 +388,7 @@ def test_columns_of_one_process_are_its_own() -> None:
 
 
 @pytest.mark.parametrize("head", ["linear", "bottleneck"])
-def test_exported_exits_answer_to_the_last_bit(head: str, tmp_path: Path) -> None:
+def test_exported_exits_give_the_same_bits(head: str, tmp_path: Path) -> None:
     scheme = build(*SELF, f"scheme.exit_head={head}", dtype=torch.float32)
     scheme.train().predict(batch := _batch(), scheme.heads)  # moves the statistics of batch norm
     export_network(scheme, tmp_path, {})

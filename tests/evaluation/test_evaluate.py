@@ -1,4 +1,4 @@
-"""Evaluation of every head: values by explicit loops, modes put back, the teacher beside the heads."""
+"""Evaluation of every head: values by explicit loops, modes restored, the teacher alongside the heads."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ def test_trunk_with_another_branch_is_a_plain_network() -> None:
     assert torch.equal(plain.eval()(images), joined)
 
 
-def test_a_stem_alone_can_be_shared() -> None:
+def test_a_stem_alone_can_be_the_trunk() -> None:
     trunk, _ = split(build("resnet20"), "layer1")
     assert {name.partition(".")[0] for name in trunk.state_dict()} == {"conv1", "bn1"}
 

@@ -166,7 +166,7 @@ def test_the_baseline_trains_on_the_same_images_where_there_is_one(tmp_path: Pat
     }
 
 
-def test_a_baseline_of_another_model_is_told(tmp_path: Path) -> None:
+def test_a_baseline_of_another_model_is_reported(tmp_path: Path) -> None:
     for seed in range(3):
         write_run(tmp_path, supervised(seed), results(seed, 80.0 + seed))
         write_run(tmp_path, ["scheme=self", "model=resnet20", f"seed={seed}"], results(seed, 85.0 + seed))
@@ -219,7 +219,7 @@ def test_other_protocols_are_never_averaged(change: dict[str, Any], label: str, 
     assert "supervised-ce-digits-convnet-seed3" in page(made).partition("## Not finished")[2]
 
 
-def test_other_versions_are_told(tmp_path: Path) -> None:
+def test_other_versions_are_reported(tmp_path: Path) -> None:
     write_run(tmp_path, supervised(0), results(0, 90.0))
     write_run(tmp_path, supervised(1), results(1, 92.0, versions={"kdschemes": "0.1.0", "torch": "2.12.0"}))
     text = page(of_runs(tmp_path))
@@ -341,7 +341,7 @@ def test_runs_that_teach_are_rows_at_the_end_and_are_not_compared(tmp_path: Path
     "content",
     ["{}", '{"heads": {}}', '{"heads": {"student": {"last": {"test": {"top1": []}}}}, "primary_head": "student"}', "{"],
 )
-def test_damaged_results_are_told_and_lose_nothing_else(content: str, tmp_path: Path) -> None:
+def test_damaged_results_are_reported_and_lose_nothing_else(content: str, tmp_path: Path) -> None:
     write_run(tmp_path, supervised(0), results(0, 90.0))
     damaged = write_run(tmp_path, supervised(1), results(1, 90.0), [10, 20])
     (damaged / "results.json").write_text(content)

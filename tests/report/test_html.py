@@ -131,7 +131,7 @@ def test_charts_follow_the_width_of_the_window(pages: dict[str, Path], browser: 
     assert browser.complaints == []
 
 
-def test_a_point_tells_its_numbers(pages: dict[str, Path], browser: Browser) -> None:
+def test_a_point_shows_its_numbers(pages: dict[str, Path], browser: Browser) -> None:
     browser.show(pages["everything"], width=1280, height=900, theme="dark", ready=DRAWN)
     browser.value("document.querySelector('#accuracy .mark-symbol path').scrollIntoView({block: 'center'})")
     box = browser.value("document.querySelector('#accuracy .mark-symbol path').getBoundingClientRect().toJSON()")

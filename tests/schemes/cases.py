@@ -73,7 +73,7 @@ def batch_for(
     seed: int = 0,
     dtype: torch.dtype = torch.float64,
 ) -> Batch:
-    """Return a random batch with the auxiliary batches that a scheme wants; `classmate` has other samples of the
+    """Return a random batch with the auxiliary batches that a scheme wants; `same_class` has other samples of the
     labels.
 
     A scheme that remembers the step before comes to remember answers to the samples of `previous`.
@@ -86,7 +86,7 @@ def batch_for(
             other = dataclasses.replace(
                 other, labels=(other.labels + 3) % data_spec.num_classes, index=other.index + 20
             )
-        if name == "classmate":
+        if name == "same_class":
             other = dataclasses.replace(other, index=other.index + 10)
         aux_batches[name] = other
     for node in scheme.nodes.values():

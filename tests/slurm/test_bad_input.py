@@ -70,7 +70,7 @@ def element_log(site: Site, array: str, number: int) -> str:
     return log.read_text()
 
 
-def test_an_unknown_key_on_two_nodes_is_told_once(site: Site) -> None:
+def test_an_unknown_key_on_two_nodes_is_reported_once(site: Site) -> None:
     job = site.submit(*RUN, "optim.rate=3", options="--nodes=2")
     facts = site.wait(job)
     assert (facts["JobState"], facts["Restarts"]) == ("FAILED", "0")

@@ -1,4 +1,4 @@
-"""A job that is interrupted goes on by itself, and its run ends as one that nothing disturbed, byte for byte."""
+"""An interrupted job resumes by itself, and its run ends like an undisturbed one, byte for byte."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_job_too_short_for_its_first_step_is_not_requeued_for_ever(site: Site)
     assert said in site.log(job).splitlines()
 
 
-def test_a_preempted_job_goes_on(site: Site, whole: Path) -> None:
+def test_a_preempted_job_resumes(site: Site, whole: Path) -> None:
     job = site.submit(*RUN)
     site.is_training()
     node = site.job(job)["BatchHost"]
@@ -69,7 +69,7 @@ def test_a_preempted_job_goes_on(site: Site, whole: Path) -> None:
 
 
 @pytest.mark.exhaustive
-def test_a_requeued_job_goes_on(site: Site, whole: Path) -> None:
+def test_a_requeued_job_resumes(site: Site, whole: Path) -> None:
     job = site.submit(*RUN)
     site.is_training()
     site.shell(f"scontrol requeue {job}")
@@ -90,7 +90,7 @@ def test_a_job_that_gets_sigterm_requeues_itself(site: Site, whole: Path) -> Non
     check_equal(site.run_folder(), whole)
 
 
-def test_a_cancelled_job_stays_cancelled_and_the_same_command_goes_on(site: Site, whole: Path) -> None:
+def test_a_cancelled_job_stays_cancelled_and_the_same_command_resumes(site: Site, whole: Path) -> None:
     job = site.submit(*RUN)
     site.is_training()
     site.shell(f"scancel {job}")

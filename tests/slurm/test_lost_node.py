@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slurm
 
 
 def test_an_orphan_writes_nothing_once_its_job_runs_elsewhere(site: Site, tmp_path: Path) -> None:
-    """The orphan is paused in the middle of its training, as a node without network seems to be, and then goes on."""
+    """The orphan is paused in the middle of its training, as a node without network seems to be, and then continues."""
     # srun dies with its connection to a lost node: each task writes what it says into a file (%t), by itself.
     with (site.clone / "slurm" / "site.sh").open("a") as settings:
         settings.write("srun_options=(--output=start-${SLURM_RESTART_COUNT:-0}-%t.out)\n")

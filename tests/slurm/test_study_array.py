@@ -84,7 +84,7 @@ def test_a_study_of_six_runs_with_one_that_fails(site: Site) -> None:
 
 
 @pytest.mark.exhaustive
-def test_a_cancelled_study_goes_on_where_it_was(site: Site) -> None:
+def test_a_cancelled_study_resumes_where_it_was(site: Site) -> None:
     text = STUDY.replace("epochs: 2,", "epochs: 40, checkpoint_every_steps: 2,").replace("[null, ", "[null] #")
     (site.clone / "starts.yaml").write_text(text + "seeds: [0, 1]\n")
     array, report = jobs(site.shell("kdschemes study submit starts.yaml --parallel 1").stdout)

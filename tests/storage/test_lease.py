@@ -252,7 +252,7 @@ def test_who_lost_a_folder_puts_nothing_in_place(tmp_path: Path) -> None:
 def test_a_file_half_put_in_place_when_the_folder_was_lost_stays_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The process is paused after it made sure of the folder, and goes on when another one has taken it over."""
+    """The process is paused after it made sure of the folder, and continues when another one has taken it over."""
     sure = Lease.verify
 
     def verify(lease: Lease) -> None:
@@ -292,7 +292,7 @@ def test_a_beating_holder_notices_that_it_lost(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["lease-2"]
 
 
-def test_a_process_that_waits_for_a_folder_stops_and_tells_its_job(
+def test_a_process_that_waits_for_a_folder_stops_and_notifies_its_job(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(STOP_NOTICE, str(tmp_path / "told"))

@@ -1,4 +1,4 @@
-"""Study files: what runs they give, and what is told of a wrong one."""
+"""Study files: the runs they give, and errors in one line."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_recipe_is_a_base_or_a_variant(tmp_path: Path) -> None:
     assert (b.config.train.epochs, b.config.losses.relation.name, b.config.model.name) == (3, "sp", "vgg8")
 
 
-def test_keys_of_one_name_are_told_apart_in_labels(tmp_path: Path) -> None:
+def test_keys_of_one_name_are_distinguished_in_labels(tmp_path: Path) -> None:
     text = "{question: Q, base: {scheme: offline}, grid: {losses.feature.weight: [1], losses.response.weight: [2]}}"
     (run,) = read(tmp_path, text + "\n", "losses.feature=at").runs
     assert run.label == "losses.feature.weight=1 losses.response.weight=2 seed=0"
@@ -140,7 +140,7 @@ def test_shared_keys_are_left_out_where_a_scheme_does_not_use_them(tmp_path: Pat
         ("{question: Q, base: {experiment: cifar}}", ["unknown experiment 'cifar'"]),
     ],
 )
-def test_mistakes_are_told_in_one_line(text: str, words: list[str], tmp_path: Path) -> None:
+def test_mistakes_are_reported_in_one_line(text: str, words: list[str], tmp_path: Path) -> None:
     message = error(tmp_path, text)
     assert [word for word in words if word not in message] == []
 
@@ -193,7 +193,7 @@ def test_runs_that_come_first_are_found_once_and_in_order(tmp_path: Path) -> Non
     assert [run.config for run in runs if not run.earlier] == [run.config for run in study.runs]
 
 
-def test_teachers_that_differ_in_more_than_their_names_are_told_apart(tmp_path: Path) -> None:
+def test_teachers_that_differ_in_more_than_their_names_are_distinguished(tmp_path: Path) -> None:
     study = read(tmp_path, "{question: Q, base: {scheme: offline}, grid: {optim.lr: [0.1, 0.2]}}")
     first = [run for run in with_prerequisites(study) if run.earlier]
     assert [run.config.optim.lr for run in first] == [0.1, 0.2]
@@ -210,13 +210,13 @@ def test_a_run_of_the_study_may_teach_others_of_it(tmp_path: Path) -> None:
     assert (kd.needs, teacher.needs, teacher.earlier) == ((teacher.folder,), (), False)
 
 
-def test_a_teacher_that_cannot_be_had_is_told_with_the_run(tmp_path: Path) -> None:
+def test_an_unavailable_teacher_is_reported_with_the_run(tmp_path: Path) -> None:
     study = read(tmp_path, "{question: Q, base: {scheme: offline, method: dpkd}}")
     with pytest.raises(UserError, match=r"mine\.yaml: run 'seed=0': method=dpkd continues from a trained student"):
         with_prerequisites(study)
 
 
-def test_each_peer_may_go_on_from_a_run_that_comes_first(tmp_path: Path) -> None:
+def test_each_peer_may_start_from_a_prerequisite(tmp_path: Path) -> None:
     text = """
         question: What do trained peers learn from each other?
         prerequisites: {a: {scheme: supervised}, b: {scheme: supervised, model: resnet20}}

@@ -193,7 +193,7 @@ def test_a_cancelled_run_is_interrupted_where_it_could_save(tmp_path: Path) -> N
     assert (row.state, row.reason) == ("failed", "disk full")
 
 
-def test_what_slurm_has_forgotten_is_told_by_the_log(tmp_path: Path) -> None:
+def test_what_slurm_has_forgotten_is_read_from_the_log(tmp_path: Path) -> None:
     run = run_folder(tmp_path, epochs=2)
     other = Job(job="7_0", name="another", state="RUNNING", reason="", restarts=3, exit_code="0:0")
     for jobs in ({}, {"7_0": other}):

@@ -170,7 +170,9 @@ def test_students_of_other_batches_and_losses_fill_the_same_bytes_at_once(whole:
     assert files(folder) == files(whole.cache)
 
 
-def test_a_run_killed_while_it_fills_leaves_no_half_and_goes_on_to_the_same_bits(whole: Whole, tmp_path: Path) -> None:
+def test_a_run_killed_while_it_fills_leaves_no_half_file_and_resumes_to_the_same_bits(
+    whole: Whole, tmp_path: Path
+) -> None:
     killed = run(whole.words, tmp_path, SignalAtFile(signal.SIGKILL, 2, events=("os.link",)))
     assert killed.code == -signal.SIGKILL
     (folder,) = (tmp_path / "runs" / "teacher_cache").iterdir()
@@ -205,7 +207,7 @@ def test_two_processes_fill_the_bytes_of_one_and_a_split_teacher_a_cache_of_its_
     assert capsys.readouterr().out.endswith("float16 steps away (filled by a teacher sharded over processes)\n")
 
 
-def test_too_little_room_is_told_before_anything_is_written(whole: Whole, tmp_path: Path) -> None:
+def test_too_little_space_is_reported_before_anything_is_written(whole: Whole, tmp_path: Path) -> None:
     ended = run([*whole.words, "teacher.cache_limit_gb=1e-5"], tmp_path)
     assert ended.code == 2
     assert (
@@ -215,7 +217,7 @@ def test_too_little_room_is_told_before_anything_is_written(whole: Whole, tmp_pa
     assert not (tmp_path / "runs" / "teacher_cache").exists()
 
 
-def test_a_full_disk_is_told_in_one_line(whole: Whole, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_one_line(whole: Whole, tmp_path: Path) -> None:
     made = opened(tmp_path, whole.words)
     made.cache.limit = float("inf")
     with pytest.raises(UserError, match=r"the disk has .* free, of which 1.00 GB must stay free"):
@@ -223,7 +225,7 @@ def test_a_full_disk_is_told_in_one_line(whole: Whole, tmp_path: Path) -> None:
     assert RESERVE == 10**9
 
 
-def test_what_is_stored_is_the_network_s_own_answer_in_float16(teachers: list[Path], tmp_path: Path) -> None:
+def test_what_is_stored_is_the_networks_own_output_in_float16(teachers: list[Path], tmp_path: Path) -> None:
     made = opened(tmp_path, words(teachers[0], "losses.feature=hint", cache="features"))
     cache = made.fill(1)
     (teacher,) = (node for node in made.scheme.nodes.values() if isinstance(node, Frozen))
@@ -309,7 +311,7 @@ def empty(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, cut, empty])
-def test_a_damaged_file_is_named_and_written_anew(
+def test_a_damaged_file_is_named_and_rewritten(
     damage: Callable[[Path], None], teachers: list[Path], tmp_path: Path
 ) -> None:
     cache = opened(tmp_path, words(teachers[0])).fill(0)
@@ -337,7 +339,7 @@ def test_what_ends_a_filling_leaves_nothing_of_it(teachers: list[Path], tmp_path
     assert {path.name for path in made.cache.folder.iterdir()} == {KEY, "rebuild.yaml"}
 
 
-def test_an_answer_beyond_float16_is_refused(teachers: list[Path], tmp_path: Path) -> None:
+def test_an_output_beyond_float16_is_refused(teachers: list[Path], tmp_path: Path) -> None:
     made = opened(tmp_path, words(teachers[0]))
     (teacher,) = (node for node in made.scheme.nodes.values() if isinstance(node, Frozen))
     with torch.no_grad():
@@ -356,7 +358,7 @@ def verified() -> Iterator[Callable[..., int]]:
     torch.use_deterministic_algorithms(False)
 
 
-def test_verify_computes_anew_and_finds_one_changed_bit(
+def test_verify_recomputes_and_finds_one_changed_bit(
     teachers: list[Path], tmp_path: Path, verified: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = opened(tmp_path, words(teachers[0], "losses.relation=rkd", cache="features")).fill(0, 2)
@@ -398,7 +400,7 @@ def test_verify_allows_another_processor_one_step_and_no_more(
     assert "float16 steps (1 allowed, as it was filled by another processor and torch)" in capsys.readouterr().err
 
 
-def test_verify_tells_another_teacher_and_a_renamed_folder(
+def test_verify_detects_another_teacher_and_a_renamed_folder(
     teachers: list[Path], tmp_path: Path, verified: Callable[..., int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     cache = opened(tmp_path, words(teachers[0])).fill(0)
@@ -480,7 +482,7 @@ def test_every_option_of_the_data_counts_or_is_known_not_to() -> None:
     assert there == views | set(NOT_OF_VIEWS)
 
 
-def test_runs_share_answers_only_from_the_same_cache(teachers: list[Path], tmp_path: Path) -> None:
+def test_runs_share_predictions_only_from_the_same_cache(teachers: list[Path], tmp_path: Path) -> None:
     first = opened(tmp_path, words(teachers[0]))
     others = {
         "alike": words(teachers[0], "scheme.alpha=0.5"),

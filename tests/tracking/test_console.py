@@ -115,7 +115,7 @@ def test_without_a_start_stop_does_nothing(capsys: pytest.CaptureFixture[str]) -
     assert capsys.readouterr() == ("", "")
 
 
-def test_what_several_runs_have_to_tell_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_message_of_several_runs_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
     report = Reporter(show=True)
     for text in ("done already: a", "done already: b", "done already: a"):
         report.once(text)

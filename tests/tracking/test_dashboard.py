@@ -153,7 +153,7 @@ def test_it_is_saved_for_whoever_is_logged_in(alone: pytest.MonkeyPatch, capsys:
     ],
     ids=["no key", "no server", "bad key"],
 )
-def test_what_it_needs_is_told_in_a_line(
+def test_its_requirements_are_printed_in_a_line(
     alone: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], environment: dict[str, str], words: str
 ) -> None:
     for name, value in environment.items():

@@ -35,7 +35,7 @@ def test_lines_read_back_exactly(tmp_path):
     assert '["nan", 1]' in path.read_text()
 
 
-def test_going_on_gives_the_bytes_of_a_run_that_was_not_stopped(tmp_path):
+def test_resuming_gives_the_bytes_of_an_uninterrupted_run(tmp_path):
     whole = MetricsLog(tmp_path / "whole.jsonl")
     for step in range(1, 9):
         whole.write(train(step))

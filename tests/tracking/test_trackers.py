@@ -11,7 +11,7 @@ from tests import REPOSITORY
 from tests.tracking.cases import events, trackers, train
 
 
-def test_a_tracker_that_fails_warns_once_and_the_training_goes_on(alone, tmp_path):
+def test_a_tracker_that_fails_warns_once_and_training_continues(alone, tmp_path):
     tracker = trackers(tmp_path / "runs" / "r1", "wandb", "tensorboard")
     tracker._mirrors["wandb"]._run.finish()  # W&B refuses rows of a finished run
     with pytest.warns(RuntimeWarning, match=r"tracker wandb failed .*metrics\.jsonl continues"):

@@ -173,7 +173,7 @@ def test_what_a_process_still_writes_is_left_out(tmp_path: Path, capsys: pytest.
     assert told()[1] == "would be uploaded (run)"
 
 
-def test_what_it_needs_is_told_in_a_line(
+def test_its_requirements_are_printed_in_a_line(
     alone: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def error(folder: Path) -> str:

@@ -18,7 +18,7 @@ def test_wandb_offline_keeps_every_row(alone, tmp_path):
         tracker.log(train(step, note="text", flag=True), step)
     tracker.log(val(10, 60.0), 10)
     tracker.log(val(20, 55.0), 20)
-    tracker.log({"which": "best"} | val(20, 61.0) | {"kind": "final"}, 20)  # beside the curve, not on it
+    tracker.log({"which": "best"} | val(20, 61.0) | {"kind": "final"}, 20)  # next to the curve, not on it
     tracker.summary({"heads": {"student": {"last": {"test": {"top1": 54.0}, "val": None}}}, "run": "r1"})
     tracker.finish()
 
@@ -62,7 +62,7 @@ def test_wandb_offline_keeps_every_row(alone, tmp_path):
     assert end.exit_code == 0
 
 
-def test_wandb_run_that_goes_on_keeps_its_id(alone, tmp_path):
+def test_a_resumed_wandb_run_keeps_its_id(alone, tmp_path):
     folder = tmp_path / "runs" / "r1"
     first = trackers(folder, "wandb")
     first.log(train(1), 1)
@@ -84,7 +84,7 @@ def test_wandb_run_that_goes_on_keeps_its_id(alone, tmp_path):
     assert codes == [143, 1, 0]
 
 
-def test_wandb_that_cannot_be_reached_goes_on_offline(alone, tmp_path):
+def test_unreachable_wandb_continues_offline(alone, tmp_path):
     with socket.socket() as closed:  # bound, never listening: connections are refused
         closed.bind(("127.0.0.1", 0))
         alone.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")

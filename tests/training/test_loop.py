@@ -102,14 +102,14 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def going_on(stopped: Path, tmp_path: Path) -> Path:
+def resuming(stopped: Path, tmp_path: Path) -> Path:
     """A copy of a stopped run, to be disturbed."""
     return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("case", "first"), [("online", 1), ("self", 2), ("average", 3), ("memory", 4)])
-def test_a_run_killed_while_it_writes_files_goes_on_exactly(
+def test_a_run_killed_while_it_writes_files_resumes_exactly(
     case: str, first: int, tmp_path: Path, whole: Callable[[str], Path]
 ) -> None:
     """Each process is killed before its n-th file is opened, renamed or removed; a file half written is left there."""
@@ -127,7 +127,7 @@ def test_a_run_killed_while_it_writes_files_goes_on_exactly(
     check_equal(place, whole(case))
 
 
-def test_a_run_killed_at_any_moment_goes_on_exactly(tmp_path: Path, whole: Callable[[str], Path]) -> None:
+def test_a_run_killed_at_any_moment_resumes_exactly(tmp_path: Path, whole: Callable[[str], Path]) -> None:
     place = tmp_path / "run"
 
     def lines() -> int:
@@ -153,7 +153,7 @@ def test_a_run_killed_at_any_moment_goes_on_exactly(tmp_path: Path, whole: Calla
     check_equal(place, whole("online"))
 
 
-def test_signals_stop_a_run_at_the_next_step_and_it_goes_on_exactly(
+def test_signals_stop_a_run_at_the_next_step_and_it_resumes_exactly(
     tmp_path: Path, whole: Callable[[str], Path]
 ) -> None:
     place = tmp_path / "run"
@@ -205,8 +205,8 @@ def test_a_second_process_on_a_folder_is_refused(tmp_path: Path) -> None:
     assert first.wait().code == -signal.SIGKILL
 
 
-def test_damaged_files_are_refused_by_name(going_on: Path) -> None:
-    folder = run_folder(going_on)
+def test_damaged_files_are_refused_by_name(resuming: Path) -> None:
+    folder = run_folder(resuming)
     good = (folder / "checkpoint.pt").read_bytes()
     other = torch.load(folder / "checkpoint.pt", weights_only=True)
     other["scheme"] = {}
@@ -217,38 +217,38 @@ def test_damaged_files_are_refused_by_name(going_on: Path) -> None:
         ((folder / "other.pt").read_bytes(), "checkpoint.pt does not fit this run"),
     ):
         (folder / "checkpoint.pt").write_bytes(damaged)
-        ended = run(CASES["average"], going_on)
+        ended = run(CASES["average"], resuming)
         assert ended.code == 2
         assert words in one_line(ended)
         assert "delete it" in ended.err
         assert (folder / "checkpoint.pt").read_bytes() == damaged
     (folder / "checkpoint.pt").write_bytes(good)
     (folder / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes()[:40])
-    ended = run(CASES["average"], going_on)
+    ended = run(CASES["average"], resuming)
     assert ended.code == 2
     assert "metrics.jsonl has 40 bytes, but the checkpoint recorded" in one_line(ended)
 
 
-def test_a_folder_of_another_configuration_is_refused(going_on: Path) -> None:
-    path = run_folder(going_on) / "config.yaml"
+def test_a_folder_of_another_configuration_is_refused(resuming: Path) -> None:
+    path = run_folder(resuming) / "config.yaml"
     tree = yaml.safe_load(path.read_text())
     tree["optim"]["lr"] = 0.25
     path.write_text(yaml.safe_dump(tree))
-    ended = run(CASES["average"], going_on)
+    ended = run(CASES["average"], resuming)
     assert ended.code == 2
     assert (
         "contains a run with another configuration: optim.lr (0.25 there, 0.1 here); choose another output_dir"
         in one_line(ended)
     )
     path.write_text("a: [")
-    ended = run(CASES["average"], going_on)
+    ended = run(CASES["average"], resuming)
     assert ended.code == 2
     assert "config.yaml is damaged" in one_line(ended)
 
 
-def test_a_damaged_result_is_refused(going_on: Path) -> None:
-    (run_folder(going_on) / "results.json").write_text("{")
-    ended = run(CASES["average"], going_on)
+def test_a_damaged_result_is_refused(resuming: Path) -> None:
+    (run_folder(resuming) / "results.json").write_text("{")
+    ended = run(CASES["average"], resuming)
     assert ended.code == 2
     assert "results.json is damaged: delete it and run again" in one_line(ended)
 
@@ -261,19 +261,19 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_goes_on_exactly(
-    going_on: Path, whole: Callable[[str], Path]
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_resumes_exactly(
+    resuming: Path, whole: Callable[[str], Path]
 ) -> None:
     """A limit on the size of a file stands for the full disk; both fail in the middle of a write."""
-    folder = run_folder(going_on)
+    folder = run_folder(resuming)
     before = (folder / "checkpoint.pt").read_bytes()
-    ended = run(CASES["average"], going_on, LimitFiles(1_000_000))
+    ended = run(CASES["average"], resuming, LimitFiles(1_000_000))
     assert ended.code == 2
     assert "cannot be written: File too large; free the disk and run again" in one_line(ended)
     assert (folder / "checkpoint.pt").read_bytes() == before
     assert not list(folder.rglob("*.partial"))
-    finish("average", going_on)
-    check_equal(going_on, whole("average"))
+    finish("average", resuming)
+    check_equal(resuming, whole("average"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path: Path) -> None:
@@ -316,7 +316,7 @@ def pair(arguments: list[str], place: Path, before: SignalAtFile | None = None, 
 
 
 @pytest.mark.slow
-def test_two_processes_stop_together_and_go_on_exactly(tmp_path: Path) -> None:
+def test_two_processes_stop_together_and_resume_exactly(tmp_path: Path) -> None:
     arguments = ["scheme=online", *SMALL, "device=cpu"]
     assert [ended.code for ended in pair(arguments, tmp_path / "whole")] == [0, 0]
     place = tmp_path / "run"

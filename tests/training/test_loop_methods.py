@@ -1,4 +1,4 @@
-"""Every method, killed by SIGKILL and gone on with, equals itself undisturbed, bit for bit; the earlier runs too."""
+"""Every method, killed by SIGKILL and resumed, equals itself undisturbed, bit for bit; the earlier runs too."""
 
 from __future__ import annotations
 
@@ -36,19 +36,19 @@ KILLS = (4, 16)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=() if name in FEW else pytest.mark.exhaustive) for name in CASES]
 )
-def test_a_killed_run_goes_on_exactly(name: str, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_exactly(name: str, tmp_path: Path) -> None:
     arguments = [*CASES[name], *SMALL]
-    if name == "offline-dpkd":  # it goes on from a network that is trained already
+    if name == "offline-dpkd":  # it continues from a trained network
         save_weights(create_model("resnet20", num_classes=10, channels=1, image_size=8), tmp_path / "before")
         arguments.append(f"model.checkpoint={tmp_path / 'before'}")
     whole = Started(arguments, tmp_path / "whole")
     for count in KILLS if prerequisite_runs(configure(*arguments)) else KILLS[:1]:
         killed = run(arguments, tmp_path / "run", SignalAtFile(signal.SIGKILL, count, ("os.rename",)))
         assert (killed.code, killed.err) == (-signal.SIGKILL, "")
-    gone_on = run(arguments, tmp_path / "run")
+    resumed = run(arguments, tmp_path / "run")
     undisturbed = whole.wait()
-    assert (gone_on.code, gone_on.err) == (undisturbed.code, undisturbed.err) == (0, "")
-    assert "resuming from step" in gone_on.out
+    assert (resumed.code, resumed.err) == (undisturbed.code, undisturbed.err) == (0, "")
+    assert "resuming from step" in resumed.out
     expected = sorted((tmp_path / "whole" / "runs").iterdir())
     found = sorted((tmp_path / "run" / "runs").iterdir())
     assert [folder.name for folder in found] == [folder.name for folder in expected]

@@ -114,7 +114,7 @@ def test_a_student_among_others_has_the_bytes_of_one_alone(both: Both, name: str
     assert (one["pack_size"], other["pack_size"]) == (1, len(STUDENTS))
 
 
-def test_the_teacher_answers_a_batch_once_for_all(both: Both) -> None:
+def test_the_teacher_sees_a_batch_once_for_all_runs(both: Both) -> None:
     each = [both.answers[name] for name in STUDENTS]
     assert max(each) <= both.answers["together"] < 0.5 * sum(each)
 
@@ -161,7 +161,7 @@ class Stops(StopSignal):
         return also or self.steps >= self.at
 
 
-def test_together_goes_on_from_different_steps_to_the_same_bytes(both: Both, tmp_path: Path) -> None:
+def test_a_pack_resumes_from_different_steps_to_the_same_bytes(both: Both, tmp_path: Path) -> None:
     for at, names in ((3, ["alpha"]), (5, [*STUDENTS])):
         stop = Stops()
         stop.at = at
@@ -174,7 +174,7 @@ def test_together_goes_on_from_different_steps_to_the_same_bytes(both: Both, tmp
     assert all(same_bytes(both.folders(name)[0], tmp_path / both.folders(name)[0].name) for name in STUDENTS)
 
 
-def test_equal_networks_are_told_from_others() -> None:
+def test_equal_networks_are_recognized() -> None:
     def network(seed: int) -> Frozen:
         torch.manual_seed(seed)
         return Frozen("teacher", create_model("resnet8x4", num_classes=10, channels=1, image_size=8))

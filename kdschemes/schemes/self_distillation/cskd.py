@@ -15,7 +15,7 @@ def cskd(config: Config, data_spec: DataSpec) -> Distillation:
 
     The other sample's forward pass runs after the batch's, in training mode, without gradient.
     """
-    student = NetworkTwice("student", student_network(config, data_spec, "student"), "classmate", learns=False)
+    student = NetworkTwice("student", student_network(config, data_spec, "student"), "same_class", learns=False)
     name, same_class = student.provides
     return distill(
         {"student": student},

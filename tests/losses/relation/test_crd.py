@@ -183,7 +183,7 @@ def test_computed_for_a_few_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> N
     torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), x) for y in (chunked, whole)))
 
 
-def test_a_memory_that_cancels_and_embeddings_of_zero() -> None:
+def test_a_memory_bank_that_cancels_and_embeddings_of_zero() -> None:
     rows = unit_rows(normal(8, 3, 4))
     assert (refreshed_memory(rows, -rows, momentum=0.5) == 0).all()
     torch.testing.assert_close(refreshed_memory(rows, torch.zeros_like(rows), momentum=0.5), rows)
@@ -263,7 +263,7 @@ def test_more_negatives_than_samples() -> None:
     assert build(negatives=1000)(*outputs(0, 3), batch(0, 1, 2), same).isfinite()
 
 
-def test_only_the_memories_of_the_batch_change() -> None:
+def test_only_the_memory_bank_rows_of_the_batch_change() -> None:
     loss = build(stages=["s1:t1", "s2:t2"])
     before = {name: b.clone() for name, b in loss.named_buffers()}
     index = [7, 2, 51, 30]

@@ -311,7 +311,7 @@ def test_spread_of_two_settings_is_the_paired_test() -> None:
     assert found.verdict == "inconclusive"
 
 
-def test_spread_where_settings_matter_less_than_seeds_or_cannot_be_judged() -> None:
+def test_spread_where_settings_matter_less_than_seeds_or_are_inconclusive() -> None:
     small = measure({"a": {0: 10.0, 1: 20.0, 2: 30.0}, "b": {0: 10.9, 1: 21.0, 2: 31.1}})
     two = measure({"a": {0: 10.0, 1: 20.0}, "b": {0: 11.0, 1: 22.0}})
     same = measure({"a": {0: 1.0, 1: 1.0, 2: 1.0}, "b": {0: 1.0, 1: 1.0, 2: 1.0}})

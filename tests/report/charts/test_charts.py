@@ -278,7 +278,7 @@ def test_calibration_says_whose_predictions_are_missing(with_predictions: list[G
     assert {row["run"] for row in rows if "online" in row["run"]} == {"online-dml-digits-convnet: ECE 2.0 ± 0.0 %"}
 
 
-def test_damaged_predictions_are_told(with_predictions: list[Group]) -> None:
+def test_damaged_predictions_are_reported(with_predictions: list[Group]) -> None:
     (with_predictions[0].members[0].folder / "predictions.safetensors").write_bytes(b"no")
     made = build("Runs", "", with_predictions)
     (section,) = [section for section in made.sections if section.title == "Calibration"]

@@ -176,7 +176,7 @@ def test_mutual_learning_from_one_frozen_peer_is_offline_distillation() -> None:
     assert all(p.grad is not None and torch.equal(p.grad, q.grad) for p, q in pairs)
 
 
-def test_peers_on_one_trunk_cannot_be_updated_in_turn() -> None:
+def test_peers_on_one_trunk_cannot_be_updated_sequentially() -> None:
     overrides = [*ONLINE, "scheme.topology=shared_trunk", "scheme.update=sequential"]
     check_refused(overrides, "scheme.update=sequential .*scheme.topology=independent")
 

@@ -14,7 +14,7 @@ CSKD = base("self", "cskd")
 
 def expected_total(seen: Seen) -> float:
     temperature, weight = seen.config.losses.response.temperature, seen.config.losses.response.weight
-    names = ("student", "student/classmate")
+    names = ("student", "student/same_class")
     soft = oracles.kd(seen.logits(names[0]), seen.logits(names[1]), temperature=temperature)
     return hard(seen) + weight * soft
 
@@ -35,4 +35,4 @@ def test_no_gradient_reaches_the_other_sample_of_the_class() -> None:
     scheme = build(*base("self", "cskd")).train()
     out = outputs_of(scheme, batch_for(scheme))
     assert out["student"].logits.requires_grad
-    assert not out["student/classmate"].logits.requires_grad
+    assert not out["student/same_class"].logits.requires_grad

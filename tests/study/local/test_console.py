@@ -28,7 +28,7 @@ def test_the_line_of_a_run_names_the_test_set_else_validation() -> None:
     assert result_line(results) == "2 min"
 
 
-def test_the_board_tells_a_line_a_run_and_the_time_left(
+def test_the_console_prints_a_line_per_run_and_the_time_left(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown = StudyConsole(12, 2)

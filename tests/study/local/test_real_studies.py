@@ -117,7 +117,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder, out
 
 
-def test_it_tells_a_line_a_run_and_ends_with_a_report(whole: tuple[Path, str]) -> None:
+def test_a_study_prints_a_line_per_run_and_ends_with_a_report(whole: tuple[Path, str]) -> None:
     folder, out = whole
     lines = out.splitlines()
     assert lines[:3] == [
@@ -150,7 +150,7 @@ def test_each_run_has_the_bytes_of_its_single_run(
     assert alone.items() <= contents(whole[0]).items()
 
 
-def test_a_stopped_and_killed_study_goes_on_and_repeats_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
+def test_a_stopped_and_killed_study_resumes_and_repeats_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
     folder = begin(tmp_path)
     place = folder / "runs" / "studies" / "mine"
     first = Command(folder)
@@ -187,7 +187,7 @@ def test_a_stopped_and_killed_study_goes_on_and_repeats_nothing(whole: tuple[Pat
     assert contents(folder) == contents(whole[0])
 
 
-def test_runs_that_fail_leave_the_others_to_go_on(tmp_path: Path) -> None:
+def test_runs_that_fail_leave_the_others_to_continue(tmp_path: Path) -> None:
     base = {key: value for key, value in BASE.items() if key not in ("scheme", "teacher")} | {"scheme": "supervised"}
     variants = {
         "good": {},
@@ -215,7 +215,7 @@ def test_runs_that_fail_leave_the_others_to_go_on(tmp_path: Path) -> None:
     assert (folder / "runs" / "studies" / "mine" / "report.html").is_file()
 
 
-def test_a_spent_budget_ends_it_and_more_goes_on(tmp_path: Path) -> None:
+def test_a_spent_budget_ends_a_study_and_more_budget_resumes_it(tmp_path: Path) -> None:
     base = {**BASE, "scheme": "supervised"}
     del base["teacher"]
     study = {"question": "Q", "base": base, "seeds": [0, 1, 2]}

@@ -64,7 +64,7 @@ def test_dry_run_prints_the_packs_and_writes_nothing(clone: Path, answer: Answer
     assert f"      soft seed=1: {words}" in lines
 
 
-def test_finished_runs_are_left_out_and_told(clone: Path, answer: Answer) -> None:
+def test_finished_runs_are_left_out_and_listed(clone: Path, answer: Answer) -> None:
     words = ["scheme=offline", "train.epochs=2", "teacher=resnet20", "scheme=supervised", "seed=1"]
     run = clone / "runs" / run_name(load_config(words[:2] + words[3:], recipes=clone))
     run.mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_finished_runs_are_left_out_and_told(clone: Path, answer: Answer) -> Non
         ),
     ],
 )
-def test_how_memory_splits_is_told(memory: str, told: str, clone: Path, answer: Answer) -> None:
+def test_how_memory_splits_packs_is_printed(memory: str, told: str, clone: Path, answer: Answer) -> None:
     _, out, _ = answer("study", "run", "mine", "--parallel", "1", "--memory", memory, "--dry-run")
     assert re.fullmatch(told, out.splitlines()[0])
 
@@ -142,7 +142,7 @@ def test_a_study_in_use_is_refused(clone: Path, answer: Answer, monkeypatch: pyt
     assert err == f"error: {folder} is in use by another kdschemes study run or submit: wait for it\n"
 
 
-def test_a_folder_that_cannot_be_made_is_told(clone: Path, answer: Answer) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(clone: Path, answer: Answer) -> None:
     (clone / "runs").write_text("no folder")
     code, _, err = answer("study", "run", "mine")
     assert code == 2

@@ -1,4 +1,4 @@
-"""What a submission holds, and what is refused; submissions to a real SLURM are tested beside it."""
+"""What a submission holds, and what is refused; submissions to a real SLURM are in tests/slurm."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ def test_what_is_submitted_before_is_taken_up(clone: Path, answer: Answer) -> No
     assert "seed=2 train.epochs=3" in out
 
 
-def test_runs_that_left_the_study_are_told(clone: Path, answer: Answer) -> None:
+def test_runs_that_left_the_study_are_reported(clone: Path, answer: Answer) -> None:
     folder = clone / "runs" / "studies" / "mine"
     path = clone / "experiments" / "studies" / "mine.yaml"
     folder.mkdir(parents=True)
@@ -250,7 +250,7 @@ def test_two_submissions_at_once_are_one_after_the_other(
     assert "is in use by another kdschemes study run or submit: wait for it" in err
 
 
-def test_a_folder_that_cannot_be_made_is_told(clone: Path, answer: Answer) -> None:
+def test_a_folder_that_cannot_be_made_is_reported(clone: Path, answer: Answer) -> None:
     (clone / "runs").write_text("no folder")
     code, _, err = answer("study", "submit", "mine")
     assert code == 2
