@@ -67,7 +67,7 @@ FREQUENT: tuple[tuple[str, type, tuple[str, ...]], ...] = (
     ("train", Train, ("epochs", "batch_size", "ema")),
     ("", Config, ("seed", "precision", "tracker", "output_dir")),
 )
-"""The keys that runs set most often, which `--help` alone tells."""
+"""The keys that runs set most often, which `--help` alone lists."""
 
 
 class Rule(NamedTuple):
@@ -91,7 +91,7 @@ def choices() -> Iterator[tuple[str, type]]:
 
 
 def help_text(words: Sequence[str] = ()) -> str:
-    """Return what `--help` tells: an overview, or the keys that the words beside it name; `all` names all of them.
+    """Return the text of `--help`: an overview, or the keys that the words after it name; `all` names all of them.
 
     Raises:
         UserError: a word names no group, choice, method, loss or key.
@@ -109,7 +109,7 @@ def help_text(words: Sequence[str] = ()) -> str:
 
 
 def _overview() -> str:
-    """Return what a person needs for the first runs, on a screen or two."""
+    """Return an overview for the first runs, a screen or two."""
     default = Config()
     rows = [
         ("scheme", default.scheme.name, f"who teaches whom: {', '.join(schemes.SCHEMES)}"),

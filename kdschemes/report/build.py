@@ -14,7 +14,7 @@ from kdschemes.report.charts.curves import curves
 from kdschemes.report.charts.exits import exits
 from kdschemes.report.charts.grid import grid
 from kdschemes.report.colors import Hue, hue
-from kdschemes.report.document import Section, Table
+from kdschemes.report.document import Section
 from kdschemes.report.formatting import accuracy, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.predictions import read_stored
@@ -62,9 +62,10 @@ def build(
     found = compare_groups(groups, baseline)
     same, warnings = protocol(finished) if finished else ("", [])
     own = [group for group in groups if not group.earlier] or list(groups)
-    colors = hue(own, _base(found))
+    base = next(iter(baselines(found)), None)
+    colors = hue(own, base)
     sections = [_results(finished, found, colors, same, shared)] if finished else []
-    sections += _charts(own, finished, found, colors)
+    sections += _charts(own, finished, colors, base)
     for name in analyses:
         sections += _analysis(name, groups)
     if finished and (others := heads_table(finished)):
@@ -86,23 +87,23 @@ def _results(
     finished: Sequence[Group], found: Sequence[Comparison], colors: Hue, same: str, shared: Sequence[str]
 ) -> Section:
     common = f" All names leave out {', '.join(shared)}, which all runs share." if shared else ""
-    tables: list[Table] = [results_table(finished)]
-    if found:
-        tables.append(comparison_table(found))
+    tables = [results_table(finished), *([comparison_table(found)] if found else [])]
     chart = accuracy_chart(finished, colors)
     return Section(title="Results", text=same + common, tables=tables, charts=[chart] if chart else [])
 
 
-def _charts(own: Sequence[Group], finished: Sequence[Group], found: Sequence[Comparison], colors: Hue) -> list[Section]:
+def _charts(own: Sequence[Group], finished: Sequence[Group], colors: Hue, base: str | None) -> list[Section]:
     done = [group for group in own if group.finished]
-    sections = [section for section in (curves(own, colors), grid(own), exits(done, colors)) if section]
+    sections = [curves(own, colors), grid(own), exits(done, colors)]
     if finished:
         charts, words = cost_charts(finished, colors)
-        sections.append(Section(title="Cost", text=words, tables=[cost_table(finished)], charts=charts))
         stored = read_stored(done)
-        sections.append(calibration_section(done, stored, colors, _base(found)))
-        sections += [section for section in [agreement_section(done, stored)] if section]
-    return sections
+        sections += [
+            Section(title="Cost", text=words, tables=[cost_table(finished)], charts=charts),
+            calibration_section(done, stored, colors, base),
+            agreement_section(done, stored),
+        ]
+    return [section for section in sections if section]
 
 
 def _analysis(name: str, groups: Sequence[Group]) -> list[Section]:
@@ -116,28 +117,19 @@ def _analysis(name: str, groups: Sequence[Group]) -> list[Section]:
         return [Section(title=name.replace("_", " ").capitalize(), text=f"**This analysis failed**: {error}")]
 
 
-def _base(found: Sequence[Comparison]) -> str | None:
-    bases = baselines(found)
-    return bases[0] if bases else None
-
-
 def _verdict(finished: Sequence[Group], found: Sequence[Comparison], baseline: str | None) -> list[str]:
     if found:
         return sentences(found)
     if baseline is not None and not any(is_named(group, baseline) for group in finished):
         return [f"Nothing is compared: the baseline, **{baseline}**, has no finished run."]
-    tested = [(group, list(accuracy(group).values())) for group in finished if not group.earlier or len(finished) == 1]
-    lines = [
-        f"**{group.label}**: {mean_std(found, 2)} % test top-1 after the last epoch."
-        for group, found in tested
-        if found
-    ]
-    return lines[:ALONE] or ["No finished run was evaluated on a test set."]
+    shown = [group for group in finished if accuracy(group) and (not group.earlier or len(finished) == 1)]
+    return [
+        f"**{group.label}**: {mean_std(accuracy(group).values(), 2)} % test top-1 after the last epoch."
+        for group in shown[:ALONE]
+    ] or ["No finished run was evaluated on a test set."]
 
 
 def _progress(groups: Sequence[Group]) -> list[str]:
-    members = [member for group in groups for member in group.members]
-    missing = sum(member.results is None for member in members)
-    if not missing:
-        return []
-    return [f"{missing} of {len(members)} runs {'is' if missing == 1 else 'are'} not finished."]
+    runs = sum(len(group.members) for group in groups)
+    missing = sum(len(group.unfinished) for group in groups)
+    return [f"{missing} of {runs} runs {'is' if missing == 1 else 'are'} not finished."] if missing else []

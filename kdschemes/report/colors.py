@@ -30,19 +30,18 @@ class Hue:
         kept = {name: color for name, color in all_of_them.items() if name in wanted}
         return Hue(title=self.title, of=self.of, names=list(kept), colors=list(kept.values()))
 
-    def color(self, field: str = "hue", *, legend: bool = True) -> alt.Color:
-        """Return the encoding of a field with the names."""
+    def color(self) -> alt.Color:
+        """Return the encoding of the field "hue" as colors."""
         scale = alt.Scale(domain=list(self.names), range=list(self.colors))
-        title = self.title or None
-        if not legend or len(self.names) < 2:
-            return alt.Color(f"{field}:N", scale=scale, sort=list(self.names), legend=None)
-        return alt.Color(f"{field}:N", scale=scale, sort=list(self.names), title=title)
+        if len(self.names) < 2:
+            return alt.Color("hue:N", scale=scale, sort=list(self.names), legend=None)
+        return alt.Color("hue:N", scale=scale, sort=list(self.names), title=self.title or None)
 
-    def dash(self, field: str = "hue") -> alt.StrokeDash:
-        """Return the encoding of a field with the names as dashes; it shares the legend of the colors."""
+    def dash(self) -> alt.StrokeDash:
+        """Return the encoding of the field "hue" as dashes; it shares the legend of the colors."""
         dashes = [DASHES[(index // FEW) % len(DASHES)] for index in range(len(self.names))]
         scale = alt.Scale(domain=list(self.names), range=dashes)
-        return alt.StrokeDash(f"{field}:N", scale=scale, sort=list(self.names), title=self.title or None)
+        return alt.StrokeDash("hue:N", scale=scale, sort=list(self.names), title=self.title or None)
 
 
 def hue(groups: Sequence[Group], baseline: str | None = None) -> Hue:
@@ -53,18 +52,17 @@ def hue(groups: Sequence[Group], baseline: str | None = None) -> Hue:
     """
     own = {group.label: group.label for group in groups}
     if len(groups) <= FEW:
-        return _nominal("", own, baseline)
+        return _nominal(own, baseline)
     ways: list[tuple[str, Callable[[Group], str | None]]] = [("", lambda group: group.members[0].row.entry.variant)]
-    if number := _first_number(groups):
-        key = number
-        ways.append((leaf(key), lambda group: f"{group.members[0].row.entry.grid[key]:g}"))
+    if keys := numeric_keys(groups):
+        ways.append((leaf(keys[0]), lambda group: f"{group.members[0].row.entry.grid[keys[0]]:g}"))
     ways += [("", _method), ("", lambda group: _method(group).partition(" ")[0])]
     for title, way in ways:
         names = {group.label: way(group) for group in groups}
         named = {label: found for label, found in names.items() if found is not None}
         if len(named) == len(groups) and 1 < len(set(named.values())) <= FEW:
-            return _ordered(title, named) if title else _nominal("", named, named.get(baseline or ""))
-    return _nominal("", dict.fromkeys(own, "all"), "all")
+            return _ordered(title, named) if title else _nominal(named, named.get(baseline or ""))
+    return _nominal(dict.fromkeys(own, "all"), "all")
 
 
 def few_colors(labels: Sequence[str], hue: Hue) -> list[str]:
@@ -79,15 +77,15 @@ def leaf(key: str) -> str:
     return key.rpartition(".")[2]
 
 
-def is_number(value: object) -> bool:
-    """Whether a value of a grid is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _first_number(groups: Sequence[Group]) -> str | None:
+def numeric_keys(groups: Sequence[Group]) -> list[str]:
+    """Return the keys of a grid that are numbers in all groups and have two or more values."""
     grids = [group.members[0].row.entry.grid for group in groups]
-    keys = [key for key in grids[0] if all(key in grid and is_number(grid[key]) for grid in grids)]
-    return next((key for key in keys if len({grid[key] for grid in grids}) > 1), None)
+    keys = [key for key in (grids[0] if grids else {}) if all(_is_number(grid.get(key)) for grid in grids)]
+    return [key for key in keys if len({grid[key] for grid in grids}) > 1]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _method(group: Group) -> str:
@@ -95,11 +93,11 @@ def _method(group: Group) -> str:
     return f"{scheme.get('name', '?')} {scheme.get('method', '')}".strip()
 
 
-def _nominal(title: str, of: Mapping[str, str], ink: str | None) -> Hue:
+def _nominal(of: Mapping[str, str], ink: str | None) -> Hue:
     names = list(dict.fromkeys(of.values()))
     others = [name for name in names if name != ink]
     colors = {name: SERIES[index % len(SERIES)] for index, name in enumerate(others)}
-    return Hue(title=title, of=of, names=names, colors=[colors.get(name, INK) for name in names])
+    return Hue(title="", of=of, names=names, colors=[colors.get(name, INK) for name in names])
 
 
 def _ordered(title: str, of: Mapping[str, str]) -> Hue:

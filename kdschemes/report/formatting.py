@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from kdschemes.report.groups import Group, Member
@@ -18,12 +18,12 @@ SIZES = ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 def primary_head(group: Group) -> str:
     """Return the name of the reported head of a group with finished runs."""
-    return str(_results(group)[0]["primary_head"])
+    return str(group.results[0]["primary_head"])
 
 
 def heads(group: Group) -> list[str]:
     """Return the evaluated heads of a group with finished runs, then `MEAN_OVER_PEERS` if it has peers."""
-    first = _results(group)[0]
+    first = group.results[0]
     return [*first["heads"], *([MEAN_OVER_PEERS] if first.get("mean_over_peers") else [])]
 
 
@@ -49,25 +49,28 @@ def accuracy(group: Group) -> dict[int, float]:
 def cost(group: Group, head: str, key: str) -> list[float]:
     """Return a cost of a head (`parameters`, `macs` or `latency_ms`) in each finished run that has recorded it."""
     of = primary_head(group) if head == MEAN_OVER_PEERS else head
-    found = [(result.get("cost") or {}).get(of, {}).get(key) for result in _results(group)]
+    found = [(result.get("cost") or {}).get(of, {}).get(key) for result in group.results]
     return [float(value) for value in found if value is not None]
 
 
 def each(group: Group, key: str) -> list[float]:
     """Return a top-level number of `results.json` for each finished run that has it."""
-    return [float(result[key]) for result in _results(group) if result.get(key) is not None]
+    return [float(result[key]) for result in group.results if result.get(key) is not None]
 
 
 def training_macs(group: Group) -> list[float]:
-    """Return the training compute of each finished run that has recorded it: MACs/image x images/epoch x epochs."""
-    return [
-        float(result["train_macs_per_image"] * result["samples"]["train"] * result["epochs"])
-        for result in _results(group)
-        if result.get("train_macs_per_image") is not None
-    ]
+    """Return the training compute of each finished run that has recorded it."""
+    found = map(training_compute, group.results)
+    return [macs for macs in found if macs is not None]
 
 
-def mean_std(values: Sequence[float], digits: int) -> str:
+def training_compute(results: Mapping[str, Any]) -> float | None:
+    """Return MACs per image x images per epoch x epochs of a `results.json`; None if it has no MACs of training."""
+    macs = results.get("train_macs_per_image")
+    return None if macs is None else float(macs * results["samples"]["train"] * results["epochs"])
+
+
+def mean_std(values: Collection[float], digits: int) -> str:
     """Return the mean of values, with their sample std if there are several; "-" for none."""
     if not values:
         return NOTHING
@@ -75,16 +78,26 @@ def mean_std(values: Sequence[float], digits: int) -> str:
     return f"{mean_of(values):.{digits}f}{std}"
 
 
-def mean_of(values: Sequence[float]) -> float:
+def mean_of(values: Collection[float]) -> float:
     """Return the mean; NaN if a value is not finite."""
     return statistics.fmean(values) if all(map(math.isfinite, values)) else math.nan
 
 
-def std_of(values: Sequence[float]) -> float:
+def std_of(values: Collection[float]) -> float:
     """Return the sample std, 0 for a single value; NaN if a value is not finite."""
     if not all(map(math.isfinite, values)):
         return math.nan
     return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def p_value(p: float) -> str:
+    """Return a p-value as written in a column of them, `< 0.001` or `0.042`; `-` if it is NaN."""
+    return NOTHING if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def probability(p: float) -> str:
+    """Return a p-value as written in a sentence, `p < 0.001` or `p = 0.042`; `-` if it is NaN."""
+    return NOTHING if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def count(value: float) -> str:
@@ -98,8 +111,7 @@ def count(value: float) -> str:
 def seeds(group: Group) -> str:
     """Return the seeds of the finished runs, and how many are missing."""
     done = ", ".join(str(member.row.entry.seed) for member in group.finished)
-    missing = len(group.members) - len(group.finished)
-    return f"{done} ({missing} missing)" if missing else done
+    return f"{done} ({len(group.unfinished)} missing)" if group.unfinished else done
 
 
 def name(group: Group) -> str:
@@ -107,5 +119,12 @@ def name(group: Group) -> str:
     return f"{group.label} (teaches)" if group.earlier else group.label
 
 
-def _results(group: Group) -> list[Mapping[str, Any]]:
-    return [member.results for member in group.finished if member.results is not None]
+COSTS: dict[str, tuple[Callable[[Group], list[float]], Callable[[float], str]]] = {
+    "parameters": (lambda group: cost(group, primary_head(group), "parameters"), "{:,.0f}".format),
+    "MACs": (lambda group: cost(group, primary_head(group), "macs"), count),
+    "latency ms": (lambda group: cost(group, primary_head(group), "latency_ms"), "{:.2f}".format),
+    "training MACs": (training_macs, count),
+    "training s": (lambda group: each(group, "train_seconds"), "{:.1f}".format),
+    "memory MB": (lambda group: [size / 1e6 for size in each(group, "peak_memory_bytes")], "{:.0f}".format),
+}
+"""By title: the values of the finished runs that have recorded a cost, and how one is written."""

@@ -63,6 +63,16 @@ class Group:
         """The members with results."""
         return [member for member in self.members if member.results is not None]
 
+    @property
+    def results(self) -> list[Mapping[str, Any]]:
+        """The `results.json` of the finished members."""
+        return [member.results for member in self.members if member.results is not None]
+
+    @property
+    def unfinished(self) -> list[Member]:
+        """The members without results."""
+        return [member for member in self.members if member.results is None]
+
 
 def study_groups(found: Status) -> list[Group]:
     """Return the groups of a study: its points in their order, then the runs that teach them."""
@@ -116,9 +126,8 @@ def shortened(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
     ]
     if not all(labels) or len(set(labels)) < len(labels):
         return list(groups), []
-    return [replace(group, label=label) for group, label in zip(groups, labels, strict=True)], [
-        parts[0][index] for index in shared
-    ]
+    common = [parts[0][index] for index in shared]
+    return [replace(group, label=label) for group, label in zip(groups, labels, strict=True)], common
 
 
 def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group]:
@@ -126,8 +135,7 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
     keys: dict[str, dict[str, Any]] = {}
     alone = []
     for member in members:
-        folder = member.folder
-        config = member.config
+        folder, config = member.folder, member.config
         if not config:
             alone.append(Group(label=folder.name, members=(member,), earlier=earlier))
             continue
@@ -160,14 +168,12 @@ def _member(row: Row, output: Path) -> Member:
     folder = output / row.entry.folder
     try:
         results = read_results(folder)
-        if results is None:
-            return Member(row=row, folder=folder, results=None)
         member = Member(row=row, folder=folder, results=results)
-        if member.protocol and _whole(results):
+        if results is None or (member.protocol and _whole(results)):
             return member
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass
-    row = replace(row, state="failed", done=0.0, reason="results.json is damaged: delete it and run again")
+    row = replace(row, state="failed", done=0.0, reason="results.json is damaged or of another version: delete it and run again")
     return Member(row=row, folder=folder, results=None)
 
 

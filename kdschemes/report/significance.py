@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdschemes.config.data import SUBSET
 from kdschemes.report.document import Table
-from kdschemes.report.formatting import NOTHING, accuracy, mean_std
+from kdschemes.report.formatting import NOTHING, accuracy, mean_std, p_value, probability
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import LEAST_SEEDS, Paired, paired, verdicts
 from kdschemes.study.record import Entry
@@ -46,29 +46,28 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, 
         return {}
     named = [group for group in groups if is_named(group, label)]
     if named:
-        own = [group for group in named if group.finished][:1]
-        return {group.label: base for base in own for group in found if group is not base}
+        base = next((group for group in named if group.finished), None)
+        return {group.label: base for group in found if base and group is not base}
     chosen = _first_supervised(found)
-    variant, at = _entry(chosen).variant, _entry(chosen).grid
+    variant = _entry(chosen).variant
+    alike = [group for group in found if _supervision(group) == _supervision(chosen)]
     if variant is not None and any(_entry(group).variant != variant for group in found):
         own = [group for group in found if _entry(group).variant == variant]
-        same = {repr(_entry(group).grid): group for group in reversed(own)}
-        alike = [*own, *(group for group in found if _supervision(group) == _supervision(chosen))]
-        exact = {(repr(_entry(group).grid), _images(group)): group for group in reversed(alike)}
+        by_point = {_point(group): group for group in reversed(own)}
+        by_images = {(_point(group), _images(group)): group for group in reversed([*own, *alike])}
         against = {
-            group.label: exact.get((at, _images(group)), same.get(at, own[0]))
+            group.label: by_images.get((_point(group), _images(group)), by_point.get(_point(group), own[0]))
             for group in found
-            for at in [repr(_entry(group).grid)]
         }
-        return {label: base for label, base in against.items() if label != base.label}
-    if at:
-        return {group.label: chosen for group in found if group is not chosen}
-    alike = [group for group in found if _supervision(group) == _supervision(chosen)]
-    by_model = {(_data(group), _model(group)): group for group in reversed(alike)}
-    by_data = {_data(group): group for group in reversed(alike)}
-    against = {
-        group.label: by_model.get((_data(group), _model(group)), by_data.get(_data(group), chosen)) for group in found
-    }
+    elif _entry(chosen).grid:
+        against = {group.label: chosen for group in found}
+    else:
+        by_model = {(_data(group), _model(group)): group for group in reversed(alike)}
+        by_data = {_data(group): group for group in reversed(alike)}
+        against = {
+            group.label: by_model.get((_data(group), _model(group)), by_data.get(_data(group), chosen))
+            for group in found
+        }
     return {label: base for label, base in against.items() if label != base.label}
 
 
@@ -82,23 +81,15 @@ def compare_groups(groups: Sequence[Group], baseline: str | None = None) -> list
     against = baseline_of(groups, baseline)
     pairs = [(group, against[group.label]) for group in groups if group.label in against and group.finished]
     differ = [_differences(group, base) for group, base in pairs]
-    refused = [next((key for key in keys if key in NOT_COMPARABLE), None) for keys in differ]
+    refused = [next((f"not compared: other {key}" for key in keys if key in NOT_COMPARABLE), "") for keys in differ]
     tests = [
-        paired({} if why else accuracy(group), {} if why else accuracy(base))
+        paired({}, {}) if why else paired(accuracy(group), accuracy(base))
         for (group, base), why in zip(pairs, refused, strict=True)
     ]
+    found = zip(pairs, tests, verdicts(tests), refused, differ, strict=True)
     return [
-        Comparison(
-            group=group,
-            against=base,
-            paired=test,
-            p=p,
-            verdict=f"not compared: other {why}" if why else verdict,
-            differs=keys,
-        )
-        for (group, base), test, (p, verdict), keys, why in zip(
-            pairs, tests, verdicts(tests), differ, refused, strict=True
-        )
+        Comparison(group=group, against=base, paired=test, p=p, verdict=why or verdict, differs=differs)
+        for (group, base), test, (p, verdict), why, differs in found
     ]
 
 
@@ -114,7 +105,7 @@ def comparison_table(found: Sequence[Comparison]) -> Table:
             str(each.paired.n),
             _signed(each.paired.mean_difference),
             f"{_signed(each.paired.low)} to {_signed(each.paired.high)}" if each.paired.n > 1 else NOTHING,
-            _p(each.p),
+            p_value(each.p),
             each.verdict,
             *([", ".join(each.differs) or NOTHING] if differing else []),
         ]
@@ -137,19 +128,16 @@ def baselines(found: Sequence[Comparison]) -> list[str]:
 
 def sentences(found: Sequence[Comparison]) -> list[str]:
     """Return the outcome in a few sentences, significant differences first."""
-    if not found:
-        return []
     bases = baselines(found)
-    top = {each.against.label: mean_std(list(accuracy(each.against).values()), 2) for each in found}
+    top = {each.against.label: mean_std(accuracy(each.against).values(), 2) for each in found}
     named = ", ".join(f"**{label}** ({top[label]} %)" for label in bases[:3]) + (", ..." if len(bases) > 3 else "")
     lines = [f"Test top-1 after the last epoch against {named}, paired by seed:"]
     for verdict in ("better", "worse"):
-        of = sorted(
-            (each for each in found if each.verdict == verdict), key=lambda one: -abs(one.paired.mean_difference)
-        )
+        of = [each for each in found if each.verdict == verdict]
+        of.sort(key=lambda each: -abs(each.paired.mean_difference))
         lines += [
             f"**{each.group.label}** is {verdict}: {_signed(each.paired.mean_difference)} points (95 % interval "
-            f"{_signed(each.paired.low)} to {_signed(each.paired.high)}, {_probability(each.p)}, {each.paired.n} seeds)"
+            f"{_signed(each.paired.low)} to {_signed(each.paired.high)}, {probability(each.p)}, {each.paired.n} seeds)"
             + (f", but differs in {', '.join(each.differs)} too." if each.differs else ".")
             for each in of
         ]
@@ -191,6 +179,10 @@ def _images(group: Group) -> str:
     return repr([data.get(key) for key in SUBSET])
 
 
+def _point(group: Group) -> str:
+    return repr(_entry(group).grid)
+
+
 def _entry(group: Group) -> Entry:
     return group.members[0].row.entry
 
@@ -202,14 +194,3 @@ def _listed(labels: Sequence[str], most: int = 8) -> str:
 
 def _signed(value: float) -> str:
     return NOTHING if value != value else f"{value:+z.2f}"
-
-
-def _p(value: float) -> str:
-    if value != value:
-        return NOTHING
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
-def _probability(value: float) -> str:
-    text = _p(value)
-    return f"p {text}" if text.startswith("<") else f"p = {text}"

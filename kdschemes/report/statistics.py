@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from scipy import stats
@@ -14,6 +14,9 @@ LEAST_SEEDS = 3
 
 LEVEL = 0.05
 """Family-wise level of all verdicts in one table; each interval covers 1 - LEVEL by itself."""
+
+BySeed = dict[int, float]
+"""A value for each seed."""
 
 TOO_FEW = f"fewer than {LEAST_SEEDS} common seeds: no verdict"
 
@@ -33,18 +36,16 @@ class Paired:
     p: float
 
 
-def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
+def paired(a: BySeed, b: BySeed) -> Paired:
     """Compare two methods by their values for each seed; seeds that only one of them has are left out.
 
     With d = a - b of n seeds, mean m and sample std s: t = m / (s / sqrt(n)) with n - 1 degrees of freedom.
     If all differences are equal, the interval is that one point, and p is 0, or 1 if there is no difference.
     """
-    differences = [float(a[seed]) - float(b[seed]) for seed in sorted(a.keys() & b.keys())]
+    differences = difference(a, b).values()
     n = len(differences)
-    if not differences or not all(map(math.isfinite, differences)):
-        return Paired(n=n, mean_difference=math.nan, low=math.nan, high=math.nan, p=math.nan)
-    mean = statistics.fmean(differences)
-    if n < 2:
+    mean = statistics.fmean(differences) if n and all(map(math.isfinite, differences)) else math.nan
+    if n < 2 or math.isnan(mean):
         return Paired(n=n, mean_difference=mean, low=math.nan, high=math.nan, p=math.nan)
     error = statistics.stdev(differences) / math.sqrt(n)
     if error == 0:
@@ -52,6 +53,22 @@ def paired(a: Mapping[int, float], b: Mapping[int, float]) -> Paired:
     half = float(stats.t.ppf(1 - LEVEL / 2, n - 1)) * error
     p = 2 * float(stats.t.sf(abs(mean) / error, n - 1))
     return Paired(n=n, mean_difference=mean, low=mean - half, high=mean + half, p=p)
+
+
+def difference(more: BySeed, less: BySeed) -> BySeed:
+    """Return `more` - `less` for the seeds that both have."""
+    return {seed: more[seed] - less[seed] for seed in sorted(more.keys() & less.keys())}
+
+
+def mean_by_seed(values: Collection[BySeed]) -> BySeed:
+    """Return the mean of several values by seed, for the seeds that have all of them."""
+    seeds = sorted(set.intersection(*map(set, values))) if values else []
+    return {seed: statistics.fmean(of[seed] for of in values) for seed in seeds}
+
+
+def against_zero(values: BySeed) -> Paired:
+    """Return the test of differences by seed against 0."""
+    return paired(values, dict.fromkeys(values, 0.0))
 
 
 def holm(ps: Sequence[float]) -> list[float]:

@@ -8,46 +8,33 @@ from __future__ import annotations
 import re
 from typing import Any
 
-PALETTES: dict[str, dict[str, str]] = {
-    "light": {
-        "paper": "#ffffff",
-        "panel": "#f5f6f7",
-        "ink": "#1c2026",
-        "muted": "#5b636d",
-        "rule": "#d5d9de",
-        "grid": "#e9ecef",
-        "link": "#0b5c9e",
-        "series-1": "#0072b2",
-        "series-2": "#d55e00",
-        "series-3": "#00875f",
-        "series-4": "#9b4f96",
-        "series-5": "#a87900",
-        "series-6": "#3d97cc",
-        "series-7": "#7f4f24",
-    },
-    "dark": {
-        "paper": "#14171b",
-        "panel": "#1d2126",
-        "ink": "#e8eaed",
-        "muted": "#a2abb5",
-        "rule": "#3b424a",
-        "grid": "#262b31",
-        "link": "#7ab8f0",
-        "series-1": "#4c9be0",
-        "series-2": "#f58a4b",
-        "series-3": "#2fbf95",
-        "series-4": "#d08fcb",
-        "series-5": "#e0b040",
-        "series-6": "#a5dcfb",
-        "series-7": "#c79a6b",
-    },
+import numpy as np
+
+COLORS = {
+    "paper": ("#ffffff", "#14171b"),
+    "panel": ("#f5f6f7", "#1d2126"),
+    "ink": ("#1c2026", "#e8eaed"),
+    "muted": ("#5b636d", "#a2abb5"),
+    "rule": ("#d5d9de", "#3b424a"),
+    "grid": ("#e9ecef", "#262b31"),
+    "link": ("#0b5c9e", "#7ab8f0"),
+    "series-1": ("#0072b2", "#4c9be0"),
+    "series-2": ("#d55e00", "#f58a4b"),
+    "series-3": ("#00875f", "#2fbf95"),
+    "series-4": ("#9b4f96", "#d08fcb"),
+    "series-5": ("#a87900", "#e0b040"),
+    "series-6": ("#3d97cc", "#a5dcfb"),
+    "series-7": ("#7f4f24", "#c79a6b"),
 }
-"""Colors by theme and name: Wong's palette, changed where the contrast with the background was too low."""
+"""Light and dark color by name: Wong's palette, changed where the contrast with the background was too low."""
+
+PALETTES = {theme: {name: pair[i] for name, pair in COLORS.items()} for i, theme in enumerate(("light", "dark"))}
+"""Colors by theme and name."""
 
 
 def color(name: str) -> str:
-    """Return the placeholder for a color of `PALETTES` in a chart."""
-    assert name in PALETTES["light"], name
+    """Return the placeholder for a color of `COLORS` in a chart."""
+    assert name in COLORS, name
     return f"var(--{name})"
 
 
@@ -126,15 +113,7 @@ def resolved(tree: Any, theme: str = "light") -> Any:
 
 def ramp(count: int) -> list[str]:
     """Return `count` colors for ordered numbers, evenly spaced over `STOPS`."""
-    return [_between(index / max(1, count - 1) * (len(STOPS) - 1)) for index in range(count)]
-
-
-def _between(position: float) -> str:
-    left = min(int(position), len(STOPS) - 2)
-    share = position - left
-    pairs = zip(_channels(STOPS[left]), _channels(STOPS[left + 1]), strict=True)
-    return "#" + "".join(f"{round(a + share * (b - a)):02x}" for a, b in pairs)
-
-
-def _channels(hexadecimal: str) -> list[int]:
-    return [int(hexadecimal[start : start + 2], 16) for start in (1, 3, 5)]
+    positions = np.linspace(0, len(STOPS) - 1, count)
+    channels = zip(*(bytes.fromhex(stop.removeprefix("#")) for stop in STOPS), strict=True)
+    mixed = [np.interp(positions, range(len(STOPS)), channel).round() for channel in channels]
+    return ["#" + bytes(map(int, rgb)).hex() for rgb in zip(*mixed, strict=True)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from kdschemes.report.document import Table
 from kdschemes.report.formatting import (
+    COSTS,
     NOTHING,
     by_seed,
-    cost,
-    count,
     each,
     heads,
     mean_of,
@@ -17,7 +16,6 @@ from kdschemes.report.formatting import (
     name,
     primary_head,
     seeds,
-    training_macs,
 )
 from kdschemes.report.groups import Group
 
@@ -31,8 +29,13 @@ METRICS = (
 )
 """Title, epoch, metric and digits of the columns averaged over seeds."""
 
+RESULTS = ("run", "head", "seeds", *(title for title, *_ in METRICS))
+
 OPTIONAL = ("agreement with teacher %", "KL from teacher")
 """Columns that are left out if no run has a teacher."""
+
+MEASURED = {"latency ms": 2, "training s": 1, "memory MB": 0}
+"""Costs averaged over seeds, with their digits; the others are counts, which should be the same for all seeds."""
 
 MEAN_STD = "Mean ± sample std over the listed seeds, on the test set."
 
@@ -40,7 +43,7 @@ MEAN_STD = "Mean ± sample std over the listed seeds, on the test set."
 def results_table(groups: Sequence[Group]) -> Table:
     """Return the table of the reported heads of groups with finished runs."""
     rows = [_metrics(group, primary_head(group)) for group in groups]
-    return _without_empty(("run", "head", "seeds", *_titles()), rows, OPTIONAL, f"Reported heads. {MEAN_STD}")
+    return _without_empty(RESULTS, rows, OPTIONAL, f"Reported heads. {MEAN_STD}")
 
 
 def heads_table(groups: Sequence[Group]) -> Table | None:
@@ -52,23 +55,13 @@ def heads_table(groups: Sequence[Group]) -> Table | None:
                 run, *cells = _metrics(group, head)
                 merged.setdefault(tuple(cells), []).append(run)
     rows = [[_named(runs), *cells] for cells, runs in merged.items()]
-    return _without_empty(("run", "head", "seeds", *_titles()), rows, OPTIONAL, MEAN_STD) if rows else None
+    return _without_empty(RESULTS, rows, OPTIONAL, MEAN_STD) if rows else None
 
 
 def cost_table(groups: Sequence[Group]) -> Table:
     """Return the inference cost of the reported heads and the cost of their training."""
-    columns: dict[str, Callable[[Group], str]] = {
-        "parameters": lambda group: _same(
-            cost(group, primary_head(group), "parameters"), lambda value: f"{value:,.0f}"
-        ),
-        "MACs": lambda group: _same(cost(group, primary_head(group), "macs"), count),
-        "latency ms": lambda group: mean_std(cost(group, primary_head(group), "latency_ms"), 2),
-        "training MACs": lambda group: _same(training_macs(group), count),
-        "training s": lambda group: mean_std(each(group, "train_seconds"), 1),
-        "memory MB": lambda group: mean_std([value / 1e6 for value in each(group, "peak_memory_bytes")], 0),
-    }
-    rows = [[name(group), *(cell(group) for cell in columns.values())] for group in groups]
-    lacking = [title for index, title in enumerate(columns, 1) if all(row[index] == NOTHING for row in rows)]
+    rows = [[name(group), *(_cost(group, title) for title in COSTS)] for group in groups]
+    lacking = [title for index, title in enumerate(COSTS, 1) if all(row[index] == NOTHING for row in rows)]
     caption = (
         "At test time, for the reported head: parameters, multiply-accumulates per image, median latency of one image. "
         "For training: multiply-accumulates of all steps, including frozen teachers' forward passes but not those for "
@@ -80,7 +73,7 @@ def cost_table(groups: Sequence[Group]) -> Table:
         caption += (
             " Some runs were trained in one process (a pack): their seconds and memory are those of the whole pack."
         )
-    return _without_empty(("run", *columns), rows, lacking, caption)
+    return _without_empty(("run", *COSTS), rows, COSTS, caption)
 
 
 def protocol(groups: Sequence[Group]) -> tuple[str, list[str]]:
@@ -98,7 +91,7 @@ def protocol(groups: Sequence[Group]) -> tuple[str, list[str]]:
         else:
             values = "; ".join(f"{value}: {_named(names)}" for value, names in labels.items())
             warnings.append(f"**The rows differ in {key}** ({values}): differences are not due to methods alone.")
-    results = [member.results for group in own for member in group.finished if member.results is not None]
+    results = [result for group in own for result in group.results]
     for library in ("kdschemes", "torch"):
         versions = sorted({str(result["versions"].get(library)) for result in results})
         if len(versions) == 1:
@@ -112,19 +105,20 @@ def missing_table(groups: Sequence[Group]) -> Table | None:
     """Return the runs that are not finished, and why; None if all are."""
     rows = [
         [row.entry.label, row.state, f"{row.done:.3g} of {row.entry.epochs}", row.reason or NOTHING]
-        for row in (member.row for group in groups for member in group.members if member.results is None)
+        for row in (member.row for group in groups for member in group.unfinished)
     ]
     caption = "Runs without results: their progress and why they stopped."
     return Table(columns=("run", "state", "epochs", "reason"), rows=rows, caption=caption) if rows else None
 
 
-def _titles() -> list[str]:
-    return [title for title, *_ in METRICS]
-
-
 def _metrics(group: Group, head: str) -> list[str]:
-    cells = [mean_std(list(by_seed(group, head, which, key).values()), digits) for _, which, key, digits in METRICS]
+    cells = [mean_std(by_seed(group, head, which, key).values(), digits) for _, which, key, digits in METRICS]
     return [name(group), head, seeds(group), *cells]
+
+
+def _cost(group: Group, title: str) -> str:
+    values, show = COSTS[title]
+    return mean_std(values(group), MEASURED[title]) if title in MEASURED else _same(values(group), show)
 
 
 def _same(values: Sequence[float], show: Callable[[float], str]) -> str:
@@ -137,14 +131,10 @@ def _same(values: Sequence[float], show: Callable[[float], str]) -> str:
 
 
 def _without_empty(
-    columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Sequence[str], caption: str
+    columns: Sequence[str], rows: Sequence[Sequence[str]], optional: Collection[str], caption: str
 ) -> Table:
-    empty = {
-        index for index, title in enumerate(columns) if title in optional and all(row[index] == NOTHING for row in rows)
-    }
-    kept = [index for index in range(len(columns)) if index not in empty]
-    rows = [[row[index] for index in kept] for row in rows]
-    return Table(columns=[columns[index] for index in kept], rows=rows, caption=caption)
+    kept = [i for i, title in enumerate(columns) if title not in optional or any(row[i] != NOTHING for row in rows)]
+    return Table(columns=[columns[i] for i in kept], rows=[[row[i] for i in kept] for row in rows], caption=caption)
 
 
 def _named(labels: Sequence[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +11,15 @@ from scipy import stats
 
 from kdschemes.config.naming import NOT_HASHED, flatten
 from kdschemes.errors import UserError
+from kdschemes.report.charts.agreement import agreement
 from kdschemes.report.document import Table
-from kdschemes.report.formatting import NOTHING, cost, count, each, metric, primary_head, training_macs
+from kdschemes.report.formatting import COSTS, NOTHING, metric, primary_head, probability
 from kdschemes.report.groups import Group, Member, member_of
 from kdschemes.report.terminal import table_text
 from kdschemes.report.write import is_run
-from kdschemes.storage.predictions import HeadPredictions, read_predictions
+from kdschemes.storage.predictions import read_predictions
+
+Classes = npt.NDArray[np.int64]
 
 METRICS = (
     ("top-1 %", "top1", 2),
@@ -32,18 +34,6 @@ NOTHING_PROVED = (
     "Two runs of one seed each prove nothing about their methods: changing the seed changes results too.\n"
     "kdschemes study report compares methods over seeds."
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Agreement:
-    """The predictions of two heads on the same images. `p` is that of McNemar's exact test."""
-
-    images: int
-    agreement: float
-    both_right: int
-    only_first: int
-    only_second: int
-    p: float
 
 
 def compare(first: str, second: str) -> str:
@@ -74,18 +64,10 @@ def mcnemar(only_first: int, only_second: int) -> float:
     return float(stats.binomtest(only_first, images, 0.5).pvalue) if images else 1.0
 
 
-def agreement(first: HeadPredictions, second: HeadPredictions, labels: npt.NDArray[np.int64]) -> Agreement:
-    """Count where two heads agree and which is correct."""
-    right, other = first.classes == labels, second.classes == labels
-    only_first, only_second = int((right & ~other).sum()), int((~right & other).sum())
-    return Agreement(
-        images=len(labels),
-        agreement=100 * float((first.classes == second.classes).mean()),
-        both_right=int((right & other).sum()),
-        only_first=only_first,
-        only_second=only_second,
-        p=mcnemar(only_first, only_second),
-    )
+def correct(first: Classes, second: Classes, labels: Classes) -> tuple[int, int, int]:
+    """Return the number of images that both heads classify correctly, only the first, and only the second."""
+    one, two = first == labels, second == labels
+    return int((one & two).sum()), int((one & ~two).sum()), int((~one & two).sum())
 
 
 def _member(folder: str) -> Member:
@@ -111,13 +93,11 @@ def _configurations(a: Member, b: Member) -> str:
 
 
 def _protocols(a: Member, b: Member) -> str:
-    lines = [
-        f"They differ in {key} ({a.protocol[key]}, {b.protocol[key]}): the differences below are not due to methods "
-        f"alone."
-        for key in a.protocol
-        if a.protocol[key] != b.protocol[key]
-    ]
-    return "\n".join(lines)
+    return "\n".join(
+        f"They differ in {key} ({value}, {b.protocol[key]}): the differences below are not due to methods alone."
+        for key, value in a.protocol.items()
+        if value != b.protocol[key]
+    )
 
 
 def _results(a: Group, b: Group) -> str:
@@ -134,17 +114,9 @@ def _results(a: Group, b: Group) -> str:
 
 
 def _cost(a: Group, b: Group) -> str:
-    quantities: dict[str, tuple[Callable[[Group], Sequence[float]], Callable[[float], str]]] = {
-        "parameters": (lambda group: cost(group, primary_head(group), "parameters"), lambda value: f"{value:,.0f}"),
-        "MACs": (lambda group: cost(group, primary_head(group), "macs"), count),
-        "latency ms": (lambda group: cost(group, primary_head(group), "latency_ms"), lambda value: f"{value:.2f}"),
-        "training MACs": (training_macs, count),
-        "training s": (lambda group: each(group, "train_seconds"), lambda value: f"{value:.1f}"),
-        "memory MB": (lambda group: [v / 1e6 for v in each(group, "peak_memory_bytes")], lambda value: f"{value:.0f}"),
-    }
     rows = []
-    for title, (of, show) in quantities.items():
-        pair = [next(iter(of(group)), None) for group in (a, b)]
+    for title, (values, show) in COSTS.items():
+        pair = [next(iter(values(group)), None) for group in (a, b)]
         rows.append(_row(title, pair, show, "not measured"))
     return f"Cost\n{_side_by_side(rows)}"
 
@@ -174,13 +146,11 @@ def _agreement(a: Group, b: Group) -> str:
         return "Predictions on the test set: not available, a run stored none for it."
     if not np.array_equal(labels, others):
         return "Predictions on the test set: not compared, the runs were tested on different images."
-    found = agreement(one, two, labels)
-    neither = found.images - found.both_right - found.only_first - found.only_second
-    chance = f"p = {found.p:.3f}" if found.p >= 0.001 else "p < 0.001"
+    both, only_a, only_b = correct(one.classes, two.classes, labels)
     return (
-        f"Predictions of the reported heads on the {found.images} images of the test set, last epoch\n"
-        f"the same class: {found.agreement:.2f} %\n"
-        f"correct: both {found.both_right}, a alone {found.only_first}, b alone {found.only_second}, neither "
-        f"{neither}\n"
-        f"McNemar's exact test of a alone against b alone: {chance} (tests the sampling of images, not of seeds)"
+        f"Predictions of the reported heads on the {len(labels)} images of the test set, last epoch\n"
+        f"the same class: {agreement(one.classes, two.classes):.2f} %\n"
+        f"correct: both {both}, a alone {only_a}, b alone {only_b}, neither {len(labels) - both - only_a - only_b}\n"
+        f"McNemar's exact test of a alone against b alone: {probability(mcnemar(only_a, only_b))} "
+        "(tests the sampling of images, not of seeds)"
     )

@@ -26,9 +26,8 @@ def report(of: Sequence[str], *, output: str | None, out: str | None) -> str:
 
     `of` is one study (its folder, file or name), or folders of runs, or folders that contain such. The report is an
     HTML page, the same page in Markdown, and one PNG per chart. That of a study is `report.html`, `report.md` and
-    `CHART.png` in its
-    folder; that of runs, or with `out`, is `STEM.html`, `STEM.md` and `STEM_CHART.png`, by default `report.html` in the
-    current folder.
+    `CHART.png` in its folder; that of runs, or with `out`, is `STEM.html`, `STEM.md` and `STEM_CHART.png`, by default
+    `report.html` in the current folder.
 
     Raises:
         UserError: there is no such study or run; a file can't be written; `out` ends in neither .html nor .md.

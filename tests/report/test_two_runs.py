@@ -10,8 +10,9 @@ import pytest
 
 from kdschemes import cli
 from kdschemes.errors import UserError
-from kdschemes.report.two_runs import agreement, compare, mcnemar
-from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
+from kdschemes.report.charts.agreement import agreement
+from kdschemes.report.two_runs import compare, correct, mcnemar
+from kdschemes.storage.predictions import Predictions, write_predictions
 from tests.report.cases import both, results, store_predictions, supervised, write_run
 
 
@@ -30,12 +31,10 @@ def test_mcnemar_is_the_exact_binomial_test() -> None:
 
 def test_agreement_is_counted() -> None:
     labels = np.array([0, 1, 2, 3, 4])
-    sure = np.ones(5, dtype=np.float32)
-    first = HeadPredictions(np.array([0, 1, 0, 9, 9]), sure)
-    second = HeadPredictions(np.array([0, 0, 2, 3, 9]), sure)
-    found = agreement(first, second, labels)
-    assert (found.images, found.agreement) == (5, 40.0)
-    assert (found.both_right, found.only_first, found.only_second, found.p) == (1, 1, 2, 1.0)
+    first, second = np.array([0, 1, 0, 9, 9]), np.array([0, 0, 2, 3, 9])
+    assert agreement(first, second) == 40.0
+    assert correct(first, second, labels) == (1, 1, 2)
+    assert mcnemar(1, 2) == 1.0
 
 
 def test_two_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

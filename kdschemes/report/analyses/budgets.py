@@ -10,12 +10,12 @@ from typing import Any
 
 import altair as alt
 
-from kdschemes.report.analyses.evidence import missing, paragraphs, probability, setting
+from kdschemes.report.analyses import evidence
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, accuracy, count, mean_std, training_macs
+from kdschemes.report.formatting import NOTHING, accuracy, count, mean_std, training_compute, training_macs
 from kdschemes.report.groups import Group
-from kdschemes.report.statistics import paired, verdicts
+from kdschemes.report.statistics import paired
 from kdschemes.storage.results import read_results
 
 TITLE = "Equal epochs, equal compute"
@@ -31,44 +31,36 @@ def budgets(groups: Sequence[Group]) -> list[Section]:
     """
     costs = {group.label: found[0] for group in groups if not group.earlier and (found := training_macs(group))}
     named = {group.label: group for group in groups if group.label in costs}
-    notes = missing(groups)
+    notes = evidence.missing(groups)
     if not costs:
-        text = paragraphs(notes, "No finished run has recorded its training compute yet.")
-        return [Section(title=TITLE, text=text)]
+        why = "No finished run has recorded its training compute yet."
+        return [Section(title=TITLE, text=evidence.paragraphs(notes, why))]
     dearest = max(costs, key=lambda label: costs[label])
-    epochs = {label: _epochs(group) for label, group in named.items()}
+    epochs = {label: int(group.results[0]["epochs"]) for label, group in named.items()}
     usual = Counter(epochs.values()).most_common(1)[0][0]
-    of_epochs = [label for label in named if epochs[label] == usual]
-    of_compute = equal_compute(costs, costs[dearest])
+    compared = {
+        f"{usual} epochs": [label for label in named if epochs[label] == usual],
+        "equal compute": equal_compute(costs, costs[dearest]),
+    }
     explanation = (
         f"The most expensive run is {dearest}: {epochs[dearest]} epochs, {count(costs[dearest])} multiply-accumulates. "
-        f"Compute counts 3 forward passes for trained and 1 for frozen networks, times images, times epochs; equal "
-        f"means "
-        f"within {100 * TOLERANCE:g} % of it."
+        "Compute counts 3 forward passes for trained and 1 for frozen networks, times images, times epochs; equal "
+        f"means within {100 * TOLERANCE:g} % of it."
     )
+    top1 = {label: mean_std(accuracy(group).values(), 2) for label, group in named.items()}
     rows = [
-        [
-            label,
-            str(epochs[label]),
-            count(costs[label]),
-            f"{100 * costs[label] / costs[dearest]:.0f} %",
-            mean_std(list(accuracy(group).values()), 2),
-        ]
-        for label, group in named.items()
+        [label, str(epochs[label]), count(cost), f"{100 * cost / costs[dearest]:.0f} %", top1[label]]
+        for label, cost in costs.items()
     ]
     columns = ("run", "epochs", "training MACs", "of the most expensive", "test top-1 %")
     caption = "Mean ± sample std over seeds, after the last epoch."
-    sections = [
-        Section(
-            title=TITLE,
-            text=paragraphs(explanation, _teachers(named[dearest], costs[dearest]), notes),
-            tables=[Table(columns=columns, rows=rows, caption=caption)],
-            charts=[Chart(name="budgets", spec=_chart(named, costs), caption="Means over seeds.")],
-        )
-    ]
-    for budget, labels in ((f"{usual} epochs", of_epochs), ("equal compute", of_compute)):
-        sections.append(_compared(budget, [named[label] for label in labels]))
-    return sections
+    overview = Section(
+        title=TITLE,
+        text=evidence.paragraphs(explanation, _teachers(named[dearest], costs[dearest]), notes),
+        tables=[Table(columns=columns, rows=rows, caption=caption)],
+        charts=[_chart(named, costs)],
+    )
+    return [overview, *(_compared(budget, [named[label] for label in labels]) for budget, labels in compared.items())]
 
 
 def equal_compute(costs: Mapping[str, float], budget: float) -> list[str]:
@@ -78,45 +70,31 @@ def equal_compute(costs: Mapping[str, float], budget: float) -> list[str]:
 
 def _compared(budget: str, groups: Sequence[Group]) -> Section:
     title = f"Against cross-entropy, {budget}"
-    base = next((group for group in groups if _is_plain(group)), None)
+    base = next((group for group in groups if evidence.method(group) == evidence.CROSS_ENTROPY), None)
     others = [group for group in groups if group is not base]
     if base is None or not others:
-        return Section(
-            title=title, text="Not enough finished runs: cross-entropy and at least one other method are needed."
-        )
+        why = "Not enough finished runs: cross-entropy and at least one other method are needed."
+        return Section(title=title, text=why)
     tests = [paired(accuracy(group), accuracy(base)) for group in others]
     rows = [
         [
             group.label,
             f"{test.mean_difference:+z.2f}",
             f"{test.low:+z.2f} to {test.high:+z.2f}" if test.n > 1 else NOTHING,
-            NOTHING if p != p else probability(p),
-            words,
+            *cells,
         ]
-        for group, test, (p, words) in zip(others, tests, verdicts(tests), strict=True)
+        for group, test, cells in zip(others, tests, evidence.verdict_cells(tests), strict=True)
     ]
     columns = ("run", f"difference to {base.label}", "95 % interval", "p (Holm)", "verdict")
     caption = "Points of test top-1 after the last epoch, paired by seed, two-sided t test."
     return Section(title=title, tables=[Table(columns=columns, rows=rows, caption=caption)])
 
 
-def _is_plain(group: Group) -> bool:
-    return (setting(group, "scheme.name"), setting(group, "scheme.method")) == ("supervised", "ce")
-
-
-def _epochs(group: Group) -> int:
-    results = group.finished[0].results
-    assert results is not None
-    return int(results["epochs"])
-
-
 def _teachers(group: Group, cost: float) -> str:
     """Return the cost of training a group's teachers, which its own cost does not include; "" if it is unknown."""
-    member = group.finished[0]
-    checkpoints = (member.results or {}).get("teacher_checkpoint") or []
-    total = 0.0
-    for checkpoint in [checkpoints] if isinstance(checkpoints, str) else checkpoints:
-        total += _compute(member.folder.parent / Path(checkpoint).name)
+    checkpoints = group.results[0].get("teacher_checkpoint") or []
+    names = [checkpoints] if isinstance(checkpoints, str) else checkpoints
+    total = sum(_compute(group.finished[0].folder.parent / Path(name).name) for name in names)
     if not total:
         return ""
     return (
@@ -127,27 +105,26 @@ def _teachers(group: Group, cost: float) -> str:
 
 def _compute(folder: Path) -> float:
     try:
-        found = read_results(folder) or {}
-        return float(found["train_macs_per_image"] * found["samples"]["train"] * found["epochs"])
+        return training_compute(read_results(folder) or {}) or 0.0
     except (OSError, ValueError, TypeError, KeyError):
         return 0.0
 
 
-def _chart(named: Mapping[str, Group], costs: Mapping[str, float]) -> alt.TopLevelMixin:
+def _chart(named: Mapping[str, Group], costs: Mapping[str, float]) -> Chart:
     values: list[dict[str, Any]] = [
         {
             "compute": costs[label] / 1e12,
             "top1": fmean(found),
             "run": label,
-            "method": " ".join(setting(group, key) for key in ("scheme.name", "scheme.method")),
-            "epochs": str(_epochs(group)),
+            "method": " ".join(evidence.method(group)),
+            "epochs": str(group.results[0]["epochs"]),
         }
         for label, group in named.items()
         if (found := accuracy(group).values())
     ]
     methods = list(dict.fromkeys(str(value["method"]) for value in values))
     epochs = sorted({str(value["epochs"]) for value in values}, key=int)
-    spec: alt.Chart = (
+    spec = (
         chart(values)
         .mark_point(filled=True, size=80)
         .encode(
@@ -159,4 +136,4 @@ def _chart(named: Mapping[str, Group], costs: Mapping[str, float]) -> alt.TopLev
         )
         .properties(width="container")
     )
-    return spec
+    return Chart(name="budgets", spec=spec, caption="Means over seeds.")

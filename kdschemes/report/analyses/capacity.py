@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import altair as alt
 
-from kdschemes.report.analyses.evidence import (
-    RULE,
-    BySeed,
-    by_point,
-    evaluated,
-    measured,
-    missing,
-    paragraphs,
-    probability,
-    setting,
-)
+from kdschemes.report.analyses import evidence
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.formatting import NOTHING, accuracy, by_seed, cost, count, mean_std, primary_head
 from kdschemes.report.groups import Group
-from kdschemes.report.statistics import paired, verdicts
+from kdschemes.report.statistics import BySeed, against_zero, difference, paired
 
 TITLE = "Capacity: the size of the student against the size of its teacher"
 
@@ -51,39 +42,32 @@ class Pair:
 
 def capacity(groups: Sequence[Group]) -> list[Section]:
     """Compare the gain from a larger teacher of a fixed student with that from a larger student of a fixed teacher."""
-    found, left_out = by_point(groups, _pair)
-    notes = [*missing(groups), *left_out]
+    found, left_out = evidence.by_point(groups, _pair)
+    notes = [*evidence.missing(groups), *left_out]
     accuracies = {pair: values for pair, group in found.items() if (values := accuracy(group))}
     sizes = _sizes(found)
     chosen = axes(list(accuracies), sizes)
     if chosen is None:
-        why = (
-            "Nothing to compare yet: this needs two teachers of the smallest student and two students of the "
-            "largest teacher."
-        )
-        return [Section(title=TITLE, text=paragraphs(notes, why))]
+        why = "this needs two teachers of the smallest student and two students of the largest teacher."
+        return [Section(title=TITLE, text=evidence.paragraphs(notes, f"Nothing to compare yet: {why}"))]
     teachers, students = chosen
     from_teacher = difference(accuracies[teachers[-1]], accuracies[teachers[0]])
     from_student = difference(accuracies[students[-1]], accuracies[students[0]])
-    claim = evaluated(
+    claim = evidence.evaluated(
         "Distillation does not increase capacity (what a larger student gains, less what the smallest student gains "
         "from a larger teacher)",
         paired(from_student, from_teacher),
     )
     grown = (
         f"The teacher grows from {_sized(teachers[0].teacher, sizes)} to {_sized(teachers[-1].teacher, sizes)}, the "
-        f"student stays {teachers[0].student}: {_against_zero(from_teacher)}. The student grows from "
+        f"student stays {teachers[0].student}: {evidence.measured(against_zero(from_teacher))}. The student grows from "
         f"{_sized(students[0].student, sizes)} to {_sized(students[-1].student, sizes)}, the teacher stays "
-        f"{students[0].teacher}: {_against_zero(from_student)}."
+        f"{students[0].teacher}: {evidence.measured(against_zero(from_student))}."
     )
-    return [
-        Section(
-            title=TITLE,
-            text=paragraphs(claim, grown, _next_size(students, accuracies, sizes), _chains(accuracies), notes, RULE),
-            tables=[_table(found, accuracies, sizes)],
-            charts=[Chart(name="capacity", spec=_chart(accuracies, sizes), caption="Means over seeds.")],
-        )
-    ]
+    next_size = _next_size(students, accuracies, sizes)
+    text = evidence.paragraphs(claim, grown, next_size, _chains(accuracies), notes, evidence.RULE)
+    table = _table(found, accuracies, sizes)
+    return [Section(title=TITLE, text=text, tables=[table], charts=[_chart(accuracies, sizes)])]
 
 
 def axes(pairs: Sequence[Pair], sizes: Sizes) -> tuple[list[Pair], list[Pair]] | None:
@@ -101,19 +85,13 @@ def axes(pairs: Sequence[Pair], sizes: Sizes) -> tuple[list[Pair], list[Pair]] |
     return (teachers, students) if len(teachers) > 1 and len(students) > 1 else None
 
 
-def difference(more: BySeed, less: BySeed) -> BySeed:
-    """Return `more` - `less` for the seeds that both have."""
-    return {seed: more[seed] - less[seed] for seed in sorted(more.keys() & less.keys())}
-
-
 def _pair(group: Group) -> Pair | None:
-    student, scheme, method = (setting(group, key) for key in ("model.name", "scheme.name", "scheme.method"))
-    if (scheme, method) == ("supervised", "ce"):
+    student, teacher = (evidence.setting(group, key) for key in ("model.name", "teacher.name"))
+    if evidence.method(group) == evidence.CROSS_ENTROPY:
         return Pair(student=student)
-    teacher = setting(group, "teacher.name")
-    if scheme != "offline" or not isinstance(teacher, str):
+    if evidence.method(group)[0] != "offline" or not isinstance(teacher, str):
         return None
-    return Pair(student=student, teacher=teacher, assistants=tuple(setting(group, "scheme.assistants") or ()))
+    return Pair(student=student, teacher=teacher, assistants=tuple(evidence.setting(group, "scheme.assistants") or ()))
 
 
 def _sizes(found: Mapping[Pair, Group]) -> Sizes:
@@ -136,17 +114,17 @@ def _next_size(students: Sequence[Pair], accuracies: Mapping[Pair, BySeed], size
     if larger not in accuracies or sizes[larger.student] <= sizes[small.student]:
         return ""
     found = paired(accuracies[small], accuracies[larger])
-    return f"{small} against the next size, {larger}: {measured(found)}."
+    return f"{small} against the next size, {larger}: {evidence.measured(found)}."
 
 
 def _chains(accuracies: Mapping[Pair, BySeed]) -> list[str]:
-    """Return the gain of each chain of assistants over direct distillation from its teacher."""
-    sentences = []
-    for pair in accuracies:
-        direct = Pair(student=pair.student, teacher=pair.teacher)
-        if pair.assistants and direct in accuracies:
-            sentences.append(f"{pair} against {direct}: {measured(paired(accuracies[pair], accuracies[direct]))}.")
-    return sentences
+    """Compare each chain of assistants with direct distillation from its teacher."""
+    chains = {pair: Pair(student=pair.student, teacher=pair.teacher) for pair in accuracies if pair.assistants}
+    return [
+        f"{chain} against {direct}: {evidence.measured(paired(accuracies[chain], accuracies[direct]))}."
+        for chain, direct in chains.items()
+        if direct in accuracies
+    ]
 
 
 def _table(found: Mapping[Pair, Group], accuracies: Mapping[Pair, BySeed], sizes: Sizes) -> Table:
@@ -154,17 +132,17 @@ def _table(found: Mapping[Pair, Group], accuracies: Mapping[Pair, BySeed], sizes
     taught = [pair for pair in pairs if pair.teacher and pair.alone in accuracies]
     tests = [paired(accuracies[pair], accuracies[pair.alone]) for pair in taught]
     gains = {
-        pair: [f"{test.mean_difference:+z.2f}", NOTHING if p != p else probability(p), words]
-        for pair, test, (p, words) in zip(taught, tests, verdicts(tests), strict=True)
+        pair: (f"{test.mean_difference:+z.2f}", *cells)
+        for pair, test, cells in zip(taught, tests, evidence.verdict_cells(tests), strict=True)
     }
     rows = [
         [
             str(pair),
             f"{sizes[pair.student]:,.0f}",
             f"{sizes[_direct(pair)]:,.0f}" if pair.teacher else NOTHING,
-            mean_std(list(by_seed(found[pair], "teacher", "last", "top1").values()), 2),
-            mean_std(list(accuracies[pair].values()), 2),
-            *gains.get(pair, [NOTHING] * 3),
+            mean_std(by_seed(found[pair], "teacher", "last", "top1").values(), 2),
+            mean_std(accuracies[pair].values(), 2),
+            *gains.get(pair, (NOTHING, NOTHING, NOTHING)),
         ]
         for pair in pairs
     ]
@@ -180,12 +158,8 @@ def _sized(name: str, sizes: Sizes) -> str:
     return f"{name} ({count(sizes[name])})"
 
 
-def _against_zero(values: BySeed) -> str:
-    return measured(paired(values, dict.fromkeys(values, 0.0)))
-
-
-def _chart(accuracies: Mapping[Pair, BySeed], sizes: Sizes) -> alt.TopLevelMixin:
-    values = [
+def _chart(accuracies: Mapping[Pair, BySeed], sizes: Sizes) -> Chart:
+    values: list[dict[str, Any]] = [
         {
             "parameters": sizes[pair.student],
             "top1": sum(of.values()) / len(of),
@@ -195,19 +169,15 @@ def _chart(accuracies: Mapping[Pair, BySeed], sizes: Sizes) -> alt.TopLevelMixin
         for pair, of in accuracies.items()
     ]
     axis = alt.Axis(format=".3~s", values=sorted({float(sizes[pair.student]) for pair in accuracies}))
-    spec: alt.Chart = (
+    spec = (
         chart(values)
         .mark_line(point=True)
         .encode(
             x=alt.X("parameters:Q", scale=alt.Scale(type="log"), title="parameters of the student (log)", axis=axis),
-            y=alt.Y(
-                "top1:Q",
-                scale=percents(sum(of.values()) / len(of) for of in accuracies.values()),
-                title="test top-1 (%)",
-            ),
+            y=alt.Y("top1:Q", scale=percents(value["top1"] for value in values), title="test top-1 (%)"),
             color=alt.Color("taught by:N", title=None),
             tooltip=["student:N", "taught by:N", "top1:Q"],
         )
         .properties(width="container")
     )
-    return spec
+    return Chart(name="capacity", spec=spec, caption="Means over seeds.")

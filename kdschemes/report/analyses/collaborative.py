@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import altair as alt
@@ -10,16 +11,7 @@ import altair as alt
 from kdschemes.config.losses.response import KD
 from kdschemes.config.schemes.offline import OfflineKD
 from kdschemes.errors import UserError
-from kdschemes.report.analyses.evidence import (
-    RULE,
-    BySeed,
-    by_point,
-    evaluated,
-    missing,
-    paragraphs,
-    probability,
-    setting,
-)
+from kdschemes.report.analyses import evidence
 from kdschemes.report.analyses.transfer import (
     Change,
     Mask,
@@ -33,7 +25,7 @@ from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.formatting import NOTHING, mean_std
 from kdschemes.report.groups import Group
-from kdschemes.report.statistics import paired, verdicts
+from kdschemes.report.statistics import BySeed, against_zero, difference, mean_by_seed, paired
 
 TITLE = "Transfer between trained networks"
 
@@ -41,7 +33,7 @@ ALONE, KD_DEFAULT, KD_TUNED, DML, DPKD = "labels alone", "KD", "tuned KD", "DML"
 
 COMPARED = (ALONE, KD_DEFAULT, KD_TUNED, DML, DPKD)
 
-METHODS = {("supervised", "ce"): ALONE, ("offline", "dpkd"): DPKD, ("online", "dml"): DML}
+METHODS = {evidence.CROSS_ENTROPY: ALONE, ("offline", "dpkd"): DPKD, ("online", "dml"): DML}
 
 COLUMNS = ("test top-1 %", "own classes %", "unseen classes %", "forgetting", "positive flips %", "negative flips %")
 
@@ -55,7 +47,7 @@ class Place:
 
     def __str__(self) -> str:
         data = "IID" if self.skew is None else f"non-IID ({self.skew:g})"
-        return f"{data}, {'own' if self.own else 'teacher' + chr(39) + 's'} images"
+        return f"{data}, own images" if self.own else f"{data}, teacher's images"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,8 +84,8 @@ def collaborative(groups: Sequence[Group]) -> list[Section]:
 
     Tuned KD is, for each seed, the setting with the best accuracy on the validation split.
     """
-    found, left_out = by_point(groups, _point)
-    notes = [*missing(groups), *_lost(groups), *left_out]
+    found, left_out = evidence.by_point(groups, _point)
+    notes = [*evidence.missing(groups), *_lost(groups), *left_out]
     measured = _measured(found, notes)
     places = list(dict.fromkeys(point.place for point in measured))
     grids = {place: _grid(measured, place) for place in places}
@@ -101,25 +93,22 @@ def collaborative(groups: Sequence[Group]) -> list[Section]:
     compared = [place for place in places if len(methods[place]) > 1]
     if not compared:
         why = "Nothing to compare yet: this needs two methods on the same images, starting from the same networks."
-        return [Section(title=TITLE, text=paragraphs(notes, why))]
+        return [Section(title=TITLE, text=evidence.paragraphs(notes, why))]
     reading = (
         "On the test set after the last epoch, in percent. Own classes are those of which the student had images "
-        "before "
-        "the transfer. Forgetting is the mean over classes of max(0, top-1 before - top-1 after). Positive flips are "
-        "images classified wrongly before and correctly after, negative flips the opposite. Labels alone: the "
-        "student trains on without a teacher, with the same images and steps. Non-IID (a): the shares "
-        "that peers have of a class are drawn from Dirichlet(a)."
+        "before the transfer. Forgetting is the mean over classes of max(0, top-1 before - top-1 after). Positive "
+        "flips are images classified wrongly before and correctly after, negative flips the opposite. Labels alone: "
+        "the student trains on without a teacher, with the same images and steps. Non-IID (a): the shares that peers "
+        "have of a class are drawn from Dirichlet(a)."
     )
     tables = [_table(place, methods[place]) for place in compared]
     tables += [_settings(place, grids[place]) for place in compared if len(grids[place]) > 1]
     charts = [
-        _chart(
-            f"collaborative_{key}_{number}", methods, [place for place in compared if place.skew == skew], key, title
-        )
+        _chart(f"collaborative_{key}_{number}", {p: methods[p] for p in compared if p.skew == skew}, key, title)
         for number, skew in enumerate(dict.fromkeys(place.skew for place in compared), start=1)
         for key, title in (("top1", "test top-1 (%)"), ("forgetting", "forgetting (points)"))
     ]
-    text = paragraphs(*_claims(methods), notes, reading, RULE)
+    text = evidence.paragraphs(*_claims(methods), notes, reading, evidence.RULE)
     return [Section(title=TITLE, text=text, tables=tables, charts=charts)]
 
 
@@ -137,12 +126,6 @@ def tuned(grid: Mapping[Setting, Mapping[int, Transfer]]) -> Runs:
     }
 
 
-def mean_of_places(values: Sequence[BySeed]) -> BySeed:
-    """Return the mean over places by seed, for the seeds that all places have."""
-    seeds = sorted(set.intersection(*map(set, values))) if values else []
-    return {seed: sum(of[seed] for of in values) / len(values) for seed in seeds}
-
-
 def _lost(groups: Sequence[Group]) -> list[str]:
     """Return a sentence for each group whose runs started from a run that no longer exists."""
     begun = [group for group in groups if group.finished and start_folder(group.finished[0]) is not None]
@@ -155,14 +138,15 @@ def _point(group: Group) -> Point | None:
     if start is None:
         return None
     place = Place(
-        skew=setting(group, "data.dirichlet_alpha"), own=setting(group, "data.partition") == start.data.partition
+        skew=evidence.setting(group, "data.dirichlet_alpha"),
+        own=evidence.setting(group, "data.partition") == start.data.partition,
     )
-    way = (setting(group, "scheme.name"), setting(group, "scheme.method"))
+    way = evidence.method(group)
     if way == ("offline", "kd"):
-        temperature = setting(group, "losses.response.temperature")
+        temperature = evidence.setting(group, "losses.response.temperature")
         if temperature is None:
             return None
-        at = Setting(temperature=float(temperature), alpha=float(setting(group, "scheme.alpha")))
+        at = Setting(temperature=float(temperature), alpha=float(evidence.setting(group, "scheme.alpha")))
         return Point(place=place, method=KD_DEFAULT, setting=at)
     return Point(place=place, method=METHODS[way]) if way in METHODS else None
 
@@ -197,79 +181,54 @@ def _methods(measured: Mapping[Point, Runs], place: Place, grid: Grid) -> dict[s
     return {name: of[name] for name in COMPARED if of.get(name)}
 
 
-def _after(runs: Mapping[int, Transfer], value: Callable[[Change], float]) -> BySeed:
-    return {seed: value(run.after) for seed, run in runs.items()}
-
-
-def _difference(methods: Mapping[str, Runs], a: str, b: str, value: Callable[[Change], float]) -> BySeed:
-    """Return method a minus method b for the seeds that both have."""
-    more, less = _after(methods[a], value), _after(methods[b], value)
-    return {seed: more[seed] - less[seed] for seed in sorted(more.keys() & less.keys())}
+def _after(runs: Mapping[int, Transfer], key: str) -> BySeed:
+    return {seed: getattr(run.after, key) for seed, run in runs.items()}
 
 
 def _claims(methods: Mapping[Place, Mapping[str, Runs]]) -> list[str]:
     """Return the verdicts that the finished runs allow, each over all places that have both methods."""
 
-    def over(a: str, b: str, value: Callable[[Change], float], only: Callable[[Place], bool]) -> list[BySeed]:
-        return [_difference(of, a, b, value) for place, of in methods.items() if only(place) and {a, b} <= of.keys()]
-
-    def everywhere(place: Place) -> bool:
-        return True
+    def differences(a: str, b: str, key: str, places: Iterable[Place] = methods) -> list[BySeed]:
+        both = [methods[place] for place in places if {a, b} <= methods[place].keys()]
+        return [difference(_after(of[a], key), _after(of[b], key)) for of in both]
 
     sentences = []
-    if passed := over(KD_TUNED, ALONE, _top1, everywhere):
+    if passed := differences(KD_TUNED, ALONE, "top1"):
         claim = (
             "Trained networks pass on what they know (test top-1 of tuned KD against labels alone, mean of all cases)"
         )
-        sentences.append(_evaluated(claim, passed))
-    skewed = over(KD_TUNED, KD_DEFAULT, _top1, lambda place: place.skew is not None)
-    equal = over(KD_TUNED, KD_DEFAULT, _top1, lambda place: place.skew is None)
+        sentences.append(evidence.evaluated(claim, against_zero(mean_by_seed(passed))))
+    skewed = differences(KD_TUNED, KD_DEFAULT, "top1", [place for place in methods if place.skew is not None])
+    equal = differences(KD_TUNED, KD_DEFAULT, "top1", [place for place in methods if place.skew is None])
     if skewed and equal:
         claim = "Tuning matters most on non-IID data (gain in test top-1 from tuning there, minus that on IID data)"
-        sentences.append(evaluated(claim, paired(mean_of_places(skewed), mean_of_places(equal))))
-    if kept := over(KD_DEFAULT, DPKD, _forgetting, everywhere):
-        sentences.append(_evaluated("Data-partitioning KD forgets less than KD (forgetting of KD minus its own)", kept))
+        sentences.append(evidence.evaluated(claim, paired(mean_by_seed(skewed), mean_by_seed(equal))))
+    if kept := differences(KD_DEFAULT, DPKD, "forgetting"):
+        claim = "Data-partitioning KD forgets less than KD (forgetting of KD minus its own)"
+        sentences.append(evidence.evaluated(claim, against_zero(mean_by_seed(kept))))
     return sentences
 
 
-def _evaluated(claim: str, values: Sequence[BySeed]) -> str:
-    mean = mean_of_places(values)
-    return evaluated(claim, paired(mean, dict.fromkeys(mean, 0.0)))
-
-
-def _top1(of: Change) -> float:
-    return of.top1
-
-
-def _forgetting(of: Change) -> float:
-    return of.forgetting
-
-
 def _table(place: Place, methods: Mapping[str, Runs]) -> Table:
-    everyone: Runs = {}
-    for runs in methods.values():
-        everyone = {**runs, **everyone}
-    rows = [["student before", *_cells([run.before for run in everyone.values()])[:3], *[NOTHING] * 5]]
-    teachers = {seed: run.teacher for of in methods.values() for seed, run in of.items() if run.teacher is not None}
+    runs = [(seed, run) for of in methods.values() for seed, run in of.items()]
+    before = {seed: run.before for seed, run in reversed(runs)}
+    teachers = {seed: run.teacher for seed, run in runs if run.teacher is not None}
+    rows = [["student before", *_cells(before.values())[:3], *[NOTHING] * 5]]
     if teachers:
-        rows.append(["its teacher", *_cells(list(teachers.values()))[:3], *[NOTHING] * 5])
+        rows.append(["its teacher", *_cells(teachers.values())[:3], *[NOTHING] * 5])
     tested = [name for name in methods if name != ALONE and ALONE in methods]
-    tests = [paired(_after(methods[name], _top1), _after(methods[ALONE], _top1)) for name in tested]
-    words = dict(zip(tested, verdicts(tests), strict=True))
-    for name, runs in methods.items():
-        p, said = words.get(name, (float("nan"), NOTHING))
-        tail = [NOTHING if p != p else probability(p), said]
-        rows.append([name, *_cells([run.after for run in runs.values()]), *tail])
+    tests = [paired(_after(methods[name], "top1"), _after(methods[ALONE], "top1")) for name in tested]
+    words = dict(zip(tested, evidence.verdict_cells(tests), strict=True))
+    for name, of in methods.items():
+        rows.append([name, *_cells([run.after for run in of.values()]), *words.get(name, (NOTHING, NOTHING))])
     caption = f"{place}. Mean ± sample std over seeds; the test compares top-1, against labels alone."
     return Table(columns=(str(place), *COLUMNS, "p (Holm)", "against labels alone"), rows=rows, caption=caption)
 
 
-def _cells(changes: Sequence[Change]) -> list[str]:
-    values = [
-        [getattr(one, key) for one in changes]
-        for key in ("top1", "own", "unseen", "forgetting", "positive", "negative")
-    ]
-    return [mean_std([value for value in of if value == value], 2) for of in values]
+def _cells(changes: Iterable[Change]) -> list[str]:
+    """Return the mean and std of each number of changes, in the order of `COLUMNS`, without NaN."""
+    columns = zip(*map(dataclasses.astuple, changes), strict=True)
+    return [mean_std([value for value in column if value == value], 2) for column in columns]
 
 
 def _settings(place: Place, grid: Grid) -> Table:
@@ -287,24 +246,22 @@ def _settings(place: Place, grid: Grid) -> Table:
     return Table(columns=columns, rows=rows, caption=f"The settings over which KD is tuned. {place}.")
 
 
-def _chart(
-    stem: str, methods: Mapping[Place, Mapping[str, Runs]], places: Sequence[Place], key: str, title: str
-) -> Chart:
+def _chart(name: str, methods: Mapping[Place, Mapping[str, Runs]], key: str, title: str) -> Chart:
     values = [
-        {"method": name, key: getattr(run.after, key), "case": str(place), "seed": seed}
-        for place in places
-        for name, runs in methods[place].items()
+        {"method": method, key: getattr(run.after, key), "case": str(place), "seed": seed}
+        for place, of in methods.items()
+        for method, runs in of.items()
         for seed, run in runs.items()
     ]
-    names = [str(place) for place in places]
+    cases = [str(place) for place in methods]
     base = chart(values).encode(
         y=alt.Y("method:N", sort=list(COMPARED), title=None),
-        yOffset=alt.YOffset("case:N", sort=names),
-        color=alt.Color("case:N", sort=names, title=None),
+        yOffset=alt.YOffset("case:N", sort=cases),
+        color=alt.Color("case:N", sort=cases, title=None),
     )
     x = alt.X(f"{key}:Q", scale=alt.Scale(zero=False), title=title)
     spec = alt.layer(
         base.mark_point(filled=True, opacity=0.6).encode(x=x, tooltip=["case:N", "seed:Q", f"{key}:Q"]),
         base.mark_tick(thickness=2).encode(x=alt.X(f"mean({key}):Q")),
     ).properties(width="container", height=alt.Step(14))
-    return Chart(name=stem, spec=spec, caption="Dots are seeds, bars are means.")
+    return Chart(name=name, spec=spec, caption="Dots are seeds, bars are means.")

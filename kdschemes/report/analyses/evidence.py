@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
+from kdschemes.report.formatting import probability
 from kdschemes.report.groups import Group
-from kdschemes.report.statistics import LEAST_SEEDS, LEVEL, Paired
+from kdschemes.report.statistics import LEAST_SEEDS, LEVEL, Paired, verdicts
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE = "supported", "contradicted", "inconclusive"
 
@@ -18,12 +19,13 @@ RULE = (
     f"{CONTRADICTED} if it is below 0 with such a p, and {INCONCLUSIVE} otherwise; there is {NO_VERDICT}."
 )
 
+CROSS_ENTROPY = ("supervised", "ce")
+"""Scheme and method of learning from labels alone."""
+
 LISTED = 4
 """Number of labels that a sentence lists; the rest are counted."""
 
 Point = TypeVar("Point", bound=Hashable)
-
-BySeed = dict[int, float]
 
 
 def setting(group: Group, key: str) -> Any:
@@ -37,6 +39,11 @@ def setting(group: Group, key: str) -> Any:
         if tree is not None:
             return tree
     return None
+
+
+def method(group: Group) -> tuple[Any, Any]:
+    """Return a group's scheme and method."""
+    return setting(group, "scheme.name"), setting(group, "scheme.method")
 
 
 def by_point(groups: Sequence[Group], point: Callable[[Group], Point | None]) -> tuple[dict[Point, Group], list[str]]:
@@ -62,14 +69,18 @@ def by_point(groups: Sequence[Group], point: Callable[[Group], Point | None]) ->
 
 def missing(groups: Iterable[Group]) -> list[str]:
     """Return a sentence that says which runs of a study are not finished; [] if all are."""
-    members = [member for group in groups if not group.earlier for member in group.members]
-    labels = [member.row.entry.label for member in members if member.results is None]
+    own = [group for group in groups if not group.earlier]
+    labels = [member.row.entry.label for group in own for member in group.unfinished]
     if not labels:
         return []
+    runs = sum(len(group.members) for group in own)
     shown = ", ".join(labels[:LISTED]) + (f" and {len(labels) - LISTED} more" if len(labels) > LISTED else "")
-    return [
-        f"**{len(labels)} of {len(members)} runs are not finished** ({shown}): the following is based on the others."
-    ]
+    return [f"**{len(labels)} of {runs} runs are not finished** ({shown}): the following is based on the others."]
+
+
+def verdict_cells(tests: Sequence[Paired]) -> list[tuple[str, str]]:
+    """Return the Holm-corrected p-value and the verdict of each comparison of one table as its cells."""
+    return [(probability(p), words) for p, words in verdicts(tests)]
 
 
 def verdict(found: Paired) -> str:
@@ -95,11 +106,6 @@ def measured(found: Paired, unit: str = "points") -> str:
         return f"{found.mean_difference:+z.2f} {unit}, {seeds}"
     interval = f"95 % interval {found.low:+z.2f} to {found.high:+z.2f}"
     return f"{found.mean_difference:+z.2f} {unit}, {interval}, {probability(found.p)}, {seeds}"
-
-
-def probability(p: float) -> str:
-    """Return a p-value as written in a sentence."""
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
 def paragraphs(*parts: str | Sequence[str]) -> str:

@@ -11,12 +11,12 @@ import numpy.typing as npt
 from scipy import stats
 
 from kdschemes.errors import UserError
-from kdschemes.report.analyses.evidence import RULE, by_point, evaluated, missing, paragraphs, probability, setting
+from kdschemes.report.analyses import evidence
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, by_seed, mean_std, primary_head
+from kdschemes.report.formatting import NOTHING, by_seed, mean_std, primary_head, probability
 from kdschemes.report.groups import Group, Member
-from kdschemes.report.statistics import paired, verdicts
+from kdschemes.report.statistics import BySeed, paired
 from kdschemes.storage.predictions import read_predictions
 
 TITLE = "Fidelity: agreement with the teacher against accuracy"
@@ -48,63 +48,55 @@ def fidelity(groups: Sequence[Group]) -> list[Section]:
 
     The student with alpha = 0 has learned from labels alone: it agrees as much as two unrelated networks do.
     """
-    found, left_out = by_point(groups, _point)
-    notes = [*missing(groups), *left_out]
+    found, left_out = evidence.by_point(groups, _point)
+    notes = [*evidence.missing(groups), *left_out]
     alone = next((point for point in found if point.alpha == 0), None)
     points = sorted(found, key=lambda point: (point.alpha, point.temperature))
     listening = [point for point in points if point.alpha > 0]
     if alone is None or not listening:
         why = "Nothing to compare yet: this needs a student with alpha = 0 and one with alpha > 0."
-        return [Section(title=TITLE, text=paragraphs(notes, why))]
-    strongest = max(listening, key=lambda point: (point.alpha, point.temperature))
+        return [Section(title=TITLE, text=evidence.paragraphs(notes, why))]
+    strongest = listening[-1]
     agreement = {point: _test(found[point], "agreement") for point in points}
     top1 = {point: _test(found[point], "top1") for point in points}
-    errors = {point: [_errors(member) for member in found[point].finished] for point in points}
-    tests = dict(zip(listening, [paired(agreement[point], agreement[alone]) for point in listening], strict=True))
-    corrected = dict(zip(listening, verdicts(list(tests.values())), strict=True))
-    claim = evaluated(
+    errors = {point: [one for member in found[point].finished if (one := _errors(member))] for point in points}
+    tests = {point: paired(agreement[point], agreement[alone]) for point in listening}
+    cells = dict(zip(listening, evidence.verdict_cells(list(tests.values())), strict=True))
+    claim = evidence.evaluated(
         f"Distillation copies another network (agreement with the teacher at {strongest} against that of a student "
         "of labels alone)",
         tests[strongest],
     )
     rows = []
     for point in points:
-        p, words = corrected.get(point, (np.nan, NOTHING))
+        p, words = cells.get(point, (NOTHING, NOTHING))
         words = {"better": "agrees more", "worse": "agrees less"}.get(words, words)
-        rows.append(
-            [
-                str(point) if point is not alone else f"{point} (labels alone)",
-                mean_std(list(top1[point].values()), 2),
-                mean_std(list(agreement[point].values()), 2),
-                mean_std(list(_test(found[point], "kl").values()), 4),
-                mean_std([one.repeated for one in errors[point] if one is not None and one.count], 1),
-                NOTHING if p != p else probability(p),
-                words,
-            ]
-        )
+        means = [
+            mean_std(top1[point].values(), 2),
+            mean_std(agreement[point].values(), 2),
+            mean_std(_test(found[point], "kl").values(), 4),
+            mean_std([one.repeated for one in errors[point] if one.count], 1),
+        ]
+        rows.append([f"{point} (labels alone)" if point is alone else str(point), *means, p, words])
     columns = ("student", "test top-1 %", "agreement %", "KL from teacher", "teacher's errors repeated %", "p (Holm)")
     caption = (
         "On the test set after the last epoch, mean ± sample std over seeds. Agreement: same predicted class "
         "as the teacher. Errors repeated: errors of the teacher that the student makes too. The test compares the "
         "agreement, against labels alone."
     )
-    return [
-        Section(
-            title=TITLE,
-            text=paragraphs(
-                claim,
-                _how_far(strongest, alone, agreement, errors),
-                _better_with_agreement(agreement, top1),
-                notes,
-                "All students have the same teacher: the findings hold for that one. " + RULE,
-            ),
-            tables=[Table(columns=(*columns, "against labels alone"), rows=rows, caption=caption)],
-            charts=[
-                _chart(found, "agreement", "agreement with the teacher on the test set (%)"),
-                _chart(found, "kl", "KL from the teacher on the test set (nats)"),
-            ],
-        )
+    text = evidence.paragraphs(
+        claim,
+        _how_far(strongest, alone, agreement, errors),
+        _better_with_agreement(agreement, top1),
+        notes,
+        "All students have the same teacher: the findings hold for that one. " + evidence.RULE,
+    )
+    table = Table(columns=(*columns, "against labels alone"), rows=rows, caption=caption)
+    charts = [
+        _chart(found, "agreement", "agreement with the teacher on the test set (%)"),
+        _chart(found, "kl", "KL from the teacher on the test set (nats)"),
     ]
+    return [Section(title=TITLE, text=text, tables=[table], charts=charts)]
 
 
 def repeated_errors(labels: Classes, teacher: Classes, student: Classes) -> Errors:
@@ -123,13 +115,13 @@ def correlation(agreement: Sequence[float], top1: Sequence[float]) -> tuple[floa
 
 
 def _point(group: Group) -> Point | None:
-    alpha, temperature = setting(group, "scheme.alpha"), setting(group, "losses.response.temperature")
-    if setting(group, "scheme.name") != "offline" or alpha is None or temperature is None:
+    alpha, temperature = evidence.setting(group, "scheme.alpha"), evidence.setting(group, "losses.response.temperature")
+    if evidence.setting(group, "scheme.name") != "offline" or alpha is None or temperature is None:
         return None
     return Point(alpha=float(alpha), temperature=float(temperature))
 
 
-def _test(group: Group, key: str) -> dict[int, float]:
+def _test(group: Group, key: str) -> BySeed:
     return by_seed(group, primary_head(group), "last", key)
 
 
@@ -148,25 +140,21 @@ def _errors(member: Member) -> Errors | None:
 
 
 def _how_far(
-    strongest: Point,
-    alone: Point,
-    agreement: Mapping[Point, Mapping[int, float]],
-    errors: Mapping[Point, Sequence[Errors | None]],
+    strongest: Point, alone: Point, agreement: Mapping[Point, BySeed], errors: Mapping[Point, Sequence[Errors]]
 ) -> str:
-    """Return how far the student with the largest weight on the teacher is from a copy."""
-    facts = [f"a copy would agree on 100 %, the student at {strongest} agrees on {_mean(agreement[strongest])} %"]
-    facts.append(f"that of labels alone on {_mean(agreement[alone])} %")
-    known = {point: [one for one in errors[point] if one is not None] for point in (strongest, alone)}
-    count = next((one.count for one in known[strongest]), 0)
-    if count and known[alone]:
-        shares = [mean_std([one.repeated for one in known[point]], 1) for point in (strongest, alone)]
+    agrees = {point: mean_std(agreement[point].values(), 2) for point in (strongest, alone)}
+    facts = [
+        f"a copy would agree on 100 %, the student at {strongest} agrees on {agrees[strongest]} %",
+        f"that of labels alone on {agrees[alone]} %",
+    ]
+    count = errors[strongest][0].count if errors[strongest] else 0
+    if count and errors[alone]:
+        shares = [mean_std([one.repeated for one in errors[point]], 1) for point in (strongest, alone)]
         facts.append(f"of the teacher's {count} errors the first repeats {shares[0]} %, the second {shares[1]} %")
     return f"How much of a copy: {'; '.join(facts)}."
 
 
-def _better_with_agreement(
-    agreement: Mapping[Point, Mapping[int, float]], top1: Mapping[Point, Mapping[int, float]]
-) -> str:
+def _better_with_agreement(agreement: Mapping[Point, BySeed], top1: Mapping[Point, BySeed]) -> str:
     pairs = [(value, top1[point][seed]) for point, of in agreement.items() for seed, value in of.items()]
     rho, p = correlation([one for one, _ in pairs], [two for _, two in pairs])
     if rho != rho:
@@ -175,10 +163,6 @@ def _better_with_agreement(
         f"Over all {len(pairs)} runs, agreement and accuracy have a rank correlation of {rho:+z.2f} ({probability(p)}; "
         "runs of one seed are not independent of each other)."
     )
-
-
-def _mean(values: Mapping[int, float]) -> str:
-    return mean_std(list(values.values()), 2)
 
 
 def _chart(found: Mapping[Point, Group], key: str, title: str) -> Chart:

@@ -15,21 +15,12 @@ from kdschemes.config.load import build_config
 from kdschemes.data import DataModule, open_data
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork, load_model
-from kdschemes.report.analyses.evidence import (
-    RULE,
-    BySeed,
-    by_point,
-    evaluated,
-    missing,
-    paragraphs,
-    probability,
-    setting,
-)
+from kdschemes.report.analyses import evidence
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.formatting import NOTHING, mean_std
 from kdschemes.report.groups import Group, Member
-from kdschemes.report.statistics import paired, verdicts
+from kdschemes.report.statistics import BySeed, paired
 
 TITLE = "A class that the student never sees"
 
@@ -82,8 +73,8 @@ def missing_class(groups: Sequence[Group]) -> list[Section]:
     One number is added to the logits of the omitted classes. It is chosen on the validation split of each run and
     applied once to the test set. Students of all classes are corrected for the same classes, as a control.
     """
-    found, left_out = by_point(groups, _point)
-    notes = [*missing(groups), *left_out]
+    found, left_out = evidence.by_point(groups, _point)
+    notes = [*evidence.missing(groups), *left_out]
     omitted = sorted({label for point in found for label in point.omitted})
     measured: dict[Point, dict[int, Corrected]] = {}
     for point, group in found.items() if omitted else ():
@@ -95,41 +86,24 @@ def missing_class(groups: Sequence[Group]) -> list[Section]:
     soft = next((point for point in measured if point.omitted and point.taught and not point.labels), None)
     hard = next((point for point in measured if point.omitted and not point.taught), None)
     if soft is None or hard is None:
-        why = (
-            "Nothing to compare yet: this needs a student on soft targets and one on labels, both with a class omitted."
-        )
-        return [Section(title=TITLE, text=paragraphs(notes, why))]
-    learned = paired(_recognized(measured[soft], 1), _recognized(measured[hard], 1))
-    return [
-        Section(
-            title=TITLE,
-            text=paragraphs(
-                evaluated(
-                    "Soft targets teach a class that no image shows (its test images recognized after the correction, "
-                    f"{soft.label}, against {hard.label})",
-                    learned,
-                ),
-                evaluated(
-                    f"One number restores accuracy (test top-1 of {soft.label}, after against before the correction)",
-                    paired(_top1(measured[soft], 1), _top1(measured[soft], 0)),
-                ),
-                _images(omitted, measured[soft]),
-                notes,
-                "One number is added to the logits of the omitted classes: the one with the best accuracy on the "
-                "validation split of the run (the middle of the range of equally good ones, or 0 if it is one of "
-                "them). "
-                "The test set is not used for this choice. " + RULE,
-            ),
-            tables=[_table(measured)],
-            charts=[
-                Chart(
-                    name="missing_class",
-                    spec=_chart(measured, omitted),
-                    caption="Lines: mean over seeds for every number. Dots: chosen on validation, one per seed.",
-                )
-            ],
-        )
-    ]
+        why = "this needs a student on soft targets and one on labels, both with a class omitted."
+        return [Section(title=TITLE, text=evidence.paragraphs(notes, f"Nothing to compare yet: {why}"))]
+    learned = evidence.evaluated(
+        "Soft targets teach a class that no image shows (its test images recognized after the correction, "
+        f"{soft.label}, against {hard.label})",
+        paired(_by_seed(measured[soft], "recognized", 1), _by_seed(measured[hard], "recognized", 1)),
+    )
+    restored = evidence.evaluated(
+        f"One number restores accuracy (test top-1 of {soft.label}, after against before the correction)",
+        paired(_by_seed(measured[soft], "top1", 1), _by_seed(measured[soft], "top1", 0)),
+    )
+    reading = (
+        "One number is added to the logits of the omitted classes: the one with the best accuracy on the validation "
+        "split of the run (the middle of the range of equally good ones, or 0 if it is one of them). The test set is "
+        "not used for this choice. "
+    )
+    text = evidence.paragraphs(learned, restored, _images(omitted, measured[soft]), notes, reading + evidence.RULE)
+    return [Section(title=TITLE, text=text, tables=[_table(measured)], charts=[_chart(measured, omitted)])]
 
 
 def measure(member: Member, omitted: Sequence[int]) -> Corrected:
@@ -146,10 +120,8 @@ def measure(member: Member, omitted: Sequence[int]) -> Corrected:
     network = load_model(member.folder).eval()
     offset = best_offset(labeled_logits(network, data, "val"), omitted)
     test = labeled_logits(network, data, "test")
-    given = [shifted(test.logits, omitted, value).argmax(1) for value in (0.0, offset)]
-    right = [classes == test.labels for classes in given]
+    before, after = (shifted(test.logits, omitted, value).argmax(1) == test.labels for value in (0.0, offset))
     seen = np.isin(test.labels, omitted)
-    before, after = right
     return Corrected(
         offset=offset,
         errors=(int((~before).sum()), int((~after).sum())),
@@ -180,9 +152,8 @@ def best_offset(found: LabeledLogits, omitted: Sequence[int]) -> float:
     """Return the offset b of the omitted classes' logits with the best accuracy on these logits.
 
     The prediction for a sample changes to the omitted classes when b exceeds d = (largest other logit) - (largest
-    omitted logit).
-    Accuracy is constant between the d of samples that are right on one side, so that the middle of each range, 1 beyond
-    the outermost d, and 0 are all that need be tried; of equally good ones that nearest 0 is taken.
+    omitted logit). Accuracy is constant between the d of samples that are right on one side, so that the middle of each
+    range, 1 beyond the outermost d, and 0 are all that need be tried; of equally good ones that nearest 0 is taken.
     """
     absent = np.zeros(found.logits.shape[1], dtype=bool)
     absent[list(omitted)] = True
@@ -202,21 +173,17 @@ def best_offset(found: LabeledLogits, omitted: Sequence[int]) -> float:
 
 
 def _point(group: Group) -> Point | None:
-    scheme, method = setting(group, "scheme.name"), setting(group, "scheme.method")
-    if (scheme, method) not in (("supervised", "ce"), ("offline", "kd")):
+    if evidence.method(group) not in (evidence.CROSS_ENTROPY, ("offline", "kd")):
         return None
-    alpha = float(setting(group, "scheme.alpha") or 0.0)
-    taught = scheme == "offline" and alpha > 0
-    omitted = tuple(setting(group, "data.exclude_classes") or ())
+    alpha = float(evidence.setting(group, "scheme.alpha") or 0.0)
+    taught = evidence.method(group) != evidence.CROSS_ENTROPY and alpha > 0
+    omitted = tuple(evidence.setting(group, "data.exclude_classes") or ())
     return Point(label=group.label, taught=taught, labels=not taught or alpha < 1, omitted=omitted)
 
 
-def _top1(found: Mapping[int, Corrected], which: int) -> BySeed:
-    return {seed: one.top1[which] for seed, one in found.items()}
-
-
-def _recognized(found: Mapping[int, Corrected], which: int) -> BySeed:
-    return {seed: one.recognized[which] for seed, one in found.items()}
+def _by_seed(found: Mapping[int, Corrected], key: str, which: int) -> BySeed:
+    """Return `top1` or `recognized` as trained (0) or with the offset (1), by seed."""
+    return {seed: getattr(one, key)[which] for seed, one in found.items()}
 
 
 def _images(omitted: Sequence[int], found: Mapping[int, Corrected]) -> str:
@@ -230,14 +197,14 @@ def _images(omitted: Sequence[int], found: Mapping[int, Corrected]) -> str:
 
 def _table(measured: Mapping[Point, Mapping[int, Corrected]]) -> Table:
     tested = [point for point in measured if point.omitted]
-    tests = [paired(_top1(measured[point], 1), _top1(measured[point], 0)) for point in tested]
-    words = {point: _words(*verdict) for point, verdict in zip(tested, verdicts(tests), strict=True)}
+    tests = [paired(_by_seed(measured[point], "top1", 1), _by_seed(measured[point], "top1", 0)) for point in tested]
+    words = dict(zip(tested, evidence.verdict_cells(tests), strict=True))
     rows = [
         [
             point.label,
             *(mean_std([float(one.errors[which]) for one in of.values()], 1) for which in (0, 1)),
-            *(mean_std(list(_top1(of, which).values()), 2) for which in (0, 1)),
-            *(mean_std(list(_recognized(of, which).values()), 1) for which in (0, 1)),
+            *(mean_std(_by_seed(of, "top1", which).values(), 2) for which in (0, 1)),
+            *(mean_std(_by_seed(of, "recognized", which).values(), 1) for which in (0, 1)),
             mean_std([one.offset for one in of.values()], 2),
             *words.get(point, (NOTHING, NOTHING)),
         ]
@@ -249,18 +216,11 @@ def _table(measured: Mapping[Point, Mapping[int, Corrected]]) -> Table:
         "omitted class's images predicted as this class. The test compares top-1 after and before the correction. "
         "Students of all classes serve as a control."
     )
-    return Table(
-        columns=(*columns, "recognized, corrected %", "added to the logit", "p (Holm)", "verdict"),
-        rows=rows,
-        caption=caption,
-    )
+    more_columns = ("recognized, corrected %", "added to the logit", "p (Holm)", "verdict")
+    return Table(columns=(*columns, *more_columns), rows=rows, caption=caption)
 
 
-def _words(p: float, verdict: str) -> tuple[str, str]:
-    return NOTHING if p != p else probability(p), verdict
-
-
-def _chart(measured: Mapping[Point, Mapping[int, Corrected]], omitted: Sequence[int]) -> alt.TopLevelMixin:
+def _chart(measured: Mapping[Point, Mapping[int, Corrected]], omitted: Sequence[int]) -> Chart:
     chosen = [one.offset for of in measured.values() for one in of.values()]
     low, high = min(0.0, *chosen), max(0.0, *chosen)
     margin = 0.1 * (high - low) + 0.5
@@ -274,10 +234,12 @@ def _chart(measured: Mapping[Point, Mapping[int, Corrected]], omitted: Sequence[
     x = alt.X("offset:Q", title="added to the logit of the omitted class")
     y = alt.Y("top1:Q", scale=percents(row["top1"] for row in (*lines, *dots)), title="test top-1 (%)")
     color = alt.Color("student:N", title=None, sort=[point.label for point in measured])
-    return alt.layer(
+    spec = alt.layer(
         chart(lines).mark_line().encode(x=x, y=y, color=color),
         chart(dots).mark_point(filled=True, size=60).encode(x=x, y=y, color=color, tooltip=["student:N", "top1:Q"]),
-    ).properties(width="container")
+    )
+    caption = "Lines: mean over seeds for every number. Dots: chosen on validation, one per seed."
+    return Chart(name="missing_class", spec=spec.properties(width="container"), caption=caption)
 
 
 def _accuracy(found: LabeledLogits, omitted: Sequence[int], offset: float) -> float:

@@ -5,27 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, variance
 
 import altair as alt
 from scipy import stats
 
-from kdschemes.report.analyses.evidence import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    NO_VERDICT,
-    SUPPORTED,
-    BySeed,
-    by_point,
-    missing,
-    paragraphs,
-    probability,
-)
+from kdschemes.report.analyses import evidence
+from kdschemes.report.analyses.evidence import CONTRADICTED, INCONCLUSIVE, NO_VERDICT, SUPPORTED
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import accuracy, mean_std
+from kdschemes.report.formatting import accuracy, mean_std, probability
 from kdschemes.report.groups import Group
-from kdschemes.report.statistics import LEAST_SEEDS, LEVEL
+from kdschemes.report.statistics import LEAST_SEEDS, LEVEL, BySeed
 
 TITLE = "Sensitivity: variation over settings against variation over seeds"
 
@@ -66,36 +57,31 @@ class Variation:
 
 def sensitivity(groups: Sequence[Group]) -> list[Section]:
     """Return how accuracy varies over the settings (the groups) and over seeds."""
-    found, left_out = by_point(groups, lambda group: group.label.partition(" (")[0])
-    notes = [*missing(groups), *left_out]
+    found, left_out = evidence.by_point(groups, lambda group: group.label.partition(" (")[0])
+    notes = [*evidence.missing(groups), *left_out]
     accuracies = {label: values for label, group in found.items() if (values := accuracy(group))}
     variation = measure(accuracies)
     if variation is None:
         why = "Nothing to compare yet: this needs at least two settings with runs of the same two seeds."
-        return [Section(title=TITLE, text=paragraphs(notes, why))]
+        return [Section(title=TITLE, text=evidence.paragraphs(notes, why))]
     ordered = sorted(accuracies, key=lambda label: -fmean(accuracies[label].values()))
     best, worst = ordered[0], ordered[-1]
+    shown = {label: mean_std(accuracies[label].values(), 2) for label in ordered}
+    tested = "no variation at all" if math.isnan(variation.p) else f"F = {variation.f:.2f}, {probability(variation.p)}"
     claim = (
         f"Distillation is sensitive to its settings: **{variation.verdict}** (std over {variation.points} "
         f"settings {variation.settings:.2f} points, {variation.own:.2f} without what seeds alone would give, over "
-        f"{variation.n} seeds {variation.seeds:.2f}; {_tested(variation)})."
+        f"{variation.n} seeds {variation.seeds:.2f}; {tested})."
     )
     ends = (
-        f"The best is {best} with {_mean(accuracies[best])} %, the worst {worst} with {_mean(accuracies[worst])} %, "
+        f"The best is {best} with {shown[best]} %, the worst {worst} with {shown[worst]} %, "
         "test top-1 after the last epoch. The best of many profits from chance."
     )
-    rows = [[label, mean_std(list(accuracies[label].values()), 2), str(len(accuracies[label]))] for label in ordered]
+    rows = [[label, shown[label], str(len(accuracies[label]))] for label in ordered]
     columns = ("setting", "test top-1 %", "seeds")
-    return [
-        Section(
-            title=TITLE,
-            text=paragraphs(claim, ends, notes, RULE),
-            tables=[Table(columns=columns, rows=rows, caption="Mean ± sample std over seeds, the best first.")],
-            charts=[
-                Chart(name="sensitivity", spec=_chart(accuracies, ordered), caption="Dots are seeds, bars are means.")
-            ],
-        )
-    ]
+    table = Table(columns=columns, rows=rows, caption="Mean ± sample std over seeds, the best first.")
+    text = evidence.paragraphs(claim, ends, notes, RULE)
+    return [Section(title=TITLE, text=text, tables=[table], charts=[_chart(accuracies, ordered)])]
 
 
 def measure(accuracies: Mapping[str, BySeed]) -> Variation | None:
@@ -106,49 +92,33 @@ def measure(accuracies: Mapping[str, BySeed]) -> Variation | None:
         return None
     rows = [[values[seed] for seed in seeds] for values in accuracies.values()]
     of_points, of_seeds = [fmean(row) for row in rows], [fmean(column) for column in zip(*rows, strict=True)]
-    mean = fmean(of_points)
-    variance = sum((one - mean) ** 2 for one in of_points) / (points - 1)
+    mean, between = fmean(of_points), variance(of_points)
     freedom = (points - 1) * (n - 1)
-    rest = (
-        sum(
-            (value - of_point - of_seed + mean) ** 2
-            for row, of_point in zip(rows, of_points, strict=True)
-            for value, of_seed in zip(row, of_seeds, strict=True)
-        )
-        / freedom
-    )
-    within = fmean(
-        sum((value - of_point) ** 2 for value in row) / (n - 1) for row, of_point in zip(rows, of_points, strict=True)
-    )
-    f = n * variance / rest if rest > 0 else math.inf if variance > 0 else math.nan
+    residuals = [
+        value - of_point - of_seed + mean
+        for row, of_point in zip(rows, of_points, strict=True)
+        for value, of_seed in zip(row, of_seeds, strict=True)
+    ]
+    rest = sum(residual**2 for residual in residuals) / freedom
+    f = n * between / rest if rest > 0 else math.inf if between > 0 else math.nan
     return Variation(
         points=points,
         n=n,
-        settings=math.sqrt(variance),
-        own=math.sqrt(max(0.0, variance - rest / n)),
-        seeds=math.sqrt(within),
+        settings=math.sqrt(between),
+        own=math.sqrt(max(0.0, between - rest / n)),
+        seeds=math.sqrt(fmean(map(variance, rows))),
         f=f,
         p=float(stats.f.sf(f, points - 1, freedom)),
     )
 
 
-def _tested(found: Variation) -> str:
-    return f"F = {found.f:.2f}, {probability(found.p)}" if found.p == found.p else "no variation at all"
-
-
-def _mean(values: BySeed) -> str:
-    return mean_std(list(values.values()), 2)
-
-
-def _chart(accuracies: Mapping[str, BySeed], ordered: Sequence[str]) -> alt.TopLevelMixin:
-    values = [
-        {"setting": label, "top1": value, "seed": seed}
-        for label in ordered
-        for seed, value in accuracies[label].items()
-    ]
+def _chart(accuracies: Mapping[str, BySeed], ordered: Sequence[str]) -> Chart:
+    values = [{"setting": label, "top1": top1, "seed": n} for label in ordered for n, top1 in accuracies[label].items()]
     base = chart(values).encode(y=alt.Y("setting:N", sort=list(ordered), title=None))
     x = alt.X("top1:Q", scale=alt.Scale(zero=False), title="test top-1 (%)")
-    return alt.layer(
+    spec = alt.layer(
         base.mark_point(filled=True, opacity=0.6).encode(x=x, tooltip=["setting:N", "seed:Q", "top1:Q"]),
         base.mark_tick(thickness=2).encode(x=alt.X("mean(top1):Q")),
-    ).properties(width="container")
+    )
+    caption = "Dots are seeds, bars are means."
+    return Chart(name="sensitivity", spec=spec.properties(width="container"), caption=caption)

@@ -17,8 +17,7 @@ class Comparison:
     """The gradient of softened cross-entropy against its high-temperature limit, at each temperature.
 
     `exact` and `limit` are mean lengths of a sample's gradient. `raw` and `centered` are relative errors of the limit,
-    ||g - limit|| / ||limit|| over all samples, for the logits as they are and centered over the classes of each
-    sample.
+    ||g - limit|| / ||limit|| over all samples, for the logits as they are and centered over each sample's classes.
     """
 
     temperatures: tuple[float, ...]

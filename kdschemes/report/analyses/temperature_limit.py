@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, linear_regression
 from typing import TYPE_CHECKING
 
 import altair as alt
 
 from kdschemes.errors import UserError
-from kdschemes.report.analyses.evidence import CONTRADICTED, SUPPORTED, missing, paragraphs, setting
+from kdschemes.report.analyses import evidence
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.formatting import mean_std
@@ -62,7 +62,7 @@ def temperature_limit(groups: Sequence[Group]) -> list[Section]:
     """Return the gradient of distillation against (z - v) / (N T^2), measured on trained pairs."""
     sections: list[Section] = []
     for group in groups:
-        if group.earlier or setting(group, "scheme.name") != "offline":
+        if group.earlier or evidence.setting(group, "scheme.name") != "offline":
             continue
         pairs, reasons = [], []
         for member in group.finished:
@@ -70,7 +70,7 @@ def temperature_limit(groups: Sequence[Group]) -> list[Section]:
                 pairs.append(measure_pair(member))
             except UserError as error:
                 reasons.append(f"Not measured: {error}.")
-        notes = [*missing([group]), *reasons]
+        notes = [*evidence.missing([group]), *reasons]
         title = TITLE if len(groups) < 3 else f"{TITLE}: {group.label}"
         suffix = f"_{len(sections) + 1}" if sections else ""
         sections.append(_section(title, pairs, notes, suffix))
@@ -86,8 +86,7 @@ def measure_pair(member: Member) -> Measured:
     from kdschemes.report.analyses.soft_gradient import compare, error_constant, std
     from kdschemes.report.analyses.trained_pair import pair_logits
 
-    logits = pair_logits(member, IMAGES)
-    student, teacher = logits.student.double(), logits.teacher.double()
+    student, before, teacher = (logits.double() for logits in pair_logits(member, IMAGES))
     stds = std(student), std(teacher)
     after = compare(student, teacher, TEMPERATURES)
     (at_useful,) = compare(student, teacher, [USEFUL * max(stds)]).centered
@@ -95,7 +94,7 @@ def measure_pair(member: Member) -> Measured:
         student=stds[0],
         teacher=stds[1],
         after=after,
-        before=compare(logits.before, logits.teacher, TEMPERATURES),
+        before=compare(before, teacher, TEMPERATURES),
         constant=error_constant(student, teacher),
         slope=slope(after.temperatures, after.centered, above=HIGH * max(stds)),
         at_useful=at_useful,
@@ -108,34 +107,35 @@ def slope(temperatures: Sequence[float], errors: Sequence[float], *, above: floa
     kept = [pair for pair in pairs if pair[0] > above]
     kept = kept if len(kept) > 2 else pairs[-3:]
     x, y = ([math.log(pair[index]) for pair in kept] for index in (0, 1))
-    mean_x, mean_y = fmean(x), fmean(y)
-    return sum((a - mean_x) * (b - mean_y) for a, b in zip(x, y, strict=True)) / sum((a - mean_x) ** 2 for a in x)
+    return linear_regression(x, y).slope
 
 
 def _section(title: str, pairs: Sequence[Measured], notes: Sequence[str], suffix: str) -> Section:
     if not pairs:
-        return Section(title=title, text=paragraphs(notes, "No finished pair to measure yet."))
+        return Section(title=title, text=evidence.paragraphs(notes, "No finished pair to measure yet."))
     slopes = [pair.slope for pair in pairs]
     falls = all(abs(one + 1) <= TOLERANCE for one in slopes)
     numbers = f"{len(pairs)} {'pair' if len(pairs) == 1 else 'pairs'}"
     claim = (
         f"Above {HIGH:g} times the std of the logits, the relative error of (z - v) / (N T^2) falls as 1/T: "
-        f"**{SUPPORTED if falls else CONTRADICTED}** (slope on logarithmic axes {mean_std(slopes, 3)} over {numbers}; "
-        f"supported if every slope is within {TOLERANCE:g} of -1)."
+        f"**{evidence.SUPPORTED if falls else evidence.CONTRADICTED}** (slope on logarithmic axes "
+        f"{mean_std(slopes, 3)} over {numbers}; supported if every slope is within {TOLERANCE:g} of -1)."
     )
     useful = (
         f"The std of the logits around their sample's mean is {mean_std([pair.student for pair in pairs], 2)} "
-        f"(student) and "
-        f"{mean_std([pair.teacher for pair in pairs], 2)} (teacher). At {USEFUL:g} times the larger of the two, T = "
-        f"{mean_std([USEFUL * pair.std for pair in pairs], 1)}, the error of the limit is "
+        f"(student) and {mean_std([pair.teacher for pair in pairs], 2)} (teacher). At {USEFUL:g} times the larger of "
+        f"the two, T = {mean_std([USEFUL * pair.std for pair in pairs], 1)}, the error of the limit is "
         f"{mean_std([100 * pair.at_useful for pair in pairs], 1)} %; beyond that distillation is nearly a matching of "
         "logits."
     )
-    raw = fmean(pair.after.raw[-1] for pair in pairs)
+    exact, limit, centered, raw = (
+        _means([getattr(pair.after, of) for pair in pairs]) for of in ("exact", "limit", "centered", "raw")
+    )
+    before = _means([pair.before.centered for pair in pairs])
     centring = (
-        f"These are logits centered over the classes of each sample. Without centering, an error of {100 * raw:.2g} % "
-        f"remains at T = {TEMPERATURES[-1]:g}: an offset common to all classes changes (z - v) but not the softmax, so "
-        "the error never vanishes."
+        "These are logits centered over the classes of each sample. Without centering, an error of "
+        f"{100 * raw[-1]:.2g} % remains at T = {TEMPERATURES[-1]:g}: an offset common to all classes changes (z - v) "
+        "but not the softmax, so the error never vanishes."
     )
     how = (
         f"Gradient at the student's logits z of cross-entropy with the teacher's softened outputs (logits v), without "
@@ -145,66 +145,41 @@ def _section(title: str, pairs: Sequence[Measured], notes: Sequence[str], suffix
     )
     columns = ("T", "length of g", "length of the limit", "error", "error, not centered", "error before training")
     rows = [
-        [
-            f"{temperature:g}",
-            *(
-                f"{fmean(values):.3g}"
-                for values in zip(
-                    *(
-                        (p.after.exact[i], p.after.limit[i], p.after.centered[i], p.after.raw[i], p.before.centered[i])
-                        for p in pairs
-                    ),
-                    strict=True,
-                )
-            ),
-        ]
-        for i, temperature in enumerate(TEMPERATURES)
+        [f"{temperature:g}", *(f"{mean:.3g}" for mean in means)]
+        for temperature, *means in zip(TEMPERATURES, exact, limit, centered, raw, before, strict=True)
     ]
     caption = f"Means over {numbers}; lengths are means over images. Before training: the student's initial weights."
+    constant = fmean(pair.constant for pair in pairs)
+    first_order = [{"T": temperature, "value": constant / temperature} for temperature in TEMPERATURES]
+    errors = alt.layer(
+        chart(first_order).mark_line(style="reference").encode(x=_x(), y=_y("relative error (log)")),
+        _lines({"centered": centered, "as they are": raw, "centered, before training": before}, "relative error (log)"),
+    )
+    lengths = _lines({"gradient": exact, "(z - v) / (N T^2)": limit}, "length (log)")
     return Section(
         title=title,
-        text=paragraphs(claim, useful, centring, notes, how),
+        text=evidence.paragraphs(claim, useful, centring, notes, how),
         tables=[Table(columns=columns, rows=rows, caption=caption)],
         charts=[
-            Chart(
-                name=f"temperature_limit_error{suffix}",
-                spec=_error_chart(pairs),
-                caption="Relative error of the limit; dashed: C / T.",
-            ),
-            Chart(
-                name=f"temperature_limit_length{suffix}",
-                spec=_length_chart(pairs),
-                caption="Mean length of a sample's gradient, without the factor T^2.",
-            ),
+            Chart(name=f"temperature_limit_{name}{suffix}", spec=spec.properties(width="container"), caption=words)
+            for name, spec, words in (
+                ("error", errors, "Relative error of the limit; dashed: C / T."),
+                ("length", lengths, "Mean length of a sample's gradient, without the factor T^2."),
+            )
         ],
     )
 
 
-def _error_chart(pairs: Sequence[Measured]) -> alt.TopLevelMixin:
-    lines = {
-        "centered": [pair.after.centered for pair in pairs],
-        "as they are": [pair.after.raw for pair in pairs],
-        "centered, before training": [pair.before.centered for pair in pairs],
-    }
-    constant = fmean(pair.constant for pair in pairs)
-    line = [{"T": temperature, "value": constant / temperature} for temperature in TEMPERATURES]
-    dashed = chart(line).mark_line(style="reference").encode(x=_x(), y=_y("relative error (log)"))
-    return alt.layer(dashed, _lines(lines, "relative error (log)")).properties(width="container")
+def _means(curves: Sequence[Sequence[float]]) -> list[float]:
+    """Return the mean over pairs at each temperature."""
+    return [fmean(values) for values in zip(*curves, strict=True)]
 
 
-def _length_chart(pairs: Sequence[Measured]) -> alt.TopLevelMixin:
-    lines = {
-        "gradient": [pair.after.exact for pair in pairs],
-        "(z - v) / (N T^2)": [pair.after.limit for pair in pairs],
-    }
-    return _lines(lines, "length (log)").properties(width="container")
-
-
-def _lines(lines: dict[str, list[tuple[float, ...]]], title: str) -> alt.Chart:
+def _lines(lines: Mapping[str, Sequence[float]], title: str) -> alt.Chart:
     values = [
-        {"T": temperature, "value": fmean(one), "line": name}
-        for name, of in lines.items()
-        for temperature, one in zip(TEMPERATURES, zip(*of, strict=True), strict=True)
+        {"T": temperature, "value": mean, "line": name}
+        for name, means in lines.items()
+        for temperature, mean in zip(TEMPERATURES, means, strict=True)
     ]
     color = alt.Color("line:N", sort=list(lines), title=None)
     spec: alt.Chart = chart(values).mark_line(point=True).encode(x=_x(), y=_y(title), color=color)

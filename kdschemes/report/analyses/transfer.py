@@ -29,8 +29,7 @@ class Change:
 
     `own` and `unseen` are the top-1 of images whose class the student had, or had not, images of before; NaN where
     there are none. `forgetting` is the mean over classes of max(0, top-1 before - top-1 after); `positive` is the
-    fraction
-    of all images that were classified wrongly and are correct now, `negative` that of the opposite.
+    fraction of all images that were classified wrongly and are correct now, `negative` that of the opposite.
     """
 
     top1: float

@@ -11,7 +11,7 @@ import altair as alt
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
-from kdschemes.report.formatting import accuracy, mean_of, primary_head, std_of
+from kdschemes.report.formatting import accuracy, mean_of, name, primary_head, std_of
 from kdschemes.report.groups import Group
 from kdschemes.report.style import MUTED
 
@@ -26,10 +26,9 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
         values = accuracy(group)
         if not values or not all(map(math.isfinite, values.values())):
             continue
-        label = f"{group.label} ({TEACHES})" if group.earlier else group.label
-        named = {"run": label, "hue": hue.of.get(group.label, TEACHES)}
+        named = {"run": name(group), "hue": hue.of.get(group.label, TEACHES)}
         dots += [named | {"seed": seed, "top1": round(value, 3)} for seed, value in values.items()]
-        mean, std = mean_of(list(values.values())), std_of(list(values.values()))
+        mean, std = mean_of(values.values()), std_of(values.values())
         means.append(
             named
             | {"mean": round(mean, 3), "low": round(mean - std, 3), "high": round(mean + std, 3)}
@@ -42,7 +41,7 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
     y = alt.Y("run:N", title=None, sort=None, axis=alt.Axis(grid=True, ticks=False, domain=False))
     names, colors = [*hue.names, TEACHES], [*hue.colors, MUTED]
     color = alt.Color("hue:N", scale=alt.Scale(domain=names, range=colors), legend=None)
-    tips = [alt.Tooltip(field) for field in ("run:N", "head:N", "mean:Q", "std:Q", "seeds:Q")]
+    tips = ["run:N", "head:N", "mean:Q", "std:Q", "seeds:Q"]
     of_means = chart(means).encode(y=y, color=color)
     of_dots = chart(dots).encode(y=y, color=color)
     spec = alt.layer(

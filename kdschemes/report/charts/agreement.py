@@ -24,7 +24,7 @@ LEAST_HEADS = 3
 
 def agreement_section(groups: Sequence[Group], stored: Stored) -> Section | None:
     """Return the matrices of heads and of groups; None if no predictions are stored for any."""
-    charts = [*_within(groups, stored), *_between(groups, stored)]
+    charts = _within(groups, stored) + _between(groups, stored)
     return Section(title="Agreement", charts=charts) if charts else None
 
 
@@ -37,7 +37,7 @@ def _within(groups: Sequence[Group], stored: Stored) -> list[Chart]:
     charts: list[Chart] = []
     for group in groups:
         runs = list(stored.of.get(group.label, {}).values())
-        names = [*(group.finished[0].results or {})["heads"], *(head for found in runs for head in found.heads)]
+        names = [*group.results[0]["heads"], *(head for found in runs for head in found.heads)]
         names = [head for head in dict.fromkeys(names) if runs and len(stored.with_head(group, head)) == len(runs)]
         if len(names) < LEAST_HEADS or len(charts) == MOST_MATRICES:
             continue
@@ -76,11 +76,11 @@ def _between(groups: Sequence[Group], stored: Stored) -> list[Chart]:
         return []
     caption = (
         "Percentage of test images to which the reported heads of two runs assign the same class. Off the diagonal: "
-        "runs of the "
-        "same seed, mean over seeds. On the diagonal: runs of different seeds, that is, the effect of chance alone."
+        "runs of the same seed, mean over seeds. On the diagonal: runs of different seeds, that is, the effect of "
+        "chance alone."
     )
-    left_out = len(all_of_them) - len(own)
-    caption += f" The first {MOST_ROWS} groups; {left_out} more are left out." if left_out else ""
+    if left_out := len(all_of_them) - len(own):
+        caption += f" The first {MOST_ROWS} groups; {left_out} more are left out."
     return [_matrix("agreement_between", rows, [group.label for group in own], caption)]
 
 
@@ -100,7 +100,7 @@ def _matrix(name: str, rows: Sequence[dict[str, Any]], names: Sequence[str], cap
         y=alt.Y("a:N", sort=list(names), title=None, axis=alt.Axis(ticks=False, domain=False)),
     )
     scale = alt.Scale(scheme="cividis", domain=[low, high] if low < high else [low - 1, high], nice=False)
-    tips = [alt.Tooltip(field) for field in ("a:N", "b:N", "percent:Q", "pairs:Q")]
+    tips = ["a:N", "b:N", "percent:Q", "pairs:Q"]
     spec = alt.layer(
         base.mark_rect(cornerRadius=2).encode(color=alt.Color("percent:Q", scale=scale, legend=None), tooltip=tips),
         base.mark_text(fontSize=11).encode(text="text:N", color=alt.Color("ink:N", scale=None, legend=None)),

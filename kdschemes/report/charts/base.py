@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import altair as alt
@@ -11,9 +11,20 @@ ROOM = 0.08
 """Margin at both ends of an axis, as a fraction of the range of the values."""
 
 
+WIDE = 8.0
+"""Ratio of values above which an axis is logarithmic."""
+
+
 def chart(rows: Sequence[dict[str, Any]]) -> alt.Chart:
     """Return a chart with its data embedded: one dictionary per row, with JSON values."""
     return alt.Chart(alt.InlineData(values=list(rows)))
+
+
+def numbers(values: Collection[float], padding: int) -> alt.Scale:
+    """Return an axis of numbers, logarithmic if they are positive and span more than a factor of `WIDE`."""
+    if min(values) > 0 and max(values) / min(values) > WIDE:
+        return alt.Scale(type="log", nice=False, padding=padding)
+    return alt.Scale(zero=False, nice=False, padding=padding)
 
 
 def percents(values: Iterable[float]) -> alt.Scale:

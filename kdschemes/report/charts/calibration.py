@@ -17,7 +17,7 @@ from kdschemes.report.groups import Group
 from kdschemes.report.predictions import Stored
 
 BINS = 15
-"""Bins of confidence, those of the expected calibration error (`metrics.ECE_BINS`)."""
+"""Bins of confidence, those of the expected calibration error."""
 
 LEAST_IMAGES = 10
 """Bins with fewer images are not drawn."""
@@ -48,7 +48,7 @@ def reliability(confidence: npt.NDArray[np.float64], right: npt.NDArray[np.bool_
 
 
 def _chart(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | None) -> Chart:
-    ranked = sorted(groups, key=lambda group: (group.label != baseline, -mean_of([*accuracy(group).values()] or [0.0])))
+    ranked = sorted(groups, key=lambda group: (group.label != baseline, -mean_of(accuracy(group).values() or [0.0])))
     chosen = [group for group in groups if group in ranked[:MOST_LINES]]
     rows: list[dict[str, Any]] = []
     names: dict[str, str] = {}
@@ -57,8 +57,8 @@ def _chart(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | No
         runs = stored.with_head(group, head).values()
         sure = np.concatenate([found.heads[head]["test"].confidence.astype(np.float64) for found in runs])
         right = np.concatenate([found.heads[head]["test"].classes == found.labels["test"] for found in runs])
-        ece = list(by_seed(group, head, "last", "ece").values())
-        names[group.label] = f"{group.label}: ECE {mean_std(ece, 1)} %"
+        ece = mean_std(by_seed(group, head, "last", "ece").values(), 1)
+        names[group.label] = f"{group.label}: ECE {ece} %"
         rows += [
             {"run": names[group.label], "sure": round(mean, 2), "right": round(share, 2), "images": images}
             for mean, share, images in reliability(sure, right)
@@ -68,7 +68,7 @@ def _chart(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | No
     color = alt.Color("run:N", scale=scale, title=None, legend=alt.Legend(columns=2))
     x = alt.X("sure:Q", title="confidence (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
     y = alt.Y("right:Q", title="accuracy (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
-    tips = [alt.Tooltip("run:N"), *(alt.Tooltip(field) for field in ("sure:Q", "right:Q", "images:Q"))]
+    tips = ["run:N", "sure:Q", "right:Q", "images:Q"]
     size = alt.Size("images:Q", scale=alt.Scale(range=[20, 220]), legend=None)
     base = chart(rows).encode(x=x, y=y, color=color)
     diagonal = chart([{"sure": end, "right": end} for end in (0, 100)]).encode(x=x, y=y)
@@ -81,10 +81,8 @@ def _chart(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | No
         f"Reliability of the reported heads on the test set after the last epoch: accuracy of the images in each of "
         f"{BINS} bins of confidence against their mean confidence, pooled over seeds; points below the "
         f"diagonal are overconfident. Larger points hold more images; bins of fewer than {LEAST_IMAGES} are left out. "
-        f"ECE: "
-        "mean and sample std over seeds."
+        "ECE: mean and sample std over seeds."
     )
-    if len(groups) > len(chosen):
-        more = len(groups) - len(chosen)
+    if more := len(groups) - len(chosen):
         caption += f" Shown are the baseline and the most accurate groups; {more} more are left out."
     return Chart(name="reliability", spec=spec.properties(width="container", height=380), caption=caption)

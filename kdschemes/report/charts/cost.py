@@ -8,7 +8,7 @@ from typing import Any
 
 import altair as alt
 
-from kdschemes.report.charts.base import chart, percents
+from kdschemes.report.charts.base import chart, numbers, percents
 from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
 from kdschemes.report.formatting import MEAN_OVER_PEERS, by_seed, cost, heads, mean_of, primary_head, std_of
@@ -21,8 +21,6 @@ COSTS = (
     ("latency_ms", "latency per image (ms)", "~g"),
 )
 """Key, title and number format of the axis."""
-
-WIDE = 8.0
 
 REPORTED, OTHER = "reported head", "other head"
 
@@ -50,11 +48,9 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
     They are ordered by cost; of equal points only the first is included.
     """
     chosen: list[int] = []
-    best = -math.inf
     for index in sorted(range(len(points)), key=lambda one: (points[one][0], -points[one][1], one)):
-        if points[index][1] > best:
+        if not chosen or points[index][1] > points[chosen[-1]][1]:
             chosen.append(index)
-            best = points[index][1]
     return chosen
 
 
@@ -65,7 +61,7 @@ def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
     own = [(group, primary_head(group)) for group in groups if group.finished]
     others = [(group, head) for group, first in own for head in heads(group) if head not in (first, MEAN_OVER_PEERS)]
     for group, head in [*own, *others]:
-        values = list(by_seed(group, head, "last", "top1").values())
+        values = by_seed(group, head, "last", "top1").values()
         if not values or not all(map(math.isfinite, values)):
             continue
         costs = {key: mean_of(of) if (of := cost(group, head, key)) else None for key, *_ in COSTS}
@@ -74,7 +70,7 @@ def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
         if not is_reported and key in seen:
             continue
         seen.add(key)
-        teaches = (group.finished[0].results or {}).get("teacher") == head
+        teaches = group.results[0].get("teacher") == head
         label = group.label if is_reported else head if teaches else f"{group.label} ({head})"
         hue_of = ELSE if teaches else hue.of.get(group.label, ELSE)
         points.append(
@@ -88,17 +84,14 @@ def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
 def _chart(points: Sequence[dict[str, Any]], key: str, title: str, form: str, hue: Hue) -> Chart:
     rows = [{name: value for name, value in point.items() if value is not None} for point in points]
     chosen = front([(point[key], point["top1"]) for point in points])
-    costs = [point[key] for point in points]
-    scale = alt.Scale(zero=False, padding=20, nice=False)
-    if min(costs) > 0 and max(costs) / min(costs) > WIDE:
-        scale = alt.Scale(type="log", padding=20, nice=False)
+    scale = numbers([point[key] for point in points], padding=20)
     x = alt.X(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(format=form, tickCount=5, grid=False))
     y = alt.Y("top1:Q", title="test top-1 (%)", scale=percents(point["top1"] for point in points))
     shown = hue.only((point["hue"] for point in points), {ELSE: MUTED})
     kinds = alt.Scale(domain=[REPORTED, OTHER], range=["circle", "diamond"])
     several = any(point["kind"] == OTHER for point in points)
     shape = alt.Shape("kind:N", scale=kinds, title=None, legend=alt.Legend() if several else None)
-    tips = [alt.Tooltip(field) for field in ("run:N", "kind:N", f"{key}:Q", "top1:Q", "std:Q", "seeds:Q")]
+    tips = ["run:N", "kind:N", f"{key}:Q", "top1:Q", "std:Q", "seeds:Q"]
     front_rows = [rows[index] | {"number": number} for number, index in enumerate(chosen, 1)]
     of_front = chart(front_rows).encode(x=x, y=y)
     spec = alt.layer(

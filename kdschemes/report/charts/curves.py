@@ -10,7 +10,7 @@ from typing import Any
 import altair as alt
 
 from kdschemes.errors import UserError
-from kdschemes.report.charts.base import chart
+from kdschemes.report.charts.base import WIDE, chart
 from kdschemes.report.colors import FEW, Hue
 from kdschemes.report.document import Chart, Section
 from kdschemes.report.formatting import mean_of
@@ -19,9 +19,6 @@ from kdschemes.tracking.metrics_log import read_rows
 
 Curve = dict[int, float]
 """A metric on the validation split by epoch."""
-
-WIDE = 8.0
-"""NLLs that span more than this ratio get a logarithmic axis."""
 
 MOST_POINTS = 100
 """Maximum number of epochs drawn per line; of longer ones every second, third, ... and the last."""
@@ -49,10 +46,9 @@ def curves(groups: Sequence[Group], hue: Hue) -> Section | None:
 
 def curve(member: Member, metric: str = "top1") -> Curve:
     """Return the curve of a run's reported head, the first in each line of `metrics.jsonl`; {} if there is none."""
+    found: Curve = {}
     try:
-        rows = read_rows(member.folder / "metrics.jsonl")
-        found: Curve = {}
-        for row in rows:
+        for row in read_rows(member.folder / "metrics.jsonl"):
             if row.get("kind") == "eval" and row.get("split") == "val":
                 head = next(key for key in row if key.endswith("/top1")).removesuffix("/top1")
                 if f"{head}/{metric}" in row:
@@ -83,20 +79,16 @@ def _chart(kind: _Kind, groups: Sequence[Group], hue: Hue) -> Chart | None:
         named = {"hue": hue.of[group.label], "run": group.label}
         found = [one for member in group.finished if (one := curve(member, kind.metric))]
         if found:
-            lines, means = _mean_rows(found, kind.digits)
+            lines = _mean_rows(found, kind.digits)
             finished += [named | {"seeds": len(found)} | line for line in lines]
-            settled = means[len(means) // 3 :]
+            settled = [line["mean"] for line in lines[len(lines) // 3 :]]
             lowest, highest = [*lowest, *settled], [*highest, *settled]
         for member in group.members:
             if member.results is None and (one := curve(member, kind.metric)):
-                rows = [
-                    {"epoch": epoch, "mean": round(value, kind.digits)}
-                    for epoch, value in one.items()
-                    if math.isfinite(value)
-                ]
+                shown = {epoch: round(value, kind.digits) for epoch, value in one.items() if math.isfinite(value)}
                 name = f"{group.label} seed={member.row.entry.seed}, not finished"
-                started += [named | {"run": name} | row for row in rows]
-                highest += [row["mean"] for row in rows]
+                started += [named | {"run": name, "epoch": epoch, "mean": mean} for epoch, mean in shown.items()]
+                highest += shown.values()
     if not finished and not started:
         return None
     x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d", grid=False))
@@ -105,33 +97,22 @@ def _chart(kind: _Kind, groups: Sequence[Group], hue: Hue) -> Chart | None:
     color = hue.color()
     layers: list[alt.Chart] = []
     if finished:
-        tips = [
-            alt.Tooltip("run:N"),
-            alt.Tooltip("epoch:Q"),
-            alt.Tooltip("mean:Q", title=kind.title),
-            alt.Tooltip("seeds:Q"),
-        ]
+        tips = ["run:N", "epoch:Q", alt.Tooltip("mean:Q", title=kind.title), "seeds:Q"]
         base = chart(finished).encode(x=x, color=color, detail="run:N")
         if len(groups) <= FEW and any("low" in row for row in finished):
-            layers.append(
-                base.mark_area(opacity=0.16, clip=True, line=False).encode(
-                    y=alt.Y("low:Q", title=kind.title, scale=scale), y2="high:Q"
-                )
-            )
+            low = alt.Y("low:Q", title=kind.title, scale=scale)
+            layers.append(base.mark_area(opacity=0.16, clip=True, line=False).encode(y=low, y2="high:Q"))
         layers.append(base.mark_line(clip=True).encode(y=y, strokeDash=hue.dash()))
         if len(groups) <= FEW:
             layers.append(base.mark_point(opacity=0, size=120, clip=True).encode(y=y, tooltip=tips))
     if started:
         base = chart(started).encode(x=x, y=y, color=color, detail="run:N")
         layers.append(base.mark_line(clip=True, strokeDash=[1, 3], strokeCap="round").encode(tooltip=["run:N"]))
-    return Chart(
-        name=kind.name,
-        spec=alt.layer(*layers).properties(width="container", height=320),
-        caption=_caption(kind, groups, bool(started)),
-    )
+    spec = alt.layer(*layers).properties(width="container", height=320)
+    return Chart(name=kind.name, spec=spec, caption=_caption(kind, groups, bool(started)))
 
 
-def _mean_rows(found: Sequence[Curve], digits: int) -> tuple[list[dict[str, Any]], list[float]]:
+def _mean_rows(found: Sequence[Curve], digits: int) -> list[dict[str, Any]]:
     epochs, columns = common(found)
     rows: list[dict[str, Any]] = []
     for index in thinned(epochs):
@@ -141,7 +122,7 @@ def _mean_rows(found: Sequence[Curve], digits: int) -> tuple[list[dict[str, Any]
         if len(found) > 1:
             row |= {"low": round(min(columns[index]), digits), "high": round(max(columns[index]), digits)}
         rows.append(row)
-    return rows, [row["mean"] for row in rows]
+    return rows
 
 
 def _scale(kind: _Kind, lowest: Sequence[float], highest: Sequence[float]) -> alt.Scale:

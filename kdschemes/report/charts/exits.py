@@ -23,20 +23,18 @@ LABELED = 2
 def exits(groups: Sequence[Group], hue: Hue) -> Section | None:
     """Return accuracy against multiply-accumulates for groups whose networks have exits; None if there are none."""
     rows: list[dict[str, Any]] = []
-    notes, drawn = [], 0
+    notes = []
     for group in groups:
         with_exits = [member for member in group.finished if (member.results or {}).get("early_exit")]
         found = [one for member in with_exits if (one := _read(member))]
         if with_exits and len(found) < len(with_exits):
             notes.append(f"{group.label}: early_exit.json is missing in {len(with_exits) - len(found)} of its runs.")
         if found:
-            drawn += 1
-            rows += [
-                {"run": group.label, "hue": hue.of[group.label], "seeds": len(found)} | row for row in _rows(found)
-            ]
+            named = {"run": group.label, "hue": hue.of[group.label], "seeds": len(found)}
+            rows += [named | row for row in _rows(found)]
     if not rows:
         return Section(title="Early exit", text=" ".join(notes)) if notes else None
-    return Section(title="Early exit", text=" ".join(notes), charts=[_chart(rows, hue, drawn <= LABELED)])
+    return Section(title="Early exit", text=" ".join(notes), charts=[_chart(rows, hue)])
 
 
 def _read(member: Member) -> dict[str, Any] | None:
@@ -56,8 +54,7 @@ def _rows(found: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name in found[0]["exits"]
     ]
     curves = [one["curve"] for one in found if one.get("curve")]
-    if curves:
-        rows += [_mean(list(at)) | {"decision": BUDGETED} for at in zip(*curves, strict=False)]
+    rows += [_mean(at) | {"decision": BUDGETED} for at in zip(*curves, strict=False)]
     return [*rows, _mean([one["static"] for one in found]) | {"decision": STATIC}]
 
 
@@ -68,15 +65,14 @@ def _mean(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labeled: bool) -> Chart:
+def _chart(rows: Sequence[dict[str, Any]], hue: Hue) -> Chart:
     axis, scale = alt.Axis(format="~s", tickCount=6), alt.Scale(zero=False, nice=False, padding=16)
     x = alt.X("macs:Q", title="multiply-accumulates per image (mean)", axis=axis, scale=scale)
     y = alt.Y("top1:Q", title="test top-1 (%)", scale=percents(row["top1"] for row in rows))
     kinds = [BUDGETED, ANYTIME, STATIC]
-    shape = alt.Shape(
-        "decision:N", scale=alt.Scale(domain=kinds, range=["circle", "square", "diamond"]), title=None, sort=kinds
-    )
-    tips = [alt.Tooltip(field) for field in ("run:N", "decision:N", "exit:N", "macs:Q", "top1:Q", "seeds:Q")]
+    shapes = alt.Scale(domain=kinds, range=["circle", "square", "diamond"])
+    shape = alt.Shape("decision:N", scale=shapes, title=None, sort=kinds)
+    tips = ["run:N", "decision:N", "exit:N", "macs:Q", "top1:Q", "seeds:Q"]
 
     color = hue.only(row["hue"] for row in rows).color()
 
@@ -91,12 +87,11 @@ def _chart(rows: Sequence[dict[str, Any]], hue: Hue, labeled: bool) -> Chart:
             for kind, size in ((BUDGETED, 22), (ANYTIME, 64), (STATIC, 150))
         ),
     ]
-    if labeled:
+    if len({row["run"] for row in rows}) <= LABELED:
         layers.append(of(ANYTIME).mark_text(dy=16, fontSize=11).encode(text="exit:N"))
     caption = (
         "Test top-1 against multiply-accumulates after the last epoch, means over seeds: every image classified at the "
         "same exit; each at the first exit that is confident enough, for 25 budgets with thresholds chosen on "
-        "validation; "
-        "and the same network without exits."
+        "validation; and the same network without exits."
     )
     return Chart(name="exits", spec=alt.layer(*layers).properties(width="container", height=340), caption=caption)

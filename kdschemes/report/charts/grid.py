@@ -9,15 +9,12 @@ from typing import Any
 
 import altair as alt
 
-from kdschemes.report.charts.base import chart, percents
-from kdschemes.report.colors import Hue, is_number, leaf
+from kdschemes.report.charts.base import chart, numbers, percents
+from kdschemes.report.colors import Hue, leaf, numeric_keys
 from kdschemes.report.document import Chart, Section
 from kdschemes.report.formatting import accuracy, mean_of, std_of
 from kdschemes.report.groups import Group
 from kdschemes.report.style import INK, SERIES, ramp
-
-WIDE = 8.0
-"""A key whose values span more than this ratio gets a logarithmic axis."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +42,7 @@ def grid(groups: Sequence[Group]) -> Section | None:
         for number, rest in enumerate(dict.fromkeys(point.rest for point in points)):
             of = [point for point in points if point.rest == rest]
             ending = f"_{number + 1}" if number else ""
-            charts.append(_heat_map(of, keys, names, f"heat_map{ending}", (low, high), rest))
+            charts.append(_heat_map(of, names, f"heat_map{ending}", (low, high), rest))
             charts.append(_lines(of, keys[1], names, f"lines{ending}", keys[0], rest))
     else:
         charts.append(_lines(points, keys[0], names, "lines", None, ""))
@@ -55,13 +52,6 @@ def grid(groups: Sequence[Group]) -> Section | None:
     return Section(title=title, text=text, charts=charts)
 
 
-def numeric_keys(groups: Sequence[Group]) -> list[str]:
-    """Return the keys of a grid that are numbers in all groups and have two or more values."""
-    grids = [group.members[0].row.entry.grid for group in groups]
-    keys = [key for key in (grids[0] if grids else {}) if all(is_number(grid.get(key)) for grid in grids)]
-    return [key for key in keys if len({grid[key] for grid in grids}) > 1]
-
-
 def _point(group: Group, keys: Sequence[str]) -> _Point | None:
     seeds = accuracy(group)
     if not seeds or not all(map(math.isfinite, seeds.values())):
@@ -69,25 +59,14 @@ def _point(group: Group, keys: Sequence[str]) -> _Point | None:
     entry = group.members[0].row.entry
     rest = [entry.variant] if entry.variant is not None else []
     rest += [f"{leaf(key)}={value}" for key, value in entry.grid.items() if key not in keys]
-    values = list(seeds.values())
-    return _Point(
-        at={key: float(entry.grid[key]) for key in keys},
-        rest=" ".join(rest),
-        mean=mean_of(values),
-        std=std_of(values),
-        seeds=seeds,
-    )
+    at = {key: float(entry.grid[key]) for key in keys}
+    return _Point(at=at, rest=" ".join(rest), mean=mean_of(seeds.values()), std=std_of(seeds.values()), seeds=seeds)
 
 
 def _heat_map(
-    points: Sequence[_Point],
-    keys: Sequence[str],
-    names: Mapping[str, str],
-    name: str,
-    ends: tuple[float, float],
-    rest: str,
+    points: Sequence[_Point], names: Mapping[str, str], name: str, ends: tuple[float, float], rest: str
 ) -> Chart:
-    down, along = keys
+    down, along = names
     middle = ends[0] + 0.45 * (ends[1] - ends[0])
     rows = [
         {"x": f"{point.at[along]:g}", "y": f"{point.at[down]:g}", "top1": round(point.mean, 2)}
@@ -95,15 +74,15 @@ def _heat_map(
         | {"seeds": len(point.seeds), "dark": "white" if point.mean < middle else "black"}
         for point in points
     ]
-    orders = {key: [f"{value:g}" for value in sorted({point.at[key] for point in points})] for key in keys}
+    orders = {key: [f"{value:g}" for value in sorted({point.at[key] for point in points})] for key in names}
     axis = alt.Axis(labelAngle=0, ticks=False, domain=False)
     base = chart(rows).encode(
         x=alt.X("x:O", sort=orders[along], title=names[along], axis=axis),
         y=alt.Y("y:O", sort=orders[down][::-1], title=names[down], axis=axis),
     )
     scale = alt.Scale(scheme="cividis", domain=list(ends), nice=False)
-    tips = [alt.Tooltip("x:O", title=names[along]), alt.Tooltip("y:O", title=names[down])]
-    tips += [alt.Tooltip("mean:N"), alt.Tooltip("std:N"), alt.Tooltip("seeds:Q")]
+    of_keys = [alt.Tooltip("x:O", title=names[along]), alt.Tooltip("y:O", title=names[down])]
+    tips = [*of_keys, "mean:N", "std:N", "seeds:Q"]
     cells = base.mark_rect(cornerRadius=2).encode(color=alt.Color("top1:Q", scale=scale, legend=None), tooltip=tips)
     ink = alt.Color("dark:N", scale=None, legend=None)
     spec = alt.layer(
@@ -133,13 +112,10 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
         dots += [of | {"seed": seed, "top1": round(value, 3)} for seed, value in point.seeds.items()]
     values = sorted({point.at[key] for point in points})
     axis = alt.Axis(values=values, grid=False, labelOverlap=True, format="~g")
-    x = alt.X("x:Q", title=names[key], axis=axis, scale=_scale(values))
+    x = alt.X("x:Q", title=names[key], axis=axis, scale=numbers(values, padding=16))
     scale = percents([row[end] for row in means for end in ("low", "high")] + [row["top1"] for row in dots])
     y = alt.Y("mean:Q", title="test top-1 (%)", scale=scale)
-    tips = [
-        alt.Tooltip("x:Q", title=names[key]),
-        *(alt.Tooltip(field) for field in ("mean:Q", "std:Q", "seeds:Q")),
-    ]
+    tips = [alt.Tooltip("x:Q", title=names[key]), "mean:Q", "std:Q", "seeds:Q"]
     base = chart(means).encode(x=x, color=hue.color())
     layers = [
         base.mark_rule(strokeWidth=1.5, opacity=0.7, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
@@ -161,12 +137,6 @@ def _kinds(points: Sequence[_Point]) -> Hue:
     found = list(dict.fromkeys(point.rest for point in points))
     colors = (SERIES[0],) if len(found) == 1 else (INK, *SERIES)
     return Hue(title="", of={}, names=found, colors=[colors[i % len(colors)] for i in range(len(found))])
-
-
-def _scale(values: Sequence[float]) -> alt.Scale:
-    if values[0] > 0 and values[-1] / values[0] > WIDE:
-        return alt.Scale(type="log", nice=False, padding=16)
-    return alt.Scale(zero=False, nice=False, padding=16)
 
 
 def _numbers(points: Sequence[_Point], by: str, names: Mapping[str, str]) -> Hue:

@@ -16,8 +16,8 @@ from kdschemes.config.load import load_config
 from kdschemes.config.naming import dump_yaml, run_name
 from kdschemes.report.analyses import ANALYSES
 from kdschemes.report.analyses.budgets import budgets, equal_compute
-from kdschemes.report.analyses.capacity import Pair, axes, capacity, difference
-from kdschemes.report.analyses.efficiency import efficiency, epochs_to, mean_over
+from kdschemes.report.analyses.capacity import Pair, axes, capacity
+from kdschemes.report.analyses.efficiency import efficiency, epochs_to
 from kdschemes.report.analyses.evidence import by_point, evaluated, missing, setting, verdict
 from kdschemes.report.analyses.fidelity import Errors, correlation, fidelity, repeated_errors
 from kdschemes.report.analyses.sensitivity import measure, sensitivity
@@ -25,7 +25,7 @@ from kdschemes.report.analyses.soft_gradient import compare, error_constant, sof
 from kdschemes.report.analyses.temperature_limit import TEMPERATURES, measure_pair, slope, temperature_limit
 from kdschemes.report.document import Section
 from kdschemes.report.groups import Group, Member
-from kdschemes.report.statistics import paired
+from kdschemes.report.statistics import difference, paired
 from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
 from kdschemes.study.record import Entry
 from kdschemes.study.status import Row
@@ -184,8 +184,6 @@ def test_efficiency(make: Make) -> None:
 
 
 def test_efficiency_by_its_parts() -> None:
-    assert mean_over({0.1: {0: 1.0, 1: 2.0}, 0.5: {0: 3.0}, 1.0: {0: 100.0}}) == {0: 2.0}
-    assert mean_over({1.0: {0: 100.0}}) == {}
     assert [epochs_to({2: 50.0, 1: 10.0, 3: 90.0}, level) for level in (5.0, 50.0, 51.0, 91.0)] == [1, 2, 3, None]
 
 

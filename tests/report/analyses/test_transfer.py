@@ -18,11 +18,12 @@ from kdschemes.config.naming import dump_yaml, run_name
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.models import load_model
-from kdschemes.report.analyses.collaborative import Setting, collaborative, mean_of_places, tuned
+from kdschemes.report.analyses.collaborative import Setting, collaborative, tuned
 from kdschemes.report.analyses.missing_class import LabeledLogits, best_offset, measure, missing_class
 from kdschemes.report.analyses.transfer import Change, Transfer, change, seen_classes, transfer
 from kdschemes.report.document import Section
 from kdschemes.report.groups import Group, Member
+from kdschemes.report.statistics import mean_by_seed
 from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
 from kdschemes.study.record import Entry
 from kdschemes.study.status import Row
@@ -295,5 +296,5 @@ def test_settings_are_tuned_on_validation_and_for_each_seed() -> None:
     assert {seed: chosen.after.top1 for seed, chosen in tuned(grid).items()} == {0: 10.0, 1: 20.0}
     assert tuned({}) == {}
     assert tuned({first: {0: run(math.nan, 1.0)}, second: {0: run(1.0, 1.0)}}) == {}
-    assert mean_of_places([{0: 1.0, 1: 2.0}, {1: 4.0}]) == {1: 3.0}
-    assert mean_of_places([]) == {}
+    assert mean_by_seed([{0: 1.0, 1: 2.0}, {1: 4.0}]) == {1: 3.0}
+    assert mean_by_seed([]) == {}
