@@ -209,6 +209,14 @@ def compare(options: argparse.Namespace) -> str:
     return compare_runs(options.first, options.second)
 
 
+def export(options: argparse.Namespace) -> str:
+    """Write a head of a run as a plain network."""
+    from kdschemes.training.export import export as export_head
+
+    run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
+    return export_head(run, out, head=options.head, best=options.best)
+
+
 def list_caches(options: argparse.Namespace) -> str:
     """Return the table of the teacher caches in a folder."""
     from kdschemes.teacher_cache.listing import listing
@@ -311,6 +319,11 @@ def _parser() -> Parser:
     two.add_argument("second", metavar="RUN", help="folder of another one")
     credit = parser.command("cite", "the BibTeX of what a run used: method, losses, data, networks, options", citations)
     credit.add_argument("run", metavar="RUN", help="folder of the run")
+    out = parser.command("export", "a head of a run, such as a peer, as a plain network", export)
+    out.add_argument("run", metavar="RUN", help="folder of the run, finished or not")
+    out.add_argument("out", metavar="FOLDER", help="gets model.safetensors and config.json, and exits if there are any")
+    out.add_argument("--head", metavar="NAME", help="a head of the run's table [the first]")
+    out.add_argument("--best", action="store_true", help="weights of the best epoch [of the last checkpoint]")
     _add_wandb(parser.command("wandb", "Weights & Biases: sync (offline runs), dashboard"))
     parser.group("look at methods and networks")
     read = parser.command("methods", "all methods and losses, or the card of one: paper, equation, defaults", methods)

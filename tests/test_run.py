@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from kdschemes import cli
 from kdschemes.config.data import Digits
 from kdschemes.data import open_data
 from kdschemes.models import create_model, load_model, save_weights
@@ -39,7 +40,7 @@ def imported(stderr: str) -> set[str]:
 def test_help_is_answered_without_torch(tmp_path: Path) -> None:
     done = python("-X", "importtime", str(REPOSITORY / "run.py"), "--help", folder=tmp_path)
     assert done.returncode == 0
-    assert done.stdout.startswith("usage: run.py [KEY=VALUE ...]")
+    assert done.stdout.startswith("usage: kdschemes train [KEY=VALUE ...]")
     assert "optim.lr=0.1" in done.stdout
     assert "pydantic" in imported(done.stderr)
     assert imported(done.stderr).isdisjoint({"torch", "numpy", "accelerate", "timm"})
@@ -51,7 +52,7 @@ def test_a_typo_is_answered_without_torch_in_one_line(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (2, "")
     assert imported(done.stderr).isdisjoint({"torch", "numpy", "accelerate", "timm"})
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    assert line == "error: unknown key 'trian'; did you mean 'train'? (--help lists all keys)"
+    assert line == "error: unknown key 'trian'; did you mean 'train'? (--help all lists all keys)"
     assert not list(tmp_path.iterdir())
 
 
@@ -138,6 +139,47 @@ def test_the_exported_network_reproduces_the_reported_numbers(tiny: Done, which:
         assert top1 == pytest.approx(reported[split]["top1"], abs=1e-9)
         nll = torch.nn.functional.cross_entropy(logits.double(), batch.labels).item()
         assert nll == pytest.approx(reported[split]["nll"], rel=1e-5)
+
+
+def accuracy(folder: Path) -> float:
+    """Return the test top-1 of an exported network."""
+    data = open_data(Digits(), seed=0, device=torch.device("cpu"))
+    (batch,) = data.eval_batches("test", batch_size=1000, rank=0, world=1)
+    with torch.no_grad():
+        return 100 * (load_model(folder)(batch.images).argmax(1) == batch.labels).double().mean().item()
+
+
+@pytest.mark.parametrize("which", ["last", "best"])
+@pytest.mark.parametrize("head", ["peer0", "peer1"])
+def test_any_peer_is_exported_from_the_checkpoint(tiny: Done, tmp_path: Path, head: str, which: str) -> None:
+    words = ["export", str(tiny.folder), str(tmp_path), "--head", head, *(["--best"] if which == "best" else [])]
+    assert cli.main(words) == 0
+    reported = json.loads((tiny.folder / "results.json").read_text())["heads"][head][which]
+    assert accuracy(tmp_path) == pytest.approx(reported["test"]["top1"], abs=1e-9)
+    if head == "peer0":
+        left = tiny.folder if which == "last" else tiny.folder / "best"
+        assert (tmp_path / "model.safetensors").stat().st_size == (left / "model.safetensors").stat().st_size
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["RUN", "--head", "peer3"], "unknown head 'peer3'; did you mean 'peer"),
+        (["RUN", "--head", "ensemble"], "ensemble is not a single network"),
+        (["nowhere"], "folder nowhere not found"),
+    ],
+)
+def test_what_cannot_be_exported_is_refused_in_one_line(
+    tiny: Done, tmp_path: Path, words: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_folder, *more = words
+    place = str(tiny.folder) if run_folder == "RUN" else run_folder
+    assert cli.main(["export", place, str(tmp_path / "out"), *more]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert told in err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_same_command_again_does_not_train_again(tiny: Done) -> None:

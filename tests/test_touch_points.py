@@ -1,4 +1,5 @@
-"""What a new loss touches: options with a table line, implementation, builder line, card, and its test file."""
+"""What a new loss touches: options with a table line, implementation, builder line, card, and one test file, which
+`tests.losses.table` finds."""
 
 from __future__ import annotations
 
@@ -121,7 +122,8 @@ def test_a_loss_is_five_touch_points(tmp_path: Path) -> None:
     insert(build, "from kdschemes.losses.response.soft_ce", "from kdschemes.losses.response.reverse import reverse\n")
     insert(build, "    response.SoftCE:", "    response.Reverse: partial(LogitLoss, reverse),\n")
     (package / "cards" / "losses" / "reverse.md").write_text(CARD)
-    test = tmp_path / "test_of_the_loss.py"
+    test = tmp_path / "tests" / "losses" / "response" / "test_reverse.py"
+    test.parent.mkdir(parents=True)
     test.write_text(TEST)
 
     environment = os.environ | {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1"}

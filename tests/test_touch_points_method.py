@@ -1,4 +1,4 @@
-"""A new method touches its options with their table line, its builder with its line, and a card; all else finds it."""
+"""A new method touches its options and builder with their table lines, a card and a test file; all else finds it."""
 
 from __future__ import annotations
 
@@ -67,16 +67,38 @@ None.
 
 p is the softmax of z, a constant where it teaches.
 """
+TESTS = '''"""Echo."""
+
+from tests.losses import oracles
+from tests.schemes.cases import base
+
+
+def expected_total(seen):
+    student = seen.logits("student")
+    hard = oracles.cross_entropy(student, oracles.one_hot(seen.labels, 10))
+    return hard + seen.config.scheme.echoes * oracles.kd(student, student, temperature=5.0)
+
+
+FORMULA = expected_total
+EXACT = {"echo-once": [*base("self", "echo"), "scheme.echoes=1"]}
+'''
 BUILD = """
-from tests.schemes import variants
+import sys
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import dump_yaml
 from kdschemes.core.types import DataSpec
 from kdschemes.schemes import build_scheme
+from tests.schemes import self_distillation
+from tests.schemes.cases import DEFAULTS
 
-assert variants.DEFAULTS["self-echo"] == ["scheme=self", "method=echo", "model=resnet20"]
+self_distillation.__path__.append(sys.argv[1])
+from tests.schemes.table import EXACT, FORMULAS, VARIANTS
+
+assert DEFAULTS["self-echo"] == ["scheme=self", "method=echo", "model=resnet20"]
 config = load_config(["scheme=self", "method=echo"], recipes=None)
 scheme = build_scheme(config, DataSpec(10, 1, 8))
+assert {"self-echo", "echo-once"} <= EXACT.keys() and "self-echo" in VARIANTS
+assert FORMULAS["self-echo"].__module__ == "tests.schemes.self_distillation.test_echo"
 assert [term.name for term in scheme.terms] == ["ce/student", "kd/student->student"]
 print(dump_yaml(config))
 """
@@ -105,6 +127,8 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     add(schemes / "__init__.py", "    options.SelfBYOT: byot,\n", "    options.SelfEcho: echo,\n")
     (package / "cards" / "methods" / "echo.md").write_text(CARD)
+    (folder / "tests_of_echo").mkdir()
+    (folder / "tests_of_echo" / "test_echo.py").write_text(TESTS)
     return folder
 
 
@@ -127,7 +151,7 @@ def test_a_new_method_is_in_help_and_in_the_lists_of_methods(package: Path) -> N
 
 
 def test_a_new_method_is_built_tested_and_cited(package: Path, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(python(package, "-c", BUILD))
+    (tmp_path / "config.yaml").write_text(python(package, "-c", BUILD, str(package / "tests_of_echo")))
     cited = python(package, "-m", "kdschemes.cli", "cite", str(tmp_path))
     assert "% method self/echo\n" in cited
     assert "\n@misc{hinton2015distilling," in cited

@@ -33,12 +33,12 @@ def cite(folder: Path) -> str:
         UserError: no such folder, or its `config.yaml` is missing or unreadable.
     """
     uses: dict[str, tuple[Entry, list[str]]] = {}
-    for what, entry in used(_read_run(folder)):
+    for what, entry in used(read_run(folder)):
         uses.setdefault(entry.key, (entry, []))[1].append(f"% {what}\n")
     return "\n\n".join("".join(dict.fromkeys(comments)) + entry.text for entry, comments in uses.values())
 
 
-def _read_run(folder: Path) -> Config:
+def read_run(folder: Path) -> Config:
     path = folder / "config.yaml"
     if not folder.is_dir():
         raise UserError(f"folder {folder} not found: give a run folder")
@@ -55,7 +55,7 @@ def _read_run(folder: Path) -> Config:
     try:
         return build_config(tree)
     except UserError as error:
-        raise UserError(f"{path} is damaged: {error}") from None
+        raise UserError(f"{path} cannot be used: {error}") from None
 
 
 def used(config: Config) -> Iterator[tuple[str, Entry]]:

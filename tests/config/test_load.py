@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 import subprocess
 import sys
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import pytest
@@ -14,65 +11,19 @@ import yaml
 
 from kdschemes.config import Config, losses, schemes
 from kdschemes.config.data import DATA
-from kdschemes.config.help import GROUPS, LOSS_PREFIXES, choices, description, help_text
-from kdschemes.config.load import build_config, load_config
+from kdschemes.config.load import build_config
 from kdschemes.config.losses import feature as feature_maps
 from kdschemes.config.losses import response
 from kdschemes.config.models import MODELS
-from kdschemes.config.naming import NOT_HASHED, config_hash, dump_yaml, run_name, to_tree
+from kdschemes.config.naming import dump_yaml, run_name, to_tree
 from kdschemes.config.recipes import known_recipes
 from kdschemes.config.schemes import online as options_online
 from kdschemes.config.schemes import self_distillation as self_exits
 from kdschemes.config.schemes import supervised
-from kdschemes.config.validate import all_keys
-from kdschemes.errors import UserError
 from tests import REPOSITORY
+from tests.config.cases import METHODS, RECIPES, error, load, recipe
 
-RECIPES = REPOSITORY / "experiments"
 RECIPE_FILES = sorted(file for name in known_recipes(RECIPES) if (file := RECIPES / f"{name}.yaml").is_file())
-METHODS = [(scheme, method) for scheme, methods in schemes.SCHEMES.items() for method in methods]
-
-
-def load(*arguments: str, recipes: Path = RECIPES) -> Config:
-    return load_config(arguments, recipes=recipes)
-
-
-def error(*arguments: str, recipes: Path = RECIPES) -> str:
-    with pytest.raises(UserError) as caught:
-        load(*arguments, recipes=recipes)
-    message = str(caught.value)
-    assert message
-    assert "\n" not in message
-    return message
-
-
-def recipe(folder: Path, text: str) -> Path:
-    (folder / "mine.yaml").write_text(text)
-    return folder
-
-
-VARIED = [
-    [],
-    ["seed=3", "train.epochs=2", "optim.lr=1e-3", "optim.milestones=[0.5]", "optim.clip_grad_norm=1"],
-    ["scheme=offline", "teacher=[resnet20,resnet56]", "teacher.weights=[1,3]", "losses.feature=at"],
-    ["scheme.peers=[convnet,resnet20]", "losses.response=logit_mse", "losses.relation=rkd"],
-    ["scheme=self", "scheme.exits=[stage1]", "losses.feature.stages=[exit:stage4]"],
-    ["data=image_folder", "data.root=images", "model=timm/resnet18", "tracker=[wandb,tensorboard]"],
-    ["data=cifar10", "data.mixup=0.2", "train.ema=0.9", "precision=bf16", "output_dir=here", "group=mine"],
-]
-
-
-@pytest.mark.parametrize("arguments", VARIED, ids=" ".join)
-def test_a_configuration_comes_back_from_its_tree_and_from_its_yaml(arguments: list[str], tmp_path: Path) -> None:
-    config = load(*arguments)
-    assert build_config(to_tree(config)) == config
-    saved = tmp_path / "config.yaml"
-    saved.write_text(dump_yaml(config))
-    again = load(f"experiment={saved}")
-    assert again == config
-    assert config_hash(again) == config_hash(config)
-    assert run_name(again) == run_name(config)
-    assert load(f"experiment={saved}", "seed=77").seed == 77
 
 
 @pytest.mark.parametrize(("scheme", "method"), METHODS)
@@ -90,32 +41,6 @@ def test_every_method_loads_with_its_own_options_and_losses(scheme: str, method:
 def test_a_scheme_without_a_method_takes_its_first() -> None:
     assert load("scheme=supervised").scheme == supervised.Supervised()
     assert load("method=label_smoothing", "scheme=supervised").scheme == supervised.LabelSmoothing()
-
-
-def test_the_hash_counts_what_is_computed_and_nothing_else() -> None:
-    base = load()
-    assert re.fullmatch("[0-9a-f]{8}", config_hash(base))
-    watched = load("output_dir=elsewhere", "tracker=wandb", "project=p", "group=g", "train.fsdp=true")
-    assert config_hash(watched) == config_hash(base)
-    offline = load("scheme=offline")
-    assert config_hash(load("scheme=offline", "teacher.placement=sharded")) == config_hash(offline)
-    assert config_hash(load("scheme=offline", "teacher.precision=bf16")) != config_hash(offline)
-    watchers = {"output_dir", "tracker", "project", "group", "job_type"}
-    teacher = {"teacher.placement", "teacher.cache_dir", "teacher.cache_limit_gb"}
-    assert watchers | teacher | {"scheme.file", "train.fsdp"} == set(NOT_HASHED)
-    for other in ("seed=1", "train.epochs=16", "optim.lr=0.2", "data.mixup=0.1", "losses.response.temperature=2"):
-        assert config_hash(load(other)) != config_hash(base)
-        assert config_hash(load(other)) == config_hash(load(other))
-    assert config_hash(load("optim.lr=1")) == config_hash(load("optim.lr=1.0")) == config_hash(load("optim.lr=1e0"))
-    assert config_hash(load("train.epochs=15", "optim.lr=0.1")) == config_hash(base)
-
-
-def test_groups_that_a_scheme_does_not_use_are_not_in_its_tree_or_its_hash(tmp_path: Path) -> None:
-    assert "teacher" not in to_tree(load("scheme=self"))
-    assert {"teacher", "losses"}.isdisjoint(to_tree(load("scheme=supervised")))
-    both = recipe(tmp_path, "scheme: offline\nteacher: {name: resnet56, seed: 4}\nlosses: {response: logit_mse}")
-    baseline = load("experiment=mine", "scheme=supervised", recipes=both)
-    assert config_hash(baseline) == config_hash(load("scheme=supervised"))
 
 
 def test_later_overrides_win_over_earlier_ones_over_the_recipe_over_the_defaults(tmp_path: Path) -> None:
@@ -422,106 +347,6 @@ def test_values_are_read_as_yaml() -> None:
     assert load("tracker=none").tracker == []
     assert load("tracker=wandb").tracker == ["wandb"]
     assert load('output_dir="123"').output_dir == "123"
-
-
-def test_help_lists_every_key_with_its_default_and_what_is_allowed() -> None:
-    text = help_text(["all"])
-    words = {line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  ")}
-    groups = {"scheme", "data", "model", "teacher", "losses", "optim", "train"}
-    for key, field in all_keys().items():
-        names_a_choice = key.rpartition(".")[2] in ("name", "method")
-        kind, _, leaf = key.rpartition(".")
-        if kind in LOSS_PREFIXES and leaf in {field.name for field in fields(losses.Ramp)}:
-            key = f"losses.KIND.{leaf}"
-        if key in LOSS_PREFIXES:
-            continue
-        assert key in words or key in groups or (names_a_choice and key not in ("model.name", "teacher.name")), key
-        assert key in words or field.type not in ("int", "float", "str", "bool"), key
-    for scheme, method in METHODS:
-        assert f"scheme={scheme} method={method}: " in text
-    for name in DATA:
-        assert f"data={name}: " in text
-    for kind, table in (("response", losses.RESPONSE), ("feature", losses.FEATURE), ("relation", losses.RELATION)):
-        for name in set(table) - {"none"}:
-            assert f"losses.{kind}={name}: " in text
-    assert "experiment=" in text
-    assert re.search(r"optim\.lr=0\.1 +peak learning rate.*\[a number above 0\]", text)
-    assert re.search(r"scheme\.alpha=0\.9 .*\[a number at least 0 and at most 1\]", text)
-
-
-def test_help_alone_is_a_page_that_fits_the_screen() -> None:
-    lines = help_text().splitlines()
-    assert len(lines) <= 60
-    assert max(map(len, lines)) <= 100
-    keys = {found[1] for line in lines if (found := re.match(r"  ([a-z_.]+)=", line))}
-    assert {"scheme", "data", "optim.lr", "train.epochs", "seed"} <= keys
-    assert keys <= {*all_keys(), *GROUPS, *LOSS_PREFIXES, "method", "experiment"}
-    examples = [shlex.split(line)[2:] for line in lines if line.startswith("  kdschemes train")]
-    for words in (words[: words.index("two")] if "two" in words else words for words in examples):
-        load_config(words, recipes=REPOSITORY / "experiments")
-
-
-@pytest.mark.parametrize(
-    ("words", "shown", "hidden"),
-    [
-        ("scheme", ["scheme=online", "  dml ", "  byot "], ["optim."]),
-        ("scheme=offline", ["  camkd ", "scheme=offline method=kd: ", "scheme.alpha=0.9"], ["  dml "]),
-        ("scheme=offline method=camkd", ["scheme.beta=50.0", "keys of teacher"], ["losses", "optim."]),
-        ("method=byot", ["scheme=self method=byot", "losses.feature=hint", "scheme.exits=all"], ["teacher"]),
-        ("byot", ["scheme=self method=byot: "], []),
-        ("losses", ["losses.response", "  dkd ", "  crd ", "losses.KIND.ramp_epochs=20.0"], ["optim."]),
-        ("losses.feature", ["  hint "], ["  dkd "]),
-        ("losses.response=dkd", ["losses.response.beta=8.0", "[a number at least 0]"], ["losses.response.scale"]),
-        ("dkd", ["losses.response.beta=8.0"], []),
-        ("kd", ["scheme=offline method=kd: ", "losses.response=kd: "], []),
-        ("data", ["  cifar100 ", "data.mixup=0.0"], ["data.image_size"]),
-        ("data=image_folder", ["data.image_size=224"], ["data.crop_padding"]),
-        ("optim", ["optim.lr=0.1", "optim.name=sgd"], ["train."]),
-        ("optim.lr", ["optim.lr=0.1"], ["optim.name"]),
-        ("run", ["experiment=", "output_dir=runs"], ["optim."]),
-        (
-            "scheme=offline optim.lr=1 model=resnet20",
-            ["method=kd: ", "optim.lr=0.1", "model.checkpoint"],
-            ["optim.name"],
-        ),
-    ],
-)
-def test_help_on_a_topic(words: str, shown: list[str], hidden: list[str]) -> None:
-    text = help_text(words.split())
-    assert [word for word in shown if word not in text] == []
-    assert [word for word in hidden if word in text] == []
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ("optmi", "no help on 'optmi'; did you mean 'optim'?"),
-        ("train.epoch", "did you mean 'train.epochs'?"),
-        ("camk", "did you mean 'camkd'?"),
-        ("scheme=ofline", "did you mean 'offline'?"),
-        ("scheme=offline method=dml", "unknown method 'dml'"),
-        ("method=ema", "method=ema is now method=mean_teacher"),
-        ("losses.response=dk", "did you mean 'dkd'?"),
-        ("data=cifar", "unknown data 'cifar'"),
-        ("optim.clip", "optim.clip is now optim.clip_grad_norm"),
-    ],
-)
-def test_help_on_nothing_that_there_is(words: str, told: str) -> None:
-    with pytest.raises(UserError) as error:
-        help_text(words.split())
-    assert told in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_every_key_says_what_it_means_and_its_default_is_allowed() -> None:
-    for prefix, cls in choices():
-        for field in fields(cls):
-            names_a_choice = field.name in ("name", "method", *losses.KINDS)
-            names_a_choice = names_a_choice or is_dataclass(getattr(Config(), field.name, None))
-            assert names_a_choice or description(cls, field), f"{prefix}.{field.name}"
-    defaults = build_config({})
-    for group in ("model", "optim", "train", "data"):
-        assert build_config({group: to_tree(defaults)[group]}) == defaults
 
 
 def test_the_configuration_is_read_without_torch() -> None:

@@ -33,7 +33,6 @@ from tests.schemes.cases import (
     METHODS,
     OFFLINE,
     START,
-    VARIANTS,
     base,
     batch_for,
     build,
@@ -42,6 +41,7 @@ from tests.schemes.cases import (
     state_of,
     trained,
 )
+from tests.schemes.table import VARIANTS
 
 HALFWAY = Progress(step=50, total_steps=100, steps_per_epoch=1)
 

@@ -19,7 +19,6 @@ from tests.schemes.cases import (
     OFFLINE,
     SELF,
     START,
-    VARIANTS,
     base,
     batch_for,
     build,
@@ -29,6 +28,7 @@ from tests.schemes.cases import (
     state_of,
     trained,
 )
+from tests.schemes.table import VARIANTS
 
 TEACHERS = ["offline-kd", "offline-kd-two-teachers", "offline-kd-hint-rkd"]
 

@@ -21,18 +21,8 @@ from kdschemes.models import count_macs, count_parameters, create_model
 from kdschemes.schemes import build_scheme
 from kdschemes.training.checks import check_placement
 from tests.processes import run
-from tests.schemes.cases import (
-    DATA_SPEC,
-    OFFLINE,
-    START,
-    VARIANTS,
-    build,
-    configure,
-    random_batch,
-    same_state,
-    state_of,
-    trained,
-)
+from tests.schemes.cases import DATA_SPEC, OFFLINE, START, build, configure, random_batch, same_state, state_of, trained
+from tests.schemes.table import VARIANTS
 from tests.training.test_loop import SMALL, one_line
 
 CPU = torch.device("cpu")

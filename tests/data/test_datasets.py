@@ -1,17 +1,9 @@
-"""Reading the data sets: whole, missing, cut short and damaged files; downloads; stratified splits."""
+"""Reading the data sets: whole, missing, cut short and damaged files."""
 
 from __future__ import annotations
 
 import gzip
-import hashlib
-import pickle
 import struct
-import tarfile
-import threading
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -26,57 +18,13 @@ from kdschemes.data.datasets import (
     FASHION_FILES,
     FASHION_URL,
     Arrays,
-    CifarFiles,
     read_cifar,
     read_digits,
     read_fashion_mnist,
 )
-from kdschemes.data.download import fetch, read_idx
-from kdschemes.data.splits import stratified_split
+from kdschemes.data.download import read_idx
 from kdschemes.errors import UserError
-
-NOWHERE = "http://127.0.0.1:9/"  # the discard port: nobody listens
-
-
-def md5(data: bytes) -> str:
-    return hashlib.md5(data, usedforsecurity=False).hexdigest()
-
-
-def one_line(error: pytest.ExceptionInfo[UserError]) -> str:
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
-
-@dataclass(frozen=True)
-class Server:
-    folder: Path
-    url: str
-    requests: list[str]
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[Server]:
-    """A web server over an empty folder that notes what it is asked for."""
-    folder, requests = tmp_path / "www", []
-    folder.mkdir()
-
-    class Handler(SimpleHTTPRequestHandler):
-        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-            requests.append(self.path)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=str(folder))) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield Server(folder, f"http://127.0.0.1:{httpd.server_port}/", requests)
-        httpd.shutdown()
-        thread.join()
-
-
-# digits
+from tests.data.cases import NOWHERE, Server, SmallCifar, assert_whole, md5, one_line, place
 
 
 def test_digits_are_whole_and_scaled() -> None:
@@ -101,64 +49,6 @@ def test_digits_statistics() -> None:
     pixels = digits.train_images.double() / 255
     assert pixels.mean() == pytest.approx(digits.mean[0], abs=5e-5)
     assert pixels.std(correction=0) == pytest.approx(digits.std[0], abs=5e-5)
-
-
-# splits
-
-
-def names(count: int) -> list[str]:
-    return [f"c{k}" for k in range(count)]
-
-
-def test_split_is_stratified_disjoint_and_complete() -> None:
-    labels = torch.tensor([0] * 100 + [1] * 30 + [2] * 7)[
-        torch.randperm(137, generator=torch.Generator().manual_seed(0))
-    ]
-    kept, held = stratified_split(labels, 0.2, seed=3, classes=names(3))
-    assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(137))
-    assert labels[held].bincount().tolist() == [20, 6, 1]
-    assert torch.equal(kept.sort().values, kept)
-
-
-def test_split_depends_on_its_seed_only() -> None:
-    labels = torch.arange(400) % 4
-    torch.manual_seed(0)
-    first = stratified_split(labels, 0.25, seed=0, classes=names(4))[1]
-    torch.manual_seed(1)
-    assert torch.equal(stratified_split(labels, 0.25, seed=0, classes=names(4))[1], first)
-    assert not torch.equal(stratified_split(labels, 0.25, seed=1, classes=names(4))[1], first)
-
-
-def test_split_holds_out_any_sample_with_equal_chance() -> None:
-    labels = torch.zeros(20, dtype=torch.long)
-    counts = torch.zeros(20)
-    for seed in range(2000):
-        counts[stratified_split(labels, 0.25, seed=seed, classes=["c0"])[1]] += 1
-    assert counts.sum() == 2000 * 5
-    assert ((counts - 500).abs() < 4.5 * (2000 * 0.25 * 0.75) ** 0.5).all()
-
-
-def test_split_of_nothing() -> None:
-    kept, held = stratified_split(torch.arange(9) % 3, 0.0, seed=0, classes=names(3))
-    assert torch.equal(kept, torch.arange(9))
-    assert len(held) == 0
-
-
-def test_small_classes_keep_one_sample() -> None:
-    labels = torch.tensor([0] * 10 + [1] + [2] * 2)
-    kept, held = stratified_split(labels, 0.9, seed=0, classes=names(3))
-    assert labels[held].bincount(minlength=3).tolist() == [9, 0, 1]
-    assert labels[kept].bincount(minlength=3).tolist() == [1, 1, 1]
-
-
-def test_split_refuses_an_empty_class_and_a_share_that_gives_nothing() -> None:
-    with pytest.raises(UserError, match="class 'c1' has no training images"):
-        stratified_split(torch.tensor([0, 0, 2, 2]), 0.5, seed=0, classes=names(3))
-    with pytest.raises(UserError, match=r"data\.val_fraction=0\.1 holds out no images"):
-        stratified_split(torch.tensor([0, 0, 1, 1]), 0.1, seed=0, classes=names(2))
-
-
-# CIFAR
 
 
 def test_cifar_facts_are_those_of_torchvision() -> None:
@@ -188,60 +78,6 @@ def test_cifar100_equals_torchvision(cifar100_root: Path) -> None:
     assert torch.allclose(pixels.std(1), torch.tensor(ours.std), atol=2e-3)
 
 
-@dataclass(frozen=True)
-class SmallCifar:
-    """A CIFAR archive with 40 + 40 training and 20 test images, in the published layout."""
-
-    files: CifarFiles
-    archive: bytes
-    contents: dict[str, bytes]
-    images: np.ndarray
-    labels: np.ndarray
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> SmallCifar:
-    random = np.random.default_rng(0)
-    images, labels = random.integers(0, 256, (100, 3072), np.uint8), np.arange(100) % 10
-    parts = {"data_batch_1": slice(0, 40), "data_batch_2": slice(40, 80), "test_batch": slice(80, 100)}
-    contents = {
-        name: pickle.dumps({"data": images[part], "labels": labels[part].tolist()}) for name, part in parts.items()
-    }
-    contents["batches.meta"] = pickle.dumps({"label_names": names(10)})
-    source = tmp_path / "small.tar.gz"
-    with tarfile.open(source, "w:gz") as tar:
-        for name, data in contents.items():
-            path = tmp_path / name
-            path.write_bytes(data)
-            tar.add(path, f"cifar-10-batches-py/{name}")
-    sums = {name: md5(data) for name, data in contents.items()}
-    files = replace(
-        CIFAR10_FILES,
-        url=NOWHERE + "small.tar.gz",
-        archive_md5=md5(source.read_bytes()),
-        train={name: sums[name] for name in ("data_batch_1", "data_batch_2")},
-        test={"test_batch": sums["test_batch"]},
-        meta={"batches.meta": sums["batches.meta"]},
-    )
-    return SmallCifar(files, source.read_bytes(), contents, images.reshape(-1, 3, 32, 32), labels)
-
-
-def place(small: SmallCifar, root: Path) -> Path:
-    folder = root / small.files.folder
-    folder.mkdir(parents=True)
-    for name, data in small.contents.items():
-        (folder / name).write_bytes(data)
-    return folder
-
-
-def assert_whole(small: SmallCifar, arrays: Arrays) -> None:
-    assert np.array_equal(arrays.train_images.numpy(), small.images[:80])
-    assert np.array_equal(arrays.test_images.numpy(), small.images[80:])
-    assert arrays.train_labels.tolist() == small.labels[:80].tolist()
-    assert arrays.test_labels.tolist() == small.labels[80:].tolist()
-    assert arrays.classes == names(10)
-
-
 def test_cifar_files_in_place_need_no_network(small: SmallCifar, tmp_path: Path) -> None:
     place(small, tmp_path / "data")
     assert_whole(small, read_cifar(tmp_path / "data", small.files))
@@ -266,74 +102,10 @@ def test_broken_cifar_file_is_named(small: SmallCifar, tmp_path: Path, name: str
     assert "check the network" in message
 
 
-def test_cifar_is_downloaded_once(small: SmallCifar, tmp_path: Path, server: Server) -> None:
-    (server.folder / "small.tar.gz").write_bytes(small.archive)
-    files = replace(small.files, url=server.url + "small.tar.gz")
-    for _ in range(2):
-        assert_whole(small, read_cifar(tmp_path / "deep" / "data", files))
-    assert server.requests == ["/small.tar.gz"]
-
-
-def test_cut_archive_and_damaged_files_are_fetched_anew(small: SmallCifar, tmp_path: Path, server: Server) -> None:
-    (server.folder / "small.tar.gz").write_bytes(small.archive)
-    files = replace(small.files, url=server.url + "small.tar.gz")
-    folder = place(small, tmp_path / "data")
-    (folder / "data_batch_1").write_bytes(b"cut")
-    (tmp_path / "data" / "small.tar.gz").write_bytes(small.archive[:-100])
-    assert_whole(small, read_cifar(tmp_path / "data", files))
-    assert server.requests == ["/small.tar.gz"]
-
-
-def test_whole_archive_that_lies_there_is_unpacked(small: SmallCifar, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "small.tar.gz").write_bytes(small.archive)
-    assert_whole(small, read_cifar(tmp_path / "data", small.files))
-
-
-def test_cut_download_is_refused_and_leaves_nothing(small: SmallCifar, tmp_path: Path, server: Server) -> None:
-    (server.folder / "small.tar.gz").write_bytes(small.archive[: len(small.archive) // 2])
-    with pytest.raises(UserError, match="MD5 differs") as error:
-        read_cifar(tmp_path / "data", replace(small.files, url=server.url + "small.tar.gz"))
-    assert str(tmp_path / "data") in one_line(error)
-    assert [path.name for path in (tmp_path / "data").iterdir() if not path.name.startswith(".")] == []
-
-
-def test_processes_that_start_together_download_once(small: SmallCifar, tmp_path: Path, server: Server) -> None:
-    (server.folder / "small.tar.gz").write_bytes(small.archive)
-    files = replace(small.files, url=server.url + "small.tar.gz")
-    results: list[Arrays] = []
-    threads = [threading.Thread(target=lambda: results.append(read_cifar(tmp_path / "data", files))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(results) == 4
-    for arrays in results:
-        assert_whole(small, arrays)
-    assert server.requests == ["/small.tar.gz"]
-
-
-def test_archive_with_other_contents_is_refused(small: SmallCifar, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "small.tar.gz").write_bytes(small.archive)
-    with pytest.raises(UserError, match="test_batch is damaged or incomplete after unpacking"):
-        read_cifar(tmp_path / "data", replace(small.files, test={"test_batch": "0" * 32}))
-
-
 def test_root_that_cannot_be_a_folder(small: SmallCifar, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file")
     with pytest.raises(UserError, match=r"cannot write to .*data .*set data\.root"):
         read_cifar(tmp_path / "data", small.files)
-
-
-def test_fetch_names_a_missing_page(tmp_path: Path, server: Server) -> None:
-    with pytest.raises(UserError, match="404") as error:
-        fetch(server.url + "none.gz", tmp_path / "none.gz", "0" * 32)
-    assert server.url in one_line(error)
-    assert not list(tmp_path.glob("none*"))
-
-
-# Fashion-MNIST
 
 
 def idx(values: np.ndarray) -> bytes:

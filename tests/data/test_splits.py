@@ -17,8 +17,9 @@ from kdschemes.config.load import load_config
 from kdschemes.config.naming import config_hash
 from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.data import DataModule, open_data
-from kdschemes.data.splits import deal_parts, dirichlet, trained_on
+from kdschemes.data.splits import deal_parts, dirichlet, stratified_split, trained_on
 from kdschemes.errors import UserError
+from tests.data.cases import names
 
 CPU = torch.device("cpu")
 CLASSES = [f"c{k}" for k in range(10)]
@@ -281,3 +282,51 @@ def test_the_epoch_of_a_batch_is_that_of_its_view() -> None:
         assert batch.epoch == 3
         assert {aux_batch.epoch for aux_batch in batch.aux_batches.values()} == {None}
     assert {batch.epoch for batch in data.eval_batches("val", batch_size=100, rank=0, world=1)} == {None}
+
+
+def test_split_is_stratified_disjoint_and_complete() -> None:
+    labels = torch.tensor([0] * 100 + [1] * 30 + [2] * 7)[
+        torch.randperm(137, generator=torch.Generator().manual_seed(0))
+    ]
+    kept, held = stratified_split(labels, 0.2, seed=3, classes=names(3))
+    assert torch.equal(torch.cat([kept, held]).sort().values, torch.arange(137))
+    assert labels[held].bincount().tolist() == [20, 6, 1]
+    assert torch.equal(kept.sort().values, kept)
+
+
+def test_split_depends_on_its_seed_only() -> None:
+    labels = torch.arange(400) % 4
+    torch.manual_seed(0)
+    first = stratified_split(labels, 0.25, seed=0, classes=names(4))[1]
+    torch.manual_seed(1)
+    assert torch.equal(stratified_split(labels, 0.25, seed=0, classes=names(4))[1], first)
+    assert not torch.equal(stratified_split(labels, 0.25, seed=1, classes=names(4))[1], first)
+
+
+def test_split_holds_out_any_sample_with_equal_chance() -> None:
+    labels = torch.zeros(20, dtype=torch.long)
+    counts = torch.zeros(20)
+    for seed in range(2000):
+        counts[stratified_split(labels, 0.25, seed=seed, classes=["c0"])[1]] += 1
+    assert counts.sum() == 2000 * 5
+    assert ((counts - 500).abs() < 4.5 * (2000 * 0.25 * 0.75) ** 0.5).all()
+
+
+def test_split_of_nothing() -> None:
+    kept, held = stratified_split(torch.arange(9) % 3, 0.0, seed=0, classes=names(3))
+    assert torch.equal(kept, torch.arange(9))
+    assert len(held) == 0
+
+
+def test_small_classes_keep_one_sample() -> None:
+    labels = torch.tensor([0] * 10 + [1] + [2] * 2)
+    kept, held = stratified_split(labels, 0.9, seed=0, classes=names(3))
+    assert labels[held].bincount(minlength=3).tolist() == [9, 0, 1]
+    assert labels[kept].bincount(minlength=3).tolist() == [1, 1, 1]
+
+
+def test_split_refuses_an_empty_class_and_a_share_that_gives_nothing() -> None:
+    with pytest.raises(UserError, match="class 'c1' has no training images"):
+        stratified_split(torch.tensor([0, 0, 2, 2]), 0.5, seed=0, classes=names(3))
+    with pytest.raises(UserError, match=r"data\.val_fraction=0\.1 holds out no images"):
+        stratified_split(torch.tensor([0, 0, 1, 1]), 0.1, seed=0, classes=names(2))

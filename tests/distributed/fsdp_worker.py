@@ -33,7 +33,8 @@ from kdschemes.distributed.launch import start_processes
 from kdschemes.models import create_model
 from kdschemes.training.optim import build_optimizer, clip_gradients
 from tests.distributed.worker import CASES, CPU, run_case
-from tests.schemes.cases import DEFAULTS, START, VARIANTS, build, configure, random_batch, trained
+from tests.schemes.cases import DEFAULTS, START, build, configure, random_batch, trained
+from tests.schemes.table import VARIANTS
 
 SPLIT = ["offline-kd", "even", "average", "accumulated-in-turn", "held-out-mix", "feature-simkd", "feature-ofd"]
 TEACHERS = {"fp32": [], "bf16": ["teacher.precision=bf16"]}

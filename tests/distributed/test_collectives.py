@@ -24,7 +24,8 @@ from kdschemes.distributed.collectives import (
 from kdschemes.errors import UserError
 from tests.distributed.worker import CASES, NORMS, SHAPES, run_case, run_gather, run_norm
 from tests.distributed.worlds import Results, close, launch
-from tests.schemes.cases import DEFAULTS, VARIANTS, base, build
+from tests.schemes.cases import DEFAULTS, base, build
+from tests.schemes.table import VARIANTS
 
 pytestmark = pytest.mark.slow
 

@@ -28,7 +28,8 @@ from kdschemes.distributed.fsdp import full_state
 from kdschemes.distributed.launch import start_processes
 from kdschemes.evaluation.evaluate import evaluate, evaluation_mode
 from kdschemes.schemes import build_scheme
-from tests.schemes.cases import DEFAULTS, LOSSES, OFFLINE, VARIANTS, configure, in_double
+from tests.schemes.cases import DEFAULTS, LOSSES, OFFLINE, configure, in_double
+from tests.schemes.table import VARIANTS
 
 CPU = torch.device("cpu")
 

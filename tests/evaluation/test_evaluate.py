@@ -12,7 +12,8 @@ from kdschemes.core.types import Batch
 from kdschemes.data import DataModule, open_data
 from kdschemes.evaluation.evaluate import evaluate, evaluation_mode
 from tests.losses import oracles
-from tests.schemes.cases import DEFAULTS, OFFLINE, VARIANTS, build, in_double, random_batch
+from tests.schemes.cases import DEFAULTS, OFFLINE, build, in_double, random_batch
+from tests.schemes.table import VARIANTS
 
 CPU = torch.device("cpu")
 

@@ -10,33 +10,17 @@ import pytest
 import torch
 
 from tests import REPOSITORY
-from tests.losses import (
-    references_adaptive,
-    references_channels,
-    references_maps,
-    references_relation,
-    references_response,
-)
+from tests.core import test_cross_entropy
+from tests.losses import table
 from tests.reference.inputs import make_inputs
-from tests.schemes.offline import references as references_schemes_offline
-from tests.schemes.online import references_branches as references_schemes_branches
-from tests.schemes.online import references_peers as references_schemes_peers
-from tests.schemes.self_distillation import references_exits as references_schemes_exits
-from tests.schemes.self_distillation import references_single as references_schemes_self
+from tests.schemes import table as schemes
 
 FOLDER = REPOSITORY / "tests" / "reference"
 RECORDED = json.loads((FOLDER / "losses.json").read_text())
 REFERENCES = {
-    **references_response.REFERENCES,
-    **references_adaptive.REFERENCES,
-    **references_maps.REFERENCES,
-    **references_channels.REFERENCES,
-    **references_relation.REFERENCES,
-    **references_schemes_exits.REFERENCES,
-    **references_schemes_offline.REFERENCES,
-    **references_schemes_branches.REFERENCES,
-    **references_schemes_peers.REFERENCES,
-    **references_schemes_self.REFERENCES,
+    **table.REFERENCES,
+    **test_cross_entropy.REFERENCES,
+    **schemes.REFERENCES,
 }
 
 

@@ -1,202 +1,199 @@
-"""Losses between logits: against the loop oracle, their limits and identities, and at the edges of precision."""
+"""Checks of every loss between logits: precision, extreme logits, layout, order, gradients, equality."""
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from functools import partial
+from inspect import signature
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.core.cross_entropy import cross_entropy
-from kdschemes.losses.response.kd import kd
-from kdschemes.losses.response.logit_mse import logit_mse
-from tests.losses import oracles
+from kdschemes.errors import UserError
+from kdschemes.losses.build import MODULES
+from kdschemes.losses.response.base import LogitLoss
+from kdschemes.losses.response.standardize import standardize
+from tests.losses.cases import LogitCase
+from tests.losses.inputs import gradient, gradients, logits, logits_and_labels
+from tests.losses.stubs import BIG, SMALL, build, output, value_of
+from tests.losses.table import OPTIONS, cases, kind_of
+
+CASES: dict[str, LogitCase] = cases(LogitCase)
+every = pytest.mark.parametrize("name", CASES)
+OF_LOGITS = [o for o in OPTIONS if kind_of(o) == "response" or hasattr(o, "standardize")]
 
 
-def logits(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    return scale * torch.randn(n, c, generator=generator, dtype=torch.float64)
+def value_and_gradient(case: LogitCase, z: Tensor, v: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    z = z.detach().requires_grad_()
+    value = case.loss(z, v, y)
+    return value.detach(), gradient(value, z)
 
 
-def gradient(loss: Tensor, x: Tensor) -> Tensor:
-    (g,) = torch.autograd.grad(loss, x)
-    return g
+def rounding(gradient: Tensor) -> float:
+    """Half of the smallest number that the gradient's dtype has, for each element: what underflow alone can cost."""
+    least = torch.finfo(gradient.dtype).smallest_normal * torch.finfo(gradient.dtype).eps
+    return float(0.5 * least * gradient.numel() ** 0.5)
 
 
-def largest_relative_error(x: Tensor, truth: np.ndarray) -> float:
-    return float(np.abs(x.double().detach().numpy() - truth).max() / np.abs(truth).max())
+@every
+@pytest.mark.parametrize(("n", "c"), [(4, 5), (1, 4), (3, 2)])
+def test_gradients_of_both_sides(name: str, n: int, c: int) -> None:
+    case, (z, v, y) = CASES[name], logits_and_labels(1, n, c)
+    if case.student_differentiable:
+        assert torch.autograd.gradcheck(lambda a, b: case.loss(a, b, y), (z.requires_grad_(), v), atol=1e-6)
+    if case.teacher_differentiable:
+        assert torch.autograd.gradcheck(lambda a, b: case.loss(a, b, y), (z, v.requires_grad_()), atol=1e-6)
 
 
-@pytest.mark.parametrize("temperature", [0.5, 1.0, 4.0, 20.0])
-@pytest.mark.parametrize("scale", [0.1, 1.0, 5.0, 50.0])
-def test_kd_equals_the_oracle(temperature: float, scale: float) -> None:
-    z, v = logits(0, scale=scale).requires_grad_(), logits(1, scale=scale)
-    value = kd(z, v, temperature=temperature)
-    assert value.item() == pytest.approx(oracles.kd(z.detach().numpy(), v.numpy(), temperature=temperature), rel=1e-10)
-    truth = oracles.kd_gradient(z.detach().numpy(), v.numpy(), temperature=temperature)
-    assert largest_relative_error(gradient(value, z), truth) < 1e-10
-
-
-def test_kd_satisfies_hintons_gradient_identity() -> None:
-    z, v, temperature = logits(2, n=1).requires_grad_(), logits(3, n=1), 3.0
-    per_sample = kd(z, v, temperature=temperature) / temperature**2
-    expected = (torch.softmax(z / temperature, 1) - torch.softmax(v / temperature, 1)) / temperature
-    torch.testing.assert_close(gradient(per_sample, z), expected, rtol=1e-13, atol=1e-16)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize(
-    ("temperature", "scale"), [(1000.0, 1.0), (1000.0, 1e-4), (4.0, 1e-4), (1.0, 1e-3), (4.0, 3.0), (1.0, 30.0)]
-)
-def test_kd_loses_no_digits(temperature: float, scale: float, dtype: torch.dtype) -> None:
-    z, v = logits(4, c=100, scale=scale).to(dtype).requires_grad_(), logits(5, c=100, scale=scale).to(dtype)
-    arrays = z.detach().double().numpy(), v.double().numpy()
-    value = kd(z, v, temperature=temperature)
+@every
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize(("c", "scale"), [(10, 1.0), (100, 3.0), (1000, 0.3), (20, 0.3), (20, 1.0), (20, 10.0)])
+def test_low_precision(name: str, dtype: torch.dtype, c: int, scale: float) -> None:
+    case, (z, v, y) = CASES[name], logits_and_labels(2, c=c, scale=scale)
+    z, v = z.to(dtype), v.to(dtype)
+    truth, slope = value_and_gradient(case, z.double(), v.double(), y)
+    value, found = value_and_gradient(case, z, v, y)
     assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(oracles.kd(*arrays, temperature=temperature), rel=2e-5)
-    truth = oracles.kd_gradient(*arrays, temperature=temperature)
-    g = gradient(value, z)
-    assert g.dtype == dtype
-    if dtype == torch.float32:
-        assert largest_relative_error(g, truth) < 1e-5
+    assert value.item() == pytest.approx(truth.item(), rel=case.rel)
+    assert found.dtype == dtype
+    assert (found.double() - slope).norm() < 1e-2 * slope.norm() + rounding(found)
 
 
-def test_kd_ignores_autocast() -> None:
-    z, v = logits(6).float(), logits(7).float()
-    plain = kd(z, v, temperature=2.0), logit_mse(z, v), cross_entropy(z, torch.arange(6))
+@every
+def test_autocast_changes_nothing(name: str) -> None:
+    case, (z, v, y) = CASES[name], logits_and_labels(3)
+    plain = value_and_gradient(case, z.float(), v.float(), y)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = kd(z, v, temperature=2.0), logit_mse(z, v), cross_entropy(z, torch.arange(6))
-    assert all(a.dtype == torch.float32 for a in inside)
-    assert [a.item() for a in inside] == [a.item() for a in plain]
+        inside = value_and_gradient(case, z.float(), v.float(), y)
+    assert inside[0].dtype == torch.float32
+    assert torch.equal(plain[0], inside[0])
+    if not case.multiplies_matrices:
+        assert torch.equal(plain[1], inside[1])
 
 
+@every
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("gap", [0.0, 18.0, 104.0, 1000.0, 3e4])
+def test_value_and_gradients_are_finite_at_extreme_logits(name: str, dtype: torch.dtype, gap: float) -> None:
+    case = CASES[name]
+    z = gap * torch.tensor([[1.0, 0, 0], [0, 1, -1], [1, 1, 0.9], [0, 0, 0], [0, 1, 0]], dtype=dtype)
+    v = gap * torch.tensor([[0.0, 1, 0], [0, 1, 0.1], [1, 1, 0.9], [1, 0, 0], [0, 0, 0]], dtype=dtype)
+    z.requires_grad_(), v.requires_grad_()
+    for y in (torch.tensor([0, 1, 2, 0, 2]), torch.tensor([1, 2, 0, 1, 1])):
+        value = case.loss(z, v, y)
+        assert value.isfinite()
+        for g in torch.autograd.grad(value, (z, v), allow_unused=not case.reads_teacher):
+            assert g is None or g.isfinite().all()
+
+
+EXTREMES = [
+    torch.tensor([[0.0, 104.0, 0.0], [1000.0, 0.0, 0.0], [0.0, 0.0, 0.0], [-1e4, 1e4, 0.0]]),
+    torch.tensor([[0.0, 1000.0, -1000.0], [0.0, 1e4, 0.0], [5.0, 5.0, 5.0], [1e4, -1e4, 0.0]]),
+    torch.zeros(4, 3),
+]
+
+
+@every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("temperature", [1.0, 4.0, 0.1])
-def test_kd_is_finite_at_extreme_logits(temperature: float, dtype: torch.dtype) -> None:
-    z = torch.tensor([[1e4, 0.0, 0.0], [0.0, 1e4, -1e4], [1e4, 1e4, 9e3], [0.0, 1000.0, 0.0], [3.0, 1e4, 0.0]])
-    v = torch.tensor([[0.0, 1e4, 0.0], [0.0, 1e4, 1e3], [1e4, 1e4, 9e3], [1000.0, 0.0, 0.0], [2.0, 1e4, 1.0]])
-    z, v = z.to(dtype).requires_grad_(), v.to(dtype).requires_grad_()
-    value = kd(z, v, temperature=temperature)
-    arrays = z.detach().double().numpy(), v.detach().double().numpy()
-    assert value.item() == pytest.approx(oracles.kd(*arrays, temperature=temperature), rel=1e-6)
-    gz, gv = torch.autograd.grad(value, (z, v))
-    assert gz.isfinite().all()
-    assert gv.isfinite().all()
-    truth = oracles.kd_gradient(*arrays, temperature=temperature)
-    assert largest_relative_error(gz, truth) < (1e-2 if dtype == torch.bfloat16 else 1e-5)
+@pytest.mark.parametrize("pair", [(0, 1), (1, 0), (0, 0), (0, 2), (2, 1), (2, 2)])
+def test_values_at_extreme_logits(name: str, dtype: torch.dtype, pair: tuple[int, int]) -> None:
+    case, y = CASES[name], torch.arange(4) % 3
+    z, v = (EXTREMES[i].to(dtype).clone().requires_grad_() for i in pair)
+    value = case.loss(z, v, y)
+    assert value.isfinite()
+    for g in torch.autograd.grad(value, (z, v), allow_unused=not case.reads_teacher):
+        assert g is None or g.isfinite().all()
+    truth = case.loss(z.detach().double(), v.detach().double(), y)
+    assert value.item() == pytest.approx(truth.item(), rel=1e-4, abs=1e-12)
 
 
-@pytest.mark.parametrize("gap", [49.0, 51.0, 80.0, 120.0, 1000.0])
-def test_kd_forms_agree_where_one_takes_over(gap: float) -> None:
-    v = logits(8, n=2).float()
-    z = (v + torch.linspace(-gap, gap, 10)).requires_grad_()
-    arrays = z.detach().double().numpy(), v.double().numpy()
-    value = kd(z, v, temperature=1.0)
-    assert value.item() == pytest.approx(oracles.kd(*arrays, temperature=1.0), rel=1e-5)
-    assert largest_relative_error(gradient(value, z), oracles.kd_gradient(*arrays, temperature=1.0)) < 1e-5
+@every
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_wide_logits_of_many_classes(name: str, dtype: torch.dtype) -> None:
+    case, (z, v, y) = CASES[name], logits_and_labels(4, n=2, c=1000, scale=50.0)
+    z, v = z.to(dtype), v.to(dtype)
+    truth, slope = value_and_gradient(case, z.double(), v.double(), y)
+    value, found = value_and_gradient(case, z, v, y)
+    assert value.item() == pytest.approx(truth.item(), rel=case.rel)
+    assert (found.double() - slope).norm() < 1e-2 * slope.norm() + rounding(found)
 
 
-@pytest.mark.parametrize("offset", [0.0, 2.0])
-def test_kd_tends_to_logit_mse_as_one_over_temperature(offset: float) -> None:
-    z, v = logits(9).requires_grad_(), logits(10)
-    z_centered, v_centered = z - z.mean(1, keepdim=True), v - v.mean(1, keepdim=True)
-    limit = logit_mse(z + offset, v)
-    limit_gradient = gradient(logit_mse(z, v), z)
-    torch.testing.assert_close(limit_gradient, (z_centered - v_centered).detach() / z.numel())
-    errors, gradient_errors = [], []
-    for temperature in (10.0, 100.0, 1000.0):
-        value = kd(z + offset, v, temperature=temperature)
-        errors.append(abs(value / limit - 1).item())
-        gradient_errors.append(((gradient(value, z) - limit_gradient).norm() / limit_gradient.norm()).item())
-    for e in (errors, gradient_errors):
-        assert 0 < e[0] < 0.2
-        assert e[1] / e[0] == pytest.approx(0.1, rel=0.3)
-        assert e[2] / e[1] == pytest.approx(0.1, rel=0.3)
+@every
+@pytest.mark.parametrize("c", [2, 7])
+def test_batch_of_one(name: str, c: int) -> None:
+    z, v = logits(44, 1, c), logits(45, 1, c)
+    value, found = value_and_gradient(CASES[name], z, v, torch.tensor([1]))
+    assert value.isfinite()
+    assert found.isfinite().all()
 
 
-def test_without_centring_the_high_temperature_limit_is_wrong() -> None:
-    z, v = (logits(9) + 2.0).requires_grad_(), logits(10)
-    uncentered = (z - v).detach() / z.numel()
-    for temperature in (10.0, 100.0, 1000.0):
-        g = gradient(kd(z, v, temperature=temperature), z)
-        assert (g - uncentered).norm() / g.norm() > 1.0
-
-
-def test_kd_is_a_divergence() -> None:
-    z, v = logits(11), logits(12)
-    order, shift = torch.randperm(6), logits(13, c=1)
-    classes = torch.randperm(10)
-    value = kd(z, v, temperature=3.0)
+@every
+def test_layout_and_order(name: str) -> None:
+    case, (z, v, y) = CASES[name], logits_and_labels(5)
+    value, found = value_and_gradient(case, z, v, y)
     assert value > 0
-    assert kd(v, v, temperature=3.0) == 0
-    assert kd(v + 100.0, v, temperature=3.0).item() == pytest.approx(0.0, abs=1e-25)
-    torch.testing.assert_close(kd(z + shift, v - shift, temperature=3.0), value)
-    torch.testing.assert_close(kd(z[order], v[order], temperature=3.0), value)
-    torch.testing.assert_close(kd(z[:, classes], v[:, classes], temperature=3.0), value)
-    torch.testing.assert_close(kd(z * 5, v * 5, temperature=15.0), value * 25)
-    torch.testing.assert_close(logit_mse(z + shift, v), logit_mse(z, v))
+    columns = value_and_gradient(case, z.T.contiguous().T, v.T.contiguous().T, y)
+    torch.testing.assert_close(columns, (value, found))
+    torch.testing.assert_close(case.loss(z.T.contiguous().T, v.repeat(1, 2)[:, 10:], y), value)
+    samples, classes = torch.tensor([3, 1, 5, 0, 4, 2]), torch.tensor([7, 2, 9, 0, 1, 8, 3, 6, 5, 4])
+    torch.testing.assert_close(case.loss(z[samples], v[samples], y[samples]), value)
+    torch.testing.assert_close(case.loss(z[:, classes], v[:, classes], classes.argsort()[y]), value)
+    if case.shift_free:
+        torch.testing.assert_close(case.loss(z + torch.arange(6.0)[:, None], v - 3.0, y), value)
 
 
-def test_kd_is_zero_with_zero_gradient_at_equality() -> None:
-    z = logits(14).float().requires_grad_()
-    value = kd(z, z.detach().clone(), temperature=4.0)
-    assert value.item() == 0.0
-    assert gradient(value, z).abs().max() == 0.0
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.by_sample])
+def test_a_batch_is_the_mean_of_its_samples(name: str) -> None:
+    case, (z, v, y) = CASES[name], logits_and_labels(6)
+    rows = [case.loss(z[i : i + 1], v[i : i + 1], y[i : i + 1]) for i in range(6)]
+    torch.testing.assert_close(case.loss(z, v, y), torch.stack(rows).mean())
 
 
-def test_gradients_of_both_sides() -> None:
-    z, v = logits(15, n=3, c=4).requires_grad_(), logits(16, n=3, c=4).requires_grad_()
-    assert torch.autograd.gradcheck(lambda a, b: kd(a, b, temperature=0.7), (z, v))
-    assert torch.autograd.gradcheck(lambda a, b: kd(a * 60, b * 60, temperature=1.0), (z, v), atol=1e-4)
-    assert torch.autograd.gradcheck(logit_mse, (z, v))
-    assert torch.autograd.gradgradcheck(lambda a, b: kd(a, b, temperature=0.7), (z, v))
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.zero])
+def test_zero_where_both_are_equal(name: str) -> None:
+    case, (z, v, y) = CASES[name], logits_and_labels(7)
+    for x in (z, 30 * z):
+        value, found = value_and_gradient(case, x.float(), x.float(), y)
+        assert value.item() == 0.0
+        assert found.abs().max() == 0.0
+        shifted, found = value_and_gradient(case, (x + 8.0).float(), x.float(), y)
+        assert 0.0 <= shifted.item() < 1e-9
+        assert found.abs().max() < 1e-4
+    equal = (2.0 * v).requires_grad_()
+    value = case.loss(equal, 2.0 * v, y)
+    assert value.item() == pytest.approx(0.0, abs=1e-25)
+    assert gradients(value, equal)[0].abs().max() < 1e-14
 
 
-def test_batch_of_one_and_layout() -> None:
-    z, v = logits(17, n=8), logits(18, n=8)
-    rows = [kd(z[i : i + 1], v[i : i + 1], temperature=2.0) for i in range(8)]
-    torch.testing.assert_close(kd(z, v, temperature=2.0), torch.stack(rows).mean())
-    torch.testing.assert_close(kd(z.T.contiguous().T, v, temperature=2.0), kd(z, v, temperature=2.0))
+def is_a_function(options: Any) -> bool:
+    module = MODULES[type(options)]
+    return isinstance(module, partial) and module.func is LogitLoss
 
 
-def test_logit_mse_equals_the_oracle() -> None:
-    z, v = logits(19), logits(20)
-    assert logit_mse(z, v).item() == pytest.approx(oracles.logit_mse(z.numpy(), v.numpy()), rel=1e-13)
+@pytest.mark.parametrize("options", [o for o in OPTIONS if is_a_function(o)], ids=str)
+def test_modules_give_the_functions_values(options: Any) -> None:
+    s, t, made = output(SMALL, 8), output(BIG, 9), MODULES[type(options)]
+    assert isinstance(made, partial)
+    z, v = (standardize(x.logits) if options.standardize else x.logits for x in (s, t))
+    function, labels = made.args[0], [torch.arange(5) % 3] if made.keywords.get("labels") else []
+    chosen = {name: getattr(options, name) for name in signature(function).parameters if hasattr(options, name)}
+    assert value_of(build(options), s, t) == function(z, v, *labels, **chosen)
 
 
-@pytest.mark.parametrize("over", ["all", "others"])
-@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.95, 1.0])
-def test_cross_entropy_equals_the_oracle(smoothing: float, over: Literal["all", "others"]) -> None:
-    z, labels, partners = logits(21), torch.tensor([0, 9, 3, 3, 1, 5]), torch.tensor([1, 9, 0, 7, 7, 2])
-    mix = torch.tensor([1.0, 0.0, 0.3, 0.5, 0.9, 0.25])
-    own, partner = (oracles.one_hot(y.tolist(), 10, smoothing=smoothing, over=over) for y in (labels, partners))
-    value = cross_entropy(z, labels, label_smoothing=smoothing, label_smoothing_over=over)
-    assert value.item() == pytest.approx(oracles.cross_entropy(z.numpy(), own), rel=1e-12)
-    share = mix.double().numpy()[:, None]
-    mixed = cross_entropy(
-        z, labels, label_smoothing=smoothing, label_smoothing_over=over, partner_labels=partners, mix=mix
-    )
-    assert mixed.item() == pytest.approx(
-        oracles.cross_entropy(z.numpy(), share * own + (1 - share) * partner), rel=1e-12
-    )
+@pytest.mark.parametrize("options", OF_LOGITS, ids=str)
+def test_one_class_is_refused(options: Any) -> None:
+    with pytest.raises(UserError, match=rf"^{options.name} .*2 classes"):
+        build(options, classes=1)
 
 
-def test_smoothing_over_the_others_is_more_smoothing_over_all() -> None:
-    z, labels = logits(22).requires_grad_(), torch.tensor([0, 9, 3, 3, 1, 5])
-    others = cross_entropy(z, labels, label_smoothing=0.09, label_smoothing_over="others")
-    torch.testing.assert_close(others, cross_entropy(z, labels, label_smoothing=0.1))
-    steep = cross_entropy(z, labels, label_smoothing=0.99, label_smoothing_over="others")
-    target = torch.from_numpy(oracles.one_hot(labels.tolist(), 10, smoothing=0.99, over="others"))
-    torch.testing.assert_close(gradient(steep, z), (torch.softmax(z, 1) - target) / 6)
-
-
-def test_cross_entropy_at_extreme_logits() -> None:
-    z = torch.tensor([[1e4, 0.0], [0.0, 1e4]], requires_grad=True)
-    value = cross_entropy(z, torch.tensor([1, 1]))
-    assert value.item() == 5000.0
-    assert gradient(value, z).isfinite().all()
-    assert cross_entropy(z.half(), torch.tensor([1, 1])).dtype == torch.float32
-    assert cross_entropy(torch.zeros(3, 7), torch.zeros(3, dtype=torch.long)).item() == pytest.approx(math.log(7))
+@pytest.mark.parametrize(
+    "options", list({type(o): o for o in OF_LOGITS if hasattr(o, "standardize")}.values()), ids=lambda o: o.name
+)
+def test_standardized_logits_have_no_scale(options: Any) -> None:
+    s, t = output(SMALL, 4), output(BIG, 5)
+    louder = type(s)(3.0 * s.logits + 1.0, s.features)
+    loss = build(type(options)(standardize=True))
+    torch.testing.assert_close(value_of(loss, louder, t), value_of(loss, s, t), rtol=1e-4, atol=1e-6)
+    plain = build(type(options)())
+    assert value_of(plain, louder, t) != value_of(plain, s, t)

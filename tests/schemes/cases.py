@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from functools import cache
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
+from kdschemes.config.losses import KINDS
+from kdschemes.config.schemes import SCHEMES
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import Batch, DataSpec, Progress
+from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork
 from kdschemes.schemes import build_scheme
 from kdschemes.schemes.self_distillation.dlb import LastStep
 from tests import REPOSITORY
-from tests.schemes import custom_variants as variants_topologies
-from tests.schemes.offline import variants as variants_offline
-from tests.schemes.online import variants as variants_online
-from tests.schemes.online import variants_branches as variants_online_branches
-from tests.schemes.self_distillation import variants_exits as variants_self_exits
-from tests.schemes.self_distillation import variants_generations as variants_self_generations
-from tests.schemes.self_distillation import variants_single as variants_self_single
-from tests.schemes.supervised import variants as variants_supervised
-from tests.schemes.variants import DEFAULTS, LOSSES, METHODS, OFFLINE, ONLINE, SELF, base
-
-__all__ = ["DEFAULTS", "LOSSES", "METHODS", "OFFLINE", "ONLINE", "SELF", "base"]
 
 RECIPES = REPOSITORY / "experiments"
 DATA_SPEC = DataSpec(num_classes=10, channels=1, image_size=8, train_labels=torch.arange(60) % 10)
@@ -40,21 +34,22 @@ ARCHITECTURES = {
 START = Progress(step=0, total_steps=100, steps_per_epoch=10)
 
 
-FAMILIES = (
-    variants_supervised,
-    variants_offline,
-    variants_online,
-    variants_online_branches,
-    variants_self_exits,
-    variants_self_single,
-    variants_self_generations,
-    variants_topologies,
-)
-VARIANTS: dict[str, list[str]] = DEFAULTS | {
-    name: overrides for family in FAMILIES for name, overrides in family.VARIANTS.items()
-}
-REFUSED: dict[tuple[str, str], str] = {pair: words for family in FAMILIES for pair, words in family.REFUSED.items()}
-"""Pairs of method (`SCHEME-METHOD`) and architecture that a builder refuses, with a part of what it says."""
+TEACHERS = {"camkd": "[resnet20,convnet]"}
+"""Methods that need other teachers than one resnet20."""
+
+
+def base(scheme: str, method: str, model: str = "resnet20") -> list[str]:
+    """Return the overrides of a method by its defaults, on small networks."""
+    teacher = [f"teacher={TEACHERS.get(method, 'resnet20')}"] if SCHEMES[scheme][method].uses_teacher else []
+    return [f"scheme={scheme}", f"method={method}", f"model={model}", *teacher]
+
+
+LOSSES = [(kind, name) for kind, table in KINDS.items() for name in table if name != "none"]
+"""Every loss with its kind."""
+
+METHODS = {f"{scheme}-{method}": (scheme, method) for scheme, methods in SCHEMES.items() for method in methods}
+DEFAULTS = {name: base(*method) for name, method in METHODS.items()}
+OFFLINE, ONLINE, SELF = base("offline", "kd"), base("online", "dml"), base("self", "byot")
 
 
 def configure(*overrides: str) -> Config:
@@ -136,3 +131,10 @@ def same_state(a: nn.Module | dict[str, Tensor], b: nn.Module | dict[str, Tensor
     """Return whether two states are the same to the last bit."""
     first, second = (x.state_dict() if isinstance(x, nn.Module) else x for x in (a, b))
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def check_refused(overrides: Sequence[str], message: str, data_spec: DataSpec = DATA_SPEC) -> None:
+    """Check that overrides are refused in one line with these words, a regular expression."""
+    with pytest.raises(UserError, match=message) as caught:
+        build(*overrides, data_spec=data_spec)
+    assert "\n" not in str(caught.value)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
+from torch import Tensor
 
 from kdschemes.config import Config
 from kdschemes.core.distillation import Distillation
@@ -37,7 +38,7 @@ Formula = Callable[[Seen], float]
 """The total of a step, from the formula on the method's card, independent of the package."""
 
 
-def array(x: torch.Tensor) -> oracles.Array:
+def array(x: Tensor) -> oracles.Array:
     """A tensor as float64 numpy."""
     return x.detach().double().numpy()
 
@@ -45,3 +46,9 @@ def array(x: torch.Tensor) -> oracles.Array:
 def last(output: Output) -> tuple[oracles.Array, oracles.Array]:
     """The logits and the deepest feature of an output."""
     return array(output.logits), array(list(output.features.values())[-1])
+
+
+Inputs = dict[str, Tensor]
+Case = dict[str, Any]
+Reference = Callable[[Inputs, Case], Tensor]
+"""What our code makes of the inputs and parameters of a recorded case in `tests/reference`: a loss or a total."""

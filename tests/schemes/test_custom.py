@@ -1,4 +1,4 @@
-"""Topologies of the user's own: recipes in Python, the shipped ones and what can be wrong with one."""
+"""Topologies as recipes in Python: the totals of the shipped ones, and what a recipe may and may not be."""
 
 from __future__ import annotations
 
@@ -10,9 +10,63 @@ from kdschemes.config.load import build_config, load_config
 from kdschemes.config.naming import NOT_HASHED, run_name, to_tree
 from kdschemes.errors import UserError
 from kdschemes.training.run_folder import check_same_config
+from tests import REPOSITORY
+from tests.losses import oracles
 from tests.processes import run
 from tests.schemes.cases import ARCHITECTURES, START, batch_for, build, trained
-from tests.schemes.custom_variants import NAMES, TOPOLOGIES, topology
+from tests.schemes.formulas import Formula, Seen, last
+
+TOPOLOGIES = REPOSITORY / "experiments" / "topologies"
+
+
+def topology(name: str, model: str = "resnet20") -> list[str]:
+    """Return the overrides of a shipped topology on small networks."""
+    teacher = ["teacher.name=resnet20"] if name.startswith("offline") else []
+    return [f"experiment=topologies/{name}", f"model={model}", *teacher]
+
+
+NAMES = sorted(path.stem for path in TOPOLOGIES.glob("*.py"))
+
+
+def within(seen: Seen, network: str, *, hint: float) -> float:
+    """Half CE and half KD at T = 3 of every exit from the deepest, and a hint to its map."""
+    teacher, feature = last(seen.out[network])
+    total = 0.0
+    for name in ("exit1", "exit2"):
+        student, own = last(seen.out[f"{network}/{name}"])
+        labels = oracles.one_hot(seen.labels, student.shape[1])
+        total += 0.5 * oracles.cross_entropy(student, labels) + 0.5 * oracles.kd(student, teacher, temperature=3.0)
+        total += hint * oracles.hint(own, feature)
+    return total
+
+
+def offline_online(seen: Seen) -> float:
+    teacher, *peers = (seen.logits(name) for name in ("teacher", "peer0", "peer1"))
+    total = sum(oracles.cross_entropy(peer, oracles.one_hot(seen.labels, peer.shape[1])) for peer in peers)
+    total += sum(0.5 * oracles.kd(peer, teacher, temperature=4.0) for peer in peers)
+    return total + sum(0.5 * oracles.kd(a, b, temperature=4.0) for a, b in (peers, peers[::-1]))
+
+
+def offline_self(seen: Seen) -> float:
+    total = oracles.offline_kd(
+        seen.logits("student"), [seen.logits("teacher")], [1.0], seen.labels, alpha=0.9, temperature=4.0
+    )
+    return total + within(seen, "student", hint=0.03)
+
+
+def online_self(seen: Seen) -> float:
+    peers = [seen.logits(name) for name in ("peer0", "peer1")]
+    total = oracles.dml(peers, seen.labels, temperature=1.0)
+    return total + sum(within(seen, name, hint=0.0) for name in ("peer0", "peer1"))
+
+
+FORMULAS: dict[str, Formula] = {
+    "topology-offline_online": offline_online,
+    "topology-offline_self": offline_self,
+    "topology-online_self": online_self,
+}
+EXACT = VARIANTS = {f"topology-{name}": topology(name) for name in NAMES}
+
 
 MINE = """
 from kdschemes.core.nodes import Network
@@ -44,7 +98,7 @@ def test_shipped_topologies_train_every_parameter_of_any_architecture(name: str,
     assert any(node.provides[0] == scheme.heads[0] for node in scheme.nodes.values())
 
 
-def test_a_recipe_of_ones_own_is_found_named_and_run(tmp_path: Path) -> None:
+def test_a_custom_recipe_is_found_named_and_run(tmp_path: Path) -> None:
     file = tmp_path / "ring.py"
     file.write_text(MINE)
     config = load(f"experiment={file}", "losses.response.temperature=3")
@@ -116,7 +170,7 @@ def test_what_is_no_recipe_is_refused() -> None:
             load(*arguments)
 
 
-def test_an_edge_has_losses_of_its_own_beside_those_of_the_topology() -> None:
+def test_an_edge_may_have_its_own_losses_in_place_of_the_topologys() -> None:
     scheme = build(*topology("offline_self"))
     weights = scheme(batch_for(scheme), START).weights
     assert weights["kd/teacher->student"] == 0.9

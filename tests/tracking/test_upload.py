@@ -15,7 +15,7 @@ import wandb
 from kdschemes import cli
 from kdschemes.storage import lease as lease_file
 from kdschemes.storage.lease import Lease
-from tests.tracking.test_trackers import trackers, train, val
+from tests.tracking.cases import trackers, train, val
 from tests.tracking.wandb_recorder import KEY, Recorder
 
 

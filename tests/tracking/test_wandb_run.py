@@ -20,8 +20,8 @@ from kdschemes.study.spec import read_study
 from kdschemes.tracking.dashboard import COLORS
 from kdschemes.training.train import Finished, train, train_together
 from tests import REPOSITORY
+from tests.tracking.cases import items, records, wandb_files
 from tests.tracking.test_dashboard import panels
-from tests.tracking.test_trackers import items, records, wandb_files
 
 pytestmark = pytest.mark.slow
 

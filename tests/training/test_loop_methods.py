@@ -12,7 +12,7 @@ from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.models import create_model, save_weights
 from tests.processes import SignalAtFile, Started, run
 from tests.schemes.cases import METHODS, base, configure
-from tests.schemes.custom_variants import NAMES, TOPOLOGIES, topology
+from tests.schemes.test_custom import NAMES, TOPOLOGIES, topology
 from tests.training.test_loop import FILES
 
 pytestmark = pytest.mark.slow

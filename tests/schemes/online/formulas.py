@@ -1,66 +1,65 @@
-"""The totals of the online methods, and other values of their options to try."""
+"""What the totals of the online methods share, in float64 numpy, independent of the package."""
 
 from __future__ import annotations
 
-from kdschemes.config.schemes import online as options
+import math
+
+import numpy as np
+
 from tests.losses import oracles
-from tests.schemes.formulas import Formula, Seen, array
-from tests.schemes.online import oracles as oracles_online
-from tests.schemes.online.variants import CODISTILLATION, KDCL, MEAN, SWITOKD
-from tests.schemes.variants import ONLINE
+from tests.losses.oracles import Array
+from tests.schemes.formulas import Seen
 
 
-def peers_of(seen: Seen) -> list[oracles.Array]:
-    return [seen.logits(f"peer{k}") for k in range(seen.config.scheme.peers)]
+def peers_of(seen: Seen) -> list[Array]:
+    """The logits of the peers."""
+    return [seen.logits(name) for name in seen.scheme.peers]
 
 
-def dml(seen: Seen) -> float:
-    return oracles.dml(peers_of(seen), seen.labels, temperature=seen.config.losses.response.temperature)
+def temperature_of(seen: Seen) -> float:
+    return float(seen.config.losses.response.temperature)
 
 
-def codistillation(seen: Seen) -> float:
-    peers, options = peers_of(seen), seen.config.scheme
-    everybody = options.members == "all"
-    others = [[z for j, z in enumerate(peers) if everybody or j != k] for k in range(len(peers))]
-    teachers = [oracles_online.mean_of(members, options.average) for members in others]
-    return oracles_online.taught(peers, teachers, seen.labels, temperature=seen.config.losses.response.temperature)
+def soft_weight(seen: Seen) -> float:
+    """The weight of the response, which a ramp exp(-5 (1 - e / R)^2) raises up to epoch R."""
+    response, epoch = seen.config.losses.response, seen.progress.step / seen.progress.steps_per_epoch
+    ramp = math.exp(-5.0 * (1.0 - min(epoch / response.ramp_epochs, 1.0)) ** 2)
+    return float(response.weight * (ramp if response.schedule == "sigmoid" else 1.0))
 
 
-def kdcl(seen: Seen) -> float:
-    peers, kind = peers_of(seen), seen.config.scheme.ensemble
-    if kind == "general":
-        weights = array(seen.scheme.nodes["teacher"].weights)
-        teacher = oracles_online.weighed(peers, list(weights))
-    elif kind == "linear":
-        teacher = oracles_online.linear(peers, seen.labels)[0]
-    else:
-        teacher = {"naive": oracles_online.naive, "minlogit": oracles_online.minlogit}[kind](peers, seen.labels)
-    temperature = seen.config.losses.response.temperature
-    return oracles_online.taught(peers, [teacher] * len(peers), seen.labels, temperature=temperature)
+def hard(logits: Array, labels: list[int]) -> float:
+    return oracles.cross_entropy(logits, oracles.one_hot(labels, logits.shape[1]))
 
 
-def switokd(seen: Seen) -> float:
-    """Of both networks, also where the step of the big one is not followed."""
-    both = [seen.logits("student"), seen.logits("big")]
-    return oracles_online.taught(both, both[::-1], seen.labels, temperature=seen.config.losses.response.temperature)
+def taught(peers: list[Array], teachers: list[Array], labels: list[int], *, temperature: float) -> float:
+    """The sum over peers of CE and of KD from the peer's teacher."""
+    total = oracles.supervised(peers, labels, smoothing=0.0)
+    return total + sum(oracles.kd(z, v, temperature=temperature) for z, v in zip(peers, teachers, strict=True))
 
 
-FORMULAS: dict[type, Formula] = {
-    options.OnlineDML: dml,
-    options.OnlineCodistillation: codistillation,
-    options.OnlineKDCL: kdcl,
-    options.OnlineSwitOKD: switokd,
-}
-EXACT = {
-    "dml-other": [*ONLINE, "scheme.peers=3", "losses.response.temperature=3"],
-    "dml-shared-trunk": [*ONLINE, "scheme.topology=shared_trunk", "scheme.peers=3"],
-    "dml-own-views": [*ONLINE, "scheme.topology=shared_trunk", "scheme.peers=3", "scheme.views=independent"],
-    "codistillation-other": [*MEAN, "scheme.peers=3", "scheme.average=probabilities", "losses.response.temperature=1"],
-    "codistillation-others": [*MEAN, "scheme.peers=3", "scheme.members=others"],
-    "codistillation-published": CODISTILLATION,
-    "kdcl-naive": [*KDCL, "scheme.ensemble=naive", "scheme.peers=3"],
-    "kdcl-linear": [*KDCL, "scheme.ensemble=linear", "losses.response.temperature=4"],
-    "kdcl-minlogit": [*KDCL, "scheme.peers=3", "scheme.topology=shared_trunk"],
-    "kdcl-general": [*KDCL, "scheme.ensemble=general", "scheme.peers=3"],
-    "switokd-other": [*SWITOKD, "scheme.large_model=convnet", "losses.response.temperature=2"],
-}
+def linear_mix(peers: list[Array], labels: list[int]) -> tuple[Array, list[float]]:
+    """The convex mix of two peers with the least cross-entropy, and its weights, by bisection on the derivative."""
+    first, second = peers
+
+    def slope(share: float) -> float:
+        total = 0.0
+        for z, v, label in zip(first, second, labels, strict=True):
+            p = oracles.softmax(share * z + (1 - share) * v)
+            total += math.fsum(p * (z - v)) - (z - v)[label]
+        return total
+
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if slope(middle) < 0 else (low, middle)
+    share = 0.0 if slope(0.0) >= 0 else 1.0 if slope(1.0) <= 0 else (low + high) / 2
+    return share * first + (1 - share) * second, [share, 1 - share]
+
+
+def batch_norm(x: Array, scale: Array, shift: Array, eps: float = 1e-5) -> Array:
+    """Batch norm in training of [n, c] or [n, c, h, w]: biased variance over all but the channels."""
+    axes = (0, *range(2, x.ndim))
+    shape = (1, -1, *[1] * (x.ndim - 2))
+    mean, variance = x.mean(axes), x.var(axes)
+    normal = (x - mean.reshape(shape)) / np.sqrt(variance + eps).reshape(shape)
+    return np.asarray(normal * scale.reshape(shape) + shift.reshape(shape))

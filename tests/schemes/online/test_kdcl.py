@@ -1,8 +1,8 @@
-"""Mixes of peers that teach: means, mixes made with the labels, weights from held-out errors."""
+"""KDCL: a mix of the peers, made with the labels or weighted by held-out errors, teaches each peer."""
 
 from __future__ import annotations
 
-import itertools
+import math
 
 import numpy as np
 import pytest
@@ -10,34 +10,84 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdschemes.core.types import Output
-from kdschemes.schemes.online.convex import convex_weights
+from kdschemes.losses.response.kd import kd
 from kdschemes.schemes.online.kdcl import HeldOutMix, covariance_weights, error_products, minlogit, naive
-from tests.schemes.cases import ONLINE, START, build, random_batch
-from tests.schemes.formulas import array
-from tests.schemes.online import oracles as oracles_online
+from tests.losses import oracles
+from tests.losses.oracles import Array
+from tests.schemes.cases import base, build, check_refused, random_batch
+from tests.schemes.formulas import Case, Formula, Inputs, Reference, Seen, array
 from tests.schemes.online.cases import LABELS, PEERS, logits_of
-from tests.schemes.online.variants import CODISTILLATION, KDCL, MEAN
+from tests.schemes.online.formulas import linear_mix, peers_of, taught, temperature_of
+
+KDCL = base("online", "kdcl")
 
 
-def test_codistillation_of_two_peers_is_mutual_learning() -> None:
-    two = ["losses.response.temperature=1", "scheme.peers=2"]
-    for average in ("logits", "probabilities"):
-        scheme = build(*MEAN, *two, f"scheme.average={average}", "scheme.members=others")
-        expected, batch = build(*ONLINE), random_batch()
-        assert scheme(batch, START).total.item() == pytest.approx(expected(batch, START).total.item(), rel=1e-12)
+def expected_naive(peers: list[Array], labels: list[int]) -> Array:
+    rows = []
+    for n, label in enumerate(labels):
+        losses = [-oracles.log_softmax(z[n])[label] for z in peers]
+        rows.append(peers[losses.index(min(losses))][n])
+    return np.stack(rows)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_mean_of_probabilities_is_finite_and_exact_where_one_peer_is_certain(dtype: torch.dtype) -> None:
-    scheme = build(*CODISTILLATION)
-    logits = [logits_of(7, 10, seed=k, scale=1e4, dtype=dtype) for k in range(3)]
-    outputs = {peer: Output(z) for peer, z in zip(PEERS, logits, strict=True)}
-    mean = scheme.nodes["others0"](random_batch(n=7), outputs)["others0"].logits
-    assert mean.dtype == torch.float32
-    assert mean.isfinite().all()
-    p = torch.stack([z.double().softmax(1) for z in logits[1:]]).mean(0)
-    torch.testing.assert_close(mean.double().softmax(1), p, rtol=1e-5, atol=1e-6)
+def expected_minlogit(peers: list[Array], labels: list[int]) -> Array:
+    out = np.zeros_like(peers[0])
+    for n, label in enumerate(labels):
+        for c in range(out.shape[1]):
+            out[n, c] = min(z[n, c] - z[n, label] for z in peers)
+    return out
+
+
+def weighted(peers: list[Array], weights: list[float]) -> Array:
+    return np.asarray(sum(w * z for w, z in zip(weights, peers, strict=True)))
+
+
+def expected_error_products(peers: list[Array], labels: list[int]) -> Array:
+    """The sum over samples of <p_i - y, p_j - y>."""
+    products = np.zeros((len(peers), len(peers)))
+    for n, label in enumerate(labels):
+        errors = []
+        for z in peers:
+            error = oracles.softmax(z[n])
+            error[label] -= 1.0
+            errors.append(error)
+        for i, a in enumerate(errors):
+            for j, b in enumerate(errors):
+                products[i, j] += math.fsum(a * b)
+    return products
+
+
+def expected_total(seen: Seen) -> float:
+    peers, kind = peers_of(seen), seen.config.scheme.ensemble
+    if kind == "general":
+        teacher = weighted(peers, list(array(seen.scheme.nodes["teacher"].weights)))
+    elif kind == "linear":
+        teacher = linear_mix(peers, seen.labels)[0]
+    else:
+        teacher = {"naive": expected_naive, "minlogit": expected_minlogit}[kind](peers, seen.labels)
+    return taught(peers, [teacher] * len(peers), seen.labels, temperature=temperature_of(seen))
+
+
+def recorded(x: Inputs, p: Case) -> Tensor:
+    """The reference's target is not a constant."""
+    peers = [x[f"z{k}"] for k in range(4)]
+    target = minlogit(torch.stack(peers), x["y"])
+    return torch.stack([kd(z, target, temperature=float(p["T"]), reduction="mean") for z in peers]).sum()
+
+
+FORMULA: Formula = expected_total
+EXACT = {
+    "kdcl-naive": [*KDCL, "scheme.ensemble=naive", "scheme.peers=3"],
+    "kdcl-linear": [*KDCL, "scheme.ensemble=linear", "losses.response.temperature=4"],
+    "kdcl-minlogit": [*KDCL, "scheme.peers=3", "scheme.topology=shared_trunk"],
+    "kdcl-general": [*KDCL, "scheme.ensemble=general", "scheme.peers=3"],
+}
+VARIANTS = {
+    "online-kdcl-naive": [*KDCL, "scheme.ensemble=naive"],
+    "online-kdcl-linear": [*KDCL, "scheme.ensemble=linear", "scheme.peers=3", "scheme.views=shared"],
+    "online-kdcl-general": [*KDCL, "scheme.ensemble=general", "losses.feature=hint"],
+}
+REFERENCES: dict[str, Reference] = {"KDCL_minlogit": recorded}
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
@@ -52,62 +102,19 @@ def test_mixes_are_finite_and_no_worse_than_the_peers(scale: float, dtype: torch
         assert mixed.dtype == full.dtype
         assert mixed.isfinite().all()
         assert (functional.cross_entropy(mixed, LABELS, reduction="none") <= by_peer.amin(0) + slack).all()
-    weights = convex_weights(logits, LABELS)
-    mixed = torch.einsum("k,knc->nc", weights, full.double())
-    assert weights.dtype == torch.float64
-    assert functional.cross_entropy(mixed, LABELS) <= by_peer.double().mean(1).min() + slack
 
 
 def test_naive_takes_each_samples_best_peer_and_minlogit_each_classs_least_margin() -> None:
     logits = logits_of(3, 7, 10)
     peers = [array(z) for z in logits]
-    np.testing.assert_array_equal(array(naive(logits, LABELS)), oracles_online.naive(peers, LABELS.tolist()))
-    np.testing.assert_array_equal(array(minlogit(logits, LABELS)), oracles_online.minlogit(peers, LABELS.tolist()))
+    np.testing.assert_array_equal(array(naive(logits, LABELS)), expected_naive(peers, LABELS.tolist()))
+    np.testing.assert_array_equal(array(minlogit(logits, LABELS)), expected_minlogit(peers, LABELS.tolist()))
     assert torch.equal(naive(torch.cat([logits[:1], logits[:1]]), LABELS), logits[0])
-
-
-@pytest.mark.parametrize("scale", [1e-3, 1.0, 8.0, 100.0])
-@pytest.mark.parametrize("peers", [2, 3, 5])
-def test_linear_weights_are_the_optimum_on_the_simplex(peers: int, scale: float) -> None:
-    """No weight could grow with profit, at any place; the best on a grid and of random mixes is no better."""
-    labels = torch.arange(40) % 10
-    logits = logits_of(peers, 40, 10, seed=peers, scale=scale)
-    logits[:, torch.arange(40), labels] += 0.3 * scale * torch.arange(1, peers + 1)[:, None]
-    weights = convex_weights(logits, labels)
-    assert weights.sum().item() == pytest.approx(1.0, abs=1e-14)
-    assert (weights >= 0).all()
-    free = weights.clone().requires_grad_()
-    value = functional.cross_entropy(torch.einsum("k,knc->nc", free, logits), labels)
-    (gradient,) = torch.autograd.grad(value, free)
-    assert (weights * (gradient - gradient.min())).sum() <= 1e-10 * gradient.abs().max()
-    generator = torch.Generator().manual_seed(0)
-    tried = torch.randn(200, peers, generator=generator, dtype=torch.float64).mul(3).softmax(1)
-    for other in torch.cat([tried, torch.eye(peers, dtype=torch.float64)]):
-        mixed = torch.einsum("k,knc->nc", other, logits)
-        assert functional.cross_entropy(mixed, labels).item() >= value.item() - 1e-12 * scale
-    order = torch.randperm(peers, generator=generator)
-    torch.testing.assert_close(convex_weights(logits[order], labels), weights[order], rtol=1e-9, atol=1e-12)
-
-
-def test_linear_weights_of_two_peers_are_those_of_a_bisection() -> None:
-    for seed, scale in itertools.product(range(3), (0.1, 3.0, 30.0)):
-        logits = logits_of(2, 7, 10, seed=seed, scale=scale)
-        logits[:, torch.arange(7), LABELS] += scale * torch.tensor([1.0, 1.5])[:, None]
-        _, expected = oracles_online.linear([array(z) for z in logits], LABELS.tolist())
-        assert convex_weights(logits, LABELS).tolist() == pytest.approx(expected, rel=1e-9, abs=1e-11)
-
-
-def test_linear_weights_of_peers_that_agree_are_equal() -> None:
-    z = logits_of(1, 7, 10)
-    assert convex_weights(z.expand(3, -1, -1), LABELS).tolist() == pytest.approx([1 / 3] * 3, abs=1e-12)
-    assert convex_weights(torch.zeros(2, 1, 10), LABELS[:1]).tolist() == [0.5, 0.5]
-    certain = 1e4 * functional.one_hot(LABELS, 10).double().expand(2, -1, -1)
-    assert convex_weights(certain, LABELS).tolist() == [0.5, 0.5]
 
 
 def test_errors_on_held_out_samples_are_those_of_explicit_loops() -> None:
     logits = logits_of(3, 7, 10)
-    expected = oracles_online.error_products([array(z) for z in logits], LABELS.tolist())
+    expected = expected_error_products([array(z) for z in logits], LABELS.tolist())
     np.testing.assert_allclose(array(error_products(logits, LABELS)), expected, rtol=1e-12)
     assert error_products(logits.bfloat16(), LABELS).dtype == torch.float64
     assert error_products(1e4 * logits, LABELS).isfinite().all()
@@ -130,7 +137,7 @@ def test_held_out_weights_minimize_the_error_of_the_sum() -> None:
     "products",
     [torch.zeros(3, 3), torch.ones(3, 3), 1e-30 * torch.ones(3, 3), torch.eye(3), 1 + 1e-12 * torch.eye(3)],
 )
-def test_peers_that_err_alike_or_not_at_all_weigh_the_same(products: Tensor) -> None:
+def test_peers_with_the_same_errors_or_none_have_the_same_weight(products: Tensor) -> None:
     assert covariance_weights(products.double()).tolist() == pytest.approx([1 / 3] * 3, rel=1e-6)
 
 
@@ -144,7 +151,7 @@ def test_weights_are_equal_in_the_first_epoch_and_then_measured_on_the_validatio
     scheme.before_epoch(lambda: batches)
     logits = [torch.cat([scheme.predict(b, [peer])[peer].logits for b in batches]) for peer in PEERS]
     labels = torch.cat([b.labels for b in batches]).tolist()
-    products = oracles_online.error_products([array(z) for z in logits], labels)
+    products = expected_error_products([array(z) for z in logits], labels)
     products += 1e-6 * np.trace(products) / 3 * np.eye(3)
     inverse = np.linalg.inv(products)
     np.testing.assert_allclose(array(node.weights), inverse.sum(1) / inverse.sum(), rtol=1e-8)
@@ -160,8 +167,19 @@ def test_weights_are_equal_in_the_first_epoch_and_then_measured_on_the_validatio
     assert again.epochs == 2
 
 
-def test_a_validation_split_without_a_sample_here_leaves_equal_weights() -> None:
+def test_a_process_without_validation_samples_keeps_equal_weights() -> None:
     scheme = build(*KDCL, "scheme.ensemble=general")
     for _ in range(2):
         scheme.before_epoch(lambda: [])
     assert scheme.nodes["teacher"].weights.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["scheme.ensemble=general", "data.val_fraction=0"], "scheme.ensemble=general .*data.val_fraction"),
+        (["data.mixup=0.2"], "mixup"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(options: list[str], message: str) -> None:
+    check_refused([*KDCL, *options], message)

@@ -1,10 +1,11 @@
-"""A big network that waits while it is too far ahead of the small one."""
+"""SwitOKD: a big network that pauses while it is too far ahead of the small one."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import itertools
+import math
 from functools import cache
 
 import numpy as np
@@ -17,13 +18,40 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Network
 from kdschemes.core.types import Batch
 from kdschemes.schemes.online.switokd import Switch, SwitchedNetwork, distances
-from tests.schemes.cases import START, VARIANTS, base, batch_for, build, network_of, same_state, state_of, trained
-from tests.schemes.formulas import array
-from tests.schemes.online import oracles as oracles_online
+from tests.losses import oracles
+from tests.losses.oracles import Array
+from tests.schemes.cases import START, base, batch_for, build, check_refused, network_of, same_state, state_of, trained
+from tests.schemes.formulas import Formula, Seen, array
 from tests.schemes.online.cases import LABELS, logits_of, sgd, step
-from tests.schemes.online.variants import SWITOKD
+from tests.schemes.online.formulas import taught, temperature_of
 
+SWITOKD = base("online", "switokd")
 SMALL_AND_BIG = [*base("online", "switokd", "convnet"), "scheme.large_model=convnet"]
+LARGER = [*SWITOKD, "scheme.large_model=resnet8x4", "scheme.lr_multipliers=[0.1,1]", "losses.feature=hint"]
+
+
+def expected_switch(small: Array, big: Array, labels: list[int]) -> tuple[float, float, bool]:
+    """The gap of the two networks, the largest gap at which both learn, and whether the big one is paused."""
+    gap = of_small = of_big = 0.0
+    for z, v, label in zip(small, big, labels, strict=True):
+        p, q = oracles.softmax(z), oracles.softmax(v)
+        for c in range(len(p)):
+            gap += abs(p[c] - q[c]) / len(labels)
+            of_small += abs(p[c] - (c == label)) / len(labels)
+            of_big += abs(q[c] - (c == label)) / len(labels)
+    threshold = of_small - math.exp(-of_big / (of_small + of_big)) * of_big
+    return gap, threshold, gap > threshold and of_big < of_small
+
+
+def expected_total(seen: Seen) -> float:
+    """Of both networks, also where the step of the big one is skipped."""
+    both = [seen.logits("student"), seen.logits("big")]
+    return taught(both, both[::-1], seen.labels, temperature=temperature_of(seen))
+
+
+FORMULA: Formula = expected_total
+EXACT = {"switokd-other": [*SWITOKD, "scheme.large_model=convnet", "losses.response.temperature=2"]}
+VARIANTS = {"online-switokd-big": LARGER}
 
 
 def fit(scheme: Distillation, name: str, batch: Batch, labels: Tensor) -> None:
@@ -46,7 +74,7 @@ def _ahead(n: int) -> tuple[Distillation, Batch]:
 
 
 def ahead(n: int = 6) -> tuple[Distillation, SwitchedNetwork, Batch]:
-    """Return a scheme whose student is mistaken on a batch that its big network knows."""
+    """Return a scheme whose student is wrong on a batch that the big network has learned."""
     scheme, batch = _ahead(n)
     scheme = copy.deepcopy(scheme)
     big = scheme.nodes["big"]
@@ -54,7 +82,7 @@ def ahead(n: int = 6) -> tuple[Distillation, SwitchedNetwork, Batch]:
     return scheme, big, batch
 
 
-def test_the_switch_is_the_formula_of_explicit_loops() -> None:
+def test_the_switch_equals_its_formula() -> None:
     seen = set()
     for seed, sharpness in itertools.product(range(4), (0.0, 2.0, 4.0, 8.0)):
         small, big = logits_of(7, 10, seed=seed), logits_of(7, 10, seed=seed + 50, scale=1.0)
@@ -62,13 +90,13 @@ def test_the_switch_is_the_formula_of_explicit_loops() -> None:
         gap, of_small, of_big, samples = distances(small, big, LABELS).tolist()
         assert samples == 7
         switch = Switch(gap / 7, of_small / 7, of_big / 7)
-        expected = oracles_online.switch(array(small), array(big), LABELS.tolist())
+        expected = expected_switch(array(small), array(big), LABELS.tolist())
         assert (switch.gap, switch.threshold, switch.expert) == pytest.approx(expected, rel=1e-12)
         seen.add(switch.expert)
     assert seen == {True, False}
 
 
-def test_a_worse_or_equal_or_perfect_big_network_never_rests() -> None:
+def test_a_worse_or_equal_or_perfect_big_network_is_never_paused() -> None:
     assert not Switch(gap=2.0, small=0.2, big=1.9).expert
     assert not Switch(gap=0.0, small=0.0, big=0.0).expert
     assert not Switch(gap=1.9, small=1.0, big=1.0).expert
@@ -77,7 +105,7 @@ def test_a_worse_or_equal_or_perfect_big_network_never_rests() -> None:
     assert distances(certain, certain, LABELS).tolist() == [0.0, 0.0, 0.0, 7.0]
 
 
-def test_an_expert_rests_to_the_last_bit_and_the_student_goes_on() -> None:
+def test_an_expert_is_not_changed_while_the_student_learns() -> None:
     scheme, big, batch = ahead()
     optimizer = sgd(trained(scheme))
     parameters = list(big.parameters())
@@ -95,7 +123,7 @@ def test_an_expert_rests_to_the_last_bit_and_the_student_goes_on() -> None:
     assert not same_state(scheme.nodes["student"], student)
 
 
-def test_the_statistics_of_the_big_network_go_on_while_it_rests() -> None:
+def test_batch_norm_statistics_of_a_paused_network_are_updated() -> None:
     scheme = build(*SWITOKD).train()
     big = scheme.nodes["big"]
     before = state_of(big)
@@ -104,7 +132,7 @@ def test_the_statistics_of_the_big_network_go_on_while_it_rests() -> None:
     assert moved == {name for name in before if "running" in name or "num_batches" in name}
 
 
-def test_a_network_that_rested_learns_again_when_the_gap_is_small() -> None:
+def test_a_paused_network_learns_again_when_the_gap_is_small() -> None:
     scheme, big, batch = ahead()
     scheme(batch, START)
     assert scheme.skipped_nodes() == {"big"}
@@ -116,8 +144,8 @@ def test_a_network_that_rested_learns_again_when_the_gap_is_small() -> None:
     assert scheme.skipped_nodes() == set()
 
 
-def test_the_decision_is_one_of_all_samples_of_the_step() -> None:
-    """With micro-batches that would decide otherwise by themselves."""
+def test_the_decision_is_made_over_all_samples_of_the_step() -> None:
+    """Also where single micro-batches would decide otherwise."""
     scheme, _, batch = ahead(8)
     worse = dataclasses.replace(batch, labels=(batch.labels + 5) % 10)
     out = scheme.predict(batch, ["student", "big"])
@@ -131,22 +159,36 @@ def test_the_decision_is_one_of_all_samples_of_the_step() -> None:
         scheme.after_step()
         labels = [int(label) for part in parts for label in part.labels]
         times = (len(parts), 1)
-        assert rests == oracles_online.switch(np.tile(small, times), np.tile(big, times), labels)[2]
+        assert rests == expected_switch(np.tile(small, times), np.tile(big, times), labels)[2]
         answers.append(rests)
     assert answers[:2] == [True, False]
     assert answers[2] is answers[3]
     assert answers[4]
 
 
-def test_evaluation_decides_nothing_and_the_student_is_reported() -> None:
+def test_evaluation_decides_nothing_and_the_student_is_the_first_head() -> None:
     scheme, _, batch = ahead()
     scheme(batch, START)
     scheme.eval()
     scheme(dataclasses.replace(batch, labels=(batch.labels + 5) % 10), START)
     assert scheme.skipped_nodes() == {"big"}
-    larger = build(*VARIANTS["online-switokd-big"])
+    larger = build(*LARGER)
     assert larger.heads == ("student", "big")
     assert (larger.peers, larger.teacher) == ((), None)
     assert larger.lr_multipliers == {"student": 0.1, "big": 1.0}
     counts = [sum(p.numel() for p in network_of(larger, head).parameters()) for head in larger.heads]
     assert counts[0] < counts[1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["model.checkpoint=[a,b]"], "model.checkpoint .*2 "),
+        (["scheme.lr_multipliers=[1]"], r"scheme.lr_multipliers .*1 .* 2 networks.*\[student, big\]"),
+        (["scheme.lr_multipliers=[1,2,3]"], "scheme.lr_multipliers .*3 .* 2 networks"),
+        (["scheme.large_model=nothing"], "model 'nothing'"),
+        (["data.cutmix=0.2"], "cutmix"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(options: list[str], message: str) -> None:
+    check_refused([*SWITOKD, *options], message)

@@ -1,4 +1,4 @@
-"""Self-distillation from an earlier run: fresh weights, chains of runs, the ensemble of generations."""
+"""Born-again networks: fresh weights in every generation, chains of runs, the ensemble of generations."""
 
 from __future__ import annotations
 
@@ -33,6 +33,8 @@ from tests.schemes.cases import (
     random_batch,
     same_state,
 )
+from tests.schemes.formulas import Formula, Seen
+from tests.schemes.self_distillation.formulas import hard, soft_ce
 from tests.training.test_loop import FILES, pair
 
 pytestmark = pytest.mark.slow
@@ -40,6 +42,19 @@ pytestmark = pytest.mark.slow
 BAN, TFKD = base("self", "ban", "convnet"), base("self", "tfkd_self", "convnet")
 PLAIN = base("supervised", "ce", "convnet")
 SMALL = ["data.val_fraction=0.9", "train.batch_size=32", "train.num_threads=1", "train.checkpoint_every_steps=1"]
+
+
+def expected_total(seen: Seen) -> float:
+    temperature, alpha = seen.config.losses.response.temperature, seen.config.scheme.alpha
+    soft = temperature**2 * soft_ce(seen.logits("student"), seen.logits("teacher"), temperature=temperature)
+    return (1 - alpha) * hard(seen) + alpha * soft
+
+
+FORMULA: Formula = expected_total
+EXACT = {
+    "ban-other": [*base("self", "ban"), "scheme.generations=1", "scheme.alpha=0.4", "losses.response.temperature=2"],
+}
+VARIANTS = {"self-ban-first-hint": [*base("self", "ban"), "scheme.generations=1", "losses.feature=hint"]}
 
 
 def test_generations_are_the_runs_that_the_user_would_name() -> None:
@@ -55,7 +70,7 @@ def test_generations_are_the_runs_that_the_user_would_name() -> None:
     assert prerequisite_runs(plain) == []
 
 
-def test_chains_of_different_seeds_share_nothing_and_a_teacher_of_a_recipe_is_not_theirs(tmp_path: Path) -> None:
+def test_chains_of_different_seeds_share_nothing_and_ignore_the_teacher_of_a_recipe(tmp_path: Path) -> None:
     chains = [{run_name(earlier) for earlier in prerequisite_runs(configure(*BAN, f"seed={seed}"))} for seed in (0, 1)]
     assert not chains[0] & chains[1]
     (tmp_path / "mine.yaml").write_text("teacher: {name: resnet20, checkpoint: nowhere}\n")
@@ -65,7 +80,7 @@ def test_chains_of_different_seeds_share_nothing_and_a_teacher_of_a_recipe_is_no
     assert with_teachers(config, None).teacher.checkpoint is None
 
 
-def test_every_generation_starts_from_weights_of_its_own() -> None:
+def test_every_generation_has_its_own_initial_weights() -> None:
     plain = network_of(build(*PLAIN), "student")
     starts = [network_of(build(*BAN, f"scheme.generations={number}"), "student") for number in (1, 2, 3)]
     for one, other in itertools.combinations([plain, *starts], 2):
@@ -138,7 +153,7 @@ FIRST_RUN = [*ARGUMENTS, "scheme.generations=1"]
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The place of a chain of three runs that nothing disturbed."""
+    """The folder of a chain of three uninterrupted runs."""
     place = tmp_path_factory.mktemp("chain") / "whole"
     ended = run(ARGUMENTS, place)
     assert (ended.code, ended.err) == (0, "")
@@ -167,7 +182,7 @@ def test_results_name_the_generation_that_taught(whole: Path) -> None:
     assert "teacher" not in yaml.safe_load((folder_of(whole, *ARGUMENTS) / "config.yaml").read_text())
 
 
-def test_a_chain_killed_in_its_second_generation_goes_on_there(whole: Path, tmp_path: Path) -> None:
+def test_a_chain_killed_in_its_second_generation_resumes_there(whole: Path, tmp_path: Path) -> None:
     place = tmp_path / "run"
     last = folder_of(place, *ARGUMENTS)
     process = Started(ARGUMENTS, place)

@@ -1,4 +1,4 @@
-"""Who trains what when: places for workers, the time that is left, what is told, and packs that can't be started."""
+"""Who trains what when, and packs that cannot be started."""
 
 from __future__ import annotations
 
@@ -7,130 +7,24 @@ import queue
 import re
 import signal
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import yaml
 
-from kdschemes.config.load import load_config
 from kdschemes.storage.lease import Lease
-from kdschemes.study.local import resources as slots
-from kdschemes.study.local.console import StudyConsole, duration, result_line
-from kdschemes.study.local.eta import Speed
-from kdschemes.study.local.packs import Pack, epoch_work, make_packs
-from kdschemes.study.local.resources import Slot, free_bytes, make_slots, shares
+from kdschemes.study.local.packs import Pack, make_packs
+from kdschemes.study.local.resources import Slot
 from kdschemes.study.local.run import to_run
 from kdschemes.study.local.scheduler import BUDGET, Scheduler
 from kdschemes.study.local.workers import Messages, Worker
-from kdschemes.study.prerequisites import with_prerequisites
-from kdschemes.study.record import Study, read_failures, remember, write_failures
+from kdschemes.study.record import read_failures, write_failures
 from kdschemes.study.run_logs import failed_in_pack
-from kdschemes.study.spec import StudyRun, read_study
 from kdschemes.study.status import Row, Status
 from kdschemes.training.signals import StopSignal
+from tests.study.local.cases import TEXT, by_name, opened
 
 SLOT = Slot(cores=[0], environment={})
-TEXT = """
-question: Does a teacher help?
-base: {scheme: offline, teacher: resnet20, model: convnet, train.epochs: 4}
-variants: {kd: {}, soft: {scheme.alpha: 1}, ce: {scheme: supervised}, wide: {scheme: supervised, model: resnet56}}
-"""
-
-
-def opened(folder: Path) -> tuple[Study, list[StudyRun]]:
-    (folder / "mine.yaml").write_text(TEXT)
-    file = read_study(folder / "mine.yaml", [f"output_dir={folder / 'runs'}"], recipes=folder)
-    runs = with_prerequisites(file)
-    study = remember(folder / "runs" / "studies" / "mine", file, runs)
-    (study.folder / "logs").mkdir(parents=True)
-    return study, runs
-
-
-def by_name(runs: Sequence[StudyRun]) -> dict[str, StudyRun]:
-    return {"teacher" if run.earlier else run.label.removesuffix(" seed=0"): run for run in runs}
-
-
-def test_cores_are_shared_equally() -> None:
-    assert shares([0, 1, 2, 3], 2) == [[0, 1], [2, 3]]
-    assert shares([4, 5, 6, 7, 8], 3) == [[4], [5, 6], [7, 8]]
-    assert shares([3, 5], 4) == [[3], [5], [3], [5]]
-    assert shares([3], 1) == [[3]]
-
-
-def test_places_on_a_machine_without_gpus(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    config = load_config(["device=cpu"], recipes=tmp_path)
-    cores = sorted(os.sched_getaffinity(0))
-    assert [slot.cores for slot in make_slots(3, [config])] == shares(cores, 3)
-    assert len(make_slots(None, [config])) == min(slots.CPU_WORKERS, len(cores))
-    assert all(slot.environment == {} for slot in make_slots(3, [config]))
-    assert 0 < free_bytes([config]) < 1e13
-
-
-@pytest.mark.parametrize(
-    ("seconds", "told"),
-    [(0.4, "0 s"), (99.0, "99 s"), (100.0, "2 min"), (5900.0, "98 min"), (6000.0, "1 h 40 min"), (1e5, "27 h 47 min")],
-)
-def test_durations(seconds: float, told: str) -> None:
-    assert duration(seconds) == told
-
-
-def test_the_line_of_a_run_names_the_test_set_else_validation() -> None:
-    results = {
-        "primary_head": "student",
-        "train_seconds": 130.0,
-        "heads": {"student": {"last": {"val": {"top1": 50.0}, "test": {"top1": 61.234}}}},
-    }
-    assert result_line(results) == "test 61.23 % (last), 2 min"
-    results["heads"]["student"]["last"]["test"] = None
-    assert result_line(results) == "val 50.00 % (last), 2 min"
-    results["heads"]["student"]["last"] = {}
-    assert result_line(results) == "2 min"
-
-
-def test_the_board_tells_a_line_a_run_and_the_time_left(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown = StudyConsole(12, 2)
-    shown.run_ended("alpha=1 seed=0", "test 61.23 % (last), 2 min")
-    shown.update(0.5, 30.0, 3)
-    assert capsys.readouterr().out == "[ 3/12] alpha=1 seed=0: test 61.23 % (last), 2 min\n"
-    monkeypatch.setattr("kdschemes.tracking.console.SECONDS_BETWEEN_LINES", 0.0)
-    for left in (None, 3000.0, 0.3):
-        shown.update(0.5, left, 3)
-    shown.stop()
-    assert capsys.readouterr().out.splitlines() == [
-        "50 % of the epochs, 3/12 runs, 3 in training, time left unknown",
-        "50 % of the epochs, 3/12 runs, 3 in training, about 50 min left",
-        "50 % of the epochs, 3/12 runs, 3 in training, nearly done",
-    ]
-
-
-def test_time_left_is_that_of_the_slowest_worker(tmp_path: Path) -> None:
-    runs = by_name(opened(tmp_path)[1])
-    kd, soft, ce = runs["kd"], runs["soft"], runs["ce"]
-    speed = Speed()
-    assert speed.left([[(ce, 4.0)]], [], 1) is None
-    speed.measured([ce], 10.0)
-    assert speed.left([[(ce, 4.0)]], [], 1) == 40.0
-    speed.measured([kd, soft], 3.0)
-    assert speed.left([[(ce, 4.0)]], [[(kd, 4.0), (soft, 2.0)]], 2) == 40.0
-    assert speed.left([[(ce, 4.0)]], [[(kd, 4.0), (soft, 2.0)]], 1) == 58.0
-    assert speed.left([], [], 2) == 0.0
-    speed.closed(5.0)
-    assert speed.left([[(ce, 0.0)], [(kd, 1.0), (soft, 0.0)]], [], 2) == 13.0
-
-
-def test_a_kind_that_was_not_seen_takes_what_others_say_for_its_work(tmp_path: Path) -> None:
-    runs = by_name(opened(tmp_path)[1])
-    ce, wide = runs["ce"], runs["wide"]
-    speed = Speed()
-    speed.measured([ce], 2.0)
-    found = speed.left([[(wide, 3.0)]], [], 1)
-    assert found == pytest.approx(3 * 2.0 * epoch_work(wide.config, 1) / epoch_work(ce.config, 1))
-    speed.measured([wide], 7.0)
-    assert speed.left([[(wide, 3.0)]], [], 1) == 21.0
-    assert speed.left([[(ce, 3.0)]], [], 1) == 6.0
 
 
 def test_only_what_is_left_and_what_it_needs_is_run(tmp_path: Path) -> None:

@@ -1,0 +1,52 @@
+"""Export a head of a run from its checkpoint."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from kdschemes.cards.cite import read_run
+from kdschemes.config.naming import run_name
+from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
+from kdschemes.core.types import DataSpec
+from kdschemes.data import open_data
+from kdschemes.distributed.fsdp import load_full_state
+from kdschemes.errors import UserError, unknown
+from kdschemes.evaluation.export import export_exits, export_network
+from kdschemes.schemes import build_scheme
+from kdschemes.storage.checkpoint import CHECKPOINT, load_state
+
+
+def export(run: Path, out: Path, *, head: str | None, best: bool) -> str:
+    """Write a head of a run (default: the primary one) as a plain network into the folder `out`; return a line.
+
+    The weights are those of the last checkpoint, or with `best` of the best epoch so far. The data and the teachers are
+    read as in training.
+
+    Raises:
+        UserError: no such run, checkpoint or head; the head is no single network; `out` cannot be written.
+    """
+    config = read_run(run)
+    if not (run / CHECKPOINT).is_file():
+        raise UserError(f"{run} has no {CHECKPOINT}: nothing has been trained yet")
+    state = load_state(run / CHECKPOINT)
+    weights, what = state["scheme"], f"after step {state['step']}"
+    if best:
+        if state["best"] is None:
+            raise UserError(f"{run} has no best epoch: it has not been validated")
+        weights, what = load_state(run / state["best"]["file"]), f"of epoch {state['best']['epoch']}"
+    if earlier := prerequisite_runs(config):
+        config = with_teachers(config, [str(run.parent / run_name(other)) for other in earlier])
+    config = replace(config, model=replace(config.model, checkpoint=None, pretrained=False))
+    data = open_data(config.data, seed=config.seed, device=torch.device("cpu"))
+    scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
+    load_full_state(scheme, weights)
+    head = head or scheme.heads[0]
+    if head not in scheme.heads:
+        raise unknown("head", head, scheme.heads)
+    metadata = {"run": run.name, "which": "best" if best else "last", "data": config.data.name, "classes": data.classes}
+    export_network(scheme, out, metadata, head=head)
+    export_exits(scheme, out, head=head)
+    return f"{head} of {run} {what}: {out}"

@@ -1,0 +1,71 @@
+"""Cross-entropy with smoothed and mixed labels."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from kdschemes.core.cross_entropy import cross_entropy
+from tests.losses import formulas
+from tests.losses.cases import Inputs, Parameters, Reference
+from tests.losses.inputs import gradient, logits
+
+
+def smoothed_by_single_precision(x: Inputs, p: Parameters) -> Tensor:
+    """label_smoothing=0.1 over the others, with targets rounded to float32 as in the reference."""
+    others = x["s"].shape[1] - 1
+    on, off = (float(np.float32(share)) for share in (0.9, 0.1 / others))
+    spread = cross_entropy(x["s"], x["y"], label_smoothing=1.0, label_smoothing_over="others")
+    return on * cross_entropy(x["s"], x["y"]) + off * others * spread
+
+
+REFERENCES: dict[str, Reference] = {"LabelSmooth.Teacher-free": smoothed_by_single_precision}
+
+
+@pytest.mark.parametrize("over", ["all", "others"])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.95, 1.0])
+def test_value_equals_the_formula(smoothing: float, over: Literal["all", "others"]) -> None:
+    z, labels, partners = logits(21), torch.tensor([0, 9, 3, 3, 1, 5]), torch.tensor([1, 9, 0, 7, 7, 2])
+    mix = torch.tensor([1.0, 0.0, 0.3, 0.5, 0.9, 0.25])
+    own, partner = (formulas.one_hot(y.tolist(), 10, smoothing=smoothing, over=over) for y in (labels, partners))
+    value = cross_entropy(z, labels, label_smoothing=smoothing, label_smoothing_over=over)
+    assert value.item() == pytest.approx(formulas.cross_entropy(z.numpy(), own), rel=1e-12)
+    share = mix.double().numpy()[:, None]
+    mixed = cross_entropy(
+        z, labels, label_smoothing=smoothing, label_smoothing_over=over, partner_labels=partners, mix=mix
+    )
+    assert mixed.item() == pytest.approx(
+        formulas.cross_entropy(z.numpy(), share * own + (1 - share) * partner), rel=1e-12
+    )
+
+
+def test_smoothing_over_the_others_equals_stronger_smoothing_over_all() -> None:
+    z, labels = logits(22).requires_grad_(), torch.tensor([0, 9, 3, 3, 1, 5])
+    others = cross_entropy(z, labels, label_smoothing=0.09, label_smoothing_over="others")
+    torch.testing.assert_close(others, cross_entropy(z, labels, label_smoothing=0.1))
+    steep = cross_entropy(z, labels, label_smoothing=0.99, label_smoothing_over="others")
+    target = torch.from_numpy(formulas.one_hot(labels.tolist(), 10, smoothing=0.99, over="others"))
+    torch.testing.assert_close(gradient(steep, z), (torch.softmax(z, 1) - target) / 6)
+
+
+def test_extreme_logits() -> None:
+    z = torch.tensor([[1e4, 0.0], [0.0, 1e4]], requires_grad=True)
+    value = cross_entropy(z, torch.tensor([1, 1]))
+    assert value.item() == 5000.0
+    assert gradient(value, z).isfinite().all()
+    assert cross_entropy(z.half(), torch.tensor([1, 1])).dtype == torch.float32
+    assert cross_entropy(torch.zeros(3, 7), torch.zeros(3, dtype=torch.long)).item() == pytest.approx(math.log(7))
+
+
+def test_autocast_changes_nothing() -> None:
+    z, labels = logits(6).float(), torch.arange(6)
+    plain = cross_entropy(z, labels)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = cross_entropy(z, labels)
+    assert inside.dtype == torch.float32
+    assert inside.item() == plain.item()

@@ -1,0 +1,36 @@
+"""Seeded inputs, and gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def normal(seed: int, *shape: int, scale: float = 1.0) -> Tensor:
+    return scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def logits(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> Tensor:
+    return normal(seed, n, c, scale=scale)
+
+
+def logits_and_labels(seed: int, n: int = 6, c: int = 10, scale: float = 1.0) -> tuple[Tensor, Tensor, Tensor]:
+    """The student's logits, the teacher's, and the labels."""
+    generator = torch.Generator().manual_seed(seed)
+    z, v = (scale * torch.randn(n, c, generator=generator, dtype=torch.float64) for _ in range(2))
+    return z, v, torch.randint(c, (n,), generator=generator)
+
+
+def gradient(value: Tensor, x: Tensor) -> Tensor:
+    return torch.autograd.grad(value, x)[0]
+
+
+def gradients(value: Tensor, *inputs: Tensor) -> tuple[Tensor, ...]:
+    return torch.autograd.grad(value, inputs)
+
+
+def gradients_at(loss: Callable[..., Tensor], *inputs: Tensor) -> tuple[Tensor, ...]:
+    leaves = [x.detach().requires_grad_() for x in inputs]
+    return torch.autograd.grad(loss(*leaves), leaves)

@@ -1,0 +1,54 @@
+"""The initial weights of a scheme's networks, and what a builder refuses."""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import pytest
+
+from kdschemes.core.types import DataSpec
+from kdschemes.errors import UserError
+from kdschemes.models import save_weights
+from tests.schemes.cases import DEFAULTS, OFFLINE, ONLINE, SELF, build, check_refused, network_of, same_state
+
+BORN_AGAIN = ("self-ban", "self-tfkd_self")
+"""Methods whose teacher was trained from the student's usual initial weights, so that the student has others."""
+
+
+def test_the_student_has_the_same_initial_weights_in_every_scheme_and_each_peer_its_own() -> None:
+    names = [name for name in DEFAULTS if not name.startswith("online") and name not in BORN_AGAIN]
+    students = [network_of(build(*DEFAULTS[name]), "student") for name in names]
+    assert len(students) > 3
+    assert all(same_state(students[0], other) for other in students[1:])
+    for name in BORN_AGAIN:
+        assert not same_state(students[0], network_of(build(*DEFAULTS[name]), "student"))
+    peers = build(*ONLINE, "scheme.peers=3")
+    for a, b in itertools.combinations(("peer0", "peer1", "peer2"), 2):
+        assert not same_state(network_of(peers, a), network_of(peers, b))
+
+
+def test_teachers_come_from_their_own_seed_or_checkpoint(tmp_path: Path) -> None:
+    teacher = network_of(build(*OFFLINE, "seed=1"), "teacher")
+    assert same_state(teacher, network_of(build(*OFFLINE, "seed=2"), "teacher"))
+    other = network_of(build(*OFFLINE, "teacher.seed=5"), "teacher")
+    assert not same_state(teacher, other)
+    save_weights(other.float(), tmp_path / "other")
+    loaded = build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'other'}")
+    assert same_state(other.double(), network_of(loaded, "teacher"))
+    again = build(*OFFLINE, f"model.checkpoint={tmp_path / 'other'}")
+    assert same_state(other, network_of(again, "student"))
+    with pytest.raises(UserError, match="10 classes"):
+        build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'other'}", data_spec=DataSpec(7, 1, 8))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([*SELF, "scheme.exits=[layer3]"], "layer3"),
+        ([*SELF, "scheme.exits=[stage1]"], "resnet20 'stage1'"),
+        ([*OFFLINE, "teacher.checkpoint=/nowhere"], "/nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_one_line(overrides: list[str], message: str) -> None:
+    check_refused(overrides, message)
