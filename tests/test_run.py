@@ -231,6 +231,7 @@ def test_a_teacher_without_weights_is_trained_once_for_all_students(tmp_path: Pa
     assert tops == [exported, exported]
 
 
+@pytest.mark.slow
 def test_a_signal_during_the_teachers_training_stops_the_run_and_it_goes_on(tmp_path: Path) -> None:
     arguments = ["scheme=offline", "teacher=convnet", *FEW, "train.batch_size=32"]
     place = tmp_path / "run"

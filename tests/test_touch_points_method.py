@@ -150,6 +150,7 @@ def test_a_new_method_is_in_help_and_in_the_lists_of_methods(package: Path) -> N
         assert "L = CE(z, y) + e KL(p || p)" in page.replace("\\|", "|")
 
 
+@pytest.mark.slow
 def test_a_new_method_is_built_tested_and_cited(package: Path, tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text(python(package, "-c", BUILD, str(package / "tests_of_echo")))
     cited = python(package, "-m", "kdschemes.cli", "cite", str(tmp_path))

@@ -451,6 +451,7 @@ TINY = [
 ]
 
 
+@pytest.mark.slow
 def test_a_run_leaves_early_exit_and_two_processes_find_the_same(tmp_path: Path) -> None:
     ended = run(TINY, tmp_path / "one")
     assert (ended.code, ended.err) == (0, "")

@@ -16,9 +16,10 @@ from tests import REPOSITORY
 from tests.report.browser import CHROMIUM, Browser
 from tests.report.cases import both, results, rising, store_predictions, write_run, write_study_of
 
-pytestmark = pytest.mark.browser
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium")
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="needs chromium: apt-get install chromium"),
+]
 
 DRAWN = "document.documentElement.dataset.drawn === 'true'"
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}

@@ -157,6 +157,7 @@ def test_who_reads_a_cache_gets_the_bits_of_who_filled_it(whole: Whole, tmp_path
     assert {path: path.stat().st_mtime_ns for path in whole.cache.iterdir()} == before
 
 
+@pytest.mark.slow
 def test_students_of_other_batches_and_losses_fill_the_same_bytes_at_once(whole: Whole, tmp_path: Path) -> None:
     others = (["train.batch_size=50", "train.drop_last=true"], ["scheme.alpha=0.5", "optim.lr=0.01", "model=resnet8x4"])
     started = [Started([*whole.words, *more], tmp_path / "both") for more in others]
@@ -183,6 +184,7 @@ def test_a_run_killed_while_it_fills_leaves_no_half_and_goes_on_to_the_same_bits
     assert files(folder) == files(whole.cache)
 
 
+@pytest.mark.slow
 def test_two_processes_fill_the_bytes_of_one_and_a_split_teacher_a_cache_of_its_own(
     whole: Whole, verified: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,6 +66,7 @@ def upload(folder: Path, capsys: pytest.CaptureFixture[str], *more: str) -> tupl
     return code, [line.rpartition("/")[2] for line in told.out.splitlines()], told.err
 
 
+@pytest.mark.slow
 def test_folders_go_up_in_time_order_once_each(
     alone: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -113,6 +114,7 @@ def test_folders_go_up_in_time_order_once_each(
     assert '"test/top1":54' in run.summary
 
 
+@pytest.mark.slow
 def test_a_file_whose_writer_was_killed_goes_up_once(
     alone: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

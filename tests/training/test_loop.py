@@ -107,6 +107,7 @@ def going_on(stopped: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(stopped, tmp_path / "run"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("case", "first"), [("online", 1), ("self", 2), ("average", 3), ("memory", 4)])
 def test_a_run_killed_while_it_writes_files_goes_on_exactly(
     case: str, first: int, tmp_path: Path, whole: Callable[[str], Path]
@@ -314,6 +315,7 @@ def pair(arguments: list[str], place: Path, before: SignalAtFile | None = None, 
     return [process.wait() for process in started]
 
 
+@pytest.mark.slow
 def test_two_processes_stop_together_and_go_on_exactly(tmp_path: Path) -> None:
     arguments = ["scheme=online", *SMALL, "device=cpu"]
     assert [ended.code for ended in pair(arguments, tmp_path / "whole")] == [0, 0]

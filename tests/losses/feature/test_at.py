@@ -178,7 +178,7 @@ def test_the_module_sums_over_the_pairs(choice: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("options", "student", "teacher", "message"),
     [
-        (config.AT(), {}, BIG, r"student gives no features"),
+        (config.AT(), {}, BIG, r"student has no features"),
         (config.AT(), {"v": (8,)}, BIG, r"at .*'v' is a vector of 8"),
         (config.AT(), {"v": (10, 8)}, BIG, r"'v' is 10 tokens"),
         (config.AT(stages="last"), {"v": (8, 1, 1)}, BIG, r"'v:layer3'.*1x1"),

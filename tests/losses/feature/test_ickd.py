@@ -75,7 +75,7 @@ def test_features_of_any_scale(scale: float) -> None:
 @pytest.mark.parametrize(
     ("options", "student", "teacher", "message"),
     [
-        (config.ICKD(), {}, BIG, r"student gives no features"),
+        (config.ICKD(), {}, BIG, r"student has no features"),
     ],
 )
 def test_undefined_losses_are_refused_when_built(options: Any, student: Any, teacher: Any, message: str) -> None:

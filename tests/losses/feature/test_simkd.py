@@ -121,7 +121,7 @@ def test_the_modules_value_is_that_of_the_function() -> None:
         (None, side(BIG, classified=False), r"simkd .*the teacher's linear classifier"),
         (Endpoint(SMALL), None, r"simkd .*the student"),
         (side({"x": (10, 4)}), None, r"'x' is 10 tokens"),
-        (Endpoint({}, StubNetwork(None, 7)), None, r"student gives no features"),
+        (Endpoint({}, StubNetwork(None, 7)), None, r"student has no features"),
         (None, side(BIG), r"simkd .*frozen"),
     ],
 )

@@ -250,7 +250,7 @@ def test_the_modules_value_is_that_of_the_functions() -> None:
 @pytest.mark.parametrize(
     ("options", "student", "teacher", "message"),
     [
-        (config.RKD(), SMALL, {}, r"teacher gives no features"),
+        (config.RKD(), SMALL, {}, r"teacher has no features"),
         (config.RKD(distance=0.0, angle=0.0), SMALL, BIG, r"rkd .*distance=0.*angle=0"),
     ],
 )

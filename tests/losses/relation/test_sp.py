@@ -80,7 +80,7 @@ def test_the_modules_value_is_that_of_the_function(row_norm: Any) -> None:
 @pytest.mark.parametrize(
     ("options", "student", "teacher", "message"),
     [
-        (config.SP(), {}, BIG, r"student gives no features"),
+        (config.SP(), {}, BIG, r"student has no features"),
     ],
 )
 def test_undefined_losses_are_refused_when_built(options: Any, student: Any, teacher: Any, message: str) -> None:

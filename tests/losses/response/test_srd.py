@@ -118,8 +118,8 @@ def test_a_single_sample_teaches_only_by_its_logits() -> None:
 @pytest.mark.parametrize(
     ("options", "student", "teacher", "message"),
     [
-        (config.SRD(), {}, BIG, r"student gives no features"),
-        (config.SRD(), SMALL, {}, r"teacher gives no features"),
+        (config.SRD(), {}, BIG, r"student has no features"),
+        (config.SRD(), SMALL, {}, r"teacher has no features"),
         (config.SRD(stages=[]), SMALL, BIG, r"stages=\[\].*all, last, middle"),
     ],
 )

@@ -168,7 +168,7 @@ def test_the_module_does_not_read_the_teacher() -> None:
     ("options", "student", "message"),
     [
         (config.USKD(stage="blok1"), SMALL, r"student stage 'blok1'.*'block1'"),
-        (config.USKD(), {}, r"student gives no features"),
+        (config.USKD(), {}, r"student has no features"),
     ],
 )
 def test_undefined_losses_are_refused_when_built(options: Any, student: Any, message: str) -> None:
