@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -190,7 +191,7 @@ def test_runs_that_come_first_are_found_once_and_in_order(tmp_path: Path) -> Non
     teacher, assistant, last = (run.folder for run in first)
     assert [run.needs for run in first] == [(), (teacher,), (assistant,)]
     assert [run.needs for run in runs if not run.earlier] == [(teacher,), (teacher,), (last,), (last,)]
-    assert [run.config for run in runs if not run.earlier] == [run.config for run in study.runs]
+    assert [run.config for run in runs if not run.earlier] == [replace(run.config, group="mine") for run in study.runs]
 
 
 def test_teachers_that_differ_in_more_than_their_names_are_distinguished(tmp_path: Path) -> None:
