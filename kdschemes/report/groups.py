@@ -173,7 +173,9 @@ def _member(row: Row, output: Path) -> Member:
             return member
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         pass
-    row = replace(row, state="failed", done=0.0, reason="results.json is damaged or of another version: delete it and run again")
+    row = replace(
+        row, state="failed", done=0.0, reason="results.json is damaged or of another version: delete it and run again"
+    )
     return Member(row=row, folder=folder, results=None)
 
 

@@ -348,7 +348,7 @@ def test_damaged_results_are_reported_and_lose_nothing_else(content: str, tmp_pa
     (damaged / "metrics.jsonl").write_text('{"kind": "eval", "split": "val"}\nnonsense\n')
     text = page(of_runs(tmp_path))
     assert rows_of(text)[0][2] == "0 (1 missing)"
-    assert "results.json is damaged: delete it and " in text
+    assert "results.json is damaged" in text
 
 
 def test_nothing_to_report_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
