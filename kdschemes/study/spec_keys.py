@@ -114,6 +114,10 @@ def _check_references(
     given = [(f"{where}: {key}", keys[key]) for where, keys in bundles.items() for key in REFERRING if key in keys]
     given += [(f"grid: {key}", value) for key in REFERRING for value in grid.get(key, ())]
     for where, value in given:
+        for word in value if isinstance(value, list) else [value]:
+            old, _, name = str(word).partition(".")
+            if old in RENAMED_STUDY_KEYS and name and not Path(str(word)).exists():
+                raise UserError(f"{where}={word} is now {RENAMED_STUDY_KEYS[old]}.{name}")
         for name in referred(value):
             if not prerequisites:
                 raise UserError(

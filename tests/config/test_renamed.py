@@ -11,6 +11,7 @@ from kdschemes.config.renamed import RENAMED_KEYS, RENAMED_METHODS, RENAMED_STUD
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.config.validate import all_keys
 from kdschemes.errors import UserError
+from kdschemes.study.spec import read_study
 from kdschemes.study.spec_keys import KEYS
 
 LOSSES = {"losses.response": "kd", "losses.feature": "hint", "losses.relation": "rkd"}
@@ -60,6 +61,17 @@ def test_a_recipe_with_an_old_key_is_refused_with_the_new_one(tmp_path: Path) ->
     (tmp_path / "old.yaml").write_text("optim: {clip: 5}\n")
     with pytest.raises(UserError, match=r"optim\.clip is now optim\.clip_grad_norm"):
         load_config(["experiment=old"], recipes=tmp_path)
+
+
+def test_an_old_reference_of_a_study_is_answered_with_the_new_one(tmp_path: Path) -> None:
+    text = """
+        question: Does it help?
+        base: {scheme: offline, teacher.checkpoint: first.kd}
+        prerequisites: {kd: {scheme: supervised}}
+    """
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"teacher\.checkpoint=first\.kd is now prerequisites\.kd"):
+        read_study(tmp_path / "mine.yaml", [], recipes=tmp_path)
 
 
 def test_the_keys_of_studies_exist() -> None:
