@@ -194,7 +194,7 @@ SCHEMES: dict[str, tuple[tuple[str, ...], int]] = {
 
 def bench_schemes(model: str, batch_size: int, steps: int, rounds: int) -> None:
     """Print the time of a step with peers or exits over that of as many plain runs, interleaved in one process."""
-    print(f"{model}, batch {batch_size}, {SIDE}x{SIDE}, fp32, {rounds} rounds, each beside a plain run", flush=True)
+    print(f"{model}, batch {batch_size}, {SIDE}x{SIDE}, fp32, {rounds} rounds, each relative to a plain run", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         plain = build("fp32", batch_size, steps, Path(folder), (*ONE, f"model={model}"))
         for title, (overrides, count) in SCHEMES.items():
@@ -257,7 +257,7 @@ def added_memory(work: Callable[[], object]) -> int:
 
 
 def naive_angle(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return RKD's angle loss with all N^3 cosines and N^2 difference vectors at once."""
+    """Return RKD's angle loss with all N^3 cosines and N^2 difference vectors in one tensor."""
 
     def cosines(x: Tensor) -> Tensor:
         unit = torch.nn.functional.normalize(x[None] - x[:, None], dim=2)
@@ -267,7 +267,7 @@ def naive_angle(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def naive_nst(student: Tensor, teacher: Tensor) -> Tensor:
-    """Return NST with the products of all pairs of channels at all positions at once."""
+    """Return NST with the products of all pairs of channels at all positions in one tensor."""
     s, t = (torch.nn.functional.normalize(x.flatten(2), dim=2) for x in (student, teacher))
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
@@ -303,7 +303,7 @@ def _cost_of(name: str, which: int) -> tuple[float, int, float]:
 
 
 def bench_pairwise() -> None:
-    """Print time and peak memory of the losses over pairs, ours beside the form of their authors."""
+    """Print time and peak memory of the losses over pairs, ours next to the form of their authors."""
     print("forward and backward, float32, each in a fresh process")
     for name in PAIRWISE:
         costs = []

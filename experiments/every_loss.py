@@ -44,7 +44,7 @@ LOSSES = [(kind, name) for kind, table in KINDS.items() for name in table if nam
 
 
 def overrides(kind: str, name: str, output: Path | str, seed: int = 0) -> list[str]:
-    """Return the command of one run: the loss by its defaults, beside cross-entropy as it was published."""
+    """Return the command of one run: the loss by its defaults, with cross-entropy as it was published."""
     off = [f"losses.{other}=none" for other in KINDS if other != kind]
     return [
         "scheme=offline",

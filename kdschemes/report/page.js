@@ -58,7 +58,7 @@ async function draw(box) {
     box.innerHTML = "";
     const told = document.createElement("p");
     told.className = "failed";
-    told.textContent = `This chart cannot be drawn (${error.message}); its picture lies beside the page.`;
+    told.textContent = `This chart cannot be drawn (${error.message}); its picture is next to the page.`;
     box.append(told);
     console.error(error);
   }
