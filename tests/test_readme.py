@@ -162,6 +162,7 @@ print(json.dumps({"value": float(value), "folder": str(run.folder), "heads": lis
 """
 
 
+@pytest.mark.slow
 def test_examples_run(tmp_path: Path) -> None:
     load, _, _, *extensions = blocks("python")
     assert len(extensions) == 2
@@ -206,6 +207,7 @@ def test_examples_run(tmp_path: Path) -> None:
     assert list(names["features"]) == list(names["network"].stage_names)  # type: ignore[call-overload, attr-defined]
 
 
+@pytest.mark.slow
 def test_early_exit_example_runs(tmp_path: Path) -> None:
     small = ["data.val_fraction=0.9", "train.epochs=1", "train.num_threads=1", "scheme.exit_head=linear"]
     ended = run(["scheme=self", "losses.feature=none", *small], tmp_path / "run")

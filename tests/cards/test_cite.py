@@ -201,9 +201,9 @@ def test_the_folder_may_hold_a_finished_or_an_old_run(tmp_path: Path, capsys: py
         (b"", ["damaged", "no keys"]),
         (b"- 1\n", ["damaged", "no keys"]),
         (b"1: 2\n", ["damaged", "no keys"]),
-        (b"scheme: {name: offlin}\n", ["damaged", "unknown scheme 'offlin'", "'offline'"]),
-        (b"data: 3\n", ["damaged", "data=3"]),
-        (b"losses: {response: {name: kd, temperature: -1}}\n", ["damaged", "losses.response.temperature=-1"]),
+        (b"scheme: {name: offlin}\n", ["unknown scheme 'offlin'", "'offline'"]),
+        (b"data: 3\n", ["data=3"]),
+        (b"losses: {response: {name: kd, temperature: -1}}\n", ["losses.response.temperature=-1"]),
     ],
 )
 def test_a_folder_that_is_no_run_is_reported_in_one_line(

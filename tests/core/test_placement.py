@@ -129,6 +129,7 @@ def test_a_split_needs_a_sample_for_each_process() -> None:
         check_placement(config, build_scheme(config, DATA_SPEC), SIZES | {"val": 1}, 2)
 
 
+@pytest.mark.slow
 def test_a_whole_run_with_a_teacher_in_bfloat16_on_the_cpu(tmp_path: Path) -> None:
     options = ["teacher.precision=bf16", "teacher.placement=offload", "optim.lr=0.01", "losses.feature=hint"]
     ended = run(["scheme=offline", "teacher.name=resnet20", "teacher.epochs=2", *SMALL, *options], tmp_path)

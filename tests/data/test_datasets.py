@@ -63,6 +63,7 @@ def test_cifar_facts_are_those_of_torchvision() -> None:
         assert files.names_key == known.meta["key"]
 
 
+@pytest.mark.slow
 def test_cifar100_equals_torchvision(cifar100_root: Path) -> None:
     ours = read_cifar(cifar100_root, CIFAR100_FILES)
     for train, images, labels in (

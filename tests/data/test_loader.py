@@ -407,6 +407,7 @@ def test_global_random_state_is_neither_used_nor_changed() -> None:
     assert torch.equal(join(flat(steps(load(RICH))), "images"), first)
 
 
+@pytest.mark.slow
 def test_cifar100(cifar100_root: Path) -> None:
     data = load(CIFAR100(root=str(cifar100_root)))
     assert (data.num_classes, data.channels, data.image_size) == (100, 3, 32)

@@ -98,6 +98,7 @@ def test_shipped_topologies_train_every_parameter_of_any_architecture(name: str,
     assert any(node.provides[0] == scheme.heads[0] for node in scheme.nodes.values())
 
 
+@pytest.mark.slow
 def test_a_custom_recipe_is_found_named_and_run(tmp_path: Path) -> None:
     file = tmp_path / "ring.py"
     file.write_text(MINE)

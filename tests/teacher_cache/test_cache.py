@@ -170,6 +170,7 @@ def test_students_of_other_batches_and_losses_fill_the_same_bytes_at_once(whole:
     assert files(folder) == files(whole.cache)
 
 
+@pytest.mark.slow
 def test_a_run_killed_while_it_fills_leaves_no_half_file_and_resumes_to_the_same_bits(
     whole: Whole, tmp_path: Path
 ) -> None:
@@ -243,6 +244,7 @@ def test_what_is_stored_is_the_networks_own_output_in_float16(teachers: list[Pat
     assert load_file(file)["features.layer2"].shape == (626, *own.features["layer2"].shape[1:])
 
 
+@pytest.mark.slow
 def test_a_run_on_stored_features_equals_itself(teachers: list[Path], tmp_path: Path) -> None:
     chosen = words(teachers[0], "losses.feature=hint", "train.epochs=1", cache="features")
     texts = []

@@ -153,6 +153,7 @@ def test_a_run_killed_at_any_moment_resumes_exactly(tmp_path: Path, whole: Calla
     check_equal(place, whole("online"))
 
 
+@pytest.mark.slow
 def test_signals_stop_a_run_at_the_next_step_and_it_resumes_exactly(
     tmp_path: Path, whole: Callable[[str], Path]
 ) -> None:
@@ -327,6 +328,7 @@ def test_two_processes_stop_together_and_resume_exactly(tmp_path: Path) -> None:
     check_equal(place, tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_processes_both_stop_at_a_loss_that_is_not_finite(tmp_path: Path) -> None:
     first, second = pair(["scheme=online", *SMALL, "optim.lr=1e30", "device=cpu"], tmp_path / "run")
     assert (first.code, second.code) == (1, 1)

@@ -382,6 +382,7 @@ def test_the_limits_error_falls_as_one_over_t_unless_logits_are_off_center() -> 
     assert slope([1.0, 10.0, 100.0, 1000.0], [7.0, 1.0, 0.01, 0.0001], above=5000.0) == pytest.approx(-2.0)
 
 
+@pytest.mark.slow
 def test_temperature_limit_of_a_trained_pair(tmp_path: Path) -> None:
     words = ["scheme=offline", "teacher=convnet", "train.epochs=1", "train.num_threads=1", "data.val_fraction=0.8"]
     done = train(load_config([*words, f"output_dir={tmp_path / 'made'}"], recipes=tmp_path))

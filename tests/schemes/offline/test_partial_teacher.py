@@ -125,5 +125,6 @@ def test_a_teacher_that_cannot_be_cut_is_refused() -> None:
     check_refused([*PARTIAL, "teacher=timm/test_vit"], "timm/test_vit", ARCHITECTURES["timm/test_vit"])
 
 
+@pytest.mark.slow
 def test_a_run_that_is_killed_resumes_exactly(weights: dict[str, str], tmp_path: Path) -> None:
     check_killed("partial_teacher", weights, tmp_path)

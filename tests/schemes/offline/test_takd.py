@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.config.schemes.offline import OfflineKD
@@ -49,6 +51,7 @@ def test_a_given_teacher_teaches_only_the_first_assistant(weights: dict[str, str
         assert node.network.spec.name == "convnet"
 
 
+@pytest.mark.slow
 def test_students_share_a_chain_of_runs(tmp_path: Path) -> None:
     arguments = ["scheme=offline", "method=takd", "model=convnet", "teacher=convnet", *SMALL]
     arguments += ["scheme.assistants=[resnet20,convnet]", "teacher.seed=3"]
@@ -72,4 +75,4 @@ def test_students_share_a_chain_of_runs(tmp_path: Path) -> None:
         assert Path(teacher).name.startswith("offline-takd-digits-convnet-seed3-")
         again = run([f"experiment={folder / 'config.yaml'}"], place)
         assert again.code == 0
-        assert f"this run is done already: runs/{folder.name}" in again.out
+        assert f"already finished: runs/{folder.name}" in again.out

@@ -22,7 +22,7 @@ from tests.schemes.cases import START, batch_for, build, network_of, trained
 PEERS = ("peer0", "peer1", "peer2")
 LABELS = torch.tensor([3, 0, 9, 3, 5, 1, 7])
 RISEN = "losses.response.schedule=constant"
-NOT_CUT = dict.fromkeys(("timm/mobilenetv3_small_050", "timm/test_vit"), "cannot be cut")
+NOT_CUT = dict.fromkeys(("timm/mobilenetv3_small_050", "timm/test_vit"), "trunk and branches")
 """Architectures that have no trunk and branches."""
 
 
