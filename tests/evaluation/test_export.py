@@ -66,6 +66,7 @@ def read_elsewhere(folders: list[Path], images: torch.Tensor, file: Path) -> dic
     return logits
 
 
+@pytest.mark.slow
 def test_exported_networks_load_without_the_schemes_and_give_the_same_bits(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

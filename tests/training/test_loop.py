@@ -127,6 +127,7 @@ def test_a_run_killed_while_it_writes_files_resumes_exactly(
     check_equal(place, whole(case))
 
 
+@pytest.mark.slow
 def test_a_run_killed_at_any_moment_resumes_exactly(tmp_path: Path, whole: Callable[[str], Path]) -> None:
     place = tmp_path / "run"
 
