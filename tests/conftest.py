@@ -22,10 +22,15 @@ install_import_hook("kdschemes", "beartype.beartype")
 
 SHARED = REPOSITORY.parent / "shared"
 LONGEST = (
-    *("slurm/test_interrupted", "slurm/test_study_array", "study/local/test_real_studies", "distributed/test_fsdp"),
-    *("distributed/test_collectives", "slurm/test_several_nodes", "slurm/test_lost_node", "training/test_loop"),
-    *("teacher_cache/test_cache", "schemes/test_schemes", "training/test_pack", "training/test_loop_methods"),
-    *("data/test_loader", "test_readme", "test_run"),
+    *("slurm/test_interrupted", "study/local/test_real_studies", "slurm/test_study_array", "training/test_loop"),
+    *("distributed/test_fsdp", "slurm/test_lost_node", "slurm/test_several_nodes", "training/test_pack"),
+    *(
+        "distributed/test_collectives",
+        "teacher_cache/test_cache",
+        "slurm/test_accelerate_files",
+        "schemes/test_schemes",
+    ),
+    *("training/test_loop_methods", "test_run", "data/test_loader", "test_readme"),
 )
 """Files that take longest. They begin first, so that no worker is left alone with one at the end."""
 

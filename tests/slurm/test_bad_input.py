@@ -132,7 +132,7 @@ def test_data_that_one_node_lacks(site: Site) -> None:
     assert site.wait(report)["JobState"] in ("COMPLETED", "FAILED")
     (reason,) = reasons(site)
     assert errors(element_log(site, array, 0)) == [f"error: {reason}"]
-    assert reason.startswith("process 1 on 127.0.0.2: images/train is not a folder: data.root must hold ")
+    assert reason.startswith("process 1 on 127.0.0.2: images/train is not a folder: data.root ")
 
 
 def test_a_full_disk(site: Site) -> None:
