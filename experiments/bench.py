@@ -194,7 +194,7 @@ SCHEMES: dict[str, tuple[tuple[str, ...], int]] = {
 
 def bench_schemes(model: str, batch_size: int, steps: int, rounds: int) -> None:
     """Print the time of a step with peers or exits over that of as many plain runs, interleaved in one process."""
-    print(f"{model}, batch {batch_size}, {SIDE}x{SIDE}, fp32, {rounds} rounds, each relative to a plain run", flush=True)
+    print(f"{model}, batch {batch_size}, {SIDE}x{SIDE}, fp32, {rounds} rounds, relative to a plain run", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         plain = build("fp32", batch_size, steps, Path(folder), (*ONE, f"model={model}"))
         for title, (overrides, count) in SCHEMES.items():

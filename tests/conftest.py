@@ -24,13 +24,8 @@ SHARED = REPOSITORY.parent / "shared"
 LONGEST = (
     *("slurm/test_interrupted", "study/local/test_real_studies", "slurm/test_study_array", "training/test_loop"),
     *("distributed/test_fsdp", "slurm/test_lost_node", "slurm/test_several_nodes", "training/test_pack"),
-    *(
-        "distributed/test_collectives",
-        "teacher_cache/test_cache",
-        "slurm/test_accelerate_files",
-        "schemes/test_schemes",
-    ),
-    *("training/test_loop_methods", "test_run", "data/test_loader", "test_readme"),
+    *("distributed/test_collectives", "teacher_cache/test_cache", "slurm/test_accelerate_files"),
+    *("schemes/test_schemes", "training/test_loop_methods", "test_run", "data/test_loader", "test_readme"),
 )
 """Files that take longest. They begin first, so that no worker is left alone with one at the end."""
 
