@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
-from kdschemes import cli
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import run_name
 from kdschemes.study.local import run as here
 from kdschemes.study.record import remember, write_study
 from kdschemes.study.spec import read_study
+from tests.study.conftest import Answer
 
 TEXT = """
 question: Does a teacher help?
@@ -22,30 +21,6 @@ base: {scheme: offline, train.epochs: 2, teacher: resnet20}
 variants: {kd: {}, soft: {scheme.alpha: 1}, ce: {scheme: supervised}}
 seeds: [0, 1]
 """
-Answer = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like a clone, made the current one; on a machine without SLURM."""
-    place = tmp_path / "clone"
-    (place / "slurm").mkdir(parents=True)
-    (place / "experiments" / "studies").mkdir(parents=True)
-    (place / "run.py").touch()
-    (place / "slurm" / "study.sbatch").touch()
-    (place / "experiments" / "studies" / "mine.yaml").write_text(TEXT)
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return place
-
-
-@pytest.fixture
-def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = cli.main(arguments)
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def test_dry_run_prints_the_packs_and_writes_nothing(clone: Path, answer: Answer) -> None:

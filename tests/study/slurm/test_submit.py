@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -18,6 +18,7 @@ from kdschemes.study.slurm import submit
 from kdschemes.study.slurm.arrays import PlannedArray, plan
 from kdschemes.study.spec import StudyRun, read_study
 from kdschemes.study.status import Row, Status
+from tests.study.conftest import Answer
 
 TEXT = """
 question: Does a teacher help?
@@ -30,30 +31,6 @@ question: Does a chain help?
 base: {scheme: offline, model: resnet20, teacher: resnet56}
 variants: {kd: {}, takd: {method: takd, "scheme.assistants": [resnet32]}, ce: {scheme: supervised}}
 """
-Answer = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that looks like a clone, made the current one; on a machine without SLURM."""
-    place = tmp_path / "clone"
-    (place / "slurm").mkdir(parents=True)
-    (place / "experiments" / "studies").mkdir(parents=True)
-    (place / "run.py").touch()
-    (place / "slurm" / "study.sbatch").touch()
-    (place / "experiments" / "studies" / "mine.yaml").write_text(TEXT)
-    monkeypatch.chdir(place)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    return place
-
-
-@pytest.fixture
-def answer(capsys: pytest.CaptureFixture[str]) -> Answer:
-    def run(*arguments: str) -> tuple[int, str, str]:
-        code = cli.main(arguments)
-        return (code, *capsys.readouterr())
-
-    return run
 
 
 def planned(
