@@ -13,7 +13,10 @@ from kdschemes.models import create_model, load_weights
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("name", "images", "correct"), [("resnet20", 10_000, 6883), ("resnet56", 1_000, 712)])
+@pytest.mark.parametrize(
+    ("name", "images", "correct"),
+    [("resnet20", 10_000, 6883), pytest.param("resnet56", 1_000, 712, marks=pytest.mark.exhaustive)],
+)
 def test_published_accuracy(name: str, images: int, correct: int, cifar100_root: Path, shared: Path) -> None:
     """68.83 % and 72.63 % top-1 on all 10,000 test images; resnet56 is run on the first 1,000 to save time."""
     file = shared / "data" / "weights" / f"cifar100_{name}.safetensors"

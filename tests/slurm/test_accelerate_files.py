@@ -92,7 +92,9 @@ def test_the_file_for_two_nodes_starts_eight_processes_on_each() -> None:
     assert found == {str(rank): f"{rank} {rank % 8} 16 8" for rank in range(16)}
 
 
-@pytest.mark.parametrize(("name", "processes"), [("one_cpu", 1), ("two_cpu_processes", 2)])
+@pytest.mark.parametrize(
+    ("name", "processes"), [pytest.param("one_cpu", 1, marks=pytest.mark.exhaustive), ("two_cpu_processes", 2)]
+)
 def test_files_for_the_cpu_train(name: str, processes: int, tmp_path: Path) -> None:
     words = [*LAUNCH, *command(name)[2:]]
     for relative in (f"slurm/accelerate/{name}.yaml", "run.py"):

@@ -90,6 +90,7 @@ def test_a_job_that_gets_sigterm_requeues_itself(site: Site, whole: Path) -> Non
     check_equal(site.run_folder(), whole)
 
 
+@pytest.mark.exhaustive
 def test_a_cancelled_job_stays_cancelled_and_the_same_command_resumes(site: Site, whole: Path) -> None:
     job = site.submit(*RUN)
     site.is_training()

@@ -108,7 +108,15 @@ def resuming(stopped: Path, tmp_path: Path) -> Path:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("case", "first"), [("online", 1), ("self", 2), ("average", 3), ("memory", 4)])
+@pytest.mark.parametrize(
+    ("case", "first"),
+    [
+        pytest.param("online", 1, marks=pytest.mark.exhaustive),
+        pytest.param("self", 2, marks=pytest.mark.exhaustive),
+        ("average", 3),
+        ("memory", 4),
+    ],
+)
 def test_a_run_killed_while_it_writes_files_resumes_exactly(
     case: str, first: int, tmp_path: Path, whole: Callable[[str], Path]
 ) -> None:

@@ -117,5 +117,6 @@ def test_an_untrained_student_is_refused(weights: dict[str, str], tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_that_is_killed_resumes_exactly(weights: dict[str, str], tmp_path: Path) -> None:
     check_killed("dpkd", weights, tmp_path)

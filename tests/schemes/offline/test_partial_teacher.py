@@ -126,5 +126,6 @@ def test_a_teacher_that_cannot_be_cut_is_refused() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_that_is_killed_resumes_exactly(weights: dict[str, str], tmp_path: Path) -> None:
     check_killed("partial_teacher", weights, tmp_path)
