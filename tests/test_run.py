@@ -191,6 +191,7 @@ def test_the_same_command_again_does_not_train_again(tiny: Done) -> None:
     assert {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")} == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["command", "config.yaml"])
 def test_the_same_run_elsewhere_gives_the_same_bytes(tiny: Done, tmp_path: Path, source: str) -> None:
     arguments = TINY if source == "command" else [f"experiment={tiny.folder / 'config.yaml'}"]
@@ -202,6 +203,7 @@ def test_the_same_run_elsewhere_gives_the_same_bytes(tiny: Done, tmp_path: Path,
         assert (folder / name).read_bytes() == (tiny.folder / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_a_teacher_without_weights_is_trained_once_for_all_students(tmp_path: Path) -> None:
     arguments = ["scheme=offline", "teacher=convnet", "teacher.epochs=2", *FEW]
     place = tmp_path / "run"

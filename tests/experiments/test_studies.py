@@ -75,6 +75,7 @@ def folders(name: str) -> set[str]:
     return {run.folder for run in read(name).runs}
 
 
+@pytest.mark.slow
 def test_studies_find_each_others_runs() -> None:
     assert folders("sensitivity") == folders("alpha_temperature")
     assert folders("fidelity") == folders("alpha_effect") | folders("temperature_effect")

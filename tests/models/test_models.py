@@ -304,6 +304,7 @@ def test_creation_follows_the_callers_seed() -> None:
     assert not torch.equal(other.plain_state()["fc.weight"], build("resnet20").plain_state()["fc.weight"])
 
 
+@pytest.mark.slow
 def test_own_networks_need_no_timm() -> None:
     code = "import sys; from kdschemes.models import create_model as c; "
     code += "c('resnet20', num_classes=10, channels=3, image_size=32); assert 'timm' not in sys.modules"

@@ -95,6 +95,7 @@ def test_resnet18_cifar_file_loads_in_plain_timm(tmp_path: Path) -> None:
     torch.testing.assert_close(plain.eval()(images), network(images))
 
 
+@pytest.mark.slow
 def test_load_model_imports_no_training_code(tmp_path: Path) -> None:
     save_weights(build(), tmp_path)
     code = (
@@ -223,6 +224,7 @@ def test_saving_where_a_file_is(tmp_path: Path) -> None:
         save_weights(build(), tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_hub_name_is_read_from_the_local_copy(tmp_path: Path) -> None:
     """The hub's own client finds a repository in its cache and does not need the network."""
     commit = "0123456789abcdef0123456789abcdef01234567"

@@ -147,6 +147,7 @@ def check_equal(place: Path, whole: Whole) -> None:
         assert (ours / name).read_bytes() == (theirs / name).read_bytes(), name
 
 
+@pytest.mark.slow
 def test_who_reads_a_cache_gets_the_bits_of_who_filled_it(whole: Whole, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in whole.cache.iterdir()}
     assert len(files(whole.cache)) == 2

@@ -34,6 +34,7 @@ def test_no_tracker_imports_neither_package(tmp_path):
     assert done.stdout == "[]\n"
 
 
+@pytest.mark.slow
 def test_a_missing_package_names_what_to_install(tmp_path):
     code = (
         "import sys; sys.modules['tensorboard'] = None; sys.modules['wandb'] = None\n"

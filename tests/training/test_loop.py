@@ -186,6 +186,7 @@ def test_signals_stop_a_run_at_the_next_step_and_it_resumes_exactly(
     check_equal(place, whole("average"))
 
 
+@pytest.mark.slow
 def test_of_several_best_epochs_between_checkpoints_one_file_is_left(tmp_path: Path) -> None:
     rare = ["train.epochs=6", "train.checkpoint_every_epochs=6", "train.checkpoint_every_steps=null"]
     ended = run([*CASES["average"], *rare], tmp_path / "run")
