@@ -52,6 +52,7 @@ def test_a_given_teacher_teaches_only_the_first_assistant(weights: dict[str, str
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_students_share_a_chain_of_runs(tmp_path: Path) -> None:
     arguments = ["scheme=offline", "method=takd", "model=convnet", "teacher=convnet", *SMALL]
     arguments += ["scheme.assistants=[resnet20,convnet]", "teacher.seed=3"]

@@ -215,6 +215,7 @@ def test_runs_that_fail_leave_the_others_to_continue(tmp_path: Path) -> None:
     assert (folder / "runs" / "studies" / "mine" / "report.html").is_file()
 
 
+@pytest.mark.exhaustive
 def test_a_spent_budget_ends_a_study_and_more_budget_resumes_it(tmp_path: Path) -> None:
     base = {**BASE, "scheme": "supervised"}
     del base["teacher"]
