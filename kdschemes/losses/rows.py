@@ -18,16 +18,16 @@ def unit_rows(rows: Float[Tensor, "n d"], *, order: int = 2) -> Float[Tensor, "n
     """
     assert order in (1, 2), order
     largest = rows.detach().abs().amax(dim=1, keepdim=True)
-    positive = largest > 0
-    scaled = rows / torch.where(positive, largest, 1.0)
+    nonzero = largest != 0
+    scaled = rows / torch.where(nonzero, largest, 1.0)
     length = torch.linalg.vector_norm(scaled, ord=order, dim=1, keepdim=True)
-    return torch.where(positive, scaled / torch.where(positive, length, 1.0), 0.0)
+    return torch.where(nonzero, scaled / torch.where(nonzero, length, 1.0), 0.0)
 
 
 @full_precision
 def unit(x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
     """Return L2-normalized rows, at any scale; a zero row stays 0, with zero gradient."""
     largest = x.detach().abs().amax(dim=-1, keepdim=True)
-    present = largest > torch.finfo(x.dtype).tiny
+    present = ~(largest <= torch.finfo(x.dtype).tiny)
     scaled = torch.where(present, x, 1.0) / torch.where(present, largest, 1.0)
     return torch.where(present, scaled / scaled.norm(dim=-1, keepdim=True), 0.0)

@@ -93,6 +93,7 @@ class Flags:
 
     teacher_gradient: bool = True
     """The teacher's outputs get a gradient, where they are not detached."""
+    reads_teacher: bool = True
     vectors: bool = False
     """Stages that are vectors can be compared."""
     teacher_tokens: bool = True

@@ -160,3 +160,27 @@ def test_autocast(options: Any) -> None:
         value = value_of(loss, ours, theirs)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(plain.item(), rel=1e-2)
+
+
+def broken(given: Output) -> Output:
+    """The output with one sample of NaN in its logits, features and maps before the ReLU."""
+
+    def spoil(x: Tensor) -> Tensor:
+        x = x.detach().clone()
+        x[1] = torch.nan
+        return x
+
+    features, before = ({k: spoil(x) for k, x in maps.items()} for maps in (given.features, given.preactivations))
+    return Output(spoil(given.logits), features, before)
+
+
+@every
+@pytest.mark.parametrize("side", ["student", "teacher"])
+def test_nan_of_one_sample_comes_out_as_nan(options: Any, side: str) -> None:
+    """The check of each step then names the term; a finite value would hide it."""
+    if side == "teacher" and not flags(options).reads_teacher:
+        pytest.skip("reads no teacher output")
+    loss = build(options)
+    ours, theirs = output(SMALL, 0), output(BIG, 1)
+    value = value_of(loss, broken(ours), theirs) if side == "student" else value_of(loss, ours, broken(theirs))
+    assert value.isnan()

@@ -28,10 +28,10 @@ def attention_map(
     assert power >= 1, power
     assert eps >= 0, eps
     largest = features.detach().abs().amax(dim=(1, 2, 3), keepdim=True)
-    scale = torch.where(largest > 0, largest, 1.0)
+    scale = torch.where(largest != 0, largest, 1.0)
     energy = (features / scale).abs().pow(power).sum(dim=1).flatten(1)
     length = torch.linalg.vector_norm(energy, dim=1, keepdim=True)
-    length = torch.where(length > 0, length, 1.0)
+    length = torch.where(length != 0, length, 1.0)
     return energy / (length + eps / scale.flatten(1).pow(power) if eps else length)
 
 

@@ -35,7 +35,7 @@ def channel_correlation(features: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 
     """
     channels = features.flatten(2)
     largest = channels.detach().abs().amax(dim=(1, 2), keepdim=True)
-    channels = channels / torch.where(largest > 0, largest, 1.0)
+    channels = channels / torch.where(largest != 0, largest, 1.0)
     return unit(channels @ channels.mT)
 
 

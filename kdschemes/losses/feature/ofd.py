@@ -36,8 +36,8 @@ def ofd(
     """
     student, teacher = match_size(student, teacher)
     floor = margin.detach().to(teacher.dtype)[:, None, None]
-    target = torch.where(teacher > floor, teacher, floor)
-    gap = torch.where((target > 0) | (student > target), student - target, 0.0)
+    target = torch.where(teacher <= floor, floor, teacher)
+    gap = torch.where((target <= 0) & (student <= target), 0.0, student - target)
     return gap.square().sum(dim=(1, 2, 3)).mean()
 
 
@@ -52,13 +52,13 @@ def ofd_margin(weight: Float[Tensor, " c"], bias: Float[Tensor, " c"]) -> Float[
     by zero. Computed in float64 from logarithms, without gradient.
     """
     std, mean = weight.double().abs(), bias.double()
-    positive = std > 0
-    z = mean / torch.where(positive, std, 1.0)
+    nonzero = std != 0
+    z = mean / torch.where(nonzero, std, 1.0)
     log_mass = torch.special.log_ndtr(-z)
     tail = std * (-0.5 * z.square() - _LOG_SQRT_2PI - log_mass).exp()
     rare = log_mass.exp() <= _TINY_MASS
     margin = torch.where(rare, -_DEVIATIONS_WHERE_TINY * std, mean - tail)
-    return torch.where(positive, margin, mean.clamp(max=0.0)).to(weight.dtype)
+    return torch.where(nonzero, margin, mean.clamp(max=0.0)).to(weight.dtype)
 
 
 class OFD(ActivationLoss):

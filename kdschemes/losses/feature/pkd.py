@@ -38,7 +38,7 @@ def _standardized(features: Tensor, eps: float) -> Tensor:
     centered = centered - centered.mean(dim=1, keepdim=True)
     largest = centered.detach().abs().amax(dim=1, keepdim=True)
     constant = rows.detach().amax(dim=1, keepdim=True) == rows.detach().amin(dim=1, keepdim=True)
-    varies = ~constant & (largest > torch.finfo(rows.dtype).tiny)
+    varies = ~constant & ~(largest <= torch.finfo(rows.dtype).tiny)
     scale = torch.where(varies, largest, 1.0)
     scaled = torch.where(varies, centered, 0.0) / scale
     variance = scaled.square().sum(dim=1, keepdim=True) / max(1, rows.shape[1] - 1)

@@ -56,12 +56,12 @@ def _average_channels(features: Tensor, channels: int) -> Tensor:
 
 def _without_scale(x: Tensor) -> Tensor:
     largest = x.detach().abs().amax()
-    return x / torch.where(largest > 0, largest, 1.0)
+    return x / torch.where(largest != 0, largest, 1.0)
 
 
 def _relative_to_largest(distances: Tensor) -> Tensor:
     largest = distances.amax()
-    return distances / torch.where(largest > 0, largest, 1.0)
+    return distances / torch.where(largest != 0, largest, 1.0)
 
 
 class IRG(StageLoss[config.IRG]):

@@ -45,11 +45,11 @@ def probabilistic_transfer(
 
 def _neighbors(x: Tensor, eps: float) -> Tensor:
     largest = x.detach().abs().amax(dim=1, keepdim=True)
-    positive = largest > 0
-    scale = torch.where(positive, largest, 1.0)
+    nonzero = largest != 0
+    scale = torch.where(nonzero, largest, 1.0)
     scaled = x / scale
     length = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
-    unit = torch.where(positive, scaled / (torch.where(positive, length, 1.0) + eps / scale), 0.0)
+    unit = torch.where(nonzero, scaled / (torch.where(nonzero, length, 1.0) + eps / scale), 0.0)
     kernel = ((unit @ unit.mT + 1.0) / 2.0).clamp(min=0.0)
     return kernel / kernel.sum(dim=1, keepdim=True)
 

@@ -89,7 +89,7 @@ def _unit_differences(x: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
     """Return normalized `x_i - x_j`, `[anchors j, i, d]`, and its norm (1 where it is 0), `[j, i, 1]`."""
     differences = x[None] - x[anchors, None]
     lengths = differences.norm(dim=2, keepdim=True)
-    lengths = torch.where(lengths > 0, lengths, 1.0)
+    lengths = torch.where(lengths != 0, lengths, 1.0)
     return differences / lengths, lengths
 
 

@@ -39,8 +39,8 @@ def _similarities(features: Tensor, order: int) -> Tensor:
     x = features.flatten(1)
     largest = x.detach().abs().amax(dim=1, keepdim=True)
     overall = largest.amax()
-    by_sample = x / torch.where(largest > 0, largest, 1.0)
-    together = x / torch.where(overall > 0, overall, 1.0)
+    by_sample = x / torch.where(largest != 0, largest, 1.0)
+    together = x / torch.where(overall != 0, overall, 1.0)
     return unit_rows(by_sample @ together.mT, order=order)
 
 

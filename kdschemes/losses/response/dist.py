@@ -63,7 +63,7 @@ def _unit_deviations(log_x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """Return x - mean(x), L2-normalized (0 if x is constant), and whether x varies; the scale of x cancels."""
     deviations = _relative_deviations(log_x, dim)
     largest = deviations.detach().abs().amax(dim=dim, keepdim=True)
-    varies = largest > 0
+    varies = largest != 0
     deviations = deviations / torch.where(varies, largest, 1.0)
     square = deviations.square().sum(dim=dim, keepdim=True)
     return deviations / torch.where(varies, square, 1.0).sqrt(), varies.squeeze(dim)

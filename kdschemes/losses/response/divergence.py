@@ -34,17 +34,18 @@ def divergence_by_gap(
 
     With d the gap, centered to mean 0 under p, the divergence is $\log(1 + E_p[e^d - 1 - d])$, a sum of nonnegative
     terms without the cancellation of a difference of logarithms. For wide gaps, the difference of logarithms is
-    accurate enough and does not overflow.
+    accurate enough and does not overflow. Classes that the target excludes (a logit of -inf) contribute 0.
 
     Args:
         gap: log q - log p, each row up to a constant.
         log_p: logarithm of the target distribution.
         log_q: logarithm of the other distribution.
     """
-    p = log_p.exp()
+    p, excluded = log_p.exp(), log_p.isneginf()
+    gap, log_p, log_q = (x.masked_fill(excluded, 0.0) for x in (gap, log_p, log_q))
     d = gap - gap.mean(dim=1, keepdim=True)
     d = d - (p * d).sum(dim=1, keepdim=True)
-    far = d.abs().amax(dim=1) > _PLAIN_ABOVE
+    far = (d.abs().amax(dim=1) > _PLAIN_ABOVE) | excluded.any(dim=1)
     close_form = torch.log1p((p * _exp_beyond_linear(d.masked_fill(far[:, None], 0.0))).sum(dim=1))
     plain_form = (p * (log_p - log_q)).sum(dim=1)
     return torch.where(far, plain_form, close_form)

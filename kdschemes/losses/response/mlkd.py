@@ -62,4 +62,4 @@ def confidence_masks(teacher: Float[Tensor, "n c"]) -> tuple[Bool[Tensor, " n"],
     """
     p = functional.softmax(teacher.detach(), dim=1)
     sure, mass = p.amax(dim=1), p.sum(dim=0)
-    return sure <= torch.quantile(sure, 0.5), mass <= torch.quantile(mass, 0.5)
+    return ~(sure > torch.quantile(sure, 0.5)), ~(mass > torch.quantile(mass, 0.5))

@@ -21,7 +21,7 @@ def standardize(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
     centered = logits - logits.detach().amax(dim=1, keepdim=True)
     centered = centered - centered.mean(dim=1, keepdim=True)
     largest = centered.detach().abs().amax(dim=1, keepdim=True)
-    varies = largest > 0
+    varies = largest != 0
     scaled = centered / torch.where(varies, largest, 1.0)
     variance = scaled.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
     std = largest * torch.where(varies, variance, 1.0).sqrt()

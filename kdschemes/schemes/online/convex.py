@@ -18,13 +18,15 @@ def convex_weights(logits: Float[Tensor, "k n c"], labels: Int[Tensor, " n"]) ->
     The problem is convex. Active-set Newton method: it starts from equal weights and steps on the nonzero weights and
     the one with the smallest gradient; the step length is limited where a weight reaches 0 and found by bisection on
     the slope. It stops when no exchange of weight lowers the loss, up to rounding. It is deterministic; the k x k
-    system is solved on the CPU.
+    system is solved on the CPU. If a logit is not finite, neither are the weights.
 
     Args:
         logits: z, of each of K outputs.
         labels: class indices y.
     """
     z = logits.double()
+    if not z.isfinite().all():
+        return z.new_full((len(z),), torch.nan)
     gaps = z - z.gather(2, labels.expand(len(z), -1)[:, :, None])
     weights = torch.full((len(z),), 1.0 / len(z), dtype=torch.float64)
     for _ in range(ROUNDS):

@@ -181,3 +181,14 @@ def test_conventions() -> None:
     with pytest.warns(UserWarning, match="reduction"):
         torch_default = torch.nn.functional.kl_div(log_q, p)
     torch.testing.assert_close(kd(z, v, temperature=3.0, scale=False, reduction="mean"), torch_default)
+
+
+def test_classes_that_the_teacher_excludes_contribute_nothing() -> None:
+    """Logits of -inf: 0 log 0 = 0, and the gradient is (q - p) T / n as elsewhere."""
+    z, v = logits(0).requires_grad_(), logits(1)
+    v[:3, 2:5] = -torch.inf
+    value = kd(z, v, temperature=4.0)
+    p, q = torch.softmax(v / 4, 1), torch.softmax(z / 4, 1)
+    expected = 16 * torch.special.xlogy(p, p / q).sum(1).mean()
+    torch.testing.assert_close(value, expected)
+    torch.testing.assert_close(gradient(value, z), 4 * (q - p).detach() / len(z))

@@ -30,7 +30,7 @@ def formula(student: Array, labels: list[int], *, temperature: float, label_prob
 CASES = {
     "tfkd_reg": LogitCase(lambda z, v, y: tfkd_reg(z, y), teacher_differentiable=False, reads_teacher=False, zero=False)
 }
-FLAGS = Flags(teacher_gradient=False)
+FLAGS = Flags(teacher_gradient=False, reads_teacher=False)
 REFERENCES: dict[str, Reference] = {
     "TF-KD_reg": lambda x, p: with_hard_term(
         p["alpha"], tfkd_reg(x["s"], x["y"], temperature=float(p["T"]), label_prob=0.99, multiplier=p["m"]), x

@@ -62,7 +62,7 @@ def self_taught(rank: Rank) -> LogitCase:
 
 CASES = {"uskd": self_taught("reference"), "uskd-probabilities": self_taught("probabilities")}
 OPTIONS = [config.USKD(mu=0.3)]
-FLAGS = Flags(teacher_gradient=False)
+FLAGS = Flags(teacher_gradient=False, reads_teacher=False)
 
 
 def self_labels(x: Inputs, p: Parameters) -> Tensor:

@@ -64,3 +64,11 @@ def test_weights_of_peers_that_agree_are_equal() -> None:
     assert convex_weights(torch.zeros(2, 1, 10), LABELS[:1]).tolist() == [0.5, 0.5]
     certain = 1e4 * functional.one_hot(LABELS, 10).double().expand(2, -1, -1)
     assert convex_weights(certain, LABELS).tolist() == [0.5, 0.5]
+
+
+def test_weights_of_logits_that_are_not_finite_are_nan() -> None:
+    """The check of each step then names the term of the diverging peer."""
+    for bad in (torch.nan, torch.inf):
+        logits = logits_of(3, 7, 10)
+        logits[1, 2, 3] = bad
+        assert convex_weights(logits, LABELS).isnan().all()
