@@ -24,7 +24,6 @@ from kdschemes.config.schemes import SCHEMES
 from kdschemes.config.validate import all_keys
 from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
-from kdschemes.models import MODELS
 from kdschemes.schemes import build_scheme
 from tests import REPOSITORY
 from tests.processes import run
@@ -119,8 +118,6 @@ def test_tables_name_what_can_be_chosen() -> None:
         assert re.findall(r"`(\w+)`", row) == [scheme, next(iter(methods))]
     assert {*DATA} <= set(re.findall(r"`(\w+)`", table_under("Data")))
     assert re.findall(r"losses\.(\w+)=NAME", table_under("Losses")) == [*KINDS]
-    for name in MODELS:
-        assert f"`{name}`" in README, name
 
 
 def test_default_losses_of_the_table() -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 import types
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING
 from functools import cache
-from textwrap import shorten
 from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 import annotated_types
@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 
 from kdschemes.config import Config, Model, Optim, Teacher, Train, losses, schemes
 from kdschemes.config.data import DATA, Data
+from kdschemes.config.models import MODELS
 from kdschemes.config.renamed import RENAMED_METHODS, renamed_key
 from kdschemes.config.schemes.custom import Topology
 from kdschemes.errors import UserError, nearest, unknown
@@ -125,7 +126,7 @@ def _overview() -> str:
     for prefix, cls, names in FREQUENT:
         for field in (field for field in dataclasses.fields(cls) if field.name in names):
             key = f"{prefix}.{field.name}" if prefix else field.name
-            meaning = shorten(description(cls, field).partition(";")[0], 65, placeholder=" ...")
+            meaning = textwrap.shorten(description(cls, field).partition(";")[0], 65, placeholder=" ...")
             lines.append(f"  {f'{key}={_show(_default(field))}':<32} {meaning}")
     return "\n".join([*lines, "", EXAMPLES])
 
@@ -192,6 +193,9 @@ def _choices(key: str, table: Mapping[str, type]) -> str:
 def _section(prefix: str, cls: type) -> str:
     """Return the title of a class of options and its keys."""
     lines = [_title(prefix, cls), *_rows(prefix, cls)]
+    if cls in (Model, Teacher):
+        names = f"  networks: {', '.join(MODELS)}, timm/NAME"
+        lines += textwrap.wrap(names, 110, subsequent_indent="    ", break_on_hyphens=False)
     if prefix == "losses":
         lines += _rows("losses.KIND", losses.Ramp)
     if issubclass(cls, schemes.Method) and cls is not Topology:

@@ -12,6 +12,7 @@ from kdschemes.config import Config, losses
 from kdschemes.config.data import DATA
 from kdschemes.config.help import GROUPS, LOSS_PREFIXES, choices, description, help_text
 from kdschemes.config.load import build_config, load_config
+from kdschemes.config.models import MODELS
 from kdschemes.config.naming import to_tree
 from kdschemes.config.validate import all_keys
 from kdschemes.errors import UserError
@@ -117,3 +118,8 @@ def test_every_key_says_what_it_means_and_its_default_is_allowed() -> None:
     defaults = build_config({})
     for group in ("model", "optim", "train", "data"):
         assert build_config({group: to_tree(defaults)[group]}) == defaults
+
+
+def test_help_on_models_lists_them() -> None:
+    for group in ("model", "teacher"):
+        assert {*MODELS, "timm/NAME"} <= set(re.split(r"[\s,]+", help_text([group])))
