@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from kdschemes.report.statistics import TOO_FEW, Paired, holm, paired, verdicts
+from kdschemes.report.statistics import TOO_FEW, Paired, holm, mean_by_seed, paired, verdicts
 
 T_2 = 4.30265272975
 """The 97.5 % point of Student's t with 2 degrees of freedom."""
@@ -66,3 +66,8 @@ def test_verdicts_need_three_seeds_and_correct_for_several() -> None:
     assert [word for _, word in verdicts(tests[:2], more_is_better=False)] == ["worse", "better"]
     assert verdicts([found(3, 1.0, 0.03), found(3, 1.0, 0.04)])[0][1] == "inconclusive"
     assert verdicts([found(4, math.nan, math.nan)])[0][1] == "not a number: no verdict"
+
+
+def test_the_mean_by_seed_takes_the_seeds_that_all_have() -> None:
+    assert mean_by_seed([{0: 1.0, 1: 2.0}, {0: 3.0}]) == {0: 2.0}
+    assert mean_by_seed([]) == {}
