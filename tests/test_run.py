@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -179,6 +180,20 @@ def test_what_cannot_be_exported_is_refused_in_one_line(
     assert out == ""
     assert err.count("\n") == 1
     assert told in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_network_is_not_exported(
+    tiny: Done, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = (tiny.folder / "config.yaml").read_text()
+    assert config.count("name: convnet") > 0
+    (tmp_path / "config.yaml").write_text(config.replace("name: convnet", "name: resnet20", 1))
+    shutil.copy(tiny.folder / "checkpoint.pt", tmp_path)
+    assert cli.main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert "checkpoint.pt does not fit this run" in err
     assert not (tmp_path / "out").exists()
 
 

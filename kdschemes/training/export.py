@@ -13,7 +13,7 @@ from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.distributed.fsdp import load_full_state
-from kdschemes.errors import UserError, unknown
+from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.evaluation.export import export_exits, export_network
 from kdschemes.schemes import build_scheme
 from kdschemes.storage.checkpoint import CHECKPOINT, load_state
@@ -32,17 +32,20 @@ def export(run: Path, out: Path, *, head: str | None, best: bool) -> str:
     if not (run / CHECKPOINT).is_file():
         raise UserError(f"{run} has no {CHECKPOINT}: nothing has been trained yet")
     state = load_state(run / CHECKPOINT)
-    weights, what = state["scheme"], f"after step {state['step']}"
-    if best:
-        if state["best"] is None:
-            raise UserError(f"{run} has no best epoch: it has not been validated")
-        weights, what = load_state(run / state["best"]["file"]), f"of epoch {state['best']['epoch']}"
+    if best and state.get("best") is None:
+        raise UserError(f"{run} has no best epoch: it has not been validated")
     if earlier := prerequisite_runs(config):
         config = with_teachers(config, [str(run.parent / run_name(other)) for other in earlier])
     config = replace(config, model=replace(config.model, checkpoint=None, pretrained=False))
     data = open_data(config.data, seed=config.seed, device=torch.device("cpu"))
     scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
-    load_full_state(scheme, weights)
+    try:
+        weights, what = state["scheme"], f"after step {state['step']}"
+        if best:
+            weights, what = load_state(run / state["best"]["file"]), f"of epoch {state['best']['epoch']}"
+        load_full_state(scheme, weights)
+    except (KeyError, RuntimeError) as error:
+        raise UserError(f"{run / CHECKPOINT} does not fit this run ({first_line(error)[:120]})") from None
     head = head or scheme.heads[0]
     if head not in scheme.heads:
         raise unknown("head", head, scheme.heads)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import wandb
 
 from kdschemes import cli
 from kdschemes.tracking.dashboard import COLORS, build, checked
@@ -66,20 +64,6 @@ def panels() -> Named:
     groups += [group["name"] for group in runs["grouping"]]
     named.groups |= {config_key(key) for key in groups if key != "jobType"}
     return named
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """A user who is not logged in to W&B."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    wandb.teardown()
-    yield monkeypatch
-    wandb.teardown()
 
 
 def test_out_writes_a_view_that_the_package_reads_back(

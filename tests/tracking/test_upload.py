@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,20 +16,6 @@ from kdschemes.storage import lease as lease_file
 from kdschemes.storage.lease import Lease
 from tests.tracking.cases import trackers, train, val
 from tests.tracking.wandb_recorder import KEY, Recorder
-
-
-@pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[pytest.MonkeyPatch]:
-    """A user who is not logged in to W&B, with a home of their own."""
-    for name in [name for name in os.environ if name.startswith("WANDB_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("WANDB_SILENT", "true")
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    wandb.teardown()
-    yield monkeypatch
-    wandb.teardown()
 
 
 def log_in(patch: pytest.MonkeyPatch, url: str) -> None:
