@@ -6,11 +6,14 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 
+from kdschemes.checksums import text_is_intact, text_with_checksum
 from kdschemes.config import Config
+from kdschemes.errors import UserError
 
 Tree = dict[str, Any]
 
@@ -19,6 +22,8 @@ NOT_HASHED = (
     *("teacher.cache_dir", "teacher.cache_limit_gb"),
 )
 """Keys that do not affect a run's name."""
+
+CURE = "restore it from a copy, or delete it (and results.json, if there is one) and run the same command again"
 
 
 def to_tree(config: Config) -> Tree:
@@ -62,9 +67,29 @@ def run_name(config: Config) -> str:
 
 
 def dump_yaml(config: Config) -> str:
-    """Return the text of a run's `config.yaml`, which can be run again with `experiment=PATH`."""
-    text: str = yaml.safe_dump(to_tree(config), sort_keys=False)
-    return text
+    """Return the text of a run's `config.yaml` with its checksum; it can be run again with `experiment=PATH`."""
+    return text_with_checksum(yaml.safe_dump(to_tree(config), sort_keys=False))
+
+
+def read_config(folder: Path) -> Tree:
+    """Return the resolved configuration of a run, from the `config.yaml` in its folder.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    path = folder / "config.yaml"
+    try:
+        text = path.read_bytes().decode()
+        tree = yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (yaml.YAMLError, ValueError):
+        raise UserError(f"{path} is damaged: it is not YAML; {CURE}") from None
+    if not text_is_intact(text):
+        raise UserError(f"{path} is damaged: it does not match its checksum; {CURE}")
+    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
+        raise UserError(f"{path} is damaged: it contains no keys; {CURE}")
+    return tree
 
 
 def in_line(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from kdschemes.checksums import json_is_intact
 from kdschemes.config import models
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
@@ -101,7 +102,7 @@ def load_model(folder: str | Path) -> StagedNetwork:
     """
     file = Path(folder).expanduser() / CONFIG
     try:
-        config = json.loads(file.read_text())
+        config = _read_json(file)
         with torch.random.fork_rng(devices=[]):
             network = _described(config)
     except UserError:
@@ -121,7 +122,7 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
     file = Path(folder).expanduser() / EXITS_CONFIG
     spec = network.spec
     try:
-        config = json.loads(file.read_text())
+        config = _read_json(file)
         names, head = list(config["stages"]), str(config["head"])
         if head not in ("linear", "bottleneck"):
             raise ValueError(f"unknown exit head {head!r}")
@@ -134,6 +135,13 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
         raise UserError(f"no exits at {folder}: {file} cannot be read ({first_line(error)})") from error
     load_exit_weights(exits, folder)
     return exits.eval()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(file.read_bytes())
+    if not json_is_intact(config):
+        raise ValueError("it does not match its checksum")
+    return config
 
 
 def _described(config: Mapping[str, Any]) -> StagedNetwork:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from kdschemes.checksums import json_with_checksum, safetensors_is_intact, safetensors_with_checksum
 from kdschemes.errors import UserError, first_line
 from kdschemes.models.base import StagedNetwork
 from kdschemes.models.exits import ExitNetwork
@@ -95,7 +95,7 @@ def save_weights(
     if "pretrained_cfg" in config:
         config["pretrained_cfg"] |= {key: metadata[key] for key in ("mean", "std") if key in metadata}
     _write(folder / WEIGHTS, state)
-    atomic_write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    atomic_write(folder / CONFIG, json_with_checksum(config))
 
 
 def save_exits(network: ExitNetwork, folder: str | Path) -> None:
@@ -105,14 +105,14 @@ def save_exits(network: ExitNetwork, folder: str | Path) -> None:
     """
     folder = Path(folder)
     _write(folder / EXITS, network.exits.state_dict())
-    atomic_write(folder / EXITS_CONFIG, (json.dumps(network.config(), indent=2) + "\n").encode())
+    atomic_write(folder / EXITS_CONFIG, json_with_checksum(network.config()))
 
 
 def _write(path: Path, state: Mapping[str, Tensor]) -> None:
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
     }
-    atomic_write(path, save(tensors, metadata={"format": "pt"}))
+    atomic_write(path, safetensors_with_checksum(save(tensors, metadata={"format": "pt"})))
 
 
 def _fetch(name: str) -> Path:
@@ -142,6 +142,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"no weights at {file}: give a .safetensors or torch file, or a folder with {WEIGHTS}")
     try:
         if file.suffix == ".safetensors":
+            if not safetensors_is_intact(file):
+                raise ValueError("it does not match its checksum")
             return load_file(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file can make its reader fail in any way

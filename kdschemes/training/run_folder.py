@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdschemes.config import Config
-from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, to_tree
+from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, read_config, to_tree
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write, guarded
 from kdschemes.storage.lease import Lease
@@ -79,11 +77,11 @@ def claim_folder(folder: Path, config: Config) -> None:
         atomic_write(folder / "config.yaml", dump_yaml(config).encode())
 
 
-def remove_leftovers(folder: Path, best: Mapping[str, Any] | None) -> None:
-    """Remove what is newer than the checkpoint: weights of former best epochs, the marker of an interruption."""
+def remove_leftovers(folder: Path, best: Collection[str]) -> None:
+    """Remove the marker of an interruption, and the weights of best epochs but those in `best`."""
     (folder / INTERRUPTED).unlink(missing_ok=True)
     for leftover in folder.glob("best-epoch*.pt"):
-        if best is None or leftover.name != best["file"]:
+        if leftover.name not in best:
             leftover.unlink()
 
 
@@ -93,14 +91,9 @@ def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str,
     Raises:
         UserError: it does; the message names the first keys that differ.
     """
-    path = folder / "config.yaml"
-    if not path.exists():
+    if not (folder / "config.yaml").exists():
         return
-    try:
-        there = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{path} is damaged: delete the folder to start this run over") from None
-    ours, theirs = flatten(tree), flatten(there if isinstance(there, dict) else {})
+    ours, theirs = flatten(tree), flatten(read_config(folder))
     different = [
         key
         for key in sorted(ours.keys() | theirs.keys())
