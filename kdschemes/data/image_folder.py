@@ -22,6 +22,9 @@ from kdschemes.data.views import Stream, normalize, view_seed
 from kdschemes.errors import UserError
 from kdschemes.seeding import mix64
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+"""What is decoded, whatever the file's name says: formats that Pillow reads without starting another program."""
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Request = tuple[int | str, int, list[int]]
@@ -34,7 +37,7 @@ def read_image(path: str) -> Image.Image:
         UserError: the file is missing, damaged, not an image, or has more than 8 bits per channel.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{path} has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
             return image.convert("RGBA" if "transparency" in image.info else "RGB").convert("RGB")
