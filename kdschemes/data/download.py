@@ -99,23 +99,25 @@ def unpack(archive: Path, folder: Path) -> None:
 
 
 def read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
-    """Read bytes in MNIST's idx format, plain or gzip-compressed.
+    """Read bytes in MNIST's idx format, plain or gzip-compressed; at most one byte more than `shape` has is unpacked.
 
     Raises:
         UserError: not idx, a shape other than `shape`, truncated, or damaged.
     """
     cure = "delete it and rerun to download it again, or put an intact copy there"
+    start = 4 + 4 * len(shape)
+    size = start + int(np.prod(shape))
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as stream:
+            data = stream.read(size + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} is damaged or incomplete ({error}): {cure}") from error
-    start = 4 + 4 * len(shape)
     if data[:4] != bytes((0, 0, 8, len(shape))):
         raise UserError(f"{path} is not an idx file of bytes with {len(shape)} dimension(s): {cure}")
     found = tuple(np.frombuffer(data[4:start], ">u4").tolist()) if len(data) >= start else ()
-    if found != shape or len(data) != start + int(np.prod(shape)):
+    if found != shape or len(data) != size:
+        bytes_there = f"{max(len(data) - start, 0)} bytes" if len(data) <= size else "more bytes than that"
         raise UserError(
-            f"{path} is incomplete or from another data set (shape {found}, {max(len(data) - start, 0)} bytes; "
-            f"expected {shape}): {cure}"
+            f"{path} is incomplete or from another data set (expected {shape}; shape {found}, {bytes_there}): {cure}"
         )
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()

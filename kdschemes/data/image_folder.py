@@ -1,13 +1,11 @@
 """Images of any size in one folder per class, decoded on demand by worker processes.
 
 Layout: `root/train/<class>/*` and `root/test/<class>/*`; without `test`, `root/val` is the test set. The validation
-split is always held out from `train`. Images can be in subfolders (`train/<class>/images/*`); hidden files and files
-without an image extension are ignored.
+split is always held out from `train`. Images can be in subfolders (`train/<class>/images/*`).
 """
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -19,47 +17,17 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdschemes.config.data import ImageFolder
+from kdschemes.data.class_folders import list_images
 from kdschemes.data.views import Stream, normalize, view_seed
 from kdschemes.errors import UserError
 from kdschemes.seeding import mix64
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
+"""What is decoded, whatever the file's name says: formats that Pillow reads without starting another program."""
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 Request = tuple[int | str, int, list[int]]
-
-
-def list_images(folder: Path) -> tuple[list[str], list[list[str]]]:
-    """Return the sorted names of the class folders and, for each, the sorted paths of its images.
-
-    Raises:
-        UserError: no such folder, no class folders in it, or a class without images.
-    """
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder: data.root needs train/ and test/ (or val/), one folder per class")
-    classes = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if classes == ["images"]:
-        raise UserError(
-            f"{folder} has all images in images/, like Tiny-ImageNet's val and test: move each into "
-            f"{folder}/<class>/ (val_annotations.txt lists the classes; images without labels cannot be used)"
-        )
-    if not classes:
-        raise UserError(f"{folder} has no class folders: put the images of each class into {folder}/<class>/")
-    paths = []
-    for name in classes:
-        found = sorted(
-            os.path.join(parent, file)
-            for parent, _, files in os.walk(folder / name, followlinks=True)
-            for file in files
-            if file.lower().endswith(EXTENSIONS) and not file.startswith(".")
-        )
-        if not found:
-            raise UserError(
-                f"{folder / name} has no images ({', '.join(EXTENSIONS)}): add images, or remove the folder"
-            )
-        paths.append(found)
-    return classes, paths
 
 
 def read_image(path: str) -> Image.Image:
@@ -69,7 +37,7 @@ def read_image(path: str) -> Image.Image:
         UserError: the file is missing, damaged, not an image, or has more than 8 bits per channel.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             if image.mode.startswith(("I", "F")):
                 raise UserError(f"{path} has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
             return image.convert("RGBA" if "transparency" in image.info else "RGB").convert("RGB")
@@ -128,13 +96,8 @@ class FolderSource:
             raise UserError("data.root is missing: set it to the folder with train/ and test/ (or val/)")
         root = Path(options.root).expanduser()
         tested = root / "test" if (root / "test").is_dir() else root / "val"
-        self.classes, train = list_images(root / "train")
-        test_classes, test = list_images(tested)
-        if odd := sorted(set(self.classes) ^ set(test_classes)):
-            raise UserError(
-                f"{root / 'train'} has {len(self.classes)} classes and {tested} {len(test_classes)}; only in one of "
-                f"them: {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}: both need the same class folders"
-            )
+        listing = list_images({"train": root / "train", "test": tested})
+        self.classes, self.notes = listing.classes, listing.notes
         if options.classes not in (None, len(self.classes)):
             raise UserError(
                 f"data.classes={options.classes}, but {root / 'train'} has {len(self.classes)} class folders: "
@@ -143,9 +106,9 @@ class FolderSource:
         self.image_size, self.device = options.image_size, device
         self.labels = {
             name: torch.repeat_interleave(torch.arange(len(paths)), torch.tensor([len(files) for files in paths]))
-            for name, paths in (("train", train), ("test", test))
+            for name, paths in listing.images.items()
         }
-        flat = {"train": [p for files in train for p in files], "test": [p for files in test for p in files]}
+        flat = {name: [p for files in paths for p in files] for name, paths in listing.images.items()}
         self.decoder, self.workers = Decoder(options, seed, flat), options.num_workers
 
     def views(

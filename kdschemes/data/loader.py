@@ -34,7 +34,7 @@ class DataModule:
 
     `positions` holds each split's positions in its array: "train" (the images trained on) and "val" share the training
     array (`labels["train"]`), "test" has its own. `Batch.index` is such a position. All batches are pure functions of
-    the seed and the arguments.
+    the seed and the arguments. `notes` are lines about the images for the user.
     """
 
     source: Source
@@ -44,6 +44,7 @@ class DataModule:
     seed: int
     device: torch.device
     memory_format: torch.memory_format
+    notes: Sequence[str] = ()
 
     @property
     def classes(self) -> list[str]:
@@ -234,8 +235,10 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
         UserError: files are missing, damaged or invalid, or options do not fit the images.
     """
     source: Source
+    notes: list[str] = []
     if isinstance(options, ImageFolder):
-        source = FolderSource(options, seed=seed, device=device)
+        source = folder = FolderSource(options, seed=seed, device=device)
+        notes += folder.notes
     else:
         assert isinstance(options, InMemory)
         source = MemorySource(options, seed=seed, device=device)
@@ -250,4 +253,4 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
     positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
     labels = {array: values.to(device) for array, values in source.labels.items()}
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return DataModule(source, options, labels, positions, seed, device, memory_format)
+    return DataModule(source, options, labels, positions, seed, device, memory_format, notes)

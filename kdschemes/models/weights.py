@@ -14,6 +14,7 @@ from kdschemes.checksums import json_with_checksum, safetensors_is_intact, safet
 from kdschemes.errors import UserError, first_line
 from kdschemes.models.base import StagedNetwork
 from kdschemes.models.exits import ExitNetwork
+from kdschemes.storage.archive import check_archive
 from kdschemes.storage.atomic import atomic_write
 
 WEIGHTS, TORCH_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
@@ -145,7 +146,13 @@ def _read(path: Path) -> dict[str, Tensor]:
             if not safetensors_is_intact(file):
                 raise ValueError("it does not match its checksum")
             return load_file(file)
+        with file.open("rb") as stream:
+            zipped = stream.read(4) == b"PK\x03\x04"  # as torch decides; older formats are not compressed
+        if zipped:
+            check_archive(file)
         state = torch.load(file, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:  # a broken file can make its reader fail in any way
         raise UserError(
             f"{file} cannot be read as tensors only (broken, or it contains code): {first_line(error)}"

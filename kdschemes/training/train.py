@@ -147,6 +147,8 @@ class Trainer:
             return opened[key]
 
         data = main_process_first(open_once)
+        for note in data.notes:
+            self.console.once(note)
         world = accelerator.num_processes
         main_process_first(lambda: data.check_batches(train.batch_size, train.grad_accum_steps, world, train.drop_last))
         resolved = config

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -221,3 +222,15 @@ def test_plain_idx_that_is_cut_is_refused(tmp_path: Path) -> None:
         path.write_bytes(cut)
         with pytest.raises(UserError, match="labels-idx1-ubyte is"):
             read_idx(path, (50,))
+
+
+def test_an_idx_file_is_not_unpacked_beyond_its_shape(tmp_path: Path) -> None:
+    path = tmp_path / "labels-idx1-ubyte.gz"
+    path.write_bytes(gzip.compress(idx(np.arange(50, dtype=np.uint8)) + bytes(30_000_000), 1))
+    tracemalloc.start()
+    try:
+        with pytest.raises(UserError, match=r"expected \(50,\); shape \(50,\), more bytes than that"):
+            read_idx(path, (50,))
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()

@@ -18,7 +18,7 @@ from torchvision.transforms import v2
 from kdschemes.config.data import ImageFolder
 from kdschemes.core.types import Batch
 from kdschemes.data import DataModule, open_data
-from kdschemes.data.image_folder import MEAN, STD, read_image
+from kdschemes.data.image_folder import FORMATS, MEAN, STD, read_image
 from kdschemes.data.views import mixup_partners, mixup_weights
 from kdschemes.errors import UserError
 
@@ -278,6 +278,33 @@ def test_unreadable_image_is_named_in_one_line(tmp_path: Path, fault: str, worke
     with pytest.raises(UserError) as error:
         epoch(data)
     assert str(path) in one_line(error)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_a_file_that_looks_like_an_image_starts_no_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path / 'started'}\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    path = tmp_path / f"x.{suffix}"
+    path.write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n%%EOF\n")
+    with pytest.raises(UserError, match=rf"cannot read the image {path}") as error:
+        read_image(str(path))
+    one_line(error)
+    assert not (tmp_path / "started").exists()
+    with Image.open(path) as image, pytest.raises(OSError, match="cannot identify"):
+        image.load()
+    assert (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_a_file_is_counts_and_not_its_name(tmp_path: Path, form: str) -> None:
+    Image.new("RGB", (9, 9), (255, 0, 0)).save(tmp_path / "x.jpg", form)
+    red, green, blue = np.asarray(read_image(str(tmp_path / "x.jpg"))).mean((0, 1))
+    assert red > 250
+    assert green < 5
+    assert blue < 5
 
 
 def test_unreadable_test_image_is_named(tmp_path: Path) -> None:

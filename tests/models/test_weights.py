@@ -7,6 +7,7 @@ import os
 import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -177,13 +178,33 @@ def test_files_that_are_no_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "code.pt").write_bytes(pickle.dumps({"fc.weight": Code()}))
     torch.save({"fc.weight": Code()}, tmp_path / "code_in_torch.pt")
     torch.save(build(), tmp_path / "network.pt")
-    broken = ("empty.pt", "text.safetensors", "text.pt", "half.pt", "half.safetensors")
+    assert "is damaged or incomplete" in refusal(tmp_path / "half.pt")
+    broken = ("empty.pt", "text.safetensors", "text.pt", "half.safetensors")
     for file in (*broken, "code.pt", "code_in_torch.pt", "network.pt"):
         assert "cannot be read as tensors only" in refusal(tmp_path / file), file
     assert not (tmp_path / "executed").exists()
     for number, content in enumerate(([torch.zeros(1)], {"epoch": 3}, {"state_dict": {}})):
         torch.save(content, tmp_path / f"{number}.pt")
         assert "is not a dictionary of tensors" in refusal(tmp_path / f"{number}.pt")
+
+
+def test_a_torch_file_of_before_1_6_is_read(tmp_path: Path) -> None:
+    torch.save(build().plain_state(), tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    other = build(seed=1)
+    load_weights(other, tmp_path / "old.pt", num_classes=10)
+    assert same(other, build())
+
+
+def test_a_compressed_torch_file_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    torch.save(build().plain_state(), tmp_path / "plain.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pt") as whole,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    torch.load(tmp_path / "packed.pt", weights_only=True)  # unpacks whatever is in it
+    assert "contains compressed data" in refusal(tmp_path / "packed.pt")
 
 
 def test_folders_that_are_no_network(tmp_path: Path) -> None:

@@ -1,0 +1,151 @@
+"""Lists the images in one folder per class: every image once, whatever links there are."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from kdschemes.errors import UserError
+
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The sorted names of the classes; by split and class the sorted paths of the images; notes for the user."""
+
+    classes: list[str]
+    images: dict[str, list[list[str]]]
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What a class folder contains: images, links to images with the file's identity, and links to folders."""
+
+    files: list[str] = field(default_factory=list)
+    links: dict[str, tuple[int, int]] = field(default_factory=dict)
+    folders: list[str] = field(default_factory=list)
+
+
+def list_images(folders: Mapping[str, Path]) -> Listing:
+    """List the images in the folder of each split; all splits have the same class folders.
+
+    Hidden files and folders are ignored, as are files without an image extension. A class folder and an image may be
+    links. Links to other folders are not followed, nor is a link to an image that is listed already.
+
+    Raises:
+        UserError: a folder is missing, unreadable or without class folders, a class has no images, class folders differ
+            or overlap, or an image is no regular file.
+    """
+    names = {split: _class_names(folder) for split, folder in folders.items()}
+    found = {split: [_search(folder / name) for name in names[split]] for split, folder in folders.items()}
+    first, *others = folders
+    for split in others:
+        if odd := sorted(set(names[first]) ^ set(names[split])):
+            raise UserError(
+                f"{folders[first]} has {len(names[first])} classes and {folders[split]} {len(names[split])}; only in "
+                f"one of them: {', '.join(odd[:3])}{', ...' if len(odd) > 3 else ''}: both need the same class folders"
+            )
+    _check_apart([folder / name for split, folder in folders.items() for name in names[split]])
+    repeated = _repeated([each for split in found.values() for each in split])
+    images = {
+        split: [sorted([*each.files, *(each.links.keys() - repeated)]) for each in of_split]
+        for split, of_split in found.items()
+    }
+    for split, folder in folders.items():
+        for name, paths, each in zip(names[split], images[split], found[split], strict=True):
+            if not paths:
+                linked = f"; {min(each.folders)} is not followed" if each.folders else ""
+                raise UserError(
+                    f"{folder / name} has no images ({', '.join(EXTENSIONS)}){linked}: add images, or remove the folder"
+                )
+    to_folders = {link for split in found.values() for each in split for link in each.folders}
+    notes = [*_note("to a folder within a class", to_folders), *_note("to an image that is listed already", repeated)]
+    return Listing(names[first], images, notes)
+
+
+def _class_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder: data.root needs train/ and test/ (or val/), one folder per class")
+    visible = [entry for entry in _entries(folder) if not entry.name.startswith(".")]
+    if broken := [entry.path for entry in visible if not os.path.exists(entry.path)]:
+        raise UserError(f"{broken[0]} is a broken link: restore or remove it")
+    classes = sorted(entry.name for entry in visible if os.path.isdir(entry.path))
+    if classes == ["images"]:
+        raise UserError(
+            f"{folder} has all images in images/, like Tiny-ImageNet's val and test: move each into "
+            f"{folder}/<class>/ (val_annotations.txt lists the classes; images without labels cannot be used)"
+        )
+    if not classes:
+        raise UserError(f"{folder} has no class folders: put the images of each class into {folder}/<class>/")
+    return classes
+
+
+def _search(folder: Path) -> _Found:
+    """Return what a class folder contains, at any depth."""
+    found, pending = _Found(), [os.fspath(folder)]
+    while pending:
+        for entry in _entries(pending.pop()):
+            if entry.name.startswith("."):
+                continue
+            image, link = entry.name.lower().endswith(EXTENSIONS), entry.is_symlink()
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link to itself
+                is_folder = is_file = False
+            if is_folder:
+                (found.folders if link else pending).append(entry.path)
+            elif image and not is_file:
+                raise UserError(f"{entry.path} is a broken link, a pipe or a device: restore or remove it")
+            elif image and link:
+                found.links[entry.path] = _identity(entry.stat())
+            elif image:
+                found.files.append(entry.path)
+    return found
+
+
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise UserError(f"cannot list the images in {folder} ({error.strerror}): make the folder readable") from None
+
+
+def _check_apart(folders: Iterable[Path]) -> None:
+    """Check that no class folder is, through a link, the same as another or within it."""
+    real = sorted((os.path.join(os.path.realpath(folder), ""), folder) for folder in folders)
+    for (outer, one), (inner, other) in itertools.pairwise(real):
+        if inner.startswith(outer):
+            raise UserError(f"{one} and {other} contain the same images, through a link: remove the link")
+
+
+def _repeated(classes: Sequence[_Found]) -> set[str]:
+    """Return the links to images that are listed already, as a file or by an earlier link."""
+    links = [link for found in classes for link in sorted(found.links.items())]
+    if not links:
+        return set()
+    try:
+        seen = {_identity(os.stat(path)) for found in classes for path in found.files}
+    except OSError as error:
+        raise UserError(f"cannot read the image {error.filename} ({error.strerror}): restore or remove it") from None
+    repeated = set()
+    for link, identity in links:
+        if identity in seen:
+            repeated.add(link)
+        seen.add(identity)
+    return repeated
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
+
+
+def _note(where: str, links: Set[str]) -> Iterator[str]:
+    if links:
+        more = f" and {len(links) - 1:,} more" if len(links) > 1 else ""
+        yield f"links {where} are not followed: {min(links)}{more}"
