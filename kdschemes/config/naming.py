@@ -1,10 +1,8 @@
-"""A `Config` as plain data, and the names of run folders."""
+"""A `Config` as plain data, and the keys that a run's name leaves out."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,10 +16,15 @@ from kdschemes.errors import UserError
 Tree = dict[str, Any]
 
 NOT_HASHED = (
-    *("output_dir", "tracker", "project", "group", "job_type", "scheme.file", "teacher.placement", "train.fsdp"),
-    *("teacher.cache_dir", "teacher.cache_limit_gb"),
+    *("output_dir", "tracker", "project", "group", "job_type", "scheme.file", "data.root", "data.classes"),
+    *("data.num_workers", "teacher.placement", "teacher.cache_dir", "teacher.cache_limit_gb", "train.eval_batch_size"),
+    *("train.checkpoint_every_epochs", "train.checkpoint_every_steps", "train.log_every_steps", "train.fsdp"),
+    *("train.channels_last", "train.compile", "train.deterministic", "train.num_threads", "device"),
 )
-"""Keys that do not affect a run's name."""
+"""Keys that do not affect a run's name: paths, bookkeeping, and how the same is computed, which changes rounding only.
+
+Data and given weights count by their content.
+"""
 
 CURE = "restore it from a copy, or delete it (and results.json, if there is one) and run the same command again"
 
@@ -44,26 +47,6 @@ def flatten(tree: Mapping[str, Any], separator: str = ".") -> Tree:
         else:
             flat[str(key)] = value
     return flat
-
-
-def config_hash(config: Config) -> str:
-    """Return 8 hexadecimal digits that identify what is computed.
-
-    The keys in `NOT_HASHED` (output, tracking, placement of weights) and groups that the scheme does not use are
-    excluded.
-    """
-    tree = to_tree(config)
-    for name in NOT_HASHED:
-        group, _, key = name.rpartition(".")
-        (tree.get(group, {}) if group else tree).pop(key, None)
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def run_name(config: Config) -> str:
-    """Return the name of the run's folder: readable parts, then the hash of the configuration."""
-    model = config.model.name.replace("/", "_")
-    parts = (config.scheme.name, config.scheme.method, config.data.name, model, f"seed{config.seed}")
-    return "-".join((*parts, config_hash(config)))
 
 
 def dump_yaml(config: Config) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -17,10 +16,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdschemes.config.data import ImageFolder
-from kdschemes.data.class_folders import list_images
 from kdschemes.data.views import Stream, normalize, view_seed
 from kdschemes.errors import UserError
 from kdschemes.seeding import mix64
+from kdschemes.storage.class_folders import list_root
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What is decoded, whatever the file's name says: formats that Pillow reads without starting another program."""
@@ -92,15 +91,11 @@ class FolderSource:
     channels = 3
 
     def __init__(self, options: ImageFolder, *, seed: int, device: torch.device) -> None:
-        if options.root is None:
-            raise UserError("data.root is missing: set it to the folder with train/ and test/ (or val/)")
-        root = Path(options.root).expanduser()
-        tested = root / "test" if (root / "test").is_dir() else root / "val"
-        listing = list_images({"train": root / "train", "test": tested})
-        self.classes, self.notes = listing.classes, listing.notes
+        listing = list_root(options.root)
+        self.classes, self.notes, self.digest = listing.classes, listing.notes, listing.digest
         if options.classes not in (None, len(self.classes)):
             raise UserError(
-                f"data.classes={options.classes}, but {root / 'train'} has {len(self.classes)} class folders: "
+                f"data.classes={options.classes}, but {options.root}/train has {len(self.classes)} class folders: "
                 "correct one of them"
             )
         self.image_size, self.device = options.image_size, device

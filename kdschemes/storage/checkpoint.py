@@ -56,6 +56,7 @@ class Checkpoint(TypedDict, total=False):
     scheme: Required[dict[str, Tensor]]
     optimizer: Required[dict[str, Any]]
     scaler: Required[dict[str, Any] | None]
+    data: Required[str]
     step: Required[Count]
     window_steps: Required[Count]
     window_sums: Required[Tensor]

@@ -31,6 +31,7 @@ class Results(TypedDict, total=False):
     scheme: str
     method: str
     data: str
+    data_digest: str
     seed: int
     epochs: int
     primary_head: Required[str]

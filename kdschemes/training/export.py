@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from kdschemes.cards.cite import read_run
-from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
@@ -17,6 +16,7 @@ from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.evaluation.export import export_exits, export_network
 from kdschemes.schemes import build_scheme
 from kdschemes.storage.checkpoint import CHECKPOINT, load_state, read_checkpoint
+from kdschemes.storage.naming import run_name
 
 
 def export(run: Path, out: Path, *, head: str | None, best: bool) -> str:

@@ -111,6 +111,7 @@ def _write_results(run: Run, final: Final) -> None:
         "scheme": config.scheme.name,
         "method": config.scheme.method,
         "data": config.data.name,
+        "data_digest": run.data.digest,
         "seed": config.seed,
         "epochs": config.train.epochs,
         "primary_head": scheme.heads[0],

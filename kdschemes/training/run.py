@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from kdschemes.evaluation.cost import head_costs, training_macs
 from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.storage.checkpoint import (
     CHECKPOINT,
+    Checkpoint,
     keep_previous,
     load_checkpoint,
     recover,
@@ -116,14 +116,18 @@ class Run:
             if line := recover(self.folder):
                 self.console.line(line)
         if path.exists():
-            restore = functools.partial(state.restore, total_steps=self.total_steps)
-            load_checkpoint(path, self.scheme, self.optimizer, self.accelerator, restore)
+            load_checkpoint(path, self.scheme, self.optimizer, self.accelerator, self._restore)
             self.console.line(f"resuming from step {state.step} of {self.total_steps}: {self.folder}")
         self.saved_step, self.saved_best = state.step, state.best
         if self.main:
             self._remove_leftovers()
             head, offset = self.scheme.heads[0], state.metrics_offset
             self.log = RunLog(self.config, self.folder, offset=offset, primary_head=head, resume_step=state.step)
+
+    def _restore(self, saved: Checkpoint) -> None:
+        if saved["data"] != self.data.digest:
+            raise ValueError("the images or labels have changed since")
+        self.state.restore(saved, self.total_steps)
 
     @property
     def at_end(self) -> bool:
@@ -222,7 +226,8 @@ class Run:
             self.state.previous_best = self.saved_best
             if self.main:
                 keep_previous(self.folder)
-        save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, self.state.saved())
+        state = self.state.saved() | {"data": self.data.digest}
+        save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, state)
         self.saved_step, self.saved_best = self.state.step, self.state.best
         if self.main:
             self._remove_leftovers()

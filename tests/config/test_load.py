@@ -15,11 +15,12 @@ from kdschemes.config.load import build_config
 from kdschemes.config.losses import feature as feature_maps
 from kdschemes.config.losses import response
 from kdschemes.config.models import MODELS
-from kdschemes.config.naming import dump_yaml, run_name, to_tree
+from kdschemes.config.naming import dump_yaml, to_tree
 from kdschemes.config.recipes import known_recipes
 from kdschemes.config.schemes import online as options_online
 from kdschemes.config.schemes import self_distillation as self_exits
 from kdschemes.config.schemes import supervised
+from kdschemes.storage.naming import run_name
 from tests import REPOSITORY
 from tests.config.cases import METHODS, RECIPES, error, load, recipe
 

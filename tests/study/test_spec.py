@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name, to_tree
+from kdschemes.config.naming import to_tree
 from kdschemes.errors import UserError
+from kdschemes.storage.naming import run_name
 from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.spec import StudyFile, find_study_file, read_study
 from tests import REPOSITORY

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kdschemes.data.class_folders import Listing, list_images
 from kdschemes.errors import UserError
+from kdschemes.storage.class_folders import Listing, list_images
 
 
 def touch(path: Path) -> Path:
