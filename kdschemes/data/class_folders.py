@@ -69,19 +69,31 @@ def list_images(folders: Mapping[str, Path]) -> Listing:
 
 
 def _class_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder: data.root needs train/ and test/ (or val/), one folder per class")
     visible = [entry for entry in _entries(folder) if not entry.name.startswith(".")]
     if broken := [entry.path for entry in visible if not os.path.exists(entry.path)]:
         raise UserError(f"{broken[0]} is a broken link: restore or remove it")
     classes = sorted(entry.name for entry in visible if os.path.isdir(entry.path))
-    if classes == ["images"]:
+    loose = _entries(folder / "images") if classes == ["images"] else [] if classes else visible
+    if any(entry.name.lower().endswith(EXTENSIONS) for entry in loose):
+        where, tested = "all images in images/" if classes else "images, but no class folders", folder.parent / "val"
+        if folder.name == "test" and os.path.isdir(tested):
+            raise UserError(
+                f"{folder} has {where}, like ImageNet's and Tiny-ImageNet's test sets, whose labels are not public: "
+                f"move {folder} away (or link train and val alone into another data.root), and {tested} is the test set"
+            )
         raise UserError(
-            f"{folder} has all images in images/, like Tiny-ImageNet's val and test: move each into "
-            f"{folder}/<class>/ (val_annotations.txt lists the classes; images without labels cannot be used)"
+            f"{folder} has {where}: move each into {folder}/<class>/ (Tiny-ImageNet's val_annotations.txt and "
+            "ImageNet's LOC_val_solution.csv list the classes of val; images without labels cannot be used)"
         )
     if not classes:
         raise UserError(f"{folder} has no class folders: put the images of each class into {folder}/<class>/")
+    if len(classes) == 1:
+        raise UserError(
+            f"{folder} has only one class folder, {classes[0]}, but a classifier needs two: add one, or move the class "
+            f"folders up if they are in {folder / classes[0]}"
+        )
     return classes
 
 
