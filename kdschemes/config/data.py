@@ -147,6 +147,8 @@ class CIFAR100(InMemory):
 class ImageFolder(Data):
     """One folder per class under `root/train` and `root/test` (or `root/val`); images of any size.
 
+    With all three, `root/val` is the validation split and `val_fraction` has no effect.
+
     Before the folder is read, ImageNet's numbers are assumed.
     """
 

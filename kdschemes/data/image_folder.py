@@ -1,28 +1,42 @@
 """Images of any size in one folder per class, decoded on demand by worker processes.
 
-Layout: `root/train/<class>/*` and `root/test/<class>/*`; without `test`, `root/val` is the test set. The validation
-split is always held out from `train`. Images can be in subfolders (`train/<class>/images/*`).
+Layout: `root/train/<class>/*` and `root/test/<class>/*`; `root/val/<class>/*`, if there, is the validation split, or
+without `test` the test set. Images can be in subfolders (`train/<class>/images/*`).
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterable, Iterator
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float, Int, UInt8
-from PIL import Image
+from PIL import ExifTags, Image
+from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdschemes.config.data import ImageFolder
 from kdschemes.data.views import Stream, normalize, view_seed
-from kdschemes.errors import UserError
+from kdschemes.errors import UserError, first_line
 from kdschemes.seeding import mix64
 from kdschemes.storage.class_folders import list_root
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What is decoded, whatever the file's name says: formats that Pillow reads without starting another program."""
+
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by its EXIF orientation."""
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -30,21 +44,44 @@ Request = tuple[int | str, int, list[int]]
 
 
 def read_image(path: str) -> Image.Image:
-    """Decode an image as RGB: grayscale is repeated, transparency dropped.
+    """Decode an image as RGB, turned upright by its EXIF orientation: grayscale is repeated, transparency dropped.
 
     Raises:
         UserError: the file is missing, damaged, not an image, or has more than 8 bits per channel.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.mode.startswith(("I", "F")):
-                raise UserError(f"{path} has more than 8 bits per channel (mode {image.mode}): convert it to 8 bits")
-            return image.convert("RGBA" if "transparency" in image.info else "RGB").convert("RGB")
+        with (
+            warnings.catch_warnings(action="ignore", category=UserWarning),  # of damaged metadata
+            Image.open(path, formats=FORMATS) as image,
+        ):
+            if (bits := _bits_per_channel(image)) > 8:
+                raise UserError(f"{path} has {bits} bits per channel: convert it to 8 bits")
+            decoded = image.convert("RGBA" if "transparency" in image.info else "RGB").convert("RGB")
+            orientation = _orientation(image)
+            return decoded.transpose(TURNS[orientation]) if orientation in TURNS else decoded
     except UserError:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"cannot read the image {path} ({reason}): replace or remove the file") from error
+    except Exception as error:  # a damaged file can make its reader fail in any way
+        raise UserError(f"cannot read the image {path} ({first_line(error)}): replace or remove the file") from error
+
+
+def _bits_per_channel(image: Image.Image) -> int:
+    """Return the bits per channel of an image that is open, not yet decoded: Pillow reduces colors to 8 bits."""
+    stored = image.tile[0].args if isinstance(image, ImageFile) and image.tile else ""
+    if isinstance(image, TiffImageFile):
+        return int(max(image.tag_v2.get(BITSPERSAMPLE, (1,))))
+    if image.format == "PPM" and isinstance(stored, tuple):  # (mode, largest value)
+        return int(stored[1]).bit_length()
+    return 16 if image.mode.startswith(("I", "F")) or (image.format == "PNG" and ";16" in str(stored)) else 8
+
+
+def _orientation(image: Image.Image) -> int | None:
+    """Return the EXIF orientation of a decoded image; None if it has none, or one that cannot be read."""
+    try:
+        orientation: int | None = image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged metadata can make its reader fail in any way; the pixels are intact
+        return None
+    return orientation
 
 
 class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
@@ -85,26 +122,47 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
             return error
 
 
+def _flat(images: Sequence[Sequence[str]]) -> tuple[list[str], Int[Tensor, " n"]]:
+    """Return the paths of all classes, one class after another, and their labels."""
+    sizes = torch.tensor([len(paths) for paths in images], dtype=torch.long)
+    return [path for paths in images for path in paths], torch.arange(len(images)).repeat_interleave(sizes)
+
+
 class FolderSource:
-    """Images from a folder, resized, cropped and flipped by workers and normalized on the device."""
+    """Images from a folder, resized, cropped and flipped by workers and normalized on the device.
+
+    The images of `val/` follow those of `train/` in the "train" array; `validation` is their positions, None without a
+    validation split of its own. `notes` are lines for the user.
+    """
 
     channels = 3
+    validation: Int[Tensor, " val"] | None = None
 
     def __init__(self, options: ImageFolder, *, seed: int, device: torch.device) -> None:
         listing = list_root(options.root)
-        self.classes, self.notes, self.digest = listing.classes, listing.notes, listing.digest
+        root, images, self.classes, self.digest = listing.root, listing.images, listing.classes, listing.digest
+        self.notes = list(listing.notes)
         if options.classes not in (None, len(self.classes)):
             raise UserError(
-                f"data.classes={options.classes}, but {options.root}/train has {len(self.classes)} class folders: "
+                f"data.classes={options.classes}, but {root / 'train'} has {len(self.classes)} class folders: "
                 "correct one of them"
             )
         self.image_size, self.device = options.image_size, device
-        self.labels = {
-            name: torch.repeat_interleave(torch.arange(len(paths)), torch.tensor([len(files) for files in paths]))
-            for name, paths in listing.images.items()
-        }
-        flat = {name: [p for files in paths for p in files] for name, paths in listing.images.items()}
-        self.decoder, self.workers = Decoder(options, seed, flat), options.num_workers
+        (train, train_labels), (val, val_labels) = _flat(images["train"]), _flat(images.get("val", []))
+        test, test_labels = _flat(images["test"])
+        if val:
+            self.validation = torch.arange(len(train), len(train) + len(val))
+            self.notes.append(
+                f"{root / 'val'} is the validation split, {len(val):,} images: data.val_fraction has no effect"
+            )
+        self.notes += [
+            f"{root / name} is not used: rename it to val to validate on it"
+            for name in ("valid", "validation")
+            if not os.path.isdir(root / "val") and os.path.isdir(root / name)
+        ]
+        self.labels = {"train": torch.cat([train_labels, val_labels]), "test": test_labels}
+        self.decoder = Decoder(options, seed, {"train": train + val, "test": test})
+        self.workers = options.num_workers
 
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0

@@ -234,16 +234,15 @@ class DataModule:
 def open_data(options: Data, *, seed: int, device: torch.device, channels_last: bool = False) -> DataModule:
     """Open the data set described by `options`, with sample order and views seeded by `seed`.
 
-    The validation split and the selection of training images (`trained_on`) depend only on `options.split_seed`.
+    The validation split, unless it is a folder of its own, and the selection of training images (`trained_on`) depend
+    only on `options.split_seed`.
 
     Raises:
         UserError: files are missing, damaged or invalid, or options do not fit the images.
     """
-    source: Source
-    notes: list[str] = []
+    source: FolderSource | MemorySource
     if isinstance(options, ImageFolder):
-        source = folder = FolderSource(options, seed=seed, device=device)
-        notes += folder.notes
+        source = FolderSource(options, seed=seed, device=device)
     else:
         assert isinstance(options, InMemory)
         source = MemorySource(options, seed=seed, device=device)
@@ -251,11 +250,15 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
         raise UserError(
             f"data.cutout={options.cutout} is larger than the image side, {source.image_size} pixels: use a smaller one"
         )
-    train, val = stratified_split(
-        source.labels["train"], options.val_fraction, seed=options.split_seed, classes=source.classes
-    )
+    if isinstance(source, FolderSource) and source.validation is not None:
+        train, val = torch.arange(int(source.validation[0])), source.validation
+    else:
+        train, val = stratified_split(
+            source.labels["train"], options.val_fraction, seed=options.split_seed, classes=source.classes
+        )
     train = trained_on(options, source.labels["train"], train, classes=source.classes)
     positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
     labels = {array: values.to(device) for array, values in source.labels.items()}
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    notes = source.notes if isinstance(source, FolderSource) else ()
     return DataModule(source, options, labels, positions, seed, device, memory_format, notes)

@@ -19,6 +19,7 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", 
 class Listing:
     """The sorted names of the classes; by split and class the sorted paths of the images; notes for the user."""
 
+    root: Path
     folders: Mapping[str, Path]
     classes: list[str]
     images: dict[str, list[list[str]]]
@@ -52,20 +53,30 @@ class _Found:
 
 
 def list_root(root: str | None) -> Listing:
-    """List the images below `data.root`: train/ and test/, or val/ without test/. Kept until a folder changes.
+    """List the images below `data.root`; the list is kept until a folder changes.
 
     Raises:
-        UserError: see `list_images`.
+        UserError: see `list_images`; or there is no `root`.
     """
-    assert root is not None, "load_config requires data.root"
+    if root is None:
+        raise UserError("data.root is missing: set it to the folder with train/ and test/ (or val/)")
     path = Path(root).expanduser()
     return _list_root(path, _changed(path))
 
 
 @functools.lru_cache(maxsize=4)
 def _list_root(root: Path, changed: tuple[int, ...]) -> Listing:
-    tested = root / "test" if (root / "test").is_dir() else root / "val"
-    return list_images({"train": root / "train", "test": tested})
+    return list_images(root)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of the splits: train, test, and val if it is there and not the test set."""
+    train, test, val = (root / name for name in ("train", "test", "val"))
+    if not os.path.isdir(test):
+        return {"train": train, "test": val}
+    if not os.path.isdir(val) or os.path.samefile(test, val):
+        return {"train": train, "test": test}
+    return {"train": train, "test": test, "val": val}
 
 
 def _changed(root: Path) -> tuple[int, ...]:
@@ -75,8 +86,10 @@ def _changed(root: Path) -> tuple[int, ...]:
     return tuple(os.stat(each).st_mtime_ns for each in (*splits, *classes))
 
 
-def list_images(folders: Mapping[str, Path]) -> Listing:
-    """List the images in the folder of each split; all splits have the same class folders.
+def list_images(root: Path) -> Listing:
+    """List the images in `root/train`, `root/val` and `root/test`, which have the same class folders.
+
+    Without `test`, `val` is the test set.
 
     Hidden files and folders are ignored, as are files without an image extension. A class folder and an image may be
     links. Links to other folders are not followed, nor is a link to an image that is listed already.
@@ -85,6 +98,7 @@ def list_images(folders: Mapping[str, Path]) -> Listing:
         UserError: a folder is missing, unreadable or without class folders, a class has no images, class folders differ
             or overlap, or an image is no regular file.
     """
+    folders = _split_folders(root)
     names = {split: _class_names(folder) for split, folder in folders.items()}
     found = {split: [_search(folder / name) for name in names[split]] for split, folder in folders.items()}
     first, *others = folders
@@ -109,7 +123,7 @@ def list_images(folders: Mapping[str, Path]) -> Listing:
                 )
     to_folders = {link for split in found.values() for each in split for link in each.folders}
     notes = [*_note("to a folder within a class", to_folders), *_note("to an image that is listed already", repeated)]
-    return Listing(folders, names[first], images, notes)
+    return Listing(root, folders, names[first], images, notes)
 
 
 def _digest(folder: Path, paths: Sequence[str]) -> str:
@@ -126,19 +140,31 @@ def _digest(folder: Path, paths: Sequence[str]) -> str:
 
 
 def _class_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is not a folder: data.root needs train/ and test/ (or val/), one folder per class")
     visible = [entry for entry in _entries(folder) if not entry.name.startswith(".")]
     if broken := [entry.path for entry in visible if not os.path.exists(entry.path)]:
         raise UserError(f"{broken[0]} is a broken link: restore or remove it")
     classes = sorted(entry.name for entry in visible if os.path.isdir(entry.path))
-    if classes == ["images"]:
+    loose = _entries(folder / "images") if classes == ["images"] else [] if classes else visible
+    if any(entry.name.lower().endswith(EXTENSIONS) for entry in loose):
+        where, tested = "all images in images/" if classes else "images, but no class folders", folder.parent / "val"
+        if folder.name == "test" and os.path.isdir(tested):
+            raise UserError(
+                f"{folder} has {where}, like ImageNet's and Tiny-ImageNet's test sets, whose labels are not public: "
+                f"move {folder} away (or link train and val alone into another data.root), and {tested} is the test set"
+            )
         raise UserError(
-            f"{folder} has all images in images/, like Tiny-ImageNet's val and test: move each into "
-            f"{folder}/<class>/ (val_annotations.txt lists the classes; images without labels cannot be used)"
+            f"{folder} has {where}: move each into {folder}/<class>/ (Tiny-ImageNet's val_annotations.txt and "
+            "ImageNet's LOC_val_solution.csv list the classes of val; images without labels cannot be used)"
         )
     if not classes:
         raise UserError(f"{folder} has no class folders: put the images of each class into {folder}/<class>/")
+    if len(classes) == 1:
+        raise UserError(
+            f"{folder} has only one class folder, {classes[0]}, but a classifier needs two: add one, or move the class "
+            f"folders up if they are in {folder / classes[0]}"
+        )
     return classes
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 from torchvision.transforms import v2
 
@@ -218,7 +220,8 @@ def test_root_is_required_and_must_hold_the_layout(tmp_path: Path) -> None:
         load(ImageFolder())
     with pytest.raises(UserError, match=r"train is not a folder: data\.root"):
         load(options(tmp_path))
-    write_image(tmp_path / "train" / "cat" / "0.png", 0)
+    for name in ("cat", "dog"):
+        write_image(tmp_path / "train" / name / "0.png", 0)
     with pytest.raises(UserError, match="val is not a folder"):
         load(options(tmp_path))
     (tmp_path / "test").mkdir()
@@ -235,9 +238,140 @@ def test_tiny_imagenet_val_as_published_is_explained(tmp_path: Path) -> None:
     for name in ("cat", "dog", "owl"):
         (val / name).rmdir()
     (val / "val_annotations.txt").write_text("val_0.JPEG\tcat\n")
-    with pytest.raises(UserError, match=r"val has all images in images/.*Tiny-ImageNet.*<class>") as error:
+    with pytest.raises(
+        UserError, match=r"val has all images in images/: move each into .*val/<class>/.*val_annot"
+    ) as error:
         load(options(tmp_path))
     one_line(error)
+
+
+def with_val(root: Path) -> Path:
+    for k, name in enumerate(("cat", "dog", "owl")):
+        for j in range(2):
+            write_image(root / "val" / name / f"{j}.png", 2000 + 10 * k + j)
+    return root
+
+
+def test_a_val_folder_is_the_validation_split(tmp_path: Path) -> None:
+    without = load(options(build(tmp_path), val_fraction=0.0))
+    data = load(options(with_val(tmp_path)))
+    assert data.sizes == {"train": 24, "val": 6, "test": 9}
+    assert data.notes == [
+        f"{tmp_path / 'val'} is the validation split, 6 images: data.val_fraction has no effect",
+    ]
+    (batch,) = data.eval_batches("val", batch_size=50, rank=0, world=1)
+    assert batch.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    (tmp_path / "test").rename(tmp_path / "train_test")
+    (tested,) = load(options(tmp_path)).eval_batches("test", batch_size=50, rank=0, world=1)
+    assert torch.equal(batch.images, tested.images)
+    old, new = views(epoch(without, 1)), views(epoch(data, 1))
+    assert old.keys() == new.keys()
+    assert all(torch.equal(old[index], image) for index, image in new.items())
+    assert data.train_labels.tolist() == [0] * 8 + [1] * 8 + [2] * 8 + [-1] * 6
+
+
+def test_partitions_of_the_training_images_beside_a_val_folder(tmp_path: Path) -> None:
+    with_val(build(tmp_path))
+    parts = [load(options(tmp_path, num_partitions=2, partition=k)) for k in range(2)]
+    whole = torch.cat([data.positions["train"] for data in parts]).sort().values
+    assert whole.tolist() == list(range(24))
+    assert all(data.positions["val"].tolist() == list(range(24, 30)) for data in parts)
+    small = load(options(tmp_path, train_fraction=0.25, exclude_classes=[1], mixup=0.5))
+    assert small.sizes == {"train": 4, "val": 6, "test": 9}
+    assert all(index < 24 for index in views(epoch(small, batch_size=4)))
+
+
+@pytest.mark.parametrize("linked", ["test", "val"])
+def test_val_and_test_in_one_folder_are_the_test_set(tmp_path: Path, linked: str) -> None:
+    build(tmp_path, test="val" if linked == "test" else "test")
+    (tmp_path / linked).symlink_to("val" if linked == "test" else "test")
+    data = load(options(tmp_path))
+    assert data.sizes == {"train": 18, "val": 6, "test": 9}
+    assert data.notes == []
+
+
+def test_a_validation_folder_of_another_name_is_mentioned(tmp_path: Path) -> None:
+    with_val(build(tmp_path)).joinpath("val").rename(tmp_path / "valid")
+    assert load(options(tmp_path)).notes == [f"{tmp_path / 'valid'} is not used: rename it to val to validate on it"]
+
+
+@pytest.mark.parametrize("flat", ["test", "test/images"])
+def test_a_test_set_without_labels_is_explained_and_the_advice_helps(tmp_path: Path, flat: str) -> None:
+    build(tmp_path, test="val")
+    write_image(tmp_path / flat / "ILSVRC2012_test_00000001.JPEG", 0)
+    with pytest.raises(
+        UserError, match=r"labels are not public: move .*test away .* and .*val is the test set"
+    ) as error:
+        load(options(tmp_path))
+    one_line(error)
+    (tmp_path / "other").mkdir()
+    for name in ("train", "val"):
+        (tmp_path / "other" / name).symlink_to(tmp_path / name)
+    assert load(options(tmp_path / "other")).sizes["test"] == 9
+    (tmp_path / "test").rename(tmp_path / "unlabeled")
+    assert load(options(tmp_path)).sizes["test"] == 9
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "tif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied(tmp_path: Path, orientation: int, suffix: str) -> None:
+    pixels = np.zeros((20, 30, 3), np.uint8)
+    pixels[:8, :10] = 255
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(pixels).save(path, exif=exif, **{"lossless": True} if suffix == "webp" else {})
+    with Image.open(path) as image:
+        upright = np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    assert np.array_equal(np.asarray(read_image(str(path))), upright)
+    assert upright.shape[:2] == ((20, 30) if orientation < 5 else (30, 20))
+
+
+def test_damaged_exif_data_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (30, 20)).save(path, exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff\x01\x12")
+    assert read_image(str(path)).size == (30, 20)
+
+
+def png(depth: int, color: int, channels: int) -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = struct.pack(">IIBBBBB", 4, 4, depth, color, 0, 0, 0)
+    rows = (b"\0" + bytes(range(4 * channels * depth // 8))) * 4
+    start = b"\x89PNG\r\n\x1a\n"
+    return start + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def tiff(depth: int) -> bytes:
+    tags = [(256, 3, 1, 4), (257, 3, 1, 4), (258, 3, 3, 122), (259, 3, 1, 1), (262, 3, 1, 2), (273, 4, 1, 128)]
+    tags += [(277, 3, 1, 3), (278, 3, 1, 4), (279, 4, 1, 48 * depth // 8)]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHII", *tag) for tag in tags) + bytes(4)
+    return b"II*\0" + struct.pack("<I", 8) + directory + struct.pack("<HHH", *[depth] * 3) + bytes(48 * depth // 8)
+
+
+DEEP = {"gray.png": png(16, 0, 1), "color.png": png(16, 2, 3), "gray and alpha.png": png(16, 4, 2)}
+DEEP |= {"alpha.png": png(16, 6, 4), "color.tif": tiff(16), "color.ppm": b"P6 4 4 65535\n" + bytes(96)}
+DEEP |= {"10 bits.ppm": b"P6 4 4 1023\n" + bytes(96), "gray.pgm": b"P5 4 4 65535\n" + bytes(32)}
+DEEP |= {"plain.ppm": b"P3 4 4 300\n" + b"299 " * 48}
+FLAT = {"gray.png": png(8, 0, 1), "color.png": png(8, 2, 3), "alpha.png": png(8, 6, 4), "color.tif": tiff(8)}
+FLAT |= {"color.ppm": b"P6 4 4 255\n" + bytes(48), "7 bits.ppm": b"P6 4 4 127\n" + bytes(48)}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_more_than_8_bits_are_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(DEEP[name])
+    with Image.open(tmp_path / name) as image:
+        image.load()  # a whole image
+    with pytest.raises(UserError, match=r"has (9|10|16) bits per channel: convert it to 8 bits") as error:
+        read_image(str(tmp_path / name))
+    assert str(tmp_path / name) in one_line(error)
+
+
+@pytest.mark.parametrize("name", FLAT)
+def test_8_bits_are_read(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(FLAT[name])
+    assert read_image(str(tmp_path / name)).size == (4, 4)
 
 
 @pytest.mark.parametrize("part", ["train", "test"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -27,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def listed(root: Path) -> Listing:
-    return list_images({split: root / split for split in ("train", "test")})
+    return list_images(root)
 
 
 def names(root: Path, split: str = "train") -> list[list[str]]:
@@ -148,3 +149,17 @@ def test_a_class_that_has_only_links_to_listed_images_is_empty(root: Path) -> No
         (root / split / "c").mkdir()
         (root / split / "c" / "0.png").symlink_to("../a/0.png")
     assert "train/c has no images" in refused(root)
+
+
+def test_hidden_files_and_folders_are_ignored(root: Path) -> None:
+    before = names(root)
+    touch(root / "train" / ".trash" / "0.png")
+    for name in (".ipynb_checkpoints/0-checkpoint.png", "deep/.cache/1.png", "deep/._1.png", ".2.png"):
+        touch(root / "train" / "a" / name)
+    assert names(root) == before
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_one_class_alone_is_refused(root: Path, split: str) -> None:
+    shutil.rmtree(root / split / "b")
+    assert f"{root / split} has only one class folder, a, but a classifier needs two" in refused(root)
