@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from kdschemes.cards.read import Entry, loss_card, method_card, papers
 from kdschemes.config import Config
 from kdschemes.config.load import build_config
+from kdschemes.config.parse import read_yaml
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError
@@ -45,13 +44,9 @@ def read_run(folder: Path) -> Config:
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no config.yaml")
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"{path} is damaged: it is not YAML") from None
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise UserError(f"{path} is damaged: it contains no keys")
+        tree = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"{error}: it is damaged") from None
     try:
         return build_config(tree)
     except UserError as error:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
 from kdschemes.config import Config
+from kdschemes.config.parse import to_yaml
 
 Tree = dict[str, Any]
 
@@ -63,11 +63,9 @@ def run_name(config: Config) -> str:
 
 def dump_yaml(config: Config) -> str:
     """Return the text of a run's `config.yaml`, which can be run again with `experiment=PATH`."""
-    text: str = yaml.safe_dump(to_tree(config), sort_keys=False)
-    return text
+    return to_yaml(to_tree(config))
 
 
 def in_line(value: Any) -> str:
     """Return a value as YAML on one line, as on a command line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return to_yaml(value, flow=True, width=math.inf).removesuffix("\n").removesuffix("\n...")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from kdschemes.config import models
+from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
@@ -101,7 +101,7 @@ def load_model(folder: str | Path) -> StagedNetwork:
     """
     file = Path(folder).expanduser() / CONFIG
     try:
-        config = json.loads(file.read_text())
+        config = parse_json(file.read_text())
         with torch.random.fork_rng(devices=[]):
             network = _described(config)
     except UserError:
@@ -121,7 +121,7 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
     file = Path(folder).expanduser() / EXITS_CONFIG
     spec = network.spec
     try:
-        config = json.loads(file.read_text())
+        config = parse_json(file.read_text())
         names, head = list(config["stages"]), str(config["head"])
         if head not in ("linear", "bottleneck"):
             raise ValueError(f"unknown exit head {head!r}")

@@ -9,9 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdschemes.config.naming import NOT_HASHED, flatten
+from kdschemes.config.parse import read_yaml
 from kdschemes.errors import UserError
 from kdschemes.storage.results import read_results
 from kdschemes.study.record import Entry
@@ -158,10 +157,9 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
 def read_config(folder: Path) -> dict[str, Any] | None:
     """Return a run's `config.yaml` as plain data; None if there is none that can be read."""
     try:
-        tree = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return read_yaml(folder / "config.yaml")
+    except UserError:
         return None
-    return tree if isinstance(tree, dict) else None
 
 
 def _member(row: Row, output: Path) -> Member:

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 
@@ -30,7 +31,7 @@ def read_results(folder: Path) -> dict[str, Any] | None:
         UserError: the file is damaged.
     """
     try:
-        results = json.loads((folder / RESULTS).read_text())
+        results = parse_json((folder / RESULTS).read_text())
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError):

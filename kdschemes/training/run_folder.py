@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdschemes.config import Config
 from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, to_tree
+from kdschemes.config.parse import read_yaml
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write, guarded
 from kdschemes.storage.lease import Lease
@@ -97,10 +96,10 @@ def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str,
     if not path.exists():
         return
     try:
-        there = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
+        there = read_yaml(path)
+    except UserError:
         raise UserError(f"{path} is damaged: delete the folder to start this run over") from None
-    ours, theirs = flatten(tree), flatten(there if isinstance(there, dict) else {})
+    ours, theirs = flatten(tree), flatten(there)
     different = [
         key
         for key in sorted(ours.keys() | theirs.keys())
