@@ -12,6 +12,7 @@ from typing import Any
 from kdschemes.config.losses import KINDS
 from kdschemes.config.naming import Tree
 from kdschemes.config.parse import check_plain, read_yaml
+from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, nearest, shown, unknown
 
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
@@ -32,7 +33,7 @@ def read_recipe(name: Any, recipes: Path) -> Tree:
     Raises:
         UserError: it does not exist, cannot be read, or has no keys.
     """
-    path = Path(str(name))
+    path = Path(expand(str(name)))
     if path.suffix not in (".yaml", ".yml", ".py"):
         found = [place for place in (recipes / f"{name}.yaml", recipes / f"{name}.py") if place.is_file()]
         table = recipes / f"{path.parent}.yaml"

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from kdschemes.config.help import allowed, choices
 from kdschemes.config.losses import KINDS, loss_named
 from kdschemes.config.renamed import renamed_key, renamed_value
-from kdschemes.errors import UserError, nearest, unknown
+from kdschemes.errors import UserError, nearest, shown, unknown
 
 
 def choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:
@@ -56,7 +56,12 @@ def validate(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     try:
         made = _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
-        raise _not_allowed(cls, str(error.errors()[0]["loc"][0]), values, prefix) from None
+        problems = error.errors()
+        for problem in problems:
+            key = str(problem["loc"][0])
+            if problem["type"] == "value_error":  # from the option's own check
+                raise UserError(f"{_join(prefix, key)}={shown(values[key])}: {problem['ctx']['error']}") from None
+        raise _not_allowed(cls, str(problems[0]["loc"][0]), values, prefix) from None
     for key, value in values.items():
         if not _all_finite(getattr(made, key)):
             raise UserError(f"{_join(prefix, key)}={value}: must be a finite number")

@@ -126,7 +126,7 @@ class FolderSource:
     def __init__(self, options: ImageFolder, *, seed: int, device: torch.device) -> None:
         if options.root is None:
             raise UserError("data.root is missing: set it to the folder with train/ and test/ (or val/)")
-        root = Path(options.root).expanduser()
+        root = Path(options.root)
         tested = root / "test" if (root / "test").is_dir() else root / "val"
         self.classes, train = list_images(root / "train")
         test_classes, test = list_images(tested)

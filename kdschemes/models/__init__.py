@@ -11,6 +11,7 @@ import torch
 
 from kdschemes.config import models
 from kdschemes.config.parse import parse_json
+from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
@@ -99,7 +100,7 @@ def load_model(folder: str | Path) -> StagedNetwork:
 
     Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
     """
-    file = Path(folder).expanduser() / CONFIG
+    file = Path(expand(str(folder))) / CONFIG
     try:
         config = parse_json(file.read_text())
         with torch.random.fork_rng(devices=[]):
@@ -118,7 +119,7 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
     Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
     """
     network = load_model(folder)
-    file = Path(folder).expanduser() / EXITS_CONFIG
+    file = Path(expand(str(folder))) / EXITS_CONFIG
     spec = network.spec
     try:
         config = parse_json(file.read_text())

@@ -27,7 +27,7 @@ FOLDER = "teacher_cache"
 
 def cache_root(config: Config) -> Path:
     folder = config.teacher.cache_dir
-    return Path(folder).expanduser() if folder is not None else Path(config.output_dir) / FOLDER
+    return Path(folder) if folder is not None else Path(config.output_dir) / FOLDER
 
 
 def check_cache(config: Config, scheme: Distillation) -> None:
@@ -146,7 +146,7 @@ def _rebuilding(config: Config) -> str:
 
 
 def _absolute(path: str) -> str:
-    return path if path.startswith(HUB) else os.path.abspath(os.path.expanduser(path))
+    return path if path.startswith(HUB) else os.path.abspath(path)
 
 
 def _frozen(scheme: Distillation) -> list[Frozen]:
