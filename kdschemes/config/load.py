@@ -17,8 +17,9 @@ from kdschemes.config.parse import parse_word
 from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe
 from kdschemes.config.renamed import RENAMED_METHODS
 from kdschemes.config.schemes.custom import Topology
+from kdschemes.config.unknown import no_such
 from kdschemes.config.validate import choose, make, make_loss, unknown_key, validate
-from kdschemes.errors import UserError, nearest, shown, unknown
+from kdschemes.errors import UserError, nearest, shown
 
 DEFAULT_SCHEME = "online"
 
@@ -195,7 +196,7 @@ def _extra_losses(given: Any) -> list[Any]:
         found = loss_named(str(tree.get("name")))
         if found is None:
             names = [name for table in KINDS.values() for name in table if name != "none"]
-            raise unknown("loss in losses.extra", str(tree.get("name")), names)
+            raise no_such("losses.extra", tree.get("name"), names)
         made.append(make(found[1], tree, "losses.extra"))
     return made
 
@@ -219,10 +220,7 @@ def _scheme_class(tree: Mapping[str, Any]) -> type:
     if not isinstance(method, str) or method not in methods:
         if str(method) in RENAMED_METHODS:
             raise UserError(f"method={method} is now method={RENAMED_METHODS[str(method)]}")
-        for other, table in schemes.SCHEMES.items():
-            if method in table:
-                raise UserError(f"method={method} belongs to scheme={other}; scheme={name} has {', '.join(methods)}")
-        raise unknown("method", str(method), methods)
+        raise no_such("method", method, methods)
     cls: type = methods[method]
     return cls
 

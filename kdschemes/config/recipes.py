@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from kdschemes.config.losses import KINDS
+from kdschemes.config.losses import KINDS, loss_named
 from kdschemes.config.naming import Tree
 from kdschemes.config.parse import check_plain, read_yaml
 from kdschemes.config.paths import expand
@@ -152,6 +152,8 @@ def nest(key: str, value: Any) -> Tree:
     if len(parts) > MOST_PARTS:
         raise UserError(f"unknown key '{shown(key)}' (--help all lists all keys)")
     if (key in GROUPS or key in {f"losses.{kind}" for kind in KINDS}) and not isinstance(value, Mapping):
+        if key == "losses" and (found := loss_named(str(value))):
+            raise UserError(f"losses={value}: {value} is a {found[0]} loss, write losses.{found[0]}={value}")
         if key in ("losses", "train"):
             raise UserError(f"{key}={shown(value)}: give its keys, as {key}.KEY=VALUE")
         parts.append("name")
