@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdschemes.checksums import text_is_intact, text_with_checksum
 from kdschemes.config import Config
+from kdschemes.config.parse import read_yaml, to_yaml
 from kdschemes.errors import UserError
 
 Tree = dict[str, Any]
@@ -51,7 +51,7 @@ def flatten(tree: Mapping[str, Any], separator: str = ".") -> Tree:
 
 def dump_yaml(config: Config) -> str:
     """Return the text of a run's `config.yaml` with its checksum; it can be run again with `experiment=PATH`."""
-    return text_with_checksum(yaml.safe_dump(to_tree(config), sort_keys=False))
+    return text_with_checksum(to_yaml(to_tree(config)))
 
 
 def read_config(folder: Path) -> Tree:
@@ -62,20 +62,14 @@ def read_config(folder: Path) -> Tree:
     """
     path = folder / "config.yaml"
     try:
-        text = path.read_bytes().decode()
-        tree = yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"{path} is damaged: it is not YAML; {CURE}") from None
-    if not text_is_intact(text):
+        tree = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"{error}: it is damaged; {CURE}") from None
+    if not text_is_intact(path.read_text(encoding="utf-8")):
         raise UserError(f"{path} is damaged: it does not match its checksum; {CURE}")
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise UserError(f"{path} is damaged: it contains no keys; {CURE}")
     return tree
 
 
 def in_line(value: Any) -> str:
     """Return a value as YAML on one line, as on a command line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return to_yaml(value, flow=True, width=math.inf).removesuffix("\n").removesuffix("\n...")

@@ -53,7 +53,7 @@ class MemorySource:
     """Images stored on the device as bytes, the training images padded."""
 
     def __init__(self, options: InMemory, *, seed: int, device: torch.device) -> None:
-        arrays = READERS[type(options)](Path(options.root).expanduser())
+        arrays = READERS[type(options)](Path(options.root))
         self.classes, self.labels = arrays.classes, {"train": arrays.train_labels, "test": arrays.test_labels}
         self.digest = labels_digest(self.labels)
         self.channels, self.image_size = arrays.train_images.shape[1:3]

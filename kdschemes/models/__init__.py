@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -12,6 +11,8 @@ import torch
 
 from kdschemes.checksums import json_is_intact
 from kdschemes.config import models
+from kdschemes.config.parse import parse_json
+from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
@@ -100,7 +101,7 @@ def load_model(folder: str | Path) -> StagedNetwork:
 
     Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
     """
-    file = Path(folder).expanduser() / CONFIG
+    file = Path(expand(str(folder))) / CONFIG
     try:
         config = _read_json(file)
         with torch.random.fork_rng(devices=[]):
@@ -119,7 +120,7 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
     Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
     """
     network = load_model(folder)
-    file = Path(folder).expanduser() / EXITS_CONFIG
+    file = Path(expand(str(folder))) / EXITS_CONFIG
     spec = network.spec
     try:
         config = _read_json(file)
@@ -138,7 +139,7 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads(file.read_bytes())
+    config: dict[str, Any] = parse_json(file.read_bytes())
     if not json_is_intact(config):
         raise ValueError("it does not match its checksum")
     return config

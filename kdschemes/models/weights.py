@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from kdschemes.checksums import json_with_checksum, safetensors_is_intact, safetensors_with_checksum
+from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line
 from kdschemes.models.base import StagedNetwork
 from kdschemes.models.exits import ExitNetwork
@@ -34,7 +35,7 @@ def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) 
     `UserError` if the file is missing or broken, if its classifier does not have `num_classes` classes, or if a tensor
     is missing, unexpected or has another shape.
     """
-    path = _fetch(str(path)) if str(path).startswith(HUB) else Path(path).expanduser()
+    path = _fetch(str(path)) if str(path).startswith(HUB) else Path(expand(str(path)))
     state = {_plain_name(name): tensor for name, tensor in _read(path).items()}
     wanted = network.plain_state()
     for classifier in network.classifiers:
@@ -50,7 +51,7 @@ def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) 
 
 def load_exit_weights(network: ExitNetwork, folder: str | Path) -> None:
     """Load exits written by `save_exits`. Raises `UserError` if they are missing, broken or do not fit the network."""
-    path = Path(folder).expanduser() / EXITS
+    path = Path(expand(str(folder))) / EXITS
     state = _read(path)
     _check_fit(state, network.exits.state_dict(), path, f"the exits of {network.network.spec.name}")
     network.exits.load_state_dict(state)

@@ -60,7 +60,7 @@ def list_root(root: str | None) -> Listing:
     """
     if root is None:
         raise UserError("data.root is missing: set it to the folder with train/ and test/ (or val/)")
-    path = Path(root).expanduser()
+    path = Path(root)
     return _list_root(path, _changed(path))
 
 

@@ -59,7 +59,7 @@ def _identity(given: str) -> str:
 
     A run's name stands for its weights before it has finished, too.
     """
-    path = Path(given).expanduser()
+    path = Path(given)
     folder = path.parent if path.name == WEIGHTS else path
     which = "/best" if folder.name == "best" else ""
     run = folder.parent if which else folder

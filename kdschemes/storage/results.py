@@ -12,6 +12,7 @@ import pydantic
 from typing_extensions import TypedDict
 
 from kdschemes import checksums
+from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError, first_line
 from kdschemes.storage.atomic import atomic_write
 
@@ -83,7 +84,7 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / RESULTS
     try:
-        results = json.loads(path.read_bytes())
+        results = parse_json(path.read_bytes())
         SCHEMA.validate_python(results)
         if checksums.json_is_intact(results):
             return {key: value for key, value in results.items() if key != checksums.KEY}
@@ -93,7 +94,7 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         fault = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         fault = first_line(error)
     raise UserError(f"{path} is damaged ({fault[:120]}): delete it and run again")
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.storage.results import plain
@@ -95,7 +96,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             row = None
         if not isinstance(row, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from kdschemes import checksums
 from kdschemes.config import Config
 from kdschemes.config.data import ImageFolder
 from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, read_config, to_tree
+from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write, guarded
 from kdschemes.storage.class_folders import list_root
@@ -100,7 +100,7 @@ def check_images_unchanged(folder: Path, config: Config) -> None:
     digest = f"{config.data.name}_{now['digest'][:8]}"
     for path in sorted(folder.parent.glob(f"{folder.name.replace(digest, f'{config.data.name}_????????')}/{IMAGES}")):
         try:
-            then = json.loads(path.read_bytes())
+            then = parse_json(path.read_bytes())
             if then["root"] != now["root"] or not checksums.json_is_intact(then):
                 continue
             found = _difference(then, now)
@@ -115,7 +115,7 @@ def check_images_unchanged(folder: Path, config: Config) -> None:
 def _described(options: ImageFolder) -> dict[str, Any]:
     listing = list_root(options.root)
     by_class = {split: dict(zip(listing.classes, of, strict=True)) for split, of in listing.digests.items()}
-    return {"root": str(Path(str(options.root)).expanduser().resolve()), "digest": listing.digest, "classes": by_class}
+    return {"root": str(Path(str(options.root)).resolve()), "digest": listing.digest, "classes": by_class}
 
 
 def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
