@@ -36,8 +36,8 @@ def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int, 
     RGB to gray images (its weights are summed) and back. `network.notes` then says what was adapted or left out.
 
     Raises:
-        UserError: the file is missing or damaged, its classifier does not have `num_classes` classes, or a tensor is
-            missing, unexpected or has another shape.
+        UserError: the file is missing or damaged, its classifier does not have `num_classes` classes, a tensor is
+            missing, unexpected, has another shape or is not finite.
     """
     path = _fetch(str(path)) if str(path).startswith(HUB) else Path(path).expanduser()
     wanted = network.plain_state()
@@ -102,6 +102,9 @@ def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: 
         listed = ", ".join(problems[:MOST_LISTED])
         more = f", and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
         raise UserError(f"{path} does not fit {whose}: {printable(listed)}{more}")
+    for name, tensor in state.items():
+        if not tensor.to(wanted[name].dtype).isfinite().all():
+            raise UserError(f"{path} cannot be used: {name} is not finite (NaN or infinity); give other weights")
 
 
 def save_weights(

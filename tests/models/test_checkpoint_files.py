@@ -277,6 +277,17 @@ def test_files_that_cannot_be_read(trained: StagedNetwork, tmp_path: Path) -> No
     assert "does not match its checksum" in refusal(bytes(whole), file)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e300])
+@pytest.mark.parametrize("name", ["stage2.conv1.weight", "stage3.bn2.running_var"])
+def test_weights_that_are_not_finite(name: str, value: float, trained: StagedNetwork, tmp_path: Path) -> None:
+    """1e300 is finite in the file and infinite in the network, which computes in float32."""
+    state = {own: tensor.clone().double() for own, tensor in trained.state_dict().items()}
+    state[name].view(-1)[3] = value
+    state["fc.bias"][0] = value
+    message = refusal(state, tmp_path / "weights.pt")
+    assert message == f" cannot be used: {name} is not finite (NaN or infinity); give other weights"
+
+
 @pytest.mark.parametrize("file_classes", [10, 100])
 @pytest.mark.parametrize("name", ["convnet", "vgg8", "timm/test_vit"])
 def test_a_new_head(name: str, file_classes: int, tmp_path: Path) -> None:
