@@ -25,6 +25,10 @@ class Model:
         FilePath | Annotated[list[FilePath], Field(min_length=2)] | None,
         Field(description="initial weights: a file, run folder or hf_hub:OWNER/NAME; a list: one per online peer"),
     ] = None
+    head: Annotated[
+        Literal["checkpoint", "new"],
+        Field(description="the classifier: that of model.checkpoint, or a new one if the data has other classes"),
+    ] = "checkpoint"
     pretrained: Annotated[bool, Field(description="start from timm's pretrained weights (downloads them)")] = False
 
 

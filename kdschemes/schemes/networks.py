@@ -32,7 +32,8 @@ def student_network(
     with seeded(config.seed, "init", role) if seed is None else seeded(seed, "init"):
         network = _create(model or config.model.name, data_spec, config.model.pretrained)
     if checkpoint is not None:
-        load_weights(network, checkpoint, num_classes=data_spec.num_classes)
+        new_head = config.model.head == "new"
+        load_weights(network, checkpoint, num_classes=data_spec.num_classes, new_head=new_head)
     return network
 
 

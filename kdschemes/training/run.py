@@ -15,6 +15,7 @@ from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
 from kdschemes.core.averages import PredictionBank
 from kdschemes.core.distillation import Distillation
+from kdschemes.core.placement import frozen_nodes
 from kdschemes.core.types import Batch
 from kdschemes.data import DataModule
 from kdschemes.data.batches import evenly
@@ -23,6 +24,7 @@ from kdschemes.distributed.fsdp import full_state
 from kdschemes.errors import TrainingStopped
 from kdschemes.evaluation.cost import head_costs, training_macs
 from kdschemes.evaluation.evaluate import evaluation_mode
+from kdschemes.models import StagedNetwork, Trunk
 from kdschemes.storage.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -100,6 +102,10 @@ class Run:
         self.build()
         self.opened = time.perf_counter()
         main_process_first(self._resume)
+        for part in (self.scheme, *(node.network for node in frozen_nodes(self.scheme))):
+            for module in part.modules():
+                for note in module.notes if isinstance(module, StagedNetwork | Trunk) else ():
+                    self.console.once(note)
         for node in self.scheme.nodes.values():
             if isinstance(node, PredictionBank):
                 self.console.line(node.describe())

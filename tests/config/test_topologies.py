@@ -134,7 +134,11 @@ def test_reading_a_run_of_a_topology_needs_no_permission(here: Path, capsys: pyt
 def export(here: Path) -> Callable[..., int]:
     import torch
 
-    torch.save({"scheme": {}, "step": 1}, "run/checkpoint.pt")
+    counts = dict.fromkeys(("step", "window_steps", "metrics_offset", "images"), 1)
+    texts = dict.fromkeys(("version", "data", "metrics_sha256"), "x")
+    others = {"seconds": 1.0, "wall": 1.0, "best": None, "previous_best": None, "scaler": None, "processes": 1}
+    state = {"scheme": {}, "optimizer": {}, "window_sums": torch.zeros(1, 1), **counts, **texts, **others}
+    torch.save(state, "run/checkpoint.pt")
     return lambda *words: cli.main(["export", "run", "out", *words])
 
 

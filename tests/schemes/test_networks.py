@@ -6,10 +6,11 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
 from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
-from kdschemes.models import save_weights
+from kdschemes.models import create_model, save_weights
 from tests.schemes.cases import DEFAULTS, OFFLINE, ONLINE, SELF, build, check_refused, network_of, same_state
 
 BORN_AGAIN = ("self-ban", "self-tfkd_self")
@@ -40,6 +41,22 @@ def test_teachers_come_from_their_own_seed_or_checkpoint(tmp_path: Path) -> None
     assert same_state(other, network_of(again, "student"))
     with pytest.raises(UserError, match="10 classes"):
         build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'other'}", data_spec=DataSpec(7, 1, 8))
+
+
+def test_a_student_with_a_new_classifier(tmp_path: Path) -> None:
+    other = create_model("convnet", num_classes=100, channels=3, image_size=8)
+    save_weights(other, tmp_path)
+    start = [*DEFAULTS["supervised-ce"], "model=convnet", f"model.checkpoint={tmp_path}"]
+    fresh = network_of(build(*start[:-1]), "student")
+    network = network_of(build(*start, "model.head=new"), "student")
+    assert torch.equal(network.get_parameter("fc.weight"), fresh.get_parameter("fc.weight"))
+    assert torch.equal(network.get_parameter("stage4.conv2.weight").float(), other.get_parameter("stage4.conv2.weight"))
+    assert network.notes == (
+        f"{tmp_path}: new classifier for 10 classes; stage1.conv1.weight is summed over RGB, because the data is gray",
+    )
+    check_refused(start, "model.head=new")
+    with pytest.raises(UserError, match=r"model.head=new replaces the classifier of model.checkpoint"):
+        build(*start[:-1], "model.head=new")
 
 
 @pytest.mark.parametrize(
