@@ -52,7 +52,7 @@ PADDING, SIDE, CLASSES = 4, 32, 100
 class RandomImages:
     """CIFAR-sized random images in memory, viewed as CIFAR's are (crop with padding, flip, normalize)."""
 
-    channels, image_size = 3, SIDE
+    channels, image_size, digest = 3, SIDE, "random"
 
     def __init__(self, count: int) -> None:
         side = SIDE + 2 * PADDING

@@ -28,13 +28,13 @@ from experiments.bench import built, timed, train_one_epoch
 from experiments.every_loss import mean_std
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import TrainingStopped
 from kdschemes.schemes import build_scheme
+from kdschemes.storage.naming import run_name
 from kdschemes.training.run import Run
 from kdschemes.training.train import train
 

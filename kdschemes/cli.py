@@ -16,6 +16,7 @@ from kdschemes.cards import cite
 from kdschemes.cards import read as cards
 from kdschemes.config import Config
 from kdschemes.config.data import DATA
+from kdschemes.config.paths import expand
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, unknown
 from kdschemes.training.signals import StopSignal
 
@@ -199,7 +200,7 @@ def methods(options: argparse.Namespace) -> str:
 
 def citations(options: argparse.Namespace) -> str:
     """Return the BibTeX of what a run used."""
-    return cite.cite(Path(options.run).expanduser())
+    return cite.cite(Path(options.run))
 
 
 def compare(options: argparse.Namespace) -> str:
@@ -213,7 +214,7 @@ def export(options: argparse.Namespace) -> str:
     """Write a head of a run as a plain network."""
     from kdschemes.training.export import export as export_head
 
-    run, out = Path(options.run).expanduser(), Path(options.out).expanduser()
+    run, out = Path(options.run), Path(options.out)
     return export_head(run, out, head=options.head, best=options.best)
 
 
@@ -221,21 +222,21 @@ def list_caches(options: argparse.Namespace) -> str:
     """Return the table of the teacher caches in a folder."""
     from kdschemes.teacher_cache.listing import listing
 
-    return listing(Path(options.folder).expanduser())
+    return listing(Path(options.folder))
 
 
 def verify_cache(options: argparse.Namespace) -> str:
     """Recompute a sample of a teacher cache and return how close it is."""
     from kdschemes.teacher_cache.verify import verify
 
-    return verify(Path(options.folder).expanduser(), options.samples, options.override, options.seed)
+    return verify(Path(options.folder), options.samples, options.override, options.seed)
 
 
 def wandb_dashboard(options: argparse.Namespace) -> str:
     """Build the workspace that compares schemes; save it in W&B, or write it to a file."""
     from kdschemes.tracking.dashboard import dashboard
 
-    out = Path(options.out).expanduser() if options.out is not None else None
+    out = Path(options.out) if options.out is not None else None
     return dashboard(options.project, entity=options.entity, group=options.group, out=out)
 
 
@@ -243,7 +244,7 @@ def wandb_sync(options: argparse.Namespace) -> str:
     """Upload the runs that W&B's client wrote offline."""
     from kdschemes.tracking.upload import sync
 
-    return sync(Path(options.folder).expanduser(), dry_run=options.dry_run, say=lambda line: print(line, flush=True))
+    return sync(Path(options.folder), dry_run=options.dry_run, say=lambda line: print(line, flush=True))
 
 
 def stages(options: argparse.Namespace) -> str:
@@ -315,13 +316,15 @@ def _parser() -> Parser:
     _add_study(parser.command("study", "many runs and their report: run, submit, status, report"))
     parser.group("look at runs")
     two = parser.command("compare", "two runs side by side: differing keys, results, cost, predictions", compare)
-    two.add_argument("first", metavar="RUN", help="folder of a run")
-    two.add_argument("second", metavar="RUN", help="folder of another one")
+    two.add_argument("first", type=_path, metavar="RUN", help="folder of a run")
+    two.add_argument("second", type=_path, metavar="RUN", help="folder of another one")
     credit = parser.command("cite", "the BibTeX of what a run used: method, losses, data, networks, options", citations)
-    credit.add_argument("run", metavar="RUN", help="folder of the run")
+    credit.add_argument("run", type=_path, metavar="RUN", help="folder of the run")
     out = parser.command("export", "a head of a run, such as a peer, as a plain network", export)
-    out.add_argument("run", metavar="RUN", help="folder of the run, finished or not")
-    out.add_argument("out", metavar="FOLDER", help="gets model.safetensors and config.json, and exits if there are any")
+    out.add_argument("run", type=_path, metavar="RUN", help="folder of the run, finished or not")
+    out.add_argument(
+        "out", type=_path, metavar="FOLDER", help="gets model.safetensors and config.json, and exits if there are any"
+    )
     out.add_argument("--head", metavar="NAME", help="a head of the run's table [the first]")
     out.add_argument("--best", action="store_true", help="weights of the best epoch [of the last checkpoint]")
     _add_wandb(parser.command("wandb", "Weights & Biases: sync (offline runs), dashboard"))
@@ -345,32 +348,40 @@ def _add_study(parser: Parser) -> None:
     run.usage = "%(prog)s STUDY [KEY=VALUE ...] [--parallel P] [--memory GB] [--dry-run] [--slurm [-- OPTIONS]]"
     submit.usage = "%(prog)s STUDY [KEY=VALUE ...] [--parallel P] [--dry-run] [-- OPTIONS OF SBATCH]"
     for command, parallel in ((run, "number of processes [one per GPU; 2 on CPU]"), (submit, "runs of an array [all]")):
-        command.add_argument("study", metavar="STUDY", help="a study of experiments/studies, or the path of its file")
+        command.add_argument(
+            "study", type=_path, metavar="STUDY", help="a study of experiments/studies, or the path of its file"
+        )
         command.add_argument("override", metavar="KEY=VALUE", nargs="*", help="for all runs [as when it was started]")
         command.add_argument("--parallel", type=_positive, metavar="P", help=f"at the same time: {parallel}")
         command.add_argument("--dry-run", action="store_true", help="print what would be done, and write nothing")
     run.add_argument("--memory", type=_amount, metavar="GB", help="memory of all processes [80 %% of what is free]")
     run.add_argument("--slurm", action="store_true", help="the same as study submit; what follows -- goes to sbatch")
     status = parser.command("status", "the state of each run of a study, and why some failed", study_status)
-    status.add_argument("study", metavar="STUDY", help="name, file or folder of a study")
+    status.add_argument("study", type=_path, metavar="STUDY", help="name, file or folder of a study")
     show = parser.command("report", "tables, charts and verdicts of a study, or of runs", report)
     show.description = (
         "Write a report as one HTML file, as markdown, and a PNG per chart; print its main numbers. That of a study is "
         "report.html, report.md and CHART.png in its folder; that of runs is report.html, report.md and "
         "report_CHART.png in the current folder."
     )
-    show.add_argument("of", metavar="STUDY_OR_RUN", nargs="+", help="a study's name or folder, or folders of runs")
-    for command in (status, show):
-        command.add_argument("--output", metavar="FOLDER", help="folder that holds the runs' folders [runs]")
     show.add_argument(
-        "--out", metavar="FILE", help="STEM.html or STEM.md: writes both, and STEM_CHART.png next to them"
+        "of", type=_path, metavar="STUDY_OR_RUN", nargs="+", help="a study's name or folder, or folders of runs"
+    )
+    for command in (status, show):
+        command.add_argument(
+            "--output", type=_path, metavar="FOLDER", help="folder that holds the runs' folders [runs]"
+        )
+    show.add_argument(
+        "--out", type=_path, metavar="FILE", help="STEM.html or STEM.md: writes both, and STEM_CHART.png next to them"
     )
 
 
 def _add_wandb(parser: Parser) -> None:
     parser.has_commands()
     send = parser.command("sync", "upload the runs that W&B's client wrote offline, once each, in order", wandb_sync)
-    send.add_argument("folder", metavar="FOLDER", nargs="?", default="runs", help="holds the runs' folders [runs]")
+    send.add_argument(
+        "folder", type=_path, metavar="FOLDER", nargs="?", default="runs", help="holds the runs' folders [runs]"
+    )
     send.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and send nothing")
     board = parser.command(
         "dashboard", "a workspace that compares schemes: curves, bars, cost, alpha, T", wandb_dashboard
@@ -378,17 +389,17 @@ def _add_wandb(parser: Parser) -> None:
     board.add_argument("--project", metavar="P", default=Config().project, help="project of the runs [%(default)s]")
     board.add_argument("--entity", metavar="E", help="user or team that owns it [who is logged in]")
     board.add_argument("--group", metavar="STUDY", help="only the runs of this group [all of the project]")
-    board.add_argument("--out", metavar="FILE", help="write it there as JSON, and save nothing in W&B")
+    board.add_argument("--out", type=_path, metavar="FILE", help="write it there as JSON, and save nothing in W&B")
 
 
 def _add_cache(parser: Parser) -> None:
     parser.has_commands()
     listed = parser.command("list", "the caches in a folder, their sizes and teachers", list_caches)
     listed.add_argument(
-        "folder", metavar="FOLDER", nargs="?", default="runs/teacher_cache", help="[runs/teacher_cache]"
+        "folder", type=_path, metavar="FOLDER", nargs="?", default="runs/teacher_cache", help="[runs/teacher_cache]"
     )
     verify = parser.command("verify", "recompute a sample of a cache and compare", verify_cache)
-    verify.add_argument("folder", metavar="FOLDER", help="folder of one cache")
+    verify.add_argument("folder", type=_path, metavar="FOLDER", help="folder of one cache")
     keys = "where data and teacher are now: data.root=, ..."
     verify.add_argument("override", metavar="KEY=VALUE", nargs="*", help=keys)
     verify.add_argument("--samples", type=_positive, metavar="N", default=8, help="chunks of 256 images to compute [8]")
@@ -410,6 +421,13 @@ def _options(words: list[str]) -> argparse.Namespace:
         options.override += more
         options.sbatch = sbatch
     return options
+
+
+def _path(text: str) -> str:
+    try:
+        return expand(text)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _amount(text: str) -> float:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+ECHOED = 200
+"""Characters of a user's value that a message repeats."""
+
 
 class UserError(ValueError):
     """A mistake in the user's input: a key, a value, a file. Its message is one line that says what to do."""
@@ -18,16 +21,23 @@ class TrainingStopped(RuntimeError):
     """Training cannot continue (a loss or a weight is not finite). The one-line message says where."""
 
 
+def shown(value: object) -> str:
+    """Return a value as a message echoes it: on one line, control characters escaped, at most `ECHOED` characters."""
+    text = str(value)
+    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[: ECHOED + 1])
+    return text if len(text) <= ECHOED else f"{text[:ECHOED]}..."
+
+
 def nearest(value: str, allowed: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the allowed word closest to `value`, or "" if none is close."""
-    close = difflib.get_close_matches(value, list(allowed), n=1, cutoff=0.5)
+    close = difflib.get_close_matches(value[:ECHOED], list(allowed), n=1, cutoff=0.5)
     return f"; did you mean '{close[0]}'?" if close else ""
 
 
 def unknown(kind: str, value: str, allowed: Iterable[str]) -> UserError:
     """Return the error for an unknown name: it lists the value, the choices, and the nearest one."""
     allowed = list(allowed)
-    return UserError(f"unknown {kind} '{value}'{nearest(value, allowed)} (choose from {', '.join(allowed)})")
+    return UserError(f"unknown {kind} '{shown(value)}'{nearest(value, allowed)} (choose from {', '.join(allowed)})")
 
 
 def first_line(error: BaseException) -> str:

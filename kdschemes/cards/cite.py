@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import yaml
-
 from kdschemes.cards.read import Entry, loss_card, method_card, papers
 from kdschemes.config import Config
 from kdschemes.config.load import build_config
+from kdschemes.config.naming import read_config
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError
@@ -44,14 +43,7 @@ def read_run(folder: Path) -> Config:
         raise UserError(f"folder {folder} not found: give a run folder")
     if not path.is_file():
         raise UserError(f"{folder} is not a run folder: it has no config.yaml")
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"{path} is damaged: it is not YAML") from None
-    if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise UserError(f"{path} is damaged: it contains no keys")
+    tree = read_config(folder)
     try:
         return build_config(tree)
     except UserError as error:

@@ -11,11 +11,10 @@ from importlib.resources import files
 from textwrap import indent
 from typing import Any
 
-import yaml
-
 from kdschemes.config.load import build_config
 from kdschemes.config.losses import KINDS, NoLoss
 from kdschemes.config.naming import in_line
+from kdschemes.config.parse import parse_yaml
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError, nearest
 
@@ -202,7 +201,7 @@ def _read(name: str, kind: str, family: str, defaults: Mapping[str, Any]) -> Car
     except FileNotFoundError:
         raise UserError(f"{kind}/{name} has no card: write kdschemes/{path}") from None
     _, front, body = text.split("---\n", 2)
-    facts = yaml.safe_load(front)
+    facts = parse_yaml(front, path)
     papers, equation, reference = facts["papers"], facts["equation"], facts.get("reference", "see the card")
     return Card(name, kind, path, tuple(papers), equation.rstrip(), reference, body.strip(), defaults)
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from kdschemes.config.data import Data, Digits
 from kdschemes.config.losses import Losses
+from kdschemes.config.paths import FilePath
 from kdschemes.config.schemes.online import OnlineDML
 
 TEACHER = "teacher"
@@ -21,7 +22,7 @@ class Model:
 
     name: Annotated[str, Field(description="a kdschemes network, or any timm model as timm/NAME")] = "convnet"
     checkpoint: Annotated[
-        str | Annotated[list[str], Field(min_length=2)] | None,
+        FilePath | Annotated[list[FilePath], Field(min_length=2)] | None,
         Field(description="initial weights: a file, run folder or hf_hub:OWNER/NAME; a list: one per online peer"),
     ] = None
     pretrained: Annotated[bool, Field(description="start from timm's pretrained weights (downloads them)")] = False
@@ -35,7 +36,7 @@ class Teacher:
         str | Annotated[list[str], Field(min_length=1)], Field(description="the teacher's model, or a list of models")
     ] = "resnet18_cifar"
     checkpoint: Annotated[
-        str | list[str] | None,
+        FilePath | list[FilePath] | None,
         Field(description="weights: a file, run folder or hf_hub:OWNER/NAME, or a list; null: trained first, once"),
     ] = None
     pretrained: Annotated[bool, Field(description="use timm's pretrained weights (downloads them)")] = False
@@ -61,7 +62,7 @@ class Teacher:
             "same seed: the logits, or also the features that losses use"
         ),
     ] = "none"
-    cache_dir: Annotated[str | None, Field(description="cache folder; null: teacher_cache in output_dir")] = None
+    cache_dir: Annotated[FilePath | None, Field(description="cache folder; null: teacher_cache in output_dir")] = None
     cache_limit_gb: Annotated[float, Field(gt=0, description="maximum size of cache_dir in GB (10^9 bytes)")] = 20.0
     epochs: Annotated[
         int | None, Field(ge=1, description="epochs of a teacher that is trained first; null: as many as the student")
@@ -151,4 +152,4 @@ class Config:
     project: Annotated[str, Field(description="W&B project")] = "kdschemes"
     group: Annotated[str | None, Field(description="W&B group; null: scheme, method, data and model")] = None
     job_type: Annotated[str | None, Field(description="W&B job type; null: the scheme")] = None
-    output_dir: Annotated[str, Field(description="parent folder of all run folders")] = "runs"
+    output_dir: Annotated[FilePath, Field(description="parent folder of all run folders")] = "runs"

@@ -7,7 +7,8 @@ from typing import Any
 from kdschemes.config import Config
 from kdschemes.config.models import MODELS
 from kdschemes.config.prerequisites import prerequisite_models
-from kdschemes.errors import UserError, unknown
+from kdschemes.config.unknown import no_such
+from kdschemes.errors import UserError
 
 
 def check_models(config: Config) -> None:
@@ -17,7 +18,7 @@ def check_models(config: Config) -> None:
     names += [*config.scheme.trained_models(config.model.name), *prerequisite_models(config.scheme)]
     for name in names:
         if name not in MODELS and not name.startswith("timm/"):
-            raise unknown("model", name, (*MODELS, "timm/NAME"))
+            raise no_such("model", name, (*MODELS, "timm/NAME"))
 
 
 def check_labels(config: Config) -> None:

@@ -8,6 +8,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from kdschemes.config.paths import FilePath
+
 SUBSET = (
     "train_fraction",
     "exclude_classes",
@@ -86,7 +88,7 @@ class InMemory(Data):
 
     image_size: ClassVar[int] = 32
 
-    root: Annotated[str, Field(description="folder of the data; downloaded there if missing")] = "data"
+    root: Annotated[FilePath, Field(description="folder of the data; downloaded there if missing")] = "data"
     crop_padding: Annotated[int, Field(ge=0, description="pixels of zero padding before the random crop; 0: none")] = 4
 
 
@@ -156,7 +158,7 @@ class ImageFolder(Data):
     train_samples: ClassVar[int] = 1_281_167
 
     name: Literal["image_folder"] = "image_folder"
-    root: Annotated[str | None, Field(description="folder that holds train/ and test/ (or val/); required")] = None
+    root: Annotated[FilePath | None, Field(description="folder that holds train/ and test/ (or val/); required")] = None
     image_size: Annotated[int, Field(ge=1, description="side in pixels of the network's input")] = 224
     min_scale: Annotated[
         float, Field(gt=0, le=1, description="smallest fraction of the image area in a training crop")

@@ -18,7 +18,8 @@ from kdschemes.config.data import DATA, Data
 from kdschemes.config.models import MODELS
 from kdschemes.config.renamed import RENAMED_METHODS, renamed_key
 from kdschemes.config.schemes.custom import Topology
-from kdschemes.errors import UserError, nearest, unknown
+from kdschemes.config.unknown import no_such
+from kdschemes.errors import UserError, nearest
 
 USAGE = """\
 usage: kdschemes train [KEY=VALUE ...]              one process
@@ -136,7 +137,7 @@ def _page(word: str) -> str:
     key, _, name = word.partition("=")
     if key in TABLES and name:
         if name not in TABLES[key]:
-            raise unknown(key, name, TABLES[key])
+            raise no_such(key, name, TABLES[key])
         return _section(key, TABLES[key][name])
     if key in GROUPS:
         return _section("" if key == "run" else key, GROUPS[key])
@@ -168,7 +169,7 @@ def _unknown_topic(key: str) -> UserError:
 def _scheme_page(scheme: str | None, method: str | None) -> str:
     """Return the methods of a scheme and the keys of its default, or the keys of a method."""
     if scheme is not None and scheme not in schemes.SCHEMES:
-        raise unknown("scheme", scheme, schemes.SCHEMES)
+        raise no_such("scheme", scheme, schemes.SCHEMES)
     if method is None:
         table = schemes.SCHEMES[str(scheme)]
         return f"{_choices(f'scheme={scheme}', table)}\n\n{_section('scheme', next(iter(table.values())))}"
@@ -177,7 +178,7 @@ def _scheme_page(scheme: str | None, method: str | None) -> str:
     if method in RENAMED_METHODS:
         raise UserError(f"method={method} is now method={RENAMED_METHODS[method]}")
     if method not in methods:
-        raise unknown("method", method, methods)
+        raise no_such("method", method, methods)
     return _section("scheme", methods[method])
 
 

@@ -8,18 +8,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdschemes.config import Config, Model, Optim, Teacher, Train, schemes
 from kdschemes.config.checks import check_cache, check_labels, check_large, check_models, check_teachers
 from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.naming import Tree
+from kdschemes.config.parse import parse_word
 from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe
 from kdschemes.config.renamed import RENAMED_METHODS
 from kdschemes.config.schemes.custom import Topology
+from kdschemes.config.unknown import no_such
 from kdschemes.config.validate import choose, make, make_loss, unknown_key, validate
-from kdschemes.errors import UserError, nearest, unknown
+from kdschemes.errors import UserError, nearest, shown
 
 DEFAULT_SCHEME = "online"
 
@@ -111,13 +111,14 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
 def _parse(argument: str) -> tuple[str, Any]:
     key, equals, text = argument.partition("=")
     if not equals or not key:
-        raise UserError(f"'{argument}' is not KEY=VALUE{nearest(argument, ['--help'])} (--help lists the keys)")
+        raise UserError(f"'{shown(argument)}' is not KEY=VALUE{nearest(argument, ['--help'])} (--help lists the keys)")
     if key.startswith(("+", "~", "-")):
-        raise UserError(f"'{argument}': write {key.lstrip('+~-')}=VALUE, without '{key[0]}'")
+        raise UserError(f"'{shown(argument)}': write {shown(key.lstrip('+~-'))}=VALUE, without '{key[0]}'")
     try:
-        return key, yaml.safe_load(text) if text else None
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"{argument}: cannot parse the value; quote text that contains : , [ or {{") from None
+        value = parse_word(text)
+    except UserError as error:
+        raise UserError(f"{shown(argument)}: {error}") from None
+    return key, value if key != "experiment" or isinstance(value, str) else text
 
 
 def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
@@ -195,7 +196,7 @@ def _extra_losses(given: Any) -> list[Any]:
         found = loss_named(str(tree.get("name")))
         if found is None:
             names = [name for table in KINDS.values() for name in table if name != "none"]
-            raise unknown("loss in losses.extra", str(tree.get("name")), names)
+            raise no_such("losses.extra", tree.get("name"), names)
         made.append(make(found[1], tree, "losses.extra"))
     return made
 
@@ -219,10 +220,7 @@ def _scheme_class(tree: Mapping[str, Any]) -> type:
     if not isinstance(method, str) or method not in methods:
         if str(method) in RENAMED_METHODS:
             raise UserError(f"method={method} is now method={RENAMED_METHODS[str(method)]}")
-        for other, table in schemes.SCHEMES.items():
-            if method in table:
-                raise UserError(f"method={method} belongs to scheme={other}; scheme={name} has {', '.join(methods)}")
-        raise unknown("method", str(method), methods)
+        raise no_such("method", method, methods)
     cls: type = methods[method]
     return cls
 

@@ -1,24 +1,32 @@
-"""A `Config` as plain data, and the names of run folders."""
+"""A `Config` as plain data, and the keys that a run's name leaves out."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
+import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kdschemes.checksums import text_is_intact, text_with_checksum
 from kdschemes.config import Config
+from kdschemes.config.parse import read_yaml, to_yaml
+from kdschemes.errors import UserError
 
 Tree = dict[str, Any]
 
 NOT_HASHED = (
-    *("output_dir", "tracker", "project", "group", "job_type", "scheme.file", "teacher.placement", "train.fsdp"),
-    *("teacher.cache_dir", "teacher.cache_limit_gb"),
+    *("output_dir", "tracker", "project", "group", "job_type", "scheme.file", "data.root", "data.classes"),
+    *("data.num_workers", "teacher.placement", "teacher.cache_dir", "teacher.cache_limit_gb", "train.eval_batch_size"),
+    *("train.checkpoint_every_epochs", "train.checkpoint_every_steps", "train.log_every_steps", "train.fsdp"),
+    *("train.channels_last", "train.compile", "train.deterministic", "train.num_threads", "device"),
 )
-"""Keys that do not affect a run's name."""
+"""Keys that do not affect a run's name: paths, bookkeeping, and how the same is computed, which changes rounding only.
+
+Data and given weights count by their content.
+"""
+
+CURE = "restore it from a copy, or delete it (and results.json, if there is one) and run the same command again"
 
 
 def to_tree(config: Config) -> Tree:
@@ -41,33 +49,27 @@ def flatten(tree: Mapping[str, Any], separator: str = ".") -> Tree:
     return flat
 
 
-def config_hash(config: Config) -> str:
-    """Return 8 hexadecimal digits that identify what is computed.
-
-    The keys in `NOT_HASHED` (output, tracking, placement of weights) and groups that the scheme does not use are
-    excluded.
-    """
-    tree = to_tree(config)
-    for name in NOT_HASHED:
-        group, _, key = name.rpartition(".")
-        (tree.get(group, {}) if group else tree).pop(key, None)
-    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
-
-
-def run_name(config: Config) -> str:
-    """Return the name of the run's folder: readable parts, then the hash of the configuration."""
-    model = config.model.name.replace("/", "_")
-    parts = (config.scheme.name, config.scheme.method, config.data.name, model, f"seed{config.seed}")
-    return "-".join((*parts, config_hash(config)))
-
-
 def dump_yaml(config: Config) -> str:
-    """Return the text of a run's `config.yaml`, which can be run again with `experiment=PATH`."""
-    text: str = yaml.safe_dump(to_tree(config), sort_keys=False)
-    return text
+    """Return the text of a run's `config.yaml` with its checksum; it can be run again with `experiment=PATH`."""
+    return text_with_checksum(to_yaml(to_tree(config)))
+
+
+def read_config(folder: Path) -> Tree:
+    """Return the resolved configuration of a run, from the `config.yaml` in its folder.
+
+    Raises:
+        UserError: there is no such file, or it is damaged.
+    """
+    path = folder / "config.yaml"
+    try:
+        tree = read_yaml(path)
+    except UserError as error:
+        raise UserError(f"{error}: it is damaged; {CURE}") from None
+    if not text_is_intact(path.read_text(encoding="utf-8")):
+        raise UserError(f"{path} is damaged: it does not match its checksum; {CURE}")
+    return tree
 
 
 def in_line(value: Any) -> str:
     """Return a value as YAML on one line, as on a command line."""
-    text: str = yaml.safe_dump(value, default_flow_style=True, width=float("inf"), sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...")
+    return to_yaml(value, flow=True, width=math.inf).removesuffix("\n").removesuffix("\n...")

@@ -9,13 +9,16 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kdschemes.config.losses import KINDS
+from kdschemes.config.losses import KINDS, loss_named
 from kdschemes.config.naming import Tree
-from kdschemes.errors import UserError, nearest, unknown
+from kdschemes.config.parse import check_plain, read_yaml
+from kdschemes.config.paths import expand
+from kdschemes.errors import UserError, nearest, shown, unknown
 
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
+
+MOST_PARTS = 3
+"""Of a key: losses.response.weight."""
 
 RECIPES_SHOWN = 12
 TABLE_KEYS = ("keys", "columns", "rows")
@@ -30,12 +33,12 @@ def read_recipe(name: Any, recipes: Path) -> Tree:
     Raises:
         UserError: it does not exist, cannot be read, or has no keys.
     """
-    path = Path(str(name))
+    path = Path(expand(str(name)))
     if path.suffix not in (".yaml", ".yml", ".py"):
         found = [place for place in (recipes / f"{name}.yaml", recipes / f"{name}.py") if place.is_file()]
         table = recipes / f"{path.parent}.yaml"
         if not found and table.is_file():
-            tree = _read_table(table, _read_yaml(table)).get(path.name)
+            tree = _read_table(table, read_yaml(table, f"recipe {table}")).get(path.name)
             if tree is not None:
                 return tree
         if not found:
@@ -43,7 +46,7 @@ def read_recipe(name: Any, recipes: Path) -> Tree:
         path = found[0]
     if path.suffix == ".py":
         return _read_topology(path)
-    tree = _read_yaml(path)
+    tree = read_yaml(path, f"recipe {shown(path)}")
     if _is_table(tree):
         raise UserError(f"recipe {path} is a table of recipes: choose one as {path.stem}/ROW_COLUMN")
     return _nested(tree)
@@ -58,24 +61,11 @@ def known_recipes(recipes: Path) -> list[str]:
             continue
         name = str(place.with_suffix(""))
         try:
-            tree = _read_yaml(file)
+            tree = read_yaml(file)
             names += [f"{name}/{own}" for own in _read_table(file, tree)] if _is_table(tree) else [name]
         except UserError:
             names.append(name)
     return sorted(names)
-
-
-def _read_yaml(path: Path) -> Tree:
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"recipe {path} cannot be read: {getattr(error, 'strerror', None) or 'not text'}") from None
-    except yaml.YAMLError as error:
-        line = getattr(getattr(error, "problem_mark", None), "line", 0) + 1
-        raise UserError(f"recipe {path} is not YAML (line {line})") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"recipe {path} has no keys")
-    return tree
 
 
 def _is_table(tree: Mapping[str, Any]) -> bool:
@@ -130,14 +120,14 @@ def _read_topology(path: Path) -> Tree:
         parsed = ast.parse(text, filename=str(path))
     except OSError as error:
         raise UserError(f"recipe {path} cannot be read: {error.strerror or error}") from None
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"recipe {path} is not Python (line {getattr(error, 'lineno', None) or 1})") from None
     tree: Tree = {}
     for statement in parsed.body:
         if isinstance(statement, ast.Assign) and [ast.unparse(target) for target in statement.targets] == ["RECIPE"]:
             try:
-                tree = ast.literal_eval(statement.value)
-            except ValueError:
+                tree = check_plain(ast.literal_eval(statement.value))
+            except (ValueError, TypeError, RecursionError, MemoryError):
                 tree = {}
             if not tree or not isinstance(tree, dict):
                 raise UserError(f"RECIPE in {path} must be a dictionary of keys and plain values") from None
@@ -159,9 +149,13 @@ def nest(key: str, value: Any) -> Tree:
     if key == "method":
         key = "scheme.method"
     parts = key.split(".")
+    if len(parts) > MOST_PARTS:
+        raise UserError(f"unknown key '{shown(key)}' (--help all lists all keys)")
     if (key in GROUPS or key in {f"losses.{kind}" for kind in KINDS}) and not isinstance(value, Mapping):
+        if key == "losses" and (found := loss_named(str(value))):
+            raise UserError(f"losses={value}: {value} is a {found[0]} loss, write losses.{found[0]}={value}")
         if key in ("losses", "train"):
-            raise UserError(f"{key}={value}: give its keys, as {key}.KEY=VALUE")
+            raise UserError(f"{key}={shown(value)}: give its keys, as {key}.KEY=VALUE")
         parts.append("name")
     for part in reversed(parts):
         value = {part: value}

@@ -11,15 +11,16 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from kdschemes.config.help import allowed, choices
-from kdschemes.config.losses import KINDS, loss_named
+from kdschemes.config.losses import KINDS
 from kdschemes.config.renamed import renamed_key, renamed_value
-from kdschemes.errors import UserError, nearest, unknown
+from kdschemes.config.unknown import no_such
+from kdschemes.errors import UserError, nearest, shown
 
 
 def choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:
     """Return the entry of a table; an unknown name raises an error that lists the choices."""
     if not isinstance(name, str) or name not in table:
-        raise unknown(kind, str(name), table)
+        raise no_such(kind, name, table)
     return table[name]
 
 
@@ -35,10 +36,6 @@ def make(cls: type, tree: Mapping[str, Any], prefix: str) -> Any:
 def make_loss(kind: str, tree: Mapping[str, Any]) -> Any:
     """Return the options of the loss named in a tree, which must be of this kind."""
     key = f"losses.{kind}"
-    name = str(tree.get("name", "none"))
-    elsewhere = loss_named(name)
-    if name not in KINDS[kind] and elsewhere is not None:
-        raise UserError(f"{key}={name}: {name} is a {elsewhere[0]} loss, write losses.{elsewhere[0]}={name}")
     return make(choose(KINDS[kind], tree.get("name", "none"), key), tree, key)
 
 
@@ -56,7 +53,12 @@ def validate(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
     try:
         made = _adapter(cls).validate_python(dict(values))
     except ValidationError as error:
-        raise _not_allowed(cls, str(error.errors()[0]["loc"][0]), values, prefix) from None
+        problems = error.errors()
+        for problem in problems:
+            key = str(problem["loc"][0])
+            if problem["type"] == "value_error":  # from the option's own check
+                raise UserError(f"{_join(prefix, key)}={shown(values[key])}: {problem['ctx']['error']}") from None
+        raise _not_allowed(cls, str(problems[0]["loc"][0]), values, prefix) from None
     for key, value in values.items():
         if not _all_finite(getattr(made, key)):
             raise UserError(f"{_join(prefix, key)}={value}: must be a finite number")

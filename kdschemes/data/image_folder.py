@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -20,10 +19,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdschemes.config.data import ImageFolder
-from kdschemes.data.class_folders import list_images
 from kdschemes.data.views import Stream, normalize, view_seed
 from kdschemes.errors import UserError, first_line
 from kdschemes.seeding import mix64
+from kdschemes.storage.class_folders import list_root
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What is decoded, whatever the file's name says: formats that Pillow reads without starting another program."""
@@ -123,16 +122,6 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
             return error
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
-    """Return the folders of the splits: train, test, and val if it is there and not the test set."""
-    train, test, val = (root / name for name in ("train", "test", "val"))
-    if not os.path.isdir(test):
-        return {"train": train, "test": val}
-    if not os.path.isdir(val) or os.path.samefile(test, val):
-        return {"train": train, "test": test}
-    return {"train": train, "test": test, "val": val}
-
-
 def _flat(images: Sequence[Sequence[str]]) -> tuple[list[str], Int[Tensor, " n"]]:
     """Return the paths of all classes, one class after another, and their labels."""
     sizes = torch.tensor([len(paths) for paths in images], dtype=torch.long)
@@ -150,19 +139,16 @@ class FolderSource:
     validation: Int[Tensor, " val"] | None = None
 
     def __init__(self, options: ImageFolder, *, seed: int, device: torch.device) -> None:
-        if options.root is None:
-            raise UserError("data.root is missing: set it to the folder with train/ and test/ (or val/)")
-        root = Path(options.root).expanduser()
-        listing = list_images(_split_folders(root))
-        images, self.classes, self.notes = listing.images, listing.classes, listing.notes
-        held_out = images.pop("val", [])
+        listing = list_root(options.root)
+        root, images, self.classes, self.digest = listing.root, listing.images, listing.classes, listing.digest
+        self.notes = list(listing.notes)
         if options.classes not in (None, len(self.classes)):
             raise UserError(
                 f"data.classes={options.classes}, but {root / 'train'} has {len(self.classes)} class folders: "
                 "correct one of them"
             )
         self.image_size, self.device = options.image_size, device
-        (train, train_labels), (val, val_labels) = _flat(images["train"]), _flat(held_out)
+        (train, train_labels), (val, val_labels) = _flat(images["train"]), _flat(images.get("val", []))
         test, test_labels = _flat(images["test"])
         if val:
             self.validation = torch.arange(len(train), len(train) + len(val))

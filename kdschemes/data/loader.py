@@ -52,6 +52,11 @@ class DataModule:
         return self.source.classes
 
     @property
+    def digest(self) -> str:
+        """Digest of the labels in their order and, for image files, their names and sizes."""
+        return self.source.digest
+
+    @property
     def num_classes(self) -> int:
         """The number of classes."""
         return len(self.source.classes)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -19,12 +20,16 @@ from kdschemes.seeding import integers, uniform
 
 @runtime_checkable
 class Source(Protocol):
-    """Images by position in the "train" or "test" array. Positions are on the CPU, images on the device."""
+    """Images by position in the "train" or "test" array. Positions are on the CPU, images on the device.
+
+    `digest` identifies the labels in their order, and for files their names and sizes.
+    """
 
     classes: list[str]
     channels: int
     image_size: int
     labels: dict[str, Tensor]
+    digest: str
 
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
@@ -35,12 +40,22 @@ class Source(Protocol):
         """Yield batches of positions of one array, normalized without augmentation."""
 
 
+def labels_digest(labels: Mapping[str, Tensor]) -> str:
+    """Return the digest of each array's labels."""
+    digest = hashlib.sha256()
+    for name, values in labels.items():
+        digest.update(f"{name} {len(values)}\n".encode())
+        digest.update(values.to(torch.int32).numpy().tobytes())
+    return digest.hexdigest()
+
+
 class MemorySource:
     """Images stored on the device as bytes, the training images padded."""
 
     def __init__(self, options: InMemory, *, seed: int, device: torch.device) -> None:
-        arrays = READERS[type(options)](Path(options.root).expanduser())
+        arrays = READERS[type(options)](Path(options.root))
         self.classes, self.labels = arrays.classes, {"train": arrays.train_labels, "test": arrays.test_labels}
+        self.digest = labels_digest(self.labels)
         self.channels, self.image_size = arrays.train_images.shape[1:3]
         self.mean, self.std = arrays.mean, arrays.std
         self.flip, self.seed, self.device = options.flip, seed, device

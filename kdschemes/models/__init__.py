@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,10 @@ from typing import Any
 
 import torch
 
+from kdschemes.checksums import json_is_intact
 from kdschemes.config import models
+from kdschemes.config.parse import parse_json
+from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
@@ -99,9 +101,9 @@ def load_model(folder: str | Path) -> StagedNetwork:
 
     Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
     """
-    file = Path(folder).expanduser() / CONFIG
+    file = Path(expand(str(folder))) / CONFIG
     try:
-        config = json.loads(file.read_text())
+        config = _read_json(file)
         with torch.random.fork_rng(devices=[]):
             network = _described(config)
     except UserError:
@@ -118,10 +120,10 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
     Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
     """
     network = load_model(folder)
-    file = Path(folder).expanduser() / EXITS_CONFIG
+    file = Path(expand(str(folder))) / EXITS_CONFIG
     spec = network.spec
     try:
-        config = json.loads(file.read_text())
+        config = _read_json(file)
         names, head = list(config["stages"]), str(config["head"])
         if head not in ("linear", "bottleneck"):
             raise ValueError(f"unknown exit head {head!r}")
@@ -134,6 +136,13 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
         raise UserError(f"no exits at {folder}: {file} cannot be read ({first_line(error)})") from error
     load_exit_weights(exits, folder)
     return exits.eval()
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    config: dict[str, Any] = parse_json(file.read_bytes())
+    if not json_is_intact(config):
+        raise ValueError("it does not match its checksum")
+    return config
 
 
 def _described(config: Mapping[str, Any]) -> StagedNetwork:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from kdschemes.checksums import json_with_checksum, safetensors_is_intact, safetensors_with_checksum
+from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line
 from kdschemes.models.base import StagedNetwork
 from kdschemes.models.exits import ExitNetwork
@@ -34,7 +35,7 @@ def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) 
     `UserError` if the file is missing or broken, if its classifier does not have `num_classes` classes, or if a tensor
     is missing, unexpected or has another shape.
     """
-    path = _fetch(str(path)) if str(path).startswith(HUB) else Path(path).expanduser()
+    path = _fetch(str(path)) if str(path).startswith(HUB) else Path(expand(str(path)))
     state = {_plain_name(name): tensor for name, tensor in _read(path).items()}
     wanted = network.plain_state()
     for classifier in network.classifiers:
@@ -50,7 +51,7 @@ def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) 
 
 def load_exit_weights(network: ExitNetwork, folder: str | Path) -> None:
     """Load exits written by `save_exits`. Raises `UserError` if they are missing, broken or do not fit the network."""
-    path = Path(folder).expanduser() / EXITS
+    path = Path(expand(str(folder))) / EXITS
     state = _read(path)
     _check_fit(state, network.exits.state_dict(), path, f"the exits of {network.network.spec.name}")
     network.exits.load_state_dict(state)
@@ -96,7 +97,7 @@ def save_weights(
     if "pretrained_cfg" in config:
         config["pretrained_cfg"] |= {key: metadata[key] for key in ("mean", "std") if key in metadata}
     _write(folder / WEIGHTS, state)
-    atomic_write(folder / CONFIG, (json.dumps(config, indent=2) + "\n").encode())
+    atomic_write(folder / CONFIG, json_with_checksum(config))
 
 
 def save_exits(network: ExitNetwork, folder: str | Path) -> None:
@@ -106,14 +107,14 @@ def save_exits(network: ExitNetwork, folder: str | Path) -> None:
     """
     folder = Path(folder)
     _write(folder / EXITS, network.exits.state_dict())
-    atomic_write(folder / EXITS_CONFIG, (json.dumps(network.config(), indent=2) + "\n").encode())
+    atomic_write(folder / EXITS_CONFIG, json_with_checksum(network.config()))
 
 
 def _write(path: Path, state: Mapping[str, Tensor]) -> None:
     tensors = {
         name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()
     }
-    atomic_write(path, save(tensors, metadata={"format": "pt"}))
+    atomic_write(path, safetensors_with_checksum(save(tensors, metadata={"format": "pt"})))
 
 
 def _fetch(name: str) -> Path:
@@ -143,6 +144,8 @@ def _read(path: Path) -> dict[str, Tensor]:
         raise UserError(f"no weights at {file}: give a .safetensors or torch file, or a folder with {WEIGHTS}")
     try:
         if file.suffix == ".safetensors":
+            if not safetensors_is_intact(file):
+                raise ValueError("it does not match its checksum")
             return load_file(file)
         with file.open("rb") as stream:
             zipped = stream.read(4) == b"PK\x03\x04"  # as torch decides; older formats are not compressed

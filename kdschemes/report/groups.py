@@ -9,9 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from kdschemes.config.naming import NOT_HASHED, flatten
+from kdschemes.config.naming import NOT_HASHED, flatten, read_config
 from kdschemes.errors import UserError
 from kdschemes.storage.results import read_results
 from kdschemes.study.record import Entry
@@ -32,7 +30,7 @@ class Member:
     @cached_property
     def config(self) -> dict[str, Any]:
         """Content of the run's `config.yaml`; {} if there is none that can be read."""
-        return read_config(self.folder) or {}
+        return config_of(self.folder) or {}
 
     @cached_property
     def protocol(self) -> Protocol:
@@ -101,7 +99,7 @@ def run_groups(folders: Iterable[Path]) -> list[Group]:
 
 def member_of(folder: Path) -> Member:
     """Return the run in a folder, whatever its state."""
-    config = read_config(folder) or {}
+    config = config_of(folder) or {}
     epochs, seed = (config.get("train") or {}).get("epochs", 0), config.get("seed", 0)
     entry = Entry(label=folder.name, folder=folder.name, epochs=epochs, seed=seed)
     return _member(look(folder, entry), folder.parent)
@@ -155,13 +153,12 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
     return found + alone
 
 
-def read_config(folder: Path) -> dict[str, Any] | None:
+def config_of(folder: Path) -> dict[str, Any] | None:
     """Return a run's `config.yaml` as plain data; None if there is none that can be read."""
     try:
-        tree = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return read_config(folder)
+    except UserError:
         return None
-    return tree if isinstance(tree, dict) else None
 
 
 def _member(row: Row, output: Path) -> Member:

@@ -71,7 +71,7 @@ def correct(first: Classes, second: Classes, labels: Classes) -> tuple[int, int,
 
 
 def _member(folder: str) -> Member:
-    path = Path(folder).expanduser()
+    path = Path(folder)
     if not is_run(path):
         raise UserError(f"{folder} is not the folder of a run")
     return member_of(path)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import psutil
 
+from kdschemes.config.parse import parse_json
 from kdschemes.distributed import slurm
 from kdschemes.errors import UserError
 
@@ -251,7 +252,7 @@ def _read(path: Path) -> tuple[Holder | None, bytes]:
     """Return the holder (None if the file names none) and the content of a lease file."""
     try:
         content = path.read_bytes()
-        return Holder(**json.loads(content.partition(b"\n")[0])), content
+        return Holder(**parse_json(content.partition(b"\n")[0])), content
     except FileNotFoundError:
         return None, b""
     except (ValueError, TypeError):

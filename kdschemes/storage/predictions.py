@@ -11,7 +11,8 @@ import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from kdschemes.errors import UserError
+from kdschemes import checksums
+from kdschemes.errors import UserError, first_line
 from kdschemes.storage.atomic import atomic_write
 
 FILE = "predictions.safetensors"
@@ -50,7 +51,8 @@ def write_predictions(folder: Path, predictions: Predictions) -> None:
         for split, predicted in splits.items():
             tensors[f"{head}/{split}/{CLASS}"] = predicted.classes.astype(np.int16)
             tensors[f"{head}/{split}/{CONFIDENCE}"] = predicted.confidence.astype(np.float32)
-    atomic_write(folder / FILE, save({name: np.ascontiguousarray(value) for name, value in tensors.items()}))
+    data = save({name: np.ascontiguousarray(value) for name, value in tensors.items()})
+    atomic_write(folder / FILE, checksums.safetensors_with_checksum(data))
 
 
 def read_predictions(folder: Path) -> Predictions | None:
@@ -64,8 +66,11 @@ def read_predictions(folder: Path) -> Predictions | None:
         return None
     try:
         tensors = load(path.read_bytes())
+        fault = None if checksums.safetensors_is_intact(path) else "it does not match its checksum"
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} is damaged ({str(error)[:80]}): delete it") from None
+        fault = first_line(error)[:80]
+    if fault is not None:
+        raise UserError(f"{path} is damaged ({fault}): delete it and results.json, and run again")
     labels: dict[str, npt.NDArray[np.int64]] = {}
     heads: dict[str, dict[str, HeadPredictions]] = {}
     for name, value in tensors.items():

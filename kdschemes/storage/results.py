@@ -6,12 +6,56 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Required
 
-from kdschemes.errors import UserError
+import pydantic
+from typing_extensions import TypedDict
+
+from kdschemes import checksums
+from kdschemes.config.parse import parse_json
+from kdschemes.errors import UserError, first_line
 from kdschemes.storage.atomic import atomic_write
 
 RESULTS = "results.json"
+
+Number = float | Literal["nan", "inf", "-inf"]
+Metrics = dict[str, Number]
+ByEpoch = dict[Literal["last", "best"], dict[Literal["epoch", "val", "test"], int | Metrics | None] | None]
+
+
+class Results(TypedDict, total=False):
+    """The contents of `results.json` that are read again; there may be more."""
+
+    __pydantic_config__ = pydantic.ConfigDict(strict=True, extra="allow")  # type: ignore[misc]
+
+    run: str
+    scheme: str
+    method: str
+    data: str
+    data_digest: str
+    seed: int
+    epochs: int
+    primary_head: Required[str]
+    teacher: str | None
+    teacher_checkpoint: str | list[str] | None
+    heads: Required[dict[str, ByEpoch]]
+    mean_over_peers: ByEpoch | None
+    cost: dict[str, dict[str, Number | None]]
+    train_macs_per_image: Number | None
+    samples: dict[str, int]
+    group: str | None
+    wall_seconds: Number
+    train_seconds: Number
+    images_per_second: Number
+    pack_size: int
+    peak_memory_bytes: Number | None
+    processes: int
+    device: str
+    precision: str
+    versions: dict[str, str]
+
+
+SCHEMA = pydantic.TypeAdapter(Results)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -23,21 +67,36 @@ def write_json(path: Path, data: Any) -> None:
     atomic_write(path, (json.dumps(plain(data), indent=2, allow_nan=False) + "\n").encode())
 
 
+def write_results(folder: Path, results: Mapping[str, Any]) -> None:
+    """Write `results.json` with its checksum.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    atomic_write(folder / RESULTS, checksums.json_with_checksum(plain(results)))
+
+
 def read_results(folder: Path) -> dict[str, Any] | None:
     """Return the contents of `results.json` in a run's folder; None if the run is not finished.
 
     Raises:
-        UserError: the file is damaged.
+        UserError: the file is damaged: it is not JSON, does not match its checksum, or has a value of the wrong type.
     """
+    path = folder / RESULTS
     try:
-        results = json.loads((folder / RESULTS).read_text())
+        results = parse_json(path.read_bytes())
+        SCHEMA.validate_python(results)
+        if checksums.json_is_intact(results):
+            return {key: value for key, value in results.items() if key != checksums.KEY}
+        fault = "it does not match its checksum"
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError):
-        results = None
-    if not isinstance(results, dict):
-        raise UserError(f"{folder / RESULTS} is damaged: delete it and run again")
-    return results
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        fault = f"{'.'.join(map(str, first['loc'])) or 'content'}: {first['msg']}"
+    except (OSError, ValueError) as error:
+        fault = first_line(error)
+    raise UserError(f"{path} is damaged ({fault[:120]}): delete it and run again")
 
 
 def plain(value: Any) -> Any:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from kdschemes.config import TEACHER, Config
-from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.errors import UserError
+from kdschemes.storage.naming import run_name
 from kdschemes.study.spec import StudyFile, StudyRun
 
 

@@ -11,8 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kdschemes.config.parse import parse_json, read_yaml, to_yaml
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.study.spec import StudyFile, StudyRun
@@ -116,14 +115,14 @@ def write_study(study: Study) -> None:
         "baseline": study.baseline,
         "runs": list(map(asdict, study.entries)),
     }
-    atomic_write(study.folder / RECORD, yaml.safe_dump(tree, sort_keys=False, width=120).encode())
+    atomic_write(study.folder / RECORD, to_yaml(tree, width=120).encode())
 
 
 def read_study_folder(folder: Path) -> Study:
     """Read `study.yaml`."""
     path = folder / RECORD
     try:
-        tree = yaml.safe_load(path.read_text())
+        tree = read_yaml(path)
         return Study(
             folder=folder,
             question=tree["question"],
@@ -132,7 +131,7 @@ def read_study_folder(folder: Path) -> Study:
             analyses=tuple(tree.get("analyses") or ()),
             baseline=tree.get("baseline"),
         )
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError, KeyError):
+    except (UserError, TypeError, KeyError):
         raise UserError(f"{path} is damaged: delete it and start the study again") from None
 
 
@@ -150,7 +149,7 @@ def read_array_tasks(folder: Path) -> dict[str, list[ArrayTask]]:
     if not path.exists():
         return found
     try:
-        for array in [array for line in path.read_text().splitlines() for array in json.loads(line)["arrays"]]:
+        for array in [array for line in path.read_text().splitlines() for array in parse_json(line)["arrays"]]:
             for number, run in enumerate(array["runs"]):
                 log = LOG.replace("%x", array["name"]).replace("%A", array["job"]).replace("%a", str(number))
                 task = ArrayTask(job=f"{array['job']}_{number}", name=array["name"], log=folder / log)
@@ -164,7 +163,7 @@ def read_failures(folder: Path) -> dict[str, str]:
     """Return by folder name why runs without SLURM failed."""
     path = folder / FAILURES
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except FileNotFoundError:
         return {}
     except (OSError, ValueError):

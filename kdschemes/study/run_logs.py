@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+
+from kdschemes.config.parse import parse_json
 
 TAIL = 1 << 18
 """Number of bytes read from the end of a log."""
@@ -37,7 +38,7 @@ REMARK = re.compile(r"(?:slurmstepd\S*|srun): error: (.+)")
 def interruption(run: Path) -> str | None:
     """Return in words what stopped a run that can resume, from its file `interrupted`; None if there is none."""
     try:
-        found = json.loads((run / "interrupted").read_bytes())
+        found = parse_json((run / "interrupted").read_bytes())
         return f"{found['signal']} after step {found['step']} of {found['total_steps']}"
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -49,7 +50,7 @@ def epochs_done(run: Path, epochs: int) -> float:
     """Return how many epochs a run has trained, from the last complete line of its `metrics.jsonl`."""
     for line in reversed(_tail(run / "metrics.jsonl").split(b"\n")[:-1]):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
             return float(epochs if row["kind"] == "final" else row["epoch"])
         except (ValueError, TypeError, KeyError):
             continue

@@ -11,9 +11,10 @@ from typing import Any
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import in_line, run_name
+from kdschemes.config.naming import in_line
 from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, unknown
+from kdschemes.storage.naming import run_name
 from kdschemes.study.spec_keys import NAME, PREREQUISITES, REFERRING, StudyKeys, in_words, read_keys, referred
 
 OPTIONAL = ("teacher", "losses")

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from kdschemes.config.losses import KINDS
 from kdschemes.config.naming import in_line
+from kdschemes.config.parse import read_yaml
 from kdschemes.config.recipes import GROUPS
 from kdschemes.config.renamed import RENAMED_STUDY_KEYS
 from kdschemes.errors import UserError, unknown
@@ -142,14 +141,7 @@ def _check_shared(base: Keys, overrides: Sequence[str], grid: Mapping[str, Any])
 
 
 def _tree(path: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot be read: {getattr(error, 'strerror', None) or 'not text'}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"not YAML (line {getattr(getattr(error, 'problem_mark', None), 'line', 0) + 1})") from None
-    if not isinstance(tree, dict):
-        raise UserError(f"has no keys (it may have {', '.join(KEYS)})")
+    tree = read_yaml(path, "the file")
     for key in tree:
         if key in RENAMED_STUDY_KEYS:
             raise UserError(f"{key} is now {RENAMED_STUDY_KEYS[key]}")

@@ -6,10 +6,9 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-import yaml
-
 from kdschemes.config import Config
 from kdschemes.config.naming import to_tree
+from kdschemes.config.parse import to_yaml
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Node
@@ -29,7 +28,7 @@ FOLDER = "teacher_cache"
 
 def cache_root(config: Config) -> Path:
     folder = config.teacher.cache_dir
-    return Path(folder).expanduser() if folder is not None else Path(config.output_dir) / FOLDER
+    return Path(folder) if folder is not None else Path(config.output_dir) / FOLDER
 
 
 def check_cache(config: Config, scheme: Distillation) -> None:
@@ -148,12 +147,11 @@ def _rebuilding(config: Config) -> str:
         value = tree[group].get(key)
         if value is not None:
             tree[group][key] = [_absolute(path) for path in value] if isinstance(value, list) else _absolute(value)
-    text: str = yaml.safe_dump(tree, sort_keys=False)
-    return text
+    return to_yaml(tree)
 
 
 def _absolute(path: str) -> str:
-    return path if path.startswith(HUB) else os.path.abspath(os.path.expanduser(path))
+    return path if path.startswith(HUB) else os.path.abspath(path)
 
 
 def _frozen(scheme: Distillation) -> list[Frozen]:

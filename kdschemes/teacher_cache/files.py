@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError
 
 ABANDONED = 3600.0
@@ -137,7 +138,7 @@ def read_header(path: Path) -> tuple[int, str, tuple[int, ...], dict[str, str]]:
         with path.open("rb") as file:
             length = int.from_bytes(file.read(8), "little")
             size = os.fstat(file.fileno()).st_size
-            header: dict[str, Any] = json.loads(file.read(min(length, size)))
+            header: dict[str, Any] = parse_json(file.read(min(length, size)))
         facts = {str(name): str(value) for name, value in header.pop("__metadata__").items()}
         ((what, tensor),) = header.items()
         shape = tuple(int(n) for n in tensor["shape"])

@@ -8,6 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
+from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.teacher_cache.key import Key, differences, folder_name
@@ -49,7 +50,7 @@ def read_key(folder: Path) -> Key:
     """
     path = folder / KEY
     try:
-        key: Key = json.loads(path.read_text())
+        key: Key = parse_json(path.read_text())
         folder_name(key)
     except OSError as error:
         raise UserError(f"{folder} is not a teacher cache: {KEY} cannot be read ({error.strerror or error})") from None

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.storage.results import plain
-
-ADVICE = "restore it, or delete the run's folder to start again"
 
 
 def eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -45,21 +45,14 @@ class MetricsLog:
         """Open the log from the start, or after its first `offset` bytes (from the checkpoint); the rest is cut.
 
         An existing log is replaced by a copy, so that anything another process still writes into the old one is lost.
-
-        Raises:
-            UserError: the file does not match the checkpoint.
         """
         self.path = path
         self.offset = offset
         try:
-            content = path.read_bytes() if path.exists() else b""
-            if len(content) < offset:
-                raise UserError(f"{path} has {len(content)} bytes, but the checkpoint recorded {offset}: {ADVICE}")
-            if offset and content[offset - 1 : offset] != b"\n":
-                change = f"byte {offset} is not the end of a line"
-                raise UserError(f"{path} was changed since the checkpoint ({change}): {ADVICE}")
+            content = path.read_bytes()[:offset] if path.exists() else b""
+            self._digest = hashlib.sha256(content)
             if path.exists():
-                atomic_write(path, content[:offset])
+                atomic_write(path, content)
             self._file = path.open("ab", buffering=0)
         except OSError as error:
             raise cannot_write(path, error) from None
@@ -68,6 +61,7 @@ class MetricsLog:
         """Add one line."""
         line = (json.dumps(plain(row), allow_nan=False) + "\n").encode()
         self.offset += len(line)
+        self._digest.update(line)
         rest = memoryview(line)
         try:
             while rest:
@@ -75,12 +69,13 @@ class MetricsLog:
         except OSError as error:
             raise cannot_write(self.path, error) from None
 
-    def sync(self) -> None:
-        """Flush to disk; to be called before a checkpoint records `offset`."""
+    def sync(self) -> tuple[int, str]:
+        """Flush to disk, and return the length in bytes and the SHA-256 for the checkpoint."""
         try:
             os.fsync(self._file.fileno())
         except OSError as error:
             raise cannot_write(self.path, error) from None
+        return self.offset, self._digest.hexdigest()
 
     def close(self) -> None:
         self._file.close()
@@ -101,7 +96,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     rows = []
     for number, line in enumerate(lines[:-1], start=1):
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError:
             row = None
         if not isinstance(row, dict):

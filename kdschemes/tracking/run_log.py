@@ -17,7 +17,7 @@ class RunLog:
     `timing.jsonl` keeps all complete lines. Trackers also show the metrics of the `primary_head` without its name.
 
     Raises:
-        UserError: a log can't be written or is not the checkpoint's, or a tracker can't start.
+        UserError: a log can't be written, or a tracker can't start.
     """
 
     def __init__(self, config: Config, folder: Path, *, offset: int, primary_head: str, resume_step: int) -> None:
@@ -36,10 +36,9 @@ class RunLog:
         """Add a line to `timing.jsonl`: the number of images trained up to a step and the seconds taken."""
         self._timing.write({"step": step, "seconds": seconds, "images_per_second": images / seconds})
 
-    def sync(self) -> int:
-        """Wait until `metrics.jsonl` is on the disk and return its length in bytes."""
-        self._metrics.sync()
-        return self._metrics.offset
+    def sync(self) -> tuple[int, str]:
+        """Wait until `metrics.jsonl` is on the disk; return its length in bytes and its SHA-256."""
+        return self._metrics.sync()
 
     def close(self, error: BaseException | None) -> None:
         """Close the logs and end the trackers; `error` is what ended the run early, SystemExit for a signal."""

@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from kdschemes.config import Config
-from kdschemes.config.naming import config_hash, flatten, to_tree
+from kdschemes.config.naming import flatten, to_tree
 from kdschemes.storage.atomic import atomic_write
+from kdschemes.storage.naming import config_hash
 from kdschemes.tracking.metrics_log import read_rows
 from kdschemes.tracking.tensorboard import TensorBoard
 from kdschemes.tracking.wandb_run import ID_FILE, WandbRun, asked_id

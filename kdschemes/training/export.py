@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from kdschemes.cards.cite import read_run
-from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
@@ -16,7 +15,8 @@ from kdschemes.distributed.fsdp import load_full_state
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.evaluation.export import export_exits, export_network
 from kdschemes.schemes import build_scheme
-from kdschemes.storage.checkpoint import CHECKPOINT, load_state
+from kdschemes.storage.checkpoint import CHECKPOINT, load_state, read_checkpoint
+from kdschemes.storage.naming import run_name
 
 
 def export(run: Path, out: Path, *, head: str | None, best: bool) -> str:
@@ -31,8 +31,8 @@ def export(run: Path, out: Path, *, head: str | None, best: bool) -> str:
     config = read_run(run)
     if not (run / CHECKPOINT).is_file():
         raise UserError(f"{run} has no {CHECKPOINT}: nothing has been trained yet")
-    state = load_state(run / CHECKPOINT)
-    if best and state.get("best") is None:
+    state = read_checkpoint(run / CHECKPOINT)
+    if best and state["best"] is None:
         raise UserError(f"{run} has no best epoch: it has not been validated")
     if earlier := prerequisite_runs(config):
         config = with_teachers(config, [str(run.parent / run_name(other)) for other in earlier])
@@ -41,7 +41,7 @@ def export(run: Path, out: Path, *, head: str | None, best: bool) -> str:
     scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
     try:
         weights, what = state["scheme"], f"after step {state['step']}"
-        if best:
+        if best and state["best"] is not None:
             weights, what = load_state(run / state["best"]["file"]), f"of epoch {state['best']['epoch']}"
         load_full_state(scheme, weights)
     except (KeyError, RuntimeError) as error:

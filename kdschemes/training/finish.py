@@ -16,13 +16,14 @@ from kdschemes.evaluation.cost import head_latencies, peak_memory
 from kdschemes.evaluation.early_exit import evaluate_early_exit, summary
 from kdschemes.evaluation.evaluate import Evaluation, predictions_of
 from kdschemes.evaluation.export import export_exits, export_network
-from kdschemes.storage.checkpoint import load_state
+from kdschemes.storage.checkpoint import PREVIOUS, load_state
 from kdschemes.storage.predictions import write_predictions
-from kdschemes.storage.results import mean_over_peers, write_json
+from kdschemes.storage.results import mean_over_peers, write_results
 from kdschemes.tracking.metrics_log import eval_row
 from kdschemes.tracking.trackers import summary_of
 from kdschemes.training.pack import Pack, evaluate_runs
 from kdschemes.training.run import Run
+from kdschemes.training.run_folder import remove_leftovers
 
 
 @dataclass
@@ -110,6 +111,7 @@ def _write_results(run: Run, final: Final) -> None:
         "scheme": config.scheme.name,
         "method": config.scheme.method,
         "data": config.data.name,
+        "data_digest": run.data.digest,
         "seed": config.seed,
         "epochs": config.train.epochs,
         "primary_head": scheme.heads[0],
@@ -142,6 +144,8 @@ def _write_results(run: Run, final: Final) -> None:
         if early_exit is not None:
             write_early_exit(early_exit, run.folder)
         run.log.trackers.summary(summary_of(run.results, run.folder))
-        write_json(run.folder / "results.json", run.results)
+        remove_leftovers(run.folder, [state.best["file"]] if state.best else [])
+        (run.folder / PREVIOUS).unlink(missing_ok=True)
+        write_results(run.folder, run.results)
     run.accelerator.wait_for_everyone()
     run.close(None)

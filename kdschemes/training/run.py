@@ -23,7 +23,15 @@ from kdschemes.distributed.fsdp import full_state
 from kdschemes.errors import TrainingStopped
 from kdschemes.evaluation.cost import head_costs, training_macs
 from kdschemes.evaluation.evaluate import evaluation_mode
-from kdschemes.storage.checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint, save_state
+from kdschemes.storage.checkpoint import (
+    CHECKPOINT,
+    Checkpoint,
+    keep_previous,
+    load_checkpoint,
+    recover,
+    save_checkpoint,
+    save_state,
+)
 from kdschemes.storage.results import read_results, write_json
 from kdschemes.teacher_cache import announce, caches_of
 from kdschemes.tracking.console import Reporter
@@ -105,13 +113,21 @@ class Run:
         state, path = self.state, self.folder / CHECKPOINT
         if self.main:
             claim_folder(self.folder, self.config)
+            if line := recover(self.folder):
+                self.console.line(line)
         if path.exists():
-            load_checkpoint(path, self.scheme, self.optimizer, self.accelerator, state.restore)
+            load_checkpoint(path, self.scheme, self.optimizer, self.accelerator, self._restore)
             self.console.line(f"resuming from step {state.step} of {self.total_steps}: {self.folder}")
+        self.saved_step, self.saved_best = state.step, state.best
         if self.main:
-            remove_leftovers(self.folder, state.best)
+            self._remove_leftovers()
             head, offset = self.scheme.heads[0], state.metrics_offset
             self.log = RunLog(self.config, self.folder, offset=offset, primary_head=head, resume_step=state.step)
+
+    def _restore(self, saved: Checkpoint) -> None:
+        if saved["data"] != self.data.digest:
+            raise ValueError("the images or labels have changed since")
+        self.state.restore(saved, self.total_steps)
 
     @property
     def at_end(self) -> bool:
@@ -192,10 +208,9 @@ class Run:
             self.console.epoch(epoch, self.config.train.epochs, tops)
         best = self.state.best
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
-            self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": f"best-epoch{epoch:04d}.pt"}
-            weights = full_state(self.scheme.state_dict())
-            if self.main:
-                save_state(self.folder / self.state.best["file"], weights)
+            file, weights = f"best-epoch{epoch:04d}.pt", full_state(self.scheme.state_dict())
+            digest = save_state(self.folder / file, weights) if self.main else ""
+            self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": file, "sha256": digest}
 
     def save(self) -> None:
         """Write a checkpoint.
@@ -206,11 +221,22 @@ class Run:
         self._check_finite(weights=True)
         self.state.wall, self.opened = self.wall(), time.perf_counter()
         if self.log is not None:
-            self.state.metrics_offset = self.log.sync()
-        save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, self.state.saved())
+            self.state.metrics_offset, self.state.metrics_sha256 = self.log.sync()
+        if self.state.step != self.saved_step:
+            self.state.previous_best = self.saved_best
+            if self.main:
+                keep_previous(self.folder)
+        state = self.state.saved() | {"data": self.data.digest}
+        save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, state)
+        self.saved_step, self.saved_best = self.state.step, self.state.best
         if self.main:
-            remove_leftovers(self.folder, self.state.best)
+            self._remove_leftovers()
         self.accelerator.wait_for_everyone()
+
+    def _remove_leftovers(self) -> None:
+        """Remove the files that belong to neither the last checkpoint nor the one before it."""
+        bests = (self.state.best, self.state.previous_best)
+        remove_leftovers(self.folder, [best["file"] for best in bests if best is not None])
 
     def interrupt(self, signal: str) -> None:
         """Save a checkpoint and leave a marker that `signal` interrupted the run.

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from kdschemes import checksums
 from kdschemes.config import Config
-from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, to_tree
+from kdschemes.config.data import ImageFolder
+from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, read_config, to_tree
+from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write, guarded
+from kdschemes.storage.class_folders import list_root
 from kdschemes.storage.lease import Lease
 from kdschemes.training.signals import StopSignal
 
 INTERRUPTED = "interrupted"
+
+GIVEN_WEIGHTS = ("model.checkpoint", "teacher.checkpoint")
+
+IMAGES = "images.json"
+"""Describes the image folder that a run is trained on: its root, its classes, and their digests."""
 
 
 class RunFolder:
@@ -76,35 +83,77 @@ def claim_folder(folder: Path, config: Config) -> None:
     """
     check_same_config(folder, to_tree(config), NOT_HASHED)
     if not (folder / "config.yaml").exists():
+        if isinstance(config.data, ImageFolder):
+            atomic_write(folder / IMAGES, checksums.json_with_checksum(_described(config.data)))
         atomic_write(folder / "config.yaml", dump_yaml(config).encode())
 
 
-def remove_leftovers(folder: Path, best: Mapping[str, Any] | None) -> None:
-    """Remove what is newer than the checkpoint: weights of former best epochs, the marker of an interruption."""
+def check_images_unchanged(folder: Path, config: Config) -> None:
+    """Check that no run of the same configuration was trained on what the image folder contained before.
+
+    Raises:
+        UserError: there is one; the message names what differs.
+    """
+    if not isinstance(config.data, ImageFolder) or (folder / "config.yaml").exists():
+        return
+    now = _described(config.data)
+    digest = f"{config.data.name}_{now['digest'][:8]}"
+    for path in sorted(folder.parent.glob(f"{folder.name.replace(digest, f'{config.data.name}_????????')}/{IMAGES}")):
+        try:
+            then = parse_json(path.read_bytes())
+            if then["root"] != now["root"] or not checksums.json_is_intact(then):
+                continue
+            found = _difference(then, now)
+        except (OSError, ValueError, TypeError, KeyError):
+            continue
+        raise UserError(
+            f"{config.data.root} has changed since {path.parent} was trained on it ({found}): restore the images, or "
+            "choose another output_dir to train on the changed ones"
+        )
+
+
+def _described(options: ImageFolder) -> dict[str, Any]:
+    listing = list_root(options.root)
+    by_class = {split: dict(zip(listing.classes, of, strict=True)) for split, of in listing.digests.items()}
+    return {"root": str(Path(str(options.root)).resolve()), "digest": listing.digest, "classes": by_class}
+
+
+def _difference(then: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Return in words in what two descriptions of an image folder differ first."""
+    before, after = flatten(then["classes"], "/"), flatten(now["classes"], "/")
+    different = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
+    name = different[0]
+    more = f", and {len(different) - 1} more" if len(different) > 1 else ""
+    if name not in before or name not in after:
+        return f"{name} is {'new' if name in after else 'gone'}{more}"
+    counts = [str(of[name]).partition(" ")[0] for of in (before, after)]
+    changed = "other files" if counts[0] == counts[1] else f"{counts[0]} images then, {counts[1]} now"
+    return f"{name}: {changed}{more}"
+
+
+def remove_leftovers(folder: Path, best: Collection[str]) -> None:
+    """Remove the marker of an interruption, and the weights of best epochs but those in `best`."""
     (folder / INTERRUPTED).unlink(missing_ok=True)
     for leftover in folder.glob("best-epoch*.pt"):
-        if best is None or leftover.name != best["file"]:
+        if leftover.name not in best:
             leftover.unlink()
 
 
 def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str, ...]) -> None:
     """Check that a folder does not belong to another configuration.
 
+    Paths of given weights may differ: the folder's name stands for the weights themselves.
+
     Raises:
         UserError: it does; the message names the first keys that differ.
     """
-    path = folder / "config.yaml"
-    if not path.exists():
+    if not (folder / "config.yaml").exists():
         return
-    try:
-        there = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise UserError(f"{path} is damaged: delete the folder to start this run over") from None
-    ours, theirs = flatten(tree), flatten(there if isinstance(there, dict) else {})
+    ours, theirs = flatten(tree), flatten(read_config(folder))
     different = [
         key
         for key in sorted(ours.keys() | theirs.keys())
-        if ours.get(key) != theirs.get(key) and not {key, key.partition(".")[0]} & set(ignored)
+        if ours.get(key) != theirs.get(key) and not {key, key.partition(".")[0]} & {*ignored, *GIVEN_WEIGHTS}
     ]
     if different:
         shown = ", ".join(f"{key} ({theirs.get(key)} there, {ours.get(key)} here)" for key in different[:3])

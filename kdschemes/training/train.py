@@ -12,7 +12,6 @@ from typing import Any
 from accelerate import Accelerator
 
 from kdschemes.config import Config
-from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import DataSpec
@@ -22,6 +21,7 @@ from kdschemes.distributed.collectives import main_process_first, on_main_proces
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError
 from kdschemes.schemes import build_scheme
+from kdschemes.storage.naming import run_name
 from kdschemes.storage.results import read_results
 from kdschemes.teacher_cache import attach_caches
 from kdschemes.tracking.console import Reporter
@@ -31,6 +31,7 @@ from kdschemes.training.checks import check_placement
 from kdschemes.training.loop import train_runs
 from kdschemes.training.packing import is_packable, pack_key, share_teachers
 from kdschemes.training.run import Run
+from kdschemes.training.run_folder import check_images_unchanged
 from kdschemes.training.signals import StopSignal
 
 
@@ -104,7 +105,7 @@ class Trainer:
         outcomes: dict[Path, Finished | Failed] = {}
         packs: dict[str, list[Run]] = {}
         opened: dict[str, DataModule] = {}
-        folders = [Path(config.output_dir) / run_name(config) for config in configs]
+        folders = on_main_process(lambda: [Path(config.output_dir) / run_name(config) for config in configs])
         for config, folder in zip(configs, folders, strict=True):
             try:
                 if finished := self._finished(config, folder):
@@ -129,6 +130,7 @@ class Trainer:
     def _finished(self, config: Config, folder: Path) -> Finished | None:
         results = on_main_process(lambda: read_results(folder))
         if results is None:
+            on_main_process(lambda: check_images_unchanged(folder, config))
             return None
         self.console.once(f"this run is already finished: {folder}")
         on_main_process(lambda: report_finished(config, folder, results))

@@ -200,7 +200,7 @@ def test_the_folder_may_hold_a_finished_or_an_old_run(tmp_path: Path, capsys: py
         (b"\xff\xfe\x00", ["damaged"]),
         (b"", ["damaged", "no keys"]),
         (b"- 1\n", ["damaged", "no keys"]),
-        (b"1: 2\n", ["damaged", "no keys"]),
+        (b"1: 2\n", ["unknown key '1'"]),
         (b"scheme: {name: offlin}\n", ["unknown scheme 'offlin'", "'offline'"]),
         (b"data: 3\n", ["data=3"]),
         (b"losses: {response: {name: kd, temperature: -1}}\n", ["losses.response.temperature=-1"]),

@@ -95,7 +95,7 @@ def test_help_on_a_topic(words: str, shown: list[str], hidden: list[str]) -> Non
         ("train.epoch", "did you mean 'train.epochs'?"),
         ("camk", "did you mean 'camkd'?"),
         ("scheme=ofline", "did you mean 'offline'?"),
-        ("scheme=offline method=dml", "unknown method 'dml'"),
+        ("scheme=offline method=dml", "write scheme=online method=dml"),
         ("method=ema", "method=ema is now method=mean_teacher"),
         ("losses.response=dk", "did you mean 'dkd'?"),
         ("data=cifar", "unknown data 'cifar'"),

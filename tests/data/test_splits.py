@@ -14,11 +14,11 @@ from torch import Tensor
 
 from kdschemes.config.data import Data, Digits, ImageFolder
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import config_hash
 from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.data import DataModule, open_data
 from kdschemes.data.splits import deal_parts, dirichlet, stratified_split, trained_on
 from kdschemes.errors import UserError
+from kdschemes.storage.naming import config_hash
 from tests.data.cases import names
 
 CPU = torch.device("cpu")

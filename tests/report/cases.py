@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import dump_yaml, run_name
+from kdschemes.config.naming import dump_yaml
+from kdschemes.storage.naming import run_name
 from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
 from kdschemes.study.record import Study, remember, write_study
 from kdschemes.study.spec import read_study

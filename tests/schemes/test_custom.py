@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from kdschemes.config.load import build_config, load_config
-from kdschemes.config.naming import NOT_HASHED, run_name, to_tree
+from kdschemes.config.naming import NOT_HASHED, to_tree
 from kdschemes.errors import UserError
+from kdschemes.storage.naming import run_name
 from kdschemes.training.run_folder import check_same_config
 from tests import REPOSITORY
 from tests.losses import oracles

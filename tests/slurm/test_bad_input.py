@@ -106,7 +106,7 @@ def test_an_unknown_key_and_a_folder_that_cannot_be_written_in_an_array(site: Si
 NAME = """\
 from pathlib import Path
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name
+from kdschemes.storage.naming import run_name
 print(run_name(load_config(["experiment=runs/studies/wrong/submissions/1/1.yaml"], recipes=Path("experiments"))))
 """
 

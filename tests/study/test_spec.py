@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name, to_tree
+from kdschemes.config.naming import to_tree
 from kdschemes.errors import UserError
+from kdschemes.storage.naming import run_name
 from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.spec import StudyFile, find_study_file, read_study
 from tests import REPOSITORY
@@ -110,15 +111,15 @@ def test_shared_keys_are_left_out_where_a_scheme_does_not_use_them(tmp_path: Pat
     [
         ("base: {scheme: self}", ["question is missing"]),
         ("question: ''", ["question is missing"]),
-        ("[1]", ["has no keys", "question, base, variants, grid, seeds"]),
-        ("question: [", ["not YAML (line 1)"]),
+        ("[1]", ["the file has no keys"]),
+        ("question: [", ["the file is not YAML (line 1)"]),
         ("{question: Q, gird: {}}", ["unknown key 'gird'", "did you mean 'grid'?"]),
         ("{question: Q, base: [a]}", ["base must hold keys", "[a]"]),
         ("{question: Q, base: {seed: 1}}", ["base holds seed", "give seeds: [...]"]),
         ("{question: Q, base: {method: byot, scheme: {method: ce}}}", ["base sets scheme.method twice"]),
         ("{question: Q, variants: {}}", ["variants is empty"]),
         ("{question: Q, variants: {a: 3}}", ["variants.a must hold keys", "not 3"]),
-        ("{question: Q, variants: {no: {}}}", ["variants: false is not a name", "quotes"]),
+        ("{question: Q, variants: {false: {}}}", ["variants: false is not a name", "quotes"]),
         ("{question: Q, variants: {a: {seed: 1}}}", ["variants.a holds seed"]),
         ("{question: Q, variants: {a: {output_dir: x}}}", ["variants.a holds output_dir"]),
         ("{question: Q, grid: {}}", ["grid is empty"]),

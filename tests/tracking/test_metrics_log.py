@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import resource
@@ -63,19 +64,15 @@ def test_a_new_run_starts_an_empty_log(tmp_path):
     assert path.read_bytes() == b""
 
 
-def test_a_log_that_is_not_the_checkpoint_s(tmp_path):
+def test_lines_after_the_checkpoint_are_cut_and_the_checksum_is_that_of_the_rest(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    with pytest.raises(UserError, match="has 0 bytes, but the checkpoint recorded 4"):
-        MetricsLog(path, offset=4)
-    assert not path.exists()
     path.write_text('{"a": 1}\n{"b": 2}\n')
-    with pytest.raises(UserError, match="has 18 bytes, but the checkpoint recorded 19"):
-        MetricsLog(path, offset=19)
-    with pytest.raises(UserError, match="byte 5 is not the end of a line"):
-        MetricsLog(path, offset=5)
-    assert path.read_text() == '{"a": 1}\n{"b": 2}\n'
-    MetricsLog(path, offset=9).close()
-    assert path.read_text() == '{"a": 1}\n'
+    log = MetricsLog(path, offset=9)
+    assert log.sync() == (9, hashlib.sha256(b'{"a": 1}\n').hexdigest())
+    log.write({"c": 3})
+    assert log.sync() == (18, hashlib.sha256(path.read_bytes()).hexdigest())
+    log.close()
+    assert path.read_text() == '{"a": 1}\n{"c": 3}\n'
 
 
 def test_a_log_that_cannot_be_written(tmp_path):

@@ -12,7 +12,8 @@ import wandb
 import yaml
 
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name, to_tree
+from kdschemes.config.naming import to_tree
+from kdschemes.storage.naming import run_name
 from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.slurm.arrays import PlannedArray
 from kdschemes.study.slurm.submit import _write_configs

@@ -19,7 +19,11 @@ import pytest
 import torch
 import yaml
 
-from kdschemes.storage.checkpoint import load_state
+from kdschemes.config.load import load_config
+from kdschemes.errors import UserError
+from kdschemes.storage.checkpoint import load_state, recover
+from kdschemes.training.train import train
+from tests import REPOSITORY
 from tests.processes import Ended, LimitFiles, SignalAtFile, Started, run
 
 SMALL = [
@@ -222,6 +226,7 @@ def test_damaged_files_are_refused_by_name(resuming: Path) -> None:
     other = torch.load(folder / "checkpoint.pt", weights_only=True)
     other["scheme"] = {}
     torch.save(other, folder / "other.pt")
+    (folder / "checkpoint-previous.pt").unlink()
     for damaged, words in (
         (good[: len(good) // 2], "checkpoint.pt is damaged"),
         (b"", "checkpoint.pt is damaged"),
@@ -231,13 +236,83 @@ def test_damaged_files_are_refused_by_name(resuming: Path) -> None:
         ended = run(CASES["average"], resuming)
         assert ended.code == 2
         assert words in one_line(ended)
-        assert "delete it" in ended.err
+        assert "delete " in ended.err
         assert (folder / "checkpoint.pt").read_bytes() == damaged
     (folder / "checkpoint.pt").write_bytes(good)
     (folder / "metrics.jsonl").write_bytes((folder / "metrics.jsonl").read_bytes()[:40])
     ended = run(CASES["average"], resuming)
     assert ended.code == 2
-    assert "metrics.jsonl has 40 bytes, but the checkpoint recorded" in one_line(ended)
+    assert "metrics.jsonl is damaged (it has 40 bytes, but the checkpoint recorded" in one_line(ended)
+
+
+def flip(path: Path, part: float) -> None:
+    """Flip one bit of a file, at a fraction of its length."""
+    content = bytearray(path.read_bytes())
+    content[int(part * len(content))] ^= 4
+    path.write_bytes(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["checkpoint.pt", "metrics.jsonl", "best-epoch0001.pt"])
+def test_a_flipped_bit_is_found_and_the_run_resumes_from_the_checkpoint_before(
+    name: str, resuming: Path, whole: Callable[[str], Path]
+) -> None:
+    """The last checkpoint is of step 6, the one before it of step 4; both have the same log and best epoch."""
+    folder = run_folder(resuming)
+    assert torch.load(folder / "checkpoint-previous.pt", weights_only=True)["step"] == 4
+    flip(folder / name, 0.9)
+    ended = run(CASES["average"], resuming)
+    if name == "checkpoint.pt":
+        assert f"{folder.name}/checkpoint.pt is damaged (" in ended.out
+        assert ": resuming from the checkpoint before it, of step 4" in ended.out
+    else:
+        assert ended.code == 2
+        assert f"{folder.name}/{name} is damaged (it" in one_line(ended)
+        assert f"delete runs/{folder.name} to train the run again" in ended.err
+        shutil.rmtree(folder)
+        ended = run(CASES["average"], resuming)
+    assert (ended.code, ended.err) == (0, "")
+    assert not list(folder.glob("*previous*"))
+    check_equal(resuming, whole("average"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *[("step", value) for value in (True, "6", 6.0, -1, 10**6)],
+        *[("best", value) for value in (7, {"file": "best-epoch0001.pt"})],
+        *[(key, None) for key in ("scheme", "optimizer", "window_sums", "metrics_offset", "seconds")],
+        ("window_sums", torch.zeros(1, 1, dtype=torch.float64)),
+        ("optimizer", {"state": 3, "param_groups": [{"params": 4}]}),
+    ],
+)
+def test_wrong_types_in_a_checkpoint_are_refused(
+    key: str, value: object, resuming: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = run_folder(resuming)
+    (folder / "checkpoint-previous.pt").unlink()
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    torch.save(saved | {key: value}, folder / "checkpoint.pt")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.chdir(resuming)
+    with pytest.raises(UserError) as error:
+        train(load_config(CASES["average"], recipes=REPOSITORY / "experiments"))
+    message = str(error.value)
+    assert "\n" not in message
+    assert f"checkpoint.pt is damaged ({key}" in message or "checkpoint.pt does not fit this run (" in message
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_path_in_a_checkpoint_is_refused_and_deletes_nothing(resuming: Path) -> None:
+    folder, victim = run_folder(resuming), resuming / "victim"
+    victim.write_text("mine")
+    (folder / "checkpoint-previous.pt").unlink()
+    saved = torch.load(folder / "checkpoint.pt", weights_only=True)
+    for file in (str(victim), "../../victim", "best-epoch0001.pt/../../../victim"):
+        torch.save(saved | {"best": saved["best"] | {"file": file}}, folder / "checkpoint.pt")
+        with pytest.raises(UserError, match=r"checkpoint\.pt is damaged \(best\.file: String should match pattern"):
+            recover(folder)
+        assert victim.read_text() == "mine"
 
 
 def test_a_folder_of_another_configuration_is_refused(resuming: Path) -> None:
@@ -261,7 +336,8 @@ def test_a_damaged_result_is_refused(resuming: Path) -> None:
     (run_folder(resuming) / "results.json").write_text("{")
     ended = run(CASES["average"], resuming)
     assert ended.code == 2
-    assert "results.json is damaged: delete it and run again" in one_line(ended)
+    assert "results.json is damaged (" in one_line(ended)
+    assert ended.err.endswith("): delete it and run again\n")
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.models import create_model, save_weights
+from kdschemes.storage.naming import run_name
 from tests.processes import SignalAtFile, Started, run
 from tests.schemes.cases import METHODS, base, configure
 from tests.schemes.test_custom import NAMES, TOPOLOGIES, topology

@@ -12,12 +12,12 @@ import torch
 
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.types import Batch
 from kdschemes.errors import TrainingStopped
 from kdschemes.models import create_model
 from kdschemes.storage.checkpoint import CHECKPOINT, load_state
+from kdschemes.storage.naming import run_name
 from kdschemes.storage.predictions import read_predictions
 from kdschemes.training.signals import StopSignal
 from kdschemes.training.train import Failed, Finished, train, train_together

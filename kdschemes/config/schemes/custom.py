@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from kdschemes.config.paths import FilePath
 from kdschemes.config.schemes.base import Method
 
 
@@ -16,7 +17,7 @@ class Topology(Method):
 
     name: Literal["topology"] = "topology"
     method: Annotated[str, Field(description="name of the recipe: its file name")] = ""
-    file: Annotated[str, Field(description="the recipe's file; set by experiment=")] = ""
+    file: Annotated[FilePath, Field(description="the recipe's file; set by experiment=")] = ""
     digest: Annotated[str, Field(description="prefix of the file's SHA-256: a changed file is another run")] = ""
     teacher: Annotated[bool, Field(description="whether the recipe uses frozen teachers (group teacher)")] = False
 

@@ -14,7 +14,7 @@ from kdschemes.config.load import build_config
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.report.analyses.trained_pair import found_folder
-from kdschemes.report.groups import Member, read_config
+from kdschemes.report.groups import Member, config_of
 from kdschemes.storage.predictions import Predictions, read_predictions
 from kdschemes.storage.results import read_results
 
@@ -80,7 +80,7 @@ def start_folder(member: Member) -> Path | None:
 def start_config(member: Member) -> Config | None:
     """Return the configuration of the run from which a run's student started; None if unknown."""
     folder = start_folder(member)
-    tree = None if folder is None else read_config(folder)
+    tree = None if folder is None else config_of(folder)
     return None if tree is None else build_config(tree)
 
 

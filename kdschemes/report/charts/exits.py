@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import altair as alt
 
+from kdschemes.config.parse import parse_json
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart, Section
@@ -39,7 +39,7 @@ def exits(groups: Sequence[Group], hue: Hue) -> Section | None:
 
 def _read(member: Member) -> dict[str, Any] | None:
     try:
-        found = json.loads((member.folder / "early_exit.json").read_bytes())
+        found = parse_json((member.folder / "early_exit.json").read_bytes())
         points = [*found["exits"].values(), found["static"], *(found["curve"] or ())]
         return found if all(float(point[key]) >= 0 for point in points for key in ("macs", "top1")) else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

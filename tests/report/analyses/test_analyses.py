@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import dump_yaml, run_name
+from kdschemes.config.naming import dump_yaml
 from kdschemes.report.analyses import ANALYSES
 from kdschemes.report.analyses.budgets import budgets, equal_compute
 from kdschemes.report.analyses.capacity import Pair, axes, capacity
@@ -26,6 +26,7 @@ from kdschemes.report.analyses.temperature_limit import TEMPERATURES, measure_pa
 from kdschemes.report.document import Section
 from kdschemes.report.groups import Group, Member
 from kdschemes.report.statistics import difference, paired
+from kdschemes.storage.naming import run_name
 from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
 from kdschemes.study.record import Entry
 from kdschemes.study.status import Row

@@ -14,7 +14,7 @@ import torch
 
 from kdschemes.config.data import Digits
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import dump_yaml, run_name
+from kdschemes.config.naming import dump_yaml
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.models import load_model
@@ -24,6 +24,7 @@ from kdschemes.report.analyses.transfer import Change, Transfer, change, seen_cl
 from kdschemes.report.document import Section
 from kdschemes.report.groups import Group, Member
 from kdschemes.report.statistics import mean_by_seed
+from kdschemes.storage.naming import run_name
 from kdschemes.storage.predictions import HeadPredictions, Predictions, write_predictions
 from kdschemes.study.record import Entry
 from kdschemes.study.status import Row

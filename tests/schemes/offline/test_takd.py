@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.config.schemes.offline import OfflineKD
 from kdschemes.schemes.offline.teachers import build_teachers
+from kdschemes.storage.naming import run_name
 from tests.processes import run
 from tests.schemes.cases import DATA_SPEC, base, configure
 from tests.schemes.formulas import Formula

@@ -14,13 +14,13 @@ import torch
 import yaml
 
 from kdschemes.config import Config
-from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.core.nodes import ProbabilityEnsemble
 from kdschemes.core.types import Output
 from kdschemes.errors import UserError
 from kdschemes.models import create_model, save_weights
 from kdschemes.schemes import build_scheme
+from kdschemes.storage.naming import run_name
 from tests.processes import Started, run
 from tests.schemes.cases import (
     DATA_SPEC,

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name
+from kdschemes.storage.naming import run_name
 from kdschemes.study.spec import read_study
 from kdschemes.training.train import train
 

@@ -9,7 +9,7 @@ import pytest
 from filelock import FileLock
 
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name
+from kdschemes.storage.naming import run_name
 from kdschemes.study.local import run as here
 from kdschemes.study.record import remember, write_study
 from kdschemes.study.spec import read_study

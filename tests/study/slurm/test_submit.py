@@ -11,7 +11,7 @@ from filelock import FileLock
 
 from kdschemes import cli
 from kdschemes.config.load import load_config
-from kdschemes.config.naming import run_name
+from kdschemes.storage.naming import run_name
 from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.record import add_submission, read_study_folder, remember, write_study
 from kdschemes.study.slurm import submit

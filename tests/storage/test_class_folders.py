@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kdschemes.data.class_folders import Listing, list_images
 from kdschemes.errors import UserError
+from kdschemes.storage.class_folders import Listing, list_images
 
 
 def touch(path: Path) -> Path:
@@ -28,7 +28,7 @@ def root(tmp_path: Path) -> Path:
 
 
 def listed(root: Path) -> Listing:
-    return list_images({split: root / split for split in ("train", "test")})
+    return list_images(root)
 
 
 def names(root: Path, split: str = "train") -> list[list[str]]:

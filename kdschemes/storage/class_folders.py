@@ -1,7 +1,9 @@
-"""Lists the images in one folder per class: every image once, whatever links there are."""
+"""Lists the images in one folder per class: every image once, whatever links there are. Nothing here imports torch."""
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import itertools
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
@@ -17,9 +19,28 @@ EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", 
 class Listing:
     """The sorted names of the classes; by split and class the sorted paths of the images; notes for the user."""
 
+    root: Path
+    folders: Mapping[str, Path]
     classes: list[str]
     images: dict[str, list[list[str]]]
     notes: list[str]
+
+    @functools.cached_property
+    def digests(self) -> dict[str, list[str]]:
+        """By split and class, the number of images and the digest of their names (below the class folder) and sizes.
+
+        Raises:
+            UserError: an image has gone.
+        """
+        return {
+            split: [_digest(folder / name, paths) for name, paths in zip(self.classes, self.images[split], strict=True)]
+            for split, folder in self.folders.items()
+        }
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """The digest of all names, sizes and labels, wherever the folder is."""
+        return hashlib.sha256(repr((self.classes, self.digests)).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -31,8 +52,44 @@ class _Found:
     folders: list[str] = field(default_factory=list)
 
 
-def list_images(folders: Mapping[str, Path]) -> Listing:
-    """List the images in the folder of each split; all splits have the same class folders.
+def list_root(root: str | None) -> Listing:
+    """List the images below `data.root`; the list is kept until a folder changes.
+
+    Raises:
+        UserError: see `list_images`; or there is no `root`.
+    """
+    if root is None:
+        raise UserError("data.root is missing: set it to the folder with train/ and test/ (or val/)")
+    path = Path(root)
+    return _list_root(path, _changed(path))
+
+
+@functools.lru_cache(maxsize=4)
+def _list_root(root: Path, changed: tuple[int, ...]) -> Listing:
+    return list_images(root)
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of the splits: train, test, and val if it is there and not the test set."""
+    train, test, val = (root / name for name in ("train", "test", "val"))
+    if not os.path.isdir(test):
+        return {"train": train, "test": val}
+    if not os.path.isdir(val) or os.path.samefile(test, val):
+        return {"train": train, "test": test}
+    return {"train": train, "test": test, "val": val}
+
+
+def _changed(root: Path) -> tuple[int, ...]:
+    """Return when the folders of the splits and of their classes last got or lost an entry."""
+    splits = [folder for split in ("train", "val", "test") if (folder := root / split).is_dir()]
+    classes = [entry for folder in splits for entry in _entries(folder) if os.path.isdir(entry.path)]
+    return tuple(os.stat(each).st_mtime_ns for each in (*splits, *classes))
+
+
+def list_images(root: Path) -> Listing:
+    """List the images in `root/train`, `root/val` and `root/test`, which have the same class folders.
+
+    Without `test`, `val` is the test set.
 
     Hidden files and folders are ignored, as are files without an image extension. A class folder and an image may be
     links. Links to other folders are not followed, nor is a link to an image that is listed already.
@@ -41,6 +98,7 @@ def list_images(folders: Mapping[str, Path]) -> Listing:
         UserError: a folder is missing, unreadable or without class folders, a class has no images, class folders differ
             or overlap, or an image is no regular file.
     """
+    folders = _split_folders(root)
     names = {split: _class_names(folder) for split, folder in folders.items()}
     found = {split: [_search(folder / name) for name in names[split]] for split, folder in folders.items()}
     first, *others = folders
@@ -65,7 +123,20 @@ def list_images(folders: Mapping[str, Path]) -> Listing:
                 )
     to_folders = {link for split in found.values() for each in split for link in each.folders}
     notes = [*_note("to a folder within a class", to_folders), *_note("to an image that is listed already", repeated)]
-    return Listing(names[first], images, notes)
+    return Listing(root, folders, names[first], images, notes)
+
+
+def _digest(folder: Path, paths: Sequence[str]) -> str:
+    """Return the number of images of a class, and the digest of their names and sizes."""
+    digest = hashlib.sha256()
+    try:
+        for path in paths:
+            digest.update(
+                f"{os.path.relpath(path, folder)}\0{os.stat(path).st_size}\0".encode(errors="surrogateescape")
+            )
+    except OSError as error:
+        raise UserError(f"cannot read the image {error.filename} ({error.strerror}): restore or remove it") from None
+    return f"{len(paths)} {digest.hexdigest()[:16]}"
 
 
 def _class_names(folder: Path) -> list[str]:

@@ -1,0 +1,78 @@
+"""The names of run folders: what can change a run's result, and nothing else. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from pathlib import Path
+
+from kdschemes.checksums import file_checksum
+from kdschemes.config import Config
+from kdschemes.config.data import ImageFolder
+from kdschemes.config.naming import NOT_HASHED, to_tree
+from kdschemes.storage.class_folders import list_root
+
+WEIGHTS = "model.safetensors"
+
+RUN_NAME = re.compile(r".+-seed\d+-[0-9a-f]{8}")
+
+
+def run_name(config: Config) -> str:
+    """Return the name of the run's folder: readable parts, then the hash of the configuration.
+
+    After `image_folder` follow 8 hexadecimal digits of the digest of the images' names, sizes and labels.
+
+    Raises:
+        UserError: the images cannot be listed.
+    """
+    model, data = config.model.name.replace("/", "_"), config.data.name
+    if isinstance(config.data, ImageFolder):
+        data = f"{data}_{list_root(config.data.root).digest[:8]}"
+    return "-".join((config.scheme.name, config.scheme.method, data, model, f"seed{config.seed}", config_hash(config)))
+
+
+def config_hash(config: Config) -> str:
+    """Return 8 hexadecimal digits that identify what is computed on the data.
+
+    The keys in `NOT_HASHED` and groups that the scheme does not use are excluded. Given weights count by their content.
+    """
+    tree = to_tree(config)
+    for name in NOT_HASHED:
+        group, _, key = name.rpartition(".")
+        (tree.get(group, {}) if group else tree).pop(key, None)
+    for group in ("model", "teacher"):
+        if group in tree:
+            tree[group]["checkpoint"] = _identities(tree[group]["checkpoint"])
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def _identities(given: str | list[str] | None) -> str | list[str] | None:
+    if given is None:
+        return None
+    return _identity(given) if isinstance(given, str) else [_identity(each) for each in given]
+
+
+def _identity(given: str) -> str:
+    """Return what identifies given weights: the name of the run that exports them, or the digest of their file.
+
+    A run's name stands for its weights before it has finished, too.
+    """
+    path = Path(given)
+    folder = path.parent if path.name == WEIGHTS else path
+    which = "/best" if folder.name == "best" else ""
+    run = folder.parent if which else folder
+    if RUN_NAME.fullmatch(run.name):
+        return run.name + which
+    file = path / WEIGHTS if path.is_dir() else path
+    try:
+        status = file.stat()
+        return _checksum(file, status.st_size, status.st_mtime_ns)
+    except OSError:  # the Hugging Face Hub's, or missing: building the network tells
+        return given
+
+
+@functools.cache
+def _checksum(file: Path, size: int, mtime_ns: int) -> str:
+    return file_checksum(file)
