@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from kdschemes.config import Config
@@ -14,12 +14,13 @@ from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Node
 from kdschemes.core.terms import Term, Transfer
 from kdschemes.data import DataModule
+from kdschemes.distributed.collectives import on_main_process
 from kdschemes.errors import UserError
 from kdschemes.models import stages
 from kdschemes.models.weights import HUB
 from kdschemes.teacher_cache.cache import FEATURES, LOGITS, TeacherCache
 from kdschemes.teacher_cache.folder import check_space, in_words
-from kdschemes.teacher_cache.key import cache_key
+from kdschemes.teacher_cache.key import cache_key, images_digest
 
 FOLDER = "teacher_cache"
 """Name of the folder of all caches, next to the runs' folders."""
@@ -55,17 +56,21 @@ def check_cache(config: Config, scheme: Distillation) -> None:
             )
 
 
-def attach_caches(config: Config, scheme: Distillation, data: DataModule) -> None:
+def attach_caches(
+    config: Config, scheme: Distillation, data: DataModule, watch: Callable[[str], None] = lambda line: None
+) -> None:
     """Attach caches to the frozen networks of a scheme, if configured; call it before the weights are placed.
 
-    `config` names all checkpoints. The caches must be opened at the start of each epoch.
+    `config` names all checkpoints. The caches must be opened at the start of each epoch. All processes must call this;
+    the main process reads all training images, and calls `watch` with lines on its progress.
 
     Raises:
         UserError: an image cannot be read.
     """
     teacher = config.teacher
-    if not config.scheme.uses_teacher or teacher.cache == "none":
+    if not config.scheme.uses_teacher or teacher.cache == "none" or not _frozen(scheme):
         return
+    images = on_main_process(lambda: images_digest(data, watch))
     for node in _frozen(scheme):
         spec = node.network.spec
         wanted: dict[str, tuple[int, ...]] = {LOGITS: (spec.num_classes,)}
@@ -75,7 +80,7 @@ def attach_caches(config: Config, scheme: Distillation, data: DataModule) -> Non
             wanted |= {f"{FEATURES}{s}": shape for s, shape in shapes.items() if read is None or s in read}
         node.cache = TeacherCache(
             cache_root(config),
-            cache_key(node.network, data, config),
+            cache_key(node.network, data, config, images),
             data,
             node.compute,
             precision=config.precision,

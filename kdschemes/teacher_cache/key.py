@@ -6,8 +6,8 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,17 +29,18 @@ FORMAT = 1
 NOT_OF_VIEWS = ("name", "root", "num_workers", "classes", "val_fraction", "split_seed", *SUBSET)
 """Dataset options that no view depends on, given the images and the training positions."""
 
-ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE, FILES_AT_ONCE = 4096, 1024
 
 Key = dict[str, Any]
 
 _IMAGES: WeakKeyDictionary[Source, str] = WeakKeyDictionary()
+_FILES: dict[bytes, str] = {}
 
 
-def cache_key(network: StagedNetwork, data: DataModule, config: Config) -> Key:
+def cache_key(network: StagedNetwork, data: DataModule, config: Config, images: str) -> Key:
     """Return what the outputs of a frozen network, as loaded, on a run's training views depend on.
 
-    Images in memory are identified by their bytes, images in a folder by their names and sizes.
+    `images` identifies the training images by their contents (`images_digest`).
     """
     options = dataclasses.asdict(data.options)
     return {
@@ -47,7 +48,7 @@ def cache_key(network: StagedNetwork, data: DataModule, config: Config) -> Key:
         "teacher": {"name": network.spec.name, "weights": weights_digest(network)},
         "data": {
             "name": data.options.name,
-            "images": images_digest(data.source),
+            "images": images,
             "samples": data.sizes["train"],
             "positions": _digest(data.positions["train"]),
         },
@@ -89,35 +90,53 @@ def weights_digest(network: StagedNetwork) -> str:
     return digest.hexdigest()
 
 
-def images_digest(source: Source) -> str:
-    """Return the SHA-256 of the training images: of their bytes if in memory, of their names and sizes in a folder.
+def images_digest(data: DataModule, watch: Callable[[str], None]) -> str:
+    """Return the SHA-256 of the training images: of their pixels if in memory, of the files' bytes in a folder.
+
+    Files are read once per process, as long as their sizes and times of change stay the same; `watch` is called with a
+    line on the progress after every `FILES_AT_ONCE` files, and may raise.
 
     Raises:
-        UserError: an image is missing, or the source is of another kind.
+        UserError: an image cannot be read, or the source is of another kind.
     """
+    source = data.source
+    if isinstance(source, FolderSource):
+        paths = source.decoder.paths["train"]
+        return _files_digest([paths[position] for position in data.positions["train"].tolist()], watch)
+    if not isinstance(source, MemorySource):
+        raise UserError(f"teacher outputs on a {type(source).__name__} cannot be cached: set teacher.cache=none")
     if source not in _IMAGES:
         digest = hashlib.sha256()
-        if isinstance(source, MemorySource):
-            digest.update(f"{list(source.mean)} {list(source.std)}\n".encode())
-            inner = slice(source.padding["train"], source.padding["train"] + source.image_size)
-            for start in range(0, len(source.images["train"]), ROWS_AT_ONCE):
-                digest.update(_bytes(source.images["train"][start : start + ROWS_AT_ONCE, :, inner, inner]))
-        elif isinstance(source, FolderSource):
-            paths = source.decoder.paths["train"]
-            root = os.path.commonpath(paths)
-            for path in paths:
-                digest.update(f"{os.path.relpath(path, root)} {_size(Path(path))}\n".encode())
-        else:
-            raise UserError(f"teacher outputs on a {type(source).__name__} cannot be cached: set teacher.cache=none")
+        digest.update(f"{list(source.mean)} {list(source.std)}\n".encode())
+        inner = slice(source.padding["train"], source.padding["train"] + source.image_size)
+        for start in range(0, len(source.images["train"]), ROWS_AT_ONCE):
+            digest.update(_bytes(source.images["train"][start : start + ROWS_AT_ONCE, :, inner, inner]))
         _IMAGES[source] = digest.hexdigest()
     return _IMAGES[source]
 
 
-def _size(path: Path) -> int:
+def _files_digest(paths: Sequence[str], watch: Callable[[str], None]) -> str:
+    """Return the SHA-256 of the contents of files, read by several threads; their names do not count."""
     try:
-        return path.stat().st_size
+        states, contents = hashlib.sha256(), hashlib.sha256()
+        for path in paths:
+            found = os.stat(path)
+            states.update(f"{path} {found.st_size} {found.st_mtime_ns}\n".encode())
+        if (state := states.digest()) not in _FILES:
+            with ThreadPoolExecutor() as threads:
+                for start in range(0, len(paths), FILES_AT_ONCE):
+                    watch(f"teacher cache: {start:,} of {len(paths):,} images read, to identify them by their contents")
+                    for content in threads.map(_file_digest, paths[start : start + FILES_AT_ONCE]):
+                        contents.update(content)
+            _FILES[state] = contents.hexdigest()
     except OSError as error:
-        raise UserError(f"cannot read the image {path} ({error.strerror or error}): restore it") from None
+        raise UserError(f"cannot read the image {error.filename} ({error.strerror}): restore it") from None
+    return _FILES[state]
+
+
+def _file_digest(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _digest(tensor: Tensor) -> str:

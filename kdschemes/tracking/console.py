@@ -29,6 +29,12 @@ class ProgressConsole:
         elif self._show:
             print(text, flush=True)
 
+    def progress(self, text: str) -> None:
+        """Print a line, unless there was one in the last 15 s."""
+        if time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            self.line(text)
+
     def stop(self) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -45,9 +51,8 @@ class ProgressConsole:
         """Update the bar; without one, print `line` if it is time for one."""
         if self._bar is not None:
             self._bar.update(self._bar.task_ids[0], **task)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            self.line(line)
+        else:
+            self.progress(line)
 
 
 class Reporter(ProgressConsole):

@@ -158,9 +158,17 @@ class Trainer:
             main_process_first(lambda: self._build(with_teachers(config, None), data))
             resolved = with_teachers(config, self._train_prerequisites(earlier))
         scheme = main_process_first(lambda: self._build(resolved, data))
-        main_process_first(lambda: attach_caches(resolved, scheme, data))
+        attach_caches(resolved, scheme, data, self._watch)
         checkpoint = resolved.teacher.checkpoint
         return Run(config, accelerator, data, scheme, folder, console=self.console, teacher_checkpoint=checkpoint)
+
+    def _watch(self, progress: str) -> None:
+        """Report the progress of a long preparation, unless a signal asks to stop."""
+        if self.stop.received is not None:
+            self.console.line("stopped before it started; the same command starts it again")
+            self.stop.notify_job("starting")
+            raise SystemExit(self.stop.exit_code)
+        self.console.progress(progress)
 
     def _build(self, config: Config, data: DataModule) -> Distillation:
         world = self.accelerator.num_processes
