@@ -1,4 +1,4 @@
-"""Signals to real runs, whatever they are doing: they stop with a checkpoint, and end like runs that nothing disturbed."""
+"""Signals to real runs, whatever they do: they stop with a checkpoint, and end like runs that nothing disturbed."""
 
 from __future__ import annotations
 
