@@ -37,11 +37,11 @@ Command = Callable[[argparse.Namespace], str | int]
 """A command: from its options to what it prints, or to an exit code."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the process's exit code."""
+def main(arguments: Sequence[str] | None = None, *, recipes: Path | None = None) -> int:
+    """Run one command; return the process's exit code. `recipes` is that of `train`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
-        return train(words[1:])
+        return train(words[1:], recipes=recipes)
     try:
         options = _options(words)
         command: Command = options.command
@@ -105,10 +105,11 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
 
 def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
     """Train one run. Importing torch takes seconds: by then, signals are remembered."""
-    from kdschemes.tracking.tables import results_table
-    from kdschemes.training.train import train as train_run
-
     try:
+        from kdschemes.tracking.console import until_closed
+        from kdschemes.tracking.tables import results_table
+        from kdschemes.training.train import train as train_run
+
         finished = train_run(config, stop)
     except TrainingStopped as error:
         if main_process:
@@ -123,8 +124,9 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
     except KeyboardInterrupt:
         return 130
     if main_process:
-        print(results_table(finished.results))
-        print(f"run folder: {finished.folder}")
+        with until_closed():
+            print(results_table(finished.results))
+            print(f"run folder: {finished.folder}", flush=True)
     return 0
 
 

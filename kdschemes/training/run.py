@@ -244,8 +244,8 @@ class Run:
         bests = (self.state.best, self.state.previous_best)
         remove_leftovers(self.folder, [best["file"] for best in bests if best is not None])
 
-    def interrupt(self, signal: str) -> None:
-        """Save a checkpoint and leave a marker that `signal` interrupted the run.
+    def interrupt(self, reason: str) -> None:
+        """Save a checkpoint and leave a marker that `reason` interrupted the run.
 
         Raises:
             UserError: another process has taken over the folder; nothing is saved.
@@ -253,7 +253,7 @@ class Run:
         on_main_process(lambda: self._lease.verify() if self._lease is not None else None)
         self.save()
         if self.main:
-            marker = {"signal": signal, "step": self.state.step, "total_steps": self.total_steps}
+            marker = {"signal": reason, "step": self.state.step, "total_steps": self.total_steps}
             write_json(self.folder / INTERRUPTED, marker)
 
     def _check_finite(self, *, weights: bool = False) -> None:
