@@ -72,7 +72,10 @@ def teacher_network(config: Config, data_spec: DataSpec, number: int) -> StagedN
 
 
 def with_average(scheme: Distillation, decay: float) -> Distillation:
-    """Add a moving average of the primary head's network, evaluated as the last head, `NAME/ema`."""
+    """Add a moving average of the primary head's network, evaluated as the last head, `NAME/ema`.
+
+    Its decay warms up: without, the initial weights would dominate a run of fewer than 1 / (1 - `decay`) steps.
+    """
     nodes_of_heads = {head: scheme.node_of(head) for head in scheme.heads}
     head = next((head for head, node in nodes_of_heads.items() if not isinstance(node, LossHead)), scheme.heads[0])
     source = nodes_of_heads[head]
@@ -80,7 +83,7 @@ def with_average(scheme: Distillation, decay: float) -> Distillation:
         raise UserError("train.ema needs a separate network: choose scheme.topology=independent or train.ema=null")
     name = f"{head}/ema"
     network = source.network.network if isinstance(source, NetworkWithExits) else source.network
-    return scheme.with_nodes({name: Ema(Network(head, network), {head: name}, decay)}, [name])
+    return scheme.with_nodes({name: Ema(Network(head, network), {head: name}, decay, warm_up=True)}, [name])
 
 
 def _create(name: str, data_spec: DataSpec, pretrained: bool) -> StagedNetwork:
