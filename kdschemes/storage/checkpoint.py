@@ -14,7 +14,7 @@ from torch import nn
 from kdschemes import __version__
 from kdschemes.distributed.fsdp import full_state, load_full_optimizer_state, load_full_state
 from kdschemes.errors import UserError, first_line
-from kdschemes.storage.atomic import atomic_write
+from kdschemes.storage.atomic import atomic_write, verify_guards
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -30,10 +30,16 @@ def load_state(path: Path) -> dict[str, Any]:
     """Load what `save_state` wrote onto the CPU, without executing code from the file.
 
     Raises:
-        UserError: the file is damaged or not a checkpoint.
+        UserError: the file is missing, damaged or not a checkpoint.
+        FolderLost: the whole folder is missing, or another process's.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        verify_guards(path)
+        raise UserError(
+            f"{path} was deleted or renamed: restore it, or delete its folder to start this run over"
+        ) from None
     except Exception as error:
         raise UserError(f"{path} is damaged ({first_line(error)[:80]}): delete it to start this run over") from None
     if not isinstance(state, dict):

@@ -209,6 +209,8 @@ class Run:
             self.state.metrics_offset = self.log.sync()
         save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, self.state.saved())
         if self.main:
+            if not (self.folder / "config.yaml").exists():
+                claim_folder(self.folder, self.config)
             remove_leftovers(self.folder, self.state.best)
         self.accelerator.wait_for_everyone()
 
@@ -235,8 +237,8 @@ class Run:
         return self.state.wall + time.perf_counter() - self.opened
 
     def write(self, row: dict[str, Any]) -> None:
-        if self.log is not None:
-            self.log.write(row)
+        """Log a row on the main process; if that fails, it fails on all."""
+        on_main_process(lambda: self.log.write(row) if self.log is not None else None)
 
     def close(self, error: BaseException | None) -> None:
         """Close the logs and release the folder; `error` is the error that ended the run early, if any."""
