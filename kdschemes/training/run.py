@@ -236,6 +236,8 @@ class Run:
         save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, state)
         self.saved_step, self.saved_best = self.state.step, self.state.best
         if self.main:
+            if not (self.folder / "config.yaml").exists():
+                claim_folder(self.folder, self.config)
             self._remove_leftovers()
         self.accelerator.wait_for_everyone()
 
@@ -267,8 +269,8 @@ class Run:
         return self.state.wall + time.perf_counter() - self.opened
 
     def write(self, row: dict[str, Any]) -> None:
-        if self.log is not None:
-            self.log.write(row)
+        """Log a row on the main process; if that fails, it fails on all."""
+        on_main_process(lambda: self.log.write(row) if self.log is not None else None)
 
     def close(self, error: BaseException | None) -> None:
         """Close the logs and release the folder; `error` is the error that ended the run early, if any."""
