@@ -17,7 +17,7 @@ from kdschemes.cards import read as cards
 from kdschemes.config import Config
 from kdschemes.config.data import DATA
 from kdschemes.config.paths import expand
-from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, unknown
+from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, out_of_memory, shown, unknown
 from kdschemes.training.signals import StopSignal
 
 HELP = {"-h", "--help"}
@@ -30,6 +30,9 @@ RENAMED = {
     "dashboard": "wandb dashboard",
 }
 """Commands by their former words."""
+
+LONGEST_ERROR = 2_000
+"""Characters that an error has at most."""
 
 Command = Callable[[argparse.Namespace], str | int]
 """A command: from its options to what it prints, or to an exit code."""
@@ -49,8 +52,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(result, flush=True)
     except BrokenPipeError:
         _discard_output()
-    except UserError as error:
-        _print_error(error)
+    except (UserError, MemoryError, RuntimeError) as error:
+        _print_error(_told(error))
         return 2
     return 0
 
@@ -100,11 +103,12 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
         if main_process:
             _print_error(error)
         return 1
-    except UserError as error:
-        if not isinstance(error, ErrorOnMain):
+    except (UserError, MemoryError, RuntimeError) as error:
+        told = _told(error)
+        if not isinstance(told, ErrorOnMain):
             node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
             rank = os.environ.get("RANK")
-            _print_error(error if main_process else UserError(f"process {rank} on {node}: {error}"))
+            _print_error(told if main_process else UserError(f"process {rank} on {node}: {told}"))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -114,9 +118,17 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
     return 0
 
 
+def _told(error: Exception) -> UserError:
+    """Return the error that is a user's; another one that does not say that memory is too small is raised again."""
+    told = error if isinstance(error, UserError) else out_of_memory(error)
+    if told is None:
+        raise error
+    return told
+
+
 def _print_error(error: Exception) -> None:
-    """Print an error in one line, whatever line breaks a value or a library's message has."""
-    print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    """Print an error in one line, whatever line breaks and control characters a value or a library's message has."""
+    print(f"error: {shown(' '.join(str(error).splitlines()), LONGEST_ERROR)}", file=sys.stderr)
 
 
 def _discard_output() -> None:
@@ -134,7 +146,7 @@ def run_study(options: argparse.Namespace) -> str | int:
             raise UserError("--memory is for runs on this machine: with --slurm pass --mem to sbatch, after --")
         return submit_study(options)
     if options.sbatch:
-        raise UserError(f"{options.sbatch[0]} after -- is an option of sbatch: add --slurm")
+        raise UserError(f"{shown(options.sbatch[0])} after -- is an option of sbatch: add --slurm")
     from kdschemes.study.local.run import study_here
 
     memory = options.memory * 1e9 if options.memory is not None else None
@@ -269,7 +281,7 @@ class Parser(argparse.ArgumentParser):
     """A parser that reports a wrong command line in one line, and whose help lists its commands by group."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+        raise UserError(f"{shown(message)} (see {self.prog} --help)")
 
     def has_commands(self) -> None:
         """Prepare for `group` and `command`."""
@@ -303,7 +315,7 @@ class Parser(argparse.ArgumentParser):
         elif self.prog == "kdschemes" and word in RENAMED:
             raise UserError(f"'kdschemes {word}' is now 'kdschemes {RENAMED[word]}'")
         elif self.prog == "kdschemes study" and not nearest(word, known):
-            raise UserError(f"'kdschemes study {word}' is now 'kdschemes study run {word}'")
+            raise UserError(f"'kdschemes study {shown(word)}' is now 'kdschemes study run {shown(word)}'")
         else:
             raise unknown(f"command {self.prog}", word, known)
 
@@ -403,7 +415,7 @@ def _add_cache(parser: Parser) -> None:
     keys = "where data and teacher are now: data.root=, ..."
     verify.add_argument("override", metavar="KEY=VALUE", nargs="*", help=keys)
     verify.add_argument("--samples", type=_positive, metavar="N", default=8, help="chunks of 256 images to compute [8]")
-    verify.add_argument("--seed", type=int, metavar="S", default=0, help="chooses the chunks [0]")
+    verify.add_argument("--seed", type=_seed, metavar="S", default=0, help="chooses the chunks [0]")
 
 
 def _options(words: list[str]) -> argparse.Namespace:
@@ -436,14 +448,23 @@ def _amount(text: str) -> float:
     except ValueError:
         amount = math.nan
     if not 0 < amount < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not a number above 0")
     return amount
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
+    return _whole(text, 1, 4_096)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 1 << 64)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 25 else -1
+    if not low <= number <= high:
+        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not a whole number from {low} to {high}")
+    return number
 
 
 if __name__ == "__main__":

@@ -283,6 +283,8 @@ def _bounds(bounds: list[Any]) -> str:
                 words.append(f"below {high}")
             case annotated_types.MinLen(min_length=least):
                 words.append(f"at least {least} of them")
+            case annotated_types.MaxLen(max_length=most):
+                words.append(f"at most {most} of them")
     return " " + " and ".join(words) if words else ""
 
 

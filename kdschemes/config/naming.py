@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,7 +29,7 @@ def to_tree(config: Config) -> Tree:
     return tree
 
 
-def flatten(tree: Mapping[str, Any], separator: str = ".") -> Tree:
+def flatten(tree: Mapping[Any, Any], separator: str = ".") -> Tree:
     """Return the leaves of nested data by their joined keys: `train.epochs`, as on the command line."""
     flat: Tree = {}
     for key, value in tree.items():
@@ -68,4 +67,4 @@ def dump_yaml(config: Config) -> str:
 
 def in_line(value: Any) -> str:
     """Return a value as YAML on one line, as on a command line."""
-    return to_yaml(value, flow=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
+    return to_yaml(value, flow=True, width=1 << 30).removesuffix("\n").removesuffix("\n...")

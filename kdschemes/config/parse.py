@@ -205,7 +205,7 @@ def _parts(value: Any) -> list[Any]:
     raise _Unusable(f"it has a {type(value).__name__}")
 
 
-def to_yaml(value: Any, *, width: float = 80, flow: bool = False) -> str:
+def to_yaml(value: Any, *, width: int = 80, flow: bool = False) -> str:
     """Return plain data as YAML, keys in their order; with `flow` in brackets."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=width, default_flow_style=flow)
     return text

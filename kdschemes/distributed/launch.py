@@ -57,7 +57,7 @@ def start_processes(config: Config) -> Accelerator:
     torch.set_num_threads(config.train.num_threads or max(1, _cores() // here))
     if config.train.deterministic:
         make_deterministic()
-    set_seed(config.seed)
+    set_seed(config.seed % 2**32)
     return accelerator
 
 

@@ -18,9 +18,15 @@ def from_file(config: Config, data_spec: DataSpec) -> Distillation:
     """Return the scheme that the recipe's function `topology(config, task)` builds.
 
     Raises:
-        UserError: the file cannot be imported, or has no such function.
+        UserError: the file cannot be imported, has no such function, or the function returns something else.
     """
-    return _builder(config.scheme.file)(config, data_spec)
+    scheme: object = _builder(config.scheme.file)(config, data_spec)
+    if not isinstance(scheme, Distillation):
+        raise UserError(
+            f"topology in recipe {config.scheme.file} returned a {type(scheme).__name__}: return a Distillation, as "
+            "distill() does"
+        )
+    return scheme
 
 
 @cache
@@ -31,7 +37,7 @@ def _builder(file: str) -> Builder:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"recipe {file} cannot be imported ({type(error).__name__}: {first_line(error)})") from error
     build = getattr(module, "topology", None)
     if not callable(build):
