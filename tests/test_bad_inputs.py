@@ -109,7 +109,13 @@ WORDS = [
         for path in ("~nosuchuser/x", NAME, LONG)
     ),
     *("experiment=.", "experiment=/dev/zero.yaml", "experiment=/etc", "experiment=folder.yaml", "experiment=folder.py"),
-    *("experiment=pipe.yaml", f"experiment={NAME}.yaml", "experiment=~nosuchuser/a.yaml", "experiment=../../x"),
+    *(
+        "experiment=pipe.yaml",
+        "experiment=pipe.py",
+        f"experiment={NAME}.yaml",
+        "experiment=~nosuchuser/a.yaml",
+        "experiment=../../x",
+    ),
 ]
 
 TEXTS = [
@@ -296,7 +302,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     place = tmp_path / "place"
     (place / "folder.yaml").mkdir(parents=True)
     (place / "folder.py").mkdir()
-    os.mkfifo(place / "pipe.yaml")
+    for name in ("pipe.yaml", "pipe.py"):
+        os.mkfifo(place / name)
     monkeypatch.chdir(place)
     return place
 

@@ -16,6 +16,10 @@ TEACHER = "teacher"
 """The `job_type` of runs that are trained only because other runs need them."""
 
 
+Name = Annotated[str, Field(max_length=128)]
+"""What W&B takes as a name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """The trained network: the student, each peer, or the self-distilled network."""
@@ -159,7 +163,7 @@ class Config:
     tracker: Annotated[
         list[Literal["wandb", "tensorboard"]], Field(description="none, wandb, tensorboard, or a list of them")
     ] = field(default_factory=list)
-    project: Annotated[str, Field(description="W&B project")] = "kdschemes"
-    group: Annotated[str | None, Field(description="W&B group; null: scheme, method, data and model")] = None
-    job_type: Annotated[str | None, Field(description="W&B job type; null: the scheme")] = None
+    project: Annotated[Name, Field(description="W&B project")] = "kdschemes"
+    group: Annotated[Name | None, Field(description="W&B group; null: scheme, method, data and model")] = None
+    job_type: Annotated[Name | None, Field(description="W&B job type; null: the scheme")] = None
     output_dir: Annotated[FilePath, Field(description="parent folder of all run folders")] = "runs"

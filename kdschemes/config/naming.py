@@ -13,6 +13,9 @@ from kdschemes.config.parse import to_yaml
 
 Tree = dict[str, Any]
 
+MOST_OF_A_PART = 80
+"""Characters of a part of a run's name: a folder's name has at most 255 bytes."""
+
 NOT_HASHED = (
     *("output_dir", "tracker", "project", "group", "job_type", "scheme.file", "teacher.placement", "train.fsdp"),
     *("teacher.cache_dir", "teacher.cache_limit_gb"),
@@ -57,7 +60,7 @@ def run_name(config: Config) -> str:
     """Return the name of the run's folder: readable parts, then the hash of the configuration."""
     model = config.model.name.replace("/", "_")
     parts = (config.scheme.name, config.scheme.method, config.data.name, model, f"seed{config.seed}")
-    return "-".join((*parts, config_hash(config)))
+    return "-".join((*(part[:MOST_OF_A_PART] for part in parts), config_hash(config)))
 
 
 def dump_yaml(config: Config) -> str:

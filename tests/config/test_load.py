@@ -331,6 +331,28 @@ def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
     assert "no recipes in" in error("experiment=x", recipes=tmp_path / "empty")
 
 
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("train.num_threads=1000000", "at most 1024"),
+        ("scheme.peers=1000000", "at most 64"),
+        ("data.crop_padding=10000000", "at most 64"),
+        ("train.batch_size=1000000000", "at most 1000000"),
+        ("optim.lr=1e300", "must be a finite number, 0 or from 1e-30 to 1e+12 in size"),
+        ("optim.lr=1e-40", "0 or from 1e-30"),
+        ("seed=" + "9" * 30, "a whole number is too large"),
+        ("tracker=[wandb,wandb]", "names a tracker twice"),
+        ("group=" + "g" * 300, "text at most 128 characters"),
+        ("method=[a]", "unknown method '['a']'"),
+        (".".join(["a"] * 5_000) + "=1", "unknown key 'a.a.a"),
+    ],
+)
+def test_what_no_real_run_has_is_refused(argument: str, words: str) -> None:
+    message = error(argument)
+    assert words in message
+    assert len(message) < 500
+
+
 def test_values_are_read_as_yaml() -> None:
     assert (load("seed=010").seed, load("group=exp #1").group, load("output_dir=2026-13-45").output_dir) == (
         *(10, "exp #1", "2026-13-45"),
