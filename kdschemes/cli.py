@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import shutil
 import socket
 import sys
@@ -127,8 +128,9 @@ def _told(error: Exception) -> UserError:
 
 
 def _print_error(error: Exception) -> None:
-    """Print an error in one line, whatever line breaks and control characters a value or a library's message has."""
-    print(f"error: {shown(' '.join(str(error).splitlines()), LONGEST_ERROR)}", file=sys.stderr)
+    """Print an error in one line, whatever line breaks, control characters and endless words it has."""
+    text = re.sub(r"\S{401,}", lambda word: shown(word[0]), " ".join(str(error).splitlines()))
+    print(f"error: {shown(text, LONGEST_ERROR)}", file=sys.stderr)
 
 
 def _discard_output() -> None:

@@ -138,7 +138,7 @@ def test_facts_of_digits_are_those_of_the_data() -> None:
         (["stages", "convnet", "--data", "cifar"], ["unknown data 'cifar'", "cifar10", "image_folder"]),
         (
             ["stages", "convnet", "--image-size", "0"],
-            ["--image-size", "'0' is not a whole number from 1 to 4096", "--help"],
+            ["--image-size", "'0' is not a whole number from 1 to 4096"],
         ),
         (["stages", "convnet", "--image-size", "4"], ["needs 8x8 or more, not 4x4"]),
         (["stages"], ["MODEL", "kdschemes stages --help"]),
