@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdschemes.errors import UserError, first_line, nearest
+from kdschemes.errors import UserError, first_line, nearest, shown
 from kdschemes.models.base import StagedNetwork
 
 MOST_STAGES = 4
@@ -208,7 +208,7 @@ def create_timm(name: str, *, num_classes: int, channels: int, image_size: int, 
 
     if not timm.is_model(name):
         hint = nearest(name.partition(".")[0], timm.list_models())
-        raise UserError(f"unknown timm model '{name}'{hint} (timm.list_models() lists them all)")
+        raise UserError(f"unknown timm model '{shown(name)}'{hint} (timm.list_models() lists them all)")
     options = {"num_classes": num_classes, "in_chans": channels, "pretrained": pretrained}
     try:
         try:

@@ -155,15 +155,18 @@ def _write(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _fetch(name: str) -> Path:
-    """Download a Hub repository's weights and return the local path."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
+    """Return the local path of a Hub repository's weights, downloaded if they are not there yet."""
+    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
 
+    repository, names = name.removeprefix(HUB), (WEIGHTS, TORCH_WEIGHTS)
     try:
-        try:
-            return Path(hf_hub_download(name.removeprefix(HUB), WEIGHTS))
-        except EntryNotFoundError:
-            return Path(hf_hub_download(name.removeprefix(HUB), TORCH_WEIGHTS))
+        for file in names:
+            if isinstance(there := try_to_load_from_cache(repository, file), str):
+                return Path(there)
+        print(f"downloading {name} from the Hugging Face Hub", flush=True)
+        # asked first, because a download tries five times, for 25 s, where there is no network
+        published = {one.rfilename for one in HfApi().model_info(repository, timeout=10).siblings or ()}
+        return Path(hf_hub_download(repository, next((file for file in names if file in published), WEIGHTS)))
     except Exception as error:  # no network, no such repository, no permission
         raise UserError(
             f"{name} cannot be downloaded ({first_line(error)}): check the name, or download the file and give its path"
