@@ -16,6 +16,7 @@ from kdschemes.errors import UserError, first_line, printable
 from kdschemes.models.base import StagedNetwork
 from kdschemes.models.checkpoint_files import read_state, unwrapped
 from kdschemes.models.exits import ExitNetwork
+from kdschemes.models.hub import fetch
 from kdschemes.models.repdistiller import our_name
 from kdschemes.storage.atomic import atomic_write
 
@@ -156,17 +157,8 @@ def _write(path: Path, state: Mapping[str, Tensor]) -> None:
 
 def _fetch(name: str) -> Path:
     """Return the local path of a Hub repository's weights, downloaded if they are not there yet."""
-    from huggingface_hub import HfApi, hf_hub_download, try_to_load_from_cache
-
-    repository, names = name.removeprefix(HUB), (WEIGHTS, TORCH_WEIGHTS)
     try:
-        for file in names:
-            if isinstance(there := try_to_load_from_cache(repository, file), str):
-                return Path(there)
-        print(f"downloading {name} from the Hugging Face Hub", flush=True)
-        # asked first, because a download tries five times, for 25 s, where there is no network
-        published = {one.rfilename for one in HfApi().model_info(repository, timeout=10).siblings or ()}
-        return Path(hf_hub_download(repository, next((file for file in names if file in published), WEIGHTS)))
+        return fetch(name.removeprefix(HUB), (WEIGHTS, TORCH_WEIGHTS))
     except Exception as error:  # no network, no such repository, no permission
         raise UserError(
             f"{name} cannot be downloaded ({first_line(error)}): check the name, or download the file and give its path"
