@@ -19,6 +19,7 @@ from kdschemes.config import Config
 from kdschemes.config.data import DATA
 from kdschemes.config.topologies import TopologyRefused, allow, check_allowed
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, unknown
+from kdschemes.printable import printable
 from kdschemes.training.signals import StopSignal
 
 HELP = {"-h", "--help"}
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = command(options)
         if isinstance(result, int):
             return result
-        print(result, flush=True)
+        print(printable(result, lines=True), flush=True)
     except BrokenPipeError:
         _discard_output()
     except TopologyRefused as error:
@@ -122,14 +123,14 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
     except KeyboardInterrupt:
         return 130
     if main_process:
-        print(results_table(finished.results))
-        print(f"run folder: {finished.folder}")
+        print(printable(results_table(finished.results), lines=True))
+        print(printable(f"run folder: {finished.folder}"))
     return 0
 
 
 def _print_error(error: Exception) -> None:
     """Print an error in one line, whatever line breaks a value or a library's message has."""
-    print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    print(f"error: {printable(' '.join(str(error).splitlines()))}", file=sys.stderr)
 
 
 def _discard_output() -> None:
@@ -168,9 +169,10 @@ def _report_at_end(folder: Path) -> bool:
 
     print("writing the report", flush=True)
     try:
-        print(f"\n{write_report([str(folder)], output=None, out=None)}\n", flush=True)
+        written = write_report([str(folder)], output=None, out=None)
+        print(printable(f"\n{written}\n", lines=True), flush=True)
     except UserError as error:
-        print(f"no report: {error}", flush=True)
+        print(printable(f"no report: {error}"), flush=True)
         return False
     return True
 
@@ -275,7 +277,9 @@ def wandb_sync(options: argparse.Namespace) -> str:
     """Upload the runs that W&B's client wrote offline."""
     from kdschemes.tracking.upload import sync
 
-    return sync(Path(options.folder).expanduser(), dry_run=options.dry_run, say=lambda line: print(line, flush=True))
+    return sync(
+        Path(options.folder).expanduser(), dry_run=options.dry_run, say=lambda line: print(printable(line), flush=True)
+    )
 
 
 def stages(options: argparse.Namespace) -> str:

@@ -177,3 +177,12 @@ def test_torch_is_imported_only_when_needed(arguments: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=CARDS.parents[2], check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout or done.stderr.startswith("error: ")
+
+
+def test_an_argument_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["methods", "\x1b]0;x\x07\n\udcff"], ["train", "\x1b]0;x\x07\n\udcff=3"]):
+        assert cli.main(command) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "\\x1b]0;x\\x07 \\udcff" in err
+        assert err.rstrip("\n").isprintable()

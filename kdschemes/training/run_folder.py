@@ -12,6 +12,7 @@ import yaml
 from kdschemes.config import Config
 from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, to_tree
 from kdschemes.errors import UserError
+from kdschemes.printable import printable
 from kdschemes.storage.atomic import atomic_write, guarded
 from kdschemes.storage.lease import Lease
 from kdschemes.training.signals import StopSignal
@@ -49,13 +50,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             taken = self._lease.acquire(
                 wait=self._wait,
-                say=lambda text: print(text, flush=True),
+                say=lambda text: print(printable(text), flush=True),
                 asked=lambda: self._stop.received is not None,
             )
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
         if not taken:
-            print(f"stopped before it started; the same command resumes: {self.path}", flush=True)
+            print(printable(f"stopped before it started; the same command resumes: {self.path}"), flush=True)
             self._stop.notify_job("waiting" if self._lease.waited else "starting")
             raise SystemExit(self._stop.exit_code)
         self._entered.callback(self._lease.release)
