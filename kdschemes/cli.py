@@ -21,6 +21,7 @@ from kdschemes.config.data import DATA
 from kdschemes.config.paths import expand
 from kdschemes.config.topologies import TopologyRefused, allow, check_allowed
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, out_of_memory, shown, unknown
+from kdschemes.printable import printable
 from kdschemes.training.signals import StopSignal
 
 HELP = {"-h", "--help"}
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None, *, recipes: Path | None = None)
         result = command(options)
         if isinstance(result, int):
             return result
-        print(result, flush=True)
+        print(printable(result, lines=True), flush=True)
     except BrokenPipeError:
         _discard_output()
     except TopologyRefused as error:
@@ -130,8 +131,8 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
         return 130
     if main_process:
         with until_closed():
-            print(results_table(finished.results))
-            print(f"run folder: {finished.folder}", flush=True)
+            print(printable(results_table(finished.results), lines=True))
+            print(printable(f"run folder: {finished.folder}"), flush=True)
     return 0
 
 
@@ -185,9 +186,10 @@ def _report_at_end(folder: Path) -> bool:
 
     print("writing the report", flush=True)
     try:
-        print(f"\n{write_report([str(folder)], output=None, out=None)}\n", flush=True)
+        written = write_report([str(folder)], output=None, out=None)
+        print(printable(f"\n{written}\n", lines=True), flush=True)
     except UserError as error:
-        print(f"no report: {error}", flush=True)
+        print(printable(f"no report: {error}"), flush=True)
         return False
     return True
 
@@ -292,7 +294,7 @@ def wandb_sync(options: argparse.Namespace) -> str:
     """Upload the runs that W&B's client wrote offline."""
     from kdschemes.tracking.upload import sync
 
-    return sync(Path(options.folder), dry_run=options.dry_run, say=lambda line: print(line, flush=True))
+    return sync(Path(options.folder), dry_run=options.dry_run, say=lambda line: print(printable(line), flush=True))
 
 
 def stages(options: argparse.Namespace) -> str:

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Iterable
 
+from kdschemes.printable import printable
+
 ECHOED = 200
 """Characters of a user's value that a message repeats."""
 
@@ -26,7 +28,7 @@ def shown(value: object, most: int = ECHOED) -> str:
     """Return a value as a message echoes it: on one line, control characters escaped, cut after `most` characters."""
     text = str(value)[: most + 1]
     cut = "..." if len(text) > most else ""
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:most]) + cut
+    return printable(text[:most]) + cut
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:
@@ -50,10 +52,6 @@ def out_of_memory(error: BaseException) -> UserError | None:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the error's type if it has none."""
-    return printable(str(error).strip().partition("\n")[0]) or type(error).__name__
-
-
-def printable(text: str) -> str:
-    """Return text without terminal escape codes and other control characters."""
-    return "".join(filter(str.isprintable, re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)))
+    """Return the first line of an error's message without escape codes, or the error's type if it has none."""
+    line = re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", str(error)).strip().partition("\n")[0]
+    return printable(line) or type(error).__name__

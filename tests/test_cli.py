@@ -213,3 +213,12 @@ def test_threads_that_the_machine_cannot_start(tmp_path: Path, capsys: pytest.Ca
     more = max(64, os.cpu_count() or 1) + 1
     assert cli.main(["train", f"train.num_threads={more}", f"output_dir={tmp_path}"]) == 2
     assert f"train.num_threads={more}, but this machine has {os.cpu_count()} cores" in capsys.readouterr().err
+
+
+def test_an_argument_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (["methods", "\x1b]0;x\x07\n\udcff"], ["train", "\x1b]0;x\x07\n\udcff=3"]):
+        assert cli.main(command) == 2
+        err = capsys.readouterr().err
+        assert err.count("\n") == 1
+        assert "\\x1b]0;x\\x07 \\udcff" in err
+        assert err.rstrip("\n").isprintable()

@@ -13,7 +13,7 @@ from kdschemes.errors import ECHOED, first_line, nearest, out_of_memory, shown, 
     [
         ("one\ntwo", "one"),
         ("\n\x1b[1mDo this\x1b[0m now", "Do this now"),
-        ("a\x1b[38;5;9m\tb\x07\x9b1m", "ab1m"),
+        ("a\x1b[38;5;9m\tb\x07\x9b1m", "a\\tb\\x07\\x9b1m"),
         ("", "ValueError"),
         ("\x1b[0m\n", "ValueError"),
     ],

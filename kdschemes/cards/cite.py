@@ -13,6 +13,7 @@ from kdschemes.config.naming import read_config
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.errors import UserError
+from kdschemes.printable import printable
 
 NETWORK_PAPERS: dict[str, str] = {
     r"resnet\d+([x_.]|$)": "he2016deep",
@@ -33,7 +34,7 @@ def cite(folder: Path) -> str:
     """
     uses: dict[str, tuple[Entry, list[str]]] = {}
     for what, entry in used(read_run(folder)):
-        uses.setdefault(entry.key, (entry, []))[1].append(f"% {what}\n")
+        uses.setdefault(entry.key, (entry, []))[1].append(f"% {printable(what)}\n")
     return "\n\n".join("".join(dict.fromkeys(comments)) + entry.text for entry, comments in uses.values())
 
 

@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from kdschemes.checksums import safetensors_is_intact
-from kdschemes.errors import UserError, first_line, printable
+from kdschemes.errors import UserError, first_line
+from kdschemes.printable import printable
 from kdschemes.storage.archive import check_archive
 
 STATE_KEYS = ("state_dict", "model", "net", "model_state_dict", "student", "model_ema", "state_dict_ema")

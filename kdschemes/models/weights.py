@@ -12,12 +12,13 @@ from torch import Tensor
 
 from kdschemes.checksums import json_with_checksum, safetensors_with_checksum
 from kdschemes.config.paths import expand
-from kdschemes.errors import UserError, first_line, printable
+from kdschemes.errors import UserError, first_line
 from kdschemes.models.base import StagedNetwork
 from kdschemes.models.checkpoint_files import read_state, unwrapped
 from kdschemes.models.exits import ExitNetwork
 from kdschemes.models.hub import fetch
 from kdschemes.models.repdistiller import our_name
+from kdschemes.printable import printable
 from kdschemes.storage.atomic import atomic_write
 
 WEIGHTS, TORCH_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"

@@ -14,6 +14,7 @@ from typing import Any
 import vl_convert
 
 from kdschemes import __version__
+from kdschemes.printable import printable
 from kdschemes.report.build import Report
 from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.render import VEGA_LITE
@@ -33,7 +34,7 @@ def html(report: Report, specs: Mapping[str, Any]) -> str:
     body = _Body(specs)
     sections = [body.section(section, f"part-{number}") for number, section in enumerate(report.sections, 1)]
     contents = "".join(
-        f'<li><a href="#part-{number}">{escape(section.title)}</a></li>'
+        f'<li><a href="#part-{number}">{_text(section.title)}</a></li>'
         for number, section in enumerate(report.sections, 1)
     )
     question = f'<p class="question">{_marked(report.question)}</p>' if report.question else ""
@@ -47,21 +48,21 @@ def html(report: Report, specs: Mapping[str, Any]) -> str:
 <meta http-equiv="Content-Security-Policy" content="{POLICY}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<title>{escape(report.title)}</title>
+<title>{_text(report.title)}</title>
 <link rel="icon" href="data:,">
 <style>{_colors()}{_file("page.css")}</style>
 </head>
 <body>
 <main>
 <header>
-<h1>{escape(report.title)}</h1>
+<h1>{_text(report.title)}</h1>
 {question}
 <div class="summary" role="note" aria-label="Summary">{summary}</div>
 {warnings}
 <nav aria-label="Contents"><ul>{contents}</ul></nav>
 </header>
 {"".join(sections)}
-<footer><p>Made by kdschemes {escape(__version__)}.</p></footer>
+<footer><p>Made by kdschemes {_text(__version__)}.</p></footer>
 </main>
 <script type="application/json" id="config">{_json(CONFIG)}</script>
 {scripts}
@@ -81,17 +82,17 @@ class _Body:
         paragraphs = "".join(f"<p>{_marked(text)}</p>" for text in section.text.split("\n\n") if text.strip())
         tables = "".join(map(self._table, section.tables))
         charts = "".join(map(self._chart, section.charts))
-        return f'<section id="{name}">\n<h2>{escape(section.title)}</h2>\n{paragraphs}{tables}{charts}</section>\n'
+        return f'<section id="{name}">\n<h2>{_text(section.title)}</h2>\n{paragraphs}{tables}{charts}</section>\n'
 
     def _table(self, table: Table) -> str:
         number = next(self._tables)
         kinds = [_kind([row[index] for row in table.rows]) for index in range(len(table.columns))]
         head = "".join(
-            f"<th scope=col{kind}>{escape(title)}</th>" for title, kind in zip(table.columns, kinds, strict=True)
+            f"<th scope=col{kind}>{_text(title)}</th>" for title, kind in zip(table.columns, kinds, strict=True)
         )
         rows = "".join(
-            f"<tr><th scope=row>{escape(row[0])}</th>"
-            + "".join(f"<td{kind}>{escape(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
+            f"<tr><th scope=row>{_text(row[0])}</th>"
+            + "".join(f"<td{kind}>{_text(cell)}</td>" for cell, kind in zip(row[1:], kinds[1:], strict=True))
             + "</tr>"
             for row in table.rows
         )
@@ -104,10 +105,10 @@ class _Body:
 
     def _chart(self, chart: Chart) -> str:
         number = next(self._figures)
-        label = escape(f"Chart {chart.name.replace('_', ' ')}. {chart.caption}", quote=True)
+        label = _text(f"Chart {chart.name.replace('_', ' ')}. {chart.caption}")
         caption = f"<figcaption><b>Figure {number}.</b> {_marked(chart.caption)}</figcaption>"
         return (
-            f'<figure id="{escape(chart.name, quote=True)}"><div class="chart" role="img" aria-label="{label}"></div>'
+            f'<figure id="{_text(chart.name)}"><div class="chart" role="img" aria-label="{label}"></div>'
             f'<script type="application/json">{_json(self._specs[chart.name])}</script>{caption}</figure>\n'
         )
 
@@ -119,9 +120,14 @@ def _kind(cells: Sequence[str]) -> str:
     return ' class="words long"' if max(map(len, cells)) > LONG else " class=words"
 
 
+def _text(text: str) -> str:
+    """Return plain text as HTML, also within quotes."""
+    return escape(printable(text, lines=True))
+
+
 def _marked(text: str) -> str:
     """Return text as HTML: `**bold**` and code in backticks are the only markup."""
-    safe = escape(text)
+    safe = _text(text)
     safe = re.sub(r"`([^`]+)`", r"<code>\1</code>", safe)
     return re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", safe)
 

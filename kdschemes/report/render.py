@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import altair as alt
 import vl_convert
 
+from kdschemes.printable import printable
 from kdschemes.report.document import Chart
 from kdschemes.report.style import CONFIG, PALETTES, PNG_FONT, resolved
 
@@ -26,11 +27,20 @@ def specs(charts: Iterable[Chart]) -> dict[str, Any]:
     found = {}
     with alt.theme.enable("none"):
         for chart in charts:
-            tree = chart.spec.to_dict()
+            tree = _seen(chart.spec.to_dict())
             tree.pop("$schema", None)
             assert chart.name not in found, f"two charts are named {chart.name}"
             found[chart.name] = tree
     return found
+
+
+def _seen(tree: Any) -> Any:
+    """Return a specification whose texts can be drawn: a control character ends the program that draws them."""
+    if isinstance(tree, Mapping):
+        return {key: _seen(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_seen(value) for value in tree]
+    return printable(tree, lines=True) if isinstance(tree, str) else tree
 
 
 def png(spec: dict[str, Any]) -> bytes:

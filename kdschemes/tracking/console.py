@@ -13,6 +13,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
+from kdschemes.printable import printable
+
 SECONDS_BETWEEN_LINES = 15.0
 
 
@@ -30,11 +32,12 @@ class ProgressConsole:
 
     def __init__(self, *, show: bool = True) -> None:
         self._show = show
-        self._console = Console(file=sys.stdout, highlight=False)
+        self._console = Console(file=sys.stdout, highlight=False, emoji=False)
         self._bar: Progress | None = None
         self._last_line = time.monotonic()
 
     def line(self, text: str) -> None:
+        text = printable(text, lines=True)
         with until_closed():
             if self._bar is not None:
                 self._console.print(text, markup=False, soft_wrap=True)
@@ -88,7 +91,7 @@ class Reporter(ProgressConsole):
         if self._show:
             self._total = total
             self.line(title)
-            speed = TextColumn("{task.fields[speed]:.0f} images/s {task.fields[losses]}")
+            speed = TextColumn("{task.fields[speed]:.0f} images/s {task.fields[losses]}", markup=False)
             columns = (MofNCompleteColumn(), TimeRemainingColumn(), speed)
             self._start(*columns, total=total, completed=done, speed=0.0, losses="")
 
@@ -102,7 +105,7 @@ class Reporter(ProgressConsole):
     def losses(self, row: Mapping[str, Any]) -> None:
         """Show the terms of a line of metrics.jsonl in the report."""
         terms = {key.removeprefix("loss/"): value for key, value in row.items() if key.startswith("loss/")}
-        self._losses = "  ".join(f"{name} {value:.3g}" for name, value in list(terms.items())[:4])
+        self._losses = "  ".join(f"{printable(name)} {value:.3g}" for name, value in list(terms.items())[:4])
 
     def epoch(self, epoch: int, epochs: int, top1: Mapping[str, float]) -> None:
         """Report the validation accuracy of each head in percent."""

@@ -13,6 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kdschemes.printable import printable
+
 WIDTH = 160
 """Width of a printed table without a terminal."""
 
@@ -105,7 +107,7 @@ def text_table(
     for title in titles:
         table.add_column(title, justify="left" if title in left else "right", overflow="fold")
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(printable(cell)) for cell in row))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
     text = StringIO()
     Console(file=text, width=width, force_terminal=False, color_system=None).print(table)

@@ -13,6 +13,7 @@ from kdschemes.config.data import ImageFolder
 from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, read_config, to_tree
 from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError
+from kdschemes.printable import printable
 from kdschemes.storage.atomic import atomic_write, guarded
 from kdschemes.storage.class_folders import list_root
 from kdschemes.storage.lease import Lease
@@ -56,13 +57,13 @@ class RunFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             taken = self._lease.acquire(
                 wait=self._wait,
-                say=lambda text: print(text, flush=True),
+                say=lambda text: print(printable(text), flush=True),
                 asked=lambda: self._stop.reason is not None,
             )
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None
         if not taken:
-            print(f"stopped before it started; the same command resumes: {self.path}", flush=True)
+            print(printable(f"stopped before it started; the same command resumes: {self.path}"), flush=True)
             self._stop.notify_job("waiting" if self._lease.waited else "starting")
             raise SystemExit(self._stop.exit_code)
         self._entered.callback(self._lease.release)

@@ -231,3 +231,9 @@ def test_fields_names_and_accents() -> None:
     names = {"Last, A": "Last", "A. Last": "Last", "A, B and C, D and E, F": "A et al.", "{\\c{C}}elik, A": "Çelik"}
     for given, shown in names.items():
         assert Entry("a", f"@misc{{a,\n author = {{{given}}}\n}}").authors == shown
+
+
+def test_a_name_stays_in_its_comment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = cite(tmp_path, capsys, "scheme=supervised", 'model="timm/x\\n@misc{evil,}\\x1b"')
+    assert "% model timm/x\\n@misc{evil,}\\x1b" in said
+    assert "evil" not in parse(re.sub("^%.*$", "", said, flags=re.MULTILINE))

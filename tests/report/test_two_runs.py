@@ -85,3 +85,14 @@ def test_what_is_no_run(tmp_path: Path) -> None:
         compare(str(run), str(tmp_path))
     with pytest.raises(UserError, match="are the same run: give two different runs"):
         compare(str(run), f"{run}/")
+
+
+def test_a_value_in_a_configuration_is_spelled_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a = write_run(tmp_path, supervised(0), results(0, 90.0))
+    b = write_run(tmp_path, supervised(1), results(1, 90.0))
+    config = b / "config.yaml"
+    config.write_text(config.read_text() + '"\\e[2J": "\\a"\n')
+    assert cli.main(["compare", str(a), str(b)]) == 0
+    text = capsys.readouterr().out
+    assert cells(text, "\\x1b[2J") == ["-", "\\x07"]
+    assert text.replace("\n", "").isprintable()

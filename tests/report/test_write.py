@@ -9,10 +9,12 @@ from pathlib import Path
 
 import altair as alt
 import pytest
+from markdown_it import MarkdownIt
 from matplotlib.image import imread
 
 from kdschemes import cli
 from kdschemes.errors import UserError
+from kdschemes.printable import printable
 from kdschemes.report import analyses, report
 from kdschemes.report.build import Report, build
 from kdschemes.report.document import Chart, Section, Table
@@ -146,6 +148,66 @@ def test_nothing_of_a_run_is_markup() -> None:
     (line,) = [line for line in text.splitlines() if line.startswith("| &lt;script")]
     assert line.count(" | ") == 1
     assert ATTACK in terminal(made)
+
+
+LABEL = (
+    "\x1b[31m\x00\x07red\x9b \u202e \ud800\uffff\n# Head\n\n![i](http://e.com/i.png) [l](http://e.com) <http://e.com> `"
+)
+
+
+def test_control_characters_in_a_label_are_spelled_out_everywhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They ended the program that draws the charts, and acted on the terminal."""
+    monkeypatch.setattr("kdschemes.report.html._bundle", lambda: "")
+    output = tmp_path / "runs"
+    variants = f"variants: {{{json.dumps(LABEL)}: {{}}, other: {{optim.lr: 0.2}}}}, seeds: [0]"
+    study = write_study_of(
+        output, "mine", f"{{question: {json.dumps(LABEL)}, base: {{scheme: supervised, train.epochs: 4}}, {variants}}}"
+    )
+    write_run(output, supervised(0), results(0, 90.0), rising(90))
+    for command in (["study", "report", str(study.folder)], ["study", "status", str(study.folder)]):
+        assert cli.main(command) == 0
+        printed = capsys.readouterr().out
+        assert "\\x1b[31m\\x00\\x07red\\x9b" in printed
+        assert all(character.isprintable() or character == "\n" for character in printed)
+    assert (study.folder / "accuracy.png").stat().st_size > 1000
+    page, text = ((study.folder / f"report.{kind}").read_text() for kind in ("html", "md"))
+    for written in (page, text):
+        assert "\\x1b[31m" in written
+        assert not set(LABEL) & set(written) - set(LABEL).intersection(map(chr, range(32, 127))) - {"\n"}
+    tokens = MarkdownIt("commonmark").enable("table").parse(text)
+    inner = [child for token in tokens for child in token.children or ()]
+    assert "Head" not in {tokens[n + 1].content for n, token in enumerate(tokens) if token.type == "heading_open"}
+    assert [child for child in inner if child.type == "link_open"] == []
+    pictures = {str(child.attrs["src"]) for child in inner if child.type == "image"}
+    assert pictures == {path.name for path in study.folder.glob("*.png")}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("# heading", "heading\n===", "heading\n---", "- item", "+ item", "1. item", "2) item", "> quotation", "***"),
+        *("[a](http://b)", "![a](http://b)", "[a][b]", "[b]: http://c", "<http://a>", "<b>", "&lt;", "~~a~~", "*a*"),
+        *("_a_", "a|b", "\\[a](b)", "a\\", "    code", "~~~", "``` a", "x\n\n# y", "-3.2", "a_b=[1, 2] (c)"),
+    ],
+)
+def test_markdown_shows_text_as_it_is(text: str) -> None:
+    table = Table(columns=("a", text), rows=[[text, text]])
+    made = Report(
+        title=text, question=text, summary=[text], warnings=[text], sections=[Section(title="s", tables=[table])]
+    )
+    page = MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(markdown(made, {}))
+    shape = Tags(page)
+    assert {name for name, _ in shape.found} <= {
+        *("h1", "h2", "p", "ul", "li"),
+        *("table", "thead", "tbody", "tr", "th", "td"),
+    }
+    seen = re.sub("<[^>]*>", "\n", page).replace("&quot;", '"')
+    cell = printable(text).strip()
+    assert seen.split("\n").count(cell.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")) >= 4
+    assert len(shape.named("h2")) == 1
+    assert len(shape.named("td")) == 2
 
 
 def test_analyses_are_sections_and_one_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

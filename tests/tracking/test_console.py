@@ -121,3 +121,18 @@ def test_a_message_of_several_runs_is_printed_once(capsys: pytest.CaptureFixture
         report.once(text)
     report.line("done already: a")
     assert capsys.readouterr().out.splitlines() == ["done already: a", "done already: b", "done already: a"]
+
+
+def test_a_name_acts_neither_on_the_terminal_nor_on_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    def work() -> None:
+        report = Reporter(show=True)
+        report.start(100, 0, title="\x1b]0;title\x07 :warning:")
+        report.losses({"loss/[/nothing]\x1b[5m": 1.0})
+        report.advance(50, 64, 0.2)
+        report.stop()
+
+    shown = on_a_terminal(work, monkeypatch)
+    assert "\\x1b]0;title\\x07 :warning:" in shown
+    assert "320 images/s [/nothing]\\x1b[5m 1" in shown
+    assert "\x1b]" not in shown
+    assert "\x1b[5m" not in shown

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.progress import TextColumn
 
+from kdschemes.printable import printable
 from kdschemes.tracking.console import ProgressConsole
 
 
@@ -23,7 +24,7 @@ class StudyConsole(ProgressConsole):
         """Report that a run has ended, and how."""
         self._ended += 1
         width = len(str(self._total))
-        self.line(f"[{self._ended:>{width}}/{self._total}] {label}: {text}")
+        self.line(printable(f"[{self._ended:>{width}}/{self._total}] {label}: {text}"))
 
     def update(self, share: float, left: float | None, runs: int) -> None:
         """Report the fraction of all epochs trained, the estimated `left` seconds, and how many runs are training."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock, Timeout
 
 from kdschemes.errors import UserError
+from kdschemes.printable import printable
 from kdschemes.study.locate import OpenStudy, open_study, recipes
 from kdschemes.study.record import LOCK, write_study
 from kdschemes.study.spec import StudyRun
@@ -50,9 +51,9 @@ def study_here(
         opened = open_study(name, overrides, recipes=recipes())
         folder = opened.study.folder
         for note in opened.notes:
-            print(note, flush=True)
+            print(printable(note), flush=True)
         if dry_run:
-            print(_dry_run(opened, parallel, memory))
+            print(printable(_dry_run(opened, parallel, memory), lines=True))
             return 0
         lock = FileLock(folder / LOCK, timeout=LOCK_PATIENCE)
         try:
@@ -127,9 +128,9 @@ def _run(
     found = status(study)
     runs = to_run(opened.runs, found)
     packs, slots, summary = _packs(runs, parallel, memory) if runs else ([], [], "")
-    print(f"{study.name}: {study.question}\n{counts(found.rows)}", flush=True)
+    print(f"{study.name}: {printable(study.question)}\n{counts(found.rows)}", flush=True)
     if found.note:
-        print(found.note, flush=True)
+        print(printable(found.note), flush=True)
     give_finished(opened.runs, found)
     if packs:
         print(f"to train: {summary}", flush=True)
@@ -142,10 +143,10 @@ def _run(
     last = status(study)
     for row in last.rows:
         if row.entry.folder in scheduler.failed or row.entry.folder in scheduler.stopped:
-            print(f"{row.entry.label}: {row.state}, {row.reason}")
+            print(printable(f"{row.entry.label}: {row.state}, {row.reason}"))
     print(counts(last.rows), flush=True)
     if isinstance(scheduler.ended, signal.Signals):
-        print(f"stopped by {scheduler.ended.name}; the same command resumes: {study.folder}", flush=True)
+        print(printable(f"stopped by {scheduler.ended.name}; the same command resumes: {study.folder}"), flush=True)
         return 128 + scheduler.ended
     if scheduler.ended == BUDGET:
         print(f"the budget of {hours:g} h is used up; the same command resumes with the same budget", flush=True)

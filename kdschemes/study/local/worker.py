@@ -22,6 +22,7 @@ from typing import Any
 from kdschemes.config import Config
 from kdschemes.config.load import build_config
 from kdschemes.errors import UserError
+from kdschemes.printable import printable
 from kdschemes.training.signals import StopSignal
 
 RESET_PEAK = "5"
@@ -75,7 +76,7 @@ def _train(configs: list[Config], stop: StopSignal) -> list[dict[str, str]]:
     try:
         outcomes = train_together(configs, stop)
     except UserError as error:
-        print(f"error: {error}", flush=True)
+        print(printable(f"error: {error}"), flush=True)
         raise SystemExit(2) from None
     return [
         {"run": outcome.folder.name} | ({"failed": str(outcome.error)} if isinstance(outcome, Failed) else {})
