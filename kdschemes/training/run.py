@@ -17,7 +17,7 @@ from kdschemes.core.averages import PredictionBank
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import Batch
 from kdschemes.data import DataModule
-from kdschemes.data.batches import evenly
+from kdschemes.data.batches import checked, evenly
 from kdschemes.distributed.collectives import enter_on_main, main_process_first, on_main_process, sum_over_processes
 from kdschemes.distributed.fsdp import full_state
 from kdschemes.errors import TrainingStopped
@@ -55,6 +55,7 @@ class Run:
     term_weights: dict[str, float] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     log: RunLog | None = None
+    saved_step: int | None = None
 
     def __post_init__(self) -> None:
         train, accelerator = self.config.train, self.accelerator
@@ -107,6 +108,7 @@ class Run:
             claim_folder(self.folder, self.config)
         if path.exists():
             load_checkpoint(path, self.scheme, self.optimizer, self.accelerator, state.restore)
+            self.saved_step = state.step
             self.console.line(f"resuming from step {state.step} of {self.total_steps}: {self.folder}")
         if self.main:
             remove_leftovers(self.folder, state.best)
@@ -132,18 +134,19 @@ class Run:
     def saves_after(self, epoch: int) -> bool:
         return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self.at_checkpoint_step
 
-    def batches(self, split: str) -> Iterator[Batch]:
-        """Yield this process's share of a split, normalized but not augmented."""
-        size = self.config.train.eval_batch_size
+    def batches(self, split: str, check: Callable[[], None]) -> Iterator[Batch]:
+        """Yield this process's share of a split, normalized but not augmented; `check` is called before each batch."""
+        size, samples = self.config.train.eval_batch_size, self.data.sizes[split]
         batches = self.data.eval_batches(
             split, batch_size=size, rank=self.accelerator.process_index, world=self.accelerator.num_processes
         )
-        return evenly(batches, self.data.sizes[split], size) if split_keys(self.config) else batches
+        shares = evenly(batches, samples, size) if split_keys(self.config) else batches
+        return checked(shares, samples, size, check)
 
-    def before_epoch(self) -> None:
-        """Run the hooks of the scheme's nodes, which may read the validation split."""
+    def before_epoch(self, epoch: int, check: Callable[[], None]) -> None:
+        """Run the hooks of the scheme's nodes, which may read the validation split; `check` as for `batches`."""
         with evaluation_mode(self.scheme), self.accelerator.autocast():
-            self.scheme.before_epoch(lambda: self.batches("val"))
+            self.scheme.before_epoch(epoch, lambda: self.batches("val", check))
 
     def open_caches(self, epoch: int, before_chunk: Callable[[], None]) -> None:
         """Open the caches of frozen networks for an epoch; missing predictions are computed and stored first."""
@@ -196,6 +199,7 @@ class Run:
             weights = full_state(self.scheme.state_dict())
             if self.main:
                 save_state(self.folder / self.state.best["file"], weights)
+        self.state.validation_due = False
 
     def save(self) -> None:
         """Write a checkpoint.
@@ -210,16 +214,20 @@ class Run:
         save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, self.state.saved())
         if self.main:
             remove_leftovers(self.folder, self.state.best)
+        self.saved_step = self.state.step
         self.accelerator.wait_for_everyone()
 
     def interrupt(self, reason: str) -> None:
-        """Save a checkpoint and leave a marker that `reason` interrupted the run.
+        """Save a checkpoint, unless there is one of this step, and leave a marker that `reason` interrupted the run.
+
+        In the final evaluations there is one, and the networks may have other weights: those of the best epoch.
 
         Raises:
             UserError: another process has taken over the folder; nothing is saved.
         """
         on_main_process(lambda: self._lease.verify() if self._lease is not None else None)
-        self.save()
+        if self.saved_step != self.state.step:
+            self.save()
         if self.main:
             marker = {"signal": reason, "step": self.state.step, "total_steps": self.total_steps}
             write_json(self.folder / INTERRUPTED, marker)

@@ -11,7 +11,7 @@ from torch import Tensor
 from kdschemes.distributed.collectives import gather_rows, rank, world_size
 
 NEVER = torch.iinfo(torch.int64).max
-NUMBERS = ("step", "window_steps", "metrics_offset", "best", "seconds", "wall", "images")
+NUMBERS = ("step", "window_steps", "metrics_offset", "best", "seconds", "wall", "images", "validation_due")
 """The attributes that are the same on all processes."""
 
 
@@ -19,13 +19,15 @@ class State:
     """The checkpointed state of a run other than weights and optimizer. Times are in seconds.
 
     A window is the steps since the last log line; its sums have one column for the total and one per term. `first_bad`
-    is the first step at which each of them was not finite.
+    is the first step at which each of them was not finite. `validation_due`: the epoch's steps are taken, but its
+    validation has not ended.
     """
 
     def __init__(self, columns: int, device: torch.device) -> None:
         self.step = self.window_steps = self.metrics_offset = self.images = 0
         self.seconds = self.wall = 0.0
         self.best: dict[str, Any] | None = None
+        self.validation_due = False
         self.window_sums = torch.zeros(columns, dtype=torch.float64, device=device)
         self.first_bad = torch.full((columns,), NEVER, dtype=torch.int64, device=device)
 
