@@ -7,13 +7,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
 from tests import REPOSITORY
 
@@ -113,6 +114,31 @@ class SignalAtFile:
 
 
 @dataclass(frozen=True)
+class SignalAtBatch:
+    """Send the process a signal before it gets its `count`-th batch to evaluate; with one more it ends with code 99."""
+
+    number: signal.Signals
+    count: int
+
+    def __call__(self) -> None:
+        from kdschemes.data.sources import MemorySource
+
+        plain, seen = MemorySource.plain, 0
+
+        def counted(source: MemorySource, array: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+            nonlocal seen
+            for images in plain(source, array, batches):
+                seen += 1
+                if seen > self.count:
+                    os._exit(99)
+                if seen == self.count:
+                    os.kill(os.getpid(), self.number)
+                yield images
+
+        MemorySource.plain = counted  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
 class LimitFiles:
     """Let no file grow beyond `size` bytes, as a full disk would."""
 
@@ -122,7 +148,7 @@ class LimitFiles:
         resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
 
 
-Before = SignalAtFile | LimitFiles
+Before = SignalAtFile | SignalAtBatch | LimitFiles
 
 
 def _printed(folder: Path, kind: str, pid: int) -> Path:

@@ -100,11 +100,11 @@ class Distillation(nn.Module):
             assert isinstance(node, Node)
             node.after_step()
 
-    def before_epoch(self, held_out: Callable[[], Iterable[Batch]]) -> None:
-        """Call every node's hook before an epoch's first step; `held_out()` yields the validation split."""
+    def before_epoch(self, epoch: int, held_out: Callable[[], Iterable[Batch]]) -> None:
+        """Call every node's hook before the first step of `epoch`; `held_out()` yields the validation split."""
         for node in self.nodes.values():
             assert isinstance(node, Node)
-            node.before_epoch(self.predict, held_out)
+            node.before_epoch(epoch, self.predict, held_out)
 
     def skipped_nodes(self, phase: int = 0) -> set[str]:
         """Return the nodes whose weights are not updated now: `skip_update` is set, or they are in another phase."""

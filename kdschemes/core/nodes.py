@@ -46,10 +46,11 @@ class Node(nn.Module):
     def after_step(self) -> None:
         """Update state after the optimizer step (a moving average, a prediction bank)."""
 
-    def before_epoch(self, predict: Predict, held_out: Callable[[], Iterable[Batch]]) -> None:
-        """Update state before an epoch's first step, from the outputs of `predict` on the validation split.
+    def before_epoch(self, epoch: int, predict: Predict, held_out: Callable[[], Iterable[Batch]]) -> None:
+        """Update state before the first step of `epoch` (from 0), by the outputs of `predict` on the validation split.
 
-        `held_out()` yields this process's share of the split; the new state must be the same on every process.
+        `held_out()` yields this process's share of the split; the new state must be the same on every process. A run
+        that is stopped before the epoch's first step calls this again when it resumes: the state must be the same then.
         """
 
     def inference_network(self, head: str) -> StagedNetwork | None:

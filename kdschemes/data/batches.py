@@ -1,8 +1,8 @@
-"""Distribute evaluation batches evenly over processes."""
+"""Evaluation batches of several processes: distributed evenly, stopped between any two."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 
 from kdschemes.core.types import Batch
@@ -28,6 +28,18 @@ def evenly(batches: Iterable[Batch], samples: int, batch_size: int) -> Iterator[
         half = len(held) // 2
         yield _rows(held, 0, half)
         yield _rows(held, half, len(held))
+
+
+def checked(batches: Iterable[Batch], samples: int, batch_size: int, check: Callable[[], None]) -> Iterator[Batch]:
+    """Yield this process's batches of a split with `samples` samples, after calling `check` for each.
+
+    `check` is called equally often in every process, although a process may have one batch fewer than others.
+    """
+    remaining = iter(batches)
+    for _ in range(-(-share(samples, world_size(), 0)[1] // batch_size)):
+        check()
+        if (batch := next(remaining, None)) is not None:
+            yield batch
 
 
 def _rows(batch: Batch, start: int, end: int) -> Batch:

@@ -18,6 +18,7 @@ from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import LossHead, NetworkWithExits
 from kdschemes.core.types import Batch, Outputs
 from kdschemes.data import DataModule
+from kdschemes.distributed.collectives import rank
 from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.evaluation.latency import latencies, single_images
 from kdschemes.models import (
@@ -48,11 +49,12 @@ def training_macs(scheme: Distillation, channels: int, image_size: int) -> int:
     return total * max(1, len(scheme.phases))
 
 
-def head_latencies(scheme: Distillation, data: DataModule) -> dict[str, float]:
+def head_latencies(scheme: Distillation, data: DataModule, check: Callable[[], None]) -> dict[str, float]:
     """Return each head's median inference latency for one test image in milliseconds, measured in turns.
 
     Latencies depend on this machine and its current load: they compare heads of one run, not runs. A frozen network
-    shared by several schemes is measured once.
+    shared by several schemes is measured once. All processes must call this: the main process measures, the others
+    return nothing; `check` is called on all before each image.
     """
     if not data.sizes["test"]:
         return {}
@@ -68,11 +70,11 @@ def head_latencies(scheme: Distillation, data: DataModule) -> dict[str, float]:
         for predictor in predictors.values():
             if isinstance(predictor, nn.Module):
                 predictor.eval()
-        unknown = {head: predictor for head, predictor in predictors.items() if head not in known}
-        measured = {head: median(times) for head, times in latencies(unknown, single_images(data)).items()}
+        unknown = {head: predictor for head, predictor in predictors.items() if head not in known and rank() == 0}
+        measured = {head: median(times) for head, times in latencies(unknown, single_images(data), check).items()}
     for head in frozen.keys() & measured.keys():
         frozen[head].latency_ms = measured[head]
-    return {head: (measured | known)[head] for head in predictors}
+    return {head: (measured | known)[head] for head in predictors} if rank() == 0 else {}
 
 
 def _inference(scheme: Distillation, head: str) -> Callable[[Tensor], object]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import NetworkWithExits
 from kdschemes.data import DataModule
+from kdschemes.data.batches import checked
 from kdschemes.distributed.collectives import (
     broadcast_from_main,
     gather_rows,
@@ -147,11 +148,14 @@ def dynamic_macs(network: ExitNetwork, channels: int, image_size: int) -> list[i
 
 
 @torch.no_grad()
-def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int) -> dict[str, Any] | None:
+def evaluate_early_exit(
+    scheme: Distillation, data: DataModule, batch_size: int, check: Callable[[], None]
+) -> dict[str, Any] | None:
     """Return the early-exit results on the test set; None if the primary head is not from a network with exits.
 
     Thresholds are chosen on the validation split. Each process evaluates its share of the images, each image once; the
-    result is the same on every process. The main process measures the latency.
+    result is the same on every process. The main process measures the latency. `check` is called on all processes
+    before each batch and before each image of the latency.
 
     - `exits`: by head, shallow to deep, if all samples exit there: `macs`, `top1`, `nll`, `ece`, `latency_ms`.
     - `static`: the network without exits: `macs`, `top1`, `latency_ms`. Latencies are medians at batch size 1.
@@ -165,7 +169,8 @@ def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int)
     names = (*node.provides[1:], node.provides[0])
 
     def exit_logits(split: str) -> Iterator[tuple[Tensor, Tensor]]:
-        for batch in data.eval_batches(split, batch_size=batch_size, rank=rank(), world=world_size()):
+        batches = data.eval_batches(split, batch_size=batch_size, rank=rank(), world=world_size())
+        for batch in checked(batches, data.sizes[split], batch_size, check):
             outputs = scheme.predict(batch, names)
             yield torch.stack([outputs[name].logits for name in names]), batch.labels
 
@@ -180,7 +185,7 @@ def evaluate_early_exit(scheme: Distillation, data: DataModule, batch_size: int)
         anytime = [stop_at(number, len(names)) for number in range(len(names))]
         found = evaluate_rules([*anytime, *budgets], exit_logits("test"), macs, data.device)
         middle = budgets[RATIOS.index(BUDGETS["middle"])] if budgets else None
-        times = broadcast_from_main(_measure(node.network, data, names, middle) if rank() == 0 else {})
+        times = broadcast_from_main(_measure(node.network, data, names, middle, check))
     exits = {
         name: {"macs": cost} | {key: one[key] for key in ("top1", "nll", "ece")} | {"latency_ms": times[name]}
         for name, cost, one in zip(names, macs, found, strict=False)
@@ -213,17 +218,24 @@ def _gather_columns(local: Float64[Tensor, "exits n"], total: int) -> Float64[Te
 
 
 def _measure(
-    network: ExitNetwork, data: DataModule, names: Sequence[str], middle: Sequence[float] | None
+    network: ExitNetwork,
+    data: DataModule,
+    names: Sequence[str],
+    middle: Sequence[float] | None,
+    check: Callable[[], None],
 ) -> dict[str, float]:
-    """Return the median latency of every exit, of the network without exits, and (also mean) of the middle budget."""
+    """Return the median latency of every exit, of the network without exits, and (also mean) of the middle budget.
+
+    Only the main process measures; the others return nothing.
+    """
     predictors: dict[str, Callable[[Tensor], object]] = {
         name: EarlyExit(network, stop_at(number, len(names))).eval() for number, name in enumerate(names)
     }
     predictors["static"] = network
     if middle is not None:
         predictors["middle"] = EarlyExit(network, middle).eval()
-    measured = latencies(predictors, single_images(data))
-    means = {"middle, mean": mean(measured["middle"])} if middle is not None else {}
+    measured = latencies(predictors if rank() == 0 else {}, single_images(data), check)
+    means = {"middle, mean": mean(measured["middle"])} if "middle" in measured else {}
     return {name: median(values) for name, values in measured.items()} | means
 
 

@@ -16,11 +16,17 @@ LATENCY_IMAGES, WARM_UP = 50, 5
 
 @torch.no_grad()
 def latencies(
-    predictors: Mapping[str, Callable[[Tensor], object]], images: Iterable[Float[Tensor, "1 c h w"]]
+    predictors: Mapping[str, Callable[[Tensor], object]],
+    images: Iterable[Float[Tensor, "1 c h w"]],
+    check: Callable[[], None],
 ) -> dict[str, list[float]]:
-    """Return each predictor's latency in milliseconds per image, measured in turns, without the warmup images."""
+    """Return each predictor's latency in milliseconds per image, measured in turns, without the warmup images.
+
+    `check` is called before each image.
+    """
     measured: dict[str, list[float]] = {name: [] for name in predictors}
     for number, image in enumerate(images):
+        check()
         for name, predictor in predictors.items():
             _wait(image.device)
             started = time.perf_counter()

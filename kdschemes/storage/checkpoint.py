@@ -67,6 +67,7 @@ class Checkpoint(TypedDict, total=False):
     wall: Required[float]
     best: Required[Best | None]
     previous_best: Required[Best | None]
+    validation_due: Required[bool]
 
 
 SCHEMA = pydantic.TypeAdapter(Checkpoint)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +21,7 @@ from kdschemes.storage.predictions import write_predictions
 from kdschemes.storage.results import mean_over_peers, write_results
 from kdschemes.tracking.metrics_log import eval_row
 from kdschemes.tracking.trackers import summary_of
-from kdschemes.training.pack import Pack, evaluate_runs
+from kdschemes.training.pack import Pack
 from kdschemes.training.run import Run
 from kdschemes.training.run_folder import remove_leftovers
 
@@ -47,7 +47,7 @@ def finish(pack: Pack, runs: Sequence[Run]) -> None:
         evaluated = [run for run in pack.still_active(current) if _is_evaluated(run, which)]
         found: dict[Run, dict[str, Evaluation]] = {run: {} for run in current}
         for split in (split for split in ("val", "test") if pack.first.data.sizes[split]):
-            evaluations = evaluate_runs(evaluated, split, keep_predictions=which == "last")
+            evaluations = pack.evaluate(evaluated, split, keep_predictions=which == "last")
             for run, evaluation in zip(evaluated, evaluations, strict=True):
                 found[run][split] = evaluation
         for run in pack.still_active(current):
@@ -55,7 +55,7 @@ def finish(pack: Pack, runs: Sequence[Run]) -> None:
                 _record(run, final[run], which, found[run])
     for run in pack.still_active(runs):
         with pack.isolate(run):
-            _write_results(run, final[run])
+            _write_results(run, final[run], pack.check_stop)
             pack.active.remove(run)
 
 
@@ -99,13 +99,13 @@ def _record(run: Run, final: Final, which: str, found: Mapping[str, Evaluation])
             export_exits(scheme, folder)
 
 
-def _write_results(run: Run, final: Final) -> None:
-    """Write the run's remaining files, `results.json` last, and close it."""
+def _write_results(run: Run, final: Final, check: Callable[[], None]) -> None:
+    """Write the run's remaining files, `results.json` last, and close it; `check` is called before each batch."""
     state, config, scheme = run.state, run.config, run.scheme
     scheme.load_state_dict(final.weights)
     with unsharded(scheme), run.accelerator.autocast():
-        early_exit = evaluate_early_exit(scheme, run.data, config.train.eval_batch_size)
-        latencies = head_latencies(scheme, run.data) if run.main and not split_keys(config) else {}
+        early_exit = evaluate_early_exit(scheme, run.data, config.train.eval_batch_size, check)
+        latencies = head_latencies(scheme, run.data, check) if not split_keys(config) else {}
     run.results = {
         "run": run.folder.name,
         "scheme": config.scheme.name,

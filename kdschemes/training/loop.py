@@ -14,7 +14,7 @@ from kdschemes.seeding import seed_step
 from kdschemes.tracking.console import Reporter
 from kdschemes.training.finish import finish
 from kdschemes.training.optim import clip_gradients, set_rate
-from kdschemes.training.pack import Pack, evaluate_runs
+from kdschemes.training.pack import Pack
 from kdschemes.training.run import Run
 from kdschemes.training.signals import StopSignal
 
@@ -40,6 +40,7 @@ def train_runs(
             total, done = sum(run.total_steps for run in pack.active), sum(run.state.step for run in pack.active)
             title = pack.first.folder.name if pack.size == 1 else f"{pack.size} runs together"
             console.start(total, done, title=title)
+        end_interrupted_epochs(pack)
         finish(pack, [run for run in pack.active if run.at_end])
         while pack.active:
             epoch, start = divmod(min(run.state.step for run in pack.active), pack.first.steps_per_epoch)
@@ -65,7 +66,7 @@ def report_teachers(pack: Pack) -> None:
         network = id(getattr(node, "network", node))
         if network not in reported:
             reported.add(network)
-            (found,) = evaluate_runs([run], "val", [teacher])
+            (found,) = pack.evaluate([run], "val", [teacher])
             top1, samples = found.metrics[teacher]["top1"], run.data.sizes["val"]
             run.console.teacher(top1, classes=run.data.num_classes, samples=samples)
 
@@ -80,7 +81,7 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
     if start == 0:
         for run in pack.at(step):
             with pack.isolate(run):
-                run.before_epoch()
+                run.before_epoch(epoch, pack.check_stop)
     for run in pack.active:
         run.scheme.train()
     steps = first.data.train_steps(
@@ -99,7 +100,7 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
         with pack.isolate(run):
             run.open_caches(epoch, pack.check_stop)
     for micro_batches in steps:
-        pack.check_stop()
+        pack.check_stop(folders=True)
         here = pack.at(step)
         if not here:
             break
@@ -147,10 +148,19 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
     state.advance(losses, images=micro_batches[0].step_size or run.config.train.batch_size)
 
 
+def end_interrupted_epochs(pack: Pack) -> None:
+    """End the epochs of runs that were stopped during their validation."""
+    for step in sorted({run.state.step for run in pack.active if run.state.validation_due}):
+        due = [run for run in pack.at(step) if run.state.validation_due]
+        end_epoch(pack, due, step // pack.first.steps_per_epoch - 1)
+
+
 def end_epoch(pack: Pack, trained: Sequence[Run], epoch: int) -> None:
     """Validate and save the runs that completed an epoch, and finish those that are at their end."""
     validated = [run for run in trained if run.validates_after(epoch)]
-    for run, found in zip(validated, evaluate_runs(validated, "val"), strict=True):
+    for run in validated:
+        run.state.validation_due = True
+    for run, found in zip(validated, pack.evaluate(validated, "val"), strict=True):
         with pack.isolate(run):
             run.record_validation(epoch + 1, found.metrics)
     tops = [run.validation_top1 for run in pack.still_active(validated)]

@@ -57,15 +57,30 @@ class Pack:
                 sum(state.seconds for state in states),
             )
 
-    def check_stop(self) -> None:
-        """Save all runs and exit if any process was asked to; drop runs whose folder another process took over.
+    def evaluate(
+        self, runs: Sequence[Run], split: str, heads: Sequence[str] | None = None, *, keep_predictions: bool = False
+    ) -> list[Evaluation]:
+        """Evaluate the heads of several runs (default: all heads and the teacher) on a split, batch by batch.
 
-        Costs one collective per step, without a GPU synchronization.
+        Raises:
+            SystemExit: see `check_stop`.
+        """
+        if not runs:
+            return []
+        first, schemes = runs[0], [run.scheme for run in runs]
+        batches = first.batches(split, self.check_stop)
+        with first.accelerator.autocast():
+            return evaluate_together(schemes, batches, first.device, heads, keep_predictions=keep_predictions)
+
+    def check_stop(self, *, folders: bool = False) -> None:
+        """Save all runs and exit if any process was asked to; with `folders`, drop runs whose folder was taken over.
+
+        Called before each batch of whatever kind. Costs one collective, without a GPU synchronization.
 
         Raises:
             SystemExit: a process received a signal or lost its launcher.
         """
-        lost = [run.lost_folder for run in self.active]
+        lost = [folders and run.lost_folder for run in self.active]
         if not self.stop.requested_on_any_rank(also=any(lost)):
             return
         reason, code = self.stop.reason or "a signal on another process", self.stop.exit_code
@@ -82,14 +97,3 @@ class Pack:
         after = f" after step {self.first.state.step}" if self.size == 1 else ""
         self.console.line(f"stopped by {reason}{after}; the same command resumes: {where}")
         raise SystemExit(code)
-
-
-def evaluate_runs(
-    runs: Sequence[Run], split: str, heads: Sequence[str] | None = None, *, keep_predictions: bool = False
-) -> list[Evaluation]:
-    """Evaluate the heads of several runs (default: all heads and the teacher) on a split, batch by batch."""
-    if not runs:
-        return []
-    first, schemes = runs[0], [run.scheme for run in runs]
-    with first.accelerator.autocast():
-        return evaluate_together(schemes, first.batches(split), first.device, heads, keep_predictions=keep_predictions)

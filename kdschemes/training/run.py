@@ -18,7 +18,7 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.placement import frozen_nodes
 from kdschemes.core.types import Batch
 from kdschemes.data import DataModule
-from kdschemes.data.batches import evenly
+from kdschemes.data.batches import checked, evenly
 from kdschemes.distributed.collectives import enter_on_main, main_process_first, on_main_process, sum_over_processes
 from kdschemes.distributed.fsdp import full_state
 from kdschemes.errors import TrainingStopped
@@ -65,6 +65,7 @@ class Run:
     term_weights: dict[str, float] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     log: RunLog | None = None
+    saved_step: int | None = None
 
     def __post_init__(self) -> None:
         train, accelerator = self.config.train, self.accelerator
@@ -154,18 +155,19 @@ class Run:
     def saves_after(self, epoch: int) -> bool:
         return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self.at_checkpoint_step
 
-    def batches(self, split: str) -> Iterator[Batch]:
-        """Yield this process's share of a split, normalized but not augmented."""
-        size = self.config.train.eval_batch_size
+    def batches(self, split: str, check: Callable[[], None]) -> Iterator[Batch]:
+        """Yield this process's share of a split, normalized but not augmented; `check` is called before each batch."""
+        size, samples = self.config.train.eval_batch_size, self.data.sizes[split]
         batches = self.data.eval_batches(
             split, batch_size=size, rank=self.accelerator.process_index, world=self.accelerator.num_processes
         )
-        return evenly(batches, self.data.sizes[split], size) if split_keys(self.config) else batches
+        shares = evenly(batches, samples, size) if split_keys(self.config) else batches
+        return checked(shares, samples, size, check)
 
-    def before_epoch(self) -> None:
-        """Run the hooks of the scheme's nodes, which may read the validation split."""
+    def before_epoch(self, epoch: int, check: Callable[[], None]) -> None:
+        """Run the hooks of the scheme's nodes, which may read the validation split; `check` as for `batches`."""
         with evaluation_mode(self.scheme), self.accelerator.autocast():
-            self.scheme.before_epoch(lambda: self.batches("val"))
+            self.scheme.before_epoch(epoch, lambda: self.batches("val", check))
 
     def open_caches(self, epoch: int, before_chunk: Callable[[], None]) -> None:
         """Open the caches of frozen networks for an epoch; missing predictions are computed and stored first."""
@@ -217,6 +219,7 @@ class Run:
             file, weights = f"best-epoch{epoch:04d}.pt", full_state(self.scheme.state_dict())
             digest = save_state(self.folder / file, weights) if self.main else ""
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": file, "sha256": digest}
+        self.state.validation_due = False
 
     def save(self) -> None:
         """Write a checkpoint.
@@ -247,13 +250,16 @@ class Run:
         remove_leftovers(self.folder, [best["file"] for best in bests if best is not None])
 
     def interrupt(self, reason: str) -> None:
-        """Save a checkpoint and leave a marker that `reason` interrupted the run.
+        """Save a checkpoint, unless there is one of this step, and leave a marker that `reason` interrupted the run.
+
+        In the final evaluations there is one, and the networks may have other weights: those of the best epoch.
 
         Raises:
             UserError: another process has taken over the folder; nothing is saved.
         """
         on_main_process(lambda: self._lease.verify() if self._lease is not None else None)
-        self.save()
+        if self.saved_step != self.state.step:
+            self.save()
         if self.main:
             marker = {"signal": reason, "step": self.state.step, "total_steps": self.total_steps}
             write_json(self.folder / INTERRUPTED, marker)

@@ -13,6 +13,7 @@ from kdschemes.storage.checkpoint import Best, Checkpoint
 NEVER = torch.iinfo(torch.int64).max
 COMMON = (
     *("step", "window_steps", "metrics_offset", "metrics_sha256", "best", "previous_best", "seconds", "wall", "images"),
+    "validation_due",
 )
 """The attributes that are the same on all processes."""
 
@@ -23,12 +24,14 @@ class State:
     A window is the steps since the last log line; its sums have one column for the total and one per term. `first_bad`
     is the first step at which each of them was not finite. `metrics_offset` and `metrics_sha256` are the length and the
     checksum of metrics.jsonl as of the last checkpoint, `previous_best` is the best epoch as of the one before it.
+    `validation_due`: the epoch's steps are taken, but its validation has not ended.
     """
 
     def __init__(self, columns: int, device: torch.device) -> None:
         self.step = self.window_steps = self.metrics_offset = self.images = 0
         self.seconds = self.wall = 0.0
         self.metrics_sha256 = ""
+        self.validation_due = False
         self.best: Best | None = None
         self.previous_best: Best | None = None
         self.window_sums = torch.zeros(columns, dtype=torch.float64, device=device)

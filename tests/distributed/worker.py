@@ -115,7 +115,7 @@ def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False
     scheme.train()
     for step, micro_batches in zip(range(case.steps), steps, strict=False):
         with evaluation_mode(scheme):
-            scheme.before_epoch(held_out)
+            scheme.before_epoch(step, held_out)
         sums: dict[str, float] = {}
         gradients.append({})
         for phase in range(max(1, len(scheme.phases))):

@@ -301,10 +301,16 @@ def test_a_timm_network_is_left_as_it_was_and_may_call_its_modules_in_any_way() 
 def test_latency_is_measured_in_turns_after_a_warm_up() -> None:
     calls: list[str] = []
     images = [torch.zeros(1, 1, 2, 2)] * 8
-    found = latencies({name: lambda _, name=name: calls.append(name) for name in "ab"}, images)
-    assert calls == ["a", "b"] * 8
+    found = latencies(
+        {name: lambda _, name=name: calls.append(name) for name in "ab"}, images, lambda: calls.append("check")
+    )
+    assert calls == ["check", "a", "b"] * 8
     assert [len(values) for values in found.values()] == [3, 3]
     assert all(value > 0 for values in found.values() for value in values)
+
+
+def nothing() -> None:
+    pass
 
 
 @pytest.fixture
@@ -335,16 +341,16 @@ def without_times(found: Any) -> Any:
 @pytest.mark.usefixtures("_few_latencies")
 def test_thresholds_come_from_validation_alone(data: DataModule, scheme: Distillation) -> None:
     state = {name: value.clone() for name, value in scheme.train().state_dict().items()}
-    found = evaluate_early_exit(scheme, data, 200)
+    found = evaluate_early_exit(scheme, data, 200, nothing)
     assert found is not None
-    assert without_times(evaluate_early_exit(scheme, data, 200)) == without_times(found)
+    assert without_times(evaluate_early_exit(scheme, data, 200, nothing)) == without_times(found)
     assert all(module.training for module in scheme.modules())
     assert all(torch.equal(value, state[name]) for name, value in scheme.state_dict().items())
     labels = data.labels | {"test": 9 - data.labels["test"]}
     positions = data.positions | {"test": data.positions["test"][300:]}
-    other = evaluate_early_exit(scheme, dataclasses.replace(data, positions=positions, labels=labels), 64)
+    other = evaluate_early_exit(scheme, dataclasses.replace(data, positions=positions, labels=labels), 64, nothing)
     fewer = {**data.positions, "val": data.positions["val"][:100]}
-    third = evaluate_early_exit(scheme, dataclasses.replace(data, positions=fewer), 64)
+    third = evaluate_early_exit(scheme, dataclasses.replace(data, positions=fewer), 64, nothing)
     assert other is not None
     assert third is not None
     thresholds, others, thirds = ([one["thresholds"] for one in f["curve"]] for f in (found, other, third))
@@ -360,7 +366,7 @@ def test_without_a_validation_split_there_is_no_budget_and_a_sentence(
     data: DataModule, scheme: Distillation, tmp_path: Path
 ) -> None:
     none = dataclasses.replace(data, positions=data.positions | {"val": data.positions["val"][:0]})
-    found = evaluate_early_exit(scheme, none, 500)
+    found = evaluate_early_exit(scheme, none, 500, nothing)
     assert found is not None
     assert (found["curve"], found["budgets"]) == (None, None)
     assert found["note"].startswith("no budgeted curve: thresholds need a validation split")
@@ -376,7 +382,7 @@ def test_without_a_validation_split_there_is_no_budget_and_a_sentence(
 
 def test_a_run_whose_reported_head_has_no_exits_has_no_early_exit(data: DataModule, tmp_path: Path) -> None:
     plain = build(*base("supervised", "ce"), dtype=torch.float32)
-    assert evaluate_early_exit(plain, data, 500) is None
+    assert evaluate_early_exit(plain, data, 500, nothing) is None
     export_exits(plain, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -24,7 +24,7 @@ from kdschemes.errors import UserError
 from kdschemes.storage.checkpoint import load_state, recover
 from kdschemes.training.train import train
 from tests import REPOSITORY
-from tests.processes import Ended, LimitFiles, SignalAtFile, Started, run
+from tests.processes import Before, Ended, LimitFiles, SignalAtBatch, SignalAtFile, Started, run
 
 SMALL = [
     "data.val_fraction=0.9",  # 126 training images: 4 steps an epoch
@@ -383,7 +383,7 @@ def test_without_a_checkpoint_the_error_says_so(tmp_path: Path) -> None:
     assert "no checkpoint exists" in one_line(ended)
 
 
-def pair(arguments: list[str], place: Path, before: SignalAtFile | None = None, who: int = 0) -> list[Ended]:
+def pair(arguments: list[str], place: Path, before: Before | None = None, who: int = 0) -> list[Ended]:
     """Run two processes with the variables that `accelerate launch` sets; process `who` gets `before`."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
@@ -404,13 +404,17 @@ def pair(arguments: list[str], place: Path, before: SignalAtFile | None = None, 
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_resume_exactly(tmp_path: Path) -> None:
-    arguments = ["scheme=online", *SMALL, "device=cpu"]
+    arguments = ["scheme=online", *SMALL, "device=cpu", "train.eval_batch_size=269"]  # 539 test images: 2 and 1 batches
     assert [ended.code for ended in pair(arguments, tmp_path / "whole")] == [0, 0]
     place = tmp_path / "run"
     stopped = pair(arguments, place, SignalAtFile(signal.SIGTERM, 2, ("os.rename",)))
     assert [ended.code for ended in stopped] == [143, 143]
     assert checkpoint(place)["step"] == 3
-    assert "resuming from step 3" in pair(arguments, place)[0].out
+    again = pair(arguments, place, SignalAtBatch(signal.SIGUSR2, 2), who=1)  # in the first validation, on one of them
+    assert "resuming from step 3" in again[0].out
+    assert [ended.code for ended in again] == [143, 143]
+    assert checkpoint(place)["step"] == 4
+    assert "resuming from step 4" in pair(arguments, place)[0].out
     check_equal(place, tmp_path / "whole")
 
 

@@ -13,11 +13,12 @@ from pathlib import Path
 import psutil
 import pytest
 
+from kdschemes.models import create_model, save_weights
 from kdschemes.training import signals
 from kdschemes.training.signals import StopSignal
 from tests import REPOSITORY
 from tests.images import write_images
-from tests.processes import Started, run
+from tests.processes import SignalAtBatch, Started, run
 from tests.training.test_loop import SMALL, check_equal, checkpoint, run_folder
 
 
@@ -36,6 +37,42 @@ def with_workers(process: Started, place: Path, more: int) -> list[psutil.Proces
             if len(workers) == 2:
                 return workers
         time.sleep(0.001)
+
+
+def taught(place: Path) -> list[str]:
+    """Return the arguments of a run with a teacher whose weights are in `place`."""
+    save_weights(create_model("convnet", num_classes=10, channels=1, image_size=8), place / "teacher", metadata={})
+    return ["scheme=offline", "teacher.name=convnet", f"teacher.checkpoint={place / 'teacher'}"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("case", "stops"),
+    [
+        (["scheme=self", "method=byot"], [2, 5, 10, 40]),  # validation of both epochs, early exit, latency
+        (["scheme=online", "method=kdcl", "scheme.ensemble=general"], [5, 12]),  # the peers' weights, the best epoch
+        (None, [2]),  # the teacher on the validation split
+    ],
+    ids=["exits", "held out", "teacher"],
+)
+def test_a_signal_is_heard_before_the_next_batch_of_any_evaluation(
+    case: list[str] | None, stops: list[int], tmp_path: Path
+) -> None:
+    """Each process gets a signal at its n-th batch and ends before another one; what was evaluated is done again."""
+    arguments = [*SMALL, "train.eval_batch_size=500", "train.checkpoint_every_epochs=2"]
+    arguments += ["train.checkpoint_every_steps=null", *(case or taught(tmp_path))]
+    assert run(arguments, tmp_path / "whole").code == 0
+    place = tmp_path / "run"
+    for count in stops:
+        ended = run(arguments, place, SignalAtBatch(signal.SIGTERM, count))
+        assert (ended.code, ended.err) == (143, "")
+        step = checkpoint(place)["step"]
+        assert f"stopped by SIGTERM after step {step}; the same command resumes" in ended.out
+        assert (run_folder(place) / "interrupted").exists()
+        assert not (run_folder(place) / "results.json").exists()
+    ended = run(arguments, place)
+    assert (ended.code, ended.err) == (0, "")
+    check_equal(place, tmp_path / "whole")
 
 
 @pytest.mark.slow

@@ -68,23 +68,20 @@ class HeldOutMix(Node):
     The weights are equal in the first epoch and recomputed before each later one (`covariance_weights`).
     """
 
-    replicated_buffers = ("weights", "epochs")
+    replicated_buffers = ("weights",)
     weights: Tensor
-    epochs: Tensor
 
     def __init__(self, name: str, members: list[str]) -> None:
         super().__init__([name], reads=members)
         self.register_buffer("weights", torch.full((len(members),), 1.0 / len(members)))
-        self.register_buffer("epochs", torch.zeros((), dtype=torch.long))
 
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         logits = torch.stack([outputs[member].logits for member in self.reads])
         return {self.provides[0]: Output(weighed(logits, self.weights))}
 
     @torch.no_grad()
-    def before_epoch(self, predict: Predict, held_out: Callable[[], Iterable[Batch]]) -> None:
-        self.epochs += 1
-        if self.epochs == 1:
+    def before_epoch(self, epoch: int, predict: Predict, held_out: Callable[[], Iterable[Batch]]) -> None:
+        if epoch == 0:
             return
         members = len(self.reads)
         sums = torch.zeros(members, members, dtype=torch.float64, device=self.weights.device)
