@@ -85,11 +85,20 @@ class Pack:
 
 
 def evaluate_runs(
-    runs: Sequence[Run], split: str, heads: Sequence[str] | None = None, *, keep_predictions: bool = False
+    runs: Sequence[Run],
+    split: str,
+    heads: Sequence[str] | None = None,
+    *,
+    keep_predictions: bool = False,
+    at_most: int | None = None,
 ) -> list[Evaluation]:
-    """Evaluate the heads of several runs (default: all heads and the teacher) on a split, batch by batch."""
+    """Evaluate the heads of several runs (default: all heads and the teacher) on a split, batch by batch.
+
+    With `at_most`, on as many of its samples.
+    """
     if not runs:
         return []
     first, schemes = runs[0], [run.scheme for run in runs]
+    batches = first.batches(split, at_most)
     with first.accelerator.autocast():
-        return evaluate_together(schemes, first.batches(split), first.device, heads, keep_predictions=keep_predictions)
+        return evaluate_together(schemes, batches, first.device, heads, keep_predictions=keep_predictions)

@@ -148,13 +148,16 @@ class Run:
     def saves_after(self, epoch: int) -> bool:
         return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self.at_checkpoint_step
 
-    def batches(self, split: str) -> Iterator[Batch]:
-        """Yield this process's share of a split, normalized but not augmented."""
-        size = self.config.train.eval_batch_size
-        batches = self.data.eval_batches(
-            split, batch_size=size, rank=self.accelerator.process_index, world=self.accelerator.num_processes
+    def batches(self, split: str, at_most: int | None = None) -> Iterator[Batch]:
+        """Yield this process's share of a split (or of `at_most` of its samples), normalized but not augmented."""
+        size, rank, world = (
+            self.config.train.eval_batch_size,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
         )
-        return evenly(batches, self.data.sizes[split], size) if split_keys(self.config) else batches
+        batches = self.data.eval_batches(split, batch_size=size, rank=rank, world=world, at_most=at_most)
+        samples = min(self.data.sizes[split], at_most or self.data.sizes[split])
+        return evenly(batches, samples, size) if split_keys(self.config) else batches
 
     def before_epoch(self) -> None:
         """Run the hooks of the scheme's nodes, which may read the validation split."""

@@ -6,6 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
+import torch
 
 from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
@@ -40,6 +41,23 @@ def test_teachers_come_from_their_own_seed_or_checkpoint(tmp_path: Path) -> None
     assert same_state(other, network_of(again, "student"))
     with pytest.raises(UserError, match="10 classes"):
         build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'other'}", data_spec=DataSpec(7, 1, 8))
+
+
+def test_a_teacher_is_for_the_classes_of_the_data(tmp_path: Path) -> None:
+    names = tuple("0123456789")
+    data, other = (DataSpec(10, 1, 8, classes=classes) for classes in (names, (*names[1:], "ten")))
+    network = network_of(build(*OFFLINE, data_spec=data), "teacher").float()
+    save_weights(network, tmp_path / "same", metadata={"classes": list(names)})
+    save_weights(network, tmp_path / "turned", metadata={"classes": list(names[::-1])})
+    same, turned = (
+        network_of(build(*OFFLINE, f"teacher.checkpoint={tmp_path / name}", data_spec=data), "teacher")
+        for name in ("same", "turned")
+    )
+    assert same_state(same, network.to(next(same.parameters()).dtype))
+    assert torch.equal(turned.fc.weight, same.fc.weight.flip(0))
+    assert torch.equal(turned.fc.bias, same.fc.bias.flip(0))
+    with pytest.raises(UserError, match=r"same is for other classes than the data: '0' only in .*, 'ten' only in the"):
+        build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'same'}", data_spec=other)
 
 
 @pytest.mark.parametrize(
