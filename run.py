@@ -5,14 +5,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from kdschemes.cli import train
+from kdschemes import __main__ as program
 
 RECIPES = Path(__file__).resolve().parent / "experiments"
 
 
 def main(arguments: list[str]) -> int:
     """Run one configuration; return the process's exit code."""
-    return train(arguments, recipes=RECIPES)
+    return program.main(["train", *arguments], recipes=RECIPES)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from accelerate.state import AcceleratorState
 from experiments.bench import built, timed, train_one_epoch
 from experiments.every_loss import mean_std
 from kdschemes.config import Config
-from kdschemes.config.load import load_config
+from kdschemes.config.load import allow_typed, load_config
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
@@ -84,6 +84,7 @@ def config_of(title: str, options: argparse.Namespace, seed: int) -> Config:
     ]
     if title == TRAINED_BEFORE:
         overrides.append(f"model.checkpoint={options.output / run_name(config_of(PLAIN, options, seed))}")
+    allow_typed(overrides, recipes=RECIPES)
     config = load_config(overrides, recipes=RECIPES)
     if config.scheme.uses_teacher and not any(o.startswith("teacher.name=") for o in overrides):
         overrides.append(f"teacher.name={TEACHER}")

@@ -14,7 +14,7 @@ from typing import Any
 KEY = "sha256"
 """Name of the checksum in JSON and in the metadata of safetensors."""
 
-LINE = "# sha256 of the lines above: "
+LINE = "sha256 of the lines below: "
 
 PIECE = 1 << 20
 
@@ -40,23 +40,23 @@ def json_is_intact(data: Mapping[str, Any]) -> bool:
 
 
 def text_with_checksum(text: str) -> str:
-    """Return lines of text, followed by a comment line with their checksum."""
-    return f"{text}{LINE}{hashlib.sha256(text.encode()).hexdigest()}\n"
+    """Return lines of text after a comment line with their checksum."""
+    return f"# {LINE}{hashlib.sha256(text.encode()).hexdigest()}\n{text}"
 
 
 def text_is_intact(text: str) -> bool:
     """Return whether text has the content that its checksum was computed from."""
-    lines, found, _ = text.rpartition(LINE)
-    return not found or text == text_with_checksum(lines)
+    return LINE not in text or text == text_with_checksum(text.partition("\n")[2])
 
 
 def safetensors_with_checksum(data: bytes) -> bytes:
     """Return a safetensors file with a checksum of its tensors and metadata added to its metadata."""
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
+    metadata = header.setdefault("__metadata__", {})
     digest = _of_header(header)
     digest.update(memoryview(data)[start:])
-    header["__metadata__"] = {**header.get("__metadata__", {}), KEY: digest.hexdigest()}
+    metadata[KEY] = digest.hexdigest()
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[start:]
@@ -66,7 +66,7 @@ def safetensors_is_intact(path: Path) -> bool:
     """Return whether a readable safetensors file has the content that its checksum was computed from."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        expected = header.get("__metadata__", {}).pop(KEY, None)
+        expected = header.setdefault("__metadata__", {}).pop(KEY, None)
         if expected is None:
             return True
         digest = _of_header(header)

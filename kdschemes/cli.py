@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import shlex
 import shutil
 import socket
 import sys
@@ -17,6 +18,7 @@ from kdschemes.cards import read as cards
 from kdschemes.config import Config
 from kdschemes.config.data import DATA
 from kdschemes.config.paths import expand
+from kdschemes.config.topologies import TopologyRefused, allow, check_allowed
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, unknown
 from kdschemes.training.signals import StopSignal
 
@@ -35,11 +37,11 @@ Command = Callable[[argparse.Namespace], str | int]
 """A command: from its options to what it prints, or to an exit code."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; return the process's exit code."""
+def main(arguments: Sequence[str] | None = None, *, recipes: Path | None = None) -> int:
+    """Run one command; return the process's exit code. `recipes` is that of `train`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words[:1] == ["train"]:
-        return train(words[1:])
+        return train(words[1:], recipes=recipes)
     try:
         options = _options(words)
         command: Command = options.command
@@ -49,6 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(result, flush=True)
     except BrokenPipeError:
         _discard_output()
+    except TopologyRefused as error:
+        end = words.index("--") if "--" in words else len(words)
+        flags = [word for file in error.files for word in ("--allow", file)]
+        _print_error(UserError(f"{error}: {shlex.join(['kdschemes', *words[:end], *flags, *words[end:]])}"))
+        return 2
     except UserError as error:
         _print_error(error)
         return 2
@@ -71,16 +78,23 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
             if main_process:
                 print(help_text([word for word in arguments if word not in HELP]), end="", flush=True)
             return 0
-        from kdschemes.config.load import load_config
+        from kdschemes.config.load import allow_typed, load_config
 
         if recipes is None:
             from kdschemes.study.locate import recipes as recipes_of_clone
 
             recipes = recipes_of_clone()
+        allow_typed(arguments, recipes=recipes)
         config = load_config(arguments, recipes=recipes)
+        check_allowed([config])
     except BrokenPipeError:
         _discard_output()
         return 0
+    except TopologyRefused as error:
+        if main_process:
+            words = ["kdschemes", "train", *(f"experiment={file}" for file in error.files), *arguments]
+            _print_error(UserError(f"{error}: {shlex.join(words)}"))
+        return 2
     except UserError as error:
         if main_process:
             _print_error(error)
@@ -91,10 +105,11 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
 
 def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
     """Train one run. Importing torch takes seconds: by then, signals are remembered."""
-    from kdschemes.tracking.tables import results_table
-    from kdschemes.training.train import train as train_run
-
     try:
+        from kdschemes.tracking.console import until_closed
+        from kdschemes.tracking.tables import results_table
+        from kdschemes.training.train import train as train_run
+
         finished = train_run(config, stop)
     except TrainingStopped as error:
         if main_process:
@@ -109,8 +124,9 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
     except KeyboardInterrupt:
         return 130
     if main_process:
-        print(results_table(finished.results))
-        print(f"run folder: {finished.folder}")
+        with until_closed():
+            print(results_table(finished.results))
+            print(f"run folder: {finished.folder}", flush=True)
     return 0
 
 
@@ -137,6 +153,7 @@ def run_study(options: argparse.Namespace) -> str | int:
         raise UserError(f"{options.sbatch[0]} after -- is an option of sbatch: add --slurm")
     from kdschemes.study.local.run import study_here
 
+    _allow_for_study(options)
     memory = options.memory * 1e9 if options.memory is not None else None
     return study_here(
         options.study,
@@ -165,8 +182,23 @@ def submit_study(options: argparse.Namespace) -> str:
     """Submit the unfinished runs of a study to SLURM, or return what would be submitted."""
     from kdschemes.study.slurm.submit import submit
 
+    _allow_for_study(options)
     parallel, dry_run = options.parallel, options.dry_run
     return submit(options.study, options.override, parallel=parallel, extra=options.sbatch, dry_run=dry_run)
+
+
+def _allow_for_study(options: argparse.Namespace) -> None:
+    """Allow the topologies that the command line names; the study's file and its earlier overrides allow none."""
+    from kdschemes.config.load import allow_typed
+    from kdschemes.study.locate import recipes
+
+    _allow(options.allow)
+    allow_typed(options.override, recipes=recipes())
+
+
+def _allow(files: Sequence[str]) -> None:
+    for file in files:
+        allow(Path(file))
 
 
 def study_status(options: argparse.Namespace) -> str:
@@ -214,6 +246,7 @@ def export(options: argparse.Namespace) -> str:
     """Write a head of a run as a plain network."""
     from kdschemes.training.export import export as export_head
 
+    _allow(options.allow)
     run, out = Path(options.run), Path(options.out)
     return export_head(run, out, head=options.head, best=options.best)
 
@@ -229,6 +262,7 @@ def verify_cache(options: argparse.Namespace) -> str:
     """Recompute a sample of a teacher cache and return how close it is."""
     from kdschemes.teacher_cache.verify import verify
 
+    _allow(options.allow)
     return verify(Path(options.folder), options.samples, options.override, options.seed)
 
 
@@ -327,6 +361,7 @@ def _parser() -> Parser:
     )
     out.add_argument("--head", metavar="NAME", help="a head of the run's table [the first]")
     out.add_argument("--best", action="store_true", help="weights of the best epoch [of the last checkpoint]")
+    _add_allow(out, "the run")
     _add_wandb(parser.command("wandb", "Weights & Biases: sync (offline runs), dashboard"))
     parser.group("look at methods and networks")
     read = parser.command("methods", "all methods and losses, or the card of one: paper, equation, defaults", methods)
@@ -341,18 +376,31 @@ def _parser() -> Parser:
     return parser
 
 
+def _add_allow(parser: Parser, what: str) -> None:
+    parser.add_argument(
+        "--allow",
+        type=_path,
+        metavar="FILE.py",
+        action="append",
+        default=[],
+        help=f"a topology that {what} names: run its Python",
+    )
+
+
 def _add_study(parser: Parser) -> None:
     parser.has_commands()
     run = parser.command("run", "run the unfinished runs of a study on this machine, then report", run_study)
     submit = parser.command("submit", "submit the unfinished runs of a study to SLURM", submit_study)
-    run.usage = "%(prog)s STUDY [KEY=VALUE ...] [--parallel P] [--memory GB] [--dry-run] [--slurm [-- OPTIONS]]"
-    submit.usage = "%(prog)s STUDY [KEY=VALUE ...] [--parallel P] [--dry-run] [-- OPTIONS OF SBATCH]"
+    shared = "%(prog)s STUDY [KEY=VALUE ...] [--parallel P] [--allow FILE.py] [--dry-run]"
+    run.usage = f"{shared} [--memory GB] [--slurm [-- OPTIONS]]"
+    submit.usage = f"{shared} [-- OPTIONS OF SBATCH]"
     for command, parallel in ((run, "number of processes [one per GPU; 2 on CPU]"), (submit, "runs of an array [all]")):
         command.add_argument(
             "study", type=_path, metavar="STUDY", help="a study of experiments/studies, or the path of its file"
         )
         command.add_argument("override", metavar="KEY=VALUE", nargs="*", help="for all runs [as when it was started]")
         command.add_argument("--parallel", type=_positive, metavar="P", help=f"at the same time: {parallel}")
+        _add_allow(command, "the study")
         command.add_argument("--dry-run", action="store_true", help="print what would be done, and write nothing")
     run.add_argument("--memory", type=_amount, metavar="GB", help="memory of all processes [80 %% of what is free]")
     run.add_argument("--slurm", action="store_true", help="the same as study submit; what follows -- goes to sbatch")
@@ -402,6 +450,7 @@ def _add_cache(parser: Parser) -> None:
     verify.add_argument("folder", type=_path, metavar="FOLDER", help="folder of one cache")
     keys = "where data and teacher are now: data.root=, ..."
     verify.add_argument("override", metavar="KEY=VALUE", nargs="*", help=keys)
+    _add_allow(verify, "the cache")
     verify.add_argument("--samples", type=_positive, metavar="N", default=8, help="chunks of 256 images to compute [8]")
     verify.add_argument("--seed", type=int, metavar="S", default=0, help="chooses the chunks [0]")
 

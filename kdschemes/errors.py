@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 
 ECHOED = 200
@@ -42,4 +43,9 @@ def unknown(kind: str, value: str, allowed: Iterable[str]) -> UserError:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or the error's type if it has none."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    return printable(str(error).strip().partition("\n")[0]) or type(error).__name__
+
+
+def printable(text: str) -> str:
+    """Return text without terminal escape codes and other control characters."""
+    return "".join(filter(str.isprintable, re.sub(r"\x1b\[[0-?]*[ -/]*[@-~]", "", text)))

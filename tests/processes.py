@@ -132,6 +132,7 @@ def _printed(folder: Path, kind: str, pid: int) -> Path:
 def _main(arguments: list[str], folder: Path, before: Before | None, environment: dict[str, str]) -> None:
     os.chdir(folder)
     os.environ.update(environment)
+    multiprocessing.set_start_method("fork", force=True)  # for loading workers, as in a process that a user starts
     for number, kind in ((1, "out"), (2, "err")):
         file = os.open(_printed(folder, kind, os.getpid()), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(file, number)

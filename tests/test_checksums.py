@@ -51,11 +51,12 @@ def test_json() -> None:
 def test_text() -> None:
     text = "a: 1\nb: [x, y]\n"
     content = text_with_checksum(text)
-    assert content.startswith(text)
+    assert content.endswith(text)
     assert text_is_intact(content)
     assert text_is_intact(text), "a file without a checksum"
     assert not text_is_intact(content.replace("1", "3", 1))
     assert not text_is_intact(content + "c: 3\n")
+    assert not any(text_is_intact(content[:length]) for length in range(40, len(content)))
 
 
 def test_safetensors(tmp_path: Path) -> None:
@@ -76,6 +77,8 @@ def test_safetensors(tmp_path: Path) -> None:
         assert same or not safetensors_is_intact(path)
     path.write_bytes(plain)
     assert safetensors_is_intact(path), "a file without a checksum"
+    path.write_bytes(safetensors_with_checksum(save(tensors)))
+    assert safetensors_is_intact(path), "a file without other metadata"
 
 
 @pytest.mark.parametrize("part", [0.3, 0.6, 0.95])

@@ -17,7 +17,7 @@ import yaml
 
 from kdschemes import cli
 from kdschemes.config.data import DATA
-from kdschemes.config.load import load_config
+from kdschemes.config.load import allow_typed, load_config
 from kdschemes.config.losses import KINDS
 from kdschemes.config.naming import to_tree
 from kdschemes.config.schemes import SCHEMES
@@ -59,6 +59,7 @@ def test_install_and_quick_start_come_first() -> None:
 
 @pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
 def test_commands_parse_and_build(arguments: list[str]) -> None:
+    allow_typed(arguments, recipes=REPOSITORY / "experiments")
     config = load_config(arguments, recipes=REPOSITORY / "experiments")
     if "PATH" not in (config.model.checkpoint, config.teacher.checkpoint):
         data_spec = {
@@ -219,6 +220,7 @@ def test_early_exit_example_runs(tmp_path: Path) -> None:
 def test_topology_example_is_the_shipped_one(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(blocks("python")[2])
+    allow_typed([f"experiment={file}", "experiment=topologies/offline_online"], recipes=RECIPES)
     mine, shipped = (
         build_scheme(load_config([f"experiment={name}", "teacher.name=resnet20"], recipes=RECIPES), DATA_SPEC)
         for name in (file, "topologies/offline_online")

@@ -335,3 +335,17 @@ def test_a_teacher_at_chance_level_is_warned_of(tmp_path: Path, trained: bool) -
     done = run(["scheme=offline", "teacher=resnet20", f"teacher.checkpoint={weights}", *FEW], tmp_path)
     assert done.code == 0
     assert ("warning: the teacher is at chance level" in done.out) is not trained
+
+
+@pytest.mark.slow
+def test_what_was_adapted_in_given_weights_is_said_in_one_line_each(tmp_path: Path) -> None:
+    for name, classes in (("teacher", 10), ("student", 100)):
+        save_weights(create_model("convnet", num_classes=classes, channels=3, image_size=8), tmp_path / name)
+    paths = [f"teacher.checkpoint={tmp_path / 'teacher'}", f"model.checkpoint={tmp_path / 'student'}"]
+    done = run([*OFFLINE, "model=convnet", *paths, "model.head=new", *FEW], tmp_path)
+    assert (done.code, done.err) == (0, "")
+    summed = "stage1.conv1.weight is summed over RGB, because the data is gray"
+    assert sorted(line for line in done.out.splitlines() if "summed" in line) == [
+        f"{tmp_path / 'student'}: new classifier for 10 classes; {summed}",
+        f"{tmp_path / 'teacher'}: {summed}",
+    ]

@@ -25,6 +25,10 @@ class Model:
         FilePath | Annotated[list[FilePath], Field(min_length=2)] | None,
         Field(description="initial weights: a file, run folder or hf_hub:OWNER/NAME; a list: one per online peer"),
     ] = None
+    head: Annotated[
+        Literal["checkpoint", "new"],
+        Field(description="the classifier: that of model.checkpoint, or a new one if the data has other classes"),
+    ] = "checkpoint"
     pretrained: Annotated[bool, Field(description="start from timm's pretrained weights (downloads them)")] = False
 
 
@@ -111,7 +115,12 @@ class Train:
     ] = None
     log_every_steps: Annotated[int, Field(ge=1, description="optimizer steps between lines in metrics.jsonl")] = 10
     ema: Annotated[
-        float | None, Field(gt=0, lt=1, description="decay of an EMA of the student's weights; null: no EMA")
+        float | None,
+        Field(
+            gt=0,
+            lt=1,
+            description="decay of an EMA of the student's weights, at step t at most 1 - 1 / (t + 1); null: no EMA",
+        ),
     ] = None
     fsdp: Annotated[
         bool, Field(description="shard trained weights, gradients and optimizer state across processes (FSDP2)")

@@ -12,13 +12,15 @@ from kdschemes.errors import UserError
 
 
 def check_models(config: Config) -> None:
-    """Reject unknown model names."""
+    """Reject unknown model names, and a new classifier of nothing."""
     names = [config.model.name]
     names += _as_list(config.teacher.name) if config.scheme.uses_teacher else []
     names += [*config.scheme.trained_models(config.model.name), *prerequisite_models(config.scheme)]
     for name in names:
         if name not in MODELS and not name.startswith("timm/"):
             raise no_such("model", name, (*MODELS, "timm/NAME"))
+    if config.model.head == "new" and config.model.checkpoint is None:
+        raise UserError("model.head=new replaces the classifier of model.checkpoint: give one, or remove model.head")
 
 
 def check_labels(config: Config) -> None:

@@ -14,9 +14,10 @@ from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.naming import Tree
 from kdschemes.config.parse import parse_word
-from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe
+from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe, topology_file
 from kdschemes.config.renamed import RENAMED_METHODS
 from kdschemes.config.schemes.custom import Topology
+from kdschemes.config.topologies import allow
 from kdschemes.config.unknown import no_such
 from kdschemes.config.validate import choose, make, make_loss, unknown_key, validate
 from kdschemes.errors import UserError, nearest, shown
@@ -47,6 +48,17 @@ def load_config(arguments: Sequence[str], *, recipes: Path) -> Config:
     _forget_other_choices(tree, overrides)
     merge(tree, overrides)
     return build_config(tree, strict=overrides)
+
+
+def allow_typed(arguments: Sequence[str], *, recipes: Path) -> None:
+    """Allow the topologies that the user's own `experiment=` name to run, in this process and those that it starts.
+
+    Raises:
+        UserError: such a file cannot be read.
+    """
+    for argument in arguments:
+        if argument.startswith("experiment=") and (file := topology_file(_parse(argument)[1], recipes)) is not None:
+            allow(file)
 
 
 def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = None) -> Config:

@@ -33,23 +33,31 @@ def read_recipe(name: Any, recipes: Path) -> Tree:
     Raises:
         UserError: it does not exist, cannot be read, or has no keys.
     """
+    if (code := topology_file(name, recipes)) is not None:
+        return _read_topology(code)
     path = Path(expand(str(name)))
-    if path.suffix not in (".yaml", ".yml", ".py"):
-        found = [place for place in (recipes / f"{name}.yaml", recipes / f"{name}.py") if place.is_file()]
-        table = recipes / f"{path.parent}.yaml"
-        if not found and table.is_file():
+    if path.suffix not in (".yaml", ".yml"):
+        found, table = recipes / f"{name}.yaml", recipes / f"{path.parent}.yaml"
+        if not found.is_file() and table.is_file():
             tree = _read_table(table, read_yaml(table, f"recipe {table}")).get(path.name)
             if tree is not None:
                 return tree
-        if not found:
+        if not found.is_file():
             raise _unknown_recipe(str(name), known_recipes(recipes), recipes)
-        path = found[0]
-    if path.suffix == ".py":
-        return _read_topology(path)
+        path = found
     tree = read_yaml(path, f"recipe {shown(path)}")
     if _is_table(tree):
         raise UserError(f"recipe {path} is a table of recipes: choose one as {path.stem}/ROW_COLUMN")
     return _nested(tree)
+
+
+def topology_file(name: Any, recipes: Path) -> Path | None:
+    """Return the Python file that the name of a recipe chooses; None if it chooses data, or nothing."""
+    path = Path(expand(str(name)))
+    if path.suffix == ".py":
+        return path
+    data, code = recipes / f"{name}.yaml", recipes / f"{name}.py"
+    return code if path.suffix not in (".yaml", ".yml") and code.is_file() and not data.is_file() else None
 
 
 def known_recipes(recipes: Path) -> list[str]:

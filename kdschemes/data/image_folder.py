@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from kdschemes.config.data import ImageFolder
+from kdschemes.data import workers
 from kdschemes.data.views import Stream, normalize, view_seed
 from kdschemes.errors import UserError, first_line
 from kdschemes.seeding import mix64
@@ -182,8 +183,9 @@ class FolderSource:
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise the loader uses the global generator
+            worker_init_fn=workers.obey_parent,
         )
-        for pixels in loader:
+        for pixels in workers.load(loader):
             if isinstance(pixels, UserError):
                 raise pixels
             yield normalize(pixels.to(self.device, non_blocking=True), MEAN, STD)

@@ -6,10 +6,11 @@ import os
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedDataParallelKwargs, set_seed
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
 
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
+from kdschemes.distributed.environment import check_environment, uses_cpu
 from kdschemes.errors import UserError
 from kdschemes.seeding import make_deterministic
 
@@ -20,12 +21,13 @@ def start_processes(config: Config) -> Accelerator:
     """Join the processes that were launched together and set device, precision, and threads.
 
     Raises:
-        UserError: fewer processes started than requested; the launcher uses an unsupported wrapper; there is no GPU;
-            or the device does not support the precision.
+        UserError: fewer processes started than requested; the environment has settings for Accelerate that are
+            not honored; there is no GPU; or the device does not support the precision.
     """
+    check_environment(config)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("device=cuda, but torch sees no GPU here (use device=auto or device=cpu)")
-    cpu = config.device == "cpu" or not torch.cuda.is_available()
+    cpu = config.device == "cpu" or uses_cpu() or not torch.cuda.is_available()
     if cpu and config.precision == "fp16":
         raise UserError("precision=fp16 needs a GPU (on CPU use precision=bf16 or fp32)")
     # `accelerate launch --num_processes N` without --multi_gpu sets a port for N processes and starts one.
@@ -34,15 +36,10 @@ def start_processes(config: Config) -> Accelerator:
             "several processes were requested, but only one started: launch with "
             "`accelerate launch --multi_gpu --num_processes N run.py ...` (on CPU too)"
         )
-    for wrapper in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
-        if os.environ.get(f"ACCELERATE_USE_{wrapper}", "false").lower() == "true":
-            raise UserError(
-                f"Accelerate is configured for {wrapper}, which has no effect here: launch with "
-                "distributed_type: MULTI_GPU (slurm/accelerate/fsdp2.yaml) and shard the weights with train.fsdp=true"
-            )
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=PRECISIONS[config.precision],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),  # else from the environment
         kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True)],
     )
     wanted = int(os.environ.get("WORLD_SIZE", "1"))

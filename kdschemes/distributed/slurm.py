@@ -131,15 +131,22 @@ def sbatch(words: Sequence[str], site: Path | None) -> str:
     Raises:
         UserError: sbatch fails; the message is its own.
     """
-    command = ["sbatch", "--parsable", *words]
-    if site is not None:
-        command = ["bash", "-c", '. "$0"; exec "$@"', str(site), *command]
-    answer = _run(command, {})
+    answer = _run_at_site(["sbatch", "--parsable", *words], site)
     number = answer.stdout.strip().splitlines()[-1].partition(";")[0] if answer.stdout.strip() else ""
     if answer.returncode != 0 or not number.isdecimal():
         said = _line(answer.stderr) or _line(answer.stdout) or f"exit code {answer.returncode}"
         raise UserError(f"sbatch: {said.removeprefix('sbatch: error: ')}; nothing was submitted")
     return number
+
+
+def check_sbatch(site: Path | None) -> None:
+    """Check that there is an `sbatch` to submit jobs with.
+
+    Raises:
+        SlurmUnavailable: there is none, or it does not respond.
+    """
+    if (answer := _run_at_site(["sbatch", "--version"], site)).returncode != 0:
+        raise SlurmUnavailable(f"sbatch: {_line(answer.stderr) or f'exit code {answer.returncode}'}")
 
 
 def cancel(numbers: Sequence[str]) -> None:
@@ -150,6 +157,10 @@ def cancel(numbers: Sequence[str]) -> None:
     """
     if numbers and (answer := _run(["scancel", *numbers], {})).returncode != 0:
         raise SlurmUnavailable(f"scancel: {_line(answer.stderr)}; cancel the jobs {', '.join(numbers)} by hand")
+
+
+def _run_at_site(command: Sequence[str], site: Path | None) -> subprocess.CompletedProcess[str]:
+    return _run(command if site is None else ["bash", "-c", '. "$0"; exec "$@"', str(site), *command], {})
 
 
 def _run(command: Sequence[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:

@@ -6,6 +6,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from kdschemes.core.precision import full_precision
+from kdschemes.losses.rows import without_offset
 
 
 @full_precision
@@ -58,7 +59,7 @@ def class_correlation(
 
 def _probabilities(logits: Tensor, temperature: float) -> Tensor:
     assert temperature > 0, temperature
-    return (logits / temperature).softmax(dim=1)
+    return (without_offset(logits) / temperature).softmax(dim=1)
 
 
 def _difference_of_products(p: Tensor, q: Tensor, keep: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Normalization of rows to unit length."""
+"""Normalization of rows: to unit length, or without a large common offset."""
 
 from __future__ import annotations
 
@@ -31,3 +31,14 @@ def unit(x: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
     present = ~(largest <= torch.finfo(x.dtype).tiny)
     scaled = torch.where(present, x, 1.0) / torch.where(present, largest, 1.0)
     return torch.where(present, scaled / scaled.norm(dim=-1, keepdim=True), 0.0)
+
+
+def without_offset(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
+    """Return the logits, minus each row's largest where the row's offset exceeds its spread: softmax is the same.
+
+    An offset that all logits of a sample have in common takes up digits, which are lost when the logits are divided by
+    a temperature or compared with others. The condition means that all are within a factor of 2 of each other, where
+    the subtraction is exact (Sterbenz); other rows are unchanged. The gradient is the identity.
+    """
+    low, high = logits.detach().aminmax(dim=1, keepdim=True)
+    return logits - torch.where(high - low <= torch.minimum(low.abs(), high.abs()), high, 0.0)

@@ -44,7 +44,6 @@ class StagedNetwork(nn.Module, ABC):
     classifiers: tuple[str, ...]
     activated: Mapping[str, nn.BatchNorm2d] = {}
     """Stages that end in a ReLU, with the batch norm before it (a shortcut may be added in between)."""
-
     notes: tuple[str, ...] = ()
     """What was adapted or left out when its weights were loaded, a line per file, for the log."""
 

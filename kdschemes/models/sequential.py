@@ -114,10 +114,11 @@ class SequentialNetwork(StagedNetwork):
 
 
 class Trunk(nn.Module):
-    """The first parts of a network, under their original names."""
+    """The first parts of a network, under their original names, with the network's `notes`."""
 
-    def __init__(self, parts: Named, stage_names: tuple[str, ...]) -> None:
+    def __init__(self, parts: Named, stage_names: tuple[str, ...], notes: tuple[str, ...]) -> None:
         super().__init__()
+        self.notes = notes
         for name, part in parts:
             self.add_module(name, part)
         self.part_names = tuple(name for name, _ in parts)
@@ -167,7 +168,7 @@ def split(network: StagedNetwork, stage: str) -> tuple[Trunk, Branch]:
             f"split before one of {', '.join(network.stage_names[1:])}"
         )
     first = network.stage_names.index(stage)
-    trunk = Trunk(blocks[:cut], network.stage_names[:first])
+    trunk = Trunk(blocks[:cut], network.stage_names[:first], network.notes)
     return trunk, Branch(blocks[cut:], network.stage_names[first:], network.fc)
 
 

@@ -7,15 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor
 
-from kdschemes.checksums import json_with_checksum, safetensors_is_intact, safetensors_with_checksum
+from kdschemes.checksums import json_with_checksum, safetensors_with_checksum
 from kdschemes.config.paths import expand
-from kdschemes.errors import UserError, first_line
+from kdschemes.errors import UserError, first_line, printable
 from kdschemes.models.base import StagedNetwork
+from kdschemes.models.checkpoint_files import read_state, unwrapped
 from kdschemes.models.exits import ExitNetwork
-from kdschemes.storage.archive import check_archive
+from kdschemes.models.repdistiller import our_name
 from kdschemes.storage.atomic import atomic_write
 
 WEIGHTS, TORCH_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
@@ -27,33 +28,66 @@ HUB = "hf_hub:"
 MOST_LISTED = 10
 
 
-def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int) -> None:
+def load_weights(network: StagedNetwork, path: str | Path, *, num_classes: int, new_head: bool = False) -> None:
     """Load weights into a network from a .safetensors file, a torch file, or a folder with model.safetensors.
 
-    `hf_hub:OWNER/NAME` is downloaded from the Hugging Face Hub, once. A torch file is read without executing code; its
-    tensors may be under `state_dict` or `model`, and names may start with `module.` or contain `_orig_mod.`. Raises
-    `UserError` if the file is missing or broken, if its classifier does not have `num_classes` classes, or if a tensor
-    is missing, unexpected or has another shape.
+    `hf_hub:OWNER/NAME` is downloaded from the Hugging Face Hub, once. Of a torch file only tensors are read, never
+    code; they may be under the keys and prefixes that `checkpoint_files` lists, and may have RepDistiller's names. With
+    `new_head`, the classifier keeps its initial weights, whatever the file's is. The first convolution is adapted from
+    RGB to gray images (its weights are summed) and back. `network.notes` then says what was adapted or left out.
+
+    Raises:
+        UserError: the file is missing or damaged, its classifier does not have `num_classes` classes, a tensor is
+            missing, unexpected, has another shape or is not finite.
     """
     path = _fetch(str(path)) if str(path).startswith(HUB) else Path(expand(str(path)))
-    state = {_plain_name(name): tensor for name, tensor in _read(path).items()}
     wanted = network.plain_state()
-    for classifier in network.classifiers:
-        tensor = state.get(f"{classifier}.weight")
+    state, notes = _read(path, wanted)
+    state = {our_name(network.spec.name, name): tensor for name, tensor in state.items()}
+    state = {name: wanted[name] for name in wanted if name.endswith(".num_batches_tracked")} | state
+    heads = tuple(f"{classifier}." for classifier in network.classifiers)
+    if new_head:
+        state = {name: tensor for name, tensor in state.items() if not name.startswith(heads)}
+        state |= {name: tensor for name, tensor in wanted.items() if name.startswith(heads)}
+        notes.append(f"new classifier for {num_classes} classes")
+    for head in heads:
+        tensor = state.get(f"{head}weight")
         if tensor is not None and tensor.ndim > 0 and len(tensor) != num_classes:
             raise UserError(
-                f"{path} has {len(tensor)} classes, but the data has {num_classes}; "
-                f"use weights trained for {num_classes} classes"
+                f"{path} has {len(tensor)} classes, but the data has {num_classes}; use weights trained for "
+                f"{num_classes} classes, or give a student a new classifier with model.head=new"
             )
+    notes += _adapt_stem(state, wanted)
     _check_fit(state, wanted, path, network.spec.name)
     network.load_plain_state(state)
+    network.notes = (f"{path}: {'; '.join(notes)}",) if notes else ()
+
+
+def _adapt_stem(state: dict[str, Tensor], wanted: Mapping[str, Tensor]) -> list[str]:
+    """Sum the first convolution's weights over RGB for gray images, or divide them among RGB; return what was done.
+
+    A gray image then has the outputs of its three equal channels, and an image with equal channels those of gray.
+    """
+    stem = next((name for name, tensor in wanted.items() if tensor.ndim == 4 and name.endswith("weight")), None)
+    weight = state.get(stem) if stem is not None else None
+    if stem is None or weight is None or weight.ndim != 4:
+        return []
+    match weight.shape[1], wanted[stem].shape[1]:
+        case 3, 1:
+            state[stem] = weight.sum(1, keepdim=True)
+            return [f"{stem} is summed over RGB, because the data is gray"]
+        case 1, 3:
+            state[stem] = weight.expand(-1, 3, -1, -1) / 3
+            return [f"{stem} is for gray images, and divided among RGB"]
+    return []
 
 
 def load_exit_weights(network: ExitNetwork, folder: str | Path) -> None:
     """Load exits written by `save_exits`. Raises `UserError` if they are missing, broken or do not fit the network."""
     path = Path(expand(str(folder))) / EXITS
-    state = _read(path)
-    _check_fit(state, network.exits.state_dict(), path, f"the exits of {network.network.spec.name}")
+    wanted = network.exits.state_dict()
+    state, _ = _read(path, wanted)
+    _check_fit(state, wanted, path, f"the exits of {network.network.spec.name}")
     network.exits.load_state_dict(state)
 
 
@@ -68,7 +102,10 @@ def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: 
     if problems:
         listed = ", ".join(problems[:MOST_LISTED])
         more = f", and {len(problems) - MOST_LISTED} more" if len(problems) > MOST_LISTED else ""
-        raise UserError(f"{path} does not fit {whose}: {listed}{more}")
+        raise UserError(f"{path} does not fit {whose}: {printable(listed)}{more}")
+    for name, tensor in state.items():
+        if not tensor.to(wanted[name].dtype).isfinite().all():
+            raise UserError(f"{path} cannot be used: {name} is not finite (NaN or infinity); give other weights")
 
 
 def save_weights(
@@ -133,34 +170,11 @@ def _fetch(name: str) -> Path:
         ) from error
 
 
-def _plain_name(name: str) -> str:
-    return name.replace("_orig_mod.", "").removeprefix("module.")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Return the tensors in a file or folder by name, on the CPU."""
+def _read(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors in a file or folder by plain name, on the CPU, and what the user should know of them."""
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"no weights at {file}: give a .safetensors or torch file, or a folder with {WEIGHTS}")
-    try:
-        if file.suffix == ".safetensors":
-            if not safetensors_is_intact(file):
-                raise ValueError("it does not match its checksum")
-            return load_file(file)
-        with file.open("rb") as stream:
-            zipped = stream.read(4) == b"PK\x03\x04"  # as torch decides; older formats are not compressed
-        if zipped:
-            check_archive(file)
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except Exception as error:  # a broken file can make its reader fail in any way
-        raise UserError(
-            f"{file} cannot be read as tensors only (broken, or it contains code): {first_line(error)}"
-        ) from error
-    for key in ("state_dict", "model"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not state or not all(isinstance(t, Tensor) for t in state.values()):
-        raise UserError(f"{file} is not a dictionary of tensors; save the network's state_dict() there")
-    return dict(state)
+    state, notes = read_state(file)
+    state, more = unwrapped(state, wanted)
+    return state, notes + more

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 from kdschemes.config import Config
 from kdschemes.config.schemes.custom import Topology
+from kdschemes.config.topologies import read_allowed
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError, first_line
@@ -18,19 +19,18 @@ def from_file(config: Config, data_spec: DataSpec) -> Distillation:
     """Return the scheme that the recipe's function `topology(config, task)` builds.
 
     Raises:
-        UserError: the file cannot be imported, or has no such function.
+        UserError: the user did not allow the file, it cannot be imported, or it has no such function.
     """
-    return _builder(config.scheme.file)(config, data_spec)
+    return _builder(config.scheme.file, read_allowed(config.scheme))(config, data_spec)
 
 
 @cache
-def _builder(file: str) -> Builder:
-    spec = importlib.util.spec_from_file_location(f"kdschemes_topology_{Path(file).stem}", file)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+def _builder(file: str, text: bytes) -> Builder:
+    """Run the text that was checked, not whatever the file or a compiled copy of it holds by now."""
+    module = ModuleType(f"kdschemes_topology_{Path(file).stem}")
+    module.__file__ = file
     try:
-        spec.loader.exec_module(module)
+        exec(compile(text, file, "exec"), vars(module))
     except Exception as error:
         raise UserError(f"recipe {file} cannot be imported ({type(error).__name__}: {first_line(error)})") from error
     build = getattr(module, "topology", None)

@@ -33,7 +33,8 @@ def student_network(
     with seeded(config.seed, "init", role) if seed is None else seeded(seed, "init"):
         network = _create(model or config.model.name, data_spec, config.model.pretrained)
     if checkpoint is not None:
-        load_weights(network, checkpoint, num_classes=data_spec.num_classes)
+        new_head = config.model.head == "new"
+        load_weights(network, checkpoint, num_classes=data_spec.num_classes, new_head=new_head)
     return network
 
 
@@ -74,7 +75,10 @@ def teacher_network(config: Config, data_spec: DataSpec, number: int) -> StagedN
 
 
 def with_average(scheme: Distillation, decay: float) -> Distillation:
-    """Add a moving average of the primary head's network, evaluated as the last head, `NAME/ema`."""
+    """Add a moving average of the primary head's network, evaluated as the last head, `NAME/ema`.
+
+    Its decay warms up: without, the initial weights would dominate a run of fewer than 1 / (1 - `decay`) steps.
+    """
     nodes_of_heads = {head: scheme.node_of(head) for head in scheme.heads}
     head = next((head for head, node in nodes_of_heads.items() if not isinstance(node, LossHead)), scheme.heads[0])
     source = nodes_of_heads[head]
@@ -82,7 +86,7 @@ def with_average(scheme: Distillation, decay: float) -> Distillation:
         raise UserError("train.ema needs a separate network: choose scheme.topology=independent or train.ema=null")
     name = f"{head}/ema"
     network = source.network.network if isinstance(source, NetworkWithExits) else source.network
-    return scheme.with_nodes({name: Ema(Network(head, network), {head: name}, decay)}, [name])
+    return scheme.with_nodes({name: Ema(Network(head, network), {head: name}, decay, warm_up=True)}, [name])
 
 
 def _create(name: str, data_spec: DataSpec, pretrained: bool) -> StagedNetwork:

@@ -23,6 +23,13 @@ def guarded(folder: Path, verify: Callable[[], None]) -> Iterator[None]:
         del _GUARDS[folder.absolute()]
 
 
+def verify_guards(path: Path) -> None:
+    """Call the `verify` of each guarded folder that contains a file; it may raise."""
+    for folder, verify in list(_GUARDS.items()):
+        if path.absolute().is_relative_to(folder):
+            verify()
+
+
 def atomic_write(path: Path, data: bytes) -> None:
     """Write a file so that readers see either the old or the new content, never a part, even after a crash.
 
@@ -34,14 +41,12 @@ def atomic_write(path: Path, data: bytes) -> None:
         FolderLost: another process has taken over the guarded folder.
     """
     partial = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-    checks = [verify for folder, verify in _GUARDS.items() if path.absolute().is_relative_to(folder)]
     try:
         with partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        for verify in checks:
-            verify()
+        verify_guards(path)
         partial.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -51,8 +56,7 @@ def atomic_write(path: Path, data: bytes) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             partial.unlink()
-        for verify in checks:
-            verify()
+        verify_guards(path)
         raise UserError(f"{path} cannot be written: {error.strerror or error}; free the disk and run again") from None
     except BaseException:
         partial.unlink(missing_ok=True)

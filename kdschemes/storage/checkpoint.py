@@ -22,7 +22,7 @@ from kdschemes.checksums import file_checksum
 from kdschemes.distributed.fsdp import full_state, load_full_optimizer_state, load_full_state
 from kdschemes.errors import UserError, first_line
 from kdschemes.storage.archive import archive_fault
-from kdschemes.storage.atomic import atomic_write
+from kdschemes.storage.atomic import atomic_write, verify_guards
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -84,8 +84,12 @@ def load_state(path: Path) -> dict[str, Any]:
     """Load what `save_state` wrote onto the CPU, without executing code from the file.
 
     Raises:
-        UserError: the file is damaged, or not what `save_state` writes.
+        UserError: the file is missing, damaged, or not what `save_state` writes.
+        FolderLost: the whole folder is missing, or another process's.
     """
+    if not path.exists():
+        verify_guards(path)
+        raise _lost(path, "it was deleted or renamed")
     if fault := archive_fault(path):
         raise _lost(path, fault)
     try:
@@ -98,7 +102,12 @@ def load_state(path: Path) -> dict[str, Any]:
 
 
 def keep_previous(folder: Path) -> None:
-    """Keep the last checkpoint of a run, before another is written, where the file system has links."""
+    """Keep the last checkpoint of a run, before another is written, where the file system has links.
+
+    Raises:
+        FolderLost: another process has taken over the folder.
+    """
+    verify_guards(folder)
     with contextlib.suppress(OSError):
         (folder / PREVIOUS).unlink(missing_ok=True)
         os.link(folder / CHECKPOINT, folder / PREVIOUS)
@@ -148,7 +157,7 @@ def _check_files(folder: Path, saved: Checkpoint) -> None:
     if (best := saved["best"]) is not None:
         path = folder / best["file"]
         if not path.is_file():
-            raise _lost(path, "it is missing")
+            raise _lost(path, "it was deleted or renamed")
         if file_checksum(path) != best["sha256"]:
             raise _lost(path, "it does not match its checksum")
     path, length = folder / METRICS, saved["metrics_offset"]

@@ -3,7 +3,7 @@
 The file `lease-N` with the highest N names the holder of a folder on its first line, followed by a heartbeat counter
 that the holder increments every few seconds. Taking over creates `lease-(N+1)`, which only one process can do, and then
 removes `lease-N`. A process wrongly presumed dead checks for its own file before putting any file in place, finds it
-gone, and writes nothing more. Clocks of different machines are never compared.
+gone, and writes nothing more. Clocks of different machines are never compared. Other names (`lease-1~`) do not count.
 """
 
 from __future__ import annotations
@@ -12,15 +12,18 @@ import contextlib
 import functools
 import json
 import os
+import re
 import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import psutil
+from pydantic import Field, TypeAdapter
 
 from kdschemes.config.parse import parse_json
 from kdschemes.distributed import slurm
@@ -32,12 +35,15 @@ LEASE_SECONDS = 60.0
 BEATS = 6
 """Heartbeats in that time."""
 
+MALFORMED_SECONDS = 2.0
+"""The same for a lease without a holder and a heartbeat: its writer died, or is still writing it and then gives way."""
+
 SAME_START = 5.0
 """Tolerance in seconds between two readings of one process's start time."""
 
 
 class FolderLost(UserError):
-    """Another process has taken over the run's folder: this one must not write anything more."""
+    """The run's folder or its lease is another process's or gone: this process must not write anything more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +57,7 @@ class Holder:
     token: str
     host: str
     place: str
-    pid: int
+    pid: Annotated[int, Field(gt=0, lt=1 << 31)]
     started: float
     job: str | None
     restart: int
@@ -67,10 +73,25 @@ class Holder:
         return self.place == _place() and _lives(self.pid, self.started)
 
 
+HOLDER = TypeAdapter(Holder)
+
+
 def holder(folder: Path) -> Holder | None:
     """Return the process that holds a folder, or held it when it died; None if there is none."""
     newest = _newest(folder)
     return None if newest is None else _read(folder / f"lease-{newest}")[0]
+
+
+def leases(folder: Path) -> Iterator[tuple[int, Path]]:
+    """Yield the leases in a folder with their numbers."""
+    for path in folder.glob("lease-*"):
+        if _NAME.fullmatch(path.name):
+            yield int(path.name.removeprefix("lease-")), path
+
+
+_NAME = re.compile(r"lease-[1-9][0-9]{0,8}")
+
+_CONTENT = re.compile(rb"\{.*\}\n[0-9]{12}\n")
 
 
 def this_process() -> Holder:
@@ -90,7 +111,7 @@ def this_process() -> Holder:
 class Lease:
     """The right to write into a folder. `seconds`: see `LEASE_SECONDS`.
 
-    `lost`: another process has taken over the folder. `waited`: this process had to wait for another.
+    `lost`: the folder or the lease is another process's or gone. `waited`: this process had to wait for another.
     """
 
     def __init__(self, folder: Path, seconds: float | None = None) -> None:
@@ -107,7 +128,8 @@ class Lease:
         """Acquire the folder; return False if `asked()` (whether this process shall stop) becomes true first.
 
         A folder is taken over if its holder is dead on this machine, is no longer run by SLURM or was restarted as this
-        very job, or gave no sign of life for the lease's time. Otherwise this waits (`wait`) or raises.
+        very job, or gave no sign of life for the lease's time. Otherwise this waits (`wait`) or raises. `say` is told
+        immediately what is waited for, and for how long.
 
         Raises:
             UserError: another process holds the folder.
@@ -118,16 +140,19 @@ class Lease:
             number = 1
             if newest is not None:
                 there = self.folder / f"lease-{newest}"
-                found, over = self._why_over(there, asked)
+                found, over = self._why_over(there, asked, say)
                 if over is None:
-                    if not there.exists():
+                    if not os.path.lexists(there):
                         continue
                     if not wait:
                         who = f" ({found})" if found is not None else ""
                         cure = "wait for it, or choose another seed or output_dir"
                         raise UserError(f"{self.folder} is in use by another process{who}: {cure}")
                     if not self.waited:
-                        say(f"waiting for the process that is training in {self.folder}")
+                        say(
+                            f"waiting until {found or 'the process'} that is training in {self.folder} ends, or gives "
+                            f"no sign of life for {self._seconds:.0f} s"
+                        )
                         self.waited = True
                     time.sleep(min(1.0, self._seconds / BEATS))
                     continue
@@ -145,9 +170,18 @@ class Lease:
         """
         if self.lost or not self._is_mine():
             self.lost = True
-            after = holder(self.folder)
-            by = f" by {after}" if after is not None else ""
-            raise FolderLost(f"{self.folder} was taken over{by}: this process stops and writes nothing more there")
+            raise FolderLost(f"{self._why_lost()}: this process stops and writes nothing more there")
+
+    def _why_lost(self) -> str:
+        assert self._path is not None
+        if not self.folder.is_dir():
+            return f"{self.folder} was deleted or renamed"
+        after = holder(self.folder)
+        if after is not None:
+            return f"{self.folder} was taken over by {after}"
+        if os.path.lexists(self._path):
+            return f"{self._path}, by which this process held the folder, was changed"
+        return f"{self._path}, by which this process held the folder, was deleted or renamed"
 
     def release(self) -> None:
         self._done.set()
@@ -174,9 +208,10 @@ class Lease:
         if _newest(self.folder) != number:
             path.unlink(missing_ok=True)
             return False
-        for other in self.folder.glob("lease-*"):
-            if _number(other) < number:
-                other.unlink(missing_ok=True)
+        for earlier, other in leases(self.folder):
+            if earlier < number:
+                with contextlib.suppress(IsADirectoryError, PermissionError):
+                    other.unlink(missing_ok=True)
         self._path = path
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
         self._thread.start()
@@ -194,7 +229,7 @@ class Lease:
                         return
                     file.seek(len(_line(self._me)))
                     file.write(_count(beats))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 self.lost = True
                 return
             except OSError:
@@ -205,12 +240,14 @@ class Lease:
         try:
             with self._path.open("rb") as file:
                 return file.readline() == _line(self._me)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError as error:
             raise UserError(f"{self._path} cannot be read: {error.strerror or error}") from None
 
-    def _why_over(self, path: Path, asked: Callable[[], bool]) -> tuple[Holder | None, str | None]:
+    def _why_over(
+        self, path: Path, asked: Callable[[], bool], say: Callable[[str], None]
+    ) -> tuple[Holder | None, str | None]:
         """Return the holder and why its folder may be taken over; None if it is alive or has released the folder."""
         found, before = _read(path)
         if found is not None:
@@ -221,23 +258,24 @@ class Lease:
                 return found, word
             if here:
                 return found, None
+        seconds = self._seconds
+        if found is None and not _CONTENT.fullmatch(before):
+            seconds = min(MALFORMED_SECONDS, seconds)
+        if os.path.lexists(path):
+            holds = f"is held by {found}" if found is not None else f"has a {path.name} that names no process"
+            say(f"{self.folder} {holds}: waiting up to {seconds:.0f} s for a sign of life")
         waited = time.monotonic()
-        while time.monotonic() - waited < self._seconds:
+        while time.monotonic() - waited < seconds:
             if asked():
                 return found, None
-            time.sleep(min(1.0, self._seconds / BEATS / 2))
-            if not path.exists() or _read(path)[1] != before:
+            time.sleep(min(1.0, seconds / BEATS / 2))
+            if not os.path.lexists(path) or _read(path)[1] != before:
                 return found, None
-        return found, f"it gave no sign of life for {self._seconds:.0f} s"
+        return found, f"it gave no sign of life for {seconds:.0f} s"
 
 
 def _newest(folder: Path) -> int | None:
-    return max(map(_number, folder.glob("lease-*")), default=None)
-
-
-def _number(path: Path) -> int:
-    number = path.name.removeprefix("lease-")
-    return int(number) if number.isdecimal() else 0
+    return max((number for number, _ in leases(folder)), default=None)
 
 
 def _line(held_by: Holder) -> bytes:
@@ -251,8 +289,8 @@ def _count(beats: int) -> bytes:
 def _read(path: Path) -> tuple[Holder | None, bytes]:
     """Return the holder (None if the file names none) and the content of a lease file."""
     try:
-        content = path.read_bytes()
-        return Holder(**parse_json(content.partition(b"\n")[0])), content
+        content = path.read_bytes() if path.is_file() else b""
+        return HOLDER.validate_python(parse_json(content.partition(b"\n")[0]), strict=True), content
     except FileNotFoundError:
         return None, b""
     except (ValueError, TypeError):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import kdschemes
 from kdschemes.config.recipes import STUDIES
+from kdschemes.config.topologies import check_allowed
 from kdschemes.errors import UserError, unknown
 from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.record import RECORD, Study, read_study_folder, remember
@@ -82,7 +83,8 @@ def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> OpenStu
     """Read a study with its overrides or, without any, with those with which it was started. Writes nothing.
 
     Raises:
-        UserError: a mistake in the study, or overrides that differ from before and would orphan its runs.
+        UserError: a mistake in the study, a topology that was not allowed, or overrides that differ from before and
+            would orphan its runs.
     """
     path = find_study_file(name, recipes)
     file = read_study(path, overrides, recipes=recipes)
@@ -104,4 +106,5 @@ def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> OpenStu
             runs = "1 earlier run is" if len(gone) == 1 else f"{len(gone)} earlier runs are"
             notes.append(f"{runs} no longer in {path}")
     all_runs = with_prerequisites(file)
+    check_allowed(run.config for run in all_runs)
     return OpenStudy(file=file, runs=tuple(all_runs), study=remember(folder, file, all_runs), notes=tuple(notes))

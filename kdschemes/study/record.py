@@ -164,7 +164,7 @@ def read_failures(folder: Path) -> dict[str, str]:
     path = folder / FAILURES
     try:
         found = parse_json(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (OSError, ValueError):
         found = None

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 
 SECONDS_BETWEEN_LINES = 15.0
+
+
+@contextlib.contextmanager
+def until_closed() -> Iterator[None]:
+    """Print in the block; discard all output once nobody can read it: a closed terminal or pipe must not end a run."""
+    try:
+        yield
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class ProgressConsole:
@@ -23,10 +34,11 @@ class ProgressConsole:
         self._last_line = time.monotonic()
 
     def line(self, text: str) -> None:
-        if self._bar is not None:
-            self._console.print(text, markup=False, soft_wrap=True)
-        elif self._show:
-            print(text, flush=True)
+        with until_closed():
+            if self._bar is not None:
+                self._console.print(text, markup=False, soft_wrap=True)
+            elif self._show:
+                print(text, flush=True)
 
     def progress(self, text: str) -> None:
         """Print a line, unless there was one in the last 15 s."""
@@ -36,7 +48,8 @@ class ProgressConsole:
 
     def stop(self) -> None:
         if self._bar is not None:
-            self._bar.stop()
+            with until_closed():
+                self._bar.stop()
             self._bar = None
 
     def _start(self, *columns: ProgressColumn, transient: bool = False, **task: Any) -> None:

@@ -11,8 +11,10 @@ from typing import Any
 
 from kdschemes.config.parse import parse_json
 from kdschemes.errors import UserError
-from kdschemes.storage.atomic import atomic_write
+from kdschemes.storage.atomic import atomic_write, verify_guards
 from kdschemes.storage.results import plain
+
+ADVICE = "restore it, or delete the run's folder to start again"
 
 
 def eval_row(split: str, epoch: int, step: int, metrics: dict[str, dict[str, float]]) -> dict[str, Any]:
@@ -38,7 +40,8 @@ class MetricsLog:
     strings "nan", "inf" and "-inf"; keys keep their order.
 
     Raises:
-        UserError: by all methods, if the file can't be written.
+        UserError: by all methods, if the file can't be written; by `write`, if it was deleted, renamed or changed.
+        FolderLost: by `write`, if the whole folder was, or is another process's.
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
@@ -66,8 +69,19 @@ class MetricsLog:
         try:
             while rest:
                 rest = rest[self._file.write(rest) :]
+            self._check_place()
         except OSError as error:
             raise cannot_write(self.path, error) from None
+
+    def _check_place(self) -> None:
+        """Refuse to continue without the file that was written so far at the log's path."""
+        try:
+            change = "" if self.path.stat().st_size == self.offset else "cut, added to or replaced"
+        except (FileNotFoundError, NotADirectoryError):
+            change = "deleted or renamed"
+        if change:
+            verify_guards(self.path)
+            raise UserError(f"{self.path} was {change} while this run wrote into it: {ADVICE}")
 
     def sync(self) -> tuple[int, str]:
         """Flush to disk, and return the length in bytes and the SHA-256 for the checkpoint."""

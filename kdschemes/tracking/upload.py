@@ -56,7 +56,7 @@ class Part:
             return held_by is not None
         if held_by.place == lease.this_process().place:
             return False
-        signs = [lease.stat().st_mtime for lease in self.trained_in.glob("lease-*")]
+        signs = [path.stat().st_mtime for _, path in lease.leases(self.trained_in)]
         return time.time() - max(signs, default=0.0) < SIGN_OF_LIFE
 
     def line(self, what: str) -> str:

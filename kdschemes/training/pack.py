@@ -58,30 +58,30 @@ class Pack:
             )
 
     def check_stop(self) -> None:
-        """Save all runs and exit if any process received a signal; drop runs whose folder another process took over.
+        """Save all runs and exit if any process was asked to; drop runs whose folder another process took over.
 
         Costs one collective per step, without a GPU synchronization.
 
         Raises:
-            SystemExit: a signal was received.
+            SystemExit: a process received a signal or lost its launcher.
         """
         lost = [run.lost_folder for run in self.active]
         if not self.stop.requested_on_any_rank(also=any(lost)):
             return
-        lost, received = broadcast_from_main(lost), broadcast_from_main(self.stop.received)
-        name = received.name if received is not None else "a signal on another process"
+        reason, code = self.stop.reason or "a signal on another process", self.stop.exit_code
+        lost, reason, code = broadcast_from_main((lost, reason, code))
         for run, gone in list(zip(self.active, lost, strict=True)):
             if gone or not any(lost):
                 with self.isolate(run):
-                    run.interrupt(name)
+                    run.interrupt(reason)
         if any(lost):
             return
         if self.first.main:
-            self.stop.notify_job(name)
+            self.stop.notify_job(reason)
         where = self.first.folder if self.size == 1 else f"{len(self.active)} runs"
         after = f" after step {self.first.state.step}" if self.size == 1 else ""
-        self.console.line(f"stopped by {name}{after}; the same command resumes: {where}")
-        raise SystemExit(128 + (received.value if received is not None else 15))
+        self.console.line(f"stopped by {reason}{after}; the same command resumes: {where}")
+        raise SystemExit(code)
 
 
 def evaluate_runs(

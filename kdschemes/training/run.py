@@ -15,6 +15,7 @@ from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
 from kdschemes.core.averages import PredictionBank
 from kdschemes.core.distillation import Distillation
+from kdschemes.core.placement import frozen_nodes
 from kdschemes.core.types import Batch
 from kdschemes.data import DataModule
 from kdschemes.data.batches import evenly
@@ -23,6 +24,7 @@ from kdschemes.distributed.fsdp import full_state
 from kdschemes.errors import TrainingStopped
 from kdschemes.evaluation.cost import head_costs, training_macs
 from kdschemes.evaluation.evaluate import evaluation_mode
+from kdschemes.models import StagedNetwork, Trunk
 from kdschemes.storage.checkpoint import (
     CHECKPOINT,
     Checkpoint,
@@ -100,6 +102,10 @@ class Run:
         self.build()
         self.opened = time.perf_counter()
         main_process_first(self._resume)
+        for part in (self.scheme, *(node.network for node in frozen_nodes(self.scheme))):
+            for module in part.modules():
+                for note in module.notes if isinstance(module, StagedNetwork | Trunk) else ():
+                    self.console.once(note)
         for node in self.scheme.nodes.values():
             if isinstance(node, PredictionBank):
                 self.console.line(node.describe())
@@ -233,6 +239,8 @@ class Run:
         save_checkpoint(self.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, state)
         self.saved_step, self.saved_best = self.state.step, self.state.best
         if self.main:
+            if not (self.folder / "config.yaml").exists():
+                claim_folder(self.folder, self.config)
             self._remove_leftovers()
         self.accelerator.wait_for_everyone()
 
@@ -241,8 +249,8 @@ class Run:
         bests = (self.state.best, self.state.previous_best)
         remove_leftovers(self.folder, [best["file"] for best in bests if best is not None])
 
-    def interrupt(self, signal: str) -> None:
-        """Save a checkpoint and leave a marker that `signal` interrupted the run.
+    def interrupt(self, reason: str) -> None:
+        """Save a checkpoint and leave a marker that `reason` interrupted the run.
 
         Raises:
             UserError: another process has taken over the folder; nothing is saved.
@@ -250,7 +258,7 @@ class Run:
         on_main_process(lambda: self._lease.verify() if self._lease is not None else None)
         self.save()
         if self.main:
-            marker = {"signal": signal, "step": self.state.step, "total_steps": self.total_steps}
+            marker = {"signal": reason, "step": self.state.step, "total_steps": self.total_steps}
             write_json(self.folder / INTERRUPTED, marker)
 
     def _check_finite(self, *, weights: bool = False) -> None:
@@ -264,8 +272,8 @@ class Run:
         return self.state.wall + time.perf_counter() - self.opened
 
     def write(self, row: dict[str, Any]) -> None:
-        if self.log is not None:
-            self.log.write(row)
+        """Log a row on the main process; if that fails, it fails on all."""
+        on_main_process(lambda: self.log.write(row) if self.log is not None else None)
 
     def close(self, error: BaseException | None) -> None:
         """Close the logs and release the folder; `error` is the error that ended the run early, if any."""

@@ -57,7 +57,7 @@ class RunFolder:
             taken = self._lease.acquire(
                 wait=self._wait,
                 say=lambda text: print(text, flush=True),
-                asked=lambda: self._stop.received is not None,
+                asked=lambda: self._stop.reason is not None,
             )
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror or error}") from None

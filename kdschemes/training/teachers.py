@@ -13,17 +13,14 @@ ENOUGH = 512
 
 
 def report_teachers(pack: Pack) -> None:
-    """Report how the weights of frozen networks were adapted, and each teacher's accuracy; warn of wrong ones.
+    """Report each teacher's accuracy once, and warn of frozen networks that seem to be wrong.
 
-    The accuracy is that on the validation split, without one on training images. Each network is examined once.
+    The accuracy is that on the validation split, without one on training images.
     """
     reported: set[int] = set()
     for run in list(pack.active):
         teacher, data = run.scheme.teacher, run.data
         frozen = {node.provides[0]: node for node in frozen_nodes(run.scheme)}
-        for network in (node.network for node in frozen.values()):
-            for note in network.notes:
-                run.console.once(note)
         if teacher is None:
             continue
         networks = {name: id(getattr(node := run.scheme.node_of(name), "network", node)) for name in (teacher, *frozen)}

@@ -163,7 +163,7 @@ class Trainer:
 
     def _watch(self, progress: str) -> None:
         """Report the progress of a long preparation, unless a signal asks to stop."""
-        if self.stop.received is not None:
+        if self.stop.reason is not None:
             self.console.line("stopped before it started; the same command starts it again")
             self.stop.notify_job("starting")
             raise SystemExit(self.stop.exit_code)

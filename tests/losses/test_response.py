@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from inspect import signature
 from typing import Any
@@ -15,7 +16,7 @@ from kdschemes.losses.build import MODULES
 from kdschemes.losses.response.base import LogitLoss
 from kdschemes.losses.response.standardize import standardize
 from tests.losses.cases import LogitCase
-from tests.losses.inputs import gradient, gradients, logits, logits_and_labels
+from tests.losses.inputs import gradient, gradients, gradients_at, logits, logits_and_labels
 from tests.losses.stubs import BIG, SMALL, build, output, value_of
 from tests.losses.table import OPTIONS, cases, kind_of
 
@@ -141,6 +142,22 @@ def test_layout_and_order(name: str) -> None:
     torch.testing.assert_close(case.loss(z[:, classes], v[:, classes], classes.argsort()[y]), value)
     if case.shift_free:
         torch.testing.assert_close(case.loss(z + torch.arange(6.0)[:, None], v - 3.0, y), value)
+
+
+def check_gradient_in_float32(loss: Callable[[Tensor], Tensor], x: Tensor) -> None:
+    """Compare the gradient at a float32 input with the one that float64 gives for the same numbers."""
+    found, truth = gradients_at(loss, x)[0], gradients_at(loss, x.double())[0]
+    assert (found - truth).abs().max() < 3e-6 * truth.abs().max()
+
+
+@every
+@pytest.mark.parametrize("offsets", [(1e4, 0.0), (-1e4, 1e4)], ids=str)
+def test_a_common_offset_costs_no_digits(name: str, offsets: tuple[float, float]) -> None:
+    case, (z, v, y) = CASES[name], logits_and_labels(8)
+    sides = [(x + offset).float() for x, offset in zip((z, v), offsets, strict=True)]
+    check_gradient_in_float32(lambda z: case.loss(z, sides[1].to(z.dtype), y), sides[0])
+    if case.reads_teacher:
+        check_gradient_in_float32(lambda v: case.loss(sides[0].to(v.dtype), v, y), sides[1])
 
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.by_sample])

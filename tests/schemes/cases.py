@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kdschemes.config import Config
-from kdschemes.config.load import load_config
+from kdschemes.config.load import allow_typed, load_config
 from kdschemes.config.losses import KINDS
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.core.distillation import Distillation
@@ -53,6 +53,7 @@ OFFLINE, ONLINE, SELF = base("offline", "kd"), base("online", "dml"), base("self
 
 
 def configure(*overrides: str) -> Config:
+    allow_typed(overrides, recipes=RECIPES)
     return load_config(overrides, recipes=RECIPES)
 
 

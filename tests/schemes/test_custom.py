@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import py_compile
 from pathlib import Path
 
 import pytest
@@ -112,8 +113,24 @@ def test_a_custom_recipe_is_found_named_and_run(tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     assert "| c " in ended.out
     (folder,) = (tmp_path / "run" / "runs").iterdir()
-    again = run([f"experiment={folder / 'config.yaml'}"], tmp_path / "run")
-    assert "this run is already finished" in again.out
+    config_file = f"experiment={folder / 'config.yaml'}"
+    refused = run([config_file], tmp_path / "run")
+    assert refused.code == 2
+    command = refused.err.rpartition("allow it: ")[2].split()
+    assert command == ["kdschemes", "train", f"experiment={file}", config_file]
+    assert "this run is already finished" in run(command[2:], tmp_path / "run").out
+
+
+def test_a_topology_runs_from_the_text_that_was_checked(tmp_path: Path) -> None:
+    file, ran = tmp_path / "mine.py", tmp_path / "ran"
+    file.write_text(f"open({str(ran)!r}, 'w').close()")
+    other = Path(py_compile.compile(str(file), doraise=True))
+    file.write_text(f"topology = 3  # {'x' * (len(file.read_text()) - len('topology = 3  # '))}")
+    header = other.read_bytes()[:8] + int(file.stat().st_mtime).to_bytes(4, "little")
+    other.write_bytes(header + file.stat().st_size.to_bytes(4, "little") + other.read_bytes()[16:])
+    with pytest.raises(UserError, match="has no function topology"):
+        build(f"experiment={file}")
+    assert not ran.exists()
 
 
 def test_another_file_is_another_run_and_another_place_is_not(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
-from kdschemes.models import save_weights
+from kdschemes.models import create_model, save_weights
 from tests.schemes.cases import DEFAULTS, OFFLINE, ONLINE, SELF, build, check_refused, network_of, same_state
 
 BORN_AGAIN = ("self-ban", "self-tfkd_self")
@@ -58,6 +58,22 @@ def test_a_teacher_is_for_the_classes_of_the_data(tmp_path: Path) -> None:
     assert torch.equal(turned.fc.bias, same.fc.bias.flip(0))
     with pytest.raises(UserError, match=r"same is for other classes than the data: '0' only in .*, 'ten' only in the"):
         build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'same'}", data_spec=other)
+
+
+def test_a_student_with_a_new_classifier(tmp_path: Path) -> None:
+    other = create_model("convnet", num_classes=100, channels=3, image_size=8)
+    save_weights(other, tmp_path)
+    start = [*DEFAULTS["supervised-ce"], "model=convnet", f"model.checkpoint={tmp_path}"]
+    fresh = network_of(build(*start[:-1]), "student")
+    network = network_of(build(*start, "model.head=new"), "student")
+    assert torch.equal(network.get_parameter("fc.weight"), fresh.get_parameter("fc.weight"))
+    assert torch.equal(network.get_parameter("stage4.conv2.weight").float(), other.get_parameter("stage4.conv2.weight"))
+    assert network.notes == (
+        f"{tmp_path}: new classifier for 10 classes; stage1.conv1.weight is summed over RGB, because the data is gray",
+    )
+    check_refused(start, "model.head=new")
+    with pytest.raises(UserError, match=r"model.head=new replaces the classifier of model.checkpoint"):
+        build(*start[:-1], "model.head=new")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.images import write_images
 from tests.slurm.jobs import RUN, Site, check_equal, is_pending, processes_of, undisturbed
 
 pytestmark = pytest.mark.slurm
@@ -54,8 +55,12 @@ def test_a_job_too_short_for_its_first_step_is_not_requeued_for_ever(site: Site)
     assert said in site.log(job).splitlines()
 
 
-def test_a_preempted_job_resumes(site: Site, whole: Path) -> None:
-    job = site.submit(*RUN)
+def test_a_preempted_job_resumes(site: Site, tmp_path: Path) -> None:
+    """SLURM signals all processes of the job, its loading workers too."""
+    write_images(tmp_path / "images", 80)
+    workers = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=8", "data.num_workers=2"]
+    arguments = [*RUN, *workers, "data.val_fraction=0.1", "train.epochs=20"]
+    job = site.submit(*arguments)
     site.is_training()
     node = site.job(job)["BatchHost"]
     script = site.clone / "urgent.sh"
@@ -65,7 +70,7 @@ def test_a_preempted_job_resumes(site: Site, whole: Path) -> None:
     assert site.wait(other)["JobState"] == "COMPLETED"
     site.completed(job, restarts=1)
     assert "stopped by SIGTERM after step " in site.log(job)
-    check_equal(site.run_folder(), whole)
+    check_equal(site.run_folder(), undisturbed(tmp_path / "whole", arguments))
 
 
 @pytest.mark.exhaustive

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdschemes.models import create_model, save_weights
+from tests import REPOSITORY
 from tests.slurm.jobs import Site
 
 pytestmark = pytest.mark.slurm
@@ -103,3 +104,17 @@ def test_a_cancelled_study_resumes_where_it_was(site: Site) -> None:
     (log,) = (site.clone / "runs" / "studies" / "starts" / "logs").glob(f"*-{array}_0.out")
     assert "resuming from step " in log.read_text()
     shutil.rmtree(site.clone / "runs")
+
+
+@pytest.mark.exhaustive
+def test_jobs_run_the_topology_that_the_command_line_allows(site: Site) -> None:
+    shutil.copy(REPOSITORY / "experiments" / "topologies" / "online_self.py", site.clone / "ours.py")
+    text = STUDY.partition("grid:")[0].replace("scheme: supervised", "model: convnet")
+    variants = "variants: {ours: {experiment: ours.py}, plain: {scheme: supervised}}\n"
+    (site.clone / "starts.yaml").write_text(text + variants)
+    refused = site.shell("kdschemes study submit starts.yaml", check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("allow it: kdschemes study submit starts.yaml --allow ours.py\n")
+    _, report = jobs(site.shell("kdschemes study submit starts.yaml --allow ours.py").stdout)
+    assert site.wait(report)["JobState"] == "COMPLETED", site.logs()
+    assert "2 runs: 2 finished" in site.shell("kdschemes study status starts").stdout, site.logs()

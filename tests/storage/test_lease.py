@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import stat
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +136,11 @@ def test_a_holder_on_another_machine_that_gives_signs_of_life_is_refused_or_wait
     with pytest.raises(UserError, match=r"in use by another process \(process 4711 on node7\)"):
         Lease(tmp_path, SECONDS).acquire(asked=never)
     lease = taken(tmp_path, wait=True)
-    assert capsys.readouterr().out == f"waiting for the process that is training in {tmp_path}\n"
+    sign = f"{tmp_path} is held by process 4711 on node7: waiting up to 1 s for a sign of life\n"
+    assert capsys.readouterr().out.startswith(
+        2 * sign
+        + f"waiting until process 4711 on node7 that is training in {tmp_path} ends, or gives no sign of life for"
+    )
     assert not process.is_alive() or holder(tmp_path) is not None
     lease.verify()
     process.join()
@@ -150,12 +156,112 @@ def test_waiting_ends_when_this_process_is_to_stop(tmp_path: Path) -> None:
     lease.release()
 
 
-def test_a_lease_that_names_nobody_is_watched_before_it_is_taken_over(tmp_path: Path) -> None:
-    (tmp_path / "lease-3").write_bytes(b"")
+@pytest.mark.parametrize("content", [b"", b"{", b"not JSON\n", b"[]\n000000000001\n", b'{"pid": 3', b"\xff\n\n"])
+def test_a_malformed_lease_is_said_and_taken_over_in_moments(
+    content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lease_file, "MALFORMED_SECONDS", 0.2)
+    (tmp_path / "lease-3").write_bytes(content)
+    lines: list[str] = []
+    lease = Lease(tmp_path, 3600.0)
+    before = time.monotonic()
+    assert lease.acquire(asked=never, say=lines.append)
+    assert 0.2 <= time.monotonic() - before < 3
+    assert lines == [
+        f"{tmp_path} has a lease-3 that names no process: waiting up to 0 s for a sign of life",
+        f"taking over {tmp_path} from an unknown process: it gave no sign of life for 0 s",
+    ]
+    assert [path.name for path in tmp_path.iterdir()] == ["lease-4"]
+    lease.release()
+
+
+def test_a_malformed_lease_that_is_still_being_written_is_respected(tmp_path: Path) -> None:
+    (tmp_path / "lease-1").touch()
+    writer = threading.Timer(0.1, lambda: leave(tmp_path))
+    writer.start()
+    with pytest.raises(UserError, match="is in use by another process"):
+        Lease(tmp_path, SECONDS).acquire(asked=never)
+    writer.join()
+
+
+def test_a_lease_of_another_version_is_watched_for_the_whole_time(tmp_path: Path) -> None:
+    (tmp_path / "lease-1").write_text('{"pid": 7, "of a later version": 1}\n000000000003\n')
     before = time.monotonic()
     lease = taken(tmp_path)
     assert time.monotonic() - before >= SECONDS
-    assert [path.name for path in tmp_path.iterdir()] == ["lease-4"]
+    lease.release()
+
+
+STRAY = (
+    "lease-1~",
+    "lease-",
+    "lease-x",
+    "lease-01",
+    "lease-0",
+    "lease--1",
+    "lease-٣",
+    "lease-1.swp",
+    f"lease-{10**200}",
+)
+
+
+@pytest.mark.parametrize("name", STRAY)
+def test_a_file_that_is_called_otherwise_does_not_count_and_stays(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).touch()
+    assert holder(tmp_path) is None
+    before = time.monotonic()
+    lease = Lease(tmp_path, 3600.0)
+    assert lease.acquire(asked=never)
+    assert time.monotonic() - before < 2
+    lease.verify()
+    lease.release()
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "broken link"])
+def test_what_is_no_file_is_no_lease(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "lease-2"
+    {"folder": path.mkdir, "pipe": lambda: os.mkfifo(path), "broken link": lambda: path.symlink_to("nowhere")}[kind]()
+    lease = taken(tmp_path)
+    assert (tmp_path / "lease-3").is_file()
+    lease.verify()
+    lease.release()
+
+
+def _elsewhere(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (shutil.rmtree, "{folder} was deleted or renamed"),
+        (_elsewhere, "{folder} was deleted or renamed"),
+        (lambda folder: (_elsewhere(folder), folder.touch()), "{folder} was deleted or renamed"),
+        (lambda folder: (folder / "lease-1").unlink(), "{folder}/lease-1, by .*, was deleted or renamed"),
+        (lambda folder: (folder / "lease-1").rename(folder / "lease-1~"), "{folder}/lease-1, by .*, was deleted or"),
+        (lambda folder: (folder / "lease-1").write_text("x"), "{folder}/lease-1, by .*, was changed"),
+        (
+            lambda folder: (_elsewhere(folder), folder.mkdir(), leave(folder)),
+            "{folder} was taken over by process 4711 on",
+        ),
+    ],
+)
+def test_what_happened_to_a_folder_is_said_as_what_it_is(
+    change: Callable[[Path], object], words: str, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lease = taken(folder)
+    change(folder)
+    with pytest.raises(
+        FolderLost, match=f"^{words.format(folder=folder)}.*: this process stops and writes nothing more"
+    ):
+        lease.verify()
+    end = time.monotonic() + 20 * SECONDS
+    while not lease.lost:
+        assert time.monotonic() < end
+        time.sleep(0.01)
     lease.release()
 
 
@@ -235,9 +341,11 @@ def test_who_lost_a_folder_puts_nothing_in_place(tmp_path: Path) -> None:
         other = CONTEXT.Process(target=_go_on, args=(tmp_path / "metrics.jsonl", log.offset))
         other.start()
         other.join()
-        log.write({"step": 99})
+        taken_over = rf"{tmp_path} was taken over by process \d+ on .*: this process stops"
+        with pytest.raises(FolderLost, match=taken_over):
+            log.write({"step": 99})
         log.close()
-        with pytest.raises(FolderLost, match=rf"{tmp_path} was taken over by process \d+ on .*: this process stops"):
+        with pytest.raises(FolderLost, match=taken_over):
             save_state(tmp_path / "state.pt", {"step": 2})
         assert first.lost
         with pytest.raises(FolderLost):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import signal
@@ -18,6 +19,7 @@ from safetensors.numpy import load_file
 from kdschemes import cli
 from kdschemes.config import Config
 from kdschemes.config.data import DATA
+from kdschemes.config.topologies import ALLOWED
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.placement import place_frozen
@@ -377,6 +379,28 @@ def test_verify_recomputes_and_finds_one_changed_bit(
     flip(path)
     assert verified("verify", cache.folder) == 2
     assert "is damaged (checksum mismatch)" in capsys.readouterr().err
+
+
+def test_verify_does_not_run_python_that_the_folder_names(
+    teachers: list[Path],
+    tmp_path: Path,
+    verified: Callable[..., int],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv(ALLOWED, "")
+    cache = opened(tmp_path, words(teachers[0])).fill(0)
+    evil, ran = tmp_path / "evil.py", tmp_path / "ran"
+    evil.write_text(f"open({str(ran)!r}, 'w').close()")
+    digest = hashlib.sha256(evil.read_bytes()).hexdigest()[:16]
+    scheme = {"name": "topology", "method": "evil", "file": str(evil), "digest": digest, "teacher": True}
+    (cache.folder / "rebuild.yaml").write_text(json.dumps({"scheme": scheme}))
+    assert verified("verify", cache.folder) == 2
+    command = f"kdschemes cache verify {cache.folder} --allow {evil}"
+    assert capsys.readouterr().err.endswith(f"allow it: {command}\n")
+    assert not ran.exists()
+    assert verified(*command.split()[2:]) == 2
+    assert "has no function topology" in capsys.readouterr().err
 
 
 def rewrite(path: Path, other: dict[str, str], by: int = 1) -> None:

@@ -6,6 +6,9 @@ import hashlib
 import json
 import math
 import resource
+import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +104,27 @@ def test_read_rows(tmp_path):
         path.write_text(broken)
         with pytest.raises(UserError, match=r"metrics\.jsonl line 2 is not a JSON object"):
             read_rows(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (Path.unlink, "was deleted or renamed"),
+        (lambda path: path.rename(path.with_name("other")), "was deleted or renamed"),
+        (lambda path: shutil.rmtree(path.parent), "was deleted or renamed"),
+        (lambda path: path.write_text("x"), "was cut, added to or replaced"),
+        (lambda path: path.write_bytes(path.read_bytes() + b"{}\n"), "was cut, added to or replaced"),
+        (lambda path: shutil.copy(path, path.with_name("b")).replace(path), "was cut, added to or replaced"),
+    ],
+)
+def test_a_log_that_is_no_longer_there_is_noticed_by_the_next_line(
+    change: Callable[[Path], object], words: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "run" / "metrics.jsonl"
+    path.parent.mkdir()
+    log = MetricsLog(path)
+    log.write({"step": 1})
+    change(path)
+    with pytest.raises(UserError, match=f"^{path} {words} while this run wrote into it: restore it, or delete"):
+        log.write({"step": 2})
+    log.close()

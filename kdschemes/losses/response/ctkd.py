@@ -16,6 +16,7 @@ from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, DataSpec, Output, Progress
 from kdschemes.losses.response.base import ResponseLoss
 from kdschemes.losses.response.divergence import divergence_by_gap
+from kdschemes.losses.rows import without_offset
 
 
 @full_precision
@@ -28,6 +29,7 @@ def ctkd(
     also receives gradients, from $T^2$ and both softmaxes (`learned_temperature` reverses them). Mean over the batch;
     gradients flow to both sides.
     """
+    student, teacher = without_offset(student), without_offset(teacher)
     log_p, log_q = (functional.log_softmax(x / temperature, dim=1) for x in (teacher, student))
     return temperature.square() * divergence_by_gap((student - teacher) / temperature, log_p, log_q).mean()
 

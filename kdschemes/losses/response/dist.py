@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdschemes.core.precision import full_precision
+from kdschemes.losses.rows import without_offset
 
 Epsilon = Literal["none", "added", "clamped"]
 
@@ -39,6 +40,7 @@ def dist(
     with many classes, this is not small compared to $|a| |b|$, so $\rho$ and its gradient tend to 0.
     """
     assert temperature > 0, temperature
+    student, teacher = without_offset(student), without_offset(teacher)
     ratios = _log_ratio_to_uniform(student / temperature), _log_ratio_to_uniform(teacher / temperature)
     distance = _exact_distance if epsilon == "none" else _guarded_distance
     value = beta * distance(*ratios, 1, epsilon).mean() + gamma * distance(*ratios, 0, epsilon).mean()

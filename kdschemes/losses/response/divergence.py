@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from kdschemes.losses.rows import without_offset
+
 _SERIES_BELOW = 0.25
 
 _SERIES_TERMS = 12
@@ -22,6 +24,7 @@ def divergence(
     Gradients flow to both. Both tensors have the same dtype, at least float32.
     """
     assert temperature > 0, temperature
+    student, teacher = without_offset(student), without_offset(teacher)
     log_p = functional.log_softmax(teacher / temperature, dim=1)
     log_q = functional.log_softmax(student / temperature, dim=1)
     return divergence_by_gap((student - teacher) / temperature, log_p, log_q)

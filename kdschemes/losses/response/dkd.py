@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from kdschemes.core.precision import full_precision
 from kdschemes.losses.response.divergence import divergence_by_gap
+from kdschemes.losses.rows import without_offset
 
 
 @full_precision
@@ -34,8 +35,8 @@ def dkd(
     logit by 1000 instead of leaving it out, which is the same up to rounding.
     """
     assert temperature > 0, temperature
-    student_label, student_others = split_label(student / temperature, labels)
-    teacher_label, teacher_others = split_label(teacher / temperature, labels)
+    student_label, student_others = split_label(without_offset(student) / temperature, labels)
+    teacher_label, teacher_others = split_label(without_offset(teacher) / temperature, labels)
     gap = student_others - teacher_others
     log_p = functional.log_softmax(teacher_others, dim=1)
     non_target = divergence_by_gap(gap, log_p, functional.log_softmax(student_others, dim=1))

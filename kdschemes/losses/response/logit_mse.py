@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from kdschemes.core.precision import full_precision
+from kdschemes.losses.rows import without_offset
 
 
 @full_precision
@@ -15,6 +16,6 @@ def logit_mse(student: Float[Tensor, "n c"], teacher: Float[Tensor, "n c"]) -> F
     Hinton, Vinyals, Dean 2015, section 2.1 (matching logits is a special case of distillation). The relative
     difference from `kd` decreases as 1/T. Mean over the batch; gradients flow to both.
     """
-    gap = student - teacher
+    gap = without_offset(student) - without_offset(teacher)
     gap = gap - gap.mean(dim=1, keepdim=True)
     return 0.5 * gap.square().mean()

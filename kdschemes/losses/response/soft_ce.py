@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from kdschemes.core.precision import full_precision
+from kdschemes.losses.rows import without_offset
 
 
 @full_precision
@@ -28,5 +29,5 @@ def soft_cross_entropy(
 ) -> Float[Tensor, " n"]:
     r"""Return $-\sum_c p_T(v_n)_c \log p_T(z_n)_c$ of every sample; inputs are at least float32."""
     assert temperature > 0, temperature
-    p = functional.softmax(teacher / temperature, dim=1)
-    return -(p * functional.log_softmax(student / temperature, dim=1)).sum(dim=1)
+    p = functional.softmax(without_offset(teacher) / temperature, dim=1)
+    return -(p * functional.log_softmax(without_offset(student) / temperature, dim=1)).sum(dim=1)

@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from kdschemes.core.precision import full_precision
 from kdschemes.losses.response.divergence import divergence_by_gap
+from kdschemes.losses.rows import without_offset
 
 
 @full_precision
@@ -26,7 +27,7 @@ def transformed_divergence(
 ) -> Float[Tensor, " n"]:
     r"""Return $KL(softmax(v_n / T) \| softmax(z_n))$ of every sample; inputs are at least float32."""
     assert temperature > 0, temperature
-    softened = teacher / temperature
+    student, softened = without_offset(student), without_offset(teacher) / temperature
     return divergence_by_gap(
         student - softened, functional.log_softmax(softened, dim=1), functional.log_softmax(student, dim=1)
     )

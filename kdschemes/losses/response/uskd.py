@@ -14,6 +14,7 @@ from kdschemes.core.loss import Endpoint, Gather, embedding, embedding_width, ke
 from kdschemes.core.precision import full_precision
 from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.losses.response.base import ResponseLoss
+from kdschemes.losses.rows import without_offset
 from kdschemes.losses.stages import match_stages
 
 Rank = Literal["reference", "probabilities"]
@@ -76,7 +77,7 @@ def uskd_non_target(
     batch. t is detached; with two classes, value and gradient are 0.
     """
     n, c = student.shape
-    label = labels[:, None]
+    label, student = labels[:, None], without_offset(student)
     log_p, log_w = (functional.log_softmax(x.detach(), dim=1) for x in (student, weak))
     log_p_label, log_w_label = log_p.gather(1, label), log_w.gather(1, label)
     score = log_w.exp() / (_EPSILON - torch.expm1(log_w_label))

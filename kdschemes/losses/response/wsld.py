@@ -10,6 +10,7 @@ from torch.nn import functional
 from kdschemes.core.precision import full_precision
 from kdschemes.losses.response.dkd import split_label
 from kdschemes.losses.response.soft_ce import soft_cross_entropy
+from kdschemes.losses.rows import without_offset
 
 
 @full_precision
@@ -34,5 +35,5 @@ def wsld(
 
 
 def _label_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    label, others = split_label(logits, labels)
+    label, others = split_label(without_offset(logits), labels)
     return -functional.logsigmoid(label - others.logsumexp(dim=1))

@@ -19,6 +19,7 @@ from kdschemes.core.terms import Supervise, Term
 from kdschemes.core.types import Batch, DataSpec, Output
 from kdschemes.errors import UserError
 from kdschemes.losses.response.divergence import divergence_by_gap
+from kdschemes.losses.rows import without_offset
 from kdschemes.schemes.distill import probe
 from kdschemes.schemes.networks import student_network
 
@@ -103,7 +104,7 @@ def zipf_loss(
     others = torch.ones_like(student, dtype=torch.bool).scatter(1, labels[:, None], False)
     shape = (len(student), student.shape[1] - 1)
     log_p = soft[others].view(shape).log()
-    z = student[others].view(shape)
+    z = without_offset(student[others].view(shape))
     return divergence_by_gap(z - log_p, log_p, functional.log_softmax(z, dim=1)).mean()
 
 

@@ -15,7 +15,7 @@ from kdschemes.config.naming import dump_yaml
 from kdschemes.distributed import slurm
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
-from kdschemes.study.locate import SITE, open_study, repository
+from kdschemes.study.locate import SCRIPT, SITE, open_study, repository
 from kdschemes.study.record import LOCK, LOG, Study, add_submission, write_study
 from kdschemes.study.slurm.arrays import PlannedArray, Sbatch, plan
 from kdschemes.study.spec import StudyRun
@@ -30,6 +30,9 @@ OURS = ("array", "job-name", "output", "error", "open-mode", "dependency", "kill
 OURS_SHORT = ("-a", "-J", "-o", "-e", "-d")
 """Options of sbatch that are set here."""
 
+FLAGS = "hHkOQsvVW"
+"""Short options of sbatch that take no value."""
+
 
 def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: Sequence[str], dry_run: bool) -> str:
     """Submit the runs of a study that are neither finished nor queued nor running; return the text to print.
@@ -40,14 +43,18 @@ def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: 
     Raises:
         UserError: a mistake in the study or the overrides, SLURM does not respond or refuses; nothing was submitted.
     """
-    _check_extra(extra)
+    extra = _options(extra)
     root = repository()
     opened = open_study(name, overrides, recipes=root / "experiments")
     runs, folder = opened.runs, opened.study.folder
     words = Sbatch(study=folder, repository=root, parallel=parallel, extra=extra)
+    found = status(opened.study)
+    arrays = plan(runs, found)
     if dry_run:
-        found = status(opened.study)
-        return "\n".join([*opened.notes, _dry_run(plan(runs, found), found, words)])
+        return "\n".join([*opened.notes, _dry_run(arrays, found, words)])
+    _check_asked(found)
+    if arrays:
+        slurm.check_sbatch(_site(words))
     try:
         (folder / "logs").mkdir(parents=True, exist_ok=True)
         with FileLock(folder / LOCK, timeout=LOCK_PATIENCE):
@@ -58,18 +65,44 @@ def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: 
         raise UserError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
-def _check_extra(extra: Sequence[str]) -> None:
+def _options(extra: Sequence[str]) -> list[str]:
+    """Return sbatch's options as one word each, so that none can be taken for the batch script.
+
+    Raises:
+        UserError: a word is no option and no value of one, or an option is set here.
+    """
+    options: list[str] = []
+    joint: str | None = None
     for word in extra:
-        option = word.partition("=")[0]
-        ours = any(name.startswith(option[2:]) for name in OURS) if word.startswith("--") else option[:2] in OURS_SHORT
+        if not word.strip("-") or not word.startswith("-"):
+            if joint is None:
+                raise UserError(f"{word}: after -- only options of sbatch: the batch script is {SCRIPT}; take it out")
+            options[-1] += joint + word
+            joint = None
+            continue
+        option, equals, _ = word.partition("=")
+        if word.startswith("--"):
+            ours = any(name.startswith(option[2:]) for name in OURS)
+            joint = None if equals else "="
+        else:
+            rest = word[1:].lstrip(FLAGS)
+            option = f"-{rest[:1]}"
+            ours = option in OURS_SHORT
+            joint = "" if len(rest) == 1 else None
         if ours:
             raise UserError(f"{word}: kdschemes study submit sets {option} itself; take it out")
+        options.append(word)
+    return options
+
+
+def _check_asked(found: Status) -> None:
+    if not found.asked:
+        raise UserError(f"{found.note.partition(';')[0]}; the queue is unknown, so nothing was submitted")
 
 
 def _submit(runs: Sequence[StudyRun], study: Study, words: Sbatch) -> str:
     found = status(study)
-    if not found.asked:
-        raise UserError(f"{found.note.partition(';')[0]}; the queue is unknown, so nothing was submitted")
+    _check_asked(found)
     give_finished(runs, found)
     arrays = plan(runs, found)
     if not arrays:

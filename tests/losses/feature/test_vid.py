@@ -50,11 +50,12 @@ FLAGS = Flags(vectors=True)
 
 def variational(x: Inputs, p: Parameters) -> Tensor:
     """The reference keeps its first variances in float32."""
-    mean = functional.conv2d(x["s"], x["W1"])
+    student, teacher = match_size(x["s"], x["t"])
+    mean = functional.conv2d(student, x["W1"])
     for weight in ("W2", "W3"):
         mean = functional.conv2d(mean.relu(), x[weight])
     raw = vid_raw_variance(p["v"], mean.shape[1], eps=p["eps"])
-    return vid(mean, x["t"], raw_variance=raw.to(mean.dtype), eps=p["eps"])
+    return vid(mean, teacher, raw_variance=raw.to(mean.dtype), eps=p["eps"])
 
 
 REFERENCES: dict[str, Reference] = {"VID.RepDistiller": variational}

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from kdschemes.core.types import Progress
 from kdschemes.schemes.offline.camkd import ReadByTeachers, teacher_weights, weighted_hint, weighted_kd
 from tests.losses import oracles
+from tests.losses.inputs import gradients_at
 from tests.losses.oracles import Array
 from tests.schemes.cases import ARCHITECTURES, base, build, check_refused, network_of, random_batch
 from tests.schemes.formulas import Formula, Seen, array
@@ -81,6 +83,16 @@ def test_weights_of_half_precision_and_huge_logits_are_finite(scale: float) -> N
     assert value.isfinite()
     assert student.grad is not None
     assert student.grad.isfinite().all()
+
+
+def test_a_common_offset_costs_no_digits() -> None:
+    student, teachers = (logits(5)[0] + 1e4).float(), (logits(6) - 1e4).float()
+
+    def slope(z: Tensor, v: Tensor) -> Tensor:
+        return gradients_at(lambda z: weighted_kd(z, v, teacher_weights(v, LABELS), temperature=4.0), z)[0]
+
+    truth = slope(student.double(), teachers.double())
+    assert (slope(student, teachers) - truth).abs().max() < 3e-6 * truth.abs().max()
 
 
 def test_the_published_form_has_one_more_division_by_the_number_of_teachers() -> None:

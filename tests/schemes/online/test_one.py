@@ -46,7 +46,7 @@ def expected_total(seen: Seen) -> float:
 
 def recorded(x: Inputs, p: Case) -> Tensor:
     logits = [x[f"z{k}"] for k in range(3)]
-    gate = Gate(x["f"].shape[1], 3).to(x["f"].dtype)
+    gate = Gate(x["f"].shape[1], 3).to(x["f"].dtype).train(p["train"])
     gate.fc.load_state_dict({"weight": x["W"], "bias": x["b"]})
     weights = gate(torch.stack([x["f"]] * 3, dim=1))
     ensemble = gated_mean(torch.stack(logits, dim=1), weights)

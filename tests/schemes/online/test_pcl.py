@@ -38,9 +38,9 @@ def expected_total(seen: Seen) -> float:
 
 
 def recorded(x: Inputs, p: Case) -> Tensor:
-    """The reference's ramp takes 1 epoch, not the paper's 80, and falls again after it."""
+    """The reference's ramp takes 1 epoch, not the paper's 80, falls again after it, and is 1 beyond epoch 80."""
     epoch = p["epoch"]
-    weight = sigmoid_ramp(1.0, 1.0)(Progress(min(epoch, 2 - epoch) * 10, 100, 10))
+    weight = 1.0 if epoch > 80 else sigmoid_ramp(1.0, 1.0)(Progress(min(epoch, 2 - epoch) * 10, 100, 10))
     total = references.hard(x, "012") + cross_entropy(x["e"], x["y"])
     for j in range(3):
         z = x[f"z{j}"]

@@ -13,6 +13,7 @@ from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.schemes.self_distillation.zipf import dense_votes, zipf_labels, zipf_loss
 from tests.losses import oracles
+from tests.losses.inputs import gradients_at, normal
 from tests.losses.oracles import Array
 from tests.schemes.cases import base, build, network_of, random_batch
 from tests.schemes.formulas import Formula, Seen, array
@@ -117,6 +118,13 @@ def test_the_loss_is_the_divergence_among_the_other_classes(dtype: torch.dtype, 
         soft = zipf_labels(scores, labels, power=1.0)
         other = z.detach().scatter(1, labels[:, None], -torch.inf).softmax(1)
         torch.testing.assert_close(z.grad, (other - soft) / 6, rtol=1e-10, atol=1e-14)
+
+
+def test_a_common_offset_costs_no_digits() -> None:
+    z, labels = (normal(2, 6, 8) + 1e4).float(), torch.arange(6)
+    soft = zipf_labels(normal(3, 6, 8).float(), labels, power=1.0)
+    found, truth = (gradients_at(lambda z: zipf_loss(z, soft.to(z.dtype), labels), x)[0] for x in (z, z.double()))
+    assert (found - truth).abs().max() < 3e-6 * truth.abs().max()
 
 
 def test_two_classes_give_no_loss_and_one_is_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from kdschemes.config.load import load_config
 from kdschemes.storage.naming import run_name
 from kdschemes.study.spec import read_study
 from kdschemes.training.train import train
+from tests import REPOSITORY
 
 pytestmark = pytest.mark.slow
 
@@ -230,3 +232,16 @@ def test_a_spent_budget_ends_a_study_and_more_budget_resumes_it(tmp_path: Path) 
     code, out, err = Command(begin(tmp_path, study), "--parallel", "1").wait()
     assert (code, err) == (0, ""), out
     assert out.splitlines()[-1] == "3 runs: 3 finished"
+
+
+def test_the_workers_run_the_topology_that_the_command_line_allows(tmp_path: Path) -> None:
+    shutil.copy(REPOSITORY / "experiments" / "topologies" / "online_self.py", tmp_path / "ours.py")
+    base = {key: value for key, value in BASE.items() if key not in ("scheme", "teacher")} | {"data.val_fraction": 0.9}
+    folder = begin(tmp_path, {"question": "Q", "base": base, "variants": {"ours": {"experiment": "ours.py"}}})
+    code, out, err = Command(folder).wait()
+    assert (code, out) == (2, "")
+    assert err.endswith("allow it: kdschemes study run mine.yaml --allow ours.py\n")
+    assert not (folder / "runs").exists()
+    code, out, err = Command(folder, "--allow", "ours.py").wait()
+    assert (code, err) == (0, ""), out
+    assert len(finished(folder)) == 1

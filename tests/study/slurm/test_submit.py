@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shlex
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -105,7 +107,7 @@ def test_dry_run_prints_the_commands_and_writes_nothing(clone: Path, answer: Ans
     script, wait = str(clone / "slurm" / "study.sbatch"), ["--dependency=afterok:JOB0", "--kill-on-invalid-dep=yes"]
 
     def array(name: str, last: int, number: int, after: list[str]) -> list[str]:
-        words = [f"--job-name={name}", f"--array=0-{last}%4", log, *shared, *after, *extra]
+        words = [f"--job-name={name}", f"--array=0-{last}%4", log, *shared, *after, "--time=2:00", "-N2"]
         return ["sbatch", "--parsable", *words, script, str(folder / "submissions" / str(number))]
 
     report = [f"--output={folder}/logs/%x-%j.out", *shared, "--dependency=afterany:JOB0:JOB1:JOB2"]
@@ -188,6 +190,14 @@ def test_all_finished_is_said(clone: Path, answer: Answer) -> None:
         (["mine", "--", "-o", "log"], ["-o: kdschemes study submit sets -o itself"]),
         (["mine", "--", "--dep=afterok:3"], ["--dep=afterok:3: kdschemes study submit sets --dep itself"]),
         (["mine", "--", "--job-name", "x"], ["--job-name: kdschemes study submit sets"]),
+        (["mine", "--", "-Ha", "0-3"], ["-Ha: kdschemes study submit sets -a itself"]),
+        (["mine", "--", "script.sh"], ["script.sh: after -- only options of sbatch", "slurm/study.sbatch"]),
+        (["mine", "--", "--time=1", "script.sh"], ["script.sh: after -- only options of sbatch"]),
+        (["mine", "--", "-N", "2", "script.sh"], ["script.sh: after -- only options of sbatch"]),
+        (["mine", "--", "-N2", "script.sh"], ["script.sh: after -- only options of sbatch"]),
+        (["mine", "--", "-H", "script.sh"], ["script.sh: after -- only options of sbatch"]),
+        (["mine", "--", "--", "script.sh"], ["--: after -- only options of sbatch"]),
+        (["mine", "--", "-"], ["-: after -- only options of sbatch"]),
         (["mine", "--parallel", "0"], ["--parallel", "'0' is not a whole number above 0"]),
         (["mine", "--dryrun"], ["unrecognized arguments: --dryrun"]),
         (["mine"], ["sbatch is not on this machine"]),
@@ -197,8 +207,26 @@ def test_refused_and_nothing_is_recorded(arguments: list[str], words: list[str],
     code, out, err = answer("study", "submit", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert [word for word in words if word not in err] == []
-    left = {path.name for path in (clone / "runs").rglob("*") if path.is_file() and path.name != "lock"}
-    assert left == set()
+    assert not (clone / "runs").exists()
+
+
+def test_without_sbatch_at_the_site_nothing_is_recorded(clone: Path, answer: Answer) -> None:
+    (clone / "bash").symlink_to(shutil.which("bash", path=os.defpath) or "")
+    (clone / "slurm" / "site.sh").write_text(f"PATH={clone}\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(clone))
+        code, out, err = answer("study", "submit", "mine")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "sbatch: not found" in err
+    assert not (clone / "runs").exists()
+
+
+def test_a_value_cannot_become_the_batch_script(clone: Path, answer: Answer) -> None:
+    extra = ["--hold", "script.sh", "--time", "2:00", "-HN", "2", "-x", "node7", "--exclusive"]
+    _, out, _ = answer("study", "submit", "mine", "--dry-run", "--", *extra)
+    words = shlex.split(out.splitlines()[1])
+    assert words[-7:-2] == ["--hold=script.sh", "--time=2:00", "-HN2", "-xnode7", "--exclusive"]
+    assert words[-2] == str(clone / "slurm" / "study.sbatch")
 
 
 def test_where_slurm_does_not_answer_nothing_is_submitted_twice(clone: Path, answer: Answer) -> None:
@@ -215,6 +243,15 @@ def test_where_slurm_does_not_answer_nothing_is_submitted_twice(clone: Path, ans
     assert out.splitlines()[-1].endswith("states are from folders and logs only")
 
 
+@pytest.fixture
+def sbatch(clone: Path) -> None:
+    """An `sbatch` that is there and answers, before anything is submitted with it."""
+    program = clone.parent / "sbatch"
+    program.write_text("#!/bin/sh\n[ $1 = --version ]\n")
+    program.chmod(0o755)
+
+
+@pytest.mark.usefixtures("sbatch")
 def test_two_submissions_at_once_are_one_after_the_other(
     clone: Path, answer: Answer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +264,7 @@ def test_two_submissions_at_once_are_one_after_the_other(
     assert "is in use by another kdschemes study run or submit: wait for it" in err
 
 
+@pytest.mark.usefixtures("sbatch")
 def test_a_folder_that_cannot_be_made_is_reported(clone: Path, answer: Answer) -> None:
     (clone / "runs").write_text("no folder")
     code, _, err = answer("study", "submit", "mine")

@@ -1,0 +1,35 @@
+"""Ctrl-C while the program starts."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    ("command", "module"),
+    [
+        (["-m", "kdschemes", "methods"], "kdschemes.cards"),
+        ([str(REPOSITORY / "run.py")], "kdschemes.errors"),
+        ([str(REPOSITORY / "run.py")], "pydantic.dataclasses"),
+        pytest.param([str(REPOSITORY / "run.py")], "numpy", marks=pytest.mark.slow),  # torch is half imported
+    ],
+)
+def test_an_interrupt_during_the_imports_leaves_no_trace(command: list[str], module: str, tmp_path: Path) -> None:
+    """The signal is sent when a module has just been imported."""
+    words = [sys.executable, "-X", "importtime", *command]
+    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.rpartition("|")[2].strip() == module:
+                break
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+    assert [line for line in err.splitlines() if not line.startswith("import time:")] == []
+    assert process.returncode == 130
