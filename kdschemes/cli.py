@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -19,7 +20,7 @@ from kdschemes.config import Config
 from kdschemes.config.data import DATA
 from kdschemes.config.paths import expand
 from kdschemes.config.topologies import TopologyRefused, allow, check_allowed
-from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, unknown
+from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, out_of_memory, shown, unknown
 from kdschemes.training.signals import StopSignal
 
 HELP = {"-h", "--help"}
@@ -32,6 +33,9 @@ RENAMED = {
     "dashboard": "wandb dashboard",
 }
 """Commands by their former words."""
+
+LONGEST_ERROR = 2_000
+"""Characters that an error has at most."""
 
 Command = Callable[[argparse.Namespace], str | int]
 """A command: from its options to what it prints, or to an exit code."""
@@ -56,8 +60,8 @@ def main(arguments: Sequence[str] | None = None, *, recipes: Path | None = None)
         flags = [word for file in error.files for word in ("--allow", file)]
         _print_error(UserError(f"{error}: {shlex.join(['kdschemes', *words[:end], *flags, *words[end:]])}"))
         return 2
-    except UserError as error:
-        _print_error(error)
+    except (UserError, MemoryError, RuntimeError) as error:
+        _print_error(_told(error))
         return 2
     return 0
 
@@ -115,11 +119,12 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
         if main_process:
             _print_error(error)
         return 1
-    except UserError as error:
-        if not isinstance(error, ErrorOnMain):
+    except (UserError, MemoryError, RuntimeError) as error:
+        told = _told(error)
+        if not isinstance(told, ErrorOnMain):
             node = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
             rank = os.environ.get("RANK")
-            _print_error(error if main_process else UserError(f"process {rank} on {node}: {error}"))
+            _print_error(told if main_process else UserError(f"process {rank} on {node}: {told}"))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -130,9 +135,18 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
     return 0
 
 
+def _told(error: Exception) -> UserError:
+    """Return the error that is a user's; another one that does not say that memory is too small is raised again."""
+    told = error if isinstance(error, UserError) else out_of_memory(error)
+    if told is None:
+        raise error
+    return told
+
+
 def _print_error(error: Exception) -> None:
-    """Print an error in one line, whatever line breaks a value or a library's message has."""
-    print(f"error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+    """Print an error in one line, whatever line breaks, control characters and endless words it has."""
+    text = re.sub(r"\S{401,}", lambda word: shown(word[0]), " ".join(str(error).splitlines()))
+    print(f"error: {shown(text, LONGEST_ERROR)}", file=sys.stderr)
 
 
 def _discard_output() -> None:
@@ -150,7 +164,7 @@ def run_study(options: argparse.Namespace) -> str | int:
             raise UserError("--memory is for runs on this machine: with --slurm pass --mem to sbatch, after --")
         return submit_study(options)
     if options.sbatch:
-        raise UserError(f"{options.sbatch[0]} after -- is an option of sbatch: add --slurm")
+        raise UserError(f"{shown(options.sbatch[0])} after -- is an option of sbatch: add --slurm")
     from kdschemes.study.local.run import study_here
 
     _allow_for_study(options)
@@ -303,7 +317,7 @@ class Parser(argparse.ArgumentParser):
     """A parser that reports a wrong command line in one line, and whose help lists its commands by group."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message} (see {self.prog} --help)")
+        raise UserError(f"{shown(message)} (see {self.prog} --help)")
 
     def has_commands(self) -> None:
         """Prepare for `group` and `command`."""
@@ -337,7 +351,7 @@ class Parser(argparse.ArgumentParser):
         elif self.prog == "kdschemes" and word in RENAMED:
             raise UserError(f"'kdschemes {word}' is now 'kdschemes {RENAMED[word]}'")
         elif self.prog == "kdschemes study" and not nearest(word, known):
-            raise UserError(f"'kdschemes study {word}' is now 'kdschemes study run {word}'")
+            raise UserError(f"'kdschemes study {shown(word)}' is now 'kdschemes study run {shown(word)}'")
         else:
             raise unknown(f"command {self.prog}", word, known)
 
@@ -452,7 +466,7 @@ def _add_cache(parser: Parser) -> None:
     verify.add_argument("override", metavar="KEY=VALUE", nargs="*", help=keys)
     _add_allow(verify, "the cache")
     verify.add_argument("--samples", type=_positive, metavar="N", default=8, help="chunks of 256 images to compute [8]")
-    verify.add_argument("--seed", type=int, metavar="S", default=0, help="chooses the chunks [0]")
+    verify.add_argument("--seed", type=_seed, metavar="S", default=0, help="chooses the chunks [0]")
 
 
 def _options(words: list[str]) -> argparse.Namespace:
@@ -485,14 +499,23 @@ def _amount(text: str) -> float:
     except ValueError:
         amount = math.nan
     if not 0 < amount < math.inf:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a number above 0")
+        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not a number above 0")
     return amount
 
 
 def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number above 0")
-    return int(text)
+    return _whole(text, 1, 4_096)
+
+
+def _seed(text: str) -> int:
+    return _whole(text, 0, 1 << 64)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    number = int(text) if text.isascii() and text.isdecimal() and len(text) < 25 else -1
+    if not low <= number <= high:
+        raise argparse.ArgumentTypeError(f"'{shown(text)}' is not a whole number from {low} to {high}")
+    return number
 
 
 if __name__ == "__main__":

@@ -22,11 +22,11 @@ class TrainingStopped(RuntimeError):
     """Training cannot continue (a loss or a weight is not finite). The one-line message says where."""
 
 
-def shown(value: object) -> str:
-    """Return a value as a message echoes it: on one line, control characters escaped, at most `ECHOED` characters."""
-    text = str(value)
-    text = "".join(character if character.isprintable() else ascii(character)[1:-1] for character in text[: ECHOED + 1])
-    return text if len(text) <= ECHOED else f"{text[:ECHOED]}..."
+def shown(value: object, most: int = ECHOED) -> str:
+    """Return a value as a message echoes it: on one line, control characters escaped, cut after `most` characters."""
+    text = str(value)[: most + 1]
+    cut = "..." if len(text) > most else ""
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text[:most]) + cut
 
 
 def nearest(value: str, allowed: Iterable[str]) -> str:
@@ -39,6 +39,14 @@ def unknown(kind: str, value: str, allowed: Iterable[str]) -> UserError:
     """Return the error for an unknown name: it lists the value, the choices, and the nearest one."""
     allowed = list(allowed)
     return UserError(f"unknown {kind} '{shown(value)}'{nearest(value, allowed)} (choose from {', '.join(allowed)})")
+
+
+def out_of_memory(error: BaseException) -> UserError | None:
+    """Return what to tell the user about an error of Python or torch, if it says that memory is too small."""
+    words = ("can't allocate memory", "not enough memory", "out of memory", "Storage size calculation overflowed")
+    if not isinstance(error, MemoryError) and not any(word in str(error) for word in words):
+        return None
+    return UserError(f"out of memory ({shown(first_line(error))}): use a smaller train.batch_size, images or network")
 
 
 def first_line(error: BaseException) -> str:

@@ -136,7 +136,10 @@ def test_facts_of_digits_are_those_of_the_data() -> None:
         (["cite"], ["RUN", "kdschemes cite --help"]),
         (["stages", "resnt20"], ["unknown model 'resnt20'", "did you mean 'resnet20'?", "timm/NAME"]),
         (["stages", "convnet", "--data", "cifar"], ["unknown data 'cifar'", "cifar10", "image_folder"]),
-        (["stages", "convnet", "--image-size", "0"], ["--image-size", "'0' is not a whole number above 0", "--help"]),
+        (
+            ["stages", "convnet", "--image-size", "0"],
+            ["--image-size", "'0' is not a whole number from 1 to 4096"],
+        ),
         (["stages", "convnet", "--image-size", "4"], ["needs 8x8 or more, not 4x4"]),
         (["stages"], ["MODEL", "kdschemes stages --help"]),
         (["trian"], ["did you mean 'train'?", "study", "stages", "methods", "cite", "compare", "cache", "wandb"]),
@@ -177,3 +180,36 @@ def test_torch_is_imported_only_when_needed(arguments: list[str]) -> None:
     done = subprocess.run(command, capture_output=True, text=True, cwd=CARDS.parents[2], check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout or done.stderr.startswith("error: ")
+
+
+RECIPES = {
+    "import torch\ndef topology(config, task): return torch.empty(10**14)": "error: out of memory (",
+    "def topology(config, task): raise MemoryError": "error: out of memory (MemoryError): use a smaller",
+    "def topology(config, task): return None": "error: topology in recipe PATH returned a NoneType: return a",
+    "raise SystemExit(3)": "error: recipe PATH cannot be imported (SystemExit: 3)",
+}
+
+
+@pytest.mark.parametrize(("code", "words"), RECIPES.items())
+def test_what_a_recipe_does_wrong_is_one_line(
+    code: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, output = tmp_path / "mine.py", tmp_path / "runs"
+    path.write_text(code)
+    assert cli.main(["train", f"experiment={path}", f"output_dir={output}"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n"), output.exists()) == ("", 1, False)
+    assert err.startswith(words.replace("PATH", str(path)))
+
+
+def test_another_runtime_error_is_raised(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("def topology(config, task): raise RuntimeError('a fault of the program')")
+    with pytest.raises(RuntimeError, match="a fault of the program"):
+        cli.main(["train", f"experiment={path}", f"output_dir={tmp_path}"])
+
+
+def test_threads_that_the_machine_cannot_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    more = max(64, os.cpu_count() or 1) + 1
+    assert cli.main(["train", f"train.num_threads={more}", f"output_dir={tmp_path}"]) == 2
+    assert f"train.num_threads={more}, but this machine has {os.cpu_count()} cores" in capsys.readouterr().err

@@ -16,6 +16,10 @@ TEACHER = "teacher"
 """The `job_type` of runs that are trained only because other runs need them."""
 
 
+Name = Annotated[str, Field(max_length=128)]
+"""What W&B takes as a name."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """The trained network: the student, each peer, or the self-distilled network."""
@@ -37,7 +41,8 @@ class Teacher:
     """The frozen teacher(s) of scheme=offline."""
 
     name: Annotated[
-        str | Annotated[list[str], Field(min_length=1)], Field(description="the teacher's model, or a list of models")
+        str | Annotated[list[str], Field(min_length=1, max_length=64)],
+        Field(description="the teacher's model, or a list of models"),
     ] = "resnet18_cifar"
     checkpoint: Annotated[
         FilePath | list[FilePath] | None,
@@ -69,7 +74,10 @@ class Teacher:
     cache_dir: Annotated[FilePath | None, Field(description="cache folder; null: teacher_cache in output_dir")] = None
     cache_limit_gb: Annotated[float, Field(gt=0, description="maximum size of cache_dir in GB (10^9 bytes)")] = 20.0
     epochs: Annotated[
-        int | None, Field(ge=1, description="epochs of a teacher that is trained first; null: as many as the student")
+        int | None,
+        Field(
+            ge=1, le=1_000_000, description="epochs of a teacher that is trained first; null: as many as the student"
+        ),
     ] = None
     seed: Annotated[int, Field(ge=0, description="seed of a teacher that is trained first, shared by all students")] = 0
 
@@ -101,13 +109,18 @@ class Optim:
 class Train:
     """Length of training, batches, evaluation, checkpoints and execution."""
 
-    epochs: Annotated[int, Field(ge=1, description="passes over the training images")] = 15
+    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes over the training images")] = 15
     batch_size: Annotated[
-        int, Field(ge=2, description="samples per optimizer step, over all processes and accumulated micro-batches")
+        int,
+        Field(
+            ge=2,
+            le=1_000_000,
+            description="samples per optimizer step, over all processes and accumulated micro-batches",
+        ),
     ] = 128
-    grad_accum_steps: Annotated[int, Field(ge=1, description="micro-batches per optimizer step")] = 1
+    grad_accum_steps: Annotated[int, Field(ge=1, le=1_000_000, description="micro-batches per optimizer step")] = 1
     drop_last: Annotated[bool, Field(description="skip the last batch of an epoch if it is smaller")] = False
-    eval_batch_size: Annotated[int, Field(ge=1, description="evaluation batch size per process")] = 500
+    eval_batch_size: Annotated[int, Field(ge=1, le=1_000_000, description="evaluation batch size per process")] = 500
     eval_every_epochs: Annotated[int, Field(ge=1, description="epochs between evaluations on the validation split")] = 1
     checkpoint_every_epochs: Annotated[int, Field(ge=1, description="epochs between checkpoints")] = 1
     checkpoint_every_steps: Annotated[
@@ -135,7 +148,8 @@ class Train:
         bool, Field(description="bitwise reproducible: the same command gives the same results")
     ] = True
     num_threads: Annotated[
-        int | None, Field(ge=1, description="CPU threads per process; null: this machine's cores / its processes")
+        int | None,
+        Field(ge=1, le=1_024, description="CPU threads per process; null: this machine's cores / its processes"),
     ] = None
 
 
@@ -158,7 +172,7 @@ class Config:
     tracker: Annotated[
         list[Literal["wandb", "tensorboard"]], Field(description="none, wandb, tensorboard, or a list of them")
     ] = field(default_factory=list)
-    project: Annotated[str, Field(description="W&B project")] = "kdschemes"
-    group: Annotated[str | None, Field(description="W&B group; null: scheme, method, data and model")] = None
-    job_type: Annotated[str | None, Field(description="W&B job type; null: the scheme")] = None
+    project: Annotated[Name, Field(description="W&B project")] = "kdschemes"
+    group: Annotated[Name | None, Field(description="W&B group; null: scheme, method, data and model")] = None
+    job_type: Annotated[Name | None, Field(description="W&B job type; null: the scheme")] = None
     output_dir: Annotated[FilePath, Field(description="parent folder of all run folders")] = "runs"

@@ -52,7 +52,9 @@ class Data:
         list[Annotated[int, Field(ge=0)]],
         Field(description="indices of classes to drop from training; validation and test keep them"),
     ] = field(default_factory=list)
-    num_partitions: Annotated[int, Field(ge=1, description="disjoint partitions of the training images")] = 1
+    num_partitions: Annotated[
+        int, Field(ge=1, le=1_000_000, description="disjoint partitions of the training images")
+    ] = 1
     partition: Annotated[
         Annotated[int, Field(ge=0)] | Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] | None,
         Field(description="the partition to train on, from 0; a list: their union; null: all of them"),
@@ -65,7 +67,9 @@ class Data:
         int | None, Field(ge=1, description="classes per partition, assigned round-robin; null: all classes")
     ] = None
     flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = True
-    cutout: Annotated[int, Field(ge=0, description="side in pixels of the square that is masked out; 0: none")] = 0
+    cutout: Annotated[
+        int, Field(ge=0, le=4_096, description="side in pixels of the square that is masked out; 0: none")
+    ] = 0
     mixup: Annotated[
         float, Field(ge=0, description="mix images and labels with weights from Beta(mixup, mixup); 0: none")
     ] = 0.0
@@ -89,7 +93,9 @@ class InMemory(Data):
     image_size: ClassVar[int] = 32
 
     root: Annotated[FilePath, Field(description="folder of the data; downloaded there if missing")] = "data"
-    crop_padding: Annotated[int, Field(ge=0, description="pixels of zero padding before the random crop; 0: none")] = 4
+    crop_padding: Annotated[
+        int, Field(ge=0, le=64, description="pixels of zero padding before the random crop; 0: none")
+    ] = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +113,9 @@ class Digits(InMemory):
         float, Field(ge=0, lt=1, description="fraction of training images held out to select the best epoch; 0: none")
     ] = 0.2
     flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = False
-    crop_padding: Annotated[int, Field(ge=0, description="pixels of zero padding before the random crop; 0: none")] = 1
+    crop_padding: Annotated[
+        int, Field(ge=0, le=64, description="pixels of zero padding before the random crop; 0: none")
+    ] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +167,11 @@ class ImageFolder(Data):
 
     name: Literal["image_folder"] = "image_folder"
     root: Annotated[FilePath | None, Field(description="folder that holds train/ and test/ (or val/); required")] = None
-    image_size: Annotated[int, Field(ge=1, description="side in pixels of the network's input")] = 224
+    image_size: Annotated[int, Field(ge=1, le=4_096, description="side in pixels of the network's input")] = 224
     min_scale: Annotated[
         float, Field(gt=0, le=1, description="smallest fraction of the image area in a training crop")
     ] = 0.08
-    num_workers: Annotated[int, Field(ge=0, description="data-loading workers per process")] = 2
+    num_workers: Annotated[int, Field(ge=0, le=256, description="data-loading workers per process")] = 2
     classes: Annotated[int | None, Field(ge=2, description="expected number of classes; null: as many as folders")] = (
         None
     )

@@ -255,7 +255,7 @@ def _rule(hint: Any) -> Rule:
                 for rule, member in zip(members, get_args(arguments[0]), strict=True)
             ]
             return Rule(" or ".join(texts), tuple(word for rule in members for word in rule.words))
-        return Rule(base.text + _bounds(bounds), base.words)
+        return Rule(base.text + _bounds(bounds, "characters" if base.text == "text" else "of them"), base.words)
     if origin is Literal:
         words = tuple(str(a) for a in arguments)
         return Rule(("one of " if len(words) > 1 else "") + ", ".join(words), words)
@@ -269,7 +269,7 @@ def _rule(hint: Any) -> Rule:
     return Rule(names.get(hint, "its keys"))
 
 
-def _bounds(bounds: list[Any]) -> str:
+def _bounds(bounds: list[Any], what: str = "of them") -> str:
     words = []
     for bound in bounds:
         match bound:
@@ -282,7 +282,9 @@ def _bounds(bounds: list[Any]) -> str:
             case annotated_types.Lt(lt=high):
                 words.append(f"below {high}")
             case annotated_types.MinLen(min_length=least):
-                words.append(f"at least {least} of them")
+                words.append(f"at least {least} {what}")
+            case annotated_types.MaxLen(max_length=most):
+                words.append(f"at most {most} {what}")
     return " " + " and ".join(words) if words else ""
 
 

@@ -66,13 +66,15 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
 
     Groups that the scheme does not use are an error in `strict` (what the user typed) and ignored elsewhere.
     """
+    given, tree = tree, {}
+    merge(tree, given)
     fields = {field.name for field in dataclasses.fields(Config)}
     for key in tree:
         if key not in fields:
             raise unknown_key(key)
     for group in GROUPS:
         if not isinstance(tree.get(group, {}), Mapping):
-            raise UserError(f"{group}={tree[group]}: give its keys, as {group}.KEY=VALUE")
+            raise UserError(f"{group}={shown(tree[group])}: give its keys, as {group}.KEY=VALUE")
     scheme_tree = dict(tree.get("scheme", {}))
     scheme_class = _scheme_class(scheme_tree)
     variant = dict(scheme_class.variants.get(str(scheme_tree.get("variant")), {}))  # type: ignore[attr-defined]
@@ -97,6 +99,8 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     top = {key: value for key, value in tree.items() if key not in GROUPS}
     if isinstance(top.get("tracker"), str):
         top["tracker"] = [] if top["tracker"] == "none" else [top["tracker"]]
+    if isinstance(trackers := top.get("tracker"), list) and len(set(map(str, trackers))) < len(trackers):
+        raise UserError(f"tracker={shown(trackers)} names a tracker twice")
     scalars = {field.name: getattr(Config(), field.name) for field in dataclasses.fields(Config)} | top
     config: Config = validate(
         Config,

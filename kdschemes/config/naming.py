@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ def to_tree(config: Config) -> Tree:
     return tree
 
 
-def flatten(tree: Mapping[str, Any], separator: str = ".") -> Tree:
+def flatten(tree: Mapping[Any, Any], separator: str = ".") -> Tree:
     """Return the leaves of nested data by their joined keys: `train.epochs`, as on the command line."""
     flat: Tree = {}
     for key, value in tree.items():
@@ -72,4 +71,4 @@ def read_config(folder: Path) -> Tree:
 
 def in_line(value: Any) -> str:
     """Return a value as YAML on one line, as on a command line."""
-    return to_yaml(value, flow=True, width=math.inf).removesuffix("\n").removesuffix("\n...")
+    return to_yaml(value, flow=True, width=1 << 30).removesuffix("\n").removesuffix("\n...")

@@ -15,7 +15,7 @@ import yaml
 
 from kdschemes.errors import UserError, shown
 
-MOST_CHARACTERS = 1 << 21
+MOST_BYTES = 1 << 21
 """Of a YAML file."""
 
 MOST_NODES = 100_000
@@ -107,6 +107,21 @@ class _Unusable(ValueError):
     """Why a text cannot be used."""
 
 
+def read_file(path: Path, name: str) -> bytes:
+    """Return the content of a file that a user wrote, or of its first bytes if it is too large for `parse_yaml`.
+
+    Raises:
+        UserError: it cannot be read, or is not a file: a pipe would be waited for.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise UserError(f"{name} cannot be read: it is not a file")
+        with path.open("rb") as file:
+            return file.read(MOST_BYTES)
+    except OSError as error:
+        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
+
+
 def read_yaml(path: Path, name: str | None = None) -> dict[str, Any]:
     """Return the keys and values in a YAML file. An error calls the file `name` (None: its path).
 
@@ -115,15 +130,9 @@ def read_yaml(path: Path, name: str | None = None) -> dict[str, Any]:
     """
     name = shown(path) if name is None else name
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{name} cannot be read: it is not a file")
-        with path.open(encoding="utf-8") as file:
-            text = file.read(MOST_CHARACTERS + 1)
-    except OSError as error:
-        raise UserError(f"{name} cannot be read: {error.strerror or error}") from None
+        tree = parse_yaml(read_file(path, name).decode(), name)
     except UnicodeDecodeError:
         raise UserError(f"{name} cannot be read: it is not text in UTF-8") from None
-    tree = parse_yaml(text, name)
     if not isinstance(tree, dict):
         raise UserError(f"{name} has no keys")
     return {str(key): value for key, value in tree.items()}
@@ -136,8 +145,8 @@ def parse_yaml(text: str, name: str) -> Any:
         UserError: it is not YAML, is too large, or nests too deep.
     """
     try:
-        if len(text) > MOST_CHARACTERS:
-            raise _Unusable(f"it has more than {MOST_CHARACTERS:,} characters")
+        if len(text) >= MOST_BYTES:
+            raise _Unusable(f"it has more than {MOST_BYTES:,} bytes")
         return check_plain(yaml.load(text, _Loader))
     except yaml.YAMLError as error:
         line = getattr(getattr(error, "problem_mark", None), "line", 0)
@@ -205,7 +214,7 @@ def _parts(value: Any) -> list[Any]:
     raise _Unusable(f"it has a {type(value).__name__}")
 
 
-def to_yaml(value: Any, *, width: float = 80, flow: bool = False) -> str:
+def to_yaml(value: Any, *, width: int = 80, flow: bool = False) -> str:
     """Return plain data as YAML, keys in their order; with `flow` in brackets."""
     text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=width, default_flow_style=flow)
     return text

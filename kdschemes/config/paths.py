@@ -19,6 +19,8 @@ def expand(path: str) -> str:
     Raises:
         UserError: there is no such user, or no file can have this path.
     """
+    if not path:
+        raise UserError("the path is empty")
     found = os.path.expanduser(path)
     if found.startswith("~"):
         name = shown(found.partition("/")[0])

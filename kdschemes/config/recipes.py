@@ -11,7 +11,7 @@ from typing import Any
 
 from kdschemes.config.losses import KINDS, loss_named
 from kdschemes.config.naming import Tree
-from kdschemes.config.parse import check_plain, read_yaml
+from kdschemes.config.parse import check_plain, read_file, read_yaml
 from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, nearest, shown, unknown
 
@@ -123,11 +123,9 @@ def _check_keys(of: str, value: Any, known: Collection[str]) -> None:
 
 def _read_topology(path: Path) -> Tree:
     """Read a Python recipe without running it: its path, its digest, and the keys in its literal `RECIPE`."""
+    text = read_file(path, f"recipe {shown(path)}")
     try:
-        text = path.read_bytes()
         parsed = ast.parse(text, filename=str(path))
-    except OSError as error:
-        raise UserError(f"recipe {path} cannot be read: {error.strerror or error}") from None
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise UserError(f"recipe {path} is not Python (line {getattr(error, 'lineno', None) or 1})") from None
     tree: Tree = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from functools import cache
 from typing import Any
@@ -15,6 +14,11 @@ from kdschemes.config.losses import KINDS
 from kdschemes.config.renamed import renamed_key, renamed_value
 from kdschemes.config.unknown import no_such
 from kdschemes.errors import UserError, nearest, shown
+
+SMALLEST, LARGEST = 1e-30, 1e12
+
+RANGE = f"must be a finite number, 0 or from {SMALLEST:g} to {LARGEST:g} in size"
+"""What every number with a fraction must be: its square must be a float32."""
 
 
 def choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:
@@ -60,8 +64,8 @@ def validate(cls: type, values: Mapping[str, Any], prefix: str) -> Any:
                 raise UserError(f"{_join(prefix, key)}={shown(values[key])}: {problem['ctx']['error']}") from None
         raise _not_allowed(cls, str(problems[0]["loc"][0]), values, prefix) from None
     for key, value in values.items():
-        if not _all_finite(getattr(made, key)):
-            raise UserError(f"{_join(prefix, key)}={value}: must be a finite number")
+        if not _all_in_range(getattr(made, key)):
+            raise UserError(f"{_join(prefix, key)}={shown(value)}: {RANGE}")
         if _truth_taken_for_number(value, getattr(made, key)):
             raise _not_allowed(cls, key, values, prefix)
     return made
@@ -71,18 +75,18 @@ def _not_allowed(cls: type, key: str, values: Mapping[str, Any], prefix: str) ->
     rule = allowed(next(field for field in dataclasses.fields(cls) if field.name == key))
     value = values[key]
     if new := renamed_value(_join(prefix, key), value):
-        return UserError(f"{_join(prefix, key)}={value} is now {_join(prefix, key)}={new}")
+        return UserError(f"{_join(prefix, key)}={shown(value)} is now {_join(prefix, key)}={new}")
     hint = nearest(str(value), rule.words) if rule.words else ""
     if "text" in rule.text and not isinstance(value, str | list | Mapping | None):
-        hint = f"""; quote it twice: '"{value}"'"""
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
-    return UserError(f"{_join(prefix, key)}={shown} is not allowed{hint} (must be {rule.text})")
+        hint = f"""; quote it twice: '"{shown(value)}"'"""
+    given = "null" if value is None else str(value).lower() if isinstance(value, bool) else shown(value)
+    return UserError(f"{_join(prefix, key)}={given} is not allowed{hint} (must be {rule.text})")
 
 
-def _all_finite(value: Any) -> bool:
+def _all_in_range(value: Any) -> bool:
     if isinstance(value, list):
-        return all(map(_all_finite, value))
-    return not isinstance(value, float) or math.isfinite(value)
+        return all(map(_all_in_range, value))
+    return not isinstance(value, float) or value == 0 or SMALLEST <= abs(value) <= LARGEST
 
 
 def _truth_taken_for_number(given: Any, taken: Any) -> bool:
@@ -100,14 +104,16 @@ def unknown_key(key: str, holder: str = "") -> UserError:
     same_leaf = [other for other in known if other.rpartition(".")[2] == leaf]
     where = f" for {key.rpartition('.')[0]}={holder}" if holder and key in known else ""
     if key in known:
-        return UserError(f"key '{key}' does not exist{where} (--help {key.rpartition('.')[0]} lists the choices)")
+        return UserError(
+            f"key '{shown(key)}' does not exist{where} (--help {key.rpartition('.')[0]} lists the choices)"
+        )
     same = "' or '".join(same_leaf[:3])
     suggestion = f"; did you mean '{same}'?" if same else nearest(key, known)
     if not suggestion:
         by_leaf = {other.rpartition(".")[2]: other for other in known}
         close = nearest(leaf, by_leaf)
         suggestion = close.replace(close.split("'")[1], by_leaf[close.split("'")[1]]) if close else ""
-    return UserError(f"unknown key '{key}'{suggestion} (--help all lists all keys)")
+    return UserError(f"unknown key '{shown(key)}'{suggestion} (--help all lists all keys)")
 
 
 def _join(prefix: str, key: str) -> str:

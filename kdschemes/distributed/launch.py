@@ -14,6 +14,9 @@ from kdschemes.distributed.environment import check_environment, uses_cpu
 from kdschemes.errors import UserError
 from kdschemes.seeding import make_deterministic
 
+FEW_THREADS = 64
+"""Threads that any machine can start."""
+
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}
 
 
@@ -51,10 +54,12 @@ def start_processes(config: Config) -> Accelerator:
     for key in split_keys(config) if wanted == 1 else ():
         raise UserError(f"{key} shards weights over processes, but this is one process: launch more or remove it")
     here = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if (config.train.num_threads or 1) > max(FEW_THREADS, os.cpu_count() or 1):
+        raise UserError(f"train.num_threads={config.train.num_threads}, but this machine has {os.cpu_count()} cores")
     torch.set_num_threads(config.train.num_threads or max(1, _cores() // here))
     if config.train.deterministic:
         make_deterministic()
-    set_seed(config.seed)
+    set_seed(config.seed % 2**32)
     return accelerator
 
 

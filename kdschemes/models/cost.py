@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kdschemes.errors import UserError, first_line
+from kdschemes.errors import UserError, first_line, out_of_memory
 from kdschemes.models.exits import ExitNetwork
 
 
@@ -59,7 +59,7 @@ def probing(network: nn.Module, channels: int, image_size: int, batch: int) -> I
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             yield torch.zeros(batch, channels, image_size, image_size, dtype=parameter.dtype, device=parameter.device)
     except (RuntimeError, AssertionError, ValueError, ZeroDivisionError) as error:
-        if isinstance(error, UserError | torch.OutOfMemoryError):
+        if isinstance(error, UserError) or out_of_memory(error):
             raise
         name = getattr(getattr(network, "spec", None), "name", type(network).__name__)
         raise UserError(

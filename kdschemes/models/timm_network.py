@@ -10,8 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from kdschemes.errors import UserError, first_line, nearest
+from kdschemes.errors import UserError, first_line, nearest, shown
 from kdschemes.models.base import StagedNetwork
+from kdschemes.models.hub import announce
 
 MOST_STAGES = 4
 
@@ -208,9 +209,12 @@ def create_timm(name: str, *, num_classes: int, channels: int, image_size: int, 
 
     if not timm.is_model(name):
         hint = nearest(name.partition(".")[0], timm.list_models())
-        raise UserError(f"unknown timm model '{name}'{hint} (timm.list_models() lists them all)")
+        raise UserError(f"unknown timm model '{shown(name)}'{hint} (timm.list_models() lists them all)")
     options = {"num_classes": num_classes, "in_chans": channels, "pretrained": pretrained}
+    published = timm.get_pretrained_cfg(name)
     try:
+        if pretrained and published and published.hf_hub_id:
+            announce(published.hf_hub_id)
         try:
             network, takes_size = timm.create_model(name, img_size=image_size, **options), True
         except TypeError as error:

@@ -16,6 +16,7 @@ from kdschemes.errors import UserError, first_line, printable
 from kdschemes.models.base import StagedNetwork
 from kdschemes.models.checkpoint_files import read_state, unwrapped
 from kdschemes.models.exits import ExitNetwork
+from kdschemes.models.hub import fetch
 from kdschemes.models.repdistiller import our_name
 from kdschemes.storage.atomic import atomic_write
 
@@ -155,15 +156,9 @@ def _write(path: Path, state: Mapping[str, Tensor]) -> None:
 
 
 def _fetch(name: str) -> Path:
-    """Download a Hub repository's weights and return the local path."""
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import EntryNotFoundError
-
+    """Return the local path of a Hub repository's weights, downloaded if they are not there yet."""
     try:
-        try:
-            return Path(hf_hub_download(name.removeprefix(HUB), WEIGHTS))
-        except EntryNotFoundError:
-            return Path(hf_hub_download(name.removeprefix(HUB), TORCH_WEIGHTS))
+        return fetch(name.removeprefix(HUB), (WEIGHTS, TORCH_WEIGHTS))
     except Exception as error:  # no network, no such repository, no permission
         raise UserError(
             f"{name} cannot be downloaded ({first_line(error)}): check the name, or download the file and give its path"

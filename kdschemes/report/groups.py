@@ -100,7 +100,8 @@ def run_groups(folders: Iterable[Path]) -> list[Group]:
 def member_of(folder: Path) -> Member:
     """Return the run in a folder, whatever its state."""
     config = config_of(folder) or {}
-    epochs, seed = (config.get("train") or {}).get("epochs", 0), config.get("seed", 0)
+    keys = flatten(config)
+    epochs, seed = (value if type(value := keys.get(key)) is int else 0 for key in ("train.epochs", "seed"))
     entry = Entry(label=folder.name, folder=folder.name, epochs=epochs, seed=seed)
     return _member(look(folder, entry), folder.parent)
 

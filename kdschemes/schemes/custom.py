@@ -19,9 +19,16 @@ def from_file(config: Config, data_spec: DataSpec) -> Distillation:
     """Return the scheme that the recipe's function `topology(config, task)` builds.
 
     Raises:
-        UserError: the user did not allow the file, it cannot be imported, or it has no such function.
+        UserError: the user did not allow the file, it cannot be imported, has no such function, or the function returns
+            something else.
     """
-    return _builder(config.scheme.file, read_allowed(config.scheme))(config, data_spec)
+    scheme: object = _builder(config.scheme.file, read_allowed(config.scheme))(config, data_spec)
+    if not isinstance(scheme, Distillation):
+        raise UserError(
+            f"topology in recipe {config.scheme.file} returned a {type(scheme).__name__}: return a Distillation, as "
+            "distill() does"
+        )
+    return scheme
 
 
 @cache
@@ -31,7 +38,7 @@ def _builder(file: str, text: bytes) -> Builder:
     module.__file__ = file
     try:
         exec(compile(text, file, "exec"), vars(module))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UserError(f"recipe {file} cannot be imported ({type(error).__name__}: {first_line(error)})") from error
     build = getattr(module, "topology", None)
     if not callable(build):

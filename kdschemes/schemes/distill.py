@@ -16,7 +16,7 @@ from kdschemes.core.nodes import LossHead, Node
 from kdschemes.core.schedules import constant, ramp
 from kdschemes.core.terms import Supervise, Term, Transfer
 from kdschemes.core.types import Batch, DataSpec, Output
-from kdschemes.errors import UserError
+from kdschemes.errors import UserError, out_of_memory
 from kdschemes.losses.build import build_loss
 
 Shapes = Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -142,6 +142,8 @@ def probe(nodes: Iterable[Node], data_spec: DataSpec) -> Shapes:
         try:
             outputs.update(node.eval()(batch, outputs))
         except (RuntimeError, AssertionError) as error:
+            if out_of_memory(error):
+                raise
             size = "x".join(map(str, images.shape[1:]))
             reason = str(error).strip().partition("\n")[0]
             raise UserError(f"{node.provides[0]} cannot read {size} images: choose another model ({reason})") from None

@@ -16,6 +16,9 @@ from kdschemes.storage.class_folders import list_root
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 
+MOST_OF_A_PART = 80
+"""Characters of a part of a run's name: a folder's name has at most 255 bytes."""
+
 RUN_NAME = re.compile(r".+-seed\d+-[0-9a-f]{8}")
 
 
@@ -30,7 +33,8 @@ def run_name(config: Config) -> str:
     model, data = config.model.name.replace("/", "_"), config.data.name
     if isinstance(config.data, ImageFolder):
         data = f"{data}_{list_root(config.data.root).digest[:8]}"
-    return "-".join((config.scheme.name, config.scheme.method, data, model, f"seed{config.seed}", config_hash(config)))
+    parts = (config.scheme.name, config.scheme.method, data, model, f"seed{config.seed}")
+    return "-".join((*(part[:MOST_OF_A_PART] for part in parts), config_hash(config)))
 
 
 def config_hash(config: Config) -> str:

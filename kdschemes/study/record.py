@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from kdschemes.config.parse import parse_json, read_yaml, to_yaml
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
@@ -123,16 +125,13 @@ def read_study_folder(folder: Path) -> Study:
     path = folder / RECORD
     try:
         tree = read_yaml(path)
-        return Study(
-            folder=folder,
-            question=tree["question"],
-            overrides=tuple(tree["overrides"]),
-            entries=tuple(Entry(**entry) for entry in tree["runs"]),
-            analyses=tuple(tree.get("analyses") or ()),
-            baseline=tree.get("baseline"),
-        )
-    except (UserError, TypeError, KeyError):
+        study: Study = _STUDY.validate_python(tree | {"folder": folder, "entries": tree.get("runs")})
+    except ValueError:
         raise UserError(f"{path} is damaged: delete it and start the study again") from None
+    return study
+
+
+_STUDY = TypeAdapter(Study)
 
 
 def add_submission(folder: Path, submission: Mapping[str, Any]) -> None:

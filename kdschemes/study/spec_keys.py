@@ -14,7 +14,7 @@ from kdschemes.config.naming import in_line
 from kdschemes.config.parse import read_yaml
 from kdschemes.config.recipes import GROUPS
 from kdschemes.config.renamed import RENAMED_STUDY_KEYS
-from kdschemes.errors import UserError, unknown
+from kdschemes.errors import UserError, shown, unknown
 
 KEYS = ("question", "base", "variants", "grid", "seeds", "prerequisites", "budget", "analyses", "baseline")
 
@@ -23,6 +23,8 @@ ANALYSIS_NAMES = (
     "collaborative",
 )
 """Sections that a study may request in its report: each is a module of `kdschemes.report.analyses`."""
+
+MOST_RUNS, MOST_KEYS = 4_000, 1_000
 
 PREREQUISITES = "prerequisites"
 
@@ -72,12 +74,16 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
     prerequisites = _bundles(tree, PREREQUISITES) if PREREQUISITES in tree else {}
     _check_shared(base, overrides, grid)
     _check_references(base, variants, grid, prerequisites)
+    seeds = _seeds(tree)
+    count = (max(1, len(variants)) * math.prod(map(len, grid.values())) + len(prerequisites)) * len(seeds)
+    if count > MOST_RUNS:
+        raise UserError(f"{count:,} runs: a study has at most {MOST_RUNS:,}; split it, or take values out of its grid")
     return StudyKeys(
         question=" ".join(question.split()),
         base=base,
         variants=dict[str | None, Keys](variants.items()) if variants else {None: {}},
         grid=grid,
-        seeds=_seeds(tree),
+        seeds=seeds,
         prerequisites=prerequisites,
         hours=_hours(tree),
         analyses=_analyses(tree),
@@ -116,7 +122,7 @@ def _check_references(
         for word in value if isinstance(value, list) else [value]:
             old, _, name = str(word).partition(".")
             if old in RENAMED_STUDY_KEYS and name and not Path(str(word)).exists():
-                raise UserError(f"{where}={word} is now {RENAMED_STUDY_KEYS[old]}.{name}")
+                raise UserError(f"{where}={shown(word)} is now {RENAMED_STUDY_KEYS[old]}.{name}")
         for name in referred(value):
             if not prerequisites:
                 raise UserError(
@@ -132,9 +138,9 @@ def _check_shared(base: Keys, overrides: Sequence[str], grid: Mapping[str, Any])
     for word in overrides:
         key = word.partition("=")[0]
         if key == "seed" or key.partition(".")[0] in KEYS:
-            raise UserError(f"{word}: the study file sets it; copy the file and change it there")
+            raise UserError(f"{shown(word)}: the study file sets it; copy the file and change it there")
         if _same(key) in map(_same, grid):
-            raise UserError(f"{word}: {key} is in the grid")
+            raise UserError(f"{shown(word)}: {key} is in the grid")
     for key in grid:
         if _same(key) in map(_same, base):
             raise UserError(f"{key} is both in grid and in base: keep one")
@@ -153,16 +159,24 @@ def _tree(path: Path) -> dict[str, Any]:
 def _flat(tree: Any, where: str, prefix: str = "") -> Keys:
     """Return the values of nested keys by dotted key."""
     if not isinstance(tree, Mapping):
-        raise UserError(f"{where} must hold keys, as in a recipe, not {in_line(tree)}")
+        raise UserError(f"{where} must hold keys, as in a recipe, not {_shown(tree)}")
     flat: Keys = {}
+    given: set[str] = set()
     for key, value in tree.items():
         name = f"{prefix}{key}"
         found = _flat(value, where, f"{name}.") if isinstance(value, Mapping) and value else {name: value}
         for full, leaf in found.items():
-            if _same(full) in map(_same, flat):
-                raise UserError(f"{where} sets {full} twice")
+            if _same(full) in given:
+                raise UserError(f"{where} sets {shown(full)} twice")
+            given.add(_same(full))
             flat[full] = leaf
+    if len(flat) > MOST_KEYS:
+        raise UserError(f"{where} sets {len(flat):,} keys, more than {MOST_KEYS:,}")
     return flat
+
+
+def _shown(value: Any) -> str:
+    return shown(in_line(value))
 
 
 def _same(key: str) -> str:
@@ -178,9 +192,11 @@ def _bundles(tree: Mapping[str, Any], where: str) -> dict[str, Keys]:
     bundles: dict[str, Keys] = {}
     for name, keys in given.items():
         if not isinstance(name, str) or not name.strip():
-            raise UserError(f"{where}: {in_line(name)} is not a name; put quotes around it")
+            raise UserError(f"{where}: {_shown(name)} is not a name; put quotes around it")
         if where == PREREQUISITES and not NAME.fullmatch(name):
-            raise UserError(f"{where}: name '{name}' with letters, digits, '.', '_' and '-' only: others refer to it")
+            raise UserError(
+                f"{where}: name '{shown(name)}' with letters, digits, '.', '_' and '-' only: others refer to it"
+            )
         bundles[name] = _flat(keys if keys is not None else {}, f"{where}.{name}")
         for key in PER_RUN.keys() & bundles[name].keys():
             raise UserError(f"{where}.{name} holds {key}: {PER_RUN[key]}")
@@ -197,7 +213,7 @@ def _grid(tree: Mapping[str, Any], variants: Mapping[str, Keys]) -> dict[str, li
         if key in PER_RUN:
             raise UserError(f"grid holds {key}: {PER_RUN[key]}")
         if not isinstance(values, list) or not values:
-            raise UserError(f"grid.{key} must be a list of values, [a, b, ...], not {in_line(values)}")
+            raise UserError(f"grid.{key} must be a list of values, [a, b, ...], not {_shown(values)}")
         for name, keys in variants.items():
             if _same(key) in map(_same, keys):
                 raise UserError(f"{key} is both in grid and in variants.{name}: keep one")
@@ -208,7 +224,9 @@ def _seeds(tree: Mapping[str, Any]) -> list[int]:
     seeds = tree.get("seeds", [0])
     whole = isinstance(seeds, list) and all(type(seed) is int and seed >= 0 for seed in seeds)
     if not whole or not seeds:
-        raise UserError(f"seeds must be a list of whole numbers from 0 on, [0, 1, ...], not {in_line(seeds)}")
+        raise UserError(f"seeds must be a list of whole numbers from 0 on, [0, 1, ...], not {_shown(seeds)}")
+    if len(seeds) > MOST_RUNS:
+        raise UserError(f"{len(seeds):,} seeds: a study has at most {MOST_RUNS:,} runs")
     _check_repeats("seeds", seeds)
     return list(seeds)
 
@@ -216,7 +234,7 @@ def _seeds(tree: Mapping[str, Any]) -> list[int]:
 def _check_repeats(key: str, values: list[Any]) -> None:
     for value in values:
         if values.count(value) > 1:
-            raise UserError(f"{key} holds {value} twice")
+            raise UserError(f"{key} holds {shown(value)} twice")
 
 
 def _hours(tree: Mapping[str, Any]) -> float | None:
@@ -224,17 +242,17 @@ def _hours(tree: Mapping[str, Any]) -> float | None:
         return None
     budget = tree["budget"]
     if not isinstance(budget, Mapping) or set(budget) != {"hours"}:
-        raise UserError(f"budget must be {{hours: X}}, not {in_line(budget)}")
+        raise UserError(f"budget must be {{hours: X}}, not {_shown(budget)}")
     hours = budget["hours"]
     if type(hours) not in (int, float) or not math.isfinite(hours) or hours <= 0:
-        raise UserError(f"budget.hours must be a number above 0, not {in_line(hours)}")
+        raise UserError(f"budget.hours must be a number above 0, not {_shown(hours)}")
     return float(hours)
 
 
 def _analyses(tree: Mapping[str, Any]) -> tuple[str, ...]:
     names = tree.get("analyses", [])
     if not isinstance(names, list):
-        raise UserError(f"analyses must be a list of names, [a, b, ...], not {in_line(names)}")
+        raise UserError(f"analyses must be a list of names, [a, b, ...], not {_shown(names)}")
     for name in names:
         if name not in ANALYSIS_NAMES:
             raise unknown("analysis", str(name), ANALYSIS_NAMES)
@@ -245,5 +263,5 @@ def _analyses(tree: Mapping[str, Any]) -> tuple[str, ...]:
 def _baseline(tree: Mapping[str, Any]) -> str | None:
     label = tree.get("baseline")
     if label is not None and not isinstance(label, str):
-        raise UserError(f"baseline must be the label of a point, as text, not {in_line(label)}; put quotes around it")
+        raise UserError(f"baseline must be the label of a point, as text, not {_shown(label)}; put quotes around it")
     return label

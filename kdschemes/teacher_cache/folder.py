@@ -72,6 +72,8 @@ def check_space(root: Path, needed: int, limit: float) -> int:
             f"teacher.cache_limit_gb={limit / 1e9:g}: raise it, or delete caches from `kdschemes cache list {root}`"
         )
     place = next(path for path in (root.absolute(), *root.absolute().parents) if path.exists())
+    if not place.is_dir():
+        raise UserError(f"the teacher cache cannot be written to {root}: {place} is not a folder")
     free = shutil.disk_usage(place).free
     if needed and needed + RESERVE > free:
         raise UserError(

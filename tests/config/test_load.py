@@ -236,8 +236,8 @@ def test_an_unknown_choice_is_refused_with_the_nearest_and_all_choices(
         ("optim.milestones=0.5", "a list [a number above 0 and below 1, ...]"),
         ("losses.response.temperature=0", "a number above 0"),
         ("losses.response.temperature=-2", "a number above 0"),
-        ("scheme.peers=1", "a whole number at least 2 or a list [text, ...] at least 2 of them"),
-        ("scheme.peers=[convnet]", "a whole number at least 2 or a list [text, ...] at least 2 of them"),
+        ("scheme.peers=1", "a whole number at least 2 and at most 64 or a list [text, ...] at least 2 of them"),
+        ("scheme.peers=[convnet]", "a whole number at least 2 and at most 64 or a list [text, ...] at least 2 of them"),
         ("train.epochs=0", "a whole number at least 1"),
         ("train.batch_size=1", "a whole number at least 2"),
         ("train.ema=1", "a number above 0 and below 1 or null"),
@@ -330,6 +330,28 @@ def test_a_recipe_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\x00")
     assert "not text" in error("experiment=mine", recipes=tmp_path)
     assert "no recipes in" in error("experiment=x", recipes=tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"),
+    [
+        ("train.num_threads=1000000", "at most 1024"),
+        ("scheme.peers=1000000", "at most 64"),
+        ("data.crop_padding=10000000", "at most 64"),
+        ("train.batch_size=1000000000", "at most 1000000"),
+        ("optim.lr=1e300", "must be a finite number, 0 or from 1e-30 to 1e+12 in size"),
+        ("optim.lr=1e-40", "0 or from 1e-30"),
+        ("seed=" + "9" * 30, "a whole number is too large"),
+        ("tracker=[wandb,wandb]", "names a tracker twice"),
+        ("group=" + "g" * 300, "text at most 128 characters"),
+        ("method=[a]", "unknown method '['a']'"),
+        (".".join(["a"] * 5_000) + "=1", "unknown key 'a.a.a"),
+    ],
+)
+def test_what_no_real_run_has_is_refused(argument: str, words: str) -> None:
+    message = error(argument)
+    assert words in message
+    assert len(message) < 500
 
 
 def test_values_are_read_as_yaml() -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from kdschemes.config.load import build_config
 from kdschemes.config.naming import dump_yaml, to_tree
-from kdschemes.storage.naming import config_hash
+from kdschemes.storage.naming import config_hash, run_name
 from tests.config.cases import load, recipe
 
 VARIED = [
@@ -40,3 +40,10 @@ def test_groups_that_a_scheme_does_not_use_are_not_in_its_tree_or_its_hash(tmp_p
     both = recipe(tmp_path, "scheme: offline\nteacher: {name: resnet56, seed: 4}\nlosses: {response: logit_mse}")
     baseline = load("experiment=mine", "scheme=supervised", recipes=both)
     assert config_hash(baseline) == config_hash(load("scheme=supervised"))
+
+
+def test_a_long_name_is_cut_to_a_folders_name_and_keeps_its_hash() -> None:
+    names = [run_name(load(f"model=timm/{'x' * count}")) for count in (70, 500, 501)]
+    assert names[0].startswith(f"online-dml-digits-timm_{'x' * 70}-seed0-")
+    assert len(set(names)) == 3
+    assert max(map(len, names)) < 255

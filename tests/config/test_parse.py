@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from kdschemes.config.naming import in_line
-from kdschemes.config.parse import DEEPEST, MOST_CHARACTERS, parse_json, parse_word, parse_yaml, read_yaml, to_yaml
+from kdschemes.config.parse import DEEPEST, MOST_BYTES, parse_json, parse_word, parse_yaml, read_yaml, to_yaml
 from kdschemes.errors import UserError
 
 WORDS: dict[str, Any] = {
@@ -99,7 +99,7 @@ MERGES = "a: &a {k: 1}\n" + "\n".join(f"a{n + 1}: &a{n + 1} {{<<: [*a{n or ''}, 
         (BOMB, "more than 100,000 values"),
         (MERGES, "more than 100,000 values"),
         pytest.param("a: [" + "1," * 110_000 + "]", "more than 100,000 values", marks=pytest.mark.slow),
-        ("#" * (MOST_CHARACTERS + 1), "more than 2,097,152 characters"),
+        ("#" * MOST_BYTES, "more than 2,097,152 bytes"),
         ("seed: !!float abc", "cannot be read"),
         ("seed: !!bool abc", "cannot be read"),
         ("seed: !!int abc", "cannot be read"),

@@ -135,6 +135,16 @@ def test_shared_keys_are_left_out_where_a_scheme_does_not_use_them(tmp_path: Pat
         ("{question: Q, seeds: []}", ["seeds must be a list"]),
         ("{question: Q, seeds: [true]}", ["seeds must be a list"]),
         ("{question: Q, seeds: [0, 1, 0]}", ["seeds holds 0 twice"]),
+        (
+            "{question: Q, grid: {optim.lr: ["
+            + ",".join(map(str, range(1, 301)))
+            + "], seed.x: ["
+            + "1," * 300
+            + "]}}",
+            ["90,000 runs: a study has at most 4,000"],
+        ),
+        ("{question: Q, seeds: [" + "1," * 5_000 + "]}", ["5,000 seeds: a study has at most 4,000 runs"]),
+        ("{question: Q, base: {" + ",".join(f"k{n}: 1" for n in range(2_000)) + "}}", ["base sets 2,000 keys"]),
         ("{question: Q, grid: {train.epochs: [1, 1]}}", ["'epochs=1 seed=0' is given twice"]),
         ("{question: Q, variants: {a: {}, b: {data: digits}}}", ["'a seed=0' and 'b seed=0' are the same run"]),
         ("{question: Q, grid: {scheme.peer: [2]}}", ["run 'peer=2 seed=0'", "scheme.peer", "did you mean"]),

@@ -57,7 +57,7 @@ class FT(Stages):
         Literal["attention", "paper"],
         Field(description="compare the factors' attention maps (RepDistiller), or the factors themselves"),
     ] = "attention"
-    rate: Annotated[float, Field(gt=0, description="channels of a factor / channels of the teacher's map")] = 0.5
+    rate: Annotated[float, Field(gt=0, le=64, description="channels of a factor / channels of the teacher's map")] = 0.5
     reconstruction: Annotated[float, Field(gt=0, description="weight of the paraphraser's error within the term")] = (
         0.005
     )
@@ -103,7 +103,7 @@ class ReviewKD(Stages):
         Literal["constant", "linear", "sigmoid", "cosine"],
         Field(description="weight over training: constant, or a ramp from 0 (cosine: down to 0)"),
     ] = "linear"
-    width: Annotated[int, Field(ge=1, description="maximum channels of the fused maps")] = 512
+    width: Annotated[int, Field(ge=1, le=65_536, description="maximum channels of the fused maps")] = 512
     pooled: Annotated[bool, Field(description="also include the spatially averaged deepest maps")] = True
     preactivations: Annotated[
         Literal["teacher", "both", "neither"],
@@ -164,7 +164,7 @@ class CATKD(Ramp):
 
     name: Literal["cat_kd"] = "cat_kd"
     weight: Weight = 0.7
-    resolution: Annotated[int, Field(ge=1, description="side to which class activation maps are pooled")] = 2
+    resolution: Annotated[int, Field(ge=1, le=1_024, description="side to which class activation maps are pooled")] = 2
     normalize: Annotated[bool, Field(description="L2-normalize each class's map first")] = False
 
 
@@ -176,7 +176,9 @@ class SimKD(Ramp):
 
     name: Literal["simkd"] = "simkd"
     weight: Weight = 1.0
-    factor: Annotated[int, Field(ge=1, description="the projector's width is the teacher's channels / this")] = 2
+    factor: Annotated[
+        int, Field(ge=1, le=65_536, description="the projector's width is the teacher's channels / this")
+    ] = 2
 
 
 FEATURE = by_name(Hint, AT, NST, FT, AB, OFD, VID, ReviewKD, CWD, PKD, PAD, ICKD, SRRL, CATKD, SimKD)

@@ -60,9 +60,11 @@ class CC(Stages):
         Literal["neighbor", "kernel"],
         Field(description="RepDistiller's product of neighbors in the batch, or the paper's kernel (weight 100)"),
     ] = "neighbor"
-    dimension: Annotated[int, Field(ge=1, description="dimension of the linear embeddings (variant=neighbor)")] = 128
+    dimension: Annotated[
+        int, Field(ge=1, le=65_536, description="dimension of the linear embeddings (variant=neighbor)")
+    ] = 128
     gamma: Annotated[float, Field(gt=0, description="gamma of the Gaussian kernel (variant=kernel)")] = 0.4
-    order: Annotated[int, Field(ge=1, description="order of the kernel's Taylor series (variant=kernel)")] = 2
+    order: Annotated[int, Field(ge=1, le=64, description="order of the kernel's Taylor series (variant=kernel)")] = 2
     stages: StageChoice = "last"
 
 
@@ -82,10 +84,12 @@ class CRD(Stages):
 
     name: Literal["crd"] = "crd"
     weight: WeightOfPair = 0.8
-    negatives: Annotated[int, Field(ge=1, description="number K of negatives per sample")] = 16384
+    negatives: Annotated[int, Field(ge=1, le=1_000_000, description="number K of negatives per sample")] = 16384
     temperature: Annotated[float, Field(gt=0, description="temperature tau that divides similarities")] = 0.07
     momentum: Annotated[float, Field(ge=0, le=1, description="weight of the old entry in a memory-bank update")] = 0.5
-    dimension: Annotated[int, Field(ge=1, description="dimension of the linear embeddings and the memory banks")] = 128
+    dimension: Annotated[
+        int, Field(ge=1, le=65_536, description="dimension of the linear embeddings and the memory banks")
+    ] = 128
     exclude_class: Annotated[bool, Field(description="draw negatives only from other classes")] = True
     stages: StageChoice = "last"
 

@@ -36,7 +36,8 @@ class OfflineTAKD(OfflineOptions):
     name: Literal["offline"] = "offline"
     method: Literal["takd"] = "takd"
     assistants: Annotated[
-        list[str], Field(min_length=1, description="models from the teacher to the student, each a separate run")
+        list[str],
+        Field(min_length=1, max_length=64, description="models from the teacher to the student, each a separate run"),
     ] = field(default_factory=lambda: ["resnet20"])
 
     def prerequisites(self) -> list[Prerequisite]:

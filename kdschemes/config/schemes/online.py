@@ -10,7 +10,7 @@ from pydantic import Field
 from kdschemes.config.schemes.base import RISING_KD, Method, by_method
 
 PeerModels = Annotated[
-    Annotated[int, Field(ge=2)] | Annotated[list[str], Field(min_length=2)],
+    Annotated[int, Field(ge=2, le=64)] | Annotated[list[str], Field(min_length=2, max_length=64)],
     Field(description="number of peers of model=..., or a list of models, one per peer"),
 ]
 
@@ -127,7 +127,7 @@ class OnlineSwitOKD(Method):
 class BranchOptions(Method):
     """The branches of one trunk: how many, where they split, and their views and seeds."""
 
-    peers: Annotated[int, Field(ge=2, description="number of branches of model=..., each a peer")] = 3
+    peers: Annotated[int, Field(ge=2, le=64, description="number of branches of model=..., each a peer")] = 3
     split: Annotated[str | None, Field(description="the first stage that peers do not share (default: last)")] = None
     views: PeerViews = "shared"
     seeds: PeerSeeds = None
@@ -145,7 +145,7 @@ class OnlineCLILR(BranchOptions):
 
     name: Literal["online"] = "online"
     method: Literal["clilr"] = "clilr"
-    peers: Annotated[int, Field(ge=2, description="number of heads on the trunk of model=..., each a peer")] = 4
+    peers: Annotated[int, Field(ge=2, le=64, description="number of heads on the trunk of model=..., each a peer")] = 4
     alpha: Annotated[float, Field(ge=0, le=1, description="weight of the soft term; cross-entropy has 1 - alpha")] = 0.5
 
 
@@ -169,7 +169,9 @@ class OnlineOKDDip(PeerOptions):
     method: Literal["okddip"] = "okddip"
     peers: PeerModels = 3
     topology: PeerTopology = "shared_trunk"
-    reduction: Annotated[int, Field(ge=1, description="feature width / width of the attention's queries and keys")] = 8
+    reduction: Annotated[
+        int, Field(ge=1, le=65_536, description="feature width / width of the attention's queries and keys")
+    ] = 8
     detach: Annotated[
         bool,
         Field(description="detach the peers' outputs in the targets; false: keep their gradients (authors' code)"),

@@ -102,7 +102,9 @@ class SelfZipf(Method):
         Literal["dense", "logits"],
         Field(description="rank classes by the votes of the last map's positions (dense), or by the logits"),
     ] = "dense"
-    upsample: Annotated[int, Field(ge=1, description="dense: factor by which the map is upsampled, for more votes")] = 2
+    upsample: Annotated[
+        int, Field(ge=1, le=64, description="dense: factor by which the map is upsampled, for more votes")
+    ] = 2
 
 
 OwnHard = Annotated[
@@ -243,9 +245,9 @@ class SelfFRSKD(Method):
     name: Literal["self"] = "self"
     method: Literal["frskd"] = "frskd"
     width: Annotated[
-        int, Field(ge=1, description="channels of the self-teacher's maps / channels of the network's maps")
+        int, Field(ge=1, le=16, description="channels of the self-teacher's maps / channels of the network's maps")
     ] = 2
-    depth: Annotated[int, Field(ge=1, description="convolutions in each of the self-teacher's blocks")] = 2
+    depth: Annotated[int, Field(ge=1, le=16, description="convolutions in each of the self-teacher's blocks")] = 2
     detach: Annotated[
         bool, Field(description="no gradient from the self-teacher's cross-entropy to the network (authors: false)")
     ] = False
@@ -260,7 +262,7 @@ class SelfBAN(Method):
     name: Literal["self"] = "self"
     method: Literal["ban"] = "ban"
     generations: Annotated[
-        int, Field(ge=1, description="generations after the plain run; each earlier one is a separate run")
+        int, Field(ge=1, le=64, description="generations after the plain run; each earlier one is a separate run")
     ] = 3
     alpha: SoftWeight = 1.0
     ce_weight: HardWeight = None
