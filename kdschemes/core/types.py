@@ -121,10 +121,12 @@ class DataSpec:
     """Number of classes and channels, and the image side length in pixels.
 
     `train_labels` has one entry per value of `Batch.index`: the label of a training sample, -1 if it is held out. Only
-    losses with a memory bank and prediction banks need it.
+    losses with a memory bank and prediction banks need it. `classes` are the names of the classes in the order of the
+    labels, if known.
     """
 
     num_classes: int
     channels: int
     image_size: int
     train_labels: Int[Tensor, " positions"] | None = field(default=None, compare=False)
+    classes: tuple[str, ...] = ()

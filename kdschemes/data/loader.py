@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kdschemes.config.data import Data, ImageFolder, InMemory
-from kdschemes.core.types import Batch
+from kdschemes.core.types import Batch, DataSpec
 from kdschemes.data import views
 from kdschemes.data.image_folder import FolderSource
 from kdschemes.data.sources import MemorySource, Source
@@ -78,6 +78,12 @@ class DataModule:
     def image_size(self) -> int:
         """Side in pixels of the network's (square) input."""
         return self.source.image_size
+
+    @property
+    def spec(self) -> DataSpec:
+        """What schemes must know about the data."""
+        facts = (self.num_classes, self.channels, self.image_size, self.train_labels)
+        return DataSpec(*facts, classes=tuple(self.classes))
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -217,13 +223,18 @@ class DataModule:
             probability=self.options.cutmix_probability,
         )
 
-    def eval_batches(self, split: str, *, batch_size: int, rank: int, world: int) -> Iterator[Batch]:
+    def eval_batches(
+        self, split: str, *, batch_size: int, rank: int, world: int, at_most: int | None = None
+    ) -> Iterator[Batch]:
         """Yield process `rank`'s batches of "train", "val" or "test", normalized without augmentation.
 
-        Each sample is in exactly one process; a process may have none.
+        Each sample is in exactly one process; a process may have none. With `at_most`, as many samples are taken at
+        equal distances.
         """
-        array = "test" if split == "test" else "train"
-        share = self.positions[split].tensor_split(world)[rank]
+        array, positions = "test" if split == "test" else "train", self.positions[split]
+        if at_most is not None and at_most < len(positions):
+            positions = positions[torch.arange(at_most) * len(positions) // at_most]
+        share = positions.tensor_split(world)[rank]
         batches = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
         for batch, images in zip(batches, self.source.plain(array, batches), strict=True):
             index = batch.to(self.device)

@@ -10,6 +10,7 @@ from kdschemes.core.nodes import LossHead, Network, NetworkWithExits
 from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.models import ExitNetwork, StagedNetwork, create_model, load_weights, stages
+from kdschemes.models.class_order import order_outputs
 from kdschemes.seeding import seeded
 
 
@@ -56,10 +57,10 @@ def network_with_exits(
 
 
 def teacher_network(config: Config, data_spec: DataSpec, number: int) -> StagedNetwork:
-    """Return teacher `number`, with the weights of its checkpoint, if any.
+    """Return teacher `number`, with the weights of its checkpoint, if any, and its outputs in the order of the data's.
 
     Raises:
-        UserError: the checkpoint does not fit, or its classes do not match the data's.
+        UserError: the checkpoint does not fit, or is for other classes than the data.
     """
     names = config.teacher.name if isinstance(config.teacher.name, list) else [config.teacher.name]
     with seeded(config.teacher.seed, "init", "teacher", number):
@@ -68,6 +69,8 @@ def teacher_network(config: Config, data_spec: DataSpec, number: int) -> StagedN
     if checkpoints is not None:
         path = checkpoints[number] if isinstance(checkpoints, list) else checkpoints
         load_weights(network, path, num_classes=data_spec.num_classes)
+        if data_spec.classes and order_outputs(network, path, data_spec.classes):
+            network.notes += (f"{path}: its classes are in another order than the data's, and mapped by their names",)
     return network
 
 

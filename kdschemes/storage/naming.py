@@ -14,7 +14,7 @@ from kdschemes.config.data import ImageFolder
 from kdschemes.config.naming import NOT_HASHED, to_tree
 from kdschemes.storage.class_folders import list_root
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
 
 MOST_OF_A_PART = 80
 """Characters of a part of a run's name: a folder's name has at most 255 bytes."""
@@ -61,7 +61,8 @@ def _identities(given: str | list[str] | None) -> str | list[str] | None:
 def _identity(given: str) -> str:
     """Return what identifies given weights: the name of the run that exports them, or the digest of their file.
 
-    A run's name stands for its weights before it has finished, too.
+    The description beside the file, which tells the order of its classes, counts too. A run's name stands for its
+    weights before it has finished, too.
     """
     path = Path(given)
     folder = path.parent if path.name == WEIGHTS else path
@@ -69,12 +70,16 @@ def _identity(given: str) -> str:
     run = folder.parent if which else folder
     if RUN_NAME.fullmatch(run.name):
         return run.name + which
-    file = path / WEIGHTS if path.is_dir() else path
+    files = [folder / WEIGHTS, folder / DESCRIPTION] if path.is_dir() or path.name == WEIGHTS else [path]
     try:
-        status = file.stat()
-        return _checksum(file, status.st_size, status.st_mtime_ns)
+        return " ".join(_checksum(file, *_state(file)) for file in files if file == files[0] or file.is_file())
     except OSError:  # the Hugging Face Hub's, or missing: building the network tells
         return given
+
+
+def _state(file: Path) -> tuple[int, int]:
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 @functools.cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 import sys
 import time
@@ -111,14 +110,3 @@ class Reporter(ProgressConsole):
         """Report the validation accuracy of each head in percent."""
         heads = "  ".join(f"{head} {value:.2f} %" for head, value in top1.items())
         self.line(f"epoch {epoch}/{epochs}  validation: {heads}  {self._losses}")
-
-    def teacher(self, top1: float, *, classes: int, samples: int) -> None:
-        """Report a teacher's validation accuracy; warn if guessing could reach it (chance + 3 standard deviations)."""
-        chance = 1.0 / classes
-        guessing = 100.0 * (chance + 3.0 * math.sqrt(chance * (1.0 - chance) / samples))
-        self.line(f"teacher on the validation split: {top1:.2f} % (it may have been trained on these images)")
-        if top1 <= guessing:
-            self.line(
-                f"warning: the teacher is at chance level ({top1:.2f} % on the validation split, chance is "
-                f"{100 * chance:.2f} %): are these its weights, its classes and its normalization?"
-            )

@@ -17,6 +17,7 @@ from kdschemes.training.optim import clip_gradients, set_rate
 from kdschemes.training.pack import Pack
 from kdschemes.training.run import Run
 from kdschemes.training.signals import StopSignal
+from kdschemes.training.teachers import report_teachers
 
 
 def train_runs(
@@ -53,22 +54,6 @@ def train_runs(
     finally:
         console.stop()
     return pack.failed
-
-
-def report_teachers(pack: Pack) -> None:
-    """Report the validation accuracy of each teacher once."""
-    reported: set[int] = set()
-    for run in list(pack.active):
-        teacher = run.scheme.teacher
-        if teacher is None or not run.data.sizes["val"]:
-            continue
-        node = run.scheme.node_of(teacher)
-        network = id(getattr(node, "network", node))
-        if network not in reported:
-            reported.add(network)
-            (found,) = pack.evaluate([run], "val", [teacher])
-            top1, samples = found.metrics[teacher]["top1"], run.data.sizes["val"]
-            run.console.teacher(top1, classes=run.data.num_classes, samples=samples)
 
 
 def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:

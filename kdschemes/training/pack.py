@@ -58,9 +58,17 @@ class Pack:
             )
 
     def evaluate(
-        self, runs: Sequence[Run], split: str, heads: Sequence[str] | None = None, *, keep_predictions: bool = False
+        self,
+        runs: Sequence[Run],
+        split: str,
+        heads: Sequence[str] | None = None,
+        *,
+        keep_predictions: bool = False,
+        at_most: int | None = None,
     ) -> list[Evaluation]:
         """Evaluate the heads of several runs (default: all heads and the teacher) on a split, batch by batch.
+
+        With `at_most`, on as many of its samples.
 
         Raises:
             SystemExit: see `check_stop`.
@@ -68,7 +76,7 @@ class Pack:
         if not runs:
             return []
         first, schemes = runs[0], [run.scheme for run in runs]
-        batches = first.batches(split, self.check_stop)
+        batches = first.batches(split, self.check_stop, at_most)
         with first.accelerator.autocast():
             return evaluate_together(schemes, batches, first.device, heads, keep_predictions=keep_predictions)
 

@@ -27,6 +27,7 @@ from kdschemes.evaluation.evaluate import evaluation_mode
 from kdschemes.models import StagedNetwork, Trunk
 from kdschemes.storage.checkpoint import (
     CHECKPOINT,
+    Best,
     Checkpoint,
     keep_previous,
     load_checkpoint,
@@ -66,6 +67,7 @@ class Run:
     results: dict[str, Any] = field(default_factory=dict)
     log: RunLog | None = None
     saved_step: int | None = None
+    saved_best: Best | None = None
 
     def __post_init__(self) -> None:
         train, accelerator = self.config.train, self.accelerator
@@ -124,8 +126,8 @@ class Run:
                 self.console.line(line)
         if path.exists():
             load_checkpoint(path, self.scheme, self.optimizer, self.accelerator, self._restore)
+            self.saved_step, self.saved_best = state.step, state.best
             self.console.line(f"resuming from step {state.step} of {self.total_steps}: {self.folder}")
-        self.saved_step, self.saved_best = state.step, state.best
         if self.main:
             self._remove_leftovers()
             head, offset = self.scheme.heads[0], state.metrics_offset
@@ -155,12 +157,18 @@ class Run:
     def saves_after(self, epoch: int) -> bool:
         return (epoch + 1) % self.config.train.checkpoint_every_epochs == 0 or self.at_end or self.at_checkpoint_step
 
-    def batches(self, split: str, check: Callable[[], None]) -> Iterator[Batch]:
-        """Yield this process's share of a split, normalized but not augmented; `check` is called before each batch."""
-        size, samples = self.config.train.eval_batch_size, self.data.sizes[split]
-        batches = self.data.eval_batches(
-            split, batch_size=size, rank=self.accelerator.process_index, world=self.accelerator.num_processes
+    def batches(self, split: str, check: Callable[[], None], at_most: int | None = None) -> Iterator[Batch]:
+        """Yield this process's share of a split (or of `at_most` of its samples), normalized but not augmented.
+
+        `check` is called before each batch.
+        """
+        size, rank, world = (
+            self.config.train.eval_batch_size,
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
         )
+        batches = self.data.eval_batches(split, batch_size=size, rank=rank, world=world, at_most=at_most)
+        samples = min(self.data.sizes[split], at_most or self.data.sizes[split])
         shares = evenly(batches, samples, size) if split_keys(self.config) else batches
         return checked(shares, samples, size, check)
 

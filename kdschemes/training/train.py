@@ -14,7 +14,6 @@ from accelerate import Accelerator
 from kdschemes.config import Config
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.types import DataSpec
 from kdschemes.data import DataModule, open_data
 from kdschemes.distributed.batch_norm import synchronize_batch_norm
 from kdschemes.distributed.collectives import main_process_first, on_main_process
@@ -164,7 +163,7 @@ class Trainer:
 
     def _watch(self, progress: str) -> None:
         """Report the progress of a long preparation, unless a signal asks to stop."""
-        if self.stop.received is not None:
+        if self.stop.reason is not None:
             self.console.line("stopped before it started; the same command starts it again")
             self.stop.notify_job("starting")
             raise SystemExit(self.stop.exit_code)
@@ -172,7 +171,7 @@ class Trainer:
 
     def _build(self, config: Config, data: DataModule) -> Distillation:
         world = self.accelerator.num_processes
-        scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
+        scheme = build_scheme(config, data.spec)
         check_placement(config, scheme, data.sizes, world)
         if world > 1 and config.train.sync_bn:
             synchronize_batch_norm(scheme, self.accelerator.device)

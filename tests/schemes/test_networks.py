@@ -43,6 +43,23 @@ def test_teachers_come_from_their_own_seed_or_checkpoint(tmp_path: Path) -> None
         build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'other'}", data_spec=DataSpec(7, 1, 8))
 
 
+def test_a_teacher_is_for_the_classes_of_the_data(tmp_path: Path) -> None:
+    names = tuple("0123456789")
+    data, other = (DataSpec(10, 1, 8, classes=classes) for classes in (names, (*names[1:], "ten")))
+    network = network_of(build(*OFFLINE, data_spec=data), "teacher").float()
+    save_weights(network, tmp_path / "same", metadata={"classes": list(names)})
+    save_weights(network, tmp_path / "turned", metadata={"classes": list(names[::-1])})
+    same, turned = (
+        network_of(build(*OFFLINE, f"teacher.checkpoint={tmp_path / name}", data_spec=data), "teacher")
+        for name in ("same", "turned")
+    )
+    assert same_state(same, network.to(next(same.parameters()).dtype))
+    assert torch.equal(turned.fc.weight, same.fc.weight.flip(0))
+    assert torch.equal(turned.fc.bias, same.fc.bias.flip(0))
+    with pytest.raises(UserError, match=r"same is for other classes than the data: '0' only in .*, 'ten' only in the"):
+        build(*OFFLINE, f"teacher.checkpoint={tmp_path / 'same'}", data_spec=other)
+
+
 def test_a_student_with_a_new_classifier(tmp_path: Path) -> None:
     other = create_model("convnet", num_classes=100, channels=3, image_size=8)
     save_weights(other, tmp_path)

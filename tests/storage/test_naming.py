@@ -123,3 +123,16 @@ def test_weights_count_by_their_content_and_runs_by_their_name(tmp_path: Path, m
     assert of(f"runs/{run}") == of(f"{tmp_path}/elsewhere/{run}") == of(f"runs/{run}/model.safetensors")
     assert of(f"runs/{run}") != of(f"runs/{run}/best") != of("runs/supervised-ce-digits-resnet18_cifar-seed0-0123abce")
     assert of("hf_hub:a/b") != of("hf_hub:a/c")
+
+
+def test_the_description_beside_weights_counts(tmp_path: Path) -> None:
+    def of(given: Path) -> str:
+        return config_hash(load("scheme=offline", f"teacher.checkpoint={given}"))
+
+    for name, classes in (("a", '["x", "y"]'), ("b", '["x", "y"]'), ("c", '["y", "x"]')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_bytes(b"weights")
+        (tmp_path / name / "config.json").write_text(f'{{"label_names": {classes}}}')
+    assert of(tmp_path / "a") == of(tmp_path / "b") == of(tmp_path / "b" / "model.safetensors") != of(tmp_path / "c")
+    (tmp_path / "c" / "config.json").unlink()
+    assert of(tmp_path / "a") != of(tmp_path / "c")

@@ -1,0 +1,44 @@
+"""What is said of the teachers before they teach: their accuracy, and whether they seem to be wrong."""
+
+from __future__ import annotations
+
+import torch
+
+from kdschemes.core.placement import frozen_nodes
+from kdschemes.evaluation.teacher_check import doubt
+from kdschemes.training.pack import Pack
+
+ENOUGH = 512
+"""Images on which a teacher is examined; with a smaller validation split, also as many training images."""
+
+
+def report_teachers(pack: Pack) -> None:
+    """Report each teacher's accuracy once, and warn of frozen networks that seem to be wrong.
+
+    The accuracy is that on the validation split, without one on training images.
+    """
+    reported: set[int] = set()
+    for run in list(pack.active):
+        teacher, data = run.scheme.teacher, run.data
+        frozen = {node.provides[0]: node for node in frozen_nodes(run.scheme)}
+        if teacher is None:
+            continue
+        networks = {name: id(getattr(node := run.scheme.node_of(name), "network", node)) for name in (teacher, *frozen)}
+        new = [name for name, network in networks.items() if network not in reported]
+        reported.update(networks.values())
+        if not new:
+            continue
+        found = []
+        if data.sizes["val"]:
+            found += pack.evaluate([run], "val", new, keep_predictions=True)
+        if data.sizes["val"] < ENOUGH:
+            found += pack.evaluate([run], "train", new, keep_predictions=True, at_most=ENOUGH)
+        if teacher in new:
+            top1 = found[0].metrics[teacher]["top1"]
+            where = "the validation split" if data.sizes["val"] else f"{len(found[0].labels):,} training images"
+            run.console.line(f"teacher on {where}: {top1:.2f} % (it may have been trained on these images)")
+        labels = torch.cat([each.labels for each in found])
+        for name in new:
+            predicted = torch.cat([each.predictions[name][0] for each in found])
+            if why := doubt(predicted, labels, data.classes):
+                run.console.line(f"warning: {'the teacher' if name == teacher else name} {why}")

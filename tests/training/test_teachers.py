@@ -1,0 +1,48 @@
+"""What is said of a teacher before it teaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from kdschemes.config.load import load_config
+from kdschemes.models import create_model, load_model, save_weights
+from kdschemes.training.train import train
+from tests import REPOSITORY
+
+ALL = ["model=convnet", "data.val_fraction=0", "train.num_threads=1"]
+
+
+@pytest.mark.slow
+def test_a_wrong_teacher_is_warned_of_without_a_validation_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    supervised = ["scheme=supervised", "train.epochs=3", f"output_dir={tmp_path}", *ALL]
+    good = train(load_config(supervised, recipes=REPOSITORY)).folder
+    network, names = load_model(good), [str(k) for k in range(10)]
+    with torch.no_grad():
+        for parameter in network.fc.parameters():
+            parameter.copy_(parameter.roll(1, 0))
+    save_weights(network, tmp_path / "mapped", metadata={"classes": [*names[-1:], *names[:-1]]})
+    save_weights(network, tmp_path / "permuted")
+    save_weights(create_model("convnet", num_classes=10, channels=1, image_size=8), tmp_path / "untrained")
+
+    def said(teacher: Path) -> list[str]:
+        capsys.readouterr()
+        offline = ["scheme=offline", "teacher=convnet", f"teacher.checkpoint={teacher}", f"output_dir={tmp_path}"]
+        options = ["data.train_fraction=0.2", "train.epochs=1"]
+        train(load_config([*offline, *options, *ALL], recipes=REPOSITORY))
+        return capsys.readouterr().out.splitlines()
+
+    lines, mapped = said(good), said(tmp_path / "mapped")
+    accuracy = lines[0].partition(": ")[2]
+    assert lines[0].startswith("teacher on 250 training images: ")
+    assert mapped[:2] == [
+        f"{tmp_path / 'mapped'}: its classes are in another order than the data's, and mapped by their names",
+        f"teacher on 250 training images: {accuracy}",
+    ]
+    assert not any(line.startswith("warning") for line in lines + mapped)
+    assert said(tmp_path / "permuted")[1].startswith("warning: the teacher seems to have its classes in another order")
+    assert said(tmp_path / "untrained")[1].startswith("warning: the teacher is at chance level (")
