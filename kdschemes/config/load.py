@@ -11,7 +11,14 @@ from typing import Any
 import yaml
 
 from kdschemes.config import Config, Model, Optim, Teacher, Train, schemes
-from kdschemes.config.checks import check_cache, check_labels, check_large, check_models, check_teachers
+from kdschemes.config.checks import (
+    check_cache,
+    check_inputs,
+    check_labels,
+    check_large,
+    check_models,
+    check_teachers,
+)
 from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.naming import Tree
@@ -101,6 +108,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
         "",
     )
     check_models(config)
+    check_inputs(config)
     check_teachers(config)
     check_labels(config)
     check_large(config)

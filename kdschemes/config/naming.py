@@ -20,6 +20,9 @@ NOT_HASHED = (
 )
 """Keys that do not affect a run's name."""
 
+HASHED_IF_SET = tuple(f"{group}.{key}" for group in ("model", "teacher") for key in ("mean", "std", "image_size"))
+"""Keys that affect a run's name unless they are null: they then follow from the model, its weights or the data."""
+
 
 def to_tree(config: Config) -> Tree:
     """Return the resolved configuration as nested plain data, from which `build_config` rebuilds the same `Config`."""
@@ -44,13 +47,15 @@ def flatten(tree: Mapping[str, Any], separator: str = ".") -> Tree:
 def config_hash(config: Config) -> str:
     """Return 8 hexadecimal digits that identify what is computed.
 
-    The keys in `NOT_HASHED` (output, tracking, placement of weights) and groups that the scheme does not use are
-    excluded.
+    The keys in `NOT_HASHED` (output, tracking, placement of weights), those in `HASHED_IF_SET` that are null, and
+    groups that the scheme does not use are excluded.
     """
     tree = to_tree(config)
-    for name in NOT_HASHED:
+    for name in (*NOT_HASHED, *HASHED_IF_SET):
         group, _, key = name.rpartition(".")
-        (tree.get(group, {}) if group else tree).pop(key, None)
+        keys = tree.get(group, {}) if group else tree
+        if name in NOT_HASHED or keys.get(key) is None:
+            keys.pop(key, None)
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
 
 

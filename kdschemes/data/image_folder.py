@@ -25,7 +25,12 @@ from kdschemes.seeding import mix64
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".ppm", ".pgm", ".tif", ".tiff")
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+
+STD: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+KEPT = 0.875
+"""The side of the center crop as a fraction of the resized image's shorter side: 224 of 256 pixels."""
 
 Request = tuple[int | str, int, list[int]]
 
@@ -88,7 +93,7 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
 
     def __init__(self, options: ImageFolder, seed: int, paths: dict[str, list[str]]) -> None:
         self.paths, self.seed, self.size = paths, seed, options.image_size
-        size, enlarged = options.image_size, round(options.image_size * 256 / 224)
+        size, enlarged = options.image_size, round(options.image_size / KEPT)
         from torchvision.transforms import v2  # a slow import that other data sets do not need
 
         flip = [v2.RandomHorizontalFlip()] if options.flip else []
@@ -121,7 +126,8 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
 class FolderSource:
     """Images from a folder, resized, cropped and flipped by workers and normalized on the device."""
 
-    channels = 3
+    channels, kept = 3, KEPT
+    mean, std = MEAN, STD
 
     def __init__(self, options: ImageFolder, *, seed: int, device: torch.device) -> None:
         if options.root is None:
@@ -170,4 +176,4 @@ class FolderSource:
         for pixels in loader:
             if isinstance(pixels, UserError):
                 raise pixels
-            yield normalize(pixels.to(self.device, non_blocking=True), MEAN, STD)
+            yield normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std)

@@ -11,7 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from kdschemes.config.data import Data, ImageFolder, InMemory
-from kdschemes.core.types import Batch
+from kdschemes.core.types import Batch, DataSpec
 from kdschemes.data import views
 from kdschemes.data.image_folder import FolderSource
 from kdschemes.data.sources import MemorySource, Source
@@ -70,8 +70,19 @@ class DataModule:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the network's (square) input."""
+        """Side in pixels of the (square) images."""
         return self.source.image_size
+
+    @property
+    def spec(self) -> DataSpec:
+        """What schemes must know about the data."""
+        source = self.source
+        return DataSpec(
+            *(self.num_classes, source.channels, source.image_size, self.train_labels),
+            mean=source.mean,
+            std=source.std,
+            kept=source.kept,
+        )
 
     @property
     def sizes(self) -> dict[str, int]:

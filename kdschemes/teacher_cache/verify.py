@@ -14,7 +14,6 @@ import torch
 
 from kdschemes.config.load import load_config
 from kdschemes.core.placement import place_frozen
-from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import UserError
@@ -120,7 +119,7 @@ def _rebuilt(folder: Path, key: Key, overrides: Sequence[str]) -> TeacherCache:
     )
     device, last = start_processes(config).device, config.train.channels_last
     data = open_data(config.data, seed=config.seed, device=device, channels_last=last)
-    scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
+    scheme = build_scheme(config, data.spec)
     attach_caches(config, scheme, data)
     other: list[str] = []
     for cache in caches_of(scheme):

@@ -10,7 +10,6 @@ import torch
 from kdschemes.cards.cite import read_run
 from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
-from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.distributed.fsdp import load_full_state
 from kdschemes.errors import UserError, first_line, unknown
@@ -36,9 +35,8 @@ def export(run: Path, out: Path, *, head: str | None, best: bool) -> str:
         raise UserError(f"{run} has no best epoch: it has not been validated")
     if earlier := prerequisite_runs(config):
         config = with_teachers(config, [str(run.parent / run_name(other)) for other in earlier])
-    config = replace(config, model=replace(config.model, checkpoint=None, pretrained=False))
     data = open_data(config.data, seed=config.seed, device=torch.device("cpu"))
-    scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
+    scheme = build_scheme(config, replace(data.spec, initial_weights=False))
     try:
         weights, what = state["scheme"], f"after step {state['step']}"
         if best:

@@ -15,13 +15,13 @@ from kdschemes.config import Config
 from kdschemes.config.naming import run_name
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.types import DataSpec
 from kdschemes.data import DataModule, open_data
 from kdschemes.distributed.batch_norm import synchronize_batch_norm
 from kdschemes.distributed.collectives import main_process_first, on_main_process
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError
 from kdschemes.schemes import build_scheme
+from kdschemes.schemes.networks import adapted_inputs, unknown_inputs
 from kdschemes.storage.results import read_results
 from kdschemes.teacher_cache import attach_caches
 from kdschemes.tracking.console import Reporter
@@ -154,13 +154,15 @@ class Trainer:
             main_process_first(lambda: self._build(with_teachers(config, None), data))
             resolved = with_teachers(config, self._train_prerequisites(earlier))
         scheme = main_process_first(lambda: self._build(resolved, data))
+        for line in [*adapted_inputs(scheme), *unknown_inputs(resolved, data.spec)]:
+            self.console.line(line)
         main_process_first(lambda: attach_caches(resolved, scheme, data))
         checkpoint = resolved.teacher.checkpoint
         return Run(config, accelerator, data, scheme, folder, console=self.console, teacher_checkpoint=checkpoint)
 
     def _build(self, config: Config, data: DataModule) -> Distillation:
         world = self.accelerator.num_processes
-        scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
+        scheme = build_scheme(config, data.spec)
         check_placement(config, scheme, data.sizes, world)
         if world > 1 and config.train.sync_bn:
             synchronize_batch_norm(scheme, self.accelerator.device)

@@ -49,6 +49,10 @@ def test_the_hash_counts_what_is_computed_and_nothing_else() -> None:
     for other in ("seed=1", "train.epochs=16", "optim.lr=0.2", "data.mixup=0.1", "losses.response.temperature=2"):
         assert config_hash(load(other)) != config_hash(base)
         assert config_hash(load(other)) == config_hash(load(other))
+    assert config_hash(load("model.mean=null", "model.std=null", "model.image_size=null")) == config_hash(base)
+    for other in ("model.mean=[0.5]", "model.std=[0.5]", "model.image_size=16"):
+        assert config_hash(load(other)) != config_hash(base)
+    assert config_hash(load("scheme=offline", "teacher.image_size=16")) != config_hash(offline)
     assert config_hash(load("optim.lr=1")) == config_hash(load("optim.lr=1.0")) == config_hash(load("optim.lr=1e0"))
     assert config_hash(load("train.epochs=15", "optim.lr=0.1")) == config_hash(base)
 
