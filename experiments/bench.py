@@ -29,7 +29,6 @@ from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Network
-from kdschemes.core.types import DataSpec
 from kdschemes.data import DataModule, views
 from kdschemes.data.views import Stream
 from kdschemes.distributed.launch import start_processes
@@ -52,7 +51,9 @@ PADDING, SIDE, CLASSES = 4, 32, 100
 class RandomImages:
     """CIFAR-sized random images in memory, viewed as CIFAR's are (crop with padding, flip, normalize)."""
 
-    channels, image_size, digest = 3, SIDE, "random"
+    channels, image_size, kept, digest = 3, SIDE, 1.0, "random"
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.25, 0.25, 0.25)
 
     def __init__(self, count: int) -> None:
         side = SIDE + 2 * PADDING
@@ -68,7 +69,7 @@ class RandomImages:
             row, column = (integers(seed, epoch, index, s, 2 * PADDING + 1) for s in (Stream.ROW, Stream.COLUMN))
             flip = uniform(seed, epoch, index, Stream.FLIP) < 0.5
             pixels = views.crop(self.images, index, row, column, flip, SIDE)
-            yield views.normalize(pixels, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+            yield views.normalize(pixels, self.mean, self.std)
 
     def plain(self, array: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batches of positions as they are."""
@@ -95,7 +96,7 @@ def build(precision: str, batch_size: int, steps: int, folder: Path, overrides: 
         device=accelerator.device,
         memory_format=torch.channels_last,
     )
-    scheme = build_scheme(config, DataSpec(CLASSES, 3, SIDE, data.train_labels))
+    scheme = build_scheme(config, data.spec)
     return built(config, accelerator, data, scheme, folder)
 
 

@@ -29,7 +29,6 @@ from experiments.bench import built, timed, train_one_epoch
 from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
-from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import TrainingStopped
@@ -98,7 +97,7 @@ def build(kind: str, name: str, folder: Path) -> Run:
     config = config_of(kind, name, folder)
     accelerator = start_processes(config)
     data = open_data(config.data, seed=0, device=accelerator.device, channels_last=config.train.channels_last)
-    scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
+    scheme = build_scheme(config, data.spec)
     return built(config, accelerator, data, scheme, folder)
 
 

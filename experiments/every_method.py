@@ -29,7 +29,6 @@ from experiments.every_loss import mean_std
 from kdschemes.config import Config
 from kdschemes.config.load import allow_typed, load_config
 from kdschemes.config.schemes import SCHEMES
-from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import TrainingStopped
@@ -122,7 +121,7 @@ def build(title: str, options: argparse.Namespace, folder: Path) -> Run:
     config = config_of(title, options, 0)
     accelerator = start_processes(config)
     data = open_data(config.data, seed=0, device=accelerator.device, channels_last=config.train.channels_last)
-    scheme = build_scheme(config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels))
+    scheme = build_scheme(config, data.spec)
     return built(config, accelerator, data, scheme, folder)
 
 

@@ -18,6 +18,25 @@ TEACHER = "teacher"
 
 Name = Annotated[str, Field(max_length=128)]
 """What W&B takes as a name."""
+Mean = Annotated[
+    list[Annotated[float, Field(ge=0, le=1)]] | None,
+    Field(
+        description="mean of its images per channel, scaled to 0..1; null: as its checkpoint's config.json says, or "
+        "timm for pretrained weights, else the data's"
+    ),
+]
+
+Std = Annotated[
+    list[Annotated[float, Field(ge=0.001, le=1)]] | None,
+    Field(description="standard deviation of its images per channel, scaled to 0..1; null: as for mean"),
+]
+
+ImageSize = Annotated[
+    int | None,
+    Field(
+        ge=1, le=8192, description="side in pixels of its images, to which the data's are resized; null: as for mean"
+    ),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +53,9 @@ class Model:
         Field(description="the classifier: that of model.checkpoint, or a new one if the data has other classes"),
     ] = "checkpoint"
     pretrained: Annotated[bool, Field(description="start from timm's pretrained weights (downloads them)")] = False
+    mean: Mean = None
+    std: Std = None
+    image_size: ImageSize = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +71,9 @@ class Teacher:
         Field(description="weights: a file, run folder or hf_hub:OWNER/NAME, or a list; null: trained first, once"),
     ] = None
     pretrained: Annotated[bool, Field(description="use timm's pretrained weights (downloads them)")] = False
+    mean: Mean = None
+    std: Std = None
+    image_size: ImageSize = None
     weights: Annotated[
         list[Annotated[float, Field(ge=0)]] | None,
         Field(description="weight of each teacher in the average; null: equal weights"),

@@ -23,6 +23,19 @@ def check_models(config: Config) -> None:
         raise UserError("model.head=new replaces the classifier of model.checkpoint: give one, or remove model.head")
 
 
+def check_inputs(config: Config) -> None:
+    """Reject a mean or std that has not one number per channel of the data."""
+    channels = config.data.channels
+    for group in ("model", "teacher")[: 1 + config.scheme.uses_teacher]:
+        for key in ("mean", "std"):
+            values = getattr(getattr(config, group), key)
+            if values is not None and len(values) != channels:
+                raise UserError(
+                    f"{group}.{key} has {len(values)} values, but the images of data={config.data.name} have "
+                    f"{channels} channel{'s' * (channels > 1)}: give one per channel"
+                )
+
+
 def check_labels(config: Config) -> None:
     """Reject mixup and cutmix where a single label per sample is needed."""
     mixes = [key for key in ("mixup", "cutmix") if getattr(config.data, key)]

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from kdschemes.config import Config, Model, Optim, Teacher, Train, schemes
-from kdschemes.config.checks import check_cache, check_labels, check_large, check_models, check_teachers
+from kdschemes.config.checks import (
+    check_cache,
+    check_inputs,
+    check_labels,
+    check_large,
+    check_models,
+    check_teachers,
+)
 from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.naming import Tree
@@ -117,6 +124,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
         "",
     )
     check_models(config)
+    check_inputs(config)
     check_teachers(config)
     check_labels(config)
     check_large(config)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from typing import Any
 
-from kdschemes.config import TEACHER, Config, Model
+from kdschemes.config import TEACHER, Config, Model, Teacher
 from kdschemes.config.schemes import Method
 from kdschemes.config.schemes.base import Prerequisite
 from kdschemes.config.schemes.supervised import Supervised
@@ -35,9 +36,14 @@ def prerequisite_runs(config: Config) -> list[Config]:
 
 def with_teachers(config: Config, folders: Sequence[str] | None) -> Config:
     """Return `config` with its prerequisite runs, stored in `folders` (None: not trained yet), as the teachers."""
-    names = [run.model.name for run in prerequisite_runs(config)]
-    checkpoint = list(folders) if folders is not None else None
-    teacher = dataclasses.replace(config.teacher, name=names, checkpoint=checkpoint, pretrained=False)
+    models = [run.model for run in prerequisite_runs(config)]
+    teacher = dataclasses.replace(
+        config.teacher,
+        name=[model.name for model in models],
+        checkpoint=list(folders) if folders is not None else None,
+        pretrained=False,
+        **_input_of(models[0]),
+    )
     return dataclasses.replace(config, teacher=teacher)
 
 
@@ -52,7 +58,7 @@ def prerequisite_models(method: Method) -> Iterator[str]:
 def _with_changes(config: Config, run: Prerequisite) -> Config:
     losses = config.losses if run.scheme.uses_losses else type(config.losses)()
     changed = dataclasses.replace(config, scheme=run.scheme, losses=losses)
-    return changed if run.model is None else _as_teacher(changed, run.model, 0)
+    return changed if run.model is None else _as_teacher(changed, Model(name=run.model), 0)
 
 
 def _teacher_run(config: Config, name: str, number: int) -> Config:
@@ -62,7 +68,7 @@ def _teacher_run(config: Config, name: str, number: int) -> Config:
     student's transfer set. The other prerequisites (assistants, generations, the plain run) see what the student sees.
     """
     return dataclasses.replace(
-        _as_teacher(config, name, number),
+        _as_teacher(config, Model(name=name, **_input_of(config.teacher)), number),
         data=config.data.on_all_images(),
         scheme=Supervised(),
         teacher=type(config.teacher)(),
@@ -70,6 +76,10 @@ def _teacher_run(config: Config, name: str, number: int) -> Config:
     )
 
 
-def _as_teacher(config: Config, name: str, number: int) -> Config:
+def _input_of(options: Model | Teacher) -> dict[str, Any]:
+    return {key: getattr(options, key) for key in ("mean", "std", "image_size")}
+
+
+def _as_teacher(config: Config, model: Model, number: int) -> Config:
     train = dataclasses.replace(config.train, epochs=config.teacher.epochs or config.train.epochs, ema=None)
-    return dataclasses.replace(config, model=Model(name=name), train=train, seed=config.teacher.seed + number)
+    return dataclasses.replace(config, model=model, train=train, seed=config.teacher.seed + number)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kdschemes.models.inputs import InputSpec
 from kdschemes.models.recombined import as_map as as_map
 
 
@@ -118,11 +119,13 @@ StageShapes = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class DataSpec:
-    """Number of classes and channels, and the image side length in pixels.
+    """What a scheme is built for: the number of classes and channels, and the side of a batch's images in pixels.
 
     `train_labels` has one entry per value of `Batch.index`: the label of a training sample, -1 if it is held out. Only
     losses with a memory bank and prediction banks need it. `classes` are the names of the classes in the order of the
-    labels, if known.
+    labels, if known. `mean` and `std` are those by which the images were normalized, per channel (None: unknown). For
+    evaluation, they were resized to `round(image_size / kept)`, then cropped to their center. Without
+    `initial_weights`, networks to train do not load any: a checkpoint will follow.
     """
 
     num_classes: int
@@ -130,3 +133,12 @@ class DataSpec:
     image_size: int
     train_labels: Int[Tensor, " positions"] | None = field(default=None, compare=False)
     classes: tuple[str, ...] = ()
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    kept: float = 1.0
+    initial_weights: bool = True
+
+    @property
+    def input(self) -> InputSpec:
+        """What the images of a batch look like."""
+        return InputSpec(self.image_size, self.mean, self.std)

@@ -39,7 +39,12 @@ TURNS = {
 }
 """What turns an image upright, by its EXIF orientation."""
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+MEAN: tuple[float, ...] = (0.485, 0.456, 0.406)
+
+STD: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+KEPT = 0.875
+"""The side of the center crop as a fraction of the resized image's shorter side: 224 of 256 pixels."""
 
 Request = tuple[int | str, int, list[int]]
 
@@ -93,7 +98,7 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
 
     def __init__(self, options: ImageFolder, seed: int, paths: dict[str, list[str]]) -> None:
         self.paths, self.seed, self.size = paths, seed, options.image_size
-        size, enlarged = options.image_size, round(options.image_size * 256 / 224)
+        size, enlarged = options.image_size, round(options.image_size / KEPT)
         from torchvision.transforms import v2  # a slow import that other data sets do not need
 
         flip = [v2.RandomHorizontalFlip()] if options.flip else []
@@ -136,7 +141,8 @@ class FolderSource:
     validation split of its own. `notes` are lines for the user.
     """
 
-    channels = 3
+    channels, kept = 3, KEPT
+    mean, std = MEAN, STD
     validation: Int[Tensor, " val"] | None = None
 
     def __init__(self, options: ImageFolder, *, seed: int, device: torch.device) -> None:
@@ -188,4 +194,4 @@ class FolderSource:
         for pixels in workers.load(loader):
             if isinstance(pixels, UserError):
                 raise pixels
-            yield normalize(pixels.to(self.device, non_blocking=True), MEAN, STD)
+            yield normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std)

@@ -76,14 +76,20 @@ class DataModule:
 
     @property
     def image_size(self) -> int:
-        """Side in pixels of the network's (square) input."""
+        """Side in pixels of the (square) images."""
         return self.source.image_size
 
     @property
     def spec(self) -> DataSpec:
         """What schemes must know about the data."""
-        facts = (self.num_classes, self.channels, self.image_size, self.train_labels)
-        return DataSpec(*facts, classes=tuple(self.classes))
+        source = self.source
+        return DataSpec(
+            *(self.num_classes, source.channels, source.image_size, self.train_labels),
+            classes=tuple(self.classes),
+            mean=source.mean,
+            std=source.std,
+            kept=source.kept,
+        )
 
     @property
     def sizes(self) -> dict[str, int]:

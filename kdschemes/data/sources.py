@@ -23,11 +23,16 @@ class Source(Protocol):
     """Images by position in the "train" or "test" array. Positions are on the CPU, images on the device.
 
     `digest` identifies the labels in their order, and for files their names and sizes.
+    Pixels scaled to 0..1 are normalized by `mean` and `std`. Without augmentation, images are resized to
+    `round(image_size / kept)` pixels, then cropped to their center.
     """
 
     classes: list[str]
     channels: int
     image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    kept: float
     labels: dict[str, Tensor]
     digest: str
 
@@ -51,6 +56,8 @@ def labels_digest(labels: Mapping[str, Tensor]) -> str:
 
 class MemorySource:
     """Images stored on the device as bytes, the training images padded."""
+
+    kept = 1.0
 
     def __init__(self, options: InMemory, *, seed: int, device: torch.device) -> None:
         arrays = READERS[type(options)](Path(options.root))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
 from kdschemes.models.cost import count_exit_macs, count_macs, count_parameters
+from kdschemes.models.described import described_input, input_of
 from kdschemes.models.exits import EarlyExit, ExitNetwork, confidence
+from kdschemes.models.inputs import AdaptInput, InputSpec, crop_fraction
 from kdschemes.models.mobilenet import mobilenet_v2
 from kdschemes.models.probe import describe_stages, stages
 from kdschemes.models.recombined import RECOMBINED, Recombined, rebuilt
@@ -30,9 +33,11 @@ from kdschemes.models.wide_resnet import wide_resnet
 
 __all__ = [
     "MODELS",
+    "AdaptInput",
     "Branch",
     "EarlyExit",
     "ExitNetwork",
+    "InputSpec",
     "ModelSpec",
     "Recombined",
     "Stage",
@@ -43,10 +48,13 @@ __all__ = [
     "count_macs",
     "count_parameters",
     "create_model",
+    "crop_fraction",
     "describe_stages",
+    "described_input",
     "load_exit_model",
     "load_model",
     "load_weights",
+    "pretrained_input",
     "save_exits",
     "save_weights",
     "split",
@@ -96,9 +104,19 @@ def create_model(
     return network
 
 
+def pretrained_input(name: str, channels: int) -> InputSpec:
+    """Return the images that the pretrained weights of a network were trained on; all unknown if it has none."""
+    if not name.startswith("timm/"):
+        return InputSpec()
+    from kdschemes.models import timm_network
+
+    return timm_network.pretrained_input(name.removeprefix("timm/"), channels)
+
+
 def load_model(folder: str | Path) -> StagedNetwork:
     """Load the network that `save_weights` wrote into a folder, in evaluation mode.
 
+    Its `spec` and `pretrained_cfg` say what its images must look like, and its `spec.label_names` what it tells apart.
     Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
     """
     file = Path(expand(str(folder))) / CONFIG
@@ -150,4 +168,8 @@ def _described(config: Mapping[str, Any]) -> StagedNetwork:
     if config["name"] == RECOMBINED:
         return rebuilt(config, _described(config["student"]))
     num_classes, channels, image_size = (int(config[key]) for key in ("num_classes", "channels", "image_size"))
-    return create_model(str(config["name"]), num_classes=num_classes, channels=channels, image_size=image_size)
+    network = create_model(str(config["name"]), num_classes=num_classes, channels=channels, image_size=image_size)
+    described, names = input_of(config, channels), tuple(map(str, config.get("label_names", ())))
+    crop = float(config.get("pretrained_cfg", {}).get("crop_pct", 1.0))
+    network.spec = replace(network.spec, mean=described.mean, std=described.std, crop_pct=crop, label_names=names)
+    return network

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from kdschemes.models.inputs import AdaptInput, InputSpec
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,32 @@ class Stage:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The arguments of `create_model`, enough to rebuild the network."""
+    """The arguments of `create_model`, enough to rebuild the network, and what its images and classes are.
+
+    `mean` and `std` normalize pixels scaled to 0..1, per channel (None: unknown). `crop_pct` is the side of the center
+    crop as a fraction of the resized image's shorter side. `label_names` are the classes in the order of the logits.
+    """
 
     name: str
     num_classes: int
     channels: int
     image_size: int
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+    crop_pct: float = 1.0
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def input(self) -> InputSpec:
+        """The images that the network was trained on."""
+        return InputSpec(self.image_size, self.mean, self.std)
 
 
 class StagedNetwork(nn.Module, ABC):
     """An image classifier that also returns its features by stage, shallow to deep.
 
-    `classifiers` names the layers whose first dimension is the number of classes.
+    `classifiers` names the layers whose first dimension is the number of classes. `adapt_input` is the first step of
+    every forward pass; it changes nothing unless `accept` was called with images that differ from the network's own.
     """
 
     spec: ModelSpec
@@ -46,6 +62,10 @@ class StagedNetwork(nn.Module, ABC):
     """Stages that end in a ReLU, with the batch norm before it (a shortcut may be added in between)."""
     notes: tuple[str, ...] = ()
     """What was adapted or left out when its weights were loaded, a line per file, for the log."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.adapt_input: nn.Module = nn.Identity()
 
     def forward_preactivations(
         self, images: Float[Tensor, "n c h w"]
@@ -63,6 +83,28 @@ class StagedNetwork(nn.Module, ABC):
         None if the network classifies in another way (a norm or a class token before the classifier).
         """
         return None
+
+    def accept(self, images: InputSpec) -> None:
+        """Adapt the network to images that look like this: from now on, they are resized and re-normalized for it."""
+        adapt = AdaptInput(images, self.spec.input)
+        self.adapt_input = adapt if adapt.resizes or adapt.affine is not None else nn.Identity()
+
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """How images are prepared for the network, in timm's keys.
+
+        `timm.data.create_transform(**timm.data.resolve_model_data_config(network))` prepares them.
+        """
+        spec = self.spec
+        normalization = {key: list(value) for key in ("mean", "std") if (value := getattr(spec, key)) is not None}
+        return normalization | {
+            "input_size": [spec.channels, spec.image_size, spec.image_size],
+            "interpolation": "bilinear",
+            "crop_pct": spec.crop_pct,
+            "crop_mode": "center",
+            "num_classes": spec.num_classes,
+            "classifier": self.classifiers[0] if len(self.classifiers) == 1 else list(self.classifiers),
+        }
 
     @abstractmethod
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
@@ -101,4 +143,7 @@ class StagedNetwork(nn.Module, ABC):
 
     def config(self) -> dict[str, Any]:
         """Return the description of the network for `config.json`."""
-        return asdict(self.spec)
+        spec = self.spec
+        config: dict[str, Any] = {key: getattr(spec, key) for key in ("name", "num_classes", "channels", "image_size")}
+        config["pretrained_cfg"] = self.pretrained_cfg
+        return config | ({"label_names": list(spec.label_names)} if spec.label_names else {})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from math import isqrt
 from typing import Any
 
@@ -11,7 +12,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdschemes.models.base import ModelSpec, StagedNetwork
+from kdschemes.models.base import StagedNetwork
+from kdschemes.models.inputs import InputSpec
 
 RECOMBINED = "recombined"
 
@@ -65,8 +67,11 @@ class Recombined(StagedNetwork):
         self.projector = projector
         self.classifier = classifier
         self.stage_names = (*network.stage_names, PROJECTED)
-        spec = network.spec
-        self.spec = ModelSpec(RECOMBINED, classifier.out_features, spec.channels, spec.image_size)
+        self.spec = replace(network.spec, name=RECOMBINED, num_classes=classifier.out_features)
+
+    def accept(self, images: InputSpec) -> None:
+        """Adapt the student to images that look like this."""
+        self.network.accept(images)
 
     def linear_classifier(self) -> nn.Linear:
         """Return the teacher's classifier."""

@@ -81,7 +81,7 @@ class SequentialNetwork(StagedNetwork):
         self, images: Float[Tensor, "n c h w"]
     ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
         """Return the logits and the features of every stage."""
-        last, features = _run(self.blocks(), images, self.stage_names)
+        last, features = _run(self.blocks(), self.adapt_input(images), self.stage_names)
         return self.classify(last), features
 
     def forward_preactivations(
@@ -93,18 +93,19 @@ class SequentialNetwork(StagedNetwork):
     ]:
         """Return logits, features, and the maps before the last ReLU of every stage that ends in one."""
         before: dict[str, Tensor] = {}
-        last, features = _run(self.blocks(), images, self.stage_names, before)
+        last, features = _run(self.blocks(), self.adapt_input(images), self.stage_names, before)
         return self.classify(last), features, before
 
     def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
         """Return the features of one stage without computing deeper ones."""
-        return _run(self.blocks()[: self.part_names.index(stage) + 1], images, self.stage_names)[0]
+        parts = self.blocks()[: self.part_names.index(stage) + 1]
+        return _run(parts, self.adapt_input(images), self.stage_names)[0]
 
     def forward_by_stage(
         self, images: Float[Tensor, "n c h w"], stages: Collection[str]
     ) -> Generator[Tensor, Tensor | None, None]:
         """Yield the features of `stages`, then the logits; only rows sent back continue, and nothing is recomputed."""
-        x = images
+        x = self.adapt_input(images)
         for name, part in self.blocks():
             x = part(x)
             if name in stages:
@@ -114,11 +115,13 @@ class SequentialNetwork(StagedNetwork):
 
 
 class Trunk(nn.Module):
-    """The first parts of a network, under their original names, with the network's `notes`."""
+    """The first parts of a network, under their original names, after its `adapt_input`; with its `notes`."""
 
-    def __init__(self, parts: Named, stage_names: tuple[str, ...], notes: tuple[str, ...]) -> None:
+    def __init__(
+        self, parts: Named, stage_names: tuple[str, ...], notes: tuple[str, ...], adapt_input: nn.Module
+    ) -> None:
         super().__init__()
-        self.notes = notes
+        self.notes, self.adapt_input = notes, adapt_input
         for name, part in parts:
             self.add_module(name, part)
         self.part_names = tuple(name for name, _ in parts)
@@ -128,7 +131,8 @@ class Trunk(nn.Module):
         self, images: Float[Tensor, "n c h w"]
     ) -> tuple[Float[Tensor, "n d2 h2 w2"], dict[str, Float[Tensor, "n ..."]]]:
         """Return the input of the branches, and the features of the trunk's stages."""
-        return _run([(name, self.get_submodule(name)) for name in self.part_names], images, self.stage_names)
+        parts = [(name, self.get_submodule(name)) for name in self.part_names]
+        return _run(parts, self.adapt_input(images), self.stage_names)
 
 
 class Branch(nn.Module):
@@ -168,7 +172,7 @@ def split(network: StagedNetwork, stage: str) -> tuple[Trunk, Branch]:
             f"split before one of {', '.join(network.stage_names[1:])}"
         )
     first = network.stage_names.index(stage)
-    trunk = Trunk(blocks[:cut], network.stage_names[:first], network.notes)
+    trunk = Trunk(blocks[:cut], network.stage_names[:first], network.notes, network.adapt_input)
     return trunk, Branch(blocks[cut:], network.stage_names[first:], network.fc)
 
 

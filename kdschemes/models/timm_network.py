@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from kdschemes.errors import UserError, first_line, nearest, shown
 from kdschemes.models.base import StagedNetwork
 from kdschemes.models.hub import announce
+from kdschemes.models.inputs import InputSpec, read_input
 
 MOST_STAGES = 4
 
@@ -56,21 +57,21 @@ class TimmNetwork(StagedNetwork):
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Return the logits."""
-        logits: Tensor = self.network(images)
+        logits: Tensor = self.network(self.adapt_input(images))
         return logits
 
     def forward_stages(
         self, images: Float[Tensor, "n c h w"]
     ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
         """Return the logits and the features of every stage."""
-        last, features = self._timm.forward_intermediates(images, indices=self._indices)
+        last, features = self._timm.forward_intermediates(self.adapt_input(images), indices=self._indices)
         return self._timm.forward_head(last), dict(zip(self.stage_names, features, strict=True))
 
     def forward_until(self, images: Float[Tensor, "n c h w"], stage: str) -> Float[Tensor, "n ..."]:
         """Return the features of one stage without computing deeper ones (if the model can stop early)."""
         index = self._indices[self.stage_names.index(stage)]
         features: list[Tensor] = self._timm.forward_intermediates(
-            images, indices=[index], stop_early=True, intermediates_only=True
+            self.adapt_input(images), indices=[index], stop_early=True, intermediates_only=True
         )
         return features[0]
 
@@ -83,6 +84,7 @@ class TimmNetwork(StagedNetwork):
         stages have already computed are replayed from a record of module calls.
         """
         record: Record = []
+        images = self.adapt_input(images)
         for position, stage in enumerate(self.stage_names):
             if stage not in stages:
                 continue
@@ -125,21 +127,19 @@ class TimmNetwork(StagedNetwork):
         """Load a state as returned by `plain_state`; every name and shape must match."""
         self.network.load_state_dict(state, strict=True)
 
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """How images are prepared for the network, and which of its layers timm adapts, in timm's keys."""
+        kept = {key: self._cfg[key] for key in ("first_conv", "fixed_input_size") if self._cfg.get(key) is not None}
+        return super().pretrained_cfg | kept
+
     def config(self) -> dict[str, Any]:
         """Return the network's description, including what `timm.create_model("local-dir:...")` needs."""
         spec = self.spec
         model_args: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.channels}
         if self._takes_size:
             model_args["img_size"] = spec.image_size
-        kept = ("mean", "std", "interpolation", "first_conv", "classifier", "pool_size", "fixed_input_size")
-        pretrained_cfg = {key: self._cfg[key] for key in kept if self._cfg.get(key) is not None}
-        pretrained_cfg |= {"input_size": [spec.channels, spec.image_size, spec.image_size], "crop_pct": 1.0}
-        architecture = self._name.partition(".")[0]
-        return super().config() | {
-            "architecture": architecture,
-            "model_args": model_args,
-            "pretrained_cfg": pretrained_cfg,
-        }
+        return super().config() | {"architecture": self._name.partition(".")[0], "model_args": model_args}
 
 
 Record = list[tuple[nn.Module, Tensor | None]]
@@ -196,6 +196,17 @@ def _called(network: nn.Module) -> Iterator[nn.Module]:
         yield child
         if isinstance(child, nn.ModuleList | nn.Sequential):
             yield from _called(child)
+
+
+def pretrained_input(name: str, channels: int) -> InputSpec:
+    """Return the images that timm's pretrained weights were trained on; all unknown if timm doesn't know the model."""
+    from timm.models import get_pretrained_cfg, is_model
+
+    try:
+        found = get_pretrained_cfg(name) if is_model(name) else None
+    except RuntimeError:  # an unknown tag, which create_timm reports
+        found = None
+    return InputSpec() if found is None else read_input(found.to_dict(), channels)
 
 
 def create_timm(name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool) -> TimmNetwork:

@@ -120,7 +120,7 @@ def save_weights(
     """Write a network as `model.safetensors` and `config.json`, each atomically.
 
     `state` replaces the network's own weights (a moving average, a trunk joined with a branch) and has plain names.
-    `metadata` must be JSON-serializable and is stored in the config; its `mean` and `std` are also passed to timm. Load
+    `metadata` must be JSON-serializable and is stored in the config; its `classes` are also timm's `label_names`. Load
     a timm model with `timm.create_model("local-dir:FOLDER", pretrained=True)`, any model with
     `kdschemes.models.load_model`. Raises `UserError` if the folder cannot be written.
     """
@@ -133,8 +133,8 @@ def save_weights(
     assert state.keys() == network.plain_state().keys()
     metadata = dict(metadata or {})
     config = network.config() | {"metadata": metadata}
-    if "pretrained_cfg" in config:
-        config["pretrained_cfg"] |= {key: metadata[key] for key in ("mean", "std") if key in metadata}
+    if "classes" in metadata:
+        config["label_names"] = metadata["classes"]
     _write(folder / WEIGHTS, state)
     atomic_write(folder / CONFIG, json_with_checksum(config))
 

@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
-from kdschemes.config import Config
+from dataclasses import replace
+
+from kdschemes.config import Config, Model, Teacher
+from kdschemes.config.naming import in_line
 from kdschemes.config.schemes import ExitOptions
 from kdschemes.core.averages import Ema
 from kdschemes.core.distillation import Distillation
+from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import LossHead, Network, NetworkWithExits
 from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
-from kdschemes.models import ExitNetwork, StagedNetwork, create_model, load_weights, stages
+from kdschemes.models import (
+    AdaptInput,
+    ExitNetwork,
+    InputSpec,
+    StagedNetwork,
+    create_model,
+    crop_fraction,
+    described_input,
+    load_weights,
+    pretrained_input,
+    stages,
+)
 from kdschemes.models.class_order import order_outputs
 from kdschemes.seeding import seeded
 
@@ -19,7 +34,8 @@ def student_network(
 ) -> StagedNetwork:
     """Return a network to train, initialized from a seed or from `model.checkpoint`.
 
-    Without `seed`, the initial weights depend on the run's seed and the role.
+    Without `seed`, the initial weights depend on the run's seed and the role. The network adapts the images to those
+    that its initial weights were trained on, or that the options of `model` ask for.
 
     Raises:
         UserError: the checkpoint does not fit, or there are several.
@@ -31,8 +47,8 @@ def student_network(
             "from one each: give a single checkpoint"
         )
     with seeded(config.seed, "init", role) if seed is None else seeded(seed, "init"):
-        network = _create(model or config.model.name, data_spec, config.model.pretrained)
-    if checkpoint is not None:
+        network = _create(model or config.model.name, config.model, checkpoint, data_spec)
+    if checkpoint is not None and data_spec.initial_weights:
         new_head = config.model.head == "new"
         load_weights(network, checkpoint, num_classes=data_spec.num_classes, new_head=new_head)
     return network
@@ -59,19 +75,61 @@ def network_with_exits(
 def teacher_network(config: Config, data_spec: DataSpec, number: int) -> StagedNetwork:
     """Return teacher `number`, with the weights of its checkpoint, if any, and its outputs in the order of the data's.
 
+    It adapts the images to those that it was trained on, or that the options of `teacher` ask for.
+
     Raises:
         UserError: the checkpoint does not fit, or is for other classes than the data.
     """
     names = config.teacher.name if isinstance(config.teacher.name, list) else [config.teacher.name]
-    with seeded(config.teacher.seed, "init", "teacher", number):
-        network = _create(names[number], data_spec, config.teacher.pretrained)
     checkpoints = config.teacher.checkpoint
-    if checkpoints is not None:
-        path = checkpoints[number] if isinstance(checkpoints, list) else checkpoints
+    path = checkpoints[number] if isinstance(checkpoints, list) else checkpoints
+    with seeded(config.teacher.seed, "init", "teacher", number):
+        network = _create(names[number], config.teacher, path, replace(data_spec, initial_weights=True))
+    if path is not None:
         load_weights(network, path, num_classes=data_spec.num_classes)
         if data_spec.classes and order_outputs(network, path, data_spec.classes):
             network.notes += (f"{path}: its classes are in another order than the data's, and mapped by their names",)
     return network
+
+
+def adapted_inputs(scheme: Distillation) -> list[str]:
+    """Return a line for the networks that see other images than the data's, together where these are the same."""
+    found: dict[str, list[str]] = {}
+    for name, node in scheme.nodes.items():
+        modules = node.network.modules() if isinstance(node, Frozen) else node.modules()
+        group = "teacher" if isinstance(node, Frozen) or name == "teacher" else "model"
+        for adapt in [module for module in modules if isinstance(module, AdaptInput)][:1]:
+            differ = [
+                key for key in ("mean", "std", "image_size") if getattr(adapt.own, key) != getattr(adapt.given, key)
+            ]
+            pairs = [(key, getattr(adapt.own, key), getattr(adapt.given, key)) for key in differ]
+            how = ", ".join(f"{group}.{key}={_compact(own)} (data: {_compact(given)})" for key, own, given in pairs)
+            found.setdefault(how, []).append(name)
+    return [f"{', '.join(names)}: images are adapted to {how}" for how, names in found.items()]
+
+
+def unknown_inputs(config: Config, data_spec: DataSpec) -> list[str]:
+    """Return a line for each checkpoint of a timm model that does not say how its images were normalized.
+
+    Only where timm normalizes images for that model in another way than the data's were.
+    """
+    lines, channels = [], data_spec.channels
+    for group, names, paths in (
+        ("model", config.scheme.trained_models(config.model.name), config.model.checkpoint),
+        ("teacher", _as_list(config.teacher.name), config.teacher.checkpoint if config.scheme.uses_teacher else None),
+    ):
+        options = getattr(config, group)
+        if paths is None or options.pretrained or options.mean is not None:
+            continue
+        for name, path in zip(names, _as_list(paths), strict=False):
+            timm = pretrained_input(name, channels)
+            if described_input(path, channels).mean is None and timm.mean not in (None, data_spec.mean):
+                lines.append(
+                    f"{path} does not say how its images were normalized: taken as the data's, by mean "
+                    f"{in_line(data_spec.mean)}; as timm does for {name}: {group}.mean={_compact(timm.mean)} "
+                    f"{group}.std={_compact(timm.std)}"
+                )
+    return lines
 
 
 def with_average(scheme: Distillation, decay: float) -> Distillation:
@@ -89,11 +147,39 @@ def with_average(scheme: Distillation, decay: float) -> Distillation:
     return scheme.with_nodes({name: Ema(Network(head, network), {head: name}, decay, warm_up=True)}, [name])
 
 
-def _create(name: str, data_spec: DataSpec, pretrained: bool) -> StagedNetwork:
-    return create_model(
+def _create(name: str, options: Model | Teacher, checkpoint: str | None, data_spec: DataSpec) -> StagedNetwork:
+    """Return a new network that adapts the data's images to its own: those of the first that says what they look like.
+
+    These are the options, the checkpoint, timm (for pretrained weights), the data.
+    """
+    channels = data_spec.channels
+    own = InputSpec(options.image_size, _as_tuple(options.mean), _as_tuple(options.std))
+    if checkpoint is not None:
+        own = own.otherwise(described_input(checkpoint, channels))
+    if options.pretrained:
+        own = own.otherwise(pretrained_input(name, channels))
+    own = own.otherwise(data_spec.input)
+    assert own.image_size is not None
+    network = create_model(
         name,
         num_classes=data_spec.num_classes,
-        channels=data_spec.channels,
-        image_size=data_spec.image_size,
-        pretrained=pretrained,
+        channels=channels,
+        image_size=own.image_size,
+        pretrained=options.pretrained and data_spec.initial_weights,
     )
+    crop = crop_fraction(data_spec.kept, own.image_size)
+    network.spec = replace(network.spec, mean=own.mean, std=own.std, crop_pct=crop)
+    network.accept(data_spec.input)
+    return network
+
+
+def _compact(value: object) -> str:
+    return in_line(value).replace(" ", "")
+
+
+def _as_list(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]
+
+
+def _as_tuple(values: list[float] | None) -> tuple[float, ...] | None:
+    return None if values is None else tuple(values)

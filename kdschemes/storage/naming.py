@@ -11,7 +11,7 @@ from pathlib import Path
 from kdschemes.checksums import file_checksum
 from kdschemes.config import Config
 from kdschemes.config.data import ImageFolder
-from kdschemes.config.naming import NOT_HASHED, to_tree
+from kdschemes.config.naming import HASHED_IF_SET, NOT_HASHED, to_tree
 from kdschemes.storage.class_folders import list_root
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
@@ -40,12 +40,15 @@ def run_name(config: Config) -> str:
 def config_hash(config: Config) -> str:
     """Return 8 hexadecimal digits that identify what is computed on the data.
 
-    The keys in `NOT_HASHED` and groups that the scheme does not use are excluded. Given weights count by their content.
+    The keys in `NOT_HASHED`, those in `HASHED_IF_SET` that are null, and groups that the scheme does not use are
+    excluded. Given weights count by their content.
     """
     tree = to_tree(config)
-    for name in NOT_HASHED:
+    for name in (*NOT_HASHED, *HASHED_IF_SET):
         group, _, key = name.rpartition(".")
-        (tree.get(group, {}) if group else tree).pop(key, None)
+        keys = tree.get(group, {}) if group else tree
+        if name in NOT_HASHED or keys.get(key) is None:
+            keys.pop(key, None)
     for group in ("model", "teacher"):
         if group in tree:
             tree[group]["checkpoint"] = _identities(tree[group]["checkpoint"])

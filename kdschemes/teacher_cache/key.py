@@ -45,7 +45,7 @@ def cache_key(network: StagedNetwork, data: DataModule, config: Config, images: 
     options = dataclasses.asdict(data.options)
     return {
         "format": FORMAT,
-        "teacher": {"name": network.spec.name, "weights": weights_digest(network)},
+        "teacher": {"name": network.spec.name, "input": repr(network.spec.input), "weights": weights_digest(network)},
         "data": {
             "name": data.options.name,
             "images": images,

@@ -35,9 +35,8 @@ def export(run: Path, out: Path, *, head: str | None, best: bool) -> str:
         raise UserError(f"{run} has no best epoch: it has not been validated")
     if earlier := prerequisite_runs(config):
         config = with_teachers(config, [str(run.parent / run_name(other)) for other in earlier])
-    config = replace(config, model=replace(config.model, checkpoint=None, pretrained=False))
     data = open_data(config.data, seed=config.seed, device=torch.device("cpu"))
-    scheme = build_scheme(config, data.spec)
+    scheme = build_scheme(config, replace(data.spec, initial_weights=False))
     try:
         weights, what = state["scheme"], f"after step {state['step']}"
         if best and state["best"] is not None:

@@ -20,6 +20,7 @@ from kdschemes.distributed.collectives import main_process_first, on_main_proces
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError
 from kdschemes.schemes import build_scheme
+from kdschemes.schemes.networks import adapted_inputs, unknown_inputs
 from kdschemes.storage.naming import run_name
 from kdschemes.storage.results import read_results
 from kdschemes.teacher_cache import attach_caches
@@ -157,6 +158,8 @@ class Trainer:
             main_process_first(lambda: self._build(with_teachers(config, None), data))
             resolved = with_teachers(config, self._train_prerequisites(earlier))
         scheme = main_process_first(lambda: self._build(resolved, data))
+        for line in [*adapted_inputs(scheme), *unknown_inputs(resolved, data.spec)]:
+            self.console.line(line)
         attach_caches(resolved, scheme, data, self._watch)
         checkpoint = resolved.teacher.checkpoint
         return Run(config, accelerator, data, scheme, folder, console=self.console, teacher_checkpoint=checkpoint)

@@ -240,6 +240,9 @@ def test_an_unknown_choice_is_refused_with_the_nearest_and_all_choices(
         ("scheme.peers=[convnet]", "a whole number at least 2 and at most 64 or a list [text, ...] at least 2 of them"),
         ("train.epochs=0", "a whole number at least 1"),
         ("train.batch_size=1", "a whole number at least 2"),
+        ("model.mean=[123.7]", "a list [a number at least 0 and at most 1, ...] or null"),
+        ("model.std=[0]", "a list [a number at least 0.001 and at most 1, ...] or null"),
+        ("model.image_size=0", "a whole number at least 1"),
         ("train.ema=1", "a number above 0 and below 1 or null"),
         ("train.deterministic=maybe", "true or false"),
         ("data.val_fraction=1", "a number at least 0 and below 1"),
@@ -260,6 +263,13 @@ def test_alpha_is_between_0_and_1(scheme: str, alpha: str) -> None:
     assert "scheme.alpha" in message
     assert "must be a number at least 0 and at most 1" in message
     assert [load(f"scheme={scheme}", f"scheme.alpha={edge}").scheme.alpha for edge in ("0", "1")] == [0.0, 1.0]
+
+
+def test_mean_and_std_have_a_value_per_channel_of_the_data() -> None:
+    color = load("data=cifar10", "model.mean=[0.5,0.5,0.5]", "model.std=[0.2,0.2,0.2]", "model.image_size=64")
+    assert (color.model.mean, color.model.std, color.model.image_size) == ([0.5] * 3, [0.2] * 3, 64)
+    assert "model.mean has 3 values, but the images of data=digits have 1 channel" in error("model.mean=[0.5,0.5,0.5]")
+    assert "teacher.std has 1 values" in error("scheme=offline", "data=cifar10", "teacher.std=[0.5]")
 
 
 def test_teachers_weights_and_checkpoints_are_one_each() -> None:

@@ -23,6 +23,7 @@ from kdschemes.data import DataModule, open_data
 from kdschemes.data.image_folder import FORMATS, MEAN, STD, read_image
 from kdschemes.data.views import mixup_partners, mixup_weights
 from kdschemes.errors import UserError
+from kdschemes.models import crop_fraction
 
 CPU = torch.device("cpu")
 KINDS = [("RGB", "png", (40, 30)), ("L", "png", (25, 61)), ("RGBA", "png", (33, 33)), ("RGB", "jpg", (64, 20))]
@@ -53,6 +54,26 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(root: Path, **changes: object) -> ImageFolder:
     return replace(ImageFolder(root=str(root), image_size=16, num_workers=0, val_fraction=0.25), **changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [16, 17, 24])
+def test_images_for_evaluation_are_those_of_timms_transform(root: Path, size: int) -> None:
+    """Bit for bit, by what the data says of itself."""
+    from timm.data import create_transform
+
+    data = load(options(root, image_size=size))
+    spec, positions = data.spec, data.positions["test"]
+    transform = create_transform(
+        input_size=(3, size, size),
+        interpolation="bilinear",
+        crop_pct=crop_fraction(spec.kept, size),
+        mean=spec.mean,
+        std=spec.std,
+    )
+    (images,) = data.source.plain("test", [positions])
+    paths = data.source.decoder.paths["test"]  # type: ignore[attr-defined]
+    theirs = torch.stack([transform(Image.open(path).convert("RGB")) for path in paths])
+    assert torch.equal(images, theirs)
 
 
 def load(chosen: ImageFolder, seed: int = 0) -> DataModule:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from kdschemes.core.placement import split_trained
-from kdschemes.core.types import Batch, DataSpec, Progress
+from kdschemes.core.types import Batch, Progress
 from kdschemes.data import open_data
 from kdschemes.data.batches import evenly
 from kdschemes.distributed.batch_norm import GlooSyncBatchNorm, synchronize_batch_norm
@@ -83,9 +83,7 @@ def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False
     """
     config = configure(*case.overrides, "data.val_fraction=0.05")
     data = open_data(config.data, seed=config.seed, device=CPU)
-    scheme = build_scheme(
-        config, DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels)
-    ).double()
+    scheme = build_scheme(config, data.spec).double()
     if accelerator is not None:
         synchronize_batch_norm(scheme, CPU)
     if split:

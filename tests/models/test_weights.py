@@ -8,6 +8,7 @@ import pickle
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def test_folder_round_trip(name: str, tmp_path: Path) -> None:
     network = build(name, channels=1, size=16 if name in ("convnet", "resnet20") else 32).to(
         memory_format=torch.channels_last
     )
-    save_weights(network, tmp_path / "run", metadata={"mean": [0.5], "std": [0.25], "epoch": 3})
+    save_weights(network, tmp_path / "run", metadata={"epoch": 3})
     assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.json", "model.safetensors"]
     generator = torch.get_rng_state()
     loaded = load_model(tmp_path / "run")
@@ -73,7 +74,8 @@ def test_timm_loads_the_folder_bit_for_bit(name: str, channels: int, size: int, 
     import timm
 
     network = build(name, classes=7, channels=channels, size=size).eval()
-    save_weights(network, tmp_path, metadata={"mean": [0.5] * channels, "std": [0.25] * channels})
+    network.spec = replace(network.spec, mean=(0.5,) * channels, std=(0.25,) * channels, crop_pct=0.9)
+    save_weights(network, tmp_path, metadata={"classes": list("abcdefg")})
     plain = timm.create_model(f"local-dir:{tmp_path}", pretrained=True).eval()
     state = plain.state_dict()
     assert state.keys() == network.plain_state().keys()
@@ -82,6 +84,8 @@ def test_timm_loads_the_folder_bit_for_bit(name: str, channels: int, size: int, 
     assert torch.equal(plain(images), network(images))
     assert list(plain.pretrained_cfg["mean"]) == [0.5] * channels
     assert list(plain.pretrained_cfg["input_size"]) == [channels, size, size]
+    assert plain.pretrained_cfg["label_names"] == list("abcdefg")
+    assert load_model(tmp_path).spec == replace(network.spec, label_names=tuple("abcdefg"))
 
 
 def test_resnet18_cifar_file_loads_in_plain_timm(tmp_path: Path) -> None:

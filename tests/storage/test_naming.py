@@ -49,6 +49,14 @@ def test_numbers_count_by_their_value_and_defaults_are_those_given() -> None:
     assert config_hash(load("scheme=offline", "teacher.precision=bf16")) != offline
 
 
+def test_how_images_look_counts_only_if_it_is_said() -> None:
+    base, offline = config_hash(load()), config_hash(load("scheme=offline"))
+    assert config_hash(load("model.mean=null", "model.std=null", "model.image_size=null")) == base
+    for word in ("model.mean=[0.5]", "model.std=[0.5]", "model.image_size=16"):
+        assert config_hash(load(word)) != base
+    assert config_hash(load("scheme=offline", "teacher.image_size=16")) != offline
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     generator = torch.Generator().manual_seed(0)

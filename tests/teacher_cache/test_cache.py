@@ -23,7 +23,6 @@ from kdschemes.config.topologies import ALLOWED
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.placement import place_frozen
-from kdschemes.core.types import DataSpec
 from kdschemes.data import DataModule, open_data
 from kdschemes.errors import UserError
 from kdschemes.models import create_model, save_weights
@@ -97,7 +96,7 @@ class Opened:
 def opened(root: Path, overrides: list[str]) -> Opened:
     config = configure(*overrides, f"teacher.cache_dir={root}")
     data = open_data(config.data, seed=config.seed, device=CPU, channels_last=config.train.channels_last)
-    data_spec = DataSpec(data.num_classes, data.channels, data.image_size, data.train_labels)
+    data_spec = data.spec
     scheme = build_scheme(config, data_spec)
     check_placement(config, scheme, data.sizes, 1)
     attach_caches(config, scheme, data)
@@ -260,6 +259,7 @@ def test_a_run_on_stored_features_equals_itself(teachers: list[Path], tmp_path: 
 
 OTHERS = {
     "teacher.weights": ["TEACHER1"],
+    "teacher.input": ["teacher.mean=[0.5]"],
     "seed (0 there, 1 here)": ["seed=1"],
     "views.crop_padding (1 there, 0 here)": ["data.crop_padding=0"],
     "views.mixup (0.0 there, 0.2 here)": ["data.mixup=0.2"],

@@ -117,7 +117,8 @@ def measure(member: Member, omitted: Sequence[int]) -> Corrected:
     for split in ("val", "test"):
         if not data.sizes[split]:
             raise UserError(f"{member.folder} has no images of {split}: the correction is chosen on val, shown on test")
-    network = load_model(member.folder).eval()
+    network = load_model(member.folder)
+    network.accept(data.spec.input)
     offset = best_offset(labeled_logits(network, data, "val"), omitted)
     test = labeled_logits(network, data, "test")
     before, after = (shifted(test.logits, omitted, value).argmax(1) == test.labels for value in (0.0, offset))

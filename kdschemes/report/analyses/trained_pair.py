@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from kdschemes.config.load import build_config
-from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
 from kdschemes.models import load_model
@@ -34,8 +33,9 @@ def pair_logits(member: Member, images: int) -> tuple[Logits, ...]:
     data = open_data(config.data, seed=config.seed, device=torch.device("cpu"))
     if not data.sizes["test"]:
         raise UserError(f"{member.folder} has no test images")
-    data_spec = DataSpec(data.num_classes, data.channels, data.image_size)
+    data_spec = data.spec
     student = load_model(member.folder)
+    student.accept(data_spec.input)
     before = student_network(config, data_spec, "student")
     path = found_folder(Path(paths[0]), member.folder.parent)
     frozen = dataclasses.replace(config.teacher, checkpoint=[str(path)], pretrained=False)

@@ -57,7 +57,7 @@ class Pack:
     def bytes(self) -> float:
         """Estimated memory of its process: its own, the teacher, and each run's."""
         config = self.runs[0].config
-        shared = PROCESS + FLOAT * _total(_parameters, _teachers(config), config)
+        shared = PROCESS + FLOAT * _total(_parameters, _teachers(config), config, config.teacher.image_size)
         return shared + sum(run_bytes(run.config) for run in self.runs)
 
     def split(self, parts: int) -> list[Pack]:
@@ -96,7 +96,7 @@ def run_bytes(config: Config) -> float:
 
     Weights, gradients, optimizer, the copy of the last epoch's weights, moving averages, and banks of samples.
     """
-    trained = _total(_parameters, config.scheme.trained_models(config.model.name), config)
+    trained = _total(_parameters, config.scheme.trained_models(config.model.name), config, config.model.image_size)
     averages = (config.train.ema is not None) + config.scheme.averages
     numbers = trained * (3 + STATES[config.optim.name] + averages)
     samples = config.data.train_samples
@@ -112,7 +112,8 @@ def epoch_work(config: Config, pack_size: int) -> float:
     Three forward passes of what it trains, plus its share of one forward pass of the shared teacher.
     """
     models = config.scheme.trained_models(config.model.name)
-    trained, teachers = (_total(_macs, names, config) for names in (models, _teachers(config)))
+    trained = _total(_macs, models, config, config.model.image_size)
+    teachers = _total(_macs, _teachers(config), config, config.teacher.image_size)
     return config.data.train_samples * config.data.train_fraction * (PASSES * trained + teachers / pack_size)
 
 
@@ -121,7 +122,8 @@ def _key(run: StudyRun) -> object:
     if not is_packable(config):
         return run.folder
     teacher = config.teacher
-    taught = (teacher.name, teacher.checkpoint, teacher.pretrained, teacher.precision)
+    images = teacher.mean, teacher.std, teacher.image_size
+    taught = (teacher.name, teacher.checkpoint, teacher.pretrained, teacher.precision, images)
     return pack_key(config), run.needs, repr(taught) if config.scheme.uses_teacher else None
 
 
@@ -180,8 +182,8 @@ def _teachers(config: Config) -> list[str]:
     return names if isinstance(names, list) else [names]
 
 
-def _total(count: Callable[[str, int], int], models: Iterable[str], config: Config) -> int:
-    size = config.data.image_size if isinstance(config.data, ImageFolder) else SIDE
+def _total(count: Callable[[str, int], int], models: Iterable[str], config: Config, image_size: int | None) -> int:
+    size = image_size or (config.data.image_size if isinstance(config.data, ImageFolder) else SIDE)
     return sum(count(model, size) for model in models)
 
 

@@ -51,6 +51,17 @@ def test_a_given_teacher_teaches_only_the_first_assistant(weights: dict[str, str
         assert node.network.spec.name == "convnet"
 
 
+def test_the_options_of_the_teachers_images_are_the_teachers_alone() -> None:
+    look = ["teacher.mean=[0.2]", "teacher.std=[0.3]", "teacher.image_size=16"]
+    config = configure(*TAKD, *look, "scheme.assistants=[convnet]", "model.image_size=9")
+    (assistant,) = prerequisite_runs(config)
+    (teacher,) = prerequisite_runs(assistant)
+    assert [run.model.image_size for run in (config, assistant, teacher)] == [9, None, 16]
+    assert (teacher.model.mean, teacher.model.std) == ([0.2], [0.3])
+    assert with_teachers(config, ["a"]).teacher.mean is None
+    assert with_teachers(assistant, ["a"]).teacher.mean == [0.2]
+
+
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_students_share_a_chain_of_runs(tmp_path: Path) -> None:
