@@ -82,8 +82,8 @@ def test_deleted_weights_of_the_best_epoch_are_named(
     code, folder, err = train_and(lambda folder: [path.unlink() for path in folder.glob("best-epoch*")])
     assert code == 2
     assert err == (
-        f"error: {folder}/best-epoch0001.pt was deleted or renamed: restore it, or delete its folder to start this run "
-        "over\n"
+        f"error: {folder}/best-epoch0001.pt is damaged (it was deleted or renamed): weights of the run cannot be read; "
+        f"restore it from a copy, or delete {folder} to train the run again\n"
     )
 
 
