@@ -34,7 +34,7 @@ Std = Annotated[
 ImageSize = Annotated[
     int | None,
     Field(
-        ge=1, le=8192, description="side in pixels of its images, to which the data's are resized; null: as for mean"
+        ge=1, le=4_096, description="side in pixels of its images, to which the data's are resized; null: as for mean"
     ),
 ]
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from kdschemes.checksums import json_is_intact
+from kdschemes.config.parse import parse_json
+from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line
+from kdschemes.models.hub import fetch
 from kdschemes.models.inputs import InputSpec, read_input
 from kdschemes.models.weights import CONFIG, HUB, TORCH_WEIGHTS, WEIGHTS
 
@@ -18,11 +21,14 @@ def described_input(weights: str | Path, channels: int) -> InputSpec:
     Raises:
         UserError: the weights are missing, or their description cannot be read.
     """
-    file = _hub_config(str(weights)) if str(weights).startswith(HUB) else _config_of(Path(weights).expanduser())
+    file = _hub_config(str(weights)) if str(weights).startswith(HUB) else _config_of(Path(expand(str(weights))))
     if file is None:
         return InputSpec()
     try:
-        return input_of(json.loads(file.read_text()), channels)
+        config: Any = parse_json(file.read_bytes())
+        if isinstance(config, Mapping) and not json_is_intact(config):
+            raise ValueError("it does not match its checksum")
+        return input_of(config, channels)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{file} does not say what images the network needs ({first_line(error)}): correct or remove it"
@@ -55,11 +61,10 @@ def _config_of(path: Path) -> Path | None:
 
 
 def _hub_config(name: str) -> Path | None:
-    from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(name.removeprefix(HUB), CONFIG))
+        return fetch(name.removeprefix(HUB), [CONFIG])
     except Exception as error:  # no network, no such repository, no permission
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             return None

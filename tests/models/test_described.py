@@ -70,6 +70,14 @@ def test_a_damaged_description_is_refused_in_one_line(text: str, tmp_path: Path)
     assert "\n" not in str(caught.value)
 
 
+def test_a_changed_description_of_an_exported_network_is_refused(tmp_path: Path) -> None:
+    save_weights(create_model("resnet20", num_classes=10, channels=3, image_size=48), tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace("48", "49"))
+    with pytest.raises(UserError, match="it does not match its checksum"):
+        described_input(tmp_path, 3)
+
+
 def test_weights_that_are_gone_are_missed(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no weights at"):
         described_input(tmp_path / "gone", 3)
@@ -84,6 +92,7 @@ def test_a_repository_of_the_hub_is_described_by_its_own_config(tmp_path: Path) 
         (repository / "refs").mkdir(parents=True)
         (repository / "refs" / "main").write_text(commit)
         (repository / "snapshots" / commit).mkdir(parents=True)
+        (repository / "snapshots" / commit / "model.safetensors").touch()
         if config is not None:
             (repository / "snapshots" / commit / "config.json").write_text(json.dumps(config))
     script = """
