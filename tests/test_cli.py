@@ -213,3 +213,12 @@ def test_threads_that_the_machine_cannot_start(tmp_path: Path, capsys: pytest.Ca
     more = max(64, os.cpu_count() or 1) + 1
     assert cli.main(["train", f"train.num_threads={more}", f"output_dir={tmp_path}"]) == 2
     assert f"train.num_threads={more}, but this machine has {os.cpu_count()} cores" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_every_seed_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["train.epochs=1", "data.train_fraction=0.05", "train.batch_size=16", "train.num_threads=1"]
+    seeds = [f"{key}={2**64}" for key in ("seed", "data.split_seed")]
+    assert cli.main(["train", *few, *seeds, f"output_dir={tmp_path}"]) == 0
+    assert len(list(tmp_path.glob(f"online-dml-digits-convnet-seed{2**64}-*/results.json"))) == 1
+    assert capsys.readouterr().err == ""
