@@ -222,3 +222,12 @@ def test_an_argument_cannot_act_on_the_terminal(capsys: pytest.CaptureFixture[st
         assert err.count("\n") == 1
         assert "\\x1b]0;x\\x07 \\udcff" in err
         assert err.rstrip("\n").isprintable()
+
+
+@pytest.mark.slow
+def test_every_seed_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["train.epochs=1", "data.train_fraction=0.05", "train.batch_size=16", "train.num_threads=1"]
+    seeds = [f"{key}={2**64}" for key in ("seed", "data.split_seed")]
+    assert cli.main(["train", *few, *seeds, f"output_dir={tmp_path}"]) == 0
+    assert len(list(tmp_path.glob(f"online-dml-digits-convnet-seed{2**64}-*/results.json"))) == 1
+    assert capsys.readouterr().err == ""

@@ -162,7 +162,7 @@ def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
     _forget_published(tree, overrides)
     for kind, new in overrides.get("losses", {}).items() if isinstance(overrides.get("losses"), Mapping) else ():
         old = tree.get("losses", {}).get(kind, {})
-        if isinstance(new, Mapping) and "name" in new and new["name"] != old.get("name", new["name"]):
+        if isinstance(new, Mapping) and "name" in new and "name" in old and new["name"] != old["name"]:
             del tree["losses"][kind]
 
 

@@ -151,7 +151,7 @@ def _nested(tree: Mapping[Any, Any]) -> Tree:
 
 
 def nest(key: str, value: Any) -> Tree:
-    """Return `a.b=value` as nested data; `GROUP=value` sets `GROUP.name`."""
+    """Return `a.b=value` as nested data; `GROUP=value` sets `GROUP.name`, also in `losses={KIND: value}`."""
     if key == "method":
         key = "scheme.method"
     parts = key.split(".")
@@ -163,6 +163,11 @@ def nest(key: str, value: Any) -> Tree:
         if key in ("losses", "train"):
             raise UserError(f"{key}={shown(value)}: give its keys, as {key}.KEY=VALUE")
         parts.append("name")
+    if key == "losses":
+        value = {
+            kind: {"name": own} if kind in KINDS and not isinstance(own, Mapping) else own
+            for kind, own in value.items()
+        }
     for part in reversed(parts):
         value = {part: value}
     tree: Tree = value
@@ -189,5 +194,6 @@ def _unknown_recipe(name: str, known: Sequence[str], recipes: Path) -> UserError
         return unknown("experiment", name, known)
     closest = ", ".join(get_close_matches(name, known, n=RECIPES_SHOWN, cutoff=0.0))
     return UserError(
-        f"unknown experiment '{name}'{nearest(name, known)} (the closest of the {len(known)} in {recipes}: {closest})"
+        f"unknown experiment '{shown(name)}'{nearest(name, known)} "
+        f"(the closest of the {len(known)} in {recipes}: {closest})"
     )

@@ -13,7 +13,7 @@ from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import in_line
 from kdschemes.config.recipes import STUDIES
-from kdschemes.errors import UserError, unknown
+from kdschemes.errors import UserError, shown, unknown
 from kdschemes.storage.naming import run_name
 from kdschemes.study.spec_keys import NAME, PREREQUISITES, REFERRING, StudyKeys, in_words, read_keys, referred
 
@@ -137,7 +137,7 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
         words, config, without = _build(label, base, words, overrides, recipes)
         left_out.append(without)
         for name in (name for *_, path in _weights(config) for name in referred(path)):
-            raise UserError(f"run '{label}' needs {PREREQUISITES}.{name}, which must be listed before it")
+            raise UserError(f"run '{shown(label)}' needs {PREREQUISITES}.{name}, which must be listed before it")
         run = StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
         _check_models(run, named)
         return run
@@ -183,7 +183,7 @@ def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
             trained = source.config.scheme.trained_models(source.config.model.name)
             if checkpoint == source.path and name not in trained:
                 raise UserError(
-                    f"run '{run.label}': {key}={name}, but its weights are those of {PREREQUISITES}.{other}, "
+                    f"run '{shown(run.label)}': {key}={name}, but its weights are those of {PREREQUISITES}.{other}, "
                     f"a {trained[0]}: set {key}={trained[0]}"
                 )
 
@@ -209,7 +209,7 @@ def _build(
     try:
         return words, load_config(words, recipes=recipes), {}
     except UserError as error:
-        problem = UserError(f"run '{label}': {error}")
+        problem = UserError(f"run '{shown(label)}': {error}")
     groups = {word: word.partition("=")[0].partition(".")[0] for word in words}
     shared = {word: groups[word] for word in (*base, *overrides) if groups[word] in OPTIONAL}
     try:
@@ -221,7 +221,7 @@ def _build(
     try:
         return words, load_config(words, recipes=recipes), without
     except UserError as error:
-        raise UserError(f"run '{label}': {error}") from None
+        raise UserError(f"run '{shown(label)}': {error}") from None
 
 
 def _label(variant: str | None, point: Mapping[str, Any], seed: int) -> str:
@@ -236,7 +236,7 @@ def _check_distinct(runs: Sequence[StudyRun]) -> None:
     for run in runs:
         other = labels.get(run.folder)
         if other == run.label:
-            raise UserError(f"'{other}' is given twice")
+            raise UserError(f"'{shown(other)}' is given twice")
         if other is not None:
-            raise UserError(f"'{other}' and '{run.label}' are the same run")
+            raise UserError(f"'{shown(other)}' and '{shown(run.label)}' are the same run")
         labels[run.folder] = run.label

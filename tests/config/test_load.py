@@ -83,6 +83,13 @@ def test_another_choice_drops_the_options_of_the_old_one(tmp_path: Path) -> None
     assert loaded("scheme=supervised").scheme == supervised.Supervised()
 
 
+def test_another_choice_replaces_a_loss_that_is_only_named(tmp_path: Path) -> None:
+    recipes = recipe(tmp_path, "scheme: offline\nlosses: {response: kd, feature: at}")
+    config = load("experiment=mine", "losses.response=dkd", "losses.feature.weight=2", recipes=recipes)
+    assert (config.losses.response, config.losses.feature) == (response.DKD(), feature_maps.AT(weight=2.0))
+    assert "unknown losses.response 'nan'" in error("experiment=mine", "losses.response=.nan", recipes=recipes)
+
+
 def test_another_choice_drops_the_options_of_the_default_one_too(tmp_path: Path) -> None:
     recipes = recipe(tmp_path, "scheme: {peers: 3}\ndata: {crop_padding: 2}")
     assert load("experiment=mine", "scheme=online", recipes=recipes).scheme.peers == 3
