@@ -188,7 +188,8 @@ def test_a_checkpoint_of_another_network_is_not_exported(
 ) -> None:
     config = (tiny.folder / "config.yaml").read_text()
     assert config.count("name: convnet") > 0
-    (tmp_path / "config.yaml").write_text(config.replace("name: convnet", "name: resnet20", 1))
+    changed = config.partition("\n")[2].replace("name: convnet", "name: resnet20", 1)
+    (tmp_path / "config.yaml").write_text(changed)
     shutil.copy(tiny.folder / "checkpoint.pt", tmp_path)
     assert cli.main(["export", str(tmp_path), str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
