@@ -57,10 +57,10 @@ class Holder:
     token: str
     host: str
     place: str
-    pid: Annotated[int, Field(gt=0, lt=1 << 31)]
-    started: float
+    pid: Annotated[int, Field(strict=True, gt=0, lt=1 << 31)]
+    started: Annotated[float, Field(strict=True)]
     job: str | None
-    restart: int
+    restart: Annotated[int, Field(strict=True)]
     cluster: str | None
 
     def __str__(self) -> str:
@@ -290,7 +290,7 @@ def _read(path: Path) -> tuple[Holder | None, bytes]:
     """Return the holder (None if the file names none) and the content of a lease file."""
     try:
         content = path.read_bytes() if path.is_file() else b""
-        return HOLDER.validate_python(parse_json(content.partition(b"\n")[0]), strict=True), content
+        return HOLDER.validate_python(parse_json(content.partition(b"\n")[0])), content
     except FileNotFoundError:
         return None, b""
     except (ValueError, TypeError):

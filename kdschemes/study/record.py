@@ -9,14 +9,15 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter
+from pydantic import Field, TypeAdapter
 
 from kdschemes.config.parse import parse_json, read_yaml, to_yaml
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.study.spec import StudyFile, StudyRun
+from kdschemes.study.spec_keys import NAME
 
 RECORD, FAILURES = "study.yaml", "failures.json"
 
@@ -32,7 +33,7 @@ class Entry:
     """One run of a study as recorded in its folder. `epochs` is how many it trains."""
 
     label: str
-    folder: str
+    folder: Annotated[str, Field(pattern=r"^[^/.][^/]*$")]
     epochs: int
     seed: int
     variant: str | None = None
@@ -149,6 +150,8 @@ def read_array_tasks(folder: Path) -> dict[str, list[ArrayTask]]:
         return found
     try:
         for array in [array for line in path.read_text().splitlines() for array in parse_json(line)["arrays"]]:
+            if not all(NAME.fullmatch(array[key]) for key in ("name", "job")):
+                raise ValueError("a job's name or number cannot be part of a path")
             for number, run in enumerate(array["runs"]):
                 log = LOG.replace("%x", array["name"]).replace("%A", array["job"]).replace("%a", str(number))
                 task = ArrayTask(job=f"{array['job']}_{number}", name=array["name"], log=folder / log)

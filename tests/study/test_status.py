@@ -141,7 +141,7 @@ def test_states_without_slurm(tmp_path: Path) -> None:
     (run / "results.json").write_text("{")
     row = look(run, ENTRY)
     assert (row.state, row.reason) == ("failed", "results.json is damaged: delete it and run it again")
-    (run / "results.json").write_text("{}")
+    (run / "results.json").write_text('{"heads": {}, "primary_head": "student"}')
     row = look(run, ENTRY)
     assert (row.state, row.done, row.reason) == ("finished", 4, "")
 
@@ -220,7 +220,7 @@ def study(tmp_path: Path) -> Study:
     write_study(study)
     for name in ("t", "r0"):
         (study.output / name).mkdir()
-        (study.output / name / "results.json").write_text("{}")
+        (study.output / name / "results.json").write_text('{"heads": {}, "primary_head": "student"}')
     return study
 
 
@@ -239,12 +239,20 @@ def test_a_study_folder_is_read_as_it_was_written(study: Study) -> None:
         "t": ["9_0"],
     }
     assert found["r1"][1].log == study.folder / "logs" / "mine-10_0.out"
-    (study.folder / "jobs.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match=r"jobs\.jsonl is damaged"):
-        read_array_tasks(study.folder)
-    (study.folder / "study.yaml").write_text("runs: 3")
-    with pytest.raises(UserError, match=r"study\.yaml is damaged: delete it and start the study again"):
-        read_study_folder(study.folder)
+    for line in ("{}", json.dumps({"arrays": [{"job": "7", "name": "../../etc/mine", "runs": ["r0"]}]})):
+        (study.folder / "jobs.jsonl").write_text(f"{line}\n")
+        with pytest.raises(UserError, match=r"jobs\.jsonl is damaged"):
+            read_array_tasks(study.folder)
+    whole = (study.folder / "study.yaml").read_text()
+    for text in (
+        "runs: 3",
+        whole.replace("folder: r0", "folder: ../../r0"),
+        whole.replace("folder: r0", "folder: /r0"),
+    ):
+        assert text != whole
+        (study.folder / "study.yaml").write_text(text)
+        with pytest.raises(UserError, match=r"study\.yaml is damaged: delete it and start the study again"):
+            read_study_folder(study.folder)
 
 
 def test_the_table(

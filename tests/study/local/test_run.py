@@ -43,7 +43,7 @@ def test_finished_runs_are_left_out_and_listed(clone: Path, answer: Answer) -> N
     words = ["scheme=offline", "train.epochs=2", "teacher=resnet20", "scheme=supervised", "seed=1"]
     run = clone / "runs" / run_name(load_config(words[:2] + words[3:], recipes=clone))
     run.mkdir(parents=True)
-    (run / "results.json").write_text("{}")
+    (run / "results.json").write_text('{"heads": {}, "primary_head": "student"}')
     _, out, _ = answer("study", "run", "mine", "--dry-run")
     assert out.startswith("6 runs in ")
     assert out.splitlines()[-2:] == ["not run", "      ce seed=1: finished"]

@@ -130,7 +130,7 @@ def test_dry_run_names_the_site_file_and_leaves_out_finished_runs(clone: Path, a
     words = ["scheme=offline", "train.epochs=2", "scheme=supervised", "seed=1"]
     run = clone / "runs" / run_name(load_config(words, recipes=clone))
     run.mkdir(parents=True)
-    (run / "results.json").write_text("{}")
+    (run / "results.json").write_text('{"heads": {}, "primary_head": "student"}')
     _, out, _ = answer("study", "submit", "mine", "--dry-run")
     lines = out.splitlines()
     assert lines[0] == f"site file: {clone / 'slurm' / 'site.sh'}"
@@ -174,7 +174,7 @@ def test_all_finished_is_said(clone: Path, answer: Answer) -> None:
     (clone / "experiments" / "studies" / "mine.yaml").write_text("{question: Q, base: {scheme: supervised}}")
     run = clone / "runs" / run_name(load_config(["scheme=supervised"], recipes=clone))
     run.mkdir(parents=True)
-    (run / "results.json").write_text("{}")
+    (run / "results.json").write_text('{"heads": {}, "primary_head": "student"}')
     for more in (["--dry-run"], []):
         assert answer("study", "submit", "mine", *more) == (0, "nothing to submit: 1 run: 1 finished\n", "")
     study = read_study_folder(clone / "runs" / "studies" / "mine")
