@@ -68,8 +68,13 @@ def has_bf16_instructions() -> bool:
 
 
 def step_ratio(config: Config, samples: int) -> float:
-    """Return the time of a forward and backward pass of the network on the CPU in bf16, divided by that in fp32."""
+    """Return the time of a forward and backward pass of the network on the CPU in bf16, divided by that in fp32.
+
+    It is processor time on one thread, which depends least on what else the machine does.
+    """
     data: Any = config.data
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         network = create_model(
             config.model.name, num_classes=data.num_classes, channels=data.channels, image_size=data.image_size
@@ -79,12 +84,12 @@ def step_ratio(config: Config, samples: int) -> float:
             network.to(memory_format=torch.channels_last)
             images = images.to(memory_format=torch.channels_last)
         rounds = [[_seconds(network, images, bf16=bf16) for bf16 in (True, False)] for _ in range(_ROUNDS)]
+    torch.set_num_threads(threads)
     bf16, fp32 = (min(times) for times in zip(*rounds, strict=True))
     return float(bf16 / fp32)
 
 
 def _seconds(network: nn.Module, images: torch.Tensor, *, bf16: bool) -> float:
-    """Return the processor time of a step, which hardly depends on what else the machine does."""
     labels = torch.zeros(len(images), dtype=torch.long)
     started = time.process_time()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
