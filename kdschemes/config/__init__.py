@@ -191,7 +191,8 @@ class Config:
     train: Train = field(default_factory=Train)
     seed: Annotated[int, Field(ge=0, description="seed of the initial weights, the sample order and the views")] = 0
     precision: Annotated[
-        Literal["fp32", "bf16", "fp16"], Field(description="precision of the networks; losses always use float32")
+        Literal["fp32", "bf16", "fp16", "auto"],
+        Field(description="precision of the networks (losses use float32); auto: fp32 or bf16, what is faster here"),
     ] = "fp32"
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU if there is one")] = "auto"
     tracker: Annotated[

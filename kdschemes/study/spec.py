@@ -136,6 +136,8 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
         words = (*in_words(own, folders), f"seed={seed}")
         words, config, without = _build(label, base, words, overrides, recipes)
         left_out.append(without)
+        if config.precision == "auto":
+            raise UserError(f"run '{label}': precision=auto may differ between machines: set precision=fp32 or bf16")
         for name in (name for *_, path in _weights(config) for name in referred(path)):
             raise UserError(f"run '{shown(label)}' needs {PREREQUISITES}.{name}, which must be listed before it")
         run = StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)

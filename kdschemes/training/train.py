@@ -30,6 +30,7 @@ from kdschemes.tracking.wandb_run import apart_from_sweep
 from kdschemes.training.checks import check_placement
 from kdschemes.training.loop import train_runs
 from kdschemes.training.packing import is_packable, pack_key, share_teachers
+from kdschemes.training.precision import choose_precision
 from kdschemes.training.run import Run
 from kdschemes.training.run_folder import check_images_unchanged
 from kdschemes.training.signals import StopSignal
@@ -83,10 +84,13 @@ def train_together(
         SystemExit: a stop signal was received; every run's checkpoint is written.
     """
     try:
+        configs, reasons = zip(*map(choose_precision, configs), strict=True)
         accelerator = start_processes(configs[0])
     except UserError as error:
         raise error if os.environ.get("RANK", "0") == "0" else ErrorOnMain(str(error)) from None
     console = Reporter(show=accelerator.is_main_process)
+    for reason in filter(None, reasons):
+        console.once(reason)
     with contextlib.nullcontext(stop) if stop is not None else StopSignal() as signals:
         return Trainer(accelerator, signals, console, wait=wait).train(configs)
 

@@ -204,7 +204,7 @@ def test_a_key_of_another_choice_is_refused(arguments: list[str], choice: str) -
         ("model=resent20", "resnet20", MODELS),
         ("method=dmll", "dml", schemes.SCHEMES["online"]),
         ("scheme.peers=[convnet,covnet]", "convnet", MODELS),
-        ("precision=fp8", "fp32", ["fp32", "bf16", "fp16"]),
+        ("precision=fp8", "fp32", ["fp32", "bf16", "fp16", "auto"]),
         ("tracker=wnadb", "wandb", ["wandb", "tensorboard"]),
         ("optim=sdg", "sgd", ["sgd", "adamw"]),
         ("experiment=cifar100/resnet56_resnet2", "cifar100/resnet56_resnet20", ["cifar100/resnet56_resnet20"]),

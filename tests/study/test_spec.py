@@ -150,6 +150,7 @@ def test_shared_keys_are_left_out_where_a_scheme_does_not_use_them(tmp_path: Pat
         ("{question: Q, grid: {scheme.peer: [2]}}", ["run 'peer=2 seed=0'", "scheme.peer", "did you mean"]),
         ("{question: Q, grid: {train.epochs: [0]}}", ["run 'epochs=0 seed=0'", "train.epochs=0 is not allowed"]),
         ("{question: Q, base: {experiment: cifar}}", ["unknown experiment 'cifar'"]),
+        ("{question: Q, base: {precision: auto}}", ["run 'seed=0'", "precision=auto", "set precision=fp32 or bf16"]),
     ],
 )
 def test_mistakes_are_reported_in_one_line(text: str, words: list[str], tmp_path: Path) -> None:
