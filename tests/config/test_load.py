@@ -268,6 +268,10 @@ def test_alpha_is_between_0_and_1(scheme: str, alpha: str) -> None:
     assert [load(f"scheme={scheme}", f"scheme.alpha={edge}").scheme.alpha for edge in ("0", "1")] == [0.0, 1.0]
 
 
+def test_a_group_without_keys_is_no_mistake() -> None:
+    assert load("teacher={}") == load()
+
+
 def test_teachers_weights_and_checkpoints_are_one_each() -> None:
     two = ("scheme=offline", "teacher=[resnet20,resnet56]")
     assert "1 entries for 2 teachers" in error(*two, "teacher.weights=[1]")
