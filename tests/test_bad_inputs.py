@@ -41,7 +41,7 @@ WORDS = [
     ),
     *(
         f"optim.lr={value}"
-        for value in ("1e300", "1e308", "1e13", "1e-40", "-.inf", "nan", "1:30", "0x", "1e", LONG, "true")
+        for value in ("1e300", "1e308", "1e31", "1e-40", "-.inf", "nan", "1:30", "0x", "1e", LONG, "true")
     ),
     *(
         f"{key}=1e300"
