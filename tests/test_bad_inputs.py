@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import itertools
 import os
+import random
 import time
+from dataclasses import MISSING
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from kdschemes import cli
+from kdschemes.config.data import DATA
+from kdschemes.config.load import load_config
+from kdschemes.config.losses import KINDS
+from kdschemes.config.models import MODELS
+from kdschemes.config.naming import dump_yaml, in_line
+from kdschemes.config.parse import to_yaml
+from kdschemes.config.schemes import SCHEMES
+from kdschemes.config.validate import all_keys
+from kdschemes.errors import UserError
+from kdschemes.storage.naming import run_name
+from kdschemes.study.spec import read_study
 from tests.config.test_parse import BOMB, MERGES
 
 LONG, NAME, DEEP = "x" * 100_000, "n" * 300, "[" * 600 + "]" * 600
@@ -28,7 +42,7 @@ WORDS = [
     ),
     *(
         f"optim.lr={value}"
-        for value in ("1e300", "1e308", "1e13", "1e-40", "-.inf", "nan", "1:30", "0x", "1e", LONG, "true")
+        for value in ("1e300", "1e308", "1e31", "1e-40", "-.inf", "nan", "1:30", "0x", "1e", LONG, "true")
     ),
     *(
         f"{key}=1e300"
@@ -365,3 +379,57 @@ def test_of_a_command(words: list[str], path: str, place: Path, capsys: pytest.C
 @pytest.mark.parametrize("words", OPTIONS, ids=named)
 def test_of_an_option(words: list[str], place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     refused(words, capsys, place)
+
+
+GROUPS = ("scheme", "method", "data", "model", "teacher", "optim", "train", "losses", "experiment", *SCHEMES)
+NAMES = [*(name for table in (*SCHEMES.values(), *KINDS.values()) for name in table), *SCHEMES, *DATA, *MODELS, *GROUPS]
+ODD = [0, 1, -1, 2, 10**9, 2**63, 0.5, 1e300, 1e-40, float("inf"), float("nan"), True, False, None, "", "~", "a: b"]
+KEYS = [*all_keys(), *GROUPS, *(f"losses.{kind}" for kind in KINDS)]
+
+
+def odd(chance: random.Random, depth: int = 0) -> Any:
+    """Return a random value: often a name that some key has, or a list or mapping of such."""
+    kind = chance.choice(["name", "name", "odd", "list", "mapping"] if depth < 3 else ["name", "odd"])
+    if kind == "list":
+        return [odd(chance, depth + 1) for _ in range(chance.randint(0, 3))]
+    if kind == "mapping":
+        return {
+            chance.choice([*NAMES, "name", "weight", 1]): odd(chance, depth + 1) for _ in range(chance.randint(0, 3))
+        }
+    return chance.choice(NAMES if kind == "name" else ODD)
+
+
+def drawn(chance: random.Random, most: int) -> dict[str, Any]:
+    """Return random keys, each with its default or a random value."""
+    tree = {}
+    for key in chance.sample(KEYS, chance.randint(1, most)):
+        default = getattr(all_keys().get(key), "default", MISSING)
+        tree[key] = odd(chance) if default is MISSING or chance.random() < 0.5 else default
+    return tree
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_random_configurations_load_or_are_refused(seed: int, place: Path) -> None:
+    """What loads has a name and comes back from its YAML; all else is a UserError, never another exception."""
+    chance = random.Random(seed)
+    loaded = 0
+    for _ in range(150):
+        tree = drawn(chance, 2)
+        words = [f"{key}={in_line(value)}" for key, value in tree.items()]
+        (place / "mine.yaml").write_text(to_yaml(drawn(chance, 2)))
+        study = {"question": "Q", "base": tree, "variants": odd(chance), "grid": drawn(chance, 1)}
+        (place / "study.yaml").write_text(to_yaml(study))
+        for arguments in (words, ["experiment=mine.yaml"], ["experiment=mine.yaml", *words]):
+            try:
+                config = load_config(arguments, recipes=place)
+            except UserError:
+                continue
+            loaded += 1
+            assert len(run_name(config)) < 255
+            (place / "config.yaml").write_text(dump_yaml(config))
+            assert run_name(load_config(["experiment=config.yaml"], recipes=place)) == run_name(config)
+        try:
+            read_study(place / "study.yaml", [], recipes=place)
+        except UserError:
+            continue
+    assert loaded > 10

@@ -88,7 +88,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     losses = _losses(tree, scheme_class, variant.pop("losses", scheme_class.losses))  # type: ignore[attr-defined]
     scheme = make(scheme_class, _as_published(variant | scheme_tree, scheme_class, losses), "scheme")
     for group in ("teacher", "losses"):
-        if strict and group in strict and not getattr(scheme, f"uses_{group}"):
+        if strict and strict.get(group) and not getattr(scheme, f"uses_{group}"):
             users = [
                 f"{name}/{method}"
                 for name, methods in schemes.SCHEMES.items()

@@ -170,8 +170,10 @@ def parse_word(text: str) -> Any:
     tag = loader.resolve(yaml.ScalarNode, text, (True, False))
     try:
         return check_plain(loader.construct_object(yaml.ScalarNode(tag, text)))
-    except ValueError as error:
+    except _Unusable as error:
         raise UserError(f"the value cannot be used: {error}") from None
+    except ValueError:
+        raise UserError("the value cannot be used: a whole number is too large") from None
 
 
 def parse_json(text: str | bytes) -> Any:

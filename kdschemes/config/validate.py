@@ -15,10 +15,10 @@ from kdschemes.config.renamed import renamed_key, renamed_value
 from kdschemes.config.unknown import no_such
 from kdschemes.errors import UserError, nearest, shown
 
-SMALLEST, LARGEST = 1e-30, 1e12
+SMALLEST, LARGEST = 1e-30, 1e30
 
 RANGE = f"must be a finite number, 0 or from {SMALLEST:g} to {LARGEST:g} in size"
-"""What every number with a fraction must be: its square must be a float32."""
+"""What every number with a fraction must be, so that it is a float32."""
 
 
 def choose(table: Mapping[str, Any], name: Any, kind: str) -> Any:

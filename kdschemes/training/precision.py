@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from kdschemes.config import Config
-from kdschemes.config.naming import run_name
 from kdschemes.distributed.collectives import on_main_process
 from kdschemes.models import create_model
+from kdschemes.storage.naming import run_name
 
 Precision = Literal["fp32", "bf16"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdschemes.config.naming import run_name
+from kdschemes.storage.naming import run_name
 from kdschemes.training.precision import choose_precision
 from tests import REPOSITORY
 from tests.schemes.cases import configure
