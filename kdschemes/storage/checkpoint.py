@@ -19,6 +19,7 @@ from typing_extensions import TypedDict
 
 from kdschemes import __version__
 from kdschemes.checksums import file_checksum
+from kdschemes.distributed.collectives import on_main_process
 from kdschemes.distributed.fsdp import full_state, load_full_optimizer_state, load_full_state
 from kdschemes.errors import UserError, first_line
 from kdschemes.storage.archive import archive_fault
@@ -182,18 +183,19 @@ def save_checkpoint(
     """Write the checkpoint of a run: weights, optimizer, gradient scaler, and the run's `state`.
 
     All processes must call this; the main process writes.
+
+    Raises:
+        UserError: on all processes, if the file cannot be written.
     """
-    weights, momenta = full_state(scheme.state_dict()), full_state(optimizer.state_dict())
-    if accelerator.is_main_process:
-        scaler = accelerator.scaler
-        checkpoint = {
-            "version": __version__,
-            "processes": accelerator.num_processes,
-            "scheme": weights,
-            "optimizer": momenta,
-            "scaler": scaler.state_dict() if scaler is not None else None,
-        }
-        save_state(path, checkpoint | dict(state))
+    scaler = accelerator.scaler
+    checkpoint = {
+        "version": __version__,
+        "processes": accelerator.num_processes,
+        "scheme": full_state(scheme.state_dict()),
+        "optimizer": full_state(optimizer.state_dict()),
+        "scaler": scaler.state_dict() if scaler is not None else None,
+    }
+    on_main_process(lambda: save_state(path, checkpoint | dict(state)))
 
 
 def load_checkpoint(

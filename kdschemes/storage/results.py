@@ -84,6 +84,8 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / RESULTS
     try:
+        if path.exists() and not path.is_file():
+            raise ValueError("it is not a file")
         results = parse_json(path.read_bytes())
         SCHEMA.validate_python(results)
         if checksums.json_is_intact(results):

@@ -225,7 +225,7 @@ class Run:
         best = self.state.best
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
             file, weights = f"best-epoch{epoch:04d}.pt", full_state(self.scheme.state_dict())
-            digest = save_state(self.folder / file, weights) if self.main else ""
+            digest = on_main_process(lambda: save_state(self.folder / file, weights))
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": file, "sha256": digest}
         self.state.validation_due = False
 

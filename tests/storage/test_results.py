@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import resource
 from contextlib import contextmanager
 
 import pytest
 
 from kdschemes.errors import UserError
-from kdschemes.storage.results import plain, write_json
+from kdschemes.storage.results import plain, read_results, write_json, write_results
 
 
 @contextmanager
@@ -52,3 +53,51 @@ def test_no_such_folder(tmp_path):
 
 def test_plain_leaves_the_rest_alone():
     assert plain({"a": (1, [math.nan]), "b": "inf", "c": True}) == {"a": [1, ["nan"]], "b": "inf", "c": True}
+
+
+HEADS = {"student": {"last": {"epoch": 2, "val": None, "test": {"top1": 71.5, "nll": "nan"}}, "best": None}}
+RESULTS = {"run": "r", "seed": 3, "primary_head": "student", "heads": HEADS, "early_exit": {"any": 1}}
+
+
+def test_results_read_back_with_their_checksum(tmp_path):
+    assert read_results(tmp_path) is None
+    write_results(tmp_path, RESULTS)
+    assert read_results(tmp_path) == RESULTS
+    path = tmp_path / "results.json"
+    path.write_text(path.read_text().replace("71.5", "75.1"))
+    with pytest.raises(
+        UserError, match=r"results\.json is damaged \(it does not match its checksum\): delete it and run"
+    ):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seed": "3"}, "seed: Input should be a valid integer"),
+        ({"seed": True}, "seed: Input should be a valid integer"),
+        ({"heads": []}, "heads: Input should be"),
+        ({"heads": {"student": {"final": None}}}, r"heads\.student\.final"),
+        ({"heads": {"student": {"last": {"epoch": "2"}}}}, r"heads\.student\.last\.epoch"),
+        ({"primary_head": None}, "primary_head: Input should be a valid string"),
+        ({"cost": {"student": {"macs": []}}}, r"cost\.student\.macs"),
+    ],
+)
+def test_wrong_types_are_refused(change, words, tmp_path):
+    write_json(tmp_path / "results.json", RESULTS | change)
+    with pytest.raises(UserError, match=rf"results\.json is damaged \({words}") as error:
+        read_results(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "results.json")
+    with pytest.raises(UserError, match=r"results\.json is damaged \(it is not a file\)"):
+        read_results(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", "[]", "null", '{"heads": {}}', "[" * 1000, "\ud800"])
+def test_what_is_no_results_is_refused(content, tmp_path):
+    (tmp_path / "results.json").write_bytes(content.encode(errors="surrogatepass"))
+    with pytest.raises(UserError, match=r"results\.json is damaged \("):
+        read_results(tmp_path)
