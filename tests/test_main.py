@@ -12,6 +12,11 @@ import pytest
 from tests import REPOSITORY
 
 
+def hear_interrupts() -> None:
+    """Undo what a shell does to processes in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize(
     ("command", "module"),
     [
@@ -24,7 +29,8 @@ from tests import REPOSITORY
 def test_an_interrupt_during_the_imports_leaves_no_trace(command: list[str], module: str, tmp_path: Path) -> None:
     """The signal is sent when a module has just been imported."""
     words = [sys.executable, "-X", "importtime", *command]
-    with subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    pipes = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen(words, cwd=tmp_path, text=True, preexec_fn=hear_interrupts, **pipes) as process:
         assert process.stderr is not None
         for line in process.stderr:
             if line.rpartition("|")[2].strip() == module:

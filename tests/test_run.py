@@ -76,7 +76,7 @@ def test_other_processes_than_the_first_are_silent(tmp_path: Path) -> None:
 def test_a_value_with_a_line_break_is_reported_in_one_line(tmp_path: Path) -> None:
     done = python(str(REPOSITORY / "run.py"), 'seed="a\\nb"', folder=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: seed=a b is not allowed (must be a whole number at least 0)\n"
+    assert done.stderr == "error: seed=a\\nb is not allowed (must be a whole number at least 0)\n"
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from typing import Any
 from kdschemes.checksums import text_is_intact, text_with_checksum
 from kdschemes.config import Config
 from kdschemes.config.parse import read_yaml, to_yaml
-from kdschemes.errors import UserError
+from kdschemes.errors import UserError, shown
 
 Tree = dict[str, Any]
 
@@ -66,7 +66,8 @@ def read_config(folder: Path) -> Tree:
     try:
         tree = read_yaml(path)
     except UserError as error:
-        raise UserError(f"{error}: it is damaged; {CURE}") from None
+        why = str(error).removeprefix(shown(path)).strip()
+        raise UserError(f"{path} is damaged: it {why}; {CURE}") from None
     if not text_is_intact(path.read_text(encoding="utf-8")):
         raise UserError(f"{path} is damaged: it does not match its checksum; {CURE}")
     return tree

@@ -222,9 +222,9 @@ def create_timm(name: str, *, num_classes: int, channels: int, image_size: int, 
         hint = nearest(name.partition(".")[0], timm.list_models())
         raise UserError(f"unknown timm model '{shown(name)}'{hint} (timm.list_models() lists them all)")
     options = {"num_classes": num_classes, "in_chans": channels, "pretrained": pretrained}
-    published = timm.get_pretrained_cfg(name)
     try:
-        if pretrained and published and published.hf_hub_id:
+        published = timm.get_pretrained_cfg(name) if pretrained else None
+        if published and published.hf_hub_id:
             announce(published.hf_hub_id)
         try:
             network, takes_size = timm.create_model(name, img_size=image_size, **options), True

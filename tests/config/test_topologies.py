@@ -136,7 +136,15 @@ def export(here: Path) -> Callable[..., int]:
 
     counts = dict.fromkeys(("step", "window_steps", "metrics_offset", "images"), 1)
     texts = dict.fromkeys(("version", "data", "metrics_sha256"), "x")
-    others = {"seconds": 1.0, "wall": 1.0, "best": None, "previous_best": None, "scaler": None, "processes": 1}
+    others = {
+        "seconds": 1.0,
+        "wall": 1.0,
+        "best": None,
+        "previous_best": None,
+        "scaler": None,
+        "processes": 1,
+        "validation_due": False,
+    }
     state = {"scheme": {}, "optimizer": {}, "window_sums": torch.zeros(1, 1), **counts, **texts, **others}
     torch.save(state, "run/checkpoint.pt")
     return lambda *words: cli.main(["export", "run", "out", *words])

@@ -91,7 +91,7 @@ def test_a_value_in_a_configuration_is_spelled_out(tmp_path: Path, capsys: pytes
     a = write_run(tmp_path, supervised(0), results(0, 90.0))
     b = write_run(tmp_path, supervised(1), results(1, 90.0))
     config = b / "config.yaml"
-    config.write_text(config.read_text() + '"\\e[2J": "\\a"\n')
+    config.write_text(config.read_text().partition("\n")[2] + '"\\e[2J": "\\a"\n')
     assert cli.main(["compare", str(a), str(b)]) == 0
     text = capsys.readouterr().out
     assert cells(text, "\\x1b[2J") == ["-", "\\x07"]

