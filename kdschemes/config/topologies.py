@@ -12,8 +12,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from kdschemes.config import Config
+from kdschemes.config.parse import read_file
 from kdschemes.config.schemes.custom import Topology
-from kdschemes.errors import UserError
+from kdschemes.errors import UserError, shown
 
 ALLOWED = "KDSCHEMES_TOPOLOGIES"
 """Environment variable: the SHA-256 of the allowed files, joined by ':'. A study's processes and jobs inherit it."""
@@ -70,7 +71,4 @@ def _allowed() -> list[str]:
 
 
 def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"recipe {file} cannot be read: {error.strerror or error}") from None
+    return read_file(file, f"recipe {shown(file)}")
