@@ -100,7 +100,7 @@ scheme = build_scheme(config, DataSpec(10, 1, 8))
 assert {"self-echo", "echo-once"} <= EXACT.keys() and "self-echo" in VARIANTS
 assert FORMULAS["self-echo"].__module__ == "tests.schemes.self_distillation.test_echo"
 assert [term.name for term in scheme.terms] == ["ce/student", "kd/student->student"]
-print(dump_yaml(config))
+print(dump_yaml(config), end="")
 """
 
 

@@ -38,8 +38,9 @@ def load(loader: DataLoader[Any]) -> Iterator[Any]:
             signal.signal(signal.SIGCHLD, handler)
     try:
         yield from batches
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
+    except (RuntimeError, ConnectionError, EOFError, FileNotFoundError) as error:
+        lost = not isinstance(error, RuntimeError) or str(error).startswith("DataLoader worker")
+        if not lost or str(error).startswith("Caught "):  # an error of the worker's own, which torch passes on
             raise
         raise UserError(
             "a worker process that loads data died, as happens when memory (or /dev/shm) runs out: use a lower "

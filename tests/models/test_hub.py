@@ -18,8 +18,16 @@ TIMM = "timm/resnet18.a1_in1k"
 @pytest.mark.parametrize(
     ("words", "name", "error"),
     [
-        (["scheme=offline", "teacher.checkpoint=hf_hub:a/b"], "a/b", "hf_hub:a/b cannot be downloaded ("),
-        (["scheme=supervised", f"model={TIMM}", "model.pretrained=true"], TIMM, f"{TIMM} cannot be built for 1x8x8"),
+        (
+            ["scheme=offline", "teacher.checkpoint=hf_hub:a/b"],
+            "a/b",
+            "config.json of hf_hub:a/b cannot be",
+        ),
+        (
+            ["scheme=supervised", f"model={TIMM}", "model.pretrained=true"],
+            TIMM,
+            f"{TIMM} cannot be built for 1x224",
+        ),
     ],
 )
 def test_without_a_network_it_is_said_at_once(words: list[str], name: str, error: str, tmp_path: Path) -> None:

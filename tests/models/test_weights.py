@@ -111,7 +111,7 @@ def test_load_model_imports_no_training_code(tmp_path: Path) -> None:
         [sys.executable, "-c", code, str(tmp_path)], check=True, capture_output=True, text=True, cwd=REPOSITORY
     )
     rooms = {name.split(".")[1] for name in done.stdout.split()}
-    assert rooms <= {"models", "storage", "config", "checksums", "errors"}
+    assert rooms <= {"models", "storage", "config", "checksums", "errors", "printable"}
 
 
 @pytest.mark.parametrize("wrap", ["plain", "state_dict", "model", "module.", "_orig_mod.", "module._orig_mod."])

@@ -14,6 +14,7 @@ import yaml
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import to_tree
 from kdschemes.storage.naming import run_name
+from kdschemes.storage.results import read_results
 from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.slurm.arrays import PlannedArray
 from kdschemes.study.slurm.submit import _write_configs
@@ -104,7 +105,8 @@ def test_config_and_summary_are_complete(output: Path, given: dict[str, Given]) 
     for words in PACK:
         asked = config(*words, output=output)
         found, name = given[run_name(asked)], run_name(asked)
-        results = json.loads((output / name / "results.json").read_text())
+        results = read_results(output / name)
+        assert results is not None
         own = {key: value for key, value in found.config.items() if key != "_wandb"}
         assert own == to_tree(asked) | {"hash": name[-8:], "folder": str(output / name)}
         assert yaml.safe_load((output / name / "config.yaml").read_text()) == to_tree(asked)

@@ -117,7 +117,7 @@ def resuming(stopped: Path, tmp_path: Path) -> Path:
     [
         pytest.param("online", 1, marks=pytest.mark.exhaustive),
         pytest.param("self", 2, marks=pytest.mark.exhaustive),
-        ("average", 3),
+        pytest.param("average", 3, marks=pytest.mark.exhaustive),
         ("memory", 4),
     ],
 )
@@ -140,6 +140,7 @@ def test_a_run_killed_while_it_writes_files_resumes_exactly(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_run_killed_at_any_moment_resumes_exactly(tmp_path: Path, whole: Callable[[str], Path]) -> None:
     place = tmp_path / "run"
 
@@ -253,7 +254,13 @@ def flip(path: Path, part: float) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["checkpoint.pt", "metrics.jsonl", "best-epoch0001.pt"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "checkpoint.pt",
+        *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("metrics.jsonl", "best-epoch0001.pt")),
+    ],
+)
 def test_a_flipped_bit_is_found_and_the_run_resumes_from_the_checkpoint_before(
     name: str, resuming: Path, whole: Callable[[str], Path]
 ) -> None:

@@ -50,7 +50,9 @@ def taught(place: Path) -> list[str]:
     ("case", "stops"),
     [
         (["scheme=self", "method=byot"], [2, 5, 10, 40]),  # validation of both epochs, early exit, latency
-        (["scheme=online", "method=kdcl", "scheme.ensemble=general"], [5, 12]),  # the peers' weights, the best epoch
+        pytest.param(  # the peers' weights, the best epoch
+            ["scheme=online", "method=kdcl", "scheme.ensemble=general"], [5, 12], marks=pytest.mark.exhaustive
+        ),
         (None, [2]),  # the teacher on the validation split
     ],
     ids=["exits", "held out", "teacher"],
