@@ -77,7 +77,7 @@ def _not_allowed(cls: type, key: str, values: Mapping[str, Any], prefix: str) ->
     if new := renamed_value(_join(prefix, key), value):
         return UserError(f"{_join(prefix, key)}={shown(value)} is now {_join(prefix, key)}={new}")
     hint = nearest(str(value), rule.words) if rule.words else ""
-    if "text" in rule.text and not isinstance(value, str | list | Mapping | None):
+    if "text" in rule.text and "number" not in rule.text and not isinstance(value, str | list | Mapping | None):
         hint = f"""; quote it twice: '"{shown(value)}"'"""
     given = "null" if value is None else str(value).lower() if isinstance(value, bool) else shown(value)
     return UserError(f"{_join(prefix, key)}={given} is not allowed{hint} (must be {rule.text})")
