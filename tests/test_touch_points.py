@@ -9,6 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import REPOSITORY
 
 PACKAGE = REPOSITORY / "kdschemes"
@@ -111,6 +113,7 @@ def insert(path: Path, before: str, text: str) -> None:
     path.write_text(content[:at] + text + content[at:])
 
 
+@pytest.mark.slow
 def test_a_loss_is_five_touch_points(tmp_path: Path) -> None:
     package = tmp_path / "kdschemes"
     shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))

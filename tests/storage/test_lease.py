@@ -86,6 +86,7 @@ def test_a_lease_names_its_holder_and_leaves_nothing_behind(tmp_path: Path) -> N
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_living_holder_on_this_machine_is_not_taken_over(tmp_path: Path) -> None:
     process = started(sit, tmp_path)
     try:

@@ -221,6 +221,7 @@ def test_a_second_process_on_a_folder_is_refused(tmp_path: Path) -> None:
     assert first.wait().code == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_damaged_files_are_refused_by_name(resuming: Path) -> None:
     folder = run_folder(resuming)
     good = (folder / "checkpoint.pt").read_bytes()
@@ -355,6 +356,7 @@ def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_resumes_exactly(
     resuming: Path, whole: Callable[[str], Path]
 ) -> None:
