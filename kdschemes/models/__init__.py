@@ -28,8 +28,9 @@ from kdschemes.models.resnet import cifar_resnet, cifar_resnet_x4, resnet18_cifa
 from kdschemes.models.sequential import Branch, SequentialNetwork, Trunk, split
 from kdschemes.models.shufflenet import shufflenet_v1, shufflenet_v2
 from kdschemes.models.vgg import vgg
-from kdschemes.models.weights import CONFIG, EXITS_CONFIG, load_exit_weights, load_weights, save_exits, save_weights
+from kdschemes.models.weights import EXITS_CONFIG, load_exit_weights, load_weights, save_exits, save_weights
 from kdschemes.models.wide_resnet import wide_resnet
+from kdschemes.storage.naming import CONFIG
 
 __all__ = [
     "MODELS",

@@ -13,7 +13,8 @@ from kdschemes.config.parse import parse_json
 from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line
 from kdschemes.models.base import StagedNetwork
-from kdschemes.models.weights import CONFIG, HUB, TORCH_WEIGHTS, WEIGHTS
+from kdschemes.models.weights import TORCH_WEIGHTS
+from kdschemes.storage.naming import CONFIG, HUB, WEIGHTS
 
 
 @torch.no_grad()

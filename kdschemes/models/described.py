@@ -12,7 +12,8 @@ from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line
 from kdschemes.models.hub import fetch
 from kdschemes.models.inputs import InputSpec, read_input
-from kdschemes.models.weights import CONFIG, HUB, TORCH_WEIGHTS, WEIGHTS
+from kdschemes.models.weights import TORCH_WEIGHTS
+from kdschemes.storage.naming import CONFIG, HUB, WEIGHTS
 
 
 def described_input(weights: str | Path, channels: int) -> InputSpec:

@@ -20,12 +20,11 @@ from kdschemes.models.hub import fetch
 from kdschemes.models.repdistiller import our_name
 from kdschemes.printable import printable
 from kdschemes.storage.atomic import atomic_write
+from kdschemes.storage.naming import CONFIG, HUB, WEIGHTS, no_weights
 
-WEIGHTS, TORCH_WEIGHTS, CONFIG = "model.safetensors", "pytorch_model.bin", "config.json"
+TORCH_WEIGHTS = "pytorch_model.bin"
 
 EXITS, EXITS_CONFIG = "exits.safetensors", "exits.json"
-
-HUB = "hf_hub:"
 
 MOST_LISTED = 10
 
@@ -170,7 +169,7 @@ def _read(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     """Return the tensors in a file or folder by plain name, on the CPU, and what the user should know of them."""
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"no weights at {file}: give a .safetensors or torch file, or a folder with {WEIGHTS}")
+        raise no_weights(file)
     state, notes = read_state(file)
     state, more = unwrapped(state, wanted)
     return state, notes + more

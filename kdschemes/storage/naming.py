@@ -12,9 +12,10 @@ from kdschemes.checksums import file_checksum
 from kdschemes.config import Config
 from kdschemes.config.data import ImageFolder
 from kdschemes.config.naming import HASHED_IF_SET, NOT_HASHED, to_tree
+from kdschemes.errors import UserError
 from kdschemes.storage.class_folders import list_root
 
-WEIGHTS, DESCRIPTION = "model.safetensors", "config.json"
+WEIGHTS, CONFIG, HUB = "model.safetensors", "config.json", "hf_hub:"
 
 MOST_OF_A_PART = 80
 """Characters of a part of a run's name: a folder's name has at most 255 bytes."""
@@ -28,7 +29,7 @@ def run_name(config: Config) -> str:
     After `image_folder` follow 8 hexadecimal digits of the digest of the images' names, sizes and labels.
 
     Raises:
-        UserError: the images cannot be listed.
+        UserError: the images cannot be listed, or given weights are missing.
     """
     model, data = config.model.name.replace("/", "_"), config.data.name
     if isinstance(config.data, ImageFolder):
@@ -42,6 +43,9 @@ def config_hash(config: Config) -> str:
 
     The keys in `NOT_HASHED`, those in `HASHED_IF_SET` that are null, and groups that the scheme does not use are
     excluded. Given weights count by their content.
+
+    Raises:
+        UserError: given weights are missing.
     """
     tree = to_tree(config)
     for name in (*NOT_HASHED, *HASHED_IF_SET):
@@ -73,11 +77,18 @@ def _identity(given: str) -> str:
     run = folder.parent if which else folder
     if RUN_NAME.fullmatch(run.name):
         return run.name + which
-    files = [folder / WEIGHTS, folder / DESCRIPTION] if path.is_dir() or path.name == WEIGHTS else [path]
+    files = [folder / WEIGHTS, folder / CONFIG] if path.is_dir() or path.name == WEIGHTS else [path]
     try:
         return " ".join(_checksum(file, *_state(file)) for file in files if file == files[0] or file.is_file())
-    except OSError:  # the Hugging Face Hub's, or missing: building the network tells
-        return given
+    except OSError:
+        if given.startswith(HUB):
+            return given
+        raise no_weights(files[0]) from None
+
+
+def no_weights(file: Path) -> UserError:
+    """Return the error for given weights that are not there."""
+    return UserError(f"no weights at {file}: give a .safetensors or torch file, or a folder with {WEIGHTS}")
 
 
 def _state(file: Path) -> tuple[int, int]:

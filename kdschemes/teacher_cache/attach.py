@@ -17,7 +17,7 @@ from kdschemes.data import DataModule
 from kdschemes.distributed.collectives import on_main_process
 from kdschemes.errors import UserError
 from kdschemes.models import stages
-from kdschemes.models.weights import HUB
+from kdschemes.storage.naming import HUB
 from kdschemes.teacher_cache.cache import FEATURES, LOGITS, TeacherCache
 from kdschemes.teacher_cache.folder import check_space, in_words
 from kdschemes.teacher_cache.key import cache_key, images_digest

@@ -14,6 +14,9 @@ from tests.slurm.jobs import Site
 
 pytestmark = pytest.mark.slurm
 
+MISSING = "supervised-ce-digits-convnet-seed9-0123abcd"
+"""A run that has not been trained; other weights must be there when a study is planned."""
+
 STUDY = """\
 question: Does it matter where a student starts from?
 base:
@@ -22,8 +25,8 @@ base:
   train: {epochs: 2, num_threads: 1}
   device: cpu
 grid:
-  model.checkpoint: [null, first, second, third, fourth, missing]
-"""
+  model.checkpoint: [null, first, second, third, fourth, MISSING]
+""".replace("MISSING", MISSING)
 STARTS = ("first", "second", "third", "fourth")
 
 
@@ -60,18 +63,18 @@ def test_a_study_of_six_runs_with_one_that_fails(site: Site) -> None:
     told = site.shell("kdschemes study status starts").stdout
     assert "6 runs: 5 finished, 1 failed" in told
     (row,) = (line for line in told.splitlines() if "| failed" in line)
-    assert "checkpoint=missing" in row
-    assert "| no weights at missing: give a .safetensors or torch file, or a folder with " in row
+    assert f"checkpoint={MISSING}" in row
+    assert f"| no weights at {MISSING}: give a .safetensors or torch file, or a folder with " in row
     page = (site.clone / "runs" / "studies" / "starts" / "report.md").read_text()
     assert not re.search(r"\d ± \d", page)  # one seed: no deviation
-    assert "missing" in page
+    assert MISSING in page
     assert all(name in page for name in STARTS)
     before = results(site)
     assert len(before) == 5
 
     dry = site.shell("kdschemes study submit starts.yaml --dry-run").stdout
     assert "--array=0-0 " in dry
-    weights(site.clone / "missing")
+    weights(site.clone / MISSING)
     _, report = jobs(site.shell("kdschemes study submit starts.yaml").stdout)
     assert site.wait(report)["JobState"] == "COMPLETED", site.logs()
     assert "6 runs: 6 finished" in site.shell("kdschemes study status starts").stdout

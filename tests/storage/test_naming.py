@@ -144,3 +144,9 @@ def test_the_description_beside_weights_counts(tmp_path: Path) -> None:
     assert of(tmp_path / "a") == of(tmp_path / "b") == of(tmp_path / "b" / "model.safetensors") != of(tmp_path / "c")
     (tmp_path / "c" / "config.json").unlink()
     assert of(tmp_path / "a") != of(tmp_path / "c")
+
+
+def test_weights_that_are_not_there_are_said_before_anything_starts(tmp_path: Path) -> None:
+    for given, file in ((tmp_path / "a.pt", tmp_path / "a.pt"), (tmp_path, tmp_path / "model.safetensors")):
+        with pytest.raises(UserError, match=re.escape(f"no weights at {file}: give a .safetensors or torch file")):
+            run_name(load("scheme=offline", f"teacher.checkpoint={given}"))
