@@ -119,6 +119,23 @@ class Digits(InMemory):
 
 
 @dataclass(frozen=True, kw_only=True)
+class MNIST(InMemory):
+    """70,000 grayscale images of handwritten digits, 28x28, 10 classes."""
+
+    channels: ClassVar[int] = 1
+    image_size: ClassVar[int] = 28
+    num_classes: ClassVar[int] = 10
+    train_samples: ClassVar[int] = 60_000
+    papers: ClassVar[tuple[str, ...]] = ("lecun1998gradient",)
+
+    name: Literal["mnist"] = "mnist"
+    flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = False
+    crop_padding: Annotated[
+        int, Field(ge=0, le=64, description="pixels of zero padding before the random crop; 0: none")
+    ] = 2
+
+
+@dataclass(frozen=True, kw_only=True)
 class FashionMNIST(InMemory):
     """70,000 grayscale images of clothing, 28x28, 10 classes."""
 
@@ -179,6 +196,7 @@ class ImageFolder(Data):
 
 DATA: dict[str, type[InMemory] | type[ImageFolder]] = {
     "digits": Digits,
+    "mnist": MNIST,
     "fashion_mnist": FashionMNIST,
     "cifar10": CIFAR10,
     "cifar100": CIFAR100,

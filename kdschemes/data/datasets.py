@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from kdschemes.config.data import CIFAR10, CIFAR100, Digits, FashionMNIST, InMemory
+from kdschemes.config.data import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, InMemory
 from kdschemes.data.download import damaged, fetch, read_idx, unpack, writing
 from kdschemes.data.splits import stratified_split
 from kdschemes.errors import UserError
@@ -20,12 +20,6 @@ from kdschemes.errors import UserError
 DIGITS_TEST_FRACTION = 0.3
 
 DIGITS_TEST_SEED = 1797
-
-FASHION_FOLDER = "FashionMNIST/raw"
-
-FASHION_DEBIAN = Path("/usr/share/datasets/fashion-mnist")
-
-FASHION_URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
 
 @dataclass(frozen=True)
@@ -89,26 +83,78 @@ CIFAR100_FILES = CifarFiles(
     std=(0.2673, 0.2564, 0.2762),
 )
 
-FASHION_FILES = {
-    "train-images-idx3-ubyte": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-    "train-labels-idx1-ubyte": "25c81989df183df01b3e8a0aad5dffbe",
-    "t10k-images-idx3-ubyte": "bef4ecab320f06d8554ea6380940ec79",
-    "t10k-labels-idx1-ubyte": "bb300cfdad3c16e7a12a480ee83cd310",
+IDX_SHAPES: dict[str, tuple[int, ...]] = {
+    "train-images-idx3-ubyte": (60_000, 28, 28),
+    "train-labels-idx1-ubyte": (60_000,),
+    "t10k-images-idx3-ubyte": (10_000, 28, 28),
+    "t10k-labels-idx1-ubyte": (10_000,),
 }
-"""MD5 sums of the four published files, whose names end in .gz."""
+"""The files of MNIST and of data sets in its format; the published archives' names end in .gz."""
 
-FASHION_CLASSES = [
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-]
+
+@dataclass(frozen=True)
+class IdxFiles:
+    """A data set in MNIST's format, its files in the order of `IDX_SHAPES`.
+
+    `folder` is torchvision's below the root, `system` that of a Debian package. `archive_md5` are sums of the published
+    archives, `md5` those of their contents if they are known: then files packed again are as good.
+    """
+
+    folder: str
+    url: str
+    archive_md5: tuple[str, str, str, str]
+    classes: Sequence[str]
+    mean: float
+    std: float
+    md5: tuple[str | None, str | None, str | None, str | None] = (None, None, None, None)
+    system: Path | None = None
+
+
+MNIST_FILES = IdxFiles(
+    folder="MNIST/raw",
+    url="https://ossci-datasets.s3.amazonaws.com/mnist/",
+    archive_md5=(
+        "f68b3c2dcbeaaa9fbdd348bbdeb94873",
+        "d53e105ee54ea40749a09fcbcd1e9432",
+        "9fb629c4189551a2d022fa330f9573f3",
+        "ec29112dd5afa0611ce80d1b7f02629c",
+    ),
+    classes=[str(digit) for digit in range(10)],
+    mean=0.1307,
+    std=0.3081,
+    md5=(
+        "6bbc9ace898e44ae57da46a324031adb",
+        "a25bea736e30d166cdddb491f175f624",
+        "2646ac647ad5339dbf082846283269ea",
+        "27ae3e4e09519cfbb04c329615203637",
+    ),
+)
+
+FASHION_FILES = IdxFiles(
+    folder="FashionMNIST/raw",
+    url="http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+    archive_md5=(
+        "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+        "25c81989df183df01b3e8a0aad5dffbe",
+        "bef4ecab320f06d8554ea6380940ec79",
+        "bb300cfdad3c16e7a12a480ee83cd310",
+    ),
+    classes=[
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    ],
+    mean=0.2860,
+    std=0.3530,
+    system=Path("/usr/share/datasets/fashion-mnist"),
+)
 
 
 def read_digits(root: Path) -> Arrays:
@@ -155,59 +201,56 @@ def read_cifar(root: Path, files: CifarFiles) -> Arrays:
     return Arrays(*load(files.train), *load(files.test), list(classes), files.mean, files.std)
 
 
-def _fashion_path(folder: Path, name: str) -> Path | None:
+def _idx_path(folder: Path, name: str) -> Path | None:
     return next((path for path in (folder / f"{name}.gz", folder / name) if path.is_file()), None)
 
 
-def _read_fashion_folder(folder: Path) -> Arrays:
-    def load(name: str, *shape: int) -> Tensor:
-        path = _fashion_path(folder, name)
+def _read_idx_folder(folder: Path, files: IdxFiles) -> Arrays:
+    arrays = []
+    for (name, shape), md5 in zip(IDX_SHAPES.items(), files.md5, strict=True):
+        path = _idx_path(folder, name)
         if path is None:
             raise UserError(f"{folder / name}.gz is missing")
-        values = read_idx(path, shape)
+        values = read_idx(path, shape, md5)
         if len(shape) == 1 and not np.array_equal(np.unique(values), np.arange(10)):
             raise UserError(f"{path} does not contain the labels 0 to 9: delete it and rerun to download it again")
-        return torch.from_numpy(values)
-
-    return Arrays(
-        load("train-images-idx3-ubyte", 60000, 28, 28)[:, None],
-        load("train-labels-idx1-ubyte", 60000).long(),
-        load("t10k-images-idx3-ubyte", 10000, 28, 28)[:, None],
-        load("t10k-labels-idx1-ubyte", 10000).long(),
-        FASHION_CLASSES,
-        (0.2860,),
-        (0.3530,),
-    )
+        arrays.append(torch.from_numpy(values))
+    train, train_labels, test, test_labels = arrays
+    labels = (train_labels.long(), test_labels.long())
+    statistics = (files.mean,), (files.std,)
+    return Arrays(train[:, None], labels[0], test[:, None], labels[1], list(files.classes), *statistics)
 
 
-def read_fashion_mnist(root: Path, url: str = FASHION_URL, system: Path = FASHION_DEBIAN) -> Arrays:
-    """Read Fashion-MNIST's four idx files, compressed or not.
+def read_idx_files(root: Path, files: IdxFiles) -> Arrays:
+    """Read the four files of a data set in MNIST's format, compressed or not.
 
-    They are taken from the first complete folder of `root`, torchvision's folder below it, and the folder of Debian's
-    package dataset-fashion-mnist; otherwise they are downloaded.
+    They are taken from the first complete folder of `root`, torchvision's folder below it, and the system's; otherwise
+    they are downloaded.
 
     Raises:
         UserError: a file is missing or damaged, and cannot be downloaded.
     """
-    own = root / FASHION_FOLDER
-    holders = [f for f in (root, own, system) if all(_fashion_path(f, name) for name in FASHION_FILES)]
+    own = root / files.folder
+    places = [root, own, *([files.system] if files.system is not None else [])]
+    holders = [folder for folder in places if all(_idx_path(folder, name) for name in IDX_SHAPES)]
     if holders and holders[0] != own:
-        return _read_fashion_folder(holders[0])
+        return _read_idx_folder(holders[0], files)
     try:
-        return _read_fashion_folder(own)
+        return _read_idx_folder(own, files)
     except UserError as fault:
         with writing(root):
-            for name, expected in FASHION_FILES.items():
+            for name, expected in zip(IDX_SHAPES, files.archive_md5, strict=True):
                 try:
-                    fetch(f"{url}{name}.gz", own / f"{name}.gz", expected)
+                    fetch(f"{files.url}{name}.gz", own / f"{name}.gz", expected)
                 except UserError as error:
                     raise UserError(f"{str(fault).rpartition(': ')[0] or fault}; {error}") from error
-    return _read_fashion_folder(own)
+    return _read_idx_folder(own, files)
 
 
 READERS: dict[type[InMemory], Callable[[Path], Arrays]] = {
     Digits: read_digits,
-    FashionMNIST: read_fashion_mnist,
+    MNIST: lambda root: read_idx_files(root, MNIST_FILES),
+    FashionMNIST: lambda root: read_idx_files(root, FASHION_FILES),
     CIFAR10: lambda root: read_cifar(root, CIFAR10_FILES),
     CIFAR100: lambda root: read_cifar(root, CIFAR100_FILES),
 }

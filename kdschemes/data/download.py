@@ -98,11 +98,13 @@ def unpack(archive: Path, folder: Path) -> None:
         ) from error
 
 
-def read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
+def read_idx(path: Path, shape: tuple[int, ...], expected: str | None = None) -> UInt8[np.ndarray, "..."]:
     """Read bytes in MNIST's idx format, plain or gzip-compressed; at most one byte more than `shape` has is unpacked.
 
+    `expected` is the MD5 sum of the uncompressed file.
+
     Raises:
-        UserError: not idx, a shape other than `shape`, truncated, or damaged.
+        UserError: not idx, a shape other than `shape`, truncated, damaged, or not the `expected` file.
     """
     cure = "delete it and rerun to download it again, or put an intact copy there"
     start = 4 + 4 * len(shape)
@@ -120,4 +122,6 @@ def read_idx(path: Path, shape: tuple[int, ...]) -> UInt8[np.ndarray, "..."]:
         raise UserError(
             f"{path} is incomplete or from another data set (expected {shape}; shape {found}, {bytes_there}): {cure}"
         )
+    if expected is not None and hashlib.md5(data, usedforsecurity=False).hexdigest() != expected:
+        raise UserError(f"{path} is damaged or from another data set (MD5 of its contents differs): {cure}")
     return np.frombuffer(data, np.uint8, offset=start).reshape(shape).copy()

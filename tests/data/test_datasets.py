@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 import struct
 import tracemalloc
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +17,14 @@ import torchvision
 from kdschemes.data.datasets import (
     CIFAR10_FILES,
     CIFAR100_FILES,
-    FASHION_CLASSES,
     FASHION_FILES,
-    FASHION_URL,
+    IDX_SHAPES,
+    MNIST_FILES,
     Arrays,
+    IdxFiles,
     read_cifar,
     read_digits,
-    read_fashion_mnist,
+    read_idx_files,
 )
 from kdschemes.data.download import read_idx
 from kdschemes.errors import UserError
@@ -142,11 +145,36 @@ def put(folder: Path, contents: dict[str, bytes], *, packed: bool = True) -> Pat
     return folder
 
 
-def test_fashion_facts_are_those_of_torchvision() -> None:
-    known = torchvision.datasets.FashionMNIST
-    assert [(f"{name}.gz", total) for name, total in FASHION_FILES.items()] == list(known.resources)
-    assert FASHION_URL in known.mirrors
-    assert list(known.classes) == FASHION_CLASSES
+@pytest.mark.parametrize(
+    ("files", "known"), [(FASHION_FILES, torchvision.datasets.FashionMNIST), (MNIST_FILES, torchvision.datasets.MNIST)]
+)
+def test_facts_of_idx_files_are_those_of_torchvision(files: IdxFiles, known: type[torchvision.datasets.MNIST]) -> None:
+    archives = [(f"{name}.gz", total) for name, total in zip(IDX_SHAPES, files.archive_md5, strict=True)]
+    assert archives == list(known.resources)
+    assert files.url in known.mirrors
+    assert [name.partition(" - ")[0] for name in known.classes] == list(files.classes)
+
+
+def test_mnist_is_the_published_one(shared: Path) -> None:
+    arrays = read_idx_files(shared / "data" / "mnist", MNIST_FILES)
+    assert (arrays.train_images.shape, arrays.test_images.shape) == ((60_000, 1, 28, 28), (10_000, 1, 28, 28))
+    assert arrays.train_labels.bincount().tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+    assert arrays.test_labels.bincount()[3] == 1010
+    pixels = arrays.train_images.double() / 255
+    assert (round(pixels.mean().item(), 4), round(pixels.std().item(), 4)) == (arrays.mean[0], arrays.std[0])
+
+
+def test_a_changed_mnist_is_refused(shared: Path, tmp_path: Path) -> None:
+    for path in (shared / "data" / "mnist").iterdir():
+        shutil.copy(path, tmp_path)
+    name = "t10k-labels-idx1-ubyte"
+    content = bytearray(gzip.decompress((tmp_path / f"{name}.gz").read_bytes()))
+    content[-1], content[-2] = content[-2], content[-1]
+    assert content[-1] != content[-2]
+    (tmp_path / f"{name}.gz").chmod(0o644)
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
+    with pytest.raises(UserError, match=rf"{name}\.gz is damaged or from another data set \(MD5"):
+        read_idx_files(tmp_path, replace(MNIST_FILES, url=NOWHERE))
 
 
 @pytest.mark.parametrize("place_of_files", [".", "FashionMNIST/raw", "system"])
@@ -156,13 +184,13 @@ def test_fashion_is_read_where_it_lies(
 ) -> None:
     root, system = tmp_path / "data", tmp_path / "system"
     put(system if place_of_files == "system" else root / place_of_files, fashion_bytes, packed=packed)
-    assert_fashion(read_fashion_mnist(root, url=NOWHERE, system=system))
+    assert_fashion(read_idx_files(root, replace(FASHION_FILES, url=NOWHERE, system=system)))
     assert not list(tmp_path.rglob("*.lock"))
 
 
 def test_fashion_that_is_nowhere(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
-        read_fashion_mnist(tmp_path / "data", url=NOWHERE, system=tmp_path / "system")
+        read_idx_files(tmp_path / "data", replace(FASHION_FILES, url=NOWHERE, system=tmp_path / "system"))
     message = one_line(error)
     assert "train-images-idx3-ubyte.gz is missing" in message
     assert NOWHERE in message
@@ -191,7 +219,7 @@ def test_damaged_fashion_file_is_named(
     root, name = tmp_path / "data", "t10k-labels-idx1-ubyte"
     put(root / folder, {**fashion_bytes, name: damage(fashion_bytes[name], fault)})
     with pytest.raises(UserError) as error:
-        read_fashion_mnist(root, url=NOWHERE, system=tmp_path / "system")
+        read_idx_files(root, replace(FASHION_FILES, url=NOWHERE, system=tmp_path / "system"))
     assert f"{name}.gz" in one_line(error)
 
 
@@ -200,7 +228,7 @@ def test_fashion_labels_of_another_set_are_refused(tmp_path: Path, fashion_bytes
     labels = gzip.compress(idx((np.arange(10_000) % 11).astype(np.uint8)))
     put(tmp_path / "data", {**fashion_bytes, name: labels})
     with pytest.raises(UserError, match=rf"{name}\.gz .* labels 0 to 9"):
-        read_fashion_mnist(tmp_path / "data", url=NOWHERE, system=tmp_path / "system")
+        read_idx_files(tmp_path / "data", replace(FASHION_FILES, url=NOWHERE, system=tmp_path / "system"))
 
 
 def test_fashion_download_that_comes_changed_is_refused(
@@ -208,7 +236,7 @@ def test_fashion_download_that_comes_changed_is_refused(
 ) -> None:
     put(server.folder, fashion_bytes)  # not the published bytes: their sums differ
     with pytest.raises(UserError, match="MD5 differs"):
-        read_fashion_mnist(tmp_path / "data", url=server.url, system=tmp_path / "system")
+        read_idx_files(tmp_path / "data", replace(FASHION_FILES, url=server.url, system=tmp_path / "system"))
     assert server.requests == ["/train-images-idx3-ubyte.gz"]
     assert not list((tmp_path / "data").rglob("*ubyte*"))
 
