@@ -75,11 +75,11 @@ def test_only_a_question_is_one_run_of_the_defaults(tmp_path: Path) -> None:
 def test_a_recipe_is_a_base_or_a_variant(tmp_path: Path) -> None:
     short, other = "cifar100/resnet56_resnet20_short", "repdistiller/sp_vgg13_vgg8"
     text = f"{{question: Q, base: {{experiment: {short}, train.epochs: 3}}}}"
-    (run,) = read(tmp_path, text, "teacher.checkpoint=x").runs
+    (run,) = read(tmp_path, text, "teacher.checkpoint=hf_hub:a/x").runs
     assert (run.config.train.epochs, run.config.precision, run.config.model.name) == (3, "bf16", "resnet20")
     variants = f"{{a: {{experiment: {short}}}, b: {{experiment: {other}}}}}"
     text = f"{{question: Q, base: {{train.epochs: 3}}, variants: {variants}}}"
-    a, b = read(tmp_path, text, "teacher.checkpoint=x").runs
+    a, b = read(tmp_path, text, "teacher.checkpoint=hf_hub:a/x").runs
     assert a.config == run.config
     assert (b.config.train.epochs, b.config.losses.relation.name, b.config.model.name) == (3, "sp", "vgg8")
 
