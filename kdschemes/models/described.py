@@ -13,7 +13,7 @@ from kdschemes.errors import UserError, first_line
 from kdschemes.models.hub import fetch
 from kdschemes.models.inputs import InputSpec, read_input
 from kdschemes.models.weights import TORCH_WEIGHTS
-from kdschemes.storage.naming import CONFIG, HUB, WEIGHTS
+from kdschemes.storage.naming import CONFIG, HUB, WEIGHTS, no_weights
 
 
 def described_input(weights: str | Path, channels: int) -> InputSpec:
@@ -54,7 +54,7 @@ def input_of(config: Mapping[str, Any], channels: int) -> InputSpec:
 
 def _config_of(path: Path) -> Path | None:
     if not path.exists():
-        raise UserError(f"no weights at {path}: restore them, or give their current path")
+        raise no_weights(path)
     if path.is_file() and path.name not in (WEIGHTS, TORCH_WEIGHTS):
         return None
     file = (path if path.is_dir() else path.parent) / CONFIG

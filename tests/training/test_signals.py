@@ -127,12 +127,18 @@ def test_only_a_later_interrupt_stops_immediately(
         signal.raise_signal(signal.SIGINT)
 
 
+def hear_hangups() -> None:
+    """Undo what `nohup` does."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_a_run_outlives_its_terminal_until_its_checkpoint(tmp_path: Path) -> None:
     terminal, end = os.openpty()
     arguments = ["scheme=supervised", *SMALL, "train.epochs=100", "train.log_every_steps=1"]
     command = [sys.executable, str(REPOSITORY / "run.py"), *arguments]
-    with subprocess.Popen(command, cwd=tmp_path, stdin=end, stdout=end, stderr=end, start_new_session=True) as process:
+    streams = {"stdin": end, "stdout": end, "stderr": end}
+    with subprocess.Popen(command, cwd=tmp_path, start_new_session=True, preexec_fn=hear_hangups, **streams) as process:
         os.close(end)
         while lines(tmp_path) < 2:
             os.read(terminal, 1000)

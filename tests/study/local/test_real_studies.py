@@ -194,14 +194,14 @@ def test_runs_that_fail_leave_the_others_to_continue(tmp_path: Path) -> None:
     variants = {
         "good": {},
         "wild": {"optim.lr": 1e9},
-        "lost": {"model.checkpoint": "nowhere"},
+        "lost": {"model.checkpoint": "nowhere-seed0-00000000"},
         "taught": {"scheme": "offline", "teacher": "convnet", "teacher.checkpoint": "prerequisites.lost"},
     }
     study = {
         "question": "Q",
         "base": base,
         "variants": variants,
-        "prerequisites": {"lost": {"model.checkpoint": "nothing"}},
+        "prerequisites": {"lost": {"model.checkpoint": "nothing-seed0-00000000"}},
     }
     folder = begin(tmp_path, study)
     code, out, err = Command(folder).wait()
