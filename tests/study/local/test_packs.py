@@ -78,7 +78,7 @@ def test_a_pack_is_a_seed_under_a_teacher_that_comes_first(tmp_path: Path) -> No
     ],
 )
 def test_which_runs_go_together(one: str, other: str, together: bool, tmp_path: Path) -> None:
-    base = "{scheme: offline, teacher: resnet20, teacher.checkpoint: there}"
+    base = "{scheme: offline, teacher: resnet20, teacher.checkpoint: hf_hub:a/there}"
     text = f"question: Q\nbase: {base}\nvariants: {{a: {{{one}}}, b: {{{other}}}}}"
     packs = make_packs(read(tmp_path, text), workers=1, limit=NO_LIMIT)
     assert (["a seed=0", "b seed=0"] in labels(packs)) is together
