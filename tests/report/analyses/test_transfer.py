@@ -221,7 +221,7 @@ def case(output: Path, skew: float | None, part: int, shift: int) -> list[Group]
             {"student": {"val": 20, "test": 30}},
         )
         words = [*data, f"data.partition={part}", f"model.checkpoint={output}/gone/{began.folder.name}"]
-        offline = ["scheme=offline", "teacher.checkpoint=x", *words]
+        offline = ["scheme=offline", "teacher.checkpoint=hf_hub:a/x", *words]
         jitter = seed % 2
         students = {
             "alone": (["scheme=supervised", *words], 20, 30 + jitter),
