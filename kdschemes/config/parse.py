@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import yaml
 
+from kdschemes.checksums import json_is_intact
 from kdschemes.errors import UserError, shown
 
 MOST_BYTES = 1 << 21
@@ -186,6 +187,19 @@ def parse_json(text: str | bytes) -> Any:
         return check_plain(json.loads(text))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_json(path: Path) -> Any:
+    """Return the plain data in a JSON file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not JSON, nests too deep, or does not match its checksum.
+    """
+    data = parse_json(path.read_bytes())
+    if isinstance(data, dict) and not json_is_intact(data):
+        raise ValueError("it does not match its checksum")
+    return data
 
 
 def check_plain(value: Any) -> Any:

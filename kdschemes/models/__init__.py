@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from kdschemes.checksums import json_is_intact
 from kdschemes.config import models
-from kdschemes.config.parse import parse_json
+from kdschemes.config.parse import read_json
 from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
@@ -122,7 +121,7 @@ def load_model(folder: str | Path) -> StagedNetwork:
     """
     file = Path(expand(str(folder))) / CONFIG
     try:
-        config = _read_json(file)
+        config = read_json(file)
         with torch.random.fork_rng(devices=[]):
             network = _described(config)
     except UserError:
@@ -142,7 +141,7 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
     file = Path(expand(str(folder))) / EXITS_CONFIG
     spec = network.spec
     try:
-        config = _read_json(file)
+        config = read_json(file)
         names, head = list(config["stages"]), str(config["head"])
         if head not in ("linear", "bottleneck"):
             raise ValueError(f"unknown exit head {head!r}")
@@ -155,13 +154,6 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
         raise UserError(f"no exits at {folder}: {file} cannot be read ({first_line(error)})") from error
     load_exit_weights(exits, folder)
     return exits.eval()
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    config: dict[str, Any] = parse_json(file.read_bytes())
-    if not json_is_intact(config):
-        raise ValueError("it does not match its checksum")
-    return config
 
 
 def _described(config: Mapping[str, Any]) -> StagedNetwork:

@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from huggingface_hub import try_to_load_from_cache
 
-from kdschemes.checksums import json_is_intact
-from kdschemes.config.parse import parse_json
+from kdschemes.config.parse import read_json
 from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line
 from kdschemes.models.base import StagedNetwork
-from kdschemes.models.weights import TORCH_WEIGHTS
-from kdschemes.storage.naming import CONFIG, HUB, WEIGHTS
+from kdschemes.models.described import config_beside
+from kdschemes.storage.naming import CONFIG, HUB
 
 
 @torch.no_grad()
@@ -51,19 +50,13 @@ def _description(weights: str) -> Path | None:
     if weights.startswith(HUB):
         found = try_to_load_from_cache(weights.removeprefix(HUB), CONFIG)
         return Path(found) if isinstance(found, str) else None
-    path = Path(expand(weights))
-    if path.is_file() and path.name not in (WEIGHTS, TORCH_WEIGHTS):
-        return None
-    file = (path if path.is_dir() else path.parent) / CONFIG
-    return file if file.is_file() else None
+    return config_beside(Path(expand(weights)))
 
 
 def _class_names(file: Path) -> list[str] | None:
     """Return the names in a `config.json` in the order of the outputs; None if it has none."""
     try:
-        config = parse_json(file.read_bytes())
-        if not json_is_intact(config):
-            raise ValueError("it does not match its checksum")
+        config = read_json(file)
         names = config.get("label_names") or config.get("metadata", {}).get("classes")
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is damaged ({first_line(error)}): restore or remove it") from None

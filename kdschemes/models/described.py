@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from kdschemes.checksums import json_is_intact
-from kdschemes.config.parse import parse_json
+from kdschemes.config.parse import read_json
 from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line
 from kdschemes.models.hub import fetch
@@ -22,14 +21,11 @@ def described_input(weights: str | Path, channels: int) -> InputSpec:
     Raises:
         UserError: the weights are missing, or their description cannot be read.
     """
-    file = _hub_config(str(weights)) if str(weights).startswith(HUB) else _config_of(Path(expand(str(weights))))
+    file = _hub_config(str(weights)) if str(weights).startswith(HUB) else config_beside(Path(expand(str(weights))))
     if file is None:
         return InputSpec()
     try:
-        config: Any = parse_json(file.read_bytes())
-        if isinstance(config, Mapping) and not json_is_intact(config):
-            raise ValueError("it does not match its checksum")
-        return input_of(config, channels)
+        return input_of(read_json(file), channels)
     except (OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{file} does not say what images the network needs ({first_line(error)}): correct or remove it"
@@ -52,7 +48,12 @@ def input_of(config: Mapping[str, Any], channels: int) -> InputSpec:
     return found
 
 
-def _config_of(path: Path) -> Path | None:
+def config_beside(path: Path) -> Path | None:
+    """Return the `config.json` that describes a file or folder of weights; None if there is none.
+
+    Raises:
+        UserError: the weights are missing.
+    """
     if not path.exists():
         raise no_weights(path)
     if path.is_file() and path.name not in (WEIGHTS, TORCH_WEIGHTS):

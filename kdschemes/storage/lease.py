@@ -128,8 +128,8 @@ class Lease:
         """Acquire the folder; return False if `asked()` (whether this process shall stop) becomes true first.
 
         A folder is taken over if its holder is dead on this machine, is no longer run by SLURM or was restarted as this
-        very job, or gave no sign of life for the lease's time. Otherwise this waits (`wait`) or raises. `say` is told
-        immediately what is waited for, and for how long.
+        very job, or gave no sign of life for the lease's time. Otherwise this waits (`wait`) or raises. `say` is
+        called immediately with what is waited for, and for how long.
 
         Raises:
             UserError: another process holds the folder.

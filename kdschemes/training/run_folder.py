@@ -11,7 +11,7 @@ from kdschemes import checksums
 from kdschemes.config import Config
 from kdschemes.config.data import ImageFolder
 from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, read_config, to_tree
-from kdschemes.config.parse import parse_json
+from kdschemes.config.parse import read_json
 from kdschemes.errors import UserError
 from kdschemes.printable import printable
 from kdschemes.storage.atomic import atomic_write, guarded
@@ -101,8 +101,8 @@ def check_images_unchanged(folder: Path, config: Config) -> None:
     digest = f"{config.data.name}_{now['digest'][:8]}"
     for path in sorted(folder.parent.glob(f"{folder.name.replace(digest, f'{config.data.name}_????????')}/{IMAGES}")):
         try:
-            then = parse_json(path.read_bytes())
-            if then["root"] != now["root"] or not checksums.json_is_intact(then):
+            then = read_json(path)
+            if then["root"] != now["root"]:
                 continue
             found = _difference(then, now)
         except (OSError, ValueError, TypeError, KeyError):

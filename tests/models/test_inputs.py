@@ -29,7 +29,7 @@ def pixels(side: int = 32, dtype: torch.dtype = torch.float64) -> Tensor:
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-14), (torch.float32, 1e-5)])
-def test_images_become_what_normalizing_the_pixels_anew_gives(
+def test_images_become_what_normalizing_the_pixels_again_gives(
     dtype: torch.dtype, tolerance: float, memory_format: torch.memory_format
 ) -> None:
     x = pixels(dtype=dtype)

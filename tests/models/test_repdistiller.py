@@ -1,4 +1,4 @@
-"""RepDistiller's networks, written anew under their names, compute what ours compute with their weights."""
+"""RepDistiller's networks, rewritten under their names, compute what ours compute with their weights."""
 
 from __future__ import annotations
 
