@@ -53,6 +53,12 @@ class Model:
         Field(description="the classifier: that of model.checkpoint, or a new one if the data has other classes"),
     ] = "checkpoint"
     pretrained: Annotated[bool, Field(description="start from timm's pretrained weights (downloads them)")] = False
+    dropout: Annotated[
+        float, Field(ge=0, lt=1, description="mlp_WIDTH_WIDTH: probability of dropping a hidden unit in training")
+    ] = 0.0
+    input_dropout: Annotated[
+        float, Field(ge=0, lt=1, description="mlp_WIDTH_WIDTH: probability of dropping a pixel in training")
+    ] = 0.0
     mean: Mean = None
     std: Std = None
     image_size: ImageSize = None
@@ -96,6 +102,10 @@ class Teacher:
             "same seed: the logits, or also the features that losses use"
         ),
     ] = "none"
+    view: Annotated[
+        Literal["student", "plain"],
+        Field(description="images that it sees in training: the student's views, or the images without augmentation"),
+    ] = "student"
     cache_dir: Annotated[FilePath | None, Field(description="cache folder; null: teacher_cache in output_dir")] = None
     cache_limit_gb: Annotated[float, Field(gt=0, description="maximum size of cache_dir in GB (10^9 bytes)")] = 20.0
     epochs: Annotated[
@@ -114,19 +124,30 @@ class Optim:
     name: Annotated[Literal["sgd", "adamw"], Field(description="sgd (with Nesterov momentum) or adamw")] = "sgd"
     lr: Annotated[float, Field(gt=0, description="peak learning rate; not scaled by the number of processes")] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1, description="momentum (sgd) or beta1 (adamw)")] = 0.9
+    momentum_start: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="momentum at first, raised linearly over momentum_epochs; null: momentum (sgd)"),
+    ] = None
+    momentum_epochs: Annotated[float, Field(gt=0, description="epochs from momentum_start to momentum")] = 500.0
     nesterov: Annotated[bool, Field(description="use Nesterov momentum (sgd)")] = True
     weight_decay: Annotated[float, Field(ge=0, description="weight decay, applied to every trained parameter")] = 5e-4
-    lr_schedule: Annotated[Literal["cosine", "step", "constant"], Field(description="learning-rate schedule")] = (
-        "cosine"
-    )
+    lr_schedule: Annotated[
+        Literal["cosine", "step", "exponential", "constant"], Field(description="learning-rate schedule")
+    ] = "cosine"
     milestones: Annotated[
         list[Annotated[float, Field(gt=0, lt=1)]],
         Field(description="step: fractions of training after which the learning rate is multiplied by gamma"),
     ] = field(default_factory=lambda: [0.625, 0.75, 0.875])
-    gamma: Annotated[float, Field(gt=0, le=1, description="step: factor at each milestone")] = 0.1
+    gamma: Annotated[
+        float, Field(gt=0, le=1, description="step: factor at each milestone; exponential: after each epoch")
+    ] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up from 0")] = 0.0
     clip_grad_norm: Annotated[
         float | None, Field(gt=0, description="maximum gradient norm of each network separately; null: no clipping")
+    ] = None
+    max_norm: Annotated[
+        float | None,
+        Field(gt=0, description="maximum norm of each unit's incoming weights, enforced after a step; null: none"),
     ] = None
 
 

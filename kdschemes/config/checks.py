@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kdschemes.config import Config
-from kdschemes.config.models import MODELS
+from kdschemes.config.models import MODEL_NAMES, find_model
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.unknown import no_such
 from kdschemes.errors import UserError
@@ -17,10 +17,26 @@ def check_models(config: Config) -> None:
     names += _as_list(config.teacher.name) if config.scheme.uses_teacher else []
     names += [*config.scheme.trained_models(config.model.name), *prerequisite_models(config.scheme)]
     for name in names:
-        if name not in MODELS and not name.startswith("timm/"):
-            raise no_such("model", name, (*MODELS, "timm/NAME"))
+        if find_model(name) is None and not name.startswith("timm/"):
+            raise no_such("model", name, MODEL_NAMES)
     if config.model.head == "new" and config.model.checkpoint is None:
         raise UserError("model.head=new replaces the classifier of model.checkpoint: give one, or remove model.head")
+
+
+def check_optim(config: Config) -> None:
+    """Reject a momentum schedule of AdamW, and a limit on weights that are sharded."""
+    if config.optim.momentum_start is not None and config.optim.name != "sgd":
+        raise UserError("optim.momentum_start raises the momentum of SGD: set optim.name=sgd, or remove it")
+    if config.optim.max_norm is not None and config.train.fsdp:
+        raise UserError("optim.max_norm needs whole weights, but train.fsdp=true shards them: remove one of them")
+
+
+def check_dropout(config: Config) -> None:
+    """Reject dropout if no trained network has it."""
+    names = config.scheme.trained_models(config.model.name)
+    for key in ("dropout", "input_dropout"):
+        if getattr(config.model, key) and not any((find_model(name) or ("",))[0] == "mlp" for name in names):
+            raise UserError(f"model.{key} is for mlp_WIDTH_WIDTH, not for {names[0]}: remove it")
 
 
 def check_inputs(config: Config) -> None:
@@ -65,6 +81,25 @@ def check_large(config: Config) -> None:
         raise UserError("train.fsdp=true needs train.sync_bn=true: batch-norm buffers are not broadcast")
     if config.train.fsdp and config.precision == "fp16":
         raise UserError("train.fsdp=true has no gradient scaler for precision=fp16: use precision=bf16 or fp32")
+
+
+def check_view(config: Config) -> None:
+    """Reject a teacher that sees plain images where its predictions would be wrong, or are stored by view."""
+    if not config.scheme.uses_teacher or config.teacher.view == "student":
+        return
+    if config.scheme.method == "partial_teacher":
+        raise UserError("teacher.view=plain is for frozen teachers, and partial_teacher trains its own: remove it")
+    for key in ("mixup", "cutmix"):
+        if getattr(config.data, key):
+            raise UserError(
+                f"teacher.view=plain and data.{key}={getattr(config.data, key)} exclude each other: the teacher would "
+                f"not see the mixed images; set data.{key}=0 or teacher.view=student"
+            )
+    if config.teacher.cache != "none":
+        raise UserError(
+            f"teacher.view=plain and teacher.cache={config.teacher.cache} exclude each other: predictions are stored "
+            "by view; remove one of them"
+        )
 
 
 def check_cache(config: Config) -> None:

@@ -15,7 +15,7 @@ from pydantic.fields import FieldInfo
 
 from kdschemes.config import Config, Model, Optim, Teacher, Train, losses, schemes
 from kdschemes.config.data import DATA, Data
-from kdschemes.config.models import MODELS
+from kdschemes.config.models import MODEL_NAMES
 from kdschemes.config.renamed import RENAMED_METHODS, renamed_key
 from kdschemes.config.schemes.custom import Topology
 from kdschemes.config.unknown import no_such
@@ -195,7 +195,7 @@ def _section(prefix: str, cls: type) -> str:
     """Return the title of a class of options and its keys."""
     lines = [_title(prefix, cls), *_rows(prefix, cls)]
     if cls in (Model, Teacher):
-        names = f"  networks: {', '.join(MODELS)}, timm/NAME"
+        names = f"  networks: {', '.join(MODEL_NAMES)}"
         lines += textwrap.wrap(names, 110, subsequent_indent="    ", break_on_hyphens=False)
     if prefix == "losses":
         lines += _rows("losses.KIND", losses.Ramp)

@@ -11,11 +11,14 @@ from typing import Any
 from kdschemes.config import Config, Model, Optim, Teacher, Train, schemes
 from kdschemes.config.checks import (
     check_cache,
+    check_dropout,
     check_inputs,
     check_labels,
     check_large,
     check_models,
+    check_optim,
     check_teachers,
+    check_view,
 )
 from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
@@ -124,11 +127,14 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
         "",
     )
     check_models(config)
+    check_dropout(config)
     check_inputs(config)
     check_teachers(config)
     check_labels(config)
     check_large(config)
     check_cache(config)
+    check_view(config)
+    check_optim(config)
     return config
 
 

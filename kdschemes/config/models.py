@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from typing import Any
 
 MODELS: Mapping[str, tuple[str, Mapping[str, int]]] = {
     "convnet": ("convnet", {}),
@@ -25,3 +27,19 @@ MODELS: Mapping[str, tuple[str, Mapping[str, int]]] = {
     "shufflenet_v2": ("shufflenet_v2", {}),
 }
 """Each network by name: the function of `kdschemes.models` that builds it, and its arguments."""
+
+MODEL_NAMES = (*MODELS, "mlp_WIDTH_WIDTH", "timm/NAME")
+"""What a network can be called, for messages."""
+
+_MLP = re.compile(r"mlp((?:_[1-9][0-9]{0,4}){1,16})")
+
+
+def find_model(name: str) -> tuple[str, Mapping[str, Any]] | None:
+    """Return the function that builds a network, and its arguments; None for any other name, `timm/NAME` included.
+
+    It is one of `MODELS`, or a fully connected network named after the widths of its hidden layers: `mlp_800_800`.
+    """
+    widths = _MLP.fullmatch(name)
+    if widths is not None:
+        return "mlp", {"widths": tuple(int(width) for width in widths[1].split("_")[1:])}
+    return MODELS.get(name)

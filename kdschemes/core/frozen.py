@@ -32,11 +32,13 @@ class Frozen(Node):
 
     `not_moved` are the modules of its network that do not follow. With `bf16` it computes in bfloat16 and returns
     float32. With a `cache`, training batches are read from there. The output for the last batch (by object identity) is
-    kept and reused, also by other nodes that share the network.
+    kept and reused, also by other nodes that share the network. `view` is the auxiliary batch that it sees in training.
     """
 
-    def __init__(self, name: str, network: StagedNetwork) -> None:
+    def __init__(self, name: str, network: StagedNetwork, view: str | None = None) -> None:
         super().__init__([name])
+        self.view = view
+        self.aux_batches = () if view is None else (view,)
         self._hidden = [network.eval().requires_grad_(False)]
         self._shared = _SharedForward()
         self.not_moved: frozenset[nn.Module] = frozenset()
@@ -68,7 +70,7 @@ class Frozen(Node):
 
     @torch.no_grad()
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
-        shared = self._shared
+        shared, batch = self._shared, batch.aux_batch(self.view)
         if shared.batch is not batch or shared.output is None:
             cache = self.cache if batch.epoch is not None else None
             shared.output = self.compute(batch) if cache is None else cache.predict(batch)

@@ -42,8 +42,8 @@ def learning_rate(
     """Return the schedule of the learning rate of the next optimizer step.
 
     Linear warmup over `warmup_epochs` (step k of w has k/w of the peak), then `constant`; `cosine`: a half cosine from
-    `peak` to 0 at the end of training (Loshchilov & Hutter 2017, without restarts); or `step`: multiplied by `gamma` at
-    each of the `milestones`, fractions of training.
+    `peak` to 0 at the end of training (Loshchilov & Hutter 2017, without restarts); `step`: multiplied by `gamma` at
+    each of the `milestones`, fractions of training; or `exponential`: multiplied by `gamma` after each epoch.
     """
 
     def rate(progress: Progress) -> float:
@@ -55,6 +55,8 @@ def learning_rate(
             return peak * 0.5 * (1.0 + math.cos(math.pi * share))
         if name == "step":
             return peak * gamma ** sum(progress.fraction >= milestone for milestone in milestones)
+        if name == "exponential":
+            return peak * gamma ** (progress.step // progress.steps_per_epoch)
         return peak
 
     return rate

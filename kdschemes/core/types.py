@@ -22,8 +22,9 @@ class Batch:
     processes, all accumulated micro-batches); None: this batch is the whole.
 
     `aux_batches` are additional batches that a scheme trains on, by name: `view1`, `view2`, ... (other views of these
-    samples), `same_class` (another sample of the same class for each sample), `previous` (the samples of the previous
-    optimizer step in a new view; empty at the first step). There are none in evaluation.
+    samples), `plain` (these samples without augmentation), `same_class` (another sample of the same class for each
+    sample), `previous` (the samples of the previous optimizer step in a new view; empty at the first step). There are
+    none in evaluation.
 
     `epoch` is the epoch of the samples' views; None in evaluation and in auxiliary batches.
     """

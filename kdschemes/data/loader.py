@@ -180,6 +180,8 @@ class DataModule:
             found = [views.same_class_samples(self.seed, epoch, share.index, train, labels) for share in plan]
             mates = [replace(share, index=index) for share, index in zip(plan, found, strict=True)]
             return self._train_batches(epoch, mates, number=1)
+        if name == "plain":
+            return self._plain_batches("train", [share.index for share in plan])
         assert name.startswith("view"), f"no auxiliary batch {name}"
         return self._train_batches(epoch, plan, number=int(name.removeprefix("view")))
 
@@ -241,7 +243,10 @@ class DataModule:
         if at_most is not None and at_most < len(positions):
             positions = positions[torch.arange(at_most) * len(positions) // at_most]
         share = positions.tensor_split(world)[rank]
-        batches = [share[i : i + batch_size] for i in range(0, len(share), batch_size)]
+        yield from self._plain_batches(array, [share[i : i + batch_size] for i in range(0, len(share), batch_size)])
+
+    def _plain_batches(self, array: str, batches: Sequence[Tensor]) -> Iterator[Batch]:
+        """Yield batches of positions of an array, normalized without augmentation."""
         for batch, images in zip(batches, self.source.plain(array, batches), strict=True):
             index = batch.to(self.device)
             images = images.contiguous(memory_format=self.memory_format)

@@ -20,6 +20,7 @@ from kdschemes.models.cost import count_exit_macs, count_macs, count_parameters
 from kdschemes.models.described import described_input, input_of
 from kdschemes.models.exits import EarlyExit, ExitNetwork, confidence
 from kdschemes.models.inputs import AdaptInput, InputSpec, crop_fraction
+from kdschemes.models.mlp import mlp
 from kdschemes.models.mobilenet import mobilenet_v2
 from kdschemes.models.probe import describe_stages, stages
 from kdschemes.models.recombined import RECOMBINED, Recombined, rebuilt
@@ -65,7 +66,7 @@ _BUILDERS: dict[str, Callable[..., SequentialNetwork]] = {
     builder.__name__: builder
     for builder in (
         *(convnet, resnet18_cifar, cifar_resnet, cifar_resnet_x4, wide_resnet, vgg),
-        *(mobilenet_v2, shufflenet_v1, shufflenet_v2),
+        *(mlp, mobilenet_v2, shufflenet_v1, shufflenet_v2),
     )
 }
 
@@ -76,14 +77,22 @@ MODELS: dict[str, Callable[[int, int, int], SequentialNetwork]] = {
 
 
 def create_model(
-    name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool = False
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    pretrained: bool = False,
+    dropout: Mapping[str, float] | None = None,
 ) -> StagedNetwork:
-    """Build a network by name: one of `MODELS`, or `timm/NAME`.
+    """Build a network by name: one of `MODELS`, `mlp_WIDTH_WIDTH`, or `timm/NAME`.
 
     Initial weights come from torch's global random generator, which the caller seeds. `pretrained` loads timm's
-    pretrained weights. Raises `UserError` for an unknown name, an unsupported image size or unavailable weights.
+    pretrained weights. `dropout` are the probabilities `dropout` and `input_dropout` of `mlp`; it has no effect on
+    other networks. Raises `UserError` for an unknown name, an unsupported image size or unavailable weights.
     """
     network: StagedNetwork
+    found = models.find_model(name)
     if name.startswith("timm/"):
         from kdschemes.models.timm_network import create_timm
 
@@ -94,12 +103,14 @@ def create_model(
             image_size=image_size,
             pretrained=pretrained,
         )
-    elif name not in MODELS:
-        raise unknown("model", name, [*MODELS, "timm/NAME"])
+    elif found is None:
+        raise unknown("model", name, models.MODEL_NAMES)
     elif pretrained:
         raise UserError(f"{name} has no pretrained weights: give a checkpoint, or use a timm/NAME model")
     else:
-        network = MODELS[name](num_classes, channels, image_size)
+        builder, sizes = found
+        regularized = dropout or {} if builder == mlp.__name__ else {}
+        network = _BUILDERS[builder](num_classes, channels, image_size, **sizes, **regularized)
     network.spec = ModelSpec(name, num_classes, channels, image_size)
     return network
 

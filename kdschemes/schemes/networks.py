@@ -28,6 +28,9 @@ from kdschemes.models import (
 from kdschemes.models.class_order import order_outputs
 from kdschemes.seeding import seeded
 
+DROPOUT = ("dropout", "input_dropout")
+"""The options of a trained network that are probabilities of dropout."""
+
 
 def student_network(
     config: Config, data_spec: DataSpec, role: str, model: str | None = None, seed: int | None = None
@@ -166,6 +169,7 @@ def _create(name: str, options: Model | Teacher, checkpoint: str | None, data_sp
         channels=channels,
         image_size=own.image_size,
         pretrained=options.pretrained and data_spec.initial_weights,
+        dropout={key: getattr(options, key) for key in DROPOUT} if isinstance(options, Model) else None,
     )
     crop = crop_fraction(data_spec.kept, own.image_size)
     network.spec = replace(network.spec, mean=own.mean, std=own.std, crop_pct=crop)

@@ -13,7 +13,7 @@ from kdschemes.errors import TrainingStopped, UserError
 from kdschemes.seeding import seed_step
 from kdschemes.tracking.console import Reporter
 from kdschemes.training.finish import finish
-from kdschemes.training.optim import clip_gradients, set_rate
+from kdschemes.training.optim import clip_gradients, limit_weights, set_momentum, set_rate
 from kdschemes.training.pack import Pack
 from kdschemes.training.run import Run
 from kdschemes.training.signals import StopSignal
@@ -107,9 +107,11 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
 
 def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
     """Take one optimizer step per phase of the run's scheme, on the gradients accumulated over all micro-batches."""
-    accelerator, scheme, state = run.accelerator, run.scheme, run.state
+    accelerator, scheme, state, optim = run.accelerator, run.scheme, run.state, run.config.optim
     progress = Progress(state.step, run.total_steps, run.steps_per_epoch)
     run.learning_rate = set_rate(run.optimizer, run.lr_schedule, progress)
+    if optim.momentum_start is not None:
+        set_momentum(run.optimizer, run.momentum_schedule, progress)
     seed_step(run.config.seed, state.step, accelerator.process_index)
     losses, weights = torch.zeros_like(state.window_sums), dict.fromkeys(run.term_names, 0.0)
     for phase in range(max(1, len(scheme.phases))):
@@ -123,10 +125,12 @@ def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:
         for name in scheme.skipped_nodes(phase):  # without a gradient, weights and momenta stay unchanged
             for parameter in run.groups.get(name, ()):
                 parameter.grad = None
-        if run.config.optim.clip_grad_norm is not None:
+        if optim.clip_grad_norm is not None:
             accelerator.unscale_gradients(run.optimizer)
-            clip_gradients(run.groups, run.config.optim.clip_grad_norm)
+            clip_gradients(run.groups, optim.clip_grad_norm)
         run.optimizer.step()
+        if optim.max_norm is not None:
+            limit_weights(scheme, optim.max_norm)
         run.optimizer.zero_grad(set_to_none=True)
     scheme.after_step()
     run.term_weights = weights

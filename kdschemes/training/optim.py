@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from kdschemes.config import Optim
-from kdschemes.core.schedules import Schedule, learning_rate
+from kdschemes.core.schedules import Schedule, learning_rate, linear_ramp
 from kdschemes.core.types import Progress
 
 Groups = Mapping[str, Sequence[nn.Parameter]]
@@ -43,6 +43,19 @@ def rate_schedule(options: Optim) -> Schedule:
     )
 
 
+def momentum_schedule(options: Optim) -> Schedule:
+    """Return the momentum of SGD as a function of progress: linear from `momentum_start` over `momentum_epochs`."""
+    start = options.momentum if options.momentum_start is None else options.momentum_start
+    change = linear_ramp(options.momentum - start, options.momentum_epochs)
+    return lambda progress: start + change(progress)
+
+
+def set_momentum(optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress) -> None:
+    """Set every group's momentum for the next step (of SGD)."""
+    for group in optimizer.param_groups:
+        group["momentum"] = schedule(progress)
+
+
 def set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, progress: Progress) -> float:
     """Set every group's learning rate for the next step, times the group's factor; return the rate without it."""
     rate = schedule(progress)
@@ -58,3 +71,14 @@ def clip_gradients(groups: Groups, largest: float) -> None:
     """
     for parameters in groups.values():
         nn.utils.clip_grad_norm_(parameters, largest)
+
+
+@torch.no_grad()
+def limit_weights(scheme: nn.Module, largest: float) -> None:
+    """Scale down the incoming weights of each trained unit whose L2 norm exceeds `largest` (Srivastava et al. 2014).
+
+    A unit is a row of a linear layer's weight, or an output channel of a convolution's.
+    """
+    for module in scheme.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and module.weight.requires_grad:
+            module.weight.copy_(torch.renorm(module.weight, p=2, dim=0, maxnorm=largest))

@@ -41,7 +41,7 @@ from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.metrics_log import eval_row, train_row
 from kdschemes.tracking.run_log import RunLog
 from kdschemes.training.checks import first_not_finite
-from kdschemes.training.optim import rate_schedule
+from kdschemes.training.optim import momentum_schedule, rate_schedule
 from kdschemes.training.prepare import prepare
 from kdschemes.training.run_folder import INTERRUPTED, RunFolder, claim_folder, remove_leftovers
 from kdschemes.training.signals import StopSignal
@@ -85,6 +85,7 @@ class Run:
         self.training_macs = training_macs(self.scheme, self.data.channels, self.data.image_size)
         self.model, self.optimizer, self.groups = prepare(self.scheme, self.config, self.accelerator)
         self.lr_schedule = rate_schedule(self.config.optim)
+        self.momentum_schedule = momentum_schedule(self.config.optim)
 
     def open(self, stop: StopSignal, *, wait: bool) -> bool:
         """Acquire the folder, build the run, load its checkpoint if there is one, and open the logs at that point.

@@ -101,3 +101,9 @@ def test_rates_are_a_function_of_progress_alone() -> None:
     forwards = [schedule(Progress(step, 2000, STEPS)) for step in steps]
     backwards = [schedule(Progress(step, 2000, STEPS)) for step in reversed(steps)]
     assert forwards == backwards[::-1]
+
+
+def test_an_exponential_rate_falls_after_each_epoch() -> None:
+    schedule = learning_rate("exponential", 2.0, warmup_epochs=1.0, gamma=0.5)
+    assert at(schedule, 0) == pytest.approx(2.0 / STEPS)
+    assert [at(schedule, epoch) for epoch in (1, 1.99, 2, 3.5)] == [1.0, 1.0, 0.5, 0.25]

@@ -419,3 +419,18 @@ def test_cifar100(cifar100_root: Path) -> None:
     (batch,) = next(data.train_steps(0, batch_size=128, grad_accum_steps=1, rank=0, world=1, drop_last=False))
     assert batch.images.shape == (128, 3, 32, 32)
     assert not set(batch.index.tolist()) & set(data.positions["val"].tolist())
+
+
+def test_the_plain_batch_has_the_same_samples_without_augmentation() -> None:
+    options = replace(RICH, mixup=0.0)
+    augmented, unchanged = load(options), load(Digits(crop_padding=0))
+    for world in (1, 3):
+        ranks = [flat(steps(augmented, 2, rank=rank, world=world, aux_batches=["plain"])) for rank in range(world)]
+        for batch in itertools.chain(*ranks):
+            plain = batch.aux_batches["plain"]
+            (expected,) = unchanged.seen_in(0, [batch.index])
+            assert torch.equal(plain.index, batch.index)
+            assert torch.equal(plain.labels, batch.labels)
+            assert torch.equal(plain.images, expected.images)
+            assert not torch.equal(plain.images, batch.images)
+            assert plain.epoch is None

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 from kdschemes.config import Optim
-from kdschemes.config.load import build_config
+from kdschemes.config.load import build_config, load_config
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import Batch, DataSpec, Progress
+from kdschemes.errors import UserError
 from kdschemes.schemes import build_scheme
-from kdschemes.training.optim import build_optimizer, clip_gradients, rate_schedule, set_rate
+from kdschemes.training.optim import (
+    build_optimizer,
+    clip_gradients,
+    limit_weights,
+    momentum_schedule,
+    rate_schedule,
+    set_momentum,
+    set_rate,
+)
 
 DATA_SPEC = DataSpec(num_classes=10, channels=1, image_size=8)
 
@@ -164,3 +174,40 @@ def test_the_rate_is_never_rescaled() -> None:
     """Accelerate steps a wrapped scheduler once a process, and others scale with the batch: neither happens here."""
     options = build_config({"optim": {"lr": 0.3}, "train": {"batch_size": 512, "grad_accum_steps": 4}}).optim
     assert rate_schedule(options)(Progress(0, 100, 10)) == 0.3
+
+
+def test_momentum_rises_linearly_and_stays() -> None:
+    options = Optim(momentum_start=0.5, momentum=0.9, momentum_epochs=4.0)
+    optimizer = build_optimizer(options, {"peer0": parameters(2), "peer1": parameters(3)})
+    for step, expected in ((0, 0.5), (10, 0.6), (25, 0.75), (40, 0.9), (90, 0.9)):
+        set_momentum(optimizer, momentum_schedule(options), Progress(step, total_steps=100, steps_per_epoch=10))
+        assert [group["momentum"] for group in optimizer.param_groups] == pytest.approx([expected] * 2, rel=1e-12)
+
+
+def test_units_with_large_incoming_weights_are_scaled_down_and_the_others_left() -> None:
+    layers = nn.Sequential(nn.Linear(4, 3), nn.Conv2d(2, 2, 3), nn.BatchNorm2d(2), nn.Linear(4, 3))
+    linear, conv, norm, frozen = layers
+    frozen.weight.requires_grad_(False).fill_(5.0)
+    with torch.no_grad():
+        linear.weight.copy_(torch.tensor([[3.0, 4, 0, 0], [0.1, 0, 0, 0], [6.0, 0, 0, 8]]))
+        conv.weight.copy_(torch.stack([torch.full((2, 3, 3), 1.0), torch.full((2, 3, 3), 0.1)]))
+        norm.weight.fill_(9.0)
+        linear.bias.fill_(9.0)
+    limit_weights(layers, 2.0)
+    assert torch.allclose(linear.weight, torch.tensor([[1.2, 1.6, 0, 0], [0.1, 0, 0, 0], [1.2, 0, 0, 1.6]]))
+    assert conv.weight.flatten(1).norm(dim=1).tolist() == pytest.approx([2.0, 0.1 * math.sqrt(18)], rel=1e-6)
+    assert all(
+        (values == size).all() for values, size in ((norm.weight, 9.0), (linear.bias, 9.0), (frozen.weight, 5.0))
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["optim.name=adamw", "optim.momentum_start=0.5"], "set optim.name=sgd"),
+        (["optim.max_norm=2", "train.fsdp=true"], "needs whole weights"),
+    ],
+)
+def test_what_needs_sgd_or_whole_weights(words: list[str], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        load_config(words, recipes=Path())

@@ -40,7 +40,8 @@ def build_teachers(config: Config, data_spec: DataSpec) -> Teachers:
     count = len(config.teacher.name) if isinstance(config.teacher.name, list) else 1
     weights = config.teacher.weights or [1.0] * count
     names = ["teacher"] if count == 1 else [f"teacher{k}" for k in range(count)]
-    frozen = [Frozen(name, teacher_network(config, data_spec, number)) for number, name in enumerate(names)]
+    view = None if config.teacher.view == "student" else config.teacher.view
+    frozen = [Frozen(name, teacher_network(config, data_spec, number), view) for number, name in enumerate(names)]
     nodes: dict[str, Node] = {node.provides[0]: node for node in frozen}
     if count > 1:
         nodes["teacher"] = Ensemble("teacher", names, weights)

@@ -17,4 +17,5 @@ VARIANTS = {
     "offline-kd-hint-rkd": [*OFFLINE, "teacher=convnet", "losses.feature=hint", "losses.relation=rkd"],
     "offline-kd-at-fsp": [*OFFLINE, "losses.feature=at", "losses.relation=fsp", "losses.response=logit_mse"],
     "offline-kd-fsp-adapters": [*OFFLINE, "teacher=convnet", "losses.relation=fsp", "losses.response=none"],
+    "offline-kd-plain-view": [*OFFLINE, "teacher.view=plain", "losses.feature=hint"],
 }

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from kdschemes.core.frozen import Frozen
-from tests.schemes.cases import OFFLINE, START, base, build, random_batch, same_state, state_of
+from kdschemes.errors import UserError
+from tests.schemes.cases import OFFLINE, START, base, build, configure, random_batch, same_state, state_of
 from tests.schemes.offline.cases import steps
 from tests.schemes.offline.test_dpkd import TWO_TEACHERS_HINT
 
@@ -41,3 +45,27 @@ def test_a_teacher_of_weight_0_has_no_effect(weights: str) -> None:
     ours, theirs = two(batch, START), one(batch, START)
     assert ours.total.item() == pytest.approx(theirs.total.item(), rel=1e-12)
     assert ours.losses["kd/teacher->student"].item() == pytest.approx(theirs.losses["kd/teacher->student"].item())
+
+
+def test_a_teacher_of_plain_images_does_not_see_the_students_view() -> None:
+    plain, same = build(*OFFLINE, "teacher.view=plain").train(), build(*OFFLINE).train()
+    view, images = random_batch(), random_batch(seed=1)
+    assert plain.aux_batches == ("plain",)
+    both = plain(replace(view, aux_batches={"plain": images}), START)
+    teacher, student = same(images, START).outputs["teacher"], same(view, START).outputs["student"]
+    assert torch.equal(both.outputs["teacher"].logits, teacher.logits)
+    assert both.outputs["student"].logits.shape == student.logits.shape
+    assert torch.equal(plain(view, START).outputs["teacher"].logits, same(view, START).outputs["teacher"].logits)
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ([*OFFLINE, "data.mixup=0.2"], "would not see the mixed images"),
+        ([*OFFLINE, "teacher.cache=logits"], "stored by view"),
+        (base("offline", "partial_teacher"), "for frozen teachers"),
+    ],
+)
+def test_a_plain_view_excludes_what_needs_the_students(words: list[str], problem: str) -> None:
+    with pytest.raises(UserError, match=problem):
+        configure(*words, "teacher.view=plain")
