@@ -20,7 +20,7 @@ KEYS = ("question", "base", "variants", "grid", "seeds", "prerequisites", "budge
 
 ANALYSIS_NAMES = (
     *("temperature_limit", "efficiency", "fidelity", "capacity", "sensitivity", "budgets", "missing_class"),
-    "collaborative",
+    *("collaborative", "hinton2015"),
 )
 """Sections that a study may request in its report: each is a module of `kdschemes.report.analyses`."""
 

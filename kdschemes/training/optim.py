@@ -81,4 +81,4 @@ def limit_weights(scheme: nn.Module, largest: float) -> None:
     """
     for module in scheme.modules():
         if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d) and module.weight.requires_grad:
-            module.weight.copy_(torch.renorm(module.weight, p=2, dim=0, maxnorm=largest))
+            module.weight.renorm_(p=2, dim=0, maxnorm=largest)

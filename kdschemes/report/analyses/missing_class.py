@@ -47,11 +47,13 @@ class LabeledLogits:
 class Corrected:
     """A student on the test set, as trained and with the offset chosen on the validation split.
 
-    Accuracy and the fraction of the omitted classes' images that are recognized are in percent.
+    Accuracy and the fraction of the omitted classes' images that are recognized are in percent. `omitted_errors` are
+    the errors on those images.
     """
 
     offset: float
     errors: tuple[int, int]
+    omitted_errors: tuple[int, int]
     top1: tuple[float, float]
     recognized: tuple[float, float]
     test: LabeledLogits
@@ -121,11 +123,12 @@ def measure(member: Member, omitted: Sequence[int]) -> Corrected:
     network.accept(data.spec.input)
     offset = best_offset(labeled_logits(network, data, "val"), omitted)
     test = labeled_logits(network, data, "test")
-    before, after = (shifted(test.logits, omitted, value).argmax(1) == test.labels for value in (0.0, offset))
+    before, after = (hits(test, omitted, value) for value in (0.0, offset))
     seen = np.isin(test.labels, omitted)
     return Corrected(
         offset=offset,
         errors=(int((~before).sum()), int((~after).sum())),
+        omitted_errors=(int((~before & seen).sum()), int((~after & seen).sum())),
         top1=(100.0 * float(before.mean()), 100.0 * float(after.mean())),
         recognized=(100.0 * float(before[seen].mean()), 100.0 * float(after[seen].mean())),
         test=test,
@@ -147,6 +150,12 @@ def shifted(logits: Logits, omitted: Sequence[int], offset: float) -> Logits:
     moved = logits.copy()
     moved[:, list(omitted)] += offset
     return moved
+
+
+def hits(found: LabeledLogits, omitted: Sequence[int], offset: float) -> npt.NDArray[np.bool_]:
+    """Return which predictions are right once `offset` is added to the logits of the classes `omitted`."""
+    right: npt.NDArray[np.bool_] = shifted(found.logits, omitted, offset).argmax(1) == found.labels
+    return right
 
 
 def best_offset(found: LabeledLogits, omitted: Sequence[int]) -> float:
@@ -244,4 +253,4 @@ def _chart(measured: Mapping[Point, Mapping[int, Corrected]], omitted: Sequence[
 
 
 def _accuracy(found: LabeledLogits, omitted: Sequence[int], offset: float) -> float:
-    return 100.0 * float((shifted(found.logits, omitted, offset).argmax(1) == found.labels).mean())
+    return 100.0 * float(hits(found, omitted, offset).mean())
