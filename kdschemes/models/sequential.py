@@ -37,7 +37,7 @@ class ActivatedStage(nn.Sequential):
 
 
 class SequentialNetwork(StagedNetwork):
-    """Parts in sequence, then global average pooling and the linear classifier `fc`.
+    """Parts in sequence, then global average pooling (of maps) and the linear classifier `fc`.
 
     The parts in `stage_names` are the stages; their outputs are the stages' features.
     """
@@ -61,7 +61,7 @@ class SequentialNetwork(StagedNetwork):
         stages = {name: self.get_submodule(name) for name in self.stage_names}
         return {name: stage.last_norm() for name, stage in stages.items() if isinstance(stage, ActivatedStage)}
 
-    def linear_classifier(self) -> nn.Linear:
+    def linear_classifier(self) -> nn.Linear | None:
         """Return `fc`."""
         return self.fc
 
@@ -69,7 +69,7 @@ class SequentialNetwork(StagedNetwork):
         """Return the parts before the classifier, in execution order."""
         return [(name, self.get_submodule(name)) for name in self.part_names]
 
-    def classify(self, last_features: Float[Tensor, "n d h w"]) -> Float[Tensor, "n classes"]:
+    def classify(self, last_features: Float[Tensor, "n d ..."]) -> Float[Tensor, "n classes"]:
         """Return the logits of the last part's output."""
         return _classify(self.fc, last_features)
 
@@ -129,7 +129,7 @@ class Trunk(nn.Module):
 
     def forward(
         self, images: Float[Tensor, "n c h w"]
-    ) -> tuple[Float[Tensor, "n d2 h2 w2"], dict[str, Float[Tensor, "n ..."]]]:
+    ) -> tuple[Float[Tensor, "n d2 ..."], dict[str, Float[Tensor, "n ..."]]]:
         """Return the input of the branches, and the features of the trunk's stages."""
         parts = [(name, self.get_submodule(name)) for name in self.part_names]
         return _run(parts, self.adapt_input(images), self.stage_names)
@@ -147,7 +147,7 @@ class Branch(nn.Module):
         self.stage_names = stage_names
 
     def forward(
-        self, tensor: Float[Tensor, "n d h w"]
+        self, tensor: Float[Tensor, "n d ..."]
     ) -> tuple[Float[Tensor, "n classes"], dict[str, Float[Tensor, "n ..."]]]:
         """Return the logits and the features of the branch's stages, given the trunk's output."""
         last, features = _run([(name, self.get_submodule(name)) for name in self.part_names], tensor, self.stage_names)
@@ -192,5 +192,5 @@ def _run(
 
 
 def _classify(fc: nn.Linear, last: Tensor) -> Tensor:
-    logits: Tensor = fc(last.mean((2, 3)))
+    logits: Tensor = fc(last.mean((2, 3)) if last.ndim == 4 else last)
     return logits
