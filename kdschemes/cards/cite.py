@@ -22,6 +22,8 @@ NETWORK_PAPERS: dict[str, str] = {
     r"mobilenet_?v2": "sandler2018mobilenetv2",
     r"shufflenet_?v1": "zhang2018shufflenet",
     r"shufflenet_?v2": "ma2018shufflenet",
+    r"lenet5": "lecun1998gradient",
+    r"plain\d": "mirzadeh2020takd",
 }
 """Key of `papers.bib` by a pattern for the start of a network's name, without `timm/`."""
 

@@ -25,6 +25,14 @@ MODELS: Mapping[str, tuple[str, Mapping[str, int]]] = {
     "mobilenet_v2": ("mobilenet_v2", {}),
     "shufflenet_v1": ("shufflenet_v1", {}),
     "shufflenet_v2": ("shufflenet_v2", {}),
+    "convnet_quarter": ("convnet", {"divisor": 4}),
+    "lenet5": ("lenet5", {}),
+    "lenet5_half": ("lenet5", {"divisor": 2}),
+    "plain2": ("plain_cnn", {"convolutions": 2}),
+    "plain4": ("plain_cnn", {"convolutions": 4}),
+    "plain6": ("plain_cnn", {"convolutions": 6}),
+    "plain8": ("plain_cnn", {"convolutions": 8}),
+    "plain10": ("plain_cnn", {"convolutions": 10}),
 }
 """Each network by name: the function of `kdschemes.models` that builds it, and its arguments."""
 

@@ -22,6 +22,7 @@ from kdschemes.models.exits import EarlyExit, ExitNetwork, confidence
 from kdschemes.models.inputs import AdaptInput, InputSpec, crop_fraction
 from kdschemes.models.mlp import mlp
 from kdschemes.models.mobilenet import mobilenet_v2
+from kdschemes.models.plain_cnn import lenet5, plain_cnn
 from kdschemes.models.probe import describe_stages, stages
 from kdschemes.models.recombined import RECOMBINED, Recombined, rebuilt
 from kdschemes.models.resnet import cifar_resnet, cifar_resnet_x4, resnet18_cifar
@@ -65,6 +66,7 @@ __all__ = [
 _BUILDERS: dict[str, Callable[..., SequentialNetwork]] = {
     builder.__name__: builder
     for builder in (
+        *(lenet5, plain_cnn),
         *(convnet, resnet18_cifar, cifar_resnet, cifar_resnet_x4, wide_resnet, vgg),
         *(mlp, mobilenet_v2, shufflenet_v1, shufflenet_v2),
     )

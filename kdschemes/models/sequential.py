@@ -61,7 +61,7 @@ class SequentialNetwork(StagedNetwork):
         stages = {name: self.get_submodule(name) for name in self.stage_names}
         return {name: stage.last_norm() for name, stage in stages.items() if isinstance(stage, ActivatedStage)}
 
-    def linear_classifier(self) -> nn.Linear:
+    def linear_classifier(self) -> nn.Linear | None:
         """Return `fc`."""
         return self.fc
 

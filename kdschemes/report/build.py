@@ -18,8 +18,10 @@ from kdschemes.report.document import Section
 from kdschemes.report.formatting import accuracy, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.predictions import read_stored
+from kdschemes.report.published import published_section
 from kdschemes.report.significance import Comparison, baselines, compare_groups, comparison_table, is_named, sentences
 from kdschemes.report.tables import cost_table, heads_table, missing_table, protocol, results_table
+from kdschemes.study.published import Published
 
 NOTHING_YET = "No run is finished yet: there are no results to show."
 
@@ -49,11 +51,13 @@ def build(
     notes: Sequence[str] = (),
     baseline: str | None = None,
     analyses: Sequence[str] = (),
+    published: Sequence[Published] = (),
 ) -> Report:
     """Return the report of groups.
 
     `shared` are words left out of their labels, `baseline` is the label of one, `analyses` are names of
-    `study.analyses`; an analysis that raises a UserError is replaced by its message. `notes` come at the end.
+    `study.analyses`; an analysis that raises a UserError is replaced by its message. `published` are numbers of papers,
+    shown first, beside ours. `notes` come at the end.
 
     Raises:
         UserError: there is no analysis of that name.
@@ -64,7 +68,9 @@ def build(
     own = [group for group in groups if not group.earlier] or list(groups)
     base = next(iter(baselines(found)), None)
     colors = hue(own, base)
-    sections = [_results(finished, found, colors, same, shared)] if finished else []
+    beside = published_section(published, groups, baseline)
+    sections = [beside] if beside else []
+    sections += [_results(finished, found, colors, same, shared)] if finished else []
     sections += _charts(own, finished, colors, base)
     for name in analyses:
         sections += _analysis(name, groups)

@@ -32,12 +32,13 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """A titled part of a report: paragraphs, then tables, then charts.
+    """A titled part of a report: paragraphs, then tables, then a list of `items`, then charts.
 
-    Paragraphs of `text` are separated by an empty line; `**bold**` and `` `code` `` are the only markup.
+    Paragraphs of `text` are separated by an empty line; `**bold**` and `` `code` `` are the only markup, also in items.
     """
 
     title: str
     text: str = ""
     tables: Sequence[Table] = ()
+    items: Sequence[str] = ()
     charts: Sequence[Chart] = ()

@@ -73,17 +73,28 @@ class Group:
 
 
 def study_groups(found: Status) -> list[Group]:
-    """Return the groups of a study: its points in their order, then the runs that teach them."""
+    """Return the groups of a study: its points in their order, then the runs that teach them.
+
+    Of the latter, those that the study file names are grouped by their names, the others by their configurations.
+    """
     points: dict[str, list[Member]] = defaultdict(list)
     labels: dict[str, str] = {}
-    for row in found.rows:
-        if not row.entry.earlier:
-            point = repr((row.entry.variant, row.entry.grid))
-            labels[point] = row.entry.label.rpartition(" seed=")[0] or found.study.name
-            points[point].append(_member(row, found.study.output))
-    groups = [part for point, members in points.items() for part in _by_protocol(labels[point], members, earlier=False)]
-    earlier = [_member(row, found.study.output) for row in found.rows if row.entry.earlier]
-    return groups + _by_configuration(earlier, earlier=True)
+    unnamed = []
+    for row in sorted(found.rows, key=lambda row: row.entry.earlier):
+        entry, member = row.entry, _member(row, found.study.output)
+        label = entry.label.rpartition(" seed=")[0]
+        if entry.earlier and not label:
+            unnamed.append(member)
+        else:
+            point = repr((entry.earlier and label, entry.variant, entry.grid))
+            labels[point] = label or found.study.name
+            points[point].append(member)
+    groups = [
+        part
+        for point, members in points.items()
+        for part in _by_protocol(labels[point], members, earlier=members[0].row.entry.earlier)
+    ]
+    return groups + _by_configuration(unnamed, earlier=True)
 
 
 def run_groups(folders: Iterable[Path]) -> list[Group]:

@@ -81,8 +81,12 @@ class _Body:
     def section(self, section: Section, name: str) -> str:
         paragraphs = "".join(f"<p>{_marked(text)}</p>" for text in section.text.split("\n\n") if text.strip())
         tables = "".join(map(self._table, section.tables))
+        items = "".join(f"<li>{_marked(item)}</li>" for item in section.items)
+        below = f"<ul>{items}</ul>\n" if items else ""
         charts = "".join(map(self._chart, section.charts))
-        return f'<section id="{name}">\n<h2>{_text(section.title)}</h2>\n{paragraphs}{tables}{charts}</section>\n'
+        return (
+            f'<section id="{name}">\n<h2>{_text(section.title)}</h2>\n{paragraphs}{tables}{below}{charts}</section>\n'
+        )
 
     def _table(self, table: Table) -> str:
         number = next(self._tables)

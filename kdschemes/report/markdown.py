@@ -31,6 +31,8 @@ def _section(section: Section, pictures: Mapping[str, str]) -> str:
     parts = [f"## {_text(section.title)}", *([_marked(section.text)] if section.text else [])]
     for table in section.tables:
         parts += ["\n".join(table_lines(table)), *([_marked(table.caption)] if table.caption else [])]
+    if section.items:
+        parts.append("\n".join(f"- {_marked(item)}" for item in section.items))
     for chart in section.charts:
         title = chart.name.replace("_", " ")
         parts += [f"![{title}]({pictures[chart.name]})", *([_marked(chart.caption)] if chart.caption else [])]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from kdschemes.report.build import Report
 from kdschemes.report.document import Table
+from kdschemes.report.published import TITLE
 from kdschemes.tracking.tables import text_table
 
 COLUMNS = 5
@@ -17,12 +18,18 @@ def terminal(report: Report) -> str:
     """Return the text, as wide as the terminal; tables fold if necessary."""
     parts = [report.title + (f": {report.question}" if report.question else "")]
     for section in report.sections:
+        if section.title == TITLE:
+            parts += [f"{_plain(table.caption)}\n{table_text(table)}" for table in section.tables]
         if section.title == "Results":
             parts.append(table_text(section.tables[0], COLUMNS))
         if section.title == "Not finished" and len(section.tables[0].rows) <= MOST_MISSING:
             parts.append(table_text(section.tables[0]))
-    parts.append("\n".join([*report.summary, *report.warnings]).replace("**", ""))
+    parts.append(_plain("\n".join([*report.summary, *report.warnings])))
     return "\n\n".join(part for part in parts if part)
+
+
+def _plain(text: str) -> str:
+    return text.replace("**", "").replace("`", "")
 
 
 def table_text(table: Table, columns_shown: int | None = None) -> str:

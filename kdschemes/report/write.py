@@ -45,6 +45,7 @@ def report(of: Sequence[str], *, output: str | None, out: str | None) -> str:
             notes=[note for note in (overrides, found.note) if note],
             baseline=study.baseline,
             analyses=study.analyses,
+            published=study.published,
         )
         return _write(made, target, "" if out is None else f"{target.stem}_")
     others = [word for word in of if Path(word) not in runs]

@@ -16,6 +16,7 @@ from pydantic import Field, TypeAdapter
 from kdschemes.config.parse import parse_json, read_yaml, to_yaml
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
+from kdschemes.study.published import Published
 from kdschemes.study.spec import StudyFile, StudyRun
 from kdschemes.study.spec_keys import NAME
 
@@ -51,7 +52,7 @@ class Study:
     """A study as recorded in its folder: the prerequisites first, then its own runs.
 
     `analyses` are extra sections of its report, `baseline` is the label, without a seed, of the point that others are
-    compared with.
+    compared with, `published` are the numbers of papers beside which ours are shown.
     """
 
     folder: Path
@@ -60,6 +61,7 @@ class Study:
     entries: tuple[Entry, ...]
     analyses: tuple[str, ...] = ()
     baseline: str | None = None
+    published: tuple[Published, ...] = ()
 
     @property
     def name(self) -> str:
@@ -106,6 +108,7 @@ def remember(folder: Path, file: StudyFile, runs: Sequence[StudyRun]) -> Study:
         entries=tuple(entries),
         analyses=file.keys.analyses,
         baseline=file.keys.baseline,
+        published=file.keys.published,
     )
 
 
@@ -116,6 +119,7 @@ def write_study(study: Study) -> None:
         "overrides": list(study.overrides),
         "analyses": list(study.analyses),
         "baseline": study.baseline,
+        "published": [asdict(each) | {"differs": list(each.differs)} for each in study.published],
         "runs": list(map(asdict, study.entries)),
     }
     atomic_write(study.folder / RECORD, to_yaml(tree, width=120).encode())

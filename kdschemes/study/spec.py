@@ -15,6 +15,7 @@ from kdschemes.config.naming import in_line
 from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, shown, unknown
 from kdschemes.storage.naming import run_name
+from kdschemes.study.published import check_published
 from kdschemes.study.spec_keys import NAME, PREREQUISITES, REFERRING, StudyKeys, in_words, read_keys, referred
 
 OPTIONAL = ("teacher", "losses")
@@ -191,7 +192,7 @@ def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
 
 
 def _check_used(study: StudyFile) -> None:
-    """Refuse an unused prerequisite, and a baseline that is no point of the study."""
+    """Refuse an unused prerequisite, and a baseline or a published value that is no point of the study."""
     given = [word.partition("=")[0] for word in study.overrides]
     needed = {folder for run in (*study.prerequisites, *study.runs) for folder in study.needs(run.config)}
     for run in study.prerequisites if not any(key in REFERRING for key in given) else ():
@@ -201,6 +202,7 @@ def _check_used(study: StudyFile) -> None:
     baseline = study.keys.baseline
     if baseline is not None and baseline not in points:
         raise unknown("baseline", baseline, points)
+    check_published(study.keys.published, [point or study.name for point in (*points, *study.keys.prerequisites)])
 
 
 def _build(

@@ -15,8 +15,9 @@ from kdschemes.config.parse import read_yaml
 from kdschemes.config.recipes import GROUPS
 from kdschemes.config.renamed import RENAMED_STUDY_KEYS
 from kdschemes.errors import UserError, shown, unknown
+from kdschemes.study.published import Published, read_published
 
-KEYS = ("question", "base", "variants", "grid", "seeds", "prerequisites", "budget", "analyses", "baseline")
+KEYS = ("question", "base", "variants", "grid", "seeds", "prerequisites", "budget", "analyses", "baseline", "published")
 
 ANALYSIS_NAMES = (
     *("temperature_limit", "efficiency", "fidelity", "capacity", "sensitivity", "budgets", "missing_class"),
@@ -56,6 +57,7 @@ class StudyKeys:
     hours: float | None = None
     analyses: tuple[str, ...] = ()
     baseline: str | None = None
+    published: tuple[Published, ...] = ()
 
 
 def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
@@ -88,6 +90,7 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
         hours=_hours(tree),
         analyses=_analyses(tree),
         baseline=_baseline(tree),
+        published=read_published(tree.get("published")),
     )
 
 

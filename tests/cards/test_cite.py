@@ -29,7 +29,7 @@ REQUIRED = {
     "misc": set(),
 }
 """Fields that each type of entry needs in addition to title, author and year."""
-WITHOUT_PAPER = ("convnet",)
+WITHOUT_PAPER = ("convnet", "convnet_quarter")
 
 
 def parse(text: str) -> dict[str, dict[str, str]]:
@@ -120,6 +120,8 @@ def test_networks_of_our_own_have_one_paper(model: str) -> None:
         ("mobilenet_v2", ["sandler2018mobilenetv2"]),
         ("shufflenet_v1", ["zhang2018shufflenet"]),
         ("shufflenet_v2", ["ma2018shufflenet"]),
+        ("lenet5_half", ["lecun1998gradient"]),
+        ("plain10", ["mirzadeh2020takd"]),
     ],
 )
 def test_keys_of_networks(model: str, keys: list[str]) -> None:

@@ -50,6 +50,7 @@ def disturb(network: nn.Module) -> None:
     ("name", "parameters", "macs"),
     [
         ("convnet", 1_199_876, 52_814_848),
+        ("convnet_quarter", 80_588, 3_471_616),
         ("resnet18_cifar", 11_220_132, 555_468_800),
         ("resnet20", 278_324, 40_818_944),
         ("resnet56", 861_620, 125_753_600),
