@@ -14,9 +14,10 @@ from kdschemes.report.analyses import evidence
 from kdschemes.report.analyses.missing_class import Corrected, best_offset, hits, measure
 from kdschemes.report.charts.base import chart
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, accuracy, mean_std
+from kdschemes.report.formatting import NOTHING, mean_std
 from kdschemes.report.groups import Group
-from kdschemes.report.statistics import LEAST_SEEDS, BySeed, mean_by_seed, paired
+from kdschemes.report.published import measured
+from kdschemes.report.statistics import LEAST_SEEDS, BySeed, Paired, mean_by_seed, paired
 
 TITLE = "The statements of Hinton et al. (2015) on MNIST"
 
@@ -31,6 +32,8 @@ ALIKE = 10.0
 
 NEAR = 15.0
 """Errors of 10,000 within which a student counts as equal to its teacher."""
+
+AXIS = "test errors (log)"
 
 PUBLISHED: Mapping[str, tuple[str, str]] = {
     "no 3": ("206 (133 on 3s)", "109 (14 on 3s)"),
@@ -52,10 +55,10 @@ class Point:
 def hinton2015(groups: Sequence[Group]) -> list[Section]:
     """Return a verdict on each statement, the errors by temperature, and those of students that miss classes."""
     found, left_out = evidence.by_point(groups, _point)
-    errors = {point: _errors(group) for point, group in found.items()}
+    errors = {point: measured(group, "errors") for point, group in found.items()}
     for group in groups:
         if group.earlier and group.finished and (point := _point(group)) is not None:
-            errors[Point(units=point.units, teacher=True)] = _errors(group)
+            errors[Point(units=point.units, teacher=True)] = measured(group, "errors")
     notes = [*evidence.missing(groups), *left_out]
     corrected: dict[Point, dict[int, Corrected]] = {}
     for point, group in found.items():
@@ -77,12 +80,6 @@ def _point(group: Group) -> Point | None:
     taught = evidence.method(group) != evidence.CROSS_ENTROPY
     temperature = float(evidence.setting(group, "losses.response.temperature")) if taught else None
     return Point(units=int(name.rpartition("_")[2]), temperature=temperature, omitted=omitted)
-
-
-def _errors(group: Group) -> BySeed:
-    """Return the wrong predictions on the test set after the last epoch, by seed."""
-    images = int(group.results[0]["samples"]["test"])
-    return {seed: round((100.0 - top1) / 100.0 * images) for seed, top1 in accuracy(group).items()}
 
 
 def _statements(errors: Mapping[Point, BySeed], corrected: Mapping[Point, Mapping[int, Corrected]]) -> list[str]:
@@ -115,11 +112,11 @@ def _plain(point: Point, taught: bool) -> bool:
     return not point.omitted and not point.teacher and (point.temperature is not None) == taught
 
 
-def _evaluated(number: int, claim: str, found: Any) -> str:
+def _evaluated(number: int, claim: str, found: Paired) -> str:
     return f"{number}. {evidence.evaluated(claim, found, 'errors')}"
 
 
-def _measured(found: Any) -> str:
+def _measured(found: Paired) -> str:
     return evidence.measured(found, "errors")
 
 
@@ -208,10 +205,17 @@ def _by_omission(corrected: Mapping[Point, Mapping[int, Corrected]]) -> list[Tab
         )
     if not rows:
         return []
-    columns = ("classes seen", "published errors", "errors", "on classes not seen", "corrected", "on classes not seen ")
+    columns = (
+        "classes seen",
+        "published errors",
+        "errors",
+        "on unseen classes",
+        "corrected",
+        "corrected, unseen classes",
+    )
     more = ("offset", "published, corrected", "corrected on test", "offset on test")
     caption = (
-        "Errors on the test set, mean ± sample std over seeds. Corrected: one offset for all classes not seen "
+        "Errors on the test set, mean ± sample std over seeds. Corrected: one offset for all unseen classes "
         "is added to their logits; it is chosen on the validation split or, as in the paper, on the test set itself."
     )
     return [Table(columns=(*columns, *more), rows=rows, caption=caption)]
@@ -231,9 +235,13 @@ def _chart(errors: Mapping[Point, BySeed]) -> list[Chart]:
     if not rows:
         return []
     x = alt.X("temperature:Q", scale=alt.Scale(type="log", base=2), title="temperature T (log)")
-    y = alt.Y("mean(errors):Q", scale=alt.Scale(zero=False), title="test errors of 10,000")
+    scale = alt.Scale(type="log", zero=False, nice=False, padding=10)
     color = alt.Color("student:N", title=None)
-    dots = chart(rows).mark_point(size=25, opacity=0.6).encode(x=x, y=alt.Y("errors:Q"), color=color)
-    lines = chart(rows).mark_line().encode(x=x, y=y, color=color)
-    panel = alt.layer(lines, dots).facet(column=alt.Column("student:N", title=None)).resolve_scale(y="independent")
-    return [Chart(name="hinton2015", spec=panel, caption="Lines: means over seeds; points: single runs.")]
+    spec = alt.layer(
+        chart(rows).mark_line().encode(x=x, y=alt.Y("mean(errors):Q", scale=scale, title=AXIS), color=color),
+        chart(rows)
+        .mark_point(filled=True, size=40)
+        .encode(x=x, y=alt.Y("errors:Q", scale=scale, title=AXIS), color=color, tooltip=["student:N", "errors:Q"]),
+    )
+    caption = "Lines: means over seeds. Points: single runs."
+    return [Chart(name="hinton2015", spec=spec.properties(width="container"), caption=caption)]
