@@ -49,23 +49,24 @@ PADDING, SIDE, CLASSES = 4, 32, 100
 
 
 class RandomImages:
-    """CIFAR-sized random images in memory, viewed as CIFAR's are (crop with padding, flip, normalize)."""
+    """CIFAR-sized random images on a device, viewed as CIFAR's are (crop with padding, flip, normalize)."""
 
     channels, image_size, kept, digest = 3, SIDE, 1.0, "random"
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, device: torch.device) -> None:
         side = SIDE + 2 * PADDING
         generator = torch.Generator().manual_seed(0)
-        self.images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
-        self.labels = {"train": torch.arange(count) % CLASSES}
+        images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
+        self.images, self.labels = images.to(device), {"train": torch.arange(count, device=device) % CLASSES}
         self.classes = [str(label) for label in range(CLASSES)]
 
     def views(self, epoch: int, batches: Iterable[Tensor], number: int = 0) -> Iterator[Tensor]:
         """Yield the random views of batches of positions."""
         seed = views.view_seed(0, number)
-        for index in batches:
+        for batch in batches:
+            index = batch.to(self.images.device)
             row, column = (integers(seed, epoch, index, s, 2 * PADDING + 1) for s in (Stream.ROW, Stream.COLUMN))
             flip = uniform(seed, epoch, index, Stream.FLIP) < 0.5
             pixels = views.crop(self.images, index, row, column, flip, SIDE)
@@ -86,18 +87,23 @@ def build(precision: str, batch_size: int, steps: int, folder: Path, overrides: 
     common = ["data=cifar100", "train.epochs=1000", f"precision={precision}", f"train.batch_size={batch_size}"]
     config = load_config([*overrides, *common], recipes=REPOSITORY / "experiments")
     accelerator = start_processes(config)
-    source = RandomImages(batch_size * steps)
-    data = DataModule(
+    data = random_data(config, batch_size * steps, accelerator.device)
+    scheme = build_scheme(config, data.spec)
+    return built(config, accelerator, data, scheme, folder)
+
+
+def random_data(config: Config, count: int, device: torch.device) -> DataModule:
+    """Return `count` random images to train on, in batches as a configuration describes."""
+    source = RandomImages(count, device)
+    return DataModule(
         source=source,
         options=config.data,
         labels=source.labels,
-        positions={"train": torch.arange(batch_size * steps), "val": torch.arange(0), "test": torch.arange(0)},
+        positions={"train": torch.arange(count), "val": torch.arange(0), "test": torch.arange(0)},
         seed=0,
-        device=accelerator.device,
-        memory_format=torch.channels_last,
+        device=device,
+        memory_format=torch.channels_last if config.train.channels_last else torch.contiguous_format,
     )
-    scheme = build_scheme(config, data.spec)
-    return built(config, accelerator, data, scheme, folder)
 
 
 def built(config: Config, accelerator: Accelerator, data: DataModule, scheme: Distillation, folder: Path) -> Run:
@@ -360,7 +366,7 @@ def _until_first_step() -> float:
 def bench_views(batch_size: int, rounds: int) -> None:
     """Print images/s of the view of a batch on one thread."""
     torch.set_num_threads(1)
-    source = RandomImages(batch_size * 16)
+    source = RandomImages(batch_size * 16, torch.device("cpu"))
     batches = list(torch.arange(batch_size * 16).chunk(16))
     speeds = []
     for epoch in range(rounds + 1):

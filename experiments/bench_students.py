@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import tempfile
+from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -23,12 +24,12 @@ ALPHAS = (0.1, 0.3, 0.5, 0.7, 0.9)
 TEMPERATURES = (1, 2, 4, 8)
 
 
-def students(precision: str, batch_size: int, steps: int, place: Path) -> list[Run]:
-    """Return 20 runs, 5 alphas x 4 temperatures, under one ResNet-18."""
+def students(precision: str, batch_size: int, steps: int, place: Path, keys: Sequence[str] = ()) -> list[Run]:
+    """Return 20 runs, 5 alphas x 4 temperatures, under one ResNet-18, with more `keys`."""
     runs: list[Run] = []
     for number, (alpha, temperature) in enumerate(product(ALPHAS, TEMPERATURES)):
         grid = (f"scheme.alpha={alpha}", f"losses.response.temperature={temperature}")
-        run = build(precision, batch_size, steps, place / str(number), (*OFFLINE, *grid))
+        run = build(precision, batch_size, steps, place / str(number), (*OFFLINE, *grid, *keys))
         share_teachers(run.scheme, [other.scheme for other in runs])
         runs.append(run)
     return runs

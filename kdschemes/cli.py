@@ -11,6 +11,7 @@ import shutil
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NoReturn
 
@@ -182,6 +183,9 @@ def run_study(options: argparse.Namespace) -> str | int:
 
 def _report_at_end(folder: Path) -> bool:
     """Write the report of a study and print its main numbers; if it can't be written, print why and return False."""
+    if missing := [name for name in ("altair", "vl_convert", "scipy") if find_spec(name) is None]:
+        print(f"no report: {missing[0]} is not installed; kdschemes study report {folder} writes it where it is")
+        return False
     from kdschemes.report import report as write_report
 
     print("writing the report", flush=True)

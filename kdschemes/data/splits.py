@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Int
-from scipy.special import gammaincinv
 from torch import Tensor
 
 from kdschemes.config.data import Data
@@ -115,6 +114,8 @@ def dirichlet(seed: int, label: int, parts: int, concentration: float) -> Float[
     Samples from Gamma(a), by inverting its CDF P(a, x) at uniform numbers, are divided by their sum. If x is too small
     for a float, log x = (log P + log Gamma(a + 1)) / a, because there P(a, x) = x^a / Gamma(a + 1).
     """
+    from scipy.special import gammaincinv  # a library that other splits do not need
+
     index = torch.arange(label * parts, (label + 1) * parts)
     share = uniform(seed, 0, index, Stream.PART_SHARE).clamp(min=2.0**-54)
     drawn = torch.from_numpy(gammaincinv(concentration, share.numpy()))

@@ -11,7 +11,6 @@ from enum import IntEnum
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
-from scipy.special import betaincinv
 from torch import Tensor
 
 from kdschemes.seeding import integers, mix64, uniform
@@ -72,9 +71,10 @@ def crop(
 def normalize(
     images: UInt8[Tensor, "n c h w"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "n c h w"]:
-    """Return `(images / 255 - mean) / std` per channel in float32."""
+    """Return `(images / 255 - mean) / std` per channel in float32, the same bits on every device."""
     shift, scale = (torch.tensor(values, device=images.device).view(1, -1, 1, 1) for values in (mean, std))
-    return images.float().div_(255).sub_(shift).div_(scale)
+    # A tensor: CUDA multiplies by the rounded reciprocal of a number.
+    return images.float().div_(torch.tensor(255.0, device=images.device)).sub_(shift).div_(scale)
 
 
 def cutout(
@@ -165,5 +165,7 @@ def mixup_weights(seed: int, epoch: int, index: Int[Tensor, " n"], concentration
 
 def _beta(seed: int, epoch: int, index: Int[Tensor, " n"], concentration: float, stream: Stream) -> Float[Tensor, " n"]:
     """Return one number ~ Beta(a, a) per sample, by inverting the CDF on the CPU in float64."""
+    from scipy.special import betaincinv  # a library that other views do not need
+
     share = uniform(seed, epoch, index.cpu(), stream).numpy()
     return torch.from_numpy(betaincinv(concentration, concentration, share)).to(index.device)

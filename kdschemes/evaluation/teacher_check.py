@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 from jaxtyping import Int
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 SURE = 3.0
@@ -53,6 +52,8 @@ def doubt(predicted: Int[Tensor, " n"], labels: Int[Tensor, " n"], classes: Sequ
 
 def _renamed(found: npt.NDArray[np.int64], true: npt.NDArray[np.int64], classes: int) -> npt.NDArray[np.int64]:
     """Return what each label is called if every label has one name and as many predictions as possible are right."""
+    from scipy.optimize import linear_sum_assignment  # not where teachers are not examined
+
     names, seen = np.arange(classes), np.union1d(found, true)
     if len(seen) > MOST_CLASSES:
         return names

@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from io import BytesIO
 from itertools import product
 from pathlib import Path
 from statistics import fmean
-from typing import Any
-
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
+from typing import TYPE_CHECKING, Any
 
 from kdschemes.storage.atomic import atomic_write
 from kdschemes.storage.results import write_json
 from kdschemes.tracking.metrics_log import read_rows
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#7F6000")
 """Wong's palette, distinguishable with color blindness, its yellow darkened; black is reserved for the total loss."""
@@ -44,6 +45,11 @@ SIZES = ((1e9, "10⁹"), (1e6, "10⁶"), (1e3, "10³"))
 
 Line = tuple[list[float], list[float]]
 """Epochs, and the values at them."""
+
+
+def can_draw() -> bool:
+    """Return whether matplotlib is installed; without it there are no plots."""
+    return find_spec("matplotlib") is not None
 
 
 def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
@@ -120,12 +126,14 @@ def _draw(axes: Axes, lines: Mapping[str, Line], styles: Sequence[Mapping[str, A
 
 
 def write_early_exit(found: Mapping[str, Any], folder: Path) -> None:
-    """Write `early_exit.json` and its plot `early_exit.png`.
+    """Write `early_exit.json` and, if it `can_draw`, its plot `early_exit.png`.
 
     Raises:
         UserError: the folder cannot be written.
     """
     write_json(folder / "early_exit.json", found)
+    if not can_draw():
+        return
     figure = _figure(f"{folder.name}: early exit on the test set", height=5.2)
     left, right = figure.subplots(1, 2)
     size, unit = next(((size, unit) for size, unit in SIZES if found["static"]["macs"] >= size), SIZES[-1])
@@ -183,6 +191,9 @@ def _draw_shares(axes: Axes, found: Mapping[str, Any], size: float) -> None:
 
 
 def _figure(title: str, height: float) -> Figure:
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     figure = Figure(figsize=(13, height), dpi=110, layout=ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1))
     figure.suptitle(title, fontsize=12)
     return figure

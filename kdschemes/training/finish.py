@@ -20,6 +20,7 @@ from kdschemes.storage.checkpoint import PREVIOUS, load_state
 from kdschemes.storage.predictions import write_predictions
 from kdschemes.storage.results import mean_over_peers, write_results
 from kdschemes.tracking.metrics_log import eval_row
+from kdschemes.tracking.plots import can_draw, draw_curves, write_early_exit
 from kdschemes.tracking.trackers import summary_of
 from kdschemes.training.pack import Pack
 from kdschemes.training.run import Run
@@ -138,9 +139,10 @@ def _write_results(run: Run, final: Final, check: Callable[[], None]) -> None:
     if run.log is not None:
         run.log.sync()
         write_predictions(run.folder, predictions_of(final.last))
-        from kdschemes.tracking.plots import draw_curves, write_early_exit  # imports matplotlib
-
-        draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png", title=run.folder.name)
+        if can_draw():
+            draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png", title=run.folder.name)
+        else:
+            run.console.once("matplotlib is not installed: there are no plots")
         if early_exit is not None:
             write_early_exit(early_exit, run.folder)
         run.log.trackers.summary(summary_of(run.results, run.folder))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
 import torch
 
 from kdschemes.core.placement import frozen_nodes
@@ -37,6 +39,9 @@ def report_teachers(pack: Pack) -> None:
             top1 = found[0].metrics[teacher]["top1"]
             where = "the validation split" if data.sizes["val"] else f"{len(found[0].labels):,} training images"
             run.console.line(f"teacher on {where}: {top1:.2f} % (it may have been trained on these images)")
+        if find_spec("scipy") is None:
+            run.console.once("scipy is not installed: whether teachers seem to be wrong is not examined")
+            continue
         labels = torch.cat([each.labels for each in found])
         for name in new:
             predicted = torch.cat([each.predictions[name][0] for each in found])

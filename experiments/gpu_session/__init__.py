@@ -1,0 +1,5 @@
+"""What a machine with one GPU is asked in a quarter of an hour: `python -m experiments.gpu_session`.
+
+`__main__` is the clock; it imports neither torch nor anything else that must be installed. Each part is a program of
+its own, `python -m experiments.gpu_session.PART`, that takes up its `Record` where it stopped.
+"""
