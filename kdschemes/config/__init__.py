@@ -67,7 +67,9 @@ class Optim:
 
     name: Annotated[
         Literal["sgd", "adamw"],
-        Field(description="sgd, or adamw; default: adamw if a network to train has layer norms (transformers), else sgd"),
+        Field(
+            description="sgd, or adamw; default: adamw if a network to train has layer norms (transformers), else sgd"
+        ),
     ] = "sgd"
     lr: Annotated[
         float, Field(gt=0, description="peak learning rate; not scaled by the number of processes; adamw: 0.001")

@@ -167,7 +167,11 @@ def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
     _forget_variant(tree, overrides)
     for old, new in ((tree, overrides), (tree.get("teacher", {}), overrides.get("teacher", {}))):
         was, now = (x.get("optim") if isinstance(x, Mapping) else None for x in (old, new))
-        if isinstance(was, Mapping) and isinstance(now, Mapping) and now.get("name", was.get("name")) != was.get("name"):
+        if (
+            isinstance(was, Mapping)
+            and isinstance(now, Mapping)
+            and now.get("name", was.get("name")) != was.get("name")
+        ):
             del old["optim"]
     _forget_published(tree, overrides)
     for kind, new in overrides.get("losses", {}).items() if isinstance(overrides.get("losses"), Mapping) else ():
