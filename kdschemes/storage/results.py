@@ -108,7 +108,7 @@ def reported(results: Mapping[str, Any], split: str, head: str | None = None) ->
 
 
 def worse_teacher(teacher: float | None, student: float | None, images: int, *, alone: bool) -> str | None:
-    """Return that a teacher's top-1 in percent is below its student's, on as many `images`; None if it is not, or unknown.
+    """Return that a teacher is worse than its student, by top-1 in percent on so many images; None if it is not.
 
     `alone`: the student was trained without the teacher. Otherwise, it is the student of this teacher.
     """

@@ -42,7 +42,7 @@ def results_table(
         if found:
             costs = dict(results.get("cost", {}))
             for other in baselines:
-                name, head = f"without it: {other['scheme']}/{other['method']}", other["primary_head"]
+                name, head = f"baseline: {other['method']}", other["primary_head"]
                 if other["heads"][head].get(when):
                     found[name], costs[name] = other["heads"][head][when], other.get("cost", {}).get(head, {})
             parts.append(f"{title}\n{_accuracy(found, costs, primary_head)}")

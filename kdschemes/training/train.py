@@ -99,14 +99,19 @@ def train_together(
 
 
 def baselines_of(finished: Finished) -> tuple[list[dict[str, Any]], list[str]]:
-    """Return the results of the finished baselines of a run, and the commands that train the others."""
-    found, missing = [], []
-    for baseline in baseline_runs(build_config(read_config(finished.folder))):
-        results = read_results(finished.folder.parent / run_name(baseline))
-        if results is None:
-            missing.append(command(baseline, finished.folder))
-        else:
-            found.append(results)
+    """Return the results of the finished baselines of a run, and the commands that train the others.
+
+    There are none where the run's files no longer tell what it was.
+    """
+    found: list[dict[str, Any]] = []
+    missing: list[str] = []
+    with contextlib.suppress(UserError):
+        for baseline in baseline_runs(build_config(read_config(finished.folder))):
+            results = read_results(finished.folder.parent / run_name(baseline))
+            if results is None:
+                missing.append(command(baseline, finished.folder))
+            else:
+                found.append(results)
     return found, missing
 
 
