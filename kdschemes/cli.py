@@ -114,6 +114,7 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
     try:
         from kdschemes.tracking.console import until_closed
         from kdschemes.tracking.tables import results_table
+        from kdschemes.training.train import baselines_of
         from kdschemes.training.train import train as train_run
 
         finished = train_run(config, stop)
@@ -132,7 +133,7 @@ def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
         return 130
     if main_process:
         with until_closed():
-            print(printable(results_table(finished.results), lines=True))
+            print(printable(results_table(finished.results, *baselines_of(finished)), lines=True))
             print(printable(f"run folder: {finished.folder}"), flush=True)
     return 0
 

@@ -65,6 +65,61 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Optim:
+    """Optimizer, learning rate and gradient clipping, the same for every network.
+
+    `load_config` replaces the defaults by those for AdamW where a network normalizes by layer norm, as transformers do.
+    """
+
+    name: Annotated[
+        Literal["sgd", "adamw"],
+        Field(
+            description="sgd, or adamw; default: adamw if a network to train has layer norms (transformers), else sgd"
+        ),
+    ] = "sgd"
+    lr: Annotated[
+        float, Field(gt=0, description="peak learning rate; not scaled by the number of processes; adamw: 0.001")
+    ] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum (sgd) or beta1 (adamw)")] = 0.9
+    momentum_start: Annotated[
+        float | None,
+        Field(ge=0, lt=1, description="momentum at first, raised linearly over momentum_epochs; null: momentum (sgd)"),
+    ] = None
+    momentum_epochs: Annotated[float, Field(gt=0, description="epochs from momentum_start to momentum")] = 500.0
+    nesterov: Annotated[bool, Field(description="use Nesterov momentum (sgd)")] = True
+    weight_decay: Annotated[float, Field(ge=0, description="weight decay; adamw: 0.05")] = 5e-4
+    decay_vectors: Annotated[
+        bool, Field(description="weight decay also of vectors: biases, scales of norms; adamw: false")
+    ] = True
+    lr_schedule: Annotated[
+        Literal["cosine", "step", "exponential", "constant"], Field(description="learning-rate schedule")
+    ] = "cosine"
+    milestones: Annotated[
+        list[Annotated[float, Field(gt=0, lt=1)]],
+        Field(description="step: fractions of training after which the learning rate is multiplied by gamma"),
+    ] = field(default_factory=lambda: [0.625, 0.75, 0.875])
+    gamma: Annotated[
+        float, Field(gt=0, le=1, description="step: factor at each milestone; exponential: after each epoch")
+    ] = 0.1
+    warmup_epochs: Annotated[
+        float,
+        Field(ge=0, description="epochs of linear warm-up from 0; adamw: 5; the default is at most 1/10 of training"),
+    ] = 1.0
+    clip_grad_norm: Annotated[
+        float | None,
+        Field(gt=0, description="maximum gradient norm of each network separately; null: no clipping; adamw: 1"),
+    ] = 5.0
+    max_norm: Annotated[
+        float | None,
+        Field(gt=0, description="maximum norm of each unit's incoming weights, enforced after a step; null: none"),
+    ] = None
+
+
+ADAMW = {"lr": 1e-3, "weight_decay": 0.05, "decay_vectors": False, "warmup_epochs": 5.0, "clip_grad_norm": 1.0}
+"""The defaults of `Optim` for `name=adamw`; those of its fields are for sgd."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Teacher:
     """The frozen teacher(s) of scheme=offline."""
 
@@ -109,53 +164,22 @@ class Teacher:
     cache_dir: Annotated[FilePath | None, Field(description="cache folder; null: teacher_cache in output_dir")] = None
     cache_limit_gb: Annotated[float, Field(gt=0, description="maximum size of cache_dir in GB (10^9 bytes)")] = 20.0
     epochs: Annotated[
-        int | None,
-        Field(
-            ge=1, le=1_000_000, description="epochs of a teacher that is trained first; null: as many as the student"
-        ),
-    ] = None
+        int, Field(ge=1, le=1_000_000, description="epochs of a teacher that is trained first, whatever train.epochs")
+    ] = 200
+    batch_size: Annotated[
+        int, Field(ge=2, le=1_000_000, description="samples per step of a teacher that is trained first")
+    ] = 128
+    optim: Annotated[Optim, Field(description="keys of optim, of a teacher that is trained first")] = field(
+        default_factory=Optim
+    )
     seed: Annotated[int, Field(ge=0, description="seed of a teacher that is trained first, shared by all students")] = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optim:
-    """Optimizer, learning rate and gradient clipping, the same for every network."""
-
-    name: Annotated[Literal["sgd", "adamw"], Field(description="sgd (with Nesterov momentum) or adamw")] = "sgd"
-    lr: Annotated[float, Field(gt=0, description="peak learning rate; not scaled by the number of processes")] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum (sgd) or beta1 (adamw)")] = 0.9
-    momentum_start: Annotated[
-        float | None,
-        Field(ge=0, lt=1, description="momentum at first, raised linearly over momentum_epochs; null: momentum (sgd)"),
-    ] = None
-    momentum_epochs: Annotated[float, Field(gt=0, description="epochs from momentum_start to momentum")] = 500.0
-    nesterov: Annotated[bool, Field(description="use Nesterov momentum (sgd)")] = True
-    weight_decay: Annotated[float, Field(ge=0, description="weight decay, applied to every trained parameter")] = 5e-4
-    lr_schedule: Annotated[
-        Literal["cosine", "step", "exponential", "constant"], Field(description="learning-rate schedule")
-    ] = "cosine"
-    milestones: Annotated[
-        list[Annotated[float, Field(gt=0, lt=1)]],
-        Field(description="step: fractions of training after which the learning rate is multiplied by gamma"),
-    ] = field(default_factory=lambda: [0.625, 0.75, 0.875])
-    gamma: Annotated[
-        float, Field(gt=0, le=1, description="step: factor at each milestone; exponential: after each epoch")
-    ] = 0.1
-    warmup_epochs: Annotated[float, Field(ge=0, description="epochs of linear warm-up from 0")] = 0.0
-    clip_grad_norm: Annotated[
-        float | None, Field(gt=0, description="maximum gradient norm of each network separately; null: no clipping")
-    ] = None
-    max_norm: Annotated[
-        float | None,
-        Field(gt=0, description="maximum norm of each unit's incoming weights, enforced after a step; null: none"),
-    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """Length of training, batches, evaluation, checkpoints and execution."""
 
-    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes over the training images")] = 15
+    epochs: Annotated[int, Field(ge=1, le=1_000_000, description="passes over the training images")] = 200
     batch_size: Annotated[
         int,
         Field(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -29,13 +30,15 @@ class Data:
     held out for validation, seeded by `split_seed` alone; validation, test and the number of classes do not change.
 
     Known before the images are read: `channels`, the side `image_size` in pixels, `num_classes`, `train_samples` (with
-    those of validation) and `papers`, keys of `cards/papers.bib`.
+    those of validation) and `papers`, keys of `cards/papers.bib`. `run_defaults` are the defaults of other groups where
+    this data set needs its own; those of the groups themselves are for CIFAR-100.
     """
 
     channels: ClassVar[int] = 3
     num_classes: ClassVar[int]
     train_samples: ClassVar[int]
     papers: ClassVar[tuple[str, ...]] = ()
+    run_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     name: str
     val_fraction: Annotated[

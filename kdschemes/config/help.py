@@ -86,7 +86,8 @@ def choices() -> Iterator[tuple[str, type]]:
         yield from (("scheme", cls) for cls in methods.values())
     yield "scheme", Topology
     yield from (("data", cls) for cls in DATA.values())
-    yield from (("model", Model), ("teacher", Teacher), ("optim", Optim), ("train", Train))
+    yield from (("model", Model), ("teacher", Teacher), ("teacher.optim", Optim), ("optim", Optim))
+    yield "train", Train
     yield "losses", losses.Losses
     for kind, table in losses.KINDS.items():
         yield from ((f"losses.{kind}", cls) for cls in table.values())

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdschemes.config import Config, Model, Optim, Teacher, Train, schemes
+from kdschemes.config import ADAMW, Config, Model, Optim, Teacher, Train, schemes
 from kdschemes.config.checks import (
     check_cache,
     check_dropout,
@@ -22,8 +22,10 @@ from kdschemes.config.checks import (
 )
 from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
+from kdschemes.config.models import has_layer_norms
 from kdschemes.config.naming import Tree
 from kdschemes.config.parse import parse_word
+from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe, topology_file
 from kdschemes.config.renamed import RENAMED_METHODS
 from kdschemes.config.schemes.custom import Topology
@@ -40,8 +42,9 @@ DEFAULT_DATA = "digits"
 def load_config(arguments: Sequence[str], *, recipes: Path) -> Config:
     """Build the configuration of a run from a command line.
 
-    Later wins: the defaults of the options, the method's default losses, the recipe `experiment=NAME`
-    (`recipes/NAME.yaml`, or a path to any such file, including a run's `config.yaml`), the overrides in their order.
+    Later wins: the defaults of the options, those of the data set, of the optimizer and of the method's losses, the
+    recipe `experiment=NAME` (`recipes/NAME.yaml`, or a path to any such file, including a run's `config.yaml`), the
+    overrides in their order.
 
     Raises:
         UserError: an unknown key or choice, a value of the wrong type or out of range, or an unreadable recipe.
@@ -76,8 +79,6 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
 
     Groups that the scheme does not use are an error in `strict` (what the user typed) and ignored elsewhere.
     """
-    given, tree = tree, {}
-    merge(tree, given)
     fields = {field.name for field in dataclasses.fields(Config)}
     for key in tree:
         if key not in fields:
@@ -85,6 +86,11 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     for group in GROUPS:
         if not isinstance(tree.get(group, {}), Mapping):
             raise UserError(f"{group}={shown(tree[group])}: give its keys, as {group}.KEY=VALUE")
+    data_tree = tree.get("data", {})
+    data_class = choose(DATA, data_tree.get("name", DEFAULT_DATA), "data")
+    given, tree = tree, {}
+    merge(tree, data_class.run_defaults)
+    merge(tree, given)
     scheme_tree = dict(tree.get("scheme", {}))
     scheme_class = _scheme_class(scheme_tree)
     variant = dict(scheme_class.variants.get(str(scheme_tree.get("variant")), {}))  # type: ignore[attr-defined]
@@ -102,8 +108,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
                 f"{group}.{next(iter(strict[group]))} has no effect with scheme={scheme.name} method={scheme.method}: "
                 f"{group} is for {', '.join(users)}"
             )
-    data_tree = tree.get("data", {})
-    data = make(choose(DATA, data_tree.get("name", DEFAULT_DATA), "data"), data_tree, "data")
+    data = make(data_class, data_tree, "data")
     if data.name == "image_folder" and data.root is None:
         raise UserError("data=image_folder needs data.root, the folder with train/ and test/ (or val/)")
     top = {key: value for key, value in tree.items() if key not in GROUPS}
@@ -111,6 +116,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
         top["tracker"] = [] if top["tracker"] == "none" else [top["tracker"]]
     if isinstance(trackers := top.get("tracker"), list) and len(set(map(str, trackers))) < len(trackers):
         raise UserError(f"tracker={shown(trackers)} names a tracker twice")
+    model, train = make(Model, tree.get("model", {}), "model"), make(Train, tree.get("train", {}), "train")
     scalars = {field.name: getattr(Config(), field.name) for field in dataclasses.fields(Config)} | top
     config: Config = validate(
         Config,
@@ -118,11 +124,11 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
         | {
             "scheme": scheme,
             "data": data,
-            "model": make(Model, tree.get("model", {}), "model"),
-            "teacher": make(Teacher, tree.get("teacher", {}), "teacher"),
+            "model": model,
+            "teacher": _teacher(tree.get("teacher", {}), prerequisite_models(scheme)),
             "losses": losses,
-            "optim": make(Optim, tree.get("optim", {}), "optim"),
-            "train": make(Train, tree.get("train", {}), "train"),
+            "optim": _optim(tree.get("optim", {}), scheme.trained_models(model.name), train.epochs, "optim"),
+            "train": train,
         },
         "",
     )
@@ -165,6 +171,14 @@ def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:
             if group == "scheme":
                 tree.pop("losses", None)
     _forget_variant(tree, overrides)
+    for old, new in ((tree, overrides), (tree.get("teacher", {}), overrides.get("teacher", {}))):
+        was, now = (x.get("optim") if isinstance(x, Mapping) else None for x in (old, new))
+        if (
+            isinstance(was, Mapping)
+            and isinstance(now, Mapping)
+            and now.get("name", was.get("name")) != was.get("name")
+        ):
+            del old["optim"]
     _forget_published(tree, overrides)
     for kind, new in overrides.get("losses", {}).items() if isinstance(overrides.get("losses"), Mapping) else ():
         old = tree.get("losses", {}).get(kind, {})
@@ -192,6 +206,24 @@ def _forget_published(tree: Tree, overrides: Mapping[str, Any]) -> None:
         if any(loss[1].ce_weight is not None for loss in found if loss is not None):  # type: ignore[attr-defined]
             for key in ("alpha", "ce_weight"):
                 tree.get("scheme", {}).pop(key, None)
+
+
+def _teacher(tree: Mapping[str, Any], assistants: Iterable[str]) -> Teacher:
+    """Return the options of the teacher, whose optimizer, also that of assistants, depends on no other group."""
+    teacher: Teacher = make(Teacher, {key: value for key, value in tree.items() if key != "optim"}, "teacher")
+    names = [*(teacher.name if isinstance(teacher.name, list) else [teacher.name]), *assistants]
+    return dataclasses.replace(teacher, optim=_optim(tree.get("optim", {}), names, teacher.epochs, "teacher.optim"))
+
+
+def _optim(tree: Any, models: Iterable[str], epochs: int, prefix: str) -> Optim:
+    """Return an optimizer with the defaults that suit the networks which it trains."""
+    if not isinstance(tree, Mapping):
+        raise UserError(f"{prefix}={shown(tree)}: give its keys, as {prefix}.KEY=VALUE")
+    tree = {"name": "adamw" if any(map(has_layer_norms, models)) else "sgd"} | dict(tree)
+    optim: Optim = make(Optim, (ADAMW if tree["name"] == "adamw" else {}) | tree, prefix)
+    if "warmup_epochs" in tree:
+        return optim
+    return dataclasses.replace(optim, warmup_epochs=min(optim.warmup_epochs, epochs / 10))
 
 
 def _losses(tree: Mapping[str, Any], scheme_class: type, start: Mapping[str, Any]) -> Losses:

@@ -51,3 +51,18 @@ def find_model(name: str) -> tuple[str, Mapping[str, Any]] | None:
     if widths is not None:
         return "mlp", {"widths": tuple(int(width) for width in widths[1].split("_")[1:])}
     return MODELS.get(name)
+
+
+LAYER_NORM = (
+    *("aimv2", "beit", "caformer", "cait", "coat", "convformer", "convit", "convnext", "crossvit", "csatv2", "davit"),
+    *("deepseek", "deit", "edgenext", "eva", "flexivit", "focalnet", "gcvit", "gemma", "gmixer", "gmlp", "hiera"),
+    *("mambaout", "maxvit", "maxxvit", "mixer", "mobilenetv5", "mvitv2", "naflexvit", "nest", "pit", "poolformer"),
+    *("pvt", "qwen", "rdnet", "resmlp", "sam", "sequencer", "swin_", "swinv2", "tiny_vit", "tnt", "twins", "vit"),
+    *("volo", "xcit"),
+)
+"""How the names of timm's networks begin that normalize by layer norm (or RMS norm): transformers and the like."""
+
+
+def has_layer_norms(name: str) -> bool:
+    """Return whether a network is mainly normalized by layer norm, so that AdamW and a small learning rate suit it."""
+    return name.startswith("timm/") and name.removeprefix("timm/").removeprefix("test_").startswith(LAYER_NORM)

@@ -81,5 +81,6 @@ def _input_of(options: Model | Teacher) -> dict[str, Any]:
 
 
 def _as_teacher(config: Config, model: Model, number: int) -> Config:
-    train = dataclasses.replace(config.train, epochs=config.teacher.epochs or config.train.epochs, ema=None)
-    return dataclasses.replace(config, model=model, train=train, seed=config.teacher.seed + number)
+    own = config.teacher
+    train = dataclasses.replace(config.train, epochs=own.epochs, batch_size=own.batch_size, ema=None)
+    return dataclasses.replace(config, model=model, optim=own.optim, train=train, seed=own.seed + number)

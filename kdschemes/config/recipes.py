@@ -157,7 +157,7 @@ def nest(key: str, value: Any) -> Tree:
     parts = key.split(".")
     if len(parts) > MOST_PARTS:
         raise UserError(f"unknown key '{shown(key)}' (--help all lists all keys)")
-    if (key in GROUPS or key in {f"losses.{kind}" for kind in KINDS}) and not isinstance(value, Mapping):
+    if key in (*GROUPS, "teacher.optim", *(f"losses.{kind}" for kind in KINDS)) and not isinstance(value, Mapping):
         if key == "losses" and (found := loss_named(str(value))):
             raise UserError(f"losses={value}: {value} is a {found[0]} loss, write losses.{found[0]}={value}")
         if key in ("losses", "train"):

@@ -20,7 +20,7 @@ from kdschemes.report.groups import Group
 from kdschemes.report.predictions import read_stored
 from kdschemes.report.published import published_section
 from kdschemes.report.significance import Comparison, baselines, compare_groups, comparison_table, is_named, sentences
-from kdschemes.report.tables import cost_table, heads_table, missing_table, protocol, results_table
+from kdschemes.report.tables import cost_table, heads_table, missing_table, protocol, results_table, weak_teachers
 from kdschemes.study.published import Published
 
 NOTHING_YET = "No run is finished yet: there are no results to show."
@@ -84,7 +84,7 @@ def build(
         title=title,
         question=question,
         summary=[*(_verdict(finished, found, baseline) if finished else [NOTHING_YET]), *_progress(groups)],
-        warnings=warnings,
+        warnings=[*warnings, *weak_teachers(finished)],
         sections=sections,
     )
 

@@ -101,6 +101,32 @@ def protocol(groups: Sequence[Group]) -> tuple[str, list[str]]:
     return f"Protocol of all rows: {', '.join(shared)}.", warnings
 
 
+def weak_teachers(groups: Sequence[Group]) -> list[str]:
+    """Return a warning for each group whose teacher is worse than its student alone, or than itself.
+
+    The student alone is the cross-entropy run of the same network with the same protocol, where there is one.
+    """
+    warnings = []
+    for group in (group for group in groups if group.results[0].get("teacher")):
+        alone = next((other for other in groups if _trains_alone(other, group)), None)
+        teacher = by_seed(group, str(group.results[0]["teacher"]), "last", "top1").values()
+        student = by_seed(alone or group, primary_head(alone or group), "last", "top1").values()
+        if teacher and student and mean_of(teacher) < mean_of(student):
+            whom = f"its student alone ({alone.label})" if alone else "its own student"
+            warnings.append(
+                f"**The teacher of {group.label} is worse than {whom}**: {mean_std(teacher, 2)} against "
+                f"{mean_std(student, 2)} % on the test set; there is little to learn from it."
+            )
+    return warnings
+
+
+def _trains_alone(group: Group, taught: Group) -> bool:
+    """Whether a group trains the student of another, on the same images, by cross-entropy alone."""
+    one, other = group.finished[0], taught.finished[0]
+    same = all(one.config.get(key) == other.config.get(key) for key in ("model", "data"))
+    return same and one.config.get("scheme", {}).get("method") == "ce" and one.protocol == other.protocol
+
+
 def missing_table(groups: Sequence[Group]) -> Table | None:
     """Return the runs that are not finished, and why; None if all are."""
     rows = [

@@ -101,6 +101,26 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     raise UserError(f"{path} is damaged ({fault[:120]}): delete it and run again")
 
 
+def reported(results: Mapping[str, Any], split: str, head: str | None = None) -> float | None:
+    """Return top-1 in percent after the last epoch, of the primary or another head; None if it was not evaluated."""
+    found = (results["heads"].get(head or results["primary_head"]) or {}).get("last") or {}
+    return float(found[split]["top1"]) if found.get(split) else None
+
+
+def worse_teacher(teacher: float | None, student: float | None, images: int, *, alone: bool) -> str | None:
+    """Return that a teacher is worse than its student, by top-1 in percent on so many images; None if it is not.
+
+    `alone`: the student was trained without the teacher. Otherwise, it is the student of this teacher.
+    """
+    if teacher is None or student is None or teacher >= student:
+        return None
+    whom = "its student trained without it" if alone else "its own student"
+    return (
+        f"is worse than {whom}: {teacher:.2f} against {student:.2f} % of {images:,} images; choose a larger one, or "
+        "train it longer or on more images"
+    )
+
+
 def plain(value: Any) -> Any:
     """Return `value` with floats that JSON cannot represent as the strings "nan", "inf", and "-inf".
 

@@ -14,13 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from kdschemes.printable import printable
+from kdschemes.storage.results import reported, worse_teacher
 
 WIDTH = 160
 """Width of a printed table without a terminal."""
 
 
-def results_table(results: Mapping[str, Any]) -> str:
+def results_table(
+    results: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]] = (), missing: Sequence[str] = ()
+) -> str:
     """Return the content of a `results.json` as plain text: one table for the last epoch, one for the best.
+
+    The reported heads of `baselines`, other results, get rows of their own; `missing` are the commands that train those
+    that do not exist yet. A teacher that is worse than its student is warned of.
 
     Each has one row per head, the reported head first. NLL, ECE, agreement and KL are those of the test set, or of the
     validation split if no test set was evaluated, as the column titles say. A network with exits gets a third table:
@@ -34,10 +40,30 @@ def results_table(results: Mapping[str, Any]) -> str:
         if (results.get("mean_over_peers") or {}).get(when):
             found["mean over peers"] = results["mean_over_peers"][when]
         if found:
-            parts.append(f"{title}\n{_accuracy(found, results.get('cost', {}), primary_head)}")
+            costs = dict(results.get("cost", {}))
+            for other in baselines:
+                name, head = f"baseline: {other['method']}", other["primary_head"]
+                if other["heads"][head].get(when):
+                    found[name], costs[name] = other["heads"][head][when], other.get("cost", {}).get(head, {})
+            parts.append(f"{title}\n{_accuracy(found, costs, primary_head)}")
     if results.get("early_exit"):
         parts.append(f"Early exit on the test set, last epoch\n{_early_exit(results['early_exit'])}")
+    if warning := _weak_teacher(results, baselines):
+        parts.append(warning)
+    parts += [f"its baseline, not trained yet: {command}" for command in missing]
     return "\n\n".join(parts) + "\n"
+
+
+def _weak_teacher(results: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]]) -> str | None:
+    """Return a warning of a teacher that is worse than its student, alone if that is known."""
+    alone = next((other for other in baselines if other["method"] == "ce"), None)
+    for split in ("val", "test"):
+        teacher = reported(results, split, results["teacher"]) if results.get("teacher") else None
+        student = reported(alone or results, split)
+        if teacher is not None and student is not None:
+            why = worse_teacher(teacher, student, results["samples"][split], alone=alone is not None)
+            return f"warning: the teacher {why}" if why else None
+    return None
 
 
 def _early_exit(found: Mapping[str, Any]) -> str:

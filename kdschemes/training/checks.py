@@ -62,3 +62,12 @@ def first_not_finite(scheme: Distillation, state: State, groups: Groups) -> str 
         if any_process(not all(bool(to_local(p).isfinite().all()) for p in parameters), state.first_bad.device):
             return f"a weight of {name} is not finite after step {state.step}"
     return None
+
+
+def remedies(config: Config) -> str:
+    """Return what may keep a run's values finite, of what it does not do already."""
+    clip = config.optim.clip_grad_norm
+    found = [f"optim.lr={config.optim.lr / 10:.3g}"]
+    found += ["optim.clip_grad_norm=1"] * (clip is None or clip > 1)
+    found += ["precision=fp32"] * (config.precision != "fp32")
+    return " or ".join(found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -17,19 +18,22 @@ Groups = Mapping[str, Sequence[nn.Parameter]]
 def build_optimizer(
     options: Optim, groups: Groups, lr_multipliers: Mapping[str, float] | None = None
 ) -> torch.optim.Optimizer:
-    """Return SGD or AdamW with one parameter group per network; weight decay applies to every parameter.
+    """Return SGD or AdamW with one parameter group per network; without `decay_vectors`, one more for its vectors.
 
     `lr_multipliers` are the factors on the learning rate by network, 1 by default.
     """
     factors = {name: (lr_multipliers or {}).get(name, 1.0) for name in groups}
-    parameters = [{"params": list(group), "name": name, "factor": factors[name]} for name, group in groups.items()]
+    parameters: list[dict[str, Any]] = []
+    for name, group in groups.items():
+        exempt = [p for p in group if p.ndim < 2 and not options.decay_vectors]
+        others = [p for p in group if p.ndim >= 2 or options.decay_vectors]
+        for params, decay in ((others, options.weight_decay), (exempt, 0.0)):
+            if params:
+                parameters.append({"params": params, "name": name, "factor": factors[name], "weight_decay": decay})
     if options.name == "sgd":
         nesterov = options.nesterov and options.momentum > 0
-        return torch.optim.SGD(
-            parameters, lr=options.lr, momentum=options.momentum, nesterov=nesterov, weight_decay=options.weight_decay
-        )
-    betas = (options.momentum, 0.999)
-    return torch.optim.AdamW(parameters, lr=options.lr, betas=betas, weight_decay=options.weight_decay)
+        return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, nesterov=nesterov)
+    return torch.optim.AdamW(parameters, lr=options.lr, betas=(options.momentum, 0.999))
 
 
 def rate_schedule(options: Optim) -> Schedule:

@@ -40,7 +40,7 @@ from kdschemes.teacher_cache import announce, caches_of
 from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.metrics_log import eval_row, train_row
 from kdschemes.tracking.run_log import RunLog
-from kdschemes.training.checks import first_not_finite
+from kdschemes.training.checks import first_not_finite, remedies
 from kdschemes.training.optim import momentum_schedule, rate_schedule
 from kdschemes.training.prepare import prepare
 from kdschemes.training.run_folder import INTERRUPTED, RunFolder, claim_folder, remove_leftovers
@@ -277,7 +277,7 @@ class Run:
         groups = self.groups if weights else {}
         if found := first_not_finite(self.scheme, self.state, groups):
             kept = "the last good checkpoint is kept" if (self.folder / CHECKPOINT).exists() else "no checkpoint exists"
-            raise TrainingStopped(f"{found}: {kept}; try a lower optim.lr, optim.clip_grad_norm=1 or precision=fp32")
+            raise TrainingStopped(f"{found}: {kept}; try {remedies(self.config)}")
 
     def wall(self) -> float:
         """Return the wall time in seconds, including earlier sessions up to the last checkpoint."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
+from pathlib import Path
 
 import torch
 
+from kdschemes.config.baselines import baseline_runs
 from kdschemes.core.placement import frozen_nodes
 from kdschemes.evaluation.teacher_check import doubt
+from kdschemes.storage.naming import run_name
+from kdschemes.storage.results import read_results, reported, worse_teacher
 from kdschemes.training.pack import Pack
+from kdschemes.training.run import Run
 
 ENOUGH = 512
 """Images on which a teacher is examined; with a smaller validation split, also as many training images."""
@@ -39,6 +44,8 @@ def report_teachers(pack: Pack) -> None:
             top1 = found[0].metrics[teacher]["top1"]
             where = "the validation split" if data.sizes["val"] else f"{len(found[0].labels):,} training images"
             run.console.line(f"teacher on {where}: {top1:.2f} % (it may have been trained on these images)")
+            if data.sizes["val"] and (why := _worse_than_baseline(run, top1)):
+                run.console.line(f"warning: the teacher {why}")
         if find_spec("scipy") is None:
             run.console.once("scipy is not installed: whether teachers seem to be wrong is not examined")
             continue
@@ -47,3 +54,10 @@ def report_teachers(pack: Pack) -> None:
             predicted = torch.cat([each.predictions[name][0] for each in found])
             if why := doubt(predicted, labels, data.classes):
                 run.console.line(f"warning: {'the teacher' if name == teacher else name} {why}")
+
+
+def _worse_than_baseline(run: Run, top1: float) -> str | None:
+    """Return that a teacher is worse than its student alone, if that run is in the output folder."""
+    folders = [Path(run.config.output_dir) / run_name(baseline) for baseline in baseline_runs(run.config)[:1]]
+    found = [results for folder in folders if (results := read_results(folder)) is not None]
+    return worse_teacher(top1, reported(found[0], "val"), run.data.sizes["val"], alone=True) if found else None

@@ -12,6 +12,9 @@ from typing import Any
 from accelerate import Accelerator
 
 from kdschemes.config import Config
+from kdschemes.config.baselines import baseline_runs, command
+from kdschemes.config.load import build_config
+from kdschemes.config.naming import read_config
 from kdschemes.config.prerequisites import prerequisite_runs, with_teachers
 from kdschemes.core.distillation import Distillation
 from kdschemes.data import DataModule, open_data
@@ -93,6 +96,23 @@ def train_together(
         console.once(reason)
     with contextlib.nullcontext(stop) if stop is not None else StopSignal() as signals:
         return Trainer(accelerator, signals, console, wait=wait).train(configs)
+
+
+def baselines_of(finished: Finished) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the results of the finished baselines of a run, and the commands that train the others.
+
+    There are none where the run's files no longer tell what it was.
+    """
+    found: list[dict[str, Any]] = []
+    missing: list[str] = []
+    with contextlib.suppress(UserError):
+        for baseline in baseline_runs(build_config(read_config(finished.folder))):
+            results = read_results(finished.folder.parent / run_name(baseline))
+            if results is None:
+                missing.append(command(baseline, finished.folder))
+            else:
+                found.append(results)
+    return found, missing
 
 
 @dataclass

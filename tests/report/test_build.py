@@ -244,6 +244,19 @@ def test_other_heads_have_a_table_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_teacher_worse_than_its_student_is_warned_of(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        heads = {"student": both(90.0 + seed, 50.0), "teacher": both(89.0, 50.0)}
+        write_run(tmp_path, ["scheme=offline", f"seed={seed}"], results(seed, 0.0, heads=heads, teacher="teacher"))
+    (warning,) = of_runs(tmp_path).warnings
+    assert "worse than its own student**: 89.00 ± 0.00 against 90.50 ± 0.71 % on the test set" in warning
+    write_run(tmp_path, supervised(0, "optim.lr=0.05"), results(0, 88.0))
+    assert not of_runs(tmp_path).warnings
+    write_run(tmp_path, supervised(1, "optim.lr=0.05"), results(1, 95.0))
+    (warning,) = of_runs(tmp_path).warnings
+    assert "worse than its student alone (supervised-ce-digits-convnet)**: 89.00 ± 0.00 against 91.50" in warning
+
+
 def test_a_teacher_that_several_share_is_one_row(tmp_path: Path) -> None:
     for rate in (0.1, 0.2):
         heads = {"student": both(90.0, 50.0, agreement=97.5, kl=0.125), "teacher": both(95.0, 50.0)}

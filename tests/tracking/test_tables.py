@@ -130,3 +130,27 @@ def test_the_mean_over_peers_is_of_the_peers_alone_and_never_the_best():
 def test_brackets_in_names_are_text():
     heads = {"peer[red]": example()["heads"]["student"]}
     assert "peer[red]" in results_table(example(heads=heads, primary_head="peer[red]"))
+
+
+def test_baselines_have_rows_of_their_own_or_the_commands_that_train_them():
+    other = example(scheme="supervised", method="ce", run="supervised-ce")
+    other["heads"] = {"student": {"last": {"epoch": 15, "val": metrics(66.0), "test": metrics(65.0)}, "best": None}}
+    text = results_table(example(), [other], ["kdschemes train scheme=supervised method=deep_supervision"])
+    last, best = cells(text)
+    assert [row["head"] for row in last] == ["student (reported)", "student/exit1", "baseline: ce"]
+    assert (last[2]["test top-1 %"], last[2]["params"]) == ("65.00", "1.20 M")
+    assert len(best) == 2
+    assert "not trained yet: kdschemes train scheme=supervised method=deep_supervision\n" in text
+
+
+def test_a_teacher_worse_than_its_student_is_warned_of():
+    def table(teacher, *baselines):
+        heads = example()["heads"] | {
+            "teacher": {"last": {"epoch": 15, "val": metrics(teacher), "test": metrics(teacher)}}
+        }
+        return results_table(example(heads=heads, teacher="teacher", samples={"val": 250, "test": 539}), baselines)
+
+    alone = example(scheme="supervised", method="ce")
+    assert "warning: the teacher is worse than its own student: 69.90 against 70.00 % of 250 images" in table(69.9)
+    assert "worse than its student trained without it: 69.90 against 70.00" in table(69.9, alone)
+    assert "warning" not in table(70.0) + table(70.0, alone) + results_table(example())

@@ -106,7 +106,7 @@ def test_the_rate_is_set_on_every_group() -> None:
 
 def test_the_options_choose_the_schedule() -> None:
     middle = Progress(10, total_steps=20, steps_per_epoch=10)
-    assert rate_schedule(Optim(lr=0.4))(middle) == pytest.approx(0.2)
+    assert rate_schedule(Optim(lr=0.4, warmup_epochs=0.0))(middle) == pytest.approx(0.2)
     assert rate_schedule(Optim(lr=0.4, lr_schedule="constant"))(middle) == 0.4
     assert rate_schedule(Optim(lr=0.4, lr_schedule="step", milestones=[0.5]))(middle) == pytest.approx(0.04)
 
@@ -172,7 +172,9 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_step() -> None:
 
 def test_the_rate_is_never_rescaled() -> None:
     """Accelerate steps a wrapped scheduler once a process, and others scale with the batch: neither happens here."""
-    options = build_config({"optim": {"lr": 0.3}, "train": {"batch_size": 512, "grad_accum_steps": 4}}).optim
+    options = build_config(
+        {"optim": {"lr": 0.3, "warmup_epochs": 0.0}, "train": {"batch_size": 512, "grad_accum_steps": 4}}
+    ).optim
     assert rate_schedule(options)(Progress(0, 100, 10)) == 0.3
 
 

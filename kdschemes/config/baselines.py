@@ -1,0 +1,39 @@
+"""The runs that a method must beat: the same network, data, epochs and seed without it. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from pathlib import Path
+
+from kdschemes.config import Config
+from kdschemes.config.schemes import Method
+from kdschemes.config.schemes.base import ExitOptions
+from kdschemes.config.schemes.supervised import DeepSupervision, Supervised
+
+
+def baseline_runs(config: Config) -> list[Config]:
+    """Return the runs to compare a run with: cross-entropy and, if its network has exits, deep supervision.
+
+    Of peers with different networks, it is the first peer's. Cross-entropy has none, nor have peers that start from
+    different weights.
+    """
+    if config.scheme == Supervised() or isinstance(config.model.checkpoint, list):
+        return []
+    schemes: list[Method] = [Supervised()]
+    if isinstance(config.scheme, ExitOptions):
+        schemes.append(DeepSupervision(exits=config.scheme.exits, exit_head=config.scheme.exit_head))
+    model = dataclasses.replace(config.model, name=config.scheme.trained_models(config.model.name)[0])
+    losses = type(config.losses)()
+    return [dataclasses.replace(config, scheme=s, losses=losses, model=model) for s in schemes if s != config.scheme]
+
+
+def command(baseline: Config, folder: Path) -> str:
+    """Return the command that trains a baseline of the run in `folder`."""
+    scheme = baseline.scheme
+    words = [f"experiment={folder / 'config.yaml'}", "scheme=supervised", f"method={scheme.method}"]
+    words.append(f"model={baseline.model.name}")
+    if isinstance(scheme, ExitOptions):
+        exits = scheme.exits if isinstance(scheme.exits, str) else f"[{','.join(scheme.exits)}]"
+        words += [f"scheme.exits={exits}", f"scheme.exit_head={scheme.exit_head}"]
+    return shlex.join(["kdschemes", "train", *words])
