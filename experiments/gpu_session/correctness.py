@@ -170,7 +170,7 @@ def loss_and_gradients(scheme: Distillation, batch: Batch) -> tuple[float, Tenso
     torch.autograd.backward(total)
     trained = [p for p in scheme.parameters() if p.requires_grad]
     vector = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().cpu() for p in trained]
-    return float(total), torch.cat(vector)
+    return float(total.detach()), torch.cat(vector)
 
 
 class Exchanging(nn.SyncBatchNorm):

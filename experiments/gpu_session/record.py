@@ -24,7 +24,7 @@ STOPPED = 75
 """Exit code of a part that has items left."""
 
 Outcome = dict[str, Any]
-"""What an item has found. `ok` says whether it is as it should be; without `ok` the item is not finished.
+"""What an item has found. `ok` says whether it is as it should be; without `ok` a signal has stopped it.
 
 `not_run` says what this machine could not show, `error` why there is no answer: both are tried again, the first on a
 machine with a GPU, the second by every call.
@@ -113,6 +113,8 @@ def run_part(part: str, items: Callable[[Task], Mapping[str, Item]]) -> int:
             outcome = {"ok": False, "error": f"{type(error).__name__}: {error}"[:500]}
         record.write(name, outcome | {"seconds": round(time.monotonic() - started, 2)})
         _say(f"{part}: {name}: {_in_words(outcome)}")
+        if "ok" not in outcome:
+            break
         if gpu:
             torch.cuda.empty_cache()
     return STOPPED if record.left() else 0
