@@ -46,9 +46,9 @@ KEPT = ("config.yaml", "results.json", "metrics.jsonl", "timing.jsonl")
 def items(task: Task) -> Mapping[str, Item]:
     """Return the studies, those with the first seed first."""
     found: dict[str, Item] = {"number of epochs": choose_epochs}
-    for seed in SEEDS[:1] if task.rehearse else SEEDS:
+    for seed in SEEDS:
         found |= {f"{name}, seed {seed}": partial(run_study, name=name, seed=seed) for name in STUDIES}
-    return found
+    return dict(list(found.items())[:2]) if task.rehearse else found
 
 
 def choose_epochs(task: Task) -> Outcome:
