@@ -56,7 +56,7 @@ def choose_epochs(task: Task) -> Outcome:
     size, steps = (8, 1) if task.rehearse else (128, 20)
     small = ("teacher=resnet20", "model=resnet20") if task.rehearse else ()
     with tempfile.TemporaryDirectory() as folder:
-        runs = students("fp32" if task.rehearse else "bf16", size, steps, Path(folder), small)[:PACKED]
+        runs = students("fp32" if task.rehearse else "bf16", size, steps, Path(folder), small, PACKED)
         train_one_epoch(runs, 0)
         step = timed(lambda: train_one_epoch(runs, 1)) / steps / PACKED
     steps_per_epoch = -(-45_000 // 128)

@@ -150,5 +150,5 @@ def test_a_rehearsal_is_stopped_by_the_clock_and_resumed_to_its_end(tmp_path: Pa
 
     runs = after["studies"].items["alpha, seed 0"]["runs"]
     assert [run["state"] for run in runs.values()] == ["finished", "finished"]
-    assert {run["teacher_test_top1"] for run in runs.values()} == {pytest.approx(weights["test_top1"], abs=4)}
+    assert all(run["teacher_test_top1"] == pytest.approx(weights["test_top1"], abs=4) for run in runs.values())
     assert (tmp_path / "runs.tar.gz").stat().st_size > 1000
