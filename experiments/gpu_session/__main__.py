@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,6 +40,9 @@ PATIENCE = 30.0
 LEAST = 5.0
 """Seconds with which a part is worth starting."""
 
+ROUNDS = 2
+"""How often a part is started at most: once for its share, once more for what the others have left over."""
+
 CIFAR = Path("cifar-100-python") / "train"
 
 
@@ -52,7 +56,7 @@ class Session:
         if self.tree.setdefault("rehearse", rehearse) != rehearse:
             kinds = ("a rehearsal", "a session") if rehearse else ("a session", "a rehearsal")
             raise UserError(f"{out} has {kinds[1]}, and this is {kinds[0]}: give another --out")
-        self.end = time.time() + 60 * minutes * (1 - CLOSING)
+        self.started, self.end = time.monotonic(), time.time() + 60 * minutes * (1 - CLOSING)
         self.parts: dict[str, dict[str, Any]] = self.tree.setdefault("parts", {})
         self.calls: list[dict[str, Any]] = self.tree.setdefault("calls", [])
         self.calls.append({"started": datetime.now(UTC).isoformat(timespec="seconds"), "minutes": minutes})
@@ -61,22 +65,19 @@ class Session:
 
     def run(self) -> int:
         """Run what is left of each part; return the exit code: 0 if everything is finished as it should be."""
-        started = time.monotonic()
-        todo = [part for part in SHARES if self._look(part)["state"] != "finished"]
-        while todo and self.received is None:
-            part, *later = todo
-            share = SHARES[part] / sum(SHARES[each] for each in todo)
-            todo = later
-            seconds = share * (self.end - time.time())
-            if why := self._obstacle(part, seconds):
+        self._write()
+        for _ in range(ROUNDS):
+            todo = [part for part in SHARES if self._look(part)["state"] != "finished"]
+            while todo and self.received is None:
+                part, *later = todo
+                share = SHARES[part] / sum(SHARES[each] for each in todo)
+                todo = later
+                seconds = share * (self.end - time.time())
+                why = self._obstacle(part, seconds)
+                if why is None:
+                    why = self._start(part, time.time() + seconds)
                 self.parts[part]["why"] = why
-                continue
-            self._start(part, time.time() + seconds)
-            self._look(part)
-            self._write(time.monotonic() - started)
-        for part in SHARES:
-            self._look(part)
-        self._write(time.monotonic() - started)
+                self._write()
         print("\n".join(self._summary()), flush=True)
         if self.received is not None:
             return 128 + self.received
@@ -98,13 +99,13 @@ class Session:
             return "the teacher is not finished"
         return None
 
-    def _start(self, part: str, until: float) -> None:
-        """Run a part until it ends by itself, or for its time and the patience to save."""
+    def _start(self, part: str, until: float) -> str:
+        """Run a part until it ends by itself, or for its time and the patience to save; return how it ended."""
         task = Task(out=self.out, data=self.data, until=until, rehearse=self.rehearse)
         print(f"{part}: {until - time.time():.0f} s", flush=True)
-        paths = [*([str(CARRIED)] if CARRIED.is_dir() else []), str(REPOSITORY)]
+        paths = [str(CARRIED), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
         environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # read when a process first multiplies, before a run can set it
             "TORCHINDUCTOR_CACHE_DIR": str(self.out / "compiled"),
             "HF_HUB_OFFLINE": "1",
@@ -121,7 +122,7 @@ class Session:
                     os.killpg(self.child.pid, signal.SIGKILL)
                 code = self.child.wait()
         self.child = None
-        self.parts[part]["exit_code"] = code
+        return f"{part}.log, exit code {code}"
 
     def _look(self, part: str) -> dict[str, Any]:
         """Return the state of a part as its record has it."""
@@ -146,14 +147,16 @@ class Session:
     def _summary(self) -> Iterator[str]:
         for part, found in self.parts.items():
             done = found["items"] - len(found["left"])
-            why = f": {found['why']}" if "why" in found else ""
+            why = f" ({found['why']})" if "why" in found else ""
             yield f"{part}: {found['state']}{why}" + (f", {done} of {found['items']} items" if found["items"] else "")
             yield from (f"  not reached: {name}" for name in found["left"])
             yield from (f"  NOT as it should be: {name}" for name in found["wrong"])
             yield from (f"  not run here: {name} ({why})" for name, why in found["not_run"].items())
 
-    def _write(self, seconds: float) -> None:
-        self.calls[-1]["seconds"] = round(seconds, 1)
+    def _write(self) -> None:
+        for part in SHARES:
+            self._look(part)
+        self.calls[-1]["seconds"] = round(time.monotonic() - self.started, 1)
         self.tree["not_reached"] = [
             *(part for part, found in self.parts.items() if found["state"] == "not reached"),
             *(f"{part}: {name}" for part, found in self.parts.items() for name in found["left"]),
@@ -177,6 +180,12 @@ def main(words: list[str] | None = None) -> int:
             return 0
         if options.out is None or options.minutes <= 0:
             raise UserError("give --out DIR, and --minutes above 0")
+        if find_spec("pydantic") is None and not CARRIED.is_dir():
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
+            raise UserError(
+                f"pydantic is not installed, and there is no folder {CARRIED.name}: make it where there is a network, "
+                f"python -m experiments.gpu_session --carry {CARRIED.name} --python {version}"
+            )
         options.out.mkdir(parents=True, exist_ok=True)
         out, data = options.out.resolve(), options.data.expanduser().resolve()
         session = Session(out, data, options.minutes, rehearse=options.rehearse)

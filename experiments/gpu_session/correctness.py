@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,8 @@ def automatic(task: Task) -> Outcome:
 
 def views(task: Task, keys: list[str]) -> Outcome:
     """Check that two epochs of views have the same bits on the GPU as on the CPU."""
+    if find_spec("scipy") is None and keys and "cutout" not in keys[0]:
+        return {"ok": True, "not_run": "scipy, which mixes images, is not installed"}
     config = configuration("scheme=supervised", "data=cifar100", *keys)
 
     def seen(device: torch.device) -> list[Tensor]:
@@ -170,7 +173,7 @@ def loss_and_gradients(scheme: Distillation, batch: Batch) -> tuple[float, Tenso
     torch.autograd.backward(total)
     trained = [p for p in scheme.parameters() if p.requires_grad]
     vector = [(torch.zeros_like(p) if p.grad is None else p.grad).flatten().cpu() for p in trained]
-    return float(total), torch.cat(vector)
+    return float(total.detach()), torch.cat(vector)
 
 
 class Exchanging(nn.SyncBatchNorm):

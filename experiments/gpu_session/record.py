@@ -23,11 +23,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 STOPPED = 75
 """Exit code of a part that has items left."""
 
-Outcome = dict[str, Any]
-"""What an item has found. `ok` says whether it is as it should be; without `ok` the item is not finished.
+CPU = "CPU"
+"""The device of a machine without a GPU."""
 
-`not_run` says what this machine could not show, `error` why there is no answer: both are tried again, the first on a
-machine with a GPU, the second by every call.
+Outcome = dict[str, Any]
+"""What an item has found. `ok` says whether it is as it should be; without `ok` a signal has stopped it.
+
+`not_run` says what this machine could not show, `error` why there is no answer: both are tried again, the first by a
+machine with a GPU after one without, the second by every call.
 """
 
 
@@ -83,7 +86,8 @@ class Record:
     def is_finished(self, name: str, *, gpu: bool) -> bool:
         """Return whether an item need not be run again."""
         found = self.items.get(name, {})
-        return "ok" in found and "error" not in found and not (gpu and "not_run" in found)
+        for_gpu = gpu and "not_run" in found and found["device"] == CPU
+        return "ok" in found and "error" not in found and not for_gpu
 
     def left(self, *, gpu: bool = False) -> list[str]:
         """Return the items that are not finished."""
@@ -105,16 +109,20 @@ def run_part(part: str, items: Callable[[Task], Mapping[str, Item]]) -> int:
         if task.seconds_left <= 0:
             break
         _say(f"{part}: {name} ...")
+        if gpu:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
         started = time.monotonic()
         try:
             outcome = by_name[name](task)
         except Exception as error:  # what fails on this machine is a finding; the next item may work
             traceback.print_exc(file=sys.stdout)
             outcome = {"ok": False, "error": f"{type(error).__name__}: {error}"[:500]}
-        record.write(name, outcome | {"seconds": round(time.monotonic() - started, 2)})
+        took = {"device": record.machine["device"], "seconds": round(time.monotonic() - started, 2)}
+        record.write(name, outcome | took)
         _say(f"{part}: {name}: {_in_words(outcome)}")
-        if gpu:
-            torch.cuda.empty_cache()
+        if "ok" not in outcome:
+            break
     return STOPPED if record.left() else 0
 
 
@@ -127,16 +135,25 @@ def machine() -> dict[str, Any]:
 
     libraries = {library.__name__: library.__version__ for library in (torch, torchvision, timm, accelerate)}
     gpu = torch.cuda.is_available()
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     return {
-        "device": torch.cuda.get_device_name() if gpu else "CPU",
+        "device": torch.cuda.get_device_name() if gpu else CPU,
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         **libraries,
         "cuda": torch.version.cuda if gpu else None,
         "cudnn": torch.backends.cudnn.version() if gpu else None,  # type: ignore[no-untyped-call]
-        "commit": commit.stdout.strip() or None,
+        "commit": _commit(),
     }
+
+
+def _commit() -> str | None:
+    """Return the commit of this checkout; None without git, or in a copy without its history."""
+    command = ["git", "rev-parse", "HEAD"]
+    try:
+        found = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    except OSError:
+        return None
+    return found.stdout.strip() or None
 
 
 def _task() -> Task:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from experiments.bench import OFFLINE, build, timed, train_one_epoch
-from experiments.bench_students import students
+from experiments.bench_students import MOST, students
 from experiments.gpu_session.record import Item, Outcome, Task, run_part
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Network
@@ -76,11 +76,11 @@ def many_students(task: Task, *, variant: Sequence[str]) -> Outcome:
     steps = max(1, steps // 8)
     variant = [*(SMALL if task.rehearse else ()), *variant]
     with tempfile.TemporaryDirectory() as folder:
-        runs = students(precision, size, steps, Path(folder), variant)
+        runs = students(precision, size, steps, Path(folder), variant, 2 if task.rehearse else MOST)
         single = build(precision, size, steps, Path(folder) / "single", (*OFFLINE, *variant))
-        count = 2 if task.rehearse else len(runs)
+        count = len(runs)
         contenders: dict[str, Callable[[int], object]] = {
-            "ours": partial(train_one_epoch, runs[:count]),
+            "ours": partial(train_one_epoch, runs),
             "bare": bare_loop(single, count),
             "one of ours": partial(train_one_epoch, [single]),
         }
