@@ -207,7 +207,13 @@ def test_examples_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_early_exit_example_runs(tmp_path: Path) -> None:
-    small = ["data.val_fraction=0.9", "train.epochs=1", "train.num_threads=1", "scheme.exit_head=linear"]
+    small = [
+        "data.val_fraction=0.9",
+        "data.train_fraction=1",
+        "train.epochs=1",
+        "train.num_threads=1",
+        "scheme.exit_head=linear",
+    ]
     ended = run(["scheme=self", "losses.feature=none", *small], tmp_path / "run")
     assert (ended.code, ended.err) == (0, "")
     (folder,) = (tmp_path / "run" / "runs").iterdir()

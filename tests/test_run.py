@@ -24,7 +24,7 @@ from tests import REPOSITORY
 from tests.processes import Ended, SignalAtFile, Started, run
 
 TINY = ["scheme=online", "train.epochs=1", "model=convnet", "train.num_threads=1"]
-FEW = ["data.val_fraction=0.9", "train.epochs=1", "train.num_threads=1"]
+FEW = ["data.val_fraction=0.9", "data.train_fraction=1", "train.epochs=1", "train.num_threads=1"]
 
 
 def python(*arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -110,6 +110,12 @@ class Digits(InMemory):
     num_classes: ClassVar[int] = 10
     train_samples: ClassVar[int] = 1_258
     papers: ClassVar[tuple[str, ...]] = ("alpaydin1998optical", "pedregosa2011scikit")
+    run_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "data": {"train_fraction": 0.1},
+        "train": {"epochs": 80, "batch_size": 50},
+        "teacher": {"name": "resnet8x4", "epochs": 15, "batch_size": 64},
+    }
+    """For a first look: a student with few labels, a run that takes seconds, and a teacher that has seen all digits."""
 
     name: Literal["digits"] = "digits"
     val_fraction: Annotated[
@@ -125,6 +131,7 @@ class Digits(InMemory):
 class MNIST(InMemory):
     """70,000 grayscale images of handwritten digits, 28x28, 10 classes."""
 
+    run_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"train": {"epochs": 20}, "teacher": {"epochs": 20}}
     channels: ClassVar[int] = 1
     image_size: ClassVar[int] = 28
     num_classes: ClassVar[int] = 10
@@ -142,6 +149,7 @@ class MNIST(InMemory):
 class FashionMNIST(InMemory):
     """70,000 grayscale images of clothing, 28x28, 10 classes."""
 
+    run_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {"train": {"epochs": 60}, "teacher": {"epochs": 60}}
     channels: ClassVar[int] = 1
     image_size: ClassVar[int] = 28
     num_classes: ClassVar[int] = 10
@@ -184,6 +192,10 @@ class ImageFolder(Data):
 
     num_classes: ClassVar[int] = 1_000
     train_samples: ClassVar[int] = 1_281_167
+    run_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "train": {"epochs": 100, "batch_size": 256},
+        "teacher": {"epochs": 100, "batch_size": 256},
+    }
 
     name: Literal["image_folder"] = "image_folder"
     root: Annotated[FilePath | None, Field(description="folder that holds train/ and test/ (or val/); required")] = None

@@ -86,8 +86,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     for group in GROUPS:
         if not isinstance(tree.get(group, {}), Mapping):
             raise UserError(f"{group}={shown(tree[group])}: give its keys, as {group}.KEY=VALUE")
-    data_tree = tree.get("data", {})
-    data_class = choose(DATA, data_tree.get("name", DEFAULT_DATA), "data")
+    data_class = choose(DATA, tree.get("data", {}).get("name", DEFAULT_DATA), "data")
     given, tree = tree, {}
     merge(tree, data_class.run_defaults)
     merge(tree, given)
@@ -108,7 +107,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
                 f"{group}.{next(iter(strict[group]))} has no effect with scheme={scheme.name} method={scheme.method}: "
                 f"{group} is for {', '.join(users)}"
             )
-    data = make(data_class, data_tree, "data")
+    data = make(data_class, tree.get("data", {}), "data")
     if data.name == "image_folder" and data.root is None:
         raise UserError("data=image_folder needs data.root, the folder with train/ and test/ (or val/)")
     top = {key: value for key, value in tree.items() if key not in GROUPS}

@@ -1,4 +1,4 @@
-"""What is chosen if nothing is said: an optimizer that suits the network, and a teacher that is nobody's but its own."""
+"""What is chosen if nothing is said: an optimizer that suits the network, and a teacher independent of its student."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from kdschemes.config.models import MODELS, has_layer_norms
 from kdschemes.config.naming import dump_yaml, to_tree
 from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.storage.naming import run_name
-from tests.config.cases import error, load, recipe
+from tests.config.cases import error, load
 
 VIT = "timm/vit_tiny_patch16_224"
 

@@ -81,7 +81,7 @@ def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False
 
     Each step counts as an epoch for nodes that look at the validation split. `split` splits the parameters.
     """
-    config = configure(*case.overrides, "data.val_fraction=0.05")
+    config = configure(*case.overrides, "data.val_fraction=0.05", "data.train_fraction=1")
     data = open_data(config.data, seed=config.seed, device=CPU)
     scheme = build_scheme(config, data.spec).double()
     if accelerator is not None:

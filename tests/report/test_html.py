@@ -160,7 +160,13 @@ def test_a_page_prints_on_white_paper(pages: dict[str, Path], browser: Browser) 
 
 
 def test_a_run_that_was_just_trained(tmp_path: Path, browser: Browser, monkeypatch: pytest.MonkeyPatch) -> None:
-    small = ["losses.feature=none", "scheme.exit_head=linear", "data.val_fraction=0.8", "train.epochs=2"]
+    small = [
+        "losses.feature=none",
+        "scheme.exit_head=linear",
+        "data.val_fraction=0.8",
+        "data.train_fraction=1",
+        "train.epochs=2",
+    ]
     command = [sys.executable, str(REPOSITORY / "run.py"), "scheme=self", *small, "train.num_threads=1"]
     subprocess.run([*command, f"output_dir={tmp_path / 'runs'}"], check=True, capture_output=True)
     monkeypatch.chdir(tmp_path)

@@ -84,7 +84,13 @@ def topology(config, data_spec):
     labels = dict.fromkeys(nodes, 1.0)
     return distill(nodes, supervised=labels, edges=edges, losses=config.losses, heads="abc", data_spec=data_spec)
 """
-SMALL = ["data.val_fraction=0.9", "train.epochs=1", "train.batch_size=64", "train.num_threads=1"]
+SMALL = [
+    "data.val_fraction=0.9",
+    "data.train_fraction=1",
+    "train.epochs=1",
+    "train.batch_size=64",
+    "train.num_threads=1",
+]
 
 
 def load(*arguments: str) -> object:

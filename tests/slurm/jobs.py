@@ -32,7 +32,8 @@ site_environment() {{
 RUN = [
     "scheme=supervised",
     "device=cpu",
-    "data.val_fraction=0.9",  # 126 training images: 8 steps an epoch
+    "data.val_fraction=0.9",
+    "data.train_fraction=1",  # 126 training images: 8 steps an epoch
     "train.batch_size=16",
     "train.epochs=60",
     "train.eval_every_epochs=20",

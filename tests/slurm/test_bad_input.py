@@ -22,6 +22,7 @@ question: What is wrong?
 base:
   scheme: supervised
   data.val_fraction: 0.9
+  data.train_fraction: 1
   train: {epochs: 2, num_threads: 1}
   device: cpu
 seeds: [0, 1]

@@ -59,7 +59,7 @@ def test_a_preempted_job_resumes(site: Site, tmp_path: Path) -> None:
     """SLURM signals all processes of the job, its loading workers too."""
     write_images(tmp_path / "images", 80)
     workers = ["data=image_folder", f"data.root={tmp_path / 'images'}", "data.image_size=8", "data.num_workers=2"]
-    arguments = [*RUN, *workers, "data.val_fraction=0.1", "train.epochs=20"]
+    arguments = [*RUN, *workers, "data.val_fraction=0.1", "data.train_fraction=1", "train.epochs=20"]
     job = site.submit(*arguments)
     site.is_training()
     node = site.job(job)["BatchHost"]

@@ -22,6 +22,7 @@ question: Does it matter where a student starts from?
 base:
   scheme: supervised
   data.val_fraction: 0.9
+  data.train_fraction: 1
   train: {epochs: 2, num_threads: 1}
   device: cpu
 grid:

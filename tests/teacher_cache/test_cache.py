@@ -41,7 +41,13 @@ from tests.schemes.test_losses import MIDWAY, only
 from tests.training.test_loop import one_line
 
 CPU = torch.device("cpu")
-STUDENT = ["scheme=offline", "model=resnet20", "teacher.name=resnet20", "data.val_fraction=0.5"]
+STUDENT = [
+    "scheme=offline",
+    "model=resnet20",
+    "teacher.name=resnet20",
+    "data.val_fraction=0.5",
+    "data.train_fraction=1",
+]
 SHORT = ["train.epochs=2", "train.num_threads=1", "train.batch_size=64", "train.eval_every_epochs=2"]
 CHUNKS = 3  # 626 training images
 

@@ -27,7 +27,13 @@ from tests.tracking.test_dashboard import panels
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["data.val_fraction=0.8", "train.epochs=1", "train.num_threads=1", "train.log_every_steps=1"]
+SMALL = [
+    "data.val_fraction=0.8",
+    "data.train_fraction=1",
+    "train.epochs=1",
+    "train.num_threads=1",
+    "train.log_every_steps=1",
+]
 PACK = [
     ["scheme=offline", "teacher=resnet20", "group=study", *SMALL],
     ["scheme=online", "group=study", *SMALL],

@@ -23,7 +23,14 @@ from kdschemes.training.train import train
 
 CLASSES = ("ant", "bee", "cat")
 HALF = ["model.mean=[0.5,0.5,0.5]", "model.std=[0.5,0.5,0.5]"]
-SHORT = ["train.epochs=1", "train.batch_size=16", "train.num_threads=1", "data.val_fraction=0.25", "optim.lr=0.02"]
+SHORT = [
+    "train.epochs=1",
+    "train.batch_size=16",
+    "train.num_threads=1",
+    "data.val_fraction=0.25",
+    "data.train_fraction=1",
+    "optim.lr=0.02",
+]
 
 
 def write_images(root: Path) -> Path:
@@ -89,7 +96,7 @@ def test_timms_transform_gives_the_accuracy_that_the_run_reports(
 def test_grey_images_in_memory_too(tmp_path: Path) -> None:
     import timm
 
-    folder, reported = trained(tmp_path, "model=timm/test_resnet", "data.val_fraction=0.9")
+    folder, reported = trained(tmp_path, "model=timm/test_resnet", "data.val_fraction=0.9", "data.train_fraction=1")
     data = open_data(Digits(), seed=0, device=torch.device("cpu"))
     pixels, labels = data.source.images["test"], data.labels["test"]  # type: ignore[attr-defined]
     for label in range(10):
@@ -110,7 +117,7 @@ def test_grey_images_in_memory_too(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_an_export_from_a_checkpoint_says_what_the_networks_initial_weights_were_trained_on(tmp_path: Path) -> None:
-    few = ["model=convnet", "data.val_fraction=0.9"]
+    few = ["model=convnet", "data.val_fraction=0.9", "data.train_fraction=1"]
     first, _ = trained(tmp_path, *few, "model.mean=[0.5]", "model.image_size=12")
     second, _ = trained(tmp_path, *few, f"model.checkpoint={first}", "model.std=[0.25]")
     os.remove(first / "model.safetensors")  # what it says is still there

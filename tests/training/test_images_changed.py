@@ -18,7 +18,14 @@ from tests.storage.test_naming import images
 
 __all__ = ["images"]
 
-SMALL = ["data.image_size=16", "data.num_workers=0", "data.val_fraction=0.25", "train.epochs=1", "train.batch_size=4"]
+SMALL = [
+    "data.image_size=16",
+    "data.num_workers=0",
+    "data.val_fraction=0.25",
+    "data.train_fraction=1",
+    "train.epochs=1",
+    "train.batch_size=4",
+]
 
 
 def config(root: Path, *words: str) -> Config:

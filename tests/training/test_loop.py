@@ -27,7 +27,8 @@ from tests import REPOSITORY
 from tests.processes import Before, Ended, LimitFiles, SignalAtBatch, SignalAtFile, Started, run
 
 SMALL = [
-    "data.val_fraction=0.9",  # 126 training images: 4 steps an epoch
+    "data.val_fraction=0.9",
+    "data.train_fraction=1",  # 126 training images: 4 steps an epoch
     "train.batch_size=32",
     "train.epochs=2",
     "train.checkpoint_every_steps=3",

@@ -18,7 +18,8 @@ from tests.training.test_loop import FILES
 pytestmark = pytest.mark.slow
 
 SMALL = [
-    "data.val_fraction=0.9",  # 126 training images: 2 steps an epoch
+    "data.val_fraction=0.9",
+    "data.train_fraction=1",  # 126 training images: 2 steps an epoch
     "train.batch_size=64",
     "train.epochs=2",
     "train.checkpoint_every_steps=1",

@@ -31,6 +31,7 @@ SHORT = (
     "train.batch_size=64",
     "model=resnet8x4",
     "data.val_fraction=0.1",
+    "data.train_fraction=1",
     "data.train_fraction=0.3",
 )
 STUDENTS = {

@@ -13,7 +13,14 @@ from kdschemes.training.run import Run
 pytestmark = pytest.mark.slow
 
 SHORT = [
-    *("scheme=supervised", "data.val_fraction=0.95", "train.batch_size=32", "train.epochs=4", "train.num_threads=1"),
+    *(
+        "scheme=supervised",
+        "data.val_fraction=0.95",
+        "data.train_fraction=1",
+        "train.batch_size=32",
+        "train.epochs=4",
+        "train.num_threads=1",
+    ),
     *("train.checkpoint_every_steps=2", "train.log_every_steps=1"),
 ]
 Change = Callable[[Path], object]

@@ -12,7 +12,7 @@ from kdschemes.models import create_model, load_model, save_weights
 from kdschemes.training.train import train
 from tests import REPOSITORY
 
-ALL = ["model=convnet", "data.val_fraction=0", "train.num_threads=1"]
+ALL = ["model=convnet", "data.val_fraction=0", "data.train_fraction=1", "train.num_threads=1"]
 
 
 @pytest.mark.slow

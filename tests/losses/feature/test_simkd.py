@@ -189,6 +189,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
         f"teacher.checkpoint={teacher}",
         "data=digits",
         "data.val_fraction=0.8",
+        "data.train_fraction=1",
         "train.epochs=1",
         "train.ema=0.9",
         "train.num_threads=1",

@@ -385,7 +385,14 @@ def test_the_limits_error_falls_as_one_over_t_unless_logits_are_off_center() -> 
 
 @pytest.mark.slow
 def test_temperature_limit_of_a_trained_pair(tmp_path: Path) -> None:
-    words = ["scheme=offline", "teacher=convnet", "train.epochs=1", "train.num_threads=1", "data.val_fraction=0.8"]
+    words = [
+        "scheme=offline",
+        "teacher=convnet",
+        "train.epochs=1",
+        "train.num_threads=1",
+        "data.val_fraction=0.8",
+        "data.train_fraction=1",
+    ]
     done = train(load_config([*words, f"output_dir={tmp_path / 'made'}"], recipes=tmp_path))
     moved = (tmp_path / "made").rename(tmp_path / "moved") / done.folder.name
     entry = Entry(label="seed=0", folder=moved.name, epochs=1, seed=0)

@@ -33,7 +33,7 @@ from tests.report.cases import both
 
 pytestmark = pytest.mark.slow
 
-SHORT = ("model=convnet", "train.epochs=1", "train.num_threads=1", "data.val_fraction=0.8")
+SHORT = ("model=convnet", "train.epochs=1", "train.num_threads=1", "data.val_fraction=0.8", "data.train_fraction=1")
 LABELS = {"val": np.arange(40) % 10, "test": np.arange(60) % 10}
 
 

@@ -23,6 +23,7 @@ LATER = Progress(step=37, total_steps=100, steps_per_epoch=10)
 LABELS = torch.tensor([3, 0, 6, 2, 2])
 SMALL = [
     "data.val_fraction=0.9",
+    "data.train_fraction=1",
     "train.batch_size=32",
     "train.epochs=1",
     "train.num_threads=1",

@@ -176,7 +176,10 @@ def test_a_process_without_validation_samples_keeps_equal_weights() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["scheme.ensemble=general", "data.val_fraction=0"], "scheme.ensemble=general .*data.val_fraction"),
+        (
+            ["scheme.ensemble=general", "data.val_fraction=0", "data.train_fraction=1"],
+            "scheme.ensemble=general .*data.val_fraction",
+        ),
         (["data.mixup=0.2"], "mixup"),
     ],
 )

@@ -41,7 +41,13 @@ pytestmark = pytest.mark.slow
 
 BAN, TFKD = base("self", "ban", "convnet"), base("self", "tfkd_self", "convnet")
 PLAIN = base("supervised", "ce", "convnet")
-SMALL = ["data.val_fraction=0.9", "train.batch_size=32", "train.num_threads=1", "train.checkpoint_every_steps=1"]
+SMALL = [
+    "data.val_fraction=0.9",
+    "data.train_fraction=1",
+    "train.batch_size=32",
+    "train.num_threads=1",
+    "train.checkpoint_every_steps=1",
+]
 
 
 def expected_total(seen: Seen) -> float:
