@@ -55,7 +55,7 @@ def hue(groups: Sequence[Group], baseline: str | None = None) -> Hue:
         return _nominal(own, baseline)
     ways: list[tuple[str, Callable[[Group], str | None]]] = [("", lambda group: group.members[0].row.entry.variant)]
     if keys := numeric_keys(groups):
-        ways.append((leaf(keys[0]), lambda group: f"{group.members[0].row.entry.grid[keys[0]]:g}"))
+        ways.append((leaf(keys[0]), lambda group: _number(group, keys[0])))
     ways += [("", _method), ("", lambda group: _method(group).partition(" ")[0])]
     for title, way in ways:
         names = {group.label: way(group) for group in groups}
@@ -78,14 +78,20 @@ def leaf(key: str) -> str:
 
 
 def numeric_keys(groups: Sequence[Group]) -> list[str]:
-    """Return the keys of a grid that are numbers in all groups and have two or more values."""
+    """Return the keys of a grid that are numbers in all groups that have them, and have two or more values."""
     grids = [group.members[0].row.entry.grid for group in groups]
-    keys = [key for key in (grids[0] if grids else {}) if all(_is_number(grid.get(key)) for grid in grids)]
-    return [key for key in keys if len({grid[key] for grid in grids}) > 1]
+    keys = dict.fromkeys(key for grid in grids for key in grid)
+    values = {key: [grid[key] for grid in grids if key in grid] for key in keys}
+    return [key for key, found in values.items() if all(map(_is_number, found)) and len(set(found)) > 1]
 
 
 def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _number(group: Group, key: str) -> str | None:
+    value = group.members[0].row.entry.grid.get(key)
+    return None if value is None else f"{value:g}"
 
 
 def _method(group: Group) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
@@ -16,7 +16,7 @@ from kdschemes.config.recipes import STUDIES
 from kdschemes.errors import UserError, shown, unknown
 from kdschemes.storage.naming import run_name
 from kdschemes.study.published import check_published
-from kdschemes.study.spec_keys import NAME, PREREQUISITES, REFERRING, StudyKeys, in_words, read_keys, referred
+from kdschemes.study.spec_keys import NAME, PREREQUISITES, REFERRING, Keys, StudyKeys, in_words, read_keys, referred
 
 OPTIONAL = ("teacher", "losses")
 """Groups that some schemes do not use; shared keys of these are dropped from runs on which they have no effect."""
@@ -116,7 +116,8 @@ def read_study(path: Path, overrides: Sequence[str], *, recipes: Path) -> StudyF
     """Read a study file and build the configuration of each run: variants x grid x seeds, in that order.
 
     A run is what `run.py` makes of the keys of base, variant, grid point and seed, and then of the overrides. Keys of
-    `teacher` and `losses` that all runs share are left out of runs whose scheme does not use them.
+    `teacher` and `losses` that all runs share or that are in the grid are left out of runs whose scheme does not use
+    them; a variant is one point for all values of a key that is left out.
 
     Raises:
         UserError: anything wrong in the file or the overrides; the message names the file.
@@ -131,29 +132,32 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     keys = read_keys(path, overrides)
     left_out: list[dict[str, UserError]] = []
 
-    def build(label: str, own: Mapping[str, Any], seed: int, named: Mapping[str, StudyRun]) -> StudyRun:
+    def build(label: str, own: Keys, seed: int, named: Mapping[str, StudyRun], point: Keys) -> StudyRun:
         folders = {name: run.path for name, run in named.items()}
-        base = in_words(keys.base, folders)
-        words = (*in_words(own, folders), f"seed={seed}")
-        words, config, without = _build(label, base, words, overrides, recipes)
+        base, at = in_words(keys.base, folders), in_words(point, folders)
+        words = (*base, *in_words(own, folders), *at, f"seed={seed}", *overrides)
+        words, config, without = _build(label, words, {*base, *at, *overrides}, recipes)
         left_out.append(without)
         if config.precision == "auto":
             raise UserError(f"run '{label}': precision=auto may differ between machines: set precision=fp32 or bf16")
         for name in (name for *_, path in _weights(config) for name in referred(path)):
             raise UserError(f"run '{shown(label)}' needs {PREREQUISITES}.{name}, which must be listed before it")
-        run = StudyRun(label=label, grid={}, seed=seed, config=config, overrides=words)
+        grid = {key: value for key, value in point.items() if key.partition(".")[0] not in without}
+        run = StudyRun(label=label, grid=grid, seed=seed, config=config, overrides=words)
         _check_models(run, named)
         return run
 
     prerequisites: dict[int, dict[str, StudyRun]] = {seed: {} for seed in keys.seeds}
     for seed, named in prerequisites.items():
         for name, own in keys.prerequisites.items():
-            named[name] = replace(build(f"{name} seed={seed}", own, seed, named), earlier=True)
-    runs = []
+            named[name] = replace(build(f"{name} seed={seed}", own, seed, named, {}), earlier=True)
+    runs: list[StudyRun] = []
     for (variant, own), values, seed in product(keys.variants.items(), product(*keys.grid.values()), keys.seeds):
         point = dict(zip(keys.grid, values, strict=True))
-        run = build(_label(variant, point, seed), {**own, **point}, seed, prerequisites[seed])
-        runs.append(replace(run, variant=variant, grid=point))
+        run = build(_label(variant, point, seed), own, seed, prerequisites[seed], point)
+        label = _label(variant, run.grid, seed)
+        if label == run.label or label not in [other.label for other in runs]:
+            runs.append(replace(run, label=label, variant=variant))
     for group in OPTIONAL:
         if all(group in without for without in left_out):
             raise left_out[0][group]
@@ -206,16 +210,15 @@ def _check_used(study: StudyFile) -> None:
 
 
 def _build(
-    label: str, base: Sequence[str], own: Sequence[str], overrides: Sequence[str], recipes: Path
+    label: str, words: tuple[str, ...], droppable: Collection[str], recipes: Path
 ) -> tuple[tuple[str, ...], Config, dict[str, UserError]]:
-    """Return a run's arguments, its configuration, and by group the error that shared arguments would have raised."""
-    words = (*base, *own, *overrides)
+    """Return a run's arguments, its configuration, and by group the error that droppable ones would have raised."""
     try:
         return words, load_config(words, recipes=recipes), {}
     except UserError as error:
         problem = UserError(f"run '{shown(label)}': {error}")
     groups = {word: word.partition("=")[0].partition(".")[0] for word in words}
-    shared = {word: groups[word] for word in (*base, *overrides) if groups[word] in OPTIONAL}
+    shared = {word: groups[word] for word in words if word in droppable and groups[word] in OPTIONAL}
     try:
         scheme = load_config([word for word in words if groups[word] not in OPTIONAL], recipes=recipes).scheme
     except UserError:

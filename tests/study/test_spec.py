@@ -74,6 +74,19 @@ def test_runs_are_variants_times_grid_times_seeds_in_order(tmp_path: Path) -> No
     assert len({run.folder for run in study.runs}) == 8
 
 
+def test_a_variant_is_one_point_for_all_values_of_a_key_that_it_does_not_use(tmp_path: Path) -> None:
+    text = "{question: Q, variants: {alone: {scheme: supervised}, taught: {scheme: offline}}, seeds: [0, 1], "
+    text += "grid: {losses.response.temperature: [1, 4], optim.lr: [0.1, 0.2]}}"
+    runs = read(tmp_path, text).runs
+    points = [run.point for run in runs if run.seed == 0]
+    assert points[:2] == ["alone lr=0.1", "alone lr=0.2"]
+    assert points[2:] == [f"taught temperature={value} lr={rate}" for value in (1, 4) for rate in (0.1, 0.2)]
+    assert [dict(run.grid) for run in runs[:3]] == [{"optim.lr": 0.1}, {"optim.lr": 0.1}, {"optim.lr": 0.2}]
+    assert runs[0].overrides == ("scheme=supervised", "optim.lr=0.1", "seed=0")
+    alone = "{question: Q, base: {scheme: supervised}, grid: {losses.response.temperature: [1, 4]}}"
+    assert "scheme=supervised" in error(tmp_path, alone)
+
+
 def test_only_a_question_is_one_run_of_the_defaults(tmp_path: Path) -> None:
     (run,) = read(tmp_path, "question: Does it run?").runs
     assert (run.label, run.overrides, run.config) == ("seed=0", ("seed=0",), load_config([], recipes=EXPERIMENTS))

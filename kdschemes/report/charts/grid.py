@@ -12,14 +12,17 @@ import altair as alt
 from kdschemes.report.charts.base import chart, numbers, percents
 from kdschemes.report.colors import Hue, leaf, numeric_keys
 from kdschemes.report.document import Chart, Section
-from kdschemes.report.formatting import accuracy, mean_of, std_of
+from kdschemes.report.formatting import accuracy, by_seed, mean_of, std_of
 from kdschemes.report.groups import Group
 from kdschemes.report.style import INK, SERIES, ramp
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Point:
-    """A group in the grid: its numbers by key, its other labels, its mean and std over seeds, its seeds."""
+    """A group in the grid: its numbers by key, its other labels, its mean and std over seeds, its seeds.
+
+    It has no number of a key that it does not use: it is the same for all its values.
+    """
 
     at: Mapping[str, float]
     rest: str
@@ -38,6 +41,7 @@ def grid(groups: Sequence[Group]) -> Section | None:
     names = {key: leaf(key) if [leaf(one) for one in keys].count(leaf(key)) == 1 else key for key in keys}
     charts = []
     if len(keys) == 2:
+        points = [point for point in points if len(point.at) == 2]
         low, high = min(point.mean for point in points), max(point.mean for point in points)
         for number, rest in enumerate(dict.fromkeys(point.rest for point in points)):
             of = [point for point in points if point.rest == rest]
@@ -45,7 +49,9 @@ def grid(groups: Sequence[Group]) -> Section | None:
             charts.append(_heat_map(of, names, f"heat_map{ending}", (low, high), rest))
             charts.append(_lines(of, keys[1], names, f"lines{ending}", keys[0], rest))
     else:
-        charts.append(_lines(points, keys[0], names, "lines", None, ""))
+        constant = [*(point for point in points if not point.at), *_teachers(own)]
+        points = [point for point in points if point.at]
+        charts.append(_lines(points, keys[0], names, "lines", None, "", constant))
     title = f"Effect of {' and '.join(names.values())}"
     missing = [group.label for group in own if not accuracy(group)]
     text = f"No finished runs yet at: {', '.join(missing)}." if missing else ""
@@ -59,8 +65,22 @@ def _point(group: Group, keys: Sequence[str]) -> _Point | None:
     entry = group.members[0].row.entry
     rest = [entry.variant] if entry.variant is not None else []
     rest += [f"{leaf(key)}={value}" for key, value in entry.grid.items() if key not in keys]
-    at = {key: float(entry.grid[key]) for key in keys}
+    at = {key: float(entry.grid[key]) for key in keys if key in entry.grid}
     return _Point(at=at, rest=" ".join(rest), mean=mean_of(seeds.values()), std=std_of(seeds.values()), seeds=seeds)
+
+
+def _teachers(groups: Sequence[Group]) -> list[_Point]:
+    """Return the teacher of all groups that have one, if it is the same."""
+    found = {}
+    for group in groups:
+        for teacher in {str(result["teacher"]) for result in group.results if result.get("teacher")}:
+            seeds = by_seed(group, teacher, "last", "top1")
+            found[round(mean_of(seeds.values()), 2)] = seeds
+    return [
+        _Point(at={}, rest="teacher", mean=mean, std=std_of(seeds.values()), seeds=seeds)
+        for mean, seeds in found.items()
+        if len(found) == 1
+    ]
 
 
 def _heat_map(
@@ -97,9 +117,20 @@ def _heat_map(
     return Chart(name=name, spec=spec.properties(width=alt.Step(88), height=48 * len(orders[down])), caption=caption)
 
 
-def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: str, by: str | None, rest: str) -> Chart:
-    """Return lines over `key`, one for each value of the key `by`, or for anything else in which the points differ."""
-    hue = _numbers(points, by, names) if by is not None else _kinds(points)
+def _lines(
+    points: Sequence[_Point],
+    key: str,
+    names: Mapping[str, str],
+    name: str,
+    by: str | None,
+    rest: str,
+    constant: Sequence[_Point] = (),
+) -> Chart:
+    """Return lines over `key`, one for each value of the key `by`, or for anything else in which the points differ.
+
+    `constant` points, which have no such key, are dashed horizontal lines.
+    """
+    hue = _numbers(points, by, names) if by is not None else _kinds([*points, *constant])
     means: list[dict[str, Any]] = []
     dots: list[dict[str, Any]] = []
     for point in points:
@@ -113,7 +144,8 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
     values = sorted({point.at[key] for point in points})
     axis = alt.Axis(values=values, grid=False, labelOverlap=True, format="~g")
     x = alt.X("x:Q", title=names[key], axis=axis, scale=numbers(values, padding=16))
-    scale = percents([row[end] for row in means for end in ("low", "high")] + [row["top1"] for row in dots])
+    shown = [row[end] for row in means for end in ("low", "high")] + [row["top1"] for row in dots]
+    scale = percents([*shown, *(point.mean for point in constant)])
     y = alt.Y("mean:Q", title="test top-1 (%)", scale=scale)
     tips = [alt.Tooltip("x:Q", title=names[key]), "mean:Q", "std:Q", "seeds:Q"]
     base = chart(means).encode(x=x, color=hue.color())
@@ -125,12 +157,23 @@ def _lines(points: Sequence[_Point], key: str, names: Mapping[str, str], name: s
     if by is None:
         seeds = chart(dots).encode(x=x, y=alt.Y("top1:Q", scale=scale), color=hue.color())
         layers.insert(0, seeds.mark_point(filled=True, size=22, opacity=0.45).encode(tooltip=["seed:Q", "top1:Q"]))
+    if constant:
+        rows = [{"hue": point.rest, "mean": round(point.mean, 3), "std": round(point.std, 3)} for point in constant]
+        levels = chart(rows).mark_rule(strokeWidth=1.5, strokeDash=[6, 4])
+        layers.append(
+            levels.encode(y=alt.Y("mean:Q", scale=scale), color=hue.color(), tooltip=["hue:N", "mean:Q", "std:Q"])
+        )
     caption = (
         f"{f'{rest}: t' if rest and by else 'T'}est top-1 after the last epoch over {names[key]}"
         f"{f', one line per {names[by]}' if by else ''}: mean over seeds, bars of one sample std to both sides"
-        f"{'' if by else ', small dots are seeds'}."
+        f"{'' if by else ', small dots are seeds'}"
+        f"{f'; dashed: {_listed(constant)}, whatever {names[key]} is' if constant else ''}."
     )
     return Chart(name=name, spec=alt.layer(*layers).properties(width="container", height=320), caption=caption)
+
+
+def _listed(points: Sequence[_Point]) -> str:
+    return " and ".join(point.rest for point in points)
 
 
 def _kinds(points: Sequence[_Point]) -> Hue:

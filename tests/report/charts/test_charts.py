@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,31 @@ def test_one_key_has_lines_by_variant_with_the_seeds(tmp_path: Path) -> None:
     ]
     assert [row["mean"] for row in rows if row["layer"] == 1] == [60.5, 62.5, 64.5, 66.5]
     assert grid(groups_in(tmp_path)) is None
+
+
+def test_the_student_alone_and_the_teacher_are_levels_of_one_key(tmp_path: Path) -> None:
+    text = "{question: Q, base: {train.epochs: 4, teacher: convnet}, grid: {losses.response.temperature: [1, 4, 16]}, "
+    text += "variants: {alone: {scheme: supervised}, taught: {scheme: offline}}, seeds: [0, 1]}"
+    study = write_study_of(tmp_path, "levels", text)
+    assert [entry.label for entry in study.runs if entry.variant == "alone"] == ["alone seed=0", "alone seed=1"]
+    for number, entry in enumerate(study.runs):
+        words = [f"seed={entry.seed}", f"scheme={'offline' if entry.grid else 'supervised'}"]
+        words += [f"{key}={value}" for key, value in entry.grid.items()]
+        words += ["teacher=convnet"] if entry.grid else []
+        found = results(entry.seed, 60.0 + number)
+        if entry.grid:
+            found |= {"teacher": "teacher", "heads": found["heads"] | {"teacher": both(70.0, None)}}
+        write_run(tmp_path, words, found)
+    groups = study_groups(status(study))
+    section = grid(groups)
+    assert section is not None
+    (lines,) = section.charts
+    rows = data_of(lines)
+    levels = [row for row in rows if row["layer"] == 4]
+    assert [(row["hue"], row["mean"], row["std"]) for row in levels] == [("alone", 60.5, 0.707), ("teacher", 70.0, 0.0)]
+    assert [(row["x"], row["mean"]) for row in rows if row["layer"] == 1] == [(1, 62.5), (4, 64.5), (16, 66.5)]
+    assert "dashed: alone and teacher, whatever temperature is" in lines.caption
+    assert len(hue([*groups, *(replace(group, label=f"{group.label}!") for group in groups)]).names) == 8
 
 
 def test_the_front_is_what_nothing_beats() -> None:
