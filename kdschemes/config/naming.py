@@ -30,6 +30,9 @@ CURE = "restore it from a copy, or delete it (and results.json, if there is one)
 HASHED_IF_SET = tuple(f"{group}.{key}" for group in ("model", "teacher") for key in ("mean", "std", "image_size"))
 """Keys that affect a run's name unless they are null: they then follow from the model, its weights or the data."""
 
+TEACHER_TRAINING = ("epochs", "batch_size", "optim", "seed")
+"""Keys of `teacher` that affect a run's name only if its teacher is trained first."""
+
 
 def to_tree(config: Config) -> Tree:
     """Return the resolved configuration as nested plain data, from which `build_config` rebuilds the same `Config`."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from kdschemes.checksums import file_checksum
 from kdschemes.config import Config
 from kdschemes.config.data import ImageFolder
-from kdschemes.config.naming import HASHED_IF_SET, NOT_HASHED, to_tree
+from kdschemes.config.naming import HASHED_IF_SET, NOT_HASHED, TEACHER_TRAINING, to_tree
 from kdschemes.errors import UserError
 from kdschemes.storage.class_folders import list_root
 
@@ -41,8 +41,8 @@ def run_name(config: Config) -> str:
 def config_hash(config: Config) -> str:
     """Return 8 hexadecimal digits that identify what is computed on the data.
 
-    The keys in `NOT_HASHED`, those in `HASHED_IF_SET` that are null, and groups that the scheme does not use are
-    excluded. Given weights count by their content.
+    The keys in `NOT_HASHED`, those in `HASHED_IF_SET` that are null, those of a teacher's training if its weights are
+    given, and groups that the scheme does not use are excluded. Given weights count by their content.
 
     Raises:
         UserError: given weights are missing.
@@ -53,6 +53,9 @@ def config_hash(config: Config) -> str:
         keys = tree.get(group, {}) if group else tree
         if name in NOT_HASHED or keys.get(key) is None:
             keys.pop(key, None)
+    if "teacher" in tree and (config.teacher.checkpoint is not None or config.teacher.pretrained):
+        for key in TEACHER_TRAINING:
+            del tree["teacher"][key]
     for group in ("model", "teacher"):
         if group in tree:
             tree[group]["checkpoint"] = _identities(tree[group]["checkpoint"])

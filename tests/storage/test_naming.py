@@ -57,6 +57,17 @@ def test_how_images_look_counts_only_if_it_is_said() -> None:
     assert config_hash(load("scheme=offline", "teacher.image_size=16")) != offline
 
 
+@pytest.mark.parametrize(
+    "word",
+    ["teacher.epochs=3", "teacher.batch_size=32", "teacher.optim.lr=0.3", "teacher.optim.name=adamw", "teacher.seed=3"],
+)
+def test_how_a_teacher_is_trained_counts_unless_its_weights_are_given(word: str) -> None:
+    assert config_hash(load("scheme=offline", word)) != config_hash(load("scheme=offline"))
+    for given in ("teacher.checkpoint=hf_hub:a/x", "teacher.pretrained=true"):
+        offline = ["scheme=offline", "teacher=timm/resnet18", given]
+        assert config_hash(load(*offline, word)) == config_hash(load(*offline))
+
+
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
     generator = torch.Generator().manual_seed(0)
