@@ -2,7 +2,7 @@
 
 `python -m experiments.gpu_session --minutes 13 --out DIR --data ROOT` runs the parts one after the other, each within
 its share of the time that is left, and writes `session.json` and `PART.json` into DIR as it goes. The same command
-goes on where it stopped and repeats nothing that is finished. ROOT holds `cifar-100-python`; without it the parts that
+resumes where it stopped and repeats nothing that is finished. ROOT holds `cifar-100-python`; without it the parts that
 need it are named as not reached.
 """
 
@@ -168,7 +168,7 @@ def main(words: list[str] | None = None) -> int:
     """Run the session, or make the folder of packages to carry; return the process's exit code."""
     parser = argparse.ArgumentParser(prog="python -m experiments.gpu_session", description=__doc__)
     parser.add_argument("--minutes", type=float, default=13.0, help="how long this call may take")
-    parser.add_argument("--out", type=Path, help="folder of the results, and of what the same command goes on from")
+    parser.add_argument("--out", type=Path, help="folder of the results, and of what the same command resumes from")
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder that holds cifar-100-python")
     parser.add_argument("--rehearse", action="store_true", help="the same on tiny networks and images, on any machine")
     parser.add_argument("--carry", type=Path, metavar="FOLDER", help=f"make the folder of packages ({CARRIED.name})")
