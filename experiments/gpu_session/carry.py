@@ -3,7 +3,8 @@
 torch, torchvision, timm, accelerate and what these bring (numpy, Pillow, PyYAML, safetensors, huggingface-hub,
 filelock, psutil) are expected there, and einops. All of these are pure Python but pydantic-core, which is compiled for
 one version of Python on Linux x86-64 with glibc 2.17 or later. matplotlib, scipy, altair, vl-convert, scikit-learn and
-wandb are left out: without them there are no plots, reports, digits and mirrors, and teachers are not examined.
+wandb are left out: without them there are no plots, reports, digits and mirrors, and teachers are not examined. So are
+markdown-it-py and pygments, with which rich prints Markdown and code.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ CARRIED = REPOSITORY / "carried"
 
 PACKAGES = (
     *("pydantic", "pydantic-core", "annotated-types", "typing-inspection", "typing-extensions"),
-    *("jaxtyping", "wadler-lindig", "rich", "markdown-it-py", "mdurl", "pygments"),
+    *("jaxtyping", "wadler-lindig", "rich"),
 )
 
 PLATFORMS = ("manylinux_2_17_x86_64", "manylinux2014_x86_64")

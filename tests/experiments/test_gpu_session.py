@@ -82,7 +82,7 @@ def test_what_is_carried_and_what_is_expected_is_all_that_training_needs() -> No
     left_out = {"wandb", "scikit-learn", "scipy", "matplotlib", "altair", "vl-convert-python"}
     assert needed - given - brought - left_out <= set(carry.PACKAGES)
     own = {name for package in carry.PACKAGES for name in dependencies(package)}
-    assert own <= set(carry.PACKAGES)
+    assert own - set(carry.PACKAGES) == {"markdown-it-py", "pygments"}  # for what rich does not print here
     assert {"safetensors", "pyyaml", "huggingface-hub"} <= dependencies("timm")
     assert "psutil" in dependencies("accelerate")
     assert {"filelock", "typing-extensions"} <= dependencies("torch")
