@@ -111,11 +111,12 @@ class Digits(InMemory):
     train_samples: ClassVar[int] = 1_258
     papers: ClassVar[tuple[str, ...]] = ("alpaydin1998optical", "pedregosa2011scikit")
     run_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "data": {"train_fraction": 0.1},
-        "train": {"epochs": 80, "batch_size": 50},
+        "data": {"train_fraction": 0.25},
+        "model": {"name": "wrn_16_1"},
         "teacher": {"name": "resnet8x4", "epochs": 15, "batch_size": 64},
+        "train": {"epochs": 40, "batch_size": 64},
     }
-    """For a first look: a student with few labels, a run that takes seconds, and a teacher that has seen all digits."""
+    """For a first look: a small student with few labels, and a larger teacher that has seen all of them."""
 
     name: Literal["digits"] = "digits"
     val_fraction: Annotated[
