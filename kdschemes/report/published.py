@@ -83,7 +83,7 @@ def _table(published: Published, groups: Sequence[Group], baseline: str | None) 
             rows.append([label, f"{value:g}", "not run", *[NOTHING] * (len(COLUMNS) + len(GAINS) - 3)])
         for group in found:
             own = measured(group, published.metric)
-            row = [name(group), f"{value:g}", _ours(group, own, measure), seeds(group) or NOTHING]
+            row = [name(group), f"{value:g}", _ours(group, own, measure), seeds(group).strip() or NOTHING]
             row.append(_signed(mean_of(own.values()) - value, measure) if own else NOTHING)
             base = against.get(group.label)
             before = None if base is None else _value(published.values, base)

@@ -16,6 +16,8 @@ from kdschemes.config.losses import KINDS
 from kdschemes.config.models import MODELS
 from kdschemes.config.naming import dump_yaml
 from kdschemes.config.schemes import SCHEMES
+from kdschemes.study.spec_keys import read_keys
+from tests import REPOSITORY
 
 PACKAGE = Path(cli.__file__).parent
 PAPERS = (PACKAGE / "cards" / "papers.bib").read_text()
@@ -97,7 +99,9 @@ def test_papers_parse_and_are_all_used() -> None:
     networks = [*MODELS, "wrn_16_2", "vgg8", "mobilenet_v2", "shufflenet_v1", "shufflenet_v2", "timm/vit_tiny"]
     used = {key for data in DATA.values() for key in data.papers} | {k for n in networks for k in network_keys(n)}
     of_cards = {entry.key for card in all_cards() for entry in card.entries}
-    assert used | of_cards | {"zhang2018mixup", "devries2017improved", "sun2024logit"} == set(papers)
+    studies = (REPOSITORY / "experiments" / "studies").glob("*.yaml")
+    of_studies = {each.paper for path in studies for each in read_keys(path, ()).published}
+    assert used | of_cards | of_studies | {"zhang2018mixup", "devries2017improved", "sun2024logit"} == set(papers)
 
 
 @pytest.mark.parametrize("model", MODELS)

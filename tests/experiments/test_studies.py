@@ -5,27 +5,45 @@ from __future__ import annotations
 import re
 import shlex
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from kdschemes.config import Config
-from kdschemes.config.data import CIFAR100, Digits
+from kdschemes.config.data import CIFAR100, MNIST, Digits, FashionMNIST
 from kdschemes.config.load import load_config
 from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.evaluation.cost import training_macs
 from kdschemes.models import count_macs, create_model
+from kdschemes.report import report
 from kdschemes.report.analyses import ANALYSES
 from kdschemes.schemes import build_scheme
+from kdschemes.study.prerequisites import with_prerequisites
+from kdschemes.study.record import remember, write_study
 from kdschemes.study.spec import StudyFile, read_study
+from kdschemes.training.train import train
 from tests import REPOSITORY
+from tests.images import write_images
 
 EXPERIMENTS = REPOSITORY / "experiments"
 SHIPPED = {path.stem: path for path in sorted((EXPERIMENTS / "studies").glob("*.yaml"))}
-FULL_SIZE = [name for name in SHIPPED if name != "alpha_digits"]
-"""All but the one that is of digits alone."""
+OF_PAPERS = {
+    "nayak2019_mnist": {"lenet5": 99.34, "half alone": 98.92, "half from lenet5": 99.25},
+    "nayak2019_fashion": {"lenet5": 90.84, "half alone": 89.43, "half from lenet5": 89.66},
+    "stanton2021": {"60,000 images": 99},
+    "mirzadeh2020": {"alone": 41.09, "from plain10": 44.57, "from plain10 by plain4": 44.92},
+    "cifar100_resnet56_resnet20": {"alone": 69.06, "kd": 70.66, "dkd": 71.97},
+    "deck_alpha": {},
+    "deck_temperature": {},
+    "deck_length": {},
+}
+"""Studies of a fixed data set, at full length, and what was published for their points."""
+
+FULL_SIZE = [name for name in SHIPPED if name != "alpha_digits" and name not in OF_PAPERS]
+"""Those that run on digits and at full size."""
 
 COMMAND = re.compile(r"^#.*?(kdschemes study run .+)$", re.MULTILINE)
 
@@ -39,7 +57,8 @@ def header(name: str) -> str:
 
 
 def commands(name: str) -> list[list[str]]:
-    return [shlex.split(command)[3:] for command in COMMAND.findall(header(name))]
+    text = header(name).replace("\n#             ", " ")
+    return [shlex.split(command)[3:] for command in COMMAND.findall(text)]
 
 
 @pytest.mark.parametrize("name", FULL_SIZE)
@@ -69,6 +88,76 @@ def test_a_study_runs_on_digits_and_at_full_size(name: str) -> None:
         assert (run.config.optim.lr, run.config.optim.lr_schedule) == (base.get("optim.lr", 0.1), "cosine")
         if "equal compute" not in run.label:
             assert run.config.train.epochs == 200
+
+
+@pytest.mark.parametrize("name", OF_PAPERS)
+def test_a_study_of_a_paper_sets_what_its_results_depend_on(name: str) -> None:
+    study, text = read(name), header(name)
+    for part in ("# Command:", "# Smallest:", "# Cost:", "# Literature:"):
+        assert part in text
+    assert f"{len(study.runs)} runs" in text
+    assert {type(run.config.data) for run in study.runs} <= {MNIST, FashionMNIST, CIFAR100}
+    assert {(run.config.data.val_fraction, run.config.precision) for run in study.runs} == {(0, "bf16")}
+    base = study.keys.base
+    keys = ("name", "lr", "momentum", "weight_decay", "lr_schedule", "warmup_epochs", "clip_grad_norm")
+    assert {f"optim.{key}" for key in keys} <= base.keys()
+    assert len({run.seed for run in study.runs}) >= (2 if name.startswith("deck") else 3)
+    given = [each.values for each in study.keys.published]
+    assert {label: value for values in given for label, value in values.items()} == OF_PAPERS[name]
+    assert all(each.differs for each in study.keys.published)
+
+
+def test_the_deck_has_its_points() -> None:
+    values = {"deck_alpha": [0, 0.1, 0.3, 0.5, 0.7, 0.9, 1], "deck_temperature": [1, 2, 4, 8, 16, 32]}
+    for name, expected in values.items():
+        points = [next(iter(run.grid.values())) for run in read(name).runs if run.grid]
+        assert sorted(points) == sorted(4 * expected)
+    shared = folders("deck_alpha") & folders("deck_temperature")
+    assert len(shared) == 4  # two networks, two seeds: alpha = 0.9, T = 4
+    assert len(folders("deck_length") & folders("deck_temperature")) == 4  # the same alone
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OF_PAPERS)
+def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Path) -> None:
+    """The study on a few images of its shape, with one seed and the ends of its grid, in this process.
+
+    `kdschemes study run` itself is tested in tests/study/local.
+    """
+    smallest = commands(name)[1]
+    assert smallest[0] == name
+    tree = yaml.safe_load(SHIPPED[name].read_text())
+    side = 32 if tree["base"]["data"]["name"] == "cifar100" else 28
+    write_images(tmp_path / "images", 16, side)
+    tree["base"]["data"] = {"name": "image_folder", "root": str(tmp_path / "images"), "val_fraction": 0}
+    tree["base"]["data"] |= {"image_size": side, "num_workers": 0, "classes": 2}
+    for keys in (*tree.get("prerequisites", {}).values(), *tree["variants"].values()):
+        keys |= {"data.train_fraction": 0.5} if "data.train_fraction" in keys else {}
+    for key, values in tree.get("grid", {}).items():
+        tree["grid"][key] = [1, 2] if key == "train.epochs" else [values[0], values[-1]]
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(tree | {"seeds": [0]}, sort_keys=False))
+    words = [word for word in smallest[1:] if not word.startswith(("data.", "output_dir="))]
+    study = read_study(file, [*words, f"output_dir={tmp_path / 'runs'}"], recipes=EXPERIMENTS)
+    runs = with_prerequisites(study)
+    for run in runs:
+        train(run.config)
+    folder = tmp_path / "runs" / "studies" / name
+    folder.mkdir(parents=True)
+    write_study(remember(folder, study, runs))
+    printed = report([str(folder)], output=None, out=None)
+    text = (folder / "report.md").read_text()
+    assert "Not finished" not in text
+    assert (folder / "report.html").is_file()
+    for label, value in OF_PAPERS[name].items():
+        assert re.search(
+            rf"^\| {re.escape(label)}( \(teaches\))? \| {value:g} \| \d+\.\d\d \| 0 \|", text, re.MULTILINE
+        )
+        assert "Published and ours" in text
+    assert all(line in text for each in study.keys.published for line in each.differs)
+    if name.startswith("deck"):
+        assert "![lines](lines.png)" in text
+    assert "written: " in printed
 
 
 def folders(name: str) -> set[str]:
