@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kdschemes.report.groups import Group, Member
@@ -112,6 +112,12 @@ def seeds(group: Group) -> str:
     """Return the seeds of the finished runs, and how many are missing."""
     done = ", ".join(str(member.row.entry.seed) for member in group.finished)
     return f"{done} ({len(group.unfinished)} missing)" if group.unfinished else done
+
+
+def listed(labels: Sequence[str], most: int = 8) -> str:
+    """Return labels with commas between them; those beyond `most` are counted."""
+    more = f" and {len(labels) - most} more" if len(labels) > most else ""
+    return ", ".join(labels[:most]) + more
 
 
 def name(group: Group) -> str:

@@ -22,15 +22,16 @@ GAINS = ("published gain", "our gain", "95 % interval")
 
 @dataclass(frozen=True, kw_only=True)
 class Measure:
-    """How a metric of a paper is called, and the decimals with which ours is written."""
+    """How a metric of a paper is called, the decimals with which ours is written, and 1 if more is better, else -1."""
 
     title: str
     digits: int
+    sign: int = 1
 
 
 MEASURES = {
-    "errors": Measure(title="wrong test images", digits=1),
-    "error_percent": Measure(title="wrong test images in percent", digits=2),
+    "errors": Measure(title="wrong test images", digits=1, sign=-1),
+    "error_percent": Measure(title="wrong test images in percent", digits=2, sign=-1),
     "top1": Measure(title="test top-1 in percent", digits=2),
     "agreement": Measure(title="test images to which student and teacher give the same class, in percent", digits=2),
 }
@@ -41,8 +42,8 @@ def published_section(published: Sequence[Published], groups: Sequence[Group], b
     """Return a table for each paper, one row for each of its numbers, and where we differ; None without papers.
 
     Ours are those of the reported heads on the test set after the last epoch, mean and sample std over seeds. The gain
-    is over the study's baseline (`baseline_of`), where the paper has its number too; that of ours is paired by seed,
-    with the 95 % interval of a t test.
+    is over the study's baseline (`baseline_of`), where the paper has its number too, and positive if better; that of
+    ours is paired by seed, with the 95 % interval of a t test.
     """
     if not published:
         return None
@@ -91,14 +92,20 @@ def _table(published: Published, groups: Sequence[Group], baseline: str | None) 
                 row += [NOTHING] * len(GAINS)
             else:
                 bases.append(base.label)
-                row += [_signed(value - before, measure), *_gain(own, measured(base, published.metric), measure)]
+                row += [
+                    _signed(measure.sign * (value - before), measure),
+                    *_gain(own, measured(base, published.metric), measure),
+                ]
             rows.append(row)
     entry = papers()[published.paper]
     caption = f"{cited(published.paper)}, {plain(entry.field('title'))} (`{published.paper}`): {measure.title}."
     if not bases:
         return Table(columns=COLUMNS, rows=[row[: len(COLUMNS)] for row in rows], caption=caption)
     over = ", ".join(f"**{label}**" for label in dict.fromkeys(bases))
-    caption += f" Gain: over {over}, ours paired by seed, with the interval of a t test for a single comparison."
+    caption += (
+        f" Gain: over {over}, positive if better, ours paired by seed, with the interval of a t "
+        "test for a single comparison."
+    )
     return Table(columns=(*COLUMNS, *GAINS), rows=rows, caption=caption)
 
 
@@ -113,7 +120,7 @@ def _ours(group: Group, own: BySeed, measure: Measure) -> str:
 
 
 def _gain(own: BySeed, base: BySeed, measure: Measure) -> list[str]:
-    found = paired(own, base)
+    found = paired(own, base) if measure.sign > 0 else paired(base, own)
     interval = f"{_signed(found.low, measure)} to {_signed(found.high, measure)}" if found.n > 1 else NOTHING
     return [_signed(found.mean_difference, measure), interval]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdschemes.config.data import SUBSET
 from kdschemes.report.document import Table
-from kdschemes.report.formatting import NOTHING, accuracy, mean_std, p_value, probability
+from kdschemes.report.formatting import NOTHING, accuracy, listed, mean_std, p_value, probability
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import LEAST_SEEDS, Paired, paired, verdicts
 from kdschemes.study.record import Entry
@@ -145,7 +145,7 @@ def sentences(found: Sequence[Comparison]) -> list[str]:
     for each in found:
         if each.verdict not in ("better", "worse"):
             rest.setdefault(each.verdict, []).append(each.group.label)
-    lines += [f"{verdict[0].upper()}{verdict[1:]}: {_listed(labels)}." for verdict, labels in rest.items()]
+    lines += [f"{verdict[0].upper()}{verdict[1:]}: {listed(labels)}." for verdict, labels in rest.items()]
     return lines
 
 
@@ -185,11 +185,6 @@ def _point(group: Group) -> str:
 
 def _entry(group: Group) -> Entry:
     return group.members[0].row.entry
-
-
-def _listed(labels: Sequence[str], most: int = 8) -> str:
-    more = f" and {len(labels) - most} more" if len(labels) > most else ""
-    return ", ".join(labels[:most]) + more
 
 
 def _signed(value: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Collection, Sequence
 
 from kdschemes.report.document import Table
@@ -11,6 +12,7 @@ from kdschemes.report.formatting import (
     by_seed,
     each,
     heads,
+    listed,
     mean_of,
     mean_std,
     name,
@@ -102,22 +104,21 @@ def protocol(groups: Sequence[Group]) -> tuple[str, list[str]]:
 
 
 def weak_teachers(groups: Sequence[Group]) -> list[str]:
-    """Return a warning for each group whose teacher is worse than its student alone, or than itself.
+    """Return a warning of teachers that are worse than their students alone, or than their students.
 
-    The student alone is the cross-entropy run of the same network with the same protocol, where there is one.
+    The student alone is the cross-entropy run of the same network with the same protocol, where there is one. Groups
+    with the same numbers share a warning.
     """
-    warnings = []
+    found: dict[str, list[str]] = defaultdict(list)
     for group in (group for group in groups if group.results[0].get("teacher")):
         alone = next((other for other in groups if _trains_alone(other, group)), None)
         teacher = by_seed(group, str(group.results[0]["teacher"]), "last", "top1").values()
         student = by_seed(alone or group, primary_head(alone or group), "last", "top1").values()
         if teacher and student and mean_of(teacher) < mean_of(student):
             whom = f"its student alone ({alone.label})" if alone else "its own student"
-            warnings.append(
-                f"**The teacher of {group.label} is worse than {whom}**: {mean_std(teacher, 2)} against "
-                f"{mean_std(student, 2)} % on the test set; there is little to learn from it."
-            )
-    return warnings
+            numbers = f"{mean_std(teacher, 2)} against {mean_std(student, 2)} % on the test set"
+            found[f"is worse than {whom}**: {numbers}; there is little to learn from it."].append(group.label)
+    return [f"**The teacher of {listed(labels)} {why}" for why, labels in found.items()]
 
 
 def _trains_alone(group: Group, taught: Group) -> bool:

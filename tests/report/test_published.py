@@ -70,11 +70,11 @@ def test_published_numbers_are_the_first_section_of_a_report(tmp_path: Path, mon
     expected = [
         ["large (teaches)", "67", "100.0", "0 (1 missing)", "+33.0", "-", "-", "-"],
         ["alone", "146", "122.0 ± 2.8", "0, 1", "-24.0", "-", "-", "-"],
-        # d = -10, -12: mean -11, std sqrt(2), t of 1 degree of freedom 12.706
-        ["taught", "74", "111.0 ± 1.4", "0, 1", "+37.0", "-72.0", "-11.0", "-23.7 to +1.7"],
+        # d = 10, 12: mean 11, std sqrt(2), t of 1 degree of freedom 12.706
+        ["taught", "74", "111.0 ± 1.4", "0, 1", "+37.0", "+72.0", "+11.0", "-1.7 to +23.7"],
     ]
     assert rows_of(text, "| run | published | ours | seeds | ours - published | published gain |") == expected
-    assert "| taught | 74 | 111.0 ± 1.4 | 0, 1 | +37.0 | -72.0 | -11.0 | -23.7 to +1.7 |" in printed
+    assert "| taught | 74 | 111.0 ± 1.4 | 0, 1 | +37.0 | +72.0 | +11.0 | -1.7 to +23.7 |" in printed
     assert rows_of(text, "| run | published | ours | seeds | ours - published |\n") == [
         ["taught", "99.5", "98.00 ± 0.00", "0, 1", "-1.50"]
     ]

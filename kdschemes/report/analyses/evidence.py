@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from kdschemes.report.formatting import probability
+from kdschemes.report.formatting import listed, probability
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import LEAST_SEEDS, LEVEL, Paired, verdicts
 
@@ -73,8 +73,7 @@ def missing(groups: Iterable[Group]) -> list[str]:
     labels = [member.row.entry.label for group in own for member in group.unfinished]
     if not labels:
         return []
-    runs = sum(len(group.members) for group in own)
-    shown = ", ".join(labels[:LISTED]) + (f" and {len(labels) - LISTED} more" if len(labels) > LISTED else "")
+    runs, shown = sum(len(group.members) for group in own), listed(labels, LISTED)
     return [f"**{len(labels)} of {runs} runs are not finished** ({shown}): the following is based on the others."]
 
 

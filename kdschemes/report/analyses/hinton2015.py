@@ -98,7 +98,7 @@ def _statements(errors: Mapping[Point, BySeed], corrected: Mapping[Point, Mappin
         gap = paired(taught, errors[large])
         if gap.n:
             close = "within" if gap.mean_difference <= NEAR else "not within"
-            sentences.append(f"   The student is {close} {NEAR:.0f} errors of its teacher: {_measured(gap)}.")
+            sentences.append(f"The student is {close} {NEAR:.0f} errors of its teacher: {_measured(gap)}.")
     sentences += [_wide(_temperatures(errors, 300)), _narrow(_temperatures(errors, 30))]
     for number, (point, of) in enumerate(sorted(corrected.items(), key=lambda pair: len(pair[0].omitted)), start=5):
         before, after = ({seed: float(one.errors[which]) for seed, one in of.items()} for which in (0, 1))
@@ -113,7 +113,7 @@ def _plain(point: Point, taught: bool) -> bool:
 
 
 def _evaluated(number: int, claim: str, found: Paired) -> str:
-    return f"{number}. {evidence.evaluated(claim, found, 'errors')}"
+    return f"({number}) {evidence.evaluated(claim, found, 'errors')}"
 
 
 def _measured(found: Paired) -> str:
@@ -141,7 +141,7 @@ def _wide(found: Mapping[float, BySeed]) -> str:
     else:
         verdict = evidence.INCONCLUSIVE
     return (
-        f"3. With 300 units, all temperatures from {HIGH:g} on are alike (every interval of a difference within "
+        f"(3) With 300 units, all temperatures from {HIGH:g} on are alike (every interval of a difference within "
         f"{ALIKE:.0f} errors): **{verdict}** (the largest difference: {_measured(widest)})."
     )
 
@@ -158,7 +158,7 @@ def _narrow(found: Mapping[float, BySeed]) -> str:
     order = (evidence.NO_VERDICT, evidence.CONTRADICTED, evidence.INCONCLUSIVE, evidence.SUPPORTED)
     verdict = next(word for word in order if word in found_verdicts)
     return (
-        f"4. With 30 units, temperatures from {BEST[0]:g} to {BEST[1]:g} are better than lower and than higher ones: "
+        f"(4) With 30 units, temperatures from {BEST[0]:g} to {BEST[1]:g} are better than lower and than higher ones: "
         f"**{verdict}** (than lower: {_measured(than_lower)}; than higher: {_measured(than_higher)})."
     )
 

@@ -57,10 +57,10 @@ def test_what_the_paper_found_is_supported(tmp_path: Path) -> None:
     ]
     (section,) = hinton2015(groups)
     statements = section.text.split("\n\n")
-    assert "1. A large regularized net is better than a small one: **supported** (+79.67 errors" in statements[0]
-    assert "2. Its soft targets pass most of that on to the small one: **supported** (+72.67 errors" in statements[1]
+    assert "(1) A large regularized net is better than a small one: **supported** (+79.67 errors" in statements[0]
+    assert "(2) Its soft targets pass most of that on to the small one: **supported** (+72.67 errors" in statements[1]
     assert "The student is within 15 errors of its teacher: +7.00 errors" in statements[2]
-    assert statements[3].startswith("3. With 300 units, all temperatures from 8 on are alike")
+    assert statements[3].startswith("(3) With 300 units, all temperatures from 8 on are alike")
     assert "**supported** (the largest difference: -1.00 errors" in statements[3]
     assert "**supported** (than lower: +29.50 errors" in statements[4]
     assert "than higher: +17.00 errors" in statements[4]
@@ -108,5 +108,5 @@ def test_students_that_miss_classes(tmp_path: Path) -> None:
         assert row["errors"] == f"{found.errors[0]:.1f}"
         assert row["corrected, unseen classes"] == f"{found.omitted_errors[1]:.1f}"
         assert float(row["corrected on test"]) <= found.errors[1]
-    assert "5. A student that saw no 3 knows the others" in section.text
-    assert "6. A student that saw only 7 and 8 knows the others" in section.text
+    assert "(5) A student that saw no 3 knows the others" in section.text
+    assert "(6) A student that saw only 7 and 8 knows the others" in section.text
