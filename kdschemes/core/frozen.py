@@ -72,8 +72,11 @@ class Frozen(Node):
     def forward(self, batch: Batch, outputs: Mapping[str, Output]) -> Outputs:
         shared, batch = self._shared, batch.aux_batch(self.view)
         if shared.batch is not batch or shared.output is None:
-            cache = self.cache if batch.epoch is not None else None
-            shared.output = self.compute(batch) if cache is None else cache.predict(batch)
+            cache = self.cache
+            if cache is None or batch.epoch is None:  # in this order: reading the epoch compiles for each epoch anew
+                shared.output = self.compute(batch)
+            else:
+                shared.output = cache.predict(batch)
             shared.batch = batch
         return {self.provides[0]: shared.output}
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -14,6 +16,7 @@ from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Ensemble, Network
 from kdschemes.core.types import Output
 from kdschemes.models import create_model
+from tests import REPOSITORY
 from tests.schemes.cases import (
     DEFAULTS,
     OFFLINE,
@@ -94,6 +97,29 @@ def test_a_checkpoint_of_a_scheme_loads_with_another_teacher() -> None:
     other.load_state_dict(scheme.state_dict())
     assert same_state(network_of(other, "student"), network_of(scheme, "student"))
     assert same_state(network_of(other, "teacher"), teacher)
+
+
+COMPILED = """
+import torch
+from torch._dynamo.testing import CompileCounter
+from kdschemes.core.frozen import Frozen
+from kdschemes.core.types import Batch
+from kdschemes.models import create_model
+
+counter = CompileCounter()
+teacher = Frozen("teacher", create_model("resnet20", num_classes=10, channels=1, image_size=8))
+teacher.compile(backend=counter)
+for epoch in (0, 0, 1):
+    teacher(Batch(torch.zeros(6, 1, 8, 8), torch.arange(6), torch.arange(6), epoch=epoch), {})
+    print(counter.frame_count)
+"""
+
+
+@pytest.mark.slow
+def test_a_compiled_teacher_is_not_compiled_again_for_another_epoch() -> None:
+    """In its own process, because what checks shapes in tests cannot be compiled."""
+    counts = subprocess.check_output([sys.executable, "-c", COMPILED], cwd=REPOSITORY, text=True).split()
+    assert counts[1] == counts[2] != "0"
 
 
 def test_a_trained_teacher_runs_in_evaluation_mode() -> None:

@@ -79,7 +79,7 @@ def test_what_is_carried_and_what_is_expected_is_all_that_training_needs() -> No
     needed = {re.split(r"[<>=]", word)[0] for word in project["dependencies"]}
     given = {"torch", "torchvision", "timm", "accelerate", "einops"}
     brought = {"huggingface-hub", "safetensors", "pyyaml", "filelock", "psutil"}
-    left_out = {"wandb", "scikit-learn", "scipy", "matplotlib", "altair", "vl-convert-python"}
+    left_out = {"vl-convert-python", "scikit-learn"} | LEFT_OUT
     assert needed - given - brought - left_out <= set(carry.PACKAGES)
     own = {name for package in carry.PACKAGES for name in dependencies(package)}
     assert own - set(carry.PACKAGES) == {"markdown-it-py", "pygments"}  # for what rich does not print here
@@ -97,9 +97,28 @@ def read(path: Path) -> Any:
     return json.loads(path.read_text())
 
 
+LEFT_OUT = {"wandb", "sklearn", "scipy", "matplotlib", "altair", "vl_convert", "pygments", "markdown_it"}
+
+HIDE = f"""
+import sys
+from importlib.machinery import PathFinder
+
+class Hiding(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.partition(".")[0] in {LEFT_OUT} else super().find_spec(name, path, target)
+
+sys.meta_path[sys.meta_path.index(PathFinder)] = Hiding
+"""
+"""Python reads it when it starts: then these packages are not installed, as on a bare machine."""
+
+
 def rehearse(out: Path, minutes: float) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "experiments.gpu_session", "--rehearse", "--out", str(out), "--minutes"]
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    (out / "bare").mkdir(exist_ok=True)
+    (out / "bare" / "sitecustomize.py").write_text(HIDE)
+    environment = os.environ | {"PYTHONPATH": str(out / "bare")}
+    environment.pop("OMP_NUM_THREADS", None)
     return subprocess.run(
         [*command, str(minutes)], cwd=REPOSITORY, capture_output=True, text=True, check=False, env=environment
     )
@@ -129,6 +148,9 @@ def test_a_rehearsal_is_stopped_by_the_clock_and_resumed_to_its_end(tmp_path: Pa
                 assert record.items[name] == found
     not_run = session["parts"]["correctness"]["not_run"]
     assert not_run["training and resuming in fp16"] == "no GPU: fp16 with its gradient scaler is for GPUs only"
+    assert not_run["bits of views: mixup"] == "scipy, which mixes images, is not installed"
+    assert "no report: altair is not installed" in (tmp_path / "studies.log").read_text()
+    assert (tmp_path / "teacher.log").read_text().count("matplotlib is not installed") == 1
     compared = [found for name, found in after["correctness"].items.items() if name.startswith("gradients")]
     assert 0 < max(found["relative_difference"] for found in compared) < 1e-9
     assert after["correctness"].items["training and resuming in fp32"]["same_bytes"]["model.safetensors"]
