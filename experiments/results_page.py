@@ -1,7 +1,7 @@
 """The page of a finished study in docs/results, and the table of all pages: `python -m experiments.results_page NAME`.
 
-The page has the published numbers beside ours, settings, seeds, commit, time and the command. The table is written into
-`docs/results/README.md` and between the markers of `README.md`. No number is typed by hand.
+The page has the published numbers beside ours, the study's analyses, settings, seeds, commit, time and the command. The
+table is written into `docs/results/README.md` and between the markers of `README.md`. No number is typed by hand.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdschemes.errors import UserError
+from kdschemes.report.analyses import ANALYSES
 from kdschemes.report.build import Report, build
 from kdschemes.report.charts.grid import grid
 from kdschemes.report.document import Section
@@ -37,12 +38,11 @@ ROW = re.compile(r"^\| ((?!run \||---).*?) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \
 def page(study: Study, commit: str) -> tuple[Report, list[Group]]:
     """Return the page of a study, and its groups: numbers beside published ones, results, cost, how it was run."""
     groups = study_groups(status(study))
-    made = build(
-        study.name, study.question, groups, baseline=study.baseline, published=study.published, analyses=study.analyses
-    )
+    made = build(study.name, study.question, groups, baseline=study.baseline, published=study.published)
     sections = [replace(each, charts=()) for each in made.sections if each.title in (TITLE, *KEPT)]
+    found = [section for name in study.analyses for section in ANALYSES[name](groups)]
     chart = grid(groups)
-    sections[1:1] = [chart] if chart is not None else []
+    sections[1:1] = [chart, *found] if chart is not None else found
     return replace(made, sections=[*sections, _how(study, groups, commit)]), groups
 
 

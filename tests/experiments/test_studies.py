@@ -42,7 +42,24 @@ OF_PAPERS = {
 }
 """Studies of a fixed data set, at full length, and what was published for their points."""
 
-FULL_SIZE = [name for name in SHIPPED if name != "alpha_digits" and name not in OF_PAPERS]
+ON_MNIST = {
+    "hinton2015": {
+        "large": 67,
+        "800 units alone": 146,
+        "800 units from 1200": 74,
+        "800 units from 1200, no 3": 206,
+        "800 units from 1200, only 7 and 8": 4730,
+    },
+    "muller2019": {
+        "large": 0.67,
+        "large_smooth": 0.59,
+        "from the teacher without label smoothing": 0.74,
+        "from the teacher with label smoothing": 0.91,
+    },
+}
+"""Those whose fully connected networks and omitted classes are those of MNIST."""
+
+FULL_SIZE = [name for name in SHIPPED if name != "alpha_digits" and name not in OF_PAPERS | ON_MNIST]
 """Those that run on digits and at full size."""
 
 COMMAND = re.compile(r"^#.*?(kdschemes study run .+)$", re.MULTILINE)
@@ -90,20 +107,21 @@ def test_a_study_runs_on_digits_and_at_full_size(name: str) -> None:
             assert run.config.train.epochs == 200
 
 
-@pytest.mark.parametrize("name", OF_PAPERS)
+@pytest.mark.parametrize("name", OF_PAPERS | ON_MNIST)
 def test_a_study_of_a_paper_sets_what_its_results_depend_on(name: str) -> None:
     study, text = read(name), header(name)
     for part in ("# Command:", "# Smallest:", "# Cost:", "# Literature:"):
         assert part in text
     assert f"{len(study.runs)} runs" in text
     assert {type(run.config.data) for run in study.runs} <= {MNIST, FashionMNIST, CIFAR100}
-    assert {(run.config.data.val_fraction, run.config.precision) for run in study.runs} == {(0, "bf16")}
+    val_fraction = 0.05 if name in ON_MNIST else 0
+    assert {(run.config.data.val_fraction, run.config.precision) for run in study.runs} == {(val_fraction, "bf16")}
     base = study.keys.base
     keys = ("name", "lr", "momentum", "weight_decay", "lr_schedule", "warmup_epochs", "clip_grad_norm")
     assert {f"optim.{key}" for key in keys} <= base.keys()
     assert len({run.seed for run in study.runs}) >= (2 if name.startswith("deck") else 3)
     given = [each.values for each in study.keys.published]
-    assert {label: value for values in given for label, value in values.items()} == OF_PAPERS[name]
+    assert {label: value for values in given for label, value in values.items()} == (OF_PAPERS | ON_MNIST)[name]
     assert all(each.differs for each in study.keys.published)
 
 
@@ -158,6 +176,34 @@ def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Pa
     if name.startswith("deck"):
         assert "![lines](lines.png)" in text
     assert "written: " in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ON_MNIST)
+def test_the_smallest_form_of_a_study_of_mnist_runs_to_its_report(name: str, shared: Path, tmp_path: Path) -> None:
+    tree = yaml.safe_load(SHIPPED[name].read_text()) | {"seeds": [0]}
+    for label in [label for label in tree["variants"] if re.search(r"(T=4|T=20|[^8]00 alone)$", label)]:
+        del tree["variants"][label]
+    file = tmp_path / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(tree, sort_keys=False))
+    words = [word for word in commands(name)[1][1:] if not word.startswith(("data.root=", "output_dir="))]
+    study = read_study(
+        file, [*words, f"data.root={shared / 'data' / 'mnist'}", f"output_dir={tmp_path / 'runs'}"], recipes=EXPERIMENTS
+    )
+    runs = with_prerequisites(study)
+    for run in runs:
+        train(run.config)
+    folder = tmp_path / "runs" / "studies" / name
+    folder.mkdir(parents=True)
+    write_study(remember(folder, study, runs))
+    report([str(folder)], output=None, out=None)
+    text = (folder / "report.md").read_text()
+    assert "Not finished" not in text
+    for label, value in ON_MNIST[name].items():
+        assert re.search(rf"^\| {re.escape(label)}( \(teaches\))? \| {value:g} \| [\d.]+ \| 0 \|", text, re.MULTILINE)
+    if name == "hinton2015":
+        assert "The statements of Hinton et al. (2015) on MNIST" in text
+        assert "| no 3 | 206 (133 on 3s) |" in text
 
 
 def folders(name: str) -> set[str]:
