@@ -47,7 +47,7 @@ def test_runs_are_variants_times_grid_times_seeds_in_order(tmp_path: Path) -> No
         grid: {scheme.alpha: [0.1, 1], optim.lr: [1.0e-5]}
         seeds: [3, 0]
     """
-    study = read(tmp_path, text, "data.val_fraction=0.3", "data.train_fraction=1", "output_dir=elsewhere")
+    study = read(tmp_path, text, "data.val_fraction=0.3", "output_dir=elsewhere")
     assert (study.name, study.keys.question, study.output) == ("mine", "What does alpha do?", Path("elsewhere"))
     assert [run.label for run in study.runs] == [
         f"{variant} alpha={alpha} lr=1.0e-05 seed={seed}"
@@ -58,14 +58,7 @@ def test_runs_are_variants_times_grid_times_seeds_in_order(tmp_path: Path) -> No
     last = study.runs[-1]
     assert last.overrides == (
         *("scheme=offline", "train.epochs=2", "losses.response.name=dkd", "losses.response.beta=2"),
-        *(
-            "scheme.alpha=1",
-            "optim.lr=1.0e-05",
-            "seed=0",
-            "data.val_fraction=0.3",
-            "data.train_fraction=1",
-            "output_dir=elsewhere",
-        ),
+        *("scheme.alpha=1", "optim.lr=1.0e-05", "seed=0", "data.val_fraction=0.3", "output_dir=elsewhere"),
     )
     assert (last.variant, dict(last.grid), last.seed) == ("dkd", {"scheme.alpha": 1, "optim.lr": 1e-5}, 0)
     for run in study.runs:
@@ -169,10 +162,7 @@ def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
     text = "{question: Q, grid: {data.val_fraction: [0.1, 0.2]}, variants: {a: {train.epochs: 1}}}"
     for word in ("seed=1", "seeds=[1]", "grid.model=[vgg8]"):
         assert error(tmp_path, text, word) == f"{word}: the study file sets it; copy the file and change it there"
-    assert (
-        error(tmp_path, text, "data.val_fraction=0.3", "data.train_fraction=1")
-        == "data.val_fraction=0.3: data.val_fraction is in the grid"
-    )
+    assert error(tmp_path, text, "data.val_fraction=0.3") == "data.val_fraction=0.3: data.val_fraction is in the grid"
     assert "unknown key 'train.epoch'" in error(tmp_path, text, "train.epoch=3")
     assert [run.config.train.epochs for run in read(tmp_path, text, "train.epochs=3").runs] == [3, 3]
 

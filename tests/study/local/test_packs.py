@@ -26,7 +26,7 @@ from kdschemes.study.spec import StudyRun, read_study
 NO_LIMIT = 1e15
 GRID = """
 question: Q
-base: {scheme: offline, teacher: resnet20, model: convnet, train.epochs: 2}
+base: {scheme: offline, teacher: resnet20, teacher.epochs: 2, model: convnet, train.epochs: 2}
 grid: {scheme.alpha: [0, 0.2, 0.4, 0.6, 0.8]}
 seeds: [0, 1]
 """

@@ -26,16 +26,7 @@ seeds: [0, 1]
 def test_dry_run_prints_the_packs_and_writes_nothing(clone: Path, answer: Answer) -> None:
     before = sorted(clone.rglob("*"))
     code, out, err = answer(
-        "study",
-        "run",
-        "mine",
-        "data.val_fraction=0.3",
-        "data.train_fraction=1",
-        "--parallel",
-        "1",
-        "--memory",
-        "64",
-        "--dry-run",
+        "study", "run", "mine", "data.val_fraction=0.3", "--parallel", "1", "--memory", "64", "--dry-run"
     )
     assert (code, err) == (0, "")
     assert sorted(clone.rglob("*")) == before
