@@ -134,11 +134,15 @@ def test_default_losses_of_the_table() -> None:
 
 
 def test_split_of_the_digits() -> None:
-    config = load_config([], recipes=REPOSITORY)
-    sizes = open_data(config.data, seed=0, device=torch.device("cpu")).sizes
-    said = re.search(r"([\d,]+) to train, (\d+) to validate, (\d+) to test", README)
+    sizes = [
+        open_data(load_config(words, recipes=REPOSITORY).data, seed=0, device=torch.device("cpu")).sizes
+        for words in ([], ["data.train_fraction=1"])
+    ]
+    said = re.search(r"(\d+) to train \(.data.train_fraction=1.: ([\d,]+)\), (\d+) to validate, (\d+) to test", README)
     assert said is not None
-    assert [int(number.replace(",", "")) for number in said.groups()] == [sizes[s] for s in ("train", "val", "test")]
+    few, every, *held_out = (int(number.replace(",", "")) for number in said.groups())
+    assert [few, every] == [split["train"] for split in sizes]
+    assert held_out == [sizes[0]["val"], sizes[0]["test"]]
 
 
 SHORT = ["train.epochs=15", "train.num_threads=1", "tracker=none"]

@@ -207,7 +207,7 @@ def test_runs_that_come_first_are_found_once_and_in_order(tmp_path: Path) -> Non
 
 
 def test_teachers_that_differ_in_more_than_their_names_are_distinguished(tmp_path: Path) -> None:
-    study = read(tmp_path, "{question: Q, base: {scheme: offline}, grid: {optim.lr: [0.1, 0.2]}}")
+    study = read(tmp_path, "{question: Q, base: {scheme: offline}, grid: {teacher.optim.lr: [0.1, 0.2]}}")
     first = [run for run in with_prerequisites(study) if run.earlier]
     assert [run.config.optim.lr for run in first] == [0.1, 0.2]
     assert [run.label for run in first] == [run.folder for run in first]
@@ -216,7 +216,7 @@ def test_teachers_that_differ_in_more_than_their_names_are_distinguished(tmp_pat
 def test_a_run_of_the_study_may_teach_others_of_it(tmp_path: Path) -> None:
     text = """
         question: Does a teacher help?
-        base: {scheme: offline, teacher: resnet20}
+        base: {experiment: digits/study, scheme: offline, teacher: resnet20}
         variants: {kd: {}, teacher: {scheme: supervised, model: resnet20}}
     """
     kd, teacher = with_prerequisites(read(tmp_path, text))
@@ -232,7 +232,7 @@ def test_an_unavailable_teacher_is_reported_with_the_run(tmp_path: Path) -> None
 def test_each_peer_may_start_from_a_prerequisite(tmp_path: Path) -> None:
     text = """
         question: What do trained peers learn from each other?
-        prerequisites: {a: {scheme: supervised}, b: {scheme: supervised, model: resnet20}}
+        prerequisites: {a: {scheme: supervised, model: convnet}, b: {scheme: supervised, model: resnet20}}
         variants:
           both: {scheme.peers: [convnet, resnet20], model.checkpoint: [prerequisites.a, prerequisites.b]}
     """

@@ -61,7 +61,7 @@ def test_finished_runs_are_left_out_and_listed(clone: Path, answer: Answer) -> N
     ],
 )
 def test_how_memory_splits_packs_is_printed(memory: str, told: str, clone: Path, answer: Answer) -> None:
-    _, out, _ = answer("study", "run", "mine", "--parallel", "1", "--memory", memory, "--dry-run")
+    _, out, _ = answer("study", "run", "mine", "model=convnet", "--parallel", "1", "--memory", memory, "--dry-run")
     assert re.fullmatch(told, out.splitlines()[0])
 
 
