@@ -120,7 +120,7 @@ def test_former_commands_name_the_new_ones(former: str, capsys: pytest.CaptureFi
 
 
 def test_facts_of_digits_are_those_of_the_data() -> None:
-    digits = open_data(load_config([], recipes=CARDS).data, seed=0, device=torch.device("cpu"))
+    digits = open_data(load_config(["data.train_fraction=1"], recipes=CARDS).data, seed=0, device=torch.device("cpu"))
     facts = (Digits.channels, Digits.image_size, Digits.num_classes, Digits.train_samples)
     trained = digits.sizes["train"] + digits.sizes["val"]
     assert facts == (digits.channels, digits.image_size, digits.num_classes, trained)
@@ -230,5 +230,5 @@ def test_every_seed_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     few = ["train.epochs=1", "data.train_fraction=0.05", "train.batch_size=16", "train.num_threads=1"]
     seeds = [f"{key}={2**64}" for key in ("seed", "data.split_seed")]
     assert cli.main(["train", *few, *seeds, f"output_dir={tmp_path}"]) == 0
-    assert len(list(tmp_path.glob(f"online-dml-digits-convnet-seed{2**64}-*/results.json"))) == 1
+    assert len(list(tmp_path.glob(f"online-dml-digits-wrn_16_1-seed{2**64}-*/results.json"))) == 1
     assert capsys.readouterr().err == ""

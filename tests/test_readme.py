@@ -134,11 +134,47 @@ def test_default_losses_of_the_table() -> None:
 
 
 def test_split_of_the_digits() -> None:
-    config = load_config([], recipes=REPOSITORY)
-    sizes = open_data(config.data, seed=0, device=torch.device("cpu")).sizes
-    said = re.search(r"([\d,]+) to train, (\d+) to validate, (\d+) to test", README)
+    sizes = [
+        open_data(load_config(words, recipes=REPOSITORY).data, seed=0, device=torch.device("cpu")).sizes
+        for words in ([], ["data.train_fraction=1"])
+    ]
+    said = re.search(r"(\d+) to train \(.data.train_fraction=1.: ([\d,]+)\), (\d+) to validate, (\d+) to test", README)
     assert said is not None
-    assert [int(number.replace(",", "")) for number in said.groups()] == [sizes[s] for s in ("train", "val", "test")]
+    few, every, *held_out = (int(number.replace(",", "")) for number in said.groups())
+    assert [few, every] == [split["train"] for split in sizes]
+    assert held_out == [sizes[0]["val"], sizes[0]["test"]]
+
+
+SHORT = ["train.epochs=15", "train.num_threads=1", "tracker=none"]
+"""A bit more than a third of the default length: 60 steps on 252 images."""
+
+LEAST = {"data.cutmix=1": 70.0, "method=ban": 70.0, "losses.feature=hint": 70.0, "train.ema=0.999": 80.0}
+"""Percent of the test images that a line must get right, where that is not 85: by a word of it."""
+
+
+def trains_here(arguments: list[str]) -> bool:
+    """Whether a line of the README trains on digits, and needs nothing that is not here."""
+    return not any("PATH" in word or word.startswith("data=") or word == "experiment=mine.py" for word in arguments)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the lines train; they share their teacher."""
+    return tmp_path_factory.mktemp("readme")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [words for words in RUNS if trains_here(words)], ids=" ".join)
+def test_every_line_trains_to_an_accuracy_near_its_own(arguments: list[str], runs: Path) -> None:
+    """By the defaults, no method and no loss is far from cross-entropy, which reaches 92 % of the test images here."""
+    scheme = load_config(arguments, recipes=REPOSITORY / "experiments").scheme
+    short = [*SHORT, *(["teacher.epochs=4"] if scheme.uses_teacher else [])]
+    ended = run([*arguments, *short], runs)
+    assert (ended.code, ended.err) == (0, "")
+    folder = Path(ended.out.rsplit("run folder: ", 1)[1].strip())
+    results = json.loads((runs / folder / "results.json").read_text())
+    reached = results["heads"][results["primary_head"]]["last"]["test"]["top1"]
+    assert reached > next((least for word, least in LEAST.items() if word in arguments), 85.0)
 
 
 DRIVER = """

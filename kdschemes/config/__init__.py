@@ -107,7 +107,11 @@ class Optim:
     ] = 1.0
     clip_grad_norm: Annotated[
         float | None,
-        Field(gt=0, description="maximum gradient norm of each network separately; null: no clipping; adamw: 1"),
+        Field(
+            gt=0,
+            description="maximum gradient norm of each network separately, which also bounds losses of large weight; "
+            "null: no clipping; adamw: 1",
+        ),
     ] = 5.0
     max_norm: Annotated[
         float | None,

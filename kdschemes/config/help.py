@@ -114,22 +114,24 @@ def help_text(words: Sequence[str] = ()) -> str:
 def _overview() -> str:
     """Return an overview for the first runs, a screen or two."""
     default = Config()
+    own = DATA[default.data.name].run_defaults
     rows = [
         ("scheme", default.scheme.name, f"who teaches whom: {', '.join(schemes.SCHEMES)}"),
         ("method", default.scheme.method, "how, by a method of the scheme: --help scheme"),
         ("losses.response", "NAME", "what is transferred (or losses.feature, losses.relation)"),
-        ("model", default.model.name, "a network of kdschemes, or any timm model as timm/NAME"),
-        ("teacher", default.teacher.name, "the frozen network of scheme=offline"),
+        ("model", own["model"]["name"], "a network of kdschemes, or any timm model as timm/NAME"),
+        ("teacher", own["teacher"]["name"], "the frozen network of scheme=offline"),
         ("data", default.data.name, ", ".join(DATA)),
         ("experiment", "NAME", "a recipe of experiments/, or the path of one, a config.yaml too"),
     ]
     lines = [USAGE, "choices", *(f"  {f'{key}={value}':<32} {meaning}" for key, value, meaning in rows)]
-    lines += ["", "frequent keys and their defaults"]
+    lines += ["", "frequent keys and their defaults (on digits)"]
     for prefix, cls, names in FREQUENT:
         for field in (field for field in dataclasses.fields(cls) if field.name in names):
             key = f"{prefix}.{field.name}" if prefix else field.name
             meaning = textwrap.shorten(description(cls, field).partition(";")[0], 65, placeholder=" ...")
-            lines.append(f"  {f'{key}={_show(_default(field))}':<32} {meaning}")
+            value = own.get(prefix, {}).get(field.name, _default(field))
+            lines.append(f"  {f'{key}={_show(value)}':<32} {meaning}")
     return "\n".join([*lines, "", EXAMPLES])
 
 
@@ -200,6 +202,9 @@ def _section(prefix: str, cls: type) -> str:
         lines += textwrap.wrap(names, 110, subsequent_indent="    ", break_on_hyphens=False)
     if prefix == "losses":
         lines += _rows("losses.KIND", losses.Ramp)
+    if issubclass(cls, Data) and cls.run_defaults:
+        words = [f"{group}.{key}={value}" for group, keys in cls.run_defaults.items() for key, value in keys.items()]
+        lines.append(f"  with other defaults: {' '.join(words).replace('.name=', '=')}")
     if issubclass(cls, schemes.Method) and cls is not Topology:
         start = [f"losses.{kind}.{key}={value}" for kind, keys in cls.losses.items() for key, value in keys.items()]
         lines += ["  and the keys of teacher (--help teacher)"] * cls.uses_teacher

@@ -8,6 +8,7 @@ import torch
 
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
+from kdschemes.config.losses import loss_named
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.placement import frozen_nodes
 from kdschemes.distributed.collectives import any_process, world_size
@@ -16,6 +17,9 @@ from kdschemes.errors import UserError
 from kdschemes.teacher_cache import check_cache
 from kdschemes.training.optim import Groups
 from kdschemes.training.state import NEVER, State
+
+LARGE = 0.9
+"""Share of the weighted sum from which feature and relation losses are said to be large."""
 
 
 def check_placement(config: Config, scheme: Distillation, sizes: Mapping[str, int], world: int) -> None:
@@ -71,3 +75,21 @@ def remedies(config: Config) -> str:
     found += ["optim.clip_grad_norm=1"] * (clip is None or clip > 1)
     found += ["precision=fp32"] * (config.precision != "fp32")
     return " or ".join(found)
+
+
+def large_share(losses: Mapping[str, float], weights: Mapping[str, float], clip: float | None) -> str | None:
+    """Return that feature and relation losses are most of the weighted sum, and what this means; None if they are not.
+
+    `losses` are the terms' values and their "total", `weights` their weights, by name.
+    """
+    kinds = {name: loss_named(name.partition("/")[0]) for name in weights}
+    large = {n: weights[n] * losses[n] for n, found in kinds.items() if found and found[0] != "response"}
+    share = sum(large.values()) / losses["total"] if losses["total"] > 0 else 0.0
+    if share < LARGE or not large:
+        return None
+    largest = max(large, key=lambda name: large[name]).partition("/")[0]
+    bound = f"gradients are clipped at {clip:g}" if clip is not None else "gradients are not clipped"
+    return (
+        f"note: {100 * share:.0f} % of the weighted loss are features and relations, most of it {largest}: {bound}; if "
+        "the labels are learned slowly, lower its weight, or let it ramp (schedule=linear or cosine)"
+    )

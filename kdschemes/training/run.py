@@ -40,7 +40,7 @@ from kdschemes.teacher_cache import announce, caches_of
 from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.metrics_log import eval_row, train_row
 from kdschemes.tracking.run_log import RunLog
-from kdschemes.training.checks import first_not_finite, remedies
+from kdschemes.training.checks import first_not_finite, large_share, remedies
 from kdschemes.training.optim import momentum_schedule, rate_schedule
 from kdschemes.training.prepare import prepare
 from kdschemes.training.run_folder import INTERRUPTED, RunFolder, claim_folder, remove_leftovers
@@ -205,6 +205,8 @@ class Run:
         epoch = state.step / self.steps_per_epoch
         row = train_row(state.step, epoch, self.learning_rate, losses, self.term_weights)
         self.write(row)
+        if line := large_share(losses, self.term_weights, self.config.optim.clip_grad_norm):
+            self.console.once(line)
         if self.log is not None:
             self.log.write_timing(state.step, state.seconds, state.images)
         if self.pack_size == 1:

@@ -35,7 +35,7 @@ def test_every_method_loads_with_its_own_options_and_losses(scheme: str, method:
     for kind in ("response", "feature", "relation"):
         for key, value in cls.losses.get(kind, {"name": "none"}).items():
             assert getattr(getattr(config.losses, kind), key) == value
-    assert run_name(config).startswith(f"{scheme}-{method}-digits-convnet-seed0-")
+    assert run_name(config).startswith(f"{scheme}-{method}-digits-wrn_16_1-seed0-")
     assert build_config(to_tree(config)) == config
 
 

@@ -59,7 +59,7 @@ ON_MNIST = {
 }
 """Those whose fully connected networks and omitted classes are those of MNIST."""
 
-FULL_SIZE = [name for name in SHIPPED if name != "alpha_digits" and name not in OF_PAPERS | ON_MNIST]
+FULL_SIZE = [name for name in SHIPPED if name not in ("alpha_digits", "first_look") and name not in OF_PAPERS | ON_MNIST]
 """Those that run on digits and at full size."""
 
 COMMAND = re.compile(r"^#.*?(kdschemes study run .+)$", re.MULTILINE)
@@ -95,7 +95,8 @@ def test_a_study_says_its_commands_its_cost_and_what_is_published(name: str) -> 
 @pytest.mark.parametrize("name", FULL_SIZE)
 def test_a_study_runs_on_digits_and_at_full_size(name: str) -> None:
     base = yaml.safe_load(SHIPPED[name].read_text()).get("base") or {}
-    assert not {"data", "data.name", "train.epochs", "output_dir", "experiment"} & base.keys()
+    assert not {"data", "data.name", "train.epochs", "output_dir"} & base.keys()
+    assert base.get("experiment") == ("digits/study" if name != "schemes_cifar100" else None)
     assert {type(run.config.data) for run in read(name).runs} == {Digits}
     (words,) = [words for words in commands(name) if "experiment=cifar100/study" in words][:1]
     full = read(words[0], *words[1:])
@@ -285,7 +286,8 @@ def test_compute_is_three_forward_passes_of_what_is_trained_and_one_of_what_is_f
 
 
 def test_the_recipe_at_full_size_leaves_scheme_networks_and_losses_to_the_study() -> None:
-    tree = yaml.safe_load((EXPERIMENTS / "cifar100" / "study.yaml").read_text())
-    assert list(tree) == ["data", "optim", "train"]
+    full, digits = (yaml.safe_load((EXPERIMENTS / name / "study.yaml").read_text()) for name in ("cifar100", "digits"))
+    assert list(full) == list(digits) == ["data", "optim", "train", "teacher"]
+    assert "name" not in full["teacher"].keys() | digits["teacher"].keys()
     config = load_config(["experiment=cifar100/study"], recipes=EXPERIMENTS)
     assert (config.train.epochs, config.train.batch_size, config.optim.weight_decay) == (200, 128, 5e-4)

@@ -53,9 +53,9 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row(tmp_path: Path) -> Non
     write_run(tmp_path, supervised(0, "optim.lr=0.05"), results(0, 80.0, best=None))
     text = page(of_runs(tmp_path))
     assert rows_of(text) == [
-        ["supervised-ce-digits-convnet optim.lr=0.05", "student", "0", "80.00", "-", "1.0000", "2.00"],
+        ["supervised-ce-digits-wrn_16_1 optim.lr=0.05", "student", "0", "80.00", "-", "1.0000", "2.00"],
         [
-            *("supervised-ce-digits-convnet optim.lr=0.1", "student", "0, 1, 2", "93.00 ± 3.61", "93.00 ± 2.00"),
+            *("supervised-ce-digits-wrn_16_1 optim.lr=0.1", "student", "0, 1, 2", "93.00 ± 3.61", "93.00 ± 2.00"),
             *("0.7500 ± 0.2500", "2.00 ± 0.00"),
         ],
     ]
@@ -72,12 +72,12 @@ def test_labels_leave_out_what_all_runs_share(tmp_path: Path) -> None:
     groups, shared = shortened(run_groups(runs))
     assert ([group.label for group in groups], shared) == (
         ["ce", "label_smoothing"],
-        ["supervised", "digits", "convnet"],
+        ["supervised", "digits", "wrn_16_1"],
     )
-    assert "All names leave out supervised, digits, convnet, which all runs share." in page(
+    assert "All names leave out supervised, digits, wrn_16_1, which all runs share." in page(
         build("R", "", groups, shared=shared)
     )
-    assert shortened(run_groups(runs[:1]))[0][0].label == "supervised-ce-digits-convnet"
+    assert shortened(run_groups(runs[:1]))[0][0].label == "supervised-ce-digits-wrn_16_1"
 
 
 def test_costs_of_new_runs(tmp_path: Path) -> None:
@@ -104,14 +104,14 @@ def test_methods_are_compared_on_the_seeds_that_they_share(tmp_path: Path) -> No
     made = of_runs(tmp_path)
     few = "fewer than 3 common seeds: no verdict"
     assert rows_of(page(made), COMPARED) == [
-        ["online-dml-digits-convnet", "2", "+18.50", "+12.15 to +24.85", "-", few],
-        ["supervised-label_smoothing-digits-convnet", "3", "+2.00", "+1.75 to +2.25", "< 0.001", "better"],
+        ["online-dml-digits-wrn_16_1", "2", "+18.50", "+12.15 to +24.85", "-", few],
+        ["supervised-label_smoothing-digits-wrn_16_1", "3", "+2.00", "+1.75 to +2.25", "< 0.001", "better"],
     ]
     assert made.summary == [
-        "Test top-1 after the last epoch against **supervised-ce-digits-convnet** (81.50 ± 1.29 %), paired by seed:",
-        "**supervised-label_smoothing-digits-convnet** is better: +2.00 points (95 % interval +1.75 to +2.25, "
+        "Test top-1 after the last epoch against **supervised-ce-digits-wrn_16_1** (81.50 ± 1.29 %), paired by seed:",
+        "**supervised-label_smoothing-digits-wrn_16_1** is better: +2.00 points (95 % interval +1.75 to +2.25, "
         "p < 0.001, 3 seeds).",
-        f"{few[0].upper()}{few[1:]}: online-dml-digits-convnet.",
+        f"{few[0].upper()}{few[1:]}: online-dml-digits-wrn_16_1.",
     ]
 
 
@@ -136,8 +136,8 @@ def test_the_baseline_is_the_one_that_is_named_or_has_the_same_model_or_point(tm
     text = page(of_runs(runs))
     rows = rows_of(text, "| run | against | common seeds |")
     assert [row[:2] for row in rows] == [
-        ["self-byot-digits-convnet", "supervised-ce-digits-convnet"],
         ["self-byot-digits-resnet20", "supervised-ce-digits-resnet20"],
+        ["self-byot-digits-wrn_16_1", "supervised-ce-digits-wrn_16_1"],
     ]
 
 
@@ -211,12 +211,12 @@ def test_other_protocols_are_never_averaged(change: dict[str, Any], label: str, 
     made = of_runs(tmp_path)
     first, second = rows_of(page(made))
     assert (first[2], first[3]) == ("0, 1", "91.00 ± 1.41")
-    assert (second[0], second[2], second[3]) == (f"supervised-ce-digits-convnet ({label})", "2", "10.00")
+    assert (second[0], second[2], second[3]) == (f"supervised-ce-digits-wrn_16_1 ({label})", "2", "10.00")
     for key in change:
         assert any(
             f"**The rows differ in {key if key != 'samples' else 'train images'}** (" in w for w in made.warnings
         )
-    assert "supervised-ce-digits-convnet-seed3" in page(made).partition("## Not finished")[2]
+    assert "supervised-ce-digits-wrn_16_1-seed3" in page(made).partition("## Not finished")[2]
 
 
 def test_other_versions_are_reported(tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_a_teacher_worse_than_its_student_is_warned_of(tmp_path: Path) -> None:
     assert not of_runs(tmp_path).warnings
     write_run(tmp_path, supervised(1, "optim.lr=0.05"), results(1, 95.0))
     (warning,) = of_runs(tmp_path).warnings
-    assert "worse than its student alone (supervised-ce-digits-convnet)**: 89.00 ± 0.00 against 91.50" in warning
+    assert "worse than its student alone (supervised-ce-digits-wrn_16_1)**: 89.00 ± 0.00 against 91.50" in warning
 
 
 def test_a_teacher_that_several_share_is_one_row(tmp_path: Path) -> None:
@@ -265,7 +265,7 @@ def test_a_teacher_that_several_share_is_one_row(tmp_path: Path) -> None:
     text = page(of_runs(tmp_path))
     assert [row[-2:] for row in rows_of(text)] == [["97.50", "0.1250"]] * 2
     (row,) = rows_of(text[text.index("## Other heads") :])
-    label = "offline-kd-digits-convnet optim.lr"
+    label = "offline-kd-digits-wrn_16_1 optim.lr"
     assert row[:4] == [f"{label}=0.1, {label}=0.2", "teacher", "0", "95.00"]
 
 

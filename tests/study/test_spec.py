@@ -47,7 +47,7 @@ def test_runs_are_variants_times_grid_times_seeds_in_order(tmp_path: Path) -> No
         grid: {scheme.alpha: [0.1, 1], optim.lr: [1.0e-5]}
         seeds: [3, 0]
     """
-    study = read(tmp_path, text, "data.val_fraction=0.3", "data.train_fraction=1", "output_dir=elsewhere")
+    study = read(tmp_path, text, "data.val_fraction=0.3", "output_dir=elsewhere")
     assert (study.name, study.keys.question, study.output) == ("mine", "What does alpha do?", Path("elsewhere"))
     assert [run.label for run in study.runs] == [
         f"{variant} alpha={alpha} lr=1.0e-05 seed={seed}"
@@ -58,14 +58,7 @@ def test_runs_are_variants_times_grid_times_seeds_in_order(tmp_path: Path) -> No
     last = study.runs[-1]
     assert last.overrides == (
         *("scheme=offline", "train.epochs=2", "losses.response.name=dkd", "losses.response.beta=2"),
-        *(
-            "scheme.alpha=1",
-            "optim.lr=1.0e-05",
-            "seed=0",
-            "data.val_fraction=0.3",
-            "data.train_fraction=1",
-            "output_dir=elsewhere",
-        ),
+        *("scheme.alpha=1", "optim.lr=1.0e-05", "seed=0", "data.val_fraction=0.3", "output_dir=elsewhere"),
     )
     assert (last.variant, dict(last.grid), last.seed) == ("dkd", {"scheme.alpha": 1, "optim.lr": 1e-5}, 0)
     for run in study.runs:
@@ -182,10 +175,7 @@ def test_mistakes_on_the_command_line(tmp_path: Path) -> None:
     text = "{question: Q, grid: {data.val_fraction: [0.1, 0.2]}, variants: {a: {train.epochs: 1}}}"
     for word in ("seed=1", "seeds=[1]", "grid.model=[vgg8]"):
         assert error(tmp_path, text, word) == f"{word}: the study file sets it; copy the file and change it there"
-    assert (
-        error(tmp_path, text, "data.val_fraction=0.3", "data.train_fraction=1")
-        == "data.val_fraction=0.3: data.val_fraction is in the grid"
-    )
+    assert error(tmp_path, text, "data.val_fraction=0.3") == "data.val_fraction=0.3: data.val_fraction is in the grid"
     assert "unknown key 'train.epoch'" in error(tmp_path, text, "train.epoch=3")
     assert [run.config.train.epochs for run in read(tmp_path, text, "train.epochs=3").runs] == [3, 3]
 
@@ -230,7 +220,7 @@ def test_runs_that_come_first_are_found_once_and_in_order(tmp_path: Path) -> Non
 
 
 def test_teachers_that_differ_in_more_than_their_names_are_distinguished(tmp_path: Path) -> None:
-    study = read(tmp_path, "{question: Q, base: {scheme: offline}, grid: {optim.lr: [0.1, 0.2]}}")
+    study = read(tmp_path, "{question: Q, base: {scheme: offline}, grid: {teacher.optim.lr: [0.1, 0.2]}}")
     first = [run for run in with_prerequisites(study) if run.earlier]
     assert [run.config.optim.lr for run in first] == [0.1, 0.2]
     assert [run.label for run in first] == [run.folder for run in first]
@@ -239,7 +229,7 @@ def test_teachers_that_differ_in_more_than_their_names_are_distinguished(tmp_pat
 def test_a_run_of_the_study_may_teach_others_of_it(tmp_path: Path) -> None:
     text = """
         question: Does a teacher help?
-        base: {scheme: offline, teacher: resnet20}
+        base: {experiment: digits/study, scheme: offline, teacher: resnet20}
         variants: {kd: {}, teacher: {scheme: supervised, model: resnet20}}
     """
     kd, teacher = with_prerequisites(read(tmp_path, text))
@@ -255,7 +245,7 @@ def test_an_unavailable_teacher_is_reported_with_the_run(tmp_path: Path) -> None
 def test_each_peer_may_start_from_a_prerequisite(tmp_path: Path) -> None:
     text = """
         question: What do trained peers learn from each other?
-        prerequisites: {a: {scheme: supervised}, b: {scheme: supervised, model: resnet20}}
+        prerequisites: {a: {scheme: supervised, model: convnet}, b: {scheme: supervised, model: resnet20}}
         variants:
           both: {scheme.peers: [convnet, resnet20], model.checkpoint: [prerequisites.a, prerequisites.b]}
     """

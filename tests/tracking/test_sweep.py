@@ -18,7 +18,13 @@ from tests.tracking.wandb_recorder import Recorder
 pytestmark = pytest.mark.exhaustive
 
 SWEEP = REPOSITORY / "experiments" / "sweeps" / "alpha_temperature.yaml"
-QUICK = {"train.epochs": 1, "train.num_threads": 1, "data.val_fraction": 0.8, "teacher": "resnet20"}
+QUICK = {
+    "train.epochs": 1,
+    "train.num_threads": 1,
+    "data.val_fraction": 0.8,
+    "teacher": "resnet20",
+    "teacher.epochs": 1,
+}
 STUDY = {
     "question": "Does alpha matter?",
     "base": {"scheme": "offline", "tracker": "wandb"} | QUICK,

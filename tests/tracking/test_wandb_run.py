@@ -35,7 +35,7 @@ SMALL = [
     "train.log_every_steps=1",
 ]
 PACK = [
-    ["scheme=offline", "teacher=resnet20", "group=study", *SMALL],
+    ["scheme=offline", "teacher=resnet20", "teacher.epochs=1", "group=study", *SMALL],
     ["scheme=online", "group=study", *SMALL],
     ["scheme=self", "losses.feature=none", *SMALL],
 ]
@@ -192,7 +192,10 @@ def test_an_agent_that_asks_for_a_finished_run_is_given_it(offline: pytest.Monke
 
 def test_a_study_on_slurm_is_a_group_too(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text("question: q\nbase: {scheme: offline, tracker: wandb}\ngrid: {scheme.alpha: [0.1]}\nseeds: [0]\n")
+    file.write_text(
+        "question: q\nbase: {scheme: offline, tracker: wandb, teacher.epochs: 1}\n"
+        "grid: {scheme.alpha: [0.1]}\nseeds: [0]\n"
+    )
     runs = with_prerequisites(read_study(file, [f"output_dir={tmp_path}"], recipes=REPOSITORY))
     array = PlannedArray(name="mine", runs=tuple(runs), after=(), after_elements=())
     (tmp_path / "mine").mkdir()

@@ -95,6 +95,19 @@ def test_adamw_steps_with_decoupled_decay() -> None:
     assert torch.allclose(weight, torch.tensor([1.0, 2.0]) * (1 - 0.1 * 0.5) - 0.1 * torch.tensor([1.0, -1.0]))
 
 
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_vectors_may_be_free_of_weight_decay(name: str) -> None:
+    options = Optim(name=name, lr=0.1, weight_decay=0.5, decay_vectors=False)  # type: ignore[arg-type]
+    matrix, vector = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2))
+    optimizer = build_optimizer(options, {"student": [matrix, vector]}, {"student": 2.0})
+    assert [(group["name"], group["factor"]) for group in optimizer.param_groups] == [("student", 2.0)] * 2
+    for parameter in (matrix, vector):
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    assert torch.equal(vector, torch.ones(2))
+    assert (matrix < 1).all()
+
+
 def test_the_rate_is_set_on_every_group() -> None:
     optimizer = build_optimizer(Optim(lr=0.4), {"peer0": parameters(2), "peer1": parameters(3), "peer2": parameters(1)})
     schedule = rate_schedule(Optim(lr=0.4, lr_schedule="step", milestones=[0.5], gamma=0.25, warmup_epochs=0.2))

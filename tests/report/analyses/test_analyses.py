@@ -111,7 +111,7 @@ def test_verdicts_follow_the_rule() -> None:
 def test_settings_are_read_from_the_grid_or_from_the_configuration(make: Make) -> None:
     group = make("mine", ["scheme=offline", "scheme.alpha=0.3"], seeds(1.0))
     assert setting(group, "scheme.alpha") == 0.3
-    assert setting(group, "data.train_fraction") == 1.0
+    assert setting(group, "data.train_fraction") == 0.25
     assert setting(group, "scheme.peers") is None
     entry = Entry(label="x", folder="x", epochs=1, seed=0, grid={"scheme.alpha": 0.7})
     begun = Member(row=Row(entry=entry, state="queued"), folder=Path("none"), results=None)
@@ -156,9 +156,9 @@ def test_efficiency(make: Make) -> None:
     faster = [{1: 60.0 + n, 2: 80.0, 3: 80.0} for n in range(3)]
     groups = [
         make("alone 0.1", ["scheme=supervised", "data.train_fraction=0.1"], seeds(50.0, 52.0, 54.0), images=100),
-        with_curve(make("alone 1", ["scheme=supervised"], seeds(90.0, 91.0, 92.0)), *curves),
+        with_curve(make("alone 1", ["scheme=supervised", "data.train_fraction=1"], seeds(90.0, 91.0, 92.0)), *curves),
         make("taught 0.1", ["scheme=offline", "data.train_fraction=0.1"], seeds(60.0, 62.5, 64.0), images=100),
-        with_curve(make("taught 1", ["scheme=offline"], seeds(90.0, 90.0, 93.0)), *faster),
+        with_curve(make("taught 1", ["scheme=offline", "data.train_fraction=1"], seeds(90.0, 90.0, 93.0)), *faster),
     ]
     images, epochs = efficiency(groups)
     claim = (
@@ -387,7 +387,9 @@ def test_the_limits_error_falls_as_one_over_t_unless_logits_are_off_center() -> 
 def test_temperature_limit_of_a_trained_pair(tmp_path: Path) -> None:
     words = [
         "scheme=offline",
+        "model=convnet",
         "teacher=convnet",
+        "teacher.epochs=1",
         "train.epochs=1",
         "train.num_threads=1",
         "data.val_fraction=0.8",

@@ -147,7 +147,7 @@ def test_an_offset_of_nothing_to_gain_is_none() -> None:
 
 
 def test_an_omitted_class_of_trained_networks(tmp_path: Path) -> None:
-    teacher = ("teacher=convnet", "scheme=offline", "scheme.alpha=1")
+    teacher = ("teacher=convnet", "teacher.epochs=1", "scheme=offline", "scheme.alpha=1")
     runs = [
         trained(tmp_path, "labels", "scheme=supervised", "data.exclude_classes=[3]"),
         trained(tmp_path, "soft", *teacher, "data.exclude_classes=[3]"),

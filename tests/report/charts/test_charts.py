@@ -196,7 +196,7 @@ def test_accuracy_against_costs_that_differ(tmp_path: Path) -> None:
     )
     points = [(row["run"].split()[-1], row["parameters"], row["top1"]) for row in data_of(chart) if row["layer"] == 1]
     assert points == [("optim.lr=0.1", 100, 80), ("optim.lr=1.0", 100, 81), ("teacher", 900, 95)]
-    assert chart.caption.endswith("as accurate): 1 offline-kd-digits-convnet optim.lr=1.0, 2 teacher.")
+    assert chart.caption.endswith("as accurate): 1 offline-kd-digits-wrn_16_1 optim.lr=1.0, 2 teacher.")
 
 
 def early_exit(macs: int, top1: float) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def test_exits_are_means_over_seeds(tmp_path: Path) -> None:
     groups = groups_in(tmp_path)
     section = exits(groups, hue(groups))
     assert section is not None
-    assert section.text == "self-byot-digits-convnet: early_exit.json is missing in 1 of its runs."
+    assert section.text == "self-byot-digits-wrn_16_1: early_exit.json is missing in 1 of its runs."
     rows = data_of(section.charts[0])
     points = {(row["decision"], row.get("exit"), row["macs"], row["top1"]) for row in rows}
     assert points == {
@@ -290,7 +290,7 @@ def test_agreement_of_heads_and_of_methods(with_predictions: list[Group]) -> Non
 def test_calibration_says_whose_predictions_are_missing(with_predictions: list[Group]) -> None:
     stored = read_stored(with_predictions)
     section = calibration_section(with_predictions, stored, hue(with_predictions), None)
-    assert section.text == "Left out, without stored predictions: self-byot-digits-convnet."
+    assert section.text == "Left out, without stored predictions: self-byot-digits-wrn_16_1."
     rows = [row for row in data_of(section.charts[0]) if row["layer"] == 2]
     sure, right = [], []
     for member in with_predictions[0].members:
@@ -301,7 +301,7 @@ def test_calibration_says_whose_predictions_are_missing(with_predictions: list[G
     expected = [point for point in reliability(np.concatenate(sure), np.concatenate(right)) if point[2] >= 10]
     own = [(row["sure"], row["right"], row["images"]) for row in rows if "online" in row["run"]]
     assert own == [(round(a, 2), round(b, 2), n) for a, b, n in expected]
-    assert {row["run"] for row in rows if "online" in row["run"]} == {"online-dml-digits-convnet: ECE 2.0 ± 0.0 %"}
+    assert {row["run"] for row in rows if "online" in row["run"]} == {"online-dml-digits-wrn_16_1: ECE 2.0 ± 0.0 %"}
 
 
 def test_damaged_predictions_are_reported(with_predictions: list[Group]) -> None:

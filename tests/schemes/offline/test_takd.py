@@ -65,7 +65,7 @@ def test_the_options_of_the_teachers_images_are_the_teachers_alone() -> None:
 @pytest.mark.slow
 @pytest.mark.exhaustive
 def test_students_share_a_chain_of_runs(tmp_path: Path) -> None:
-    arguments = ["scheme=offline", "method=takd", "model=convnet", "teacher=convnet", *SMALL]
+    arguments = ["scheme=offline", "method=takd", "model=convnet", "teacher=convnet", "teacher.epochs=1", *SMALL]
     arguments += ["scheme.assistants=[resnet20,convnet]", "teacher.seed=3"]
     place = tmp_path / "run"
     first = run(arguments, place)

@@ -11,7 +11,7 @@ from kdschemes.study.spec import StudyRun, read_study
 
 TEXT = """
 question: Does a teacher help?
-base: {scheme: offline, teacher: resnet20, model: convnet, train.epochs: 4}
+base: {scheme: offline, teacher: resnet20, teacher.epochs: 4, model: convnet, train.epochs: 4}
 variants: {kd: {}, soft: {scheme.alpha: 1}, ce: {scheme: supervised}, wide: {scheme: supervised, model: resnet56}}
 """
 

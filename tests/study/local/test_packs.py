@@ -26,7 +26,7 @@ from kdschemes.study.spec import StudyRun, read_study
 NO_LIMIT = 1e15
 GRID = """
 question: Q
-base: {scheme: offline, teacher: resnet20, model: convnet, train.epochs: 2}
+base: {scheme: offline, teacher: resnet20, teacher.epochs: 2, model: convnet, train.epochs: 2}
 grid: {scheme.alpha: [0, 0.2, 0.4, 0.6, 0.8]}
 seeds: [0, 1]
 """
@@ -120,7 +120,7 @@ def test_memory_counts_the_teacher_once_and_each_run_by_itself(tmp_path: Path) -
     }
     assert Pack(runs=(big[0],)).bytes - one == 4 * (parameters["resnet110"] - parameters["resnet20"])
     sgd, adam, averaged = (
-        run_bytes(load_config(["scheme=supervised", *words], recipes=tmp_path))
+        run_bytes(load_config(["scheme=supervised", "model=convnet", *words], recipes=tmp_path))
         for words in ([], ["optim.name=adamw"], ["train.ema=0.9"])
     )
     assert adam - sgd == averaged - sgd == 4 * parameters["convnet"]
@@ -155,7 +155,7 @@ def test_workers_get_equal_shares(tmp_path: Path) -> None:
 
 def test_a_heavy_teacher_is_not_paid_twice_for_little(tmp_path: Path) -> None:
     """Two processes under ResNet-110 would each take more than half the time of one, but one worker would idle."""
-    runs = read(tmp_path, GRID.replace("teacher: resnet20", "teacher: resnet110"))
+    runs = read(tmp_path, GRID.replace("teacher: resnet20", "data.train_fraction: 1, teacher: resnet110"))
     small = [run for run in runs if not run.earlier and run.seed == 0][:2]
     whole, halves = Pack(runs=tuple(small)), Pack(runs=tuple(small)).split(2)
     assert 0.5 * whole.work < max(half.work for half in halves) < whole.work
@@ -178,9 +178,9 @@ def test_the_work_of_an_epoch_is_that_of_its_networks_on_its_images(tmp_path: Pa
     config, half, taught = (
         load_config(words, recipes=tmp_path)
         for words in (
-            ["scheme=supervised"],
-            ["scheme=supervised", "data.train_fraction=0.5"],
-            ["scheme=offline", "teacher=resnet20"],
+            ["scheme=supervised", "model=convnet", "data.train_fraction=1"],
+            ["scheme=supervised", "model=convnet", "data.train_fraction=0.5"],
+            ["scheme=offline", "model=convnet", "teacher=resnet20", "data.train_fraction=1"],
         )
     )
     macs = {

@@ -26,16 +26,7 @@ seeds: [0, 1]
 def test_dry_run_prints_the_packs_and_writes_nothing(clone: Path, answer: Answer) -> None:
     before = sorted(clone.rglob("*"))
     code, out, err = answer(
-        "study",
-        "run",
-        "mine",
-        "data.val_fraction=0.3",
-        "data.train_fraction=1",
-        "--parallel",
-        "1",
-        "--memory",
-        "64",
-        "--dry-run",
+        "study", "run", "mine", "data.val_fraction=0.3", "--parallel", "1", "--memory", "64", "--dry-run"
     )
     assert (code, err) == (0, "")
     assert sorted(clone.rglob("*")) == before
@@ -70,7 +61,7 @@ def test_finished_runs_are_left_out_and_listed(clone: Path, answer: Answer) -> N
     ],
 )
 def test_how_memory_splits_packs_is_printed(memory: str, told: str, clone: Path, answer: Answer) -> None:
-    _, out, _ = answer("study", "run", "mine", "--parallel", "1", "--memory", memory, "--dry-run")
+    _, out, _ = answer("study", "run", "mine", "model=convnet", "--parallel", "1", "--memory", memory, "--dry-run")
     assert re.fullmatch(told, out.splitlines()[0])
 
 

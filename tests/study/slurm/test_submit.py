@@ -94,7 +94,7 @@ def test_a_teacher_that_is_under_way_is_waited_for(tmp_path: Path) -> None:
 
 def test_dry_run_prints_the_commands_and_writes_nothing(clone: Path, answer: Answer) -> None:
     before = sorted(clone.rglob("*"))
-    overrides = ["data.val_fraction=0.3", "data.train_fraction=1", "output_dir=there"]
+    overrides = ["data.val_fraction=0.3", "output_dir=there"]
     extra = ["--time=2:00", "-N", "2"]
     code, out, err = answer("study", "submit", "mine", *overrides, "--parallel", "4", "--dry-run", "--", *extra)
     assert (code, err) == (0, "")
