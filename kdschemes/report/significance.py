@@ -37,9 +37,10 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, 
 
     It is the group of that label for all, if there is one; nothing is compared before it has finished runs. Else, in a
     study with variants, it is the first supervised variant, or the first of all, at the same grid point where it has
-    that; groups that train on other images than that have the first such variant with theirs, where there is one. Else
-    it is the first supervised group (cross-entropy before other methods), or the first of all; runs without a study
-    have that of the same data and model where there is one, else of the same data.
+    that, else the first such variant of the same model; groups that train on other images than that have the first such
+    variant with theirs, where there is one. Else it is the first supervised group (cross-entropy before other methods),
+    or the first of all; runs without a study have that of the same data and model where there is one, else of the same
+    data.
     """
     found = [group for group in groups if group.finished and not group.earlier]
     if not found:
@@ -55,8 +56,12 @@ def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, 
         own = [group for group in found if _entry(group).variant == variant]
         by_point = {_point(group): group for group in reversed(own)}
         by_images = {(_point(group), _images(group)): group for group in reversed([*own, *alike])}
+        by_own_model = {_model(group): group for group in reversed([*own, *alike])}
+        others = {group.label: by_own_model.get(_model(group), own[0]) for group in found}
         against = {
-            group.label: by_images.get((_point(group), _images(group)), by_point.get(_point(group), own[0]))
+            group.label: by_images.get(
+                (_point(group), _images(group)), by_point.get(_point(group), others[group.label])
+            )
             for group in found
         }
     elif _entry(chosen).grid:

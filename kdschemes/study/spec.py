@@ -117,7 +117,7 @@ def read_study(path: Path, overrides: Sequence[str], *, recipes: Path) -> StudyF
 
     A run is what `run.py` makes of the keys of base, variant, grid point and seed, and then of the overrides. Keys of
     `teacher` and `losses` that all runs share or that are in the grid are left out of runs whose scheme does not use
-    them; a variant is one point for all values of a key that is left out.
+    them, and so are keys of `scheme` in the grid; a variant is one point for all values of a key that is left out.
 
     Raises:
         UserError: anything wrong in the file or the overrides; the message names the file.
@@ -136,13 +136,13 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
         folders = {name: run.path for name, run in named.items()}
         base, at = in_words(keys.base, folders), in_words(point, folders)
         words = (*base, *in_words(own, folders), *at, f"seed={seed}", *overrides)
-        words, config, without = _build(label, words, {*base, *at, *overrides}, recipes)
+        words, config, without = _build(label, words, {*base, *at, *overrides}, at, recipes)
         left_out.append(without)
         if config.precision == "auto":
             raise UserError(f"run '{label}': precision=auto may differ between machines: set precision=fp32 or bf16")
         for name in (name for *_, path in _weights(config) for name in referred(path)):
             raise UserError(f"run '{shown(label)}' needs {PREREQUISITES}.{name}, which must be listed before it")
-        grid = {key: value for key, value in point.items() if key.partition(".")[0] not in without}
+        grid = {key: value for key, value in point.items() if not {key, key.partition(".")[0]} & without.keys()}
         run = StudyRun(label=label, grid=grid, seed=seed, config=config, overrides=words)
         _check_models(run, named)
         return run
@@ -161,6 +161,11 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     for group in OPTIONAL:
         if all(group in without for without in left_out):
             raise left_out[0][group]
+    for key in keys.grid:
+        if not any(key in run.grid for run in runs):
+            raise next(
+                without[name] for without in left_out for name in (key, key.partition(".")[0]) if name in without
+            )
     _check_distinct(runs)
     earlier = [run for named in prerequisites.values() for run in named.values()]
     _check_distinct(earlier)
@@ -210,21 +215,27 @@ def _check_used(study: StudyFile) -> None:
 
 
 def _build(
-    label: str, words: tuple[str, ...], droppable: Collection[str], recipes: Path
+    label: str, words: tuple[str, ...], shared: Collection[str], point: Collection[str], recipes: Path
 ) -> tuple[tuple[str, ...], Config, dict[str, UserError]]:
-    """Return a run's arguments, its configuration, and by group the error that droppable ones would have raised."""
+    """Return a run's arguments, its configuration, and the errors that arguments it does not use would have raised.
+
+    The latter are groups of shared arguments, by group, and the point's options of a scheme, by key.
+    """
     try:
         return words, load_config(words, recipes=recipes), {}
     except UserError as error:
         problem = UserError(f"run '{shown(label)}': {error}")
     groups = {word: word.partition("=")[0].partition(".")[0] for word in words}
-    shared = {word: groups[word] for word in words if word in droppable and groups[word] in OPTIONAL}
+    optional = {word: groups[word] for word in words if groups[word] in OPTIONAL}
+    options = {word: word.partition("=")[0] for word in point if word.startswith("scheme.")}
     try:
-        scheme = load_config([word for word in words if groups[word] not in OPTIONAL], recipes=recipes).scheme
+        scheme = load_config([word for word in words if word not in {**optional, **options}], recipes=recipes).scheme
     except UserError:
         raise problem from None
-    without = {group: problem for group in shared.values() if not getattr(scheme, f"uses_{group}")}
-    words = tuple(word for word in words if shared.get(word) not in without)
+    without = {optional[word]: problem for word in optional if word in shared}
+    without = {group: problem for group in without if not getattr(scheme, f"uses_{group}")}
+    without |= {key: problem for key in options.values() if not hasattr(scheme, key.rpartition(".")[2])}
+    words = tuple(word for word in words if not (word in shared and {groups[word], options.get(word)} & without.keys()))
     try:
         return words, load_config(words, recipes=recipes), without
     except UserError as error:

@@ -59,7 +59,13 @@ ON_MNIST = {
 }
 """Those whose fully connected networks and omitted classes are those of MNIST."""
 
-FULL_SIZE = [name for name in SHIPPED if name not in ("alpha_digits", "first_look") and name not in OF_PAPERS | ON_MNIST]
+LIKE_OTHERS = ("nayak2019_fashion", "deck_temperature", "deck_length")
+"""Studies whose runs differ from another's only in their data or values."""
+
+ON_DIGITS = ("alpha_digits", "first_look")
+"""Studies of digits alone."""
+
+FULL_SIZE = [name for name in SHIPPED if name not in OF_PAPERS | ON_MNIST and name not in ON_DIGITS]
 """Those that run on digits and at full size."""
 
 COMMAND = re.compile(r"^#.*?(kdschemes study run .+)$", re.MULTILINE)
@@ -132,12 +138,14 @@ def test_the_deck_has_its_points() -> None:
         points = [next(iter(run.grid.values())) for run in read(name).runs if run.grid]
         assert sorted(points) == sorted(4 * expected)
     shared = folders("deck_alpha") & folders("deck_temperature")
-    assert len(shared) == 4  # two networks, two seeds: alpha = 0.9, T = 4
+    assert len(shared) == 8  # two networks, two seeds: alone, and alpha = 0.9, T = 4
     assert len(folders("deck_length") & folders("deck_temperature")) == 4  # the same alone
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OF_PAPERS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.exhaustive] * (name in LIKE_OTHERS)) for name in OF_PAPERS]
+)
 def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Path) -> None:
     """The study on a few images of its shape, with one seed and the ends of its grid, in this process.
 

@@ -78,6 +78,13 @@ def test_a_variant_is_one_point_for_all_values_of_a_key_that_it_does_not_use(tmp
     assert runs[0].overrides == ("scheme=supervised", "optim.lr=0.1", "seed=0")
     alone = "{question: Q, base: {scheme: supervised}, grid: {losses.response.temperature: [1, 4]}}"
     assert "scheme=supervised" in error(tmp_path, alone)
+    text = (
+        "{question: Q, variants: {alone: {scheme: supervised}, taught: {scheme: offline}}, grid: {scheme.KEY: [0, 1]}}"
+    )
+    assert [run.point for run in read(tmp_path, text.replace("KEY", "alpha")).runs][:2] == ["alone", "taught alpha=0"]
+    assert "unknown key 'scheme.alhpa'; did you mean 'scheme.alpha'" in error(tmp_path, text.replace("KEY", "alhpa"))
+    text = text.replace("scheme: offline", "scheme: supervised, optim.lr: 1").replace("KEY", "alpha")
+    assert "'scheme.alpha' does not exist for scheme=supervised" in error(tmp_path, text)
 
 
 def test_only_a_question_is_one_run_of_the_defaults(tmp_path: Path) -> None:

@@ -173,7 +173,8 @@ def _lines(
 
 
 def _listed(points: Sequence[_Point]) -> str:
-    return " and ".join(point.rest for point in points)
+    *first, last = (point.rest for point in points)
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _kinds(points: Sequence[_Point]) -> Hue:
