@@ -46,6 +46,7 @@ def overrides(kind: str, name: str, output: Path | str, seed: int = 0) -> list[s
     """Return the command of one run: the loss by its defaults, with cross-entropy as it was published."""
     off = [f"losses.{other}=none" for other in KINDS if other != kind]
     return [
+        "experiment=digits/study",
         "scheme=offline",
         f"teacher={TEACHER}",
         f"model={STUDENT}",

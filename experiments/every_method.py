@@ -70,6 +70,7 @@ def methods() -> dict[str, list[str]]:
 def config_of(title: str, options: argparse.Namespace, seed: int) -> Config:
     """Return the configuration of one run; a ramp keeps its published share of the training."""
     overrides = [
+        "experiment=digits/study",
         *methods()[title],
         f"model={options.model}",
         f"seed={seed}",

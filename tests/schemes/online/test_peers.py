@@ -34,7 +34,9 @@ from tests.schemes.online.cases import PEERS, RISEN
 
 
 def test_rates_multiply_the_learning_rate_of_each_peer() -> None:
-    config = configure(*ONLINE, "scheme.lr_multipliers=[1,0.25]", "optim.lr=0.2", "optim.weight_decay=0")
+    config = configure(
+        *ONLINE, "scheme.lr_multipliers=[1,0.25]", "optim.lr=0.2", "optim.weight_decay=0", "optim.warmup_epochs=0"
+    )
     scheme, plain = build(*ONLINE, "scheme.lr_multipliers=[1,0.25]"), build(*ONLINE)
     steps = []
     for one in (scheme, plain):
