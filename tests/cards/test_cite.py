@@ -160,7 +160,7 @@ def test_cite_names_everything_once_by_first_use(tmp_path: Path, capsys: pytest.
 
 def test_cite_of_the_default_run_and_of_peers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = ["alpaydin1998optical", "pedregosa2011scikit"]
-    assert list(parse(cite(tmp_path, capsys))) == ["zhang2018deep", *loss_keys("kd"), *data]
+    assert list(parse(cite(tmp_path, capsys))) == ["zhang2018deep", *loss_keys("kd"), *data, "zagoruyko2016wide"]
     text = cite(tmp_path, capsys, "scheme.peers=[resnet20,timm/deit_tiny]", "data=fashion_mnist")
     networks = ["he2016deep", "wightman2019timm"]
     assert list(parse(text)) == ["zhang2018deep", *loss_keys("kd"), "xiao2017fashion", *networks]
