@@ -47,13 +47,13 @@ def page(study: Study, commit: str) -> tuple[Report, list[Group]]:
 
 
 def index(pages: Path) -> str:
-    """Return the table of the published numbers of all pages in a folder, as Markdown."""
+    """Return the table of the published numbers of all pages in a folder, as Markdown; a sentence if there are none."""
     rows = []
     for path in sorted(pages.glob("*.md")):
         if path.name != "README.md" and (part := path.read_text().partition(f"## {TITLE}\n")[2]):
             for cells in ROW.findall(part.partition("\n## ")[0]):
                 rows.append(f"| [{path.stem}]({path.name}) | " + " | ".join(cells) + " |")
-    return "\n".join([HEAD, *rows])
+    return "\n".join([HEAD, *rows]) if rows else "No study of published numbers has finished yet."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
