@@ -449,6 +449,7 @@ def test_exits_that_are_absent_damaged_or_anothers_are_refused_in_one_line(tmp_p
 
 TINY = [
     "scheme=self",
+    "model=convnet",
     "data.val_fraction=0.9",
     "data.train_fraction=1",
     "train.batch_size=32",

@@ -142,6 +142,7 @@ def test_the_deck_has_its_points() -> None:
     assert len(folders("deck_length") & folders("deck_temperature")) == 4  # the same alone
 
 
+@pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.exhaustive] * (name in LIKE_OTHERS)) for name in OF_PAPERS]
@@ -187,6 +188,7 @@ def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Pa
     assert "written: " in printed
 
 
+@pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ON_MNIST)
 def test_the_smallest_form_of_a_study_of_mnist_runs_to_its_report(name: str, shared: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ STUDY = """\
 question: Does it matter where a student starts from?
 base:
   scheme: supervised
+  model: convnet
   data.val_fraction: 0.9
   data.train_fraction: 1
   train: {epochs: 2, num_threads: 1}

@@ -95,7 +95,7 @@ def test_folders_go_up_in_time_order_once_each(
     assert [row["global_step"] for row in run.history] == [1, 2, 3, 4]
     assert run.history[3]["val/student/exit1/top1"] == 60.0
     assert (run.exit_code, run.project, run.values()["train"]["epochs"]) == (0, "kdschemes", 2)
-    assert run.facts()["groupName"] == "offline-kd-digits-convnet"
+    assert run.facts()["groupName"] == "offline-kd-digits-wrn_16_1"
     assert '"test/top1":54' in run.summary
 
 
