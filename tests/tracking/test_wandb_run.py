@@ -101,7 +101,7 @@ def test_each_run_of_a_process_is_one_of_its_own(output: Path, given: dict[str, 
     assert kinds == ["offline", "online", "self", "teacher"]
     assert {*kinds, "supervised"} == set(COLORS)
     groups = [given[name].run.run_group for name in [*names, teacher]]
-    assert groups == ["study", "study", "self-byot-digits-convnet", "study"]
+    assert groups == ["study", "study", "self-byot-digits-wrn_16_1", "study"]
     for name, found in given.items():
         assert found.run.run_id == (output / name / "wandb_run_id").read_text()
         assert found.exit_code == 0
@@ -171,7 +171,7 @@ def test_a_finished_run_is_given_once_to_each_group(offline: pytest.MonkeyPatch,
         assert not train(asked).ran
         assert len(wandb_files(tmp_path)) == count
     found = [Given(file) for file in wandb_files(tmp_path)]
-    assert sorted(given.run.run_group for given in found) == ["a/b", "supervised-ce-digits-convnet"]
+    assert sorted(given.run.run_group for given in found) == ["a/b", "supervised-ce-digits-wrn_16_1"]
     kept = {file.read_text() for file in first.folder.glob("wandb_run_id*")}
     assert kept == {given.run.run_id for given in found}
     for given in found:
@@ -208,10 +208,10 @@ def test_a_study_on_slurm_is_a_group_too(tmp_path: Path) -> None:
 def test_a_point_of_the_shipped_sweep_is_a_run_of_the_study() -> None:
     sweep = yaml.safe_load((REPOSITORY / "experiments/sweeps/alpha_temperature.yaml").read_text())
     fixed = [word for word in sweep["command"] if "=" in word]
-    study = read_study(REPOSITORY / "experiments/studies/alpha_temperature.yaml", [], recipes=REPOSITORY)
+    study = read_study(REPOSITORY / "experiments/studies/alpha_temperature.yaml", [], recipes=REPOSITORY / "experiments")
     trained = {run.folder: run.grid for run in study.runs if run.seed == 0}
     points = {
-        run_name(load_config([*fixed, f"scheme.alpha={a}", f"losses.response.temperature={t}"], recipes=REPOSITORY))
+        run_name(load_config([*fixed, f"scheme.alpha={a}", f"losses.response.temperature={t}"], recipes=REPOSITORY / "experiments"))
         for a in sweep["parameters"]["scheme.alpha"]["values"]
         for t in sweep["parameters"]["losses.response.temperature"]["values"]
     }
