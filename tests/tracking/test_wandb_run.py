@@ -208,10 +208,16 @@ def test_a_study_on_slurm_is_a_group_too(tmp_path: Path) -> None:
 def test_a_point_of_the_shipped_sweep_is_a_run_of_the_study() -> None:
     sweep = yaml.safe_load((REPOSITORY / "experiments/sweeps/alpha_temperature.yaml").read_text())
     fixed = [word for word in sweep["command"] if "=" in word]
-    study = read_study(REPOSITORY / "experiments/studies/alpha_temperature.yaml", [], recipes=REPOSITORY / "experiments")
+    study = read_study(
+        REPOSITORY / "experiments/studies/alpha_temperature.yaml", [], recipes=REPOSITORY / "experiments"
+    )
     trained = {run.folder: run.grid for run in study.runs if run.seed == 0}
     points = {
-        run_name(load_config([*fixed, f"scheme.alpha={a}", f"losses.response.temperature={t}"], recipes=REPOSITORY / "experiments"))
+        run_name(
+            load_config(
+                [*fixed, f"scheme.alpha={a}", f"losses.response.temperature={t}"], recipes=REPOSITORY / "experiments"
+            )
+        )
         for a in sweep["parameters"]["scheme.alpha"]["values"]
         for t in sweep["parameters"]["losses.response.temperature"]["values"]
     }
