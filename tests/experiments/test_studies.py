@@ -142,6 +142,21 @@ def test_the_deck_has_its_points() -> None:
     assert len(folders("deck_length") & folders("deck_temperature")) == 4  # the same alone
 
 
+def reported(study: StudyFile) -> str:
+    """Train the runs of a study in this process; return its report in Markdown, which lacks none of them."""
+    runs = with_prerequisites(study)
+    for run in runs:
+        train(run.config)
+    folder = study.output / "studies" / study.name
+    folder.mkdir(parents=True)
+    write_study(remember(folder, study, runs))
+    assert "written: " in report([str(folder)], output=None, out=None)
+    assert (folder / "report.html").is_file()
+    text = (folder / "report.md").read_text()
+    assert "Not finished" not in text
+    return text
+
+
 @pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -167,16 +182,7 @@ def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Pa
     file.write_text(yaml.safe_dump(tree | {"seeds": [0]}, sort_keys=False))
     words = [word for word in smallest[1:] if not word.startswith(("data.", "output_dir="))]
     study = read_study(file, [*words, f"output_dir={tmp_path / 'runs'}"], recipes=EXPERIMENTS)
-    runs = with_prerequisites(study)
-    for run in runs:
-        train(run.config)
-    folder = tmp_path / "runs" / "studies" / name
-    folder.mkdir(parents=True)
-    write_study(remember(folder, study, runs))
-    printed = report([str(folder)], output=None, out=None)
-    text = (folder / "report.md").read_text()
-    assert "Not finished" not in text
-    assert (folder / "report.html").is_file()
+    text = reported(study)
     for label, value in OF_PAPERS[name].items():
         assert re.search(
             rf"^\| {re.escape(label)}( \(teaches\))? \| {value:g} \| \d+\.\d\d \| 0 \|", text, re.MULTILINE
@@ -185,7 +191,6 @@ def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Pa
     assert all(line in text for each in study.keys.published for line in each.differs)
     if name.startswith("deck"):
         assert "![lines](lines.png)" in text
-    assert "written: " in printed
 
 
 @pytest.mark.usefixtures("fresh_accelerator")
@@ -201,15 +206,7 @@ def test_the_smallest_form_of_a_study_of_mnist_runs_to_its_report(name: str, sha
     study = read_study(
         file, [*words, f"data.root={shared / 'data' / 'mnist'}", f"output_dir={tmp_path / 'runs'}"], recipes=EXPERIMENTS
     )
-    runs = with_prerequisites(study)
-    for run in runs:
-        train(run.config)
-    folder = tmp_path / "runs" / "studies" / name
-    folder.mkdir(parents=True)
-    write_study(remember(folder, study, runs))
-    report([str(folder)], output=None, out=None)
-    text = (folder / "report.md").read_text()
-    assert "Not finished" not in text
+    text = reported(study)
     for label, value in ON_MNIST[name].items():
         assert re.search(rf"^\| {re.escape(label)}( \(teaches\))? \| {value:g} \| [\d.]+ \| 0 \|", text, re.MULTILINE)
     if name == "hinton2015":
