@@ -78,7 +78,7 @@ def choose_epochs(task: Task) -> Outcome:
 
 
 def train_teacher(task: Task) -> Outcome:
-    """Train it, or go on from its last checkpoint; the clock's signal saves it and ends this process."""
+    """Train it, or resume from its last checkpoint; the clock's signal saves it and ends this process."""
     AcceleratorState._reset_state(reset_partial_state=True)
     results = train(configuration(task, epochs_of(task))).results
     top1 = results["heads"][results["primary_head"]]["last"]["test"]["top1"]
