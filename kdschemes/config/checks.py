@@ -87,8 +87,10 @@ def check_view(config: Config) -> None:
     """Reject a teacher that sees plain images where its predictions would be wrong, or are stored by view."""
     if not config.scheme.uses_teacher or config.teacher.view == "student":
         return
-    if config.scheme.method == "partial_teacher":
-        raise UserError("teacher.view=plain is for frozen teachers, and partial_teacher trains its own: remove it")
+    if config.scheme.trains_teacher:
+        raise UserError(
+            f"teacher.view=plain is for frozen teachers, and {config.scheme.method} trains its own: remove it"
+        )
     for key in ("mixup", "cutmix"):
         if getattr(config.data, key):
             raise UserError(

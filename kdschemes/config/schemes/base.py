@@ -27,6 +27,7 @@ class Method:
     (of the method's keys and `losses`) that it changes. `reads_labels`: the method needs a single label per sample, so
     mixup and cutmix are rejected. `averages`: it keeps a moving average of each trained network. `keeps_predictions`:
     it stores the logits of each training image. `continues_training`: it needs a student that is already trained.
+    `trains_teacher`: its teacher is not frozen.
     """
 
     uses_teacher: ClassVar[bool] = False
@@ -34,6 +35,7 @@ class Method:
     reads_labels: ClassVar[bool] = False
     averages: ClassVar[bool] = False
     keeps_predictions: ClassVar[bool] = False
+    trains_teacher: ClassVar[bool] = False
     continues_training: ClassVar[bool] = False
     losses: ClassVar[dict[str, Any]] = {}
     variants: ClassVar[dict[str, dict[str, Any]]] = {}

@@ -71,6 +71,8 @@ class OfflineCAMKD(Method):
 class OfflinePartialTeacher(OfflineOptions):
     """A teacher whose deep stages are trained along with the student; the rest is frozen."""
 
+    trains_teacher: ClassVar[bool] = True
+
     name: Literal["offline"] = "offline"
     method: Literal["partial_teacher"] = "partial_teacher"
     alpha: SoftWeight = 1.0
