@@ -109,7 +109,7 @@ def missing_class(groups: Sequence[Group]) -> list[Section]:
 
 
 def measure(member: Member, omitted: Sequence[int]) -> Corrected:
-    """Return what the correction of the classes `omitted` does to a finished run's network.
+    """Return what the correction of the classes `omitted` does to a finished run's network, in the run's precision.
 
     Raises:
         UserError: its weights or its images no longer exist, or it has no validation split.
@@ -121,8 +121,9 @@ def measure(member: Member, omitted: Sequence[int]) -> Corrected:
             raise UserError(f"{member.folder} has no images of {split}: the correction is chosen on val, shown on test")
     network = load_model(member.folder)
     network.accept(data.spec.input)
-    offset = best_offset(labeled_logits(network, data, "val"), omitted)
-    test = labeled_logits(network, data, "test")
+    with torch.autocast("cpu", torch.bfloat16, enabled=(member.results or {}).get("precision") == "bf16"):
+        offset = best_offset(labeled_logits(network, data, "val"), omitted)
+        test = labeled_logits(network, data, "test")
     before, after = (hits(test, omitted, value) for value in (0.0, offset))
     seen = np.isin(test.labels, omitted)
     return Corrected(
