@@ -137,7 +137,7 @@ def bench_requeue(rounds: int) -> None:
 
 def _requeue(cluster: PrivateSlurm, output: Path) -> tuple[float, float]:
     programs = f"{Path(sys.executable).parent}{os.pathsep}{cluster.environment['PATH']}"
-    variables = {"KDSCHEMES_REPOSITORY": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo", "PATH": programs}
+    variables = {"KDSCHEMES_SCRIPTS": str(REPOSITORY), "GLOO_SOCKET_IFNAME": "lo", "PATH": programs}
     output.mkdir()
     script = str(REPOSITORY / "slurm" / "train.sbatch")
     job = cluster.run("sbatch", "--parsable", script, *LONG, f"output_dir={output}", folder=output, variables=variables)

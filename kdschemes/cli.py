@@ -46,8 +46,8 @@ Command = Callable[[argparse.Namespace], str | int]
 def main(arguments: Sequence[str] | None = None, *, recipes: Path | None = None) -> int:
     """Run one command; return the process's exit code. `recipes` is that of `train`."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["train"]:
-        return train(words[1:], recipes=recipes)
+    if words[:1] == ["train"] or (words and "=" in words[0] and not words[0].startswith("-")):
+        return train(words[words[0] == "train" :], recipes=recipes)
     try:
         options = _options(words)
         command: Command = options.command
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None, *, recipes: Path | None = None)
 def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
     """Train one run, or print its help; return the process's exit code. Called by each process of a run.
 
-    `recipes` is the folder of recipes (None: `experiments` of the current folder, or of the clone).
+    `recipes` is the folder of recipes (None: `kdschemes.study.locate.recipes`).
     """
     main_process = os.environ.get("RANK", "0") == "0"
     try:
@@ -87,9 +87,9 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
         from kdschemes.config.load import allow_typed, load_config
 
         if recipes is None:
-            from kdschemes.study.locate import recipes as recipes_of_clone
+            from kdschemes.study.locate import recipes as known
 
-            recipes = recipes_of_clone()
+            recipes = known()
         allow_typed(arguments, recipes=recipes)
         config = load_config(arguments, recipes=recipes)
         check_allowed([config])
@@ -237,6 +237,13 @@ def report(options: argparse.Namespace) -> str:
     return write_report(options.of, output=options.output, out=options.out)
 
 
+def init(options: argparse.Namespace) -> str:
+    """Write the batch scripts and a site file into a folder."""
+    from kdschemes.study.slurm.init import init as write_scripts
+
+    return write_scripts(Path(options.folder))
+
+
 # ------------------------------------------------------------------------------------------- runs, methods and networks
 
 
@@ -369,6 +376,8 @@ def _parser() -> Parser:
     parser.group("train")
     parser.command("train", "one run, as run.py does: kdschemes train [KEY=VALUE ...] (kdschemes train --help)")
     _add_study(parser.command("study", "many runs and their report: run, submit, status, report"))
+    start = parser.command("init", "a folder from which SLURM jobs are submitted: batch scripts, a site file", init)
+    start.add_argument("folder", type=_path, metavar="FOLDER", nargs="?", default=".", help="gets slurm/ [.]")
     parser.group("look at runs")
     two = parser.command("compare", "two runs side by side: differing keys, results, cost, predictions", compare)
     two.add_argument("first", type=_path, metavar="RUN", help="folder of a run")

@@ -25,13 +25,13 @@ tell_tasks() {
     fi
 }
 
-repository=${KDSCHEMES_REPOSITORY:-$SLURM_SUBMIT_DIR}
-[ -f "$repository/run.py" ] || fail "no run.py in $repository: submit from the repository, or set KDSCHEMES_REPOSITORY"
+scripts=${KDSCHEMES_SCRIPTS:-$SLURM_SUBMIT_DIR}
+[ -f "$scripts/slurm/node.sh" ] || fail "no slurm/node.sh in $scripts: submit from the folder that holds slurm/"
 container=()
 srun_options=()
-if [ -f "$repository/slurm/site.sh" ]; then
+if [ -f "$scripts/slurm/site.sh" ]; then
     # shellcheck source=slurm/site.example.sh
-    . "$repository/slurm/site.sh"
+    . "$scripts/slurm/site.sh"
     if declare -F site_environment >/dev/null; then
         site_environment
     fi
@@ -40,7 +40,7 @@ if [ ${#container[@]} -eq 0 ] && ! command -v accelerate-launch >/dev/null; then
     fail "no command accelerate-launch on $(hostname): activate the environment in slurm/site.sh (see slurm/site.example.sh)"
 fi
 
-# Start `run.py ARGUMENTS` on every node of the job and wait until it ends. A run that was asked to stop (ahead of the
+# Start `kdschemes train ARGUMENTS` on every node of the job and wait until it ends. A run that was asked to stop (ahead of the
 # time limit, or by `scancel --signal=TERM`) has written its checkpoint, and its job is requeued.
 run_until_done() {
     local code=0 name="" steps=""
@@ -54,7 +54,7 @@ run_until_done() {
 
     srun --nodes="$nodes" --ntasks="$nodes" --ntasks-per-node=1 --kill-on-bad-exit=1 "${srun_options[@]}" \
         ${SLURM_CPUS_PER_TASK:+--cpus-per-task="$SLURM_CPUS_PER_TASK"} \
-        bash "$repository/slurm/node.sh" "$nodes" "$per_node" "$address" "$port" "$repository" "${container[@]}" -- "$@" &
+        bash "$scripts/slurm/node.sh" "$nodes" "$per_node" "$address" "$port" "$scripts" "${container[@]}" -- "$@" &
     srun=$!
     [ -z "$limit" ] || tell_tasks
     while true; do

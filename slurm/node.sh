@@ -1,11 +1,11 @@
 #!/bin/bash
-# Started by srun once per node: NODES PROCESSES_PER_NODE ADDRESS PORT REPOSITORY [CONTAINER ...] -- ARGUMENTS
+# Started by srun once per node: NODES PROCESSES_PER_NODE ADDRESS PORT SCRIPTS [CONTAINER ...] -- ARGUMENTS
 #
 # `accelerate-launch` is `accelerate launch` without the imports of Accelerate's other commands, which saves three
 # seconds per start. The launcher ignores USR2, which would kill it and orphan its processes; they handle it themselves.
 trap "" USR2
 
-nodes=$1 per_node=$2 address=$3 port=$4 repository=$5
+nodes=$1 per_node=$2 address=$3 port=$4 scripts=$5
 shift 5
 container=()
 while [ "$1" != -- ]; do
@@ -19,6 +19,10 @@ if [ $((nodes * per_node)) -gt 1 ]; then
     several=(--multi_gpu --machine_rank "$SLURM_NODEID" --main_process_ip "$address" --main_process_port "$port")
     several+=(--rdzv_backend static)
 fi
-exec "${container[@]}" accelerate-launch --config_file "$repository/slurm/accelerate/job.yaml" \
+program=(-m kdschemes train)
+if [ -f "$scripts/run.py" ]; then
+    program=("$scripts/run.py")
+fi
+exec "${container[@]}" accelerate-launch --config_file "$scripts/slurm/accelerate/job.yaml" \
     --num_machines "$nodes" --num_processes $((nodes * per_node)) "${several[@]}" \
-    --mixed_precision no --dynamo_backend no "$repository/run.py" "$@"
+    --mixed_precision no --dynamo_backend no "${program[@]}" "$@"

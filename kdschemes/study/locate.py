@@ -1,4 +1,4 @@
-"""Locations: run.py with its batch scripts and recipes, and a study's folder."""
+"""Locations: the batch scripts, the recipes, and a study's folder."""
 
 from __future__ import annotations
 
@@ -17,26 +17,29 @@ from kdschemes.study.spec import StudyFile, StudyRun, find_study_file, known_stu
 
 SCRIPT, REPORT_SCRIPT, SITE = "slurm/study.sbatch", "slurm/report.sbatch", "slurm/site.sh"
 
+RECIPES = "experiments"
 
-def repository() -> Path:
-    """Return the folder of run.py and slurm/: the current one, or the clone from which the package was installed.
 
-    Raises:
-        UserError: neither contains them.
+def shipped() -> Path:
+    """Return the folder of what kdschemes brings besides its modules: `experiments` and `slurm`.
+
+    It is inside an installed package; of a clone, it is the clone.
     """
-    clone = Path(kdschemes.__file__).resolve().parents[1]
-    for place in (Path.cwd(), clone):
-        if (place / "run.py").is_file() and (place / SCRIPT).is_file():
-            return place
-    raise UserError(f"no run.py and {SCRIPT} in {Path.cwd()} or {clone}: start kdschemes in a clone of its repository")
+    package = Path(kdschemes.__file__).resolve().parent
+    inside = package / "shipped"
+    return inside if inside.is_dir() else package.parent
+
+
+def scripts() -> Path:
+    """Return the folder that holds `slurm` with the batch scripts: the current one, or else the shipped one."""
+    here = Path.cwd()
+    return here if (here / SCRIPT).is_file() else shipped()
 
 
 def recipes() -> Path:
-    """Return the folder of recipes and studies; it need not exist."""
-    try:
-        return repository() / "experiments"
-    except UserError:
-        return Path("experiments")
+    """Return the folder of recipes and studies: that of a clone in the current folder, or else the shipped one."""
+    here = Path.cwd()
+    return (here if (here / "run.py").is_file() and (here / RECIPES).is_dir() else shipped()) / RECIPES
 
 
 def study_folder(output: Path, name: str) -> Path:

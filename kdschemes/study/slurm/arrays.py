@@ -67,10 +67,13 @@ def plan(runs: Sequence[StudyRun], found: Status) -> list[PlannedArray]:
 
 @dataclass(frozen=True, kw_only=True)
 class Sbatch:
-    """The arguments of `sbatch` for the jobs of a study; `parallel` elements of an array run at once."""
+    """The arguments of `sbatch` for the jobs of a study.
+
+    `scripts` is the folder that holds `slurm`; `parallel` elements of an array run at once.
+    """
 
     study: Path
-    repository: Path
+    scripts: Path
     parallel: int | None
     extra: Sequence[str]
 
@@ -86,7 +89,7 @@ class Sbatch:
             *self._shared(),
             *wait,
             *self.extra,
-            str(self.repository / SCRIPT),
+            str(self.scripts / SCRIPT),
             str(configs),
         ]
 
@@ -97,9 +100,9 @@ class Sbatch:
             f"--output={self.study / 'logs' / '%x-%j.out'}",
             *self._shared(),
             f"--dependency=afterany:{':'.join(jobs)}",
-            str(self.repository / REPORT_SCRIPT),
+            str(self.scripts / REPORT_SCRIPT),
             str(self.study),
         ]
 
     def _shared(self) -> list[str]:
-        return ["--open-mode=append", f"--export=ALL,KDSCHEMES_REPOSITORY={self.repository}"]
+        return ["--open-mode=append", f"--export=ALL,KDSCHEMES_SCRIPTS={self.scripts}"]

@@ -15,7 +15,7 @@ from kdschemes.config.naming import dump_yaml
 from kdschemes.distributed import slurm
 from kdschemes.errors import UserError
 from kdschemes.storage.atomic import atomic_write
-from kdschemes.study.locate import SCRIPT, SITE, open_study, repository
+from kdschemes.study.locate import SCRIPT, SITE, open_study, recipes, scripts
 from kdschemes.study.record import LOCK, LOG, Study, add_submission, write_study
 from kdschemes.study.slurm.arrays import PlannedArray, Sbatch, plan
 from kdschemes.study.spec import StudyRun
@@ -44,10 +44,9 @@ def submit(name: str, overrides: Sequence[str], *, parallel: int | None, extra: 
         UserError: a mistake in the study or the overrides, SLURM does not respond or refuses; nothing was submitted.
     """
     extra = _options(extra)
-    root = repository()
-    opened = open_study(name, overrides, recipes=root / "experiments")
+    opened = open_study(name, overrides, recipes=recipes())
     runs, folder = opened.runs, opened.study.folder
-    words = Sbatch(study=folder, repository=root, parallel=parallel, extra=extra)
+    words = Sbatch(study=folder, scripts=scripts(), parallel=parallel, extra=extra)
     found = status(opened.study)
     arrays = plan(runs, found)
     if dry_run:
@@ -155,7 +154,7 @@ def _write_configs(array: PlannedArray, folder: Path) -> Path:
 
 
 def _site(words: Sbatch) -> Path | None:
-    site = words.repository / SITE
+    site = words.scripts / SITE
     return site if site.is_file() else None
 
 
@@ -164,7 +163,7 @@ def _dry_run(arrays: Sequence[PlannedArray], found: Status, words: Sbatch) -> st
     if not arrays:
         return f"nothing to submit: {counts(found.rows)}"
     folder = found.study.folder
-    lines = [f"site file: {_site(words) or f'none ({words.repository / SITE} is not there)'}"]
+    lines = [f"site file: {_site(words) or f'none ({words.scripts / SITE} is not there; kdschemes init writes one)'}"]
     jobs = [f"JOB{number}" for number in range(len(arrays))]
     last = max((int(path.name) for path in (folder / "submissions").glob("[0-9]*")), default=0)
     for number, array in enumerate(arrays):

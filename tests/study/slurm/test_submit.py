@@ -101,8 +101,8 @@ def test_dry_run_prints_the_commands_and_writes_nothing(clone: Path, answer: Ans
     assert sorted(clone.rglob("*")) == before
     lines = out.splitlines()
     folder = clone / "there" / "studies" / "mine"
-    assert lines[0] == f"site file: none ({clone / 'slurm' / 'site.sh'} is not there)"
-    shared = ["--open-mode=append", f"--export=ALL,KDSCHEMES_REPOSITORY={clone}"]
+    assert lines[0] == f"site file: none ({clone / 'slurm' / 'site.sh'} is not there; kdschemes init writes one)"
+    shared = ["--open-mode=append", f"--export=ALL,KDSCHEMES_SCRIPTS={clone}"]
     log = f"--output={folder}/logs/%x-%A_%a.out"
     script, wait = str(clone / "slurm" / "study.sbatch"), ["--dependency=afterok:JOB0", "--kill-on-invalid-dep=yes"]
 
@@ -277,5 +277,5 @@ def test_outside_a_clone_the_one_that_is_installed_is_used(clone: Path, answer: 
     installed = Path(cli.__file__).resolve().parents[1]
     code, out, err = answer("study", "submit", str(clone / "experiments" / "studies" / "mine.yaml"), "--dry-run")
     assert (code, err) == (0, "")
-    assert f"KDSCHEMES_REPOSITORY={installed}" in out
+    assert f"KDSCHEMES_SCRIPTS={installed}" in out
     assert out.count("sbatch --parsable") == 4
