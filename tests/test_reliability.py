@@ -23,7 +23,7 @@ from kdschemes.storage.results import read_results
 from tests.processes import SignalAtFile, Started, run
 from tests.training.test_loop import CASES, check_equal, finish, run_folder
 
-KILLS, DAMAGES, RESUMED = 50, 200, 8
+DAMAGES, RESUMED = 200, 8
 
 pytestmark = pytest.mark.slow
 
@@ -43,17 +43,18 @@ def stopped(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-def test_50_random_kills(tmp_path: Path, finished: Path) -> None:
+@pytest.mark.parametrize("most", [20, pytest.param(50, marks=pytest.mark.exhaustive)])
+def test_random_kills(most: int, tmp_path: Path, finished: Path) -> None:
     """Runs of the same seed, each killed again and again until it happens to finish, all equal one that was never."""
-    chance, kills, runs = random.Random(0), 0, 0
-    while kills < KILLS:
+    chance, kills, runs = random.Random(most), 0, 0
+    while kills < most:
         place = tmp_path / str(runs)
         while not list(place.glob("runs/*/results.json")):
             process = Started(CASES["average"], place)
             while process.running and not process.has_begun:
                 time.sleep(0.001)
             time.sleep(chance.uniform(0, 0.6))
-            if kills < KILLS and process.running:
+            if kills < most and process.running:
                 process.signal(signal.SIGKILL)
             code = process.wait().code
             assert code in (0, -signal.SIGKILL)

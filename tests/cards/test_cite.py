@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from kdschemes import cli
 from kdschemes.cards.cite import network_keys
-from kdschemes.cards.read import Entry, all_cards, entries, plain
+from kdschemes.cards.read import Card, Entry, all_cards, entries, plain
 from kdschemes.config.data import DATA
 from kdschemes.config.load import load_config
 from kdschemes.config.losses import KINDS
@@ -71,9 +72,13 @@ def cite(tmp_path: Path, capsys: pytest.CaptureFixture[str], *arguments: str) ->
     return out
 
 
+@cache
+def losses() -> dict[str, Card]:
+    return {card.name: card for card in all_cards() if card.is_loss}
+
+
 def loss_keys(*names: str) -> list[str]:
-    by_name = {card.name: card for card in all_cards() if card.is_loss}
-    return [entry.key for name in names for entry in by_name[name].entries]
+    return [entry.key for name in names for entry in losses()[name].entries]
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,16 @@ def expected(logits: oracles.Array, labels: list[int], teacher: oracles.Array | 
     return {key: sums[key] for key in kept} | {"ece": 100 * float(ece) / n}
 
 
-@pytest.mark.parametrize("name", [*DEFAULTS, "offline-kd-two-teachers", "self-byot-ema"])
+OF_EACH_KIND = ("supervised-ce", "offline-kd", "offline-takd", "online-dml", "online-one", "self-byot", "self-pskd")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(pytest.param(name, marks=[pytest.mark.exhaustive] * (name not in OF_EACH_KIND)) for name in DEFAULTS),
+        *("offline-kd-two-teachers", "self-byot-ema"),
+    ],
+)
 def test_metrics_of_every_head_equal_loops_over_samples(name: str, data: DataModule) -> None:
     scheme = build(*VARIANTS[name])
     metrics = evaluate(scheme, batches(data), CPU)

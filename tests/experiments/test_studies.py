@@ -71,6 +71,7 @@ FULL_SIZE = [name for name in SHIPPED if name not in OF_PAPERS | ON_MNIST and na
 COMMAND = re.compile(r"^#.*?(kdschemes study run .+)$", re.MULTILINE)
 
 
+@cache
 def read(name: str, *words: str) -> StudyFile:
     return read_study(SHIPPED[name], words, recipes=EXPERIMENTS)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from kdschemes.errors import UserError
 from tests.losses.cases import MapCase
+from tests.losses.inputs import case as told
 from tests.losses.inputs import gradients, normal
 from tests.losses.stubs import build
 from tests.losses.table import DEFAULTS, cases, flags
@@ -27,31 +29,30 @@ def gradients_of(case: MapCase, s: Tensor, t: Tensor) -> list[Tensor]:
     return list(gradients(case.loss(*inputs), *inputs[: 1 + case.teacher_differentiable]))
 
 
+SIZES = {
+    (1, 2): (1, 2),
+    (4, 4): (4, 4),
+    (8, 3): (8, 3),
+    (3, 9): (3, 9),
+    (7, 7): (3, 3),
+    (4, 8): (4, 5),
+    (9, 3): (4, 7),
+    (2, 6): (5, 6),
+}
+"""Of the student's maps, and the teacher's."""
+
+
 @every
-@pytest.mark.parametrize(
-    ("student", "teacher"),
-    [
-        ((1, 2), (1, 2)),
-        ((4, 4), (4, 4)),
-        ((8, 3), (8, 3)),
-        ((3, 9), (3, 9)),
-        ((7, 7), (3, 3)),
-        ((4, 8), (4, 5)),
-        ((9, 3), (4, 7)),
-        ((2, 6), (5, 6)),
-    ],
-)
-def test_values_equal_the_formula(name: str, student: tuple[int, int], teacher: tuple[int, int]) -> None:
+def test_values_equal_the_formula(name: str) -> None:
     case = CASES[name]
-    if not case.resizes:
-        teacher = student
-    for n in (1, 3):
-        s, t = normal(1, n, 6, *student), normal(2, n, case.teacher, *teacher)
-        expected = case.formula(s.numpy(), t.numpy())
-        assert case.loss(s, t).item() == pytest.approx(expected, rel=1e-10, abs=1e-15)
-        one = case.loss(s.float(), t.float())
-        assert one.dtype == torch.float32
-        assert one.item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
+    for (student, teacher), n in product(SIZES.items(), (1, 3)):
+        with told(student, teacher, n):
+            s, t = normal(1, n, 6, *student), normal(2, n, case.teacher, *(teacher if case.resizes else student))
+            expected = case.formula(s.numpy(), t.numpy())
+            assert case.loss(s, t).item() == pytest.approx(expected, rel=1e-10, abs=1e-15)
+            one = case.loss(s.float(), t.float())
+            assert one.dtype == torch.float32
+            assert one.item() == pytest.approx(expected, rel=1e-5, abs=1e-7)
 
 
 @every

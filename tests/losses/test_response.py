@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from inspect import signature
+from itertools import product
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from kdschemes.losses.build import MODULES
 from kdschemes.losses.response.base import LogitLoss
 from kdschemes.losses.response.standardize import standardize
 from tests.losses.cases import LogitCase
+from tests.losses.inputs import case as told
 from tests.losses.inputs import gradient, gradients, gradients_at, logits, logits_and_labels
 from tests.losses.stubs import BIG, SMALL, build, output, value_of
 from tests.losses.table import OPTIONS, cases, kind_of
@@ -31,6 +33,10 @@ def value_and_gradient(case: LogitCase, z: Tensor, v: Tensor, y: Tensor) -> tupl
     return value.detach(), gradient(value, z)
 
 
+def with_labels(case: LogitCase, y: Tensor, z: Tensor, v: Tensor) -> Tensor:
+    return case.loss(z, v, y)
+
+
 def rounding(gradient: Tensor) -> float:
     """Half of the smallest number that the gradient's dtype has, for each element: what underflow alone can cost."""
     least = torch.finfo(gradient.dtype).smallest_normal * torch.finfo(gradient.dtype).eps
@@ -38,27 +44,32 @@ def rounding(gradient: Tensor) -> float:
 
 
 @every
-@pytest.mark.parametrize(("n", "c"), [(4, 5), (1, 4), (3, 2)])
-def test_gradients_of_both_sides(name: str, n: int, c: int) -> None:
-    case, (z, v, y) = CASES[name], logits_and_labels(1, n, c)
-    if case.student_differentiable:
-        assert torch.autograd.gradcheck(lambda a, b: case.loss(a, b, y), (z.requires_grad_(), v), atol=1e-6)
-    if case.teacher_differentiable:
-        assert torch.autograd.gradcheck(lambda a, b: case.loss(a, b, y), (z, v.requires_grad_()), atol=1e-6)
+def test_gradients_of_both_sides(name: str) -> None:
+    case = CASES[name]
+    for n, c in ((4, 5), (1, 4), (3, 2)):
+        with told(n, c):
+            z, v, y = logits_and_labels(1, n, c)
+            loss = partial(with_labels, case, y)
+            if case.student_differentiable:
+                assert torch.autograd.gradcheck(loss, (z.requires_grad_(), v), atol=1e-6)
+            if case.teacher_differentiable:
+                assert torch.autograd.gradcheck(loss, (z, v.requires_grad_()), atol=1e-6)
 
 
 @every
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize(("c", "scale"), [(10, 1.0), (100, 3.0), (1000, 0.3), (20, 0.3), (20, 1.0), (20, 10.0)])
-def test_low_precision(name: str, dtype: torch.dtype, c: int, scale: float) -> None:
-    case, (z, v, y) = CASES[name], logits_and_labels(2, c=c, scale=scale)
-    z, v = z.to(dtype), v.to(dtype)
-    truth, slope = value_and_gradient(case, z.double(), v.double(), y)
-    value, found = value_and_gradient(case, z, v, y)
-    assert value.dtype == torch.float32
-    assert value.item() == pytest.approx(truth.item(), rel=case.rel)
-    assert found.dtype == dtype
-    assert (found.double() - slope).norm() < 1e-2 * slope.norm() + rounding(found)
+def test_low_precision(name: str, dtype: torch.dtype) -> None:
+    case = CASES[name]
+    for c, scale in ((10, 1.0), (100, 3.0), (1000, 0.3), (20, 0.3), (20, 1.0), (20, 10.0)):
+        with told(c, scale):
+            z, v, y = logits_and_labels(2, c=c, scale=scale)
+            z, v = z.to(dtype), v.to(dtype)
+            truth, slope = value_and_gradient(case, z.double(), v.double(), y)
+            value, found = value_and_gradient(case, z, v, y)
+            assert value.dtype == torch.float32
+            assert value.item() == pytest.approx(truth.item(), rel=case.rel)
+            assert found.dtype == dtype
+            assert (found.double() - slope).norm() < 1e-2 * slope.norm() + rounding(found)
 
 
 @every
@@ -74,18 +85,24 @@ def test_autocast_changes_nothing(name: str) -> None:
 
 
 @every
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("gap", [0.0, 18.0, 104.0, 1000.0, 3e4])
-def test_value_and_gradients_are_finite_at_extreme_logits(name: str, dtype: torch.dtype, gap: float) -> None:
+def test_value_and_gradients_are_finite_at_extreme_logits(name: str) -> None:
     case = CASES[name]
-    z = gap * torch.tensor([[1.0, 0, 0], [0, 1, -1], [1, 1, 0.9], [0, 0, 0], [0, 1, 0]], dtype=dtype)
-    v = gap * torch.tensor([[0.0, 1, 0], [0, 1, 0.1], [1, 1, 0.9], [1, 0, 0], [0, 0, 0]], dtype=dtype)
-    z.requires_grad_(), v.requires_grad_()
-    for y in (torch.tensor([0, 1, 2, 0, 2]), torch.tensor([1, 2, 0, 1, 1])):
-        value = case.loss(z, v, y)
-        assert value.isfinite()
-        for g in torch.autograd.grad(value, (z, v), allow_unused=not case.reads_teacher):
-            assert g is None or g.isfinite().all()
+    dtypes = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+    labels = ([0, 1, 2, 0, 2], [1, 2, 0, 1, 1])
+    for dtype, gap, y in product(dtypes, (0.0, 18.0, 104.0, 1000.0, 3e4), labels):
+        with told(dtype, gap, y):
+            z = gap * torch.tensor([[1.0, 0, 0], [0, 1, -1], [1, 1, 0.9], [0, 0, 0], [0, 1, 0]], dtype=dtype)
+            v = gap * torch.tensor([[0.0, 1, 0], [0, 1, 0.1], [1, 1, 0.9], [1, 0, 0], [0, 0, 0]], dtype=dtype)
+            check_finite(case, z, v, torch.tensor(y))
+
+
+def check_finite(case: LogitCase, z: Tensor, v: Tensor, y: Tensor) -> Tensor:
+    """Check the value and both gradients; return the value."""
+    value = case.loss(z.requires_grad_(), v.requires_grad_(), y)
+    assert value.isfinite()
+    for g in torch.autograd.grad(value, (z, v), allow_unused=not case.reads_teacher):
+        assert g is None or g.isfinite().all()
+    return value.detach()
 
 
 EXTREMES = [
@@ -96,17 +113,15 @@ EXTREMES = [
 
 
 @every
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-@pytest.mark.parametrize("pair", [(0, 1), (1, 0), (0, 0), (0, 2), (2, 1), (2, 2)])
-def test_values_at_extreme_logits(name: str, dtype: torch.dtype, pair: tuple[int, int]) -> None:
+def test_values_at_extreme_logits(name: str) -> None:
     case, y = CASES[name], torch.arange(4) % 3
-    z, v = (EXTREMES[i].to(dtype).clone().requires_grad_() for i in pair)
-    value = case.loss(z, v, y)
-    assert value.isfinite()
-    for g in torch.autograd.grad(value, (z, v), allow_unused=not case.reads_teacher):
-        assert g is None or g.isfinite().all()
-    truth = case.loss(z.detach().double(), v.detach().double(), y)
-    assert value.item() == pytest.approx(truth.item(), rel=1e-4, abs=1e-12)
+    pairs = ((0, 1), (1, 0), (0, 0), (0, 2), (2, 1), (2, 2))
+    for dtype, pair in product((torch.float32, torch.float64, torch.bfloat16), pairs):
+        with told(dtype, pair):
+            z, v = (EXTREMES[i].to(dtype).clone() for i in pair)
+            value = check_finite(case, z, v, y)
+            truth = case.loss(z.detach().double(), v.detach().double(), y)
+            assert value.item() == pytest.approx(truth.item(), rel=1e-4, abs=1e-12)
 
 
 @every

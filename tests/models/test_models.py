@@ -27,6 +27,12 @@ SMALL_TIMM = {
 }
 
 
+FIRST = {build.func: name for name, build in reversed(MODELS.items())}.values()
+"""The first network of each family."""
+
+EVERY = [pytest.param(name, marks=[pytest.mark.exhaustive] * (name not in FIRST)) for name in MODELS]
+
+
 def build(name: str, classes: int = 10, channels: int = 3, size: int = 32) -> StagedNetwork:
     torch.manual_seed(0)
     return create_model(name, num_classes=classes, channels=channels, image_size=size)
@@ -163,7 +169,7 @@ def test_features_are_what_the_next_stage_reads(name: str) -> None:
         assert torch.equal(features[stage], network.forward_until(images, stage))
 
 
-@pytest.mark.parametrize("name", [*MODELS, "timm/test_vit", "timm/test_convnext", "timm/mobilenetv3_small_050"])
+@pytest.mark.parametrize("name", [*EVERY, "timm/test_vit", "timm/test_convnext", "timm/mobilenetv3_small_050"])
 def test_gradient_reaches_every_parameter(name: str) -> None:
     network = build(name)
     disturb(network)
@@ -205,7 +211,7 @@ def test_he_initialization() -> None:
     assert float(weight.detach().std()) == pytest.approx((2 / (9 * 64)) ** 0.5, rel=0.05)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", EVERY)
 def test_trunk_and_branch_are_the_network(name: str) -> None:
     network = build(name)
     disturb(network)

@@ -29,9 +29,8 @@ BYTES = ("model.safetensors", "metrics.jsonl", "predictions.safetensors", "best/
 SHORT = (
     "train.num_threads=1",
     "train.batch_size=64",
-    "model=resnet8x4",
+    "model=resnet20",
     "data.val_fraction=0.1",
-    "data.train_fraction=1",
     "data.train_fraction=0.3",
 )
 STUDENTS = {
@@ -53,7 +52,7 @@ def teacher(place: Path) -> str:
 
 
 def configure(output: Path, taught: str, *overrides: str) -> Config:
-    return read(output, "scheme=offline", "teacher=resnet8x4", taught, "train.epochs=2", *overrides)
+    return read(output, "scheme=offline", "teacher=resnet20", taught, "train.epochs=2", *overrides)
 
 
 @dataclass(frozen=True)

@@ -387,8 +387,8 @@ def test_the_limits_error_falls_as_one_over_t_unless_logits_are_off_center() -> 
 def test_temperature_limit_of_a_trained_pair(tmp_path: Path) -> None:
     words = [
         "scheme=offline",
-        "model=convnet",
-        "teacher=convnet",
+        "model=convnet_quarter",
+        "teacher=convnet_quarter",
         "teacher.epochs=1",
         "train.epochs=1",
         "train.num_threads=1",

@@ -92,7 +92,8 @@ def test_without_runs_there_is_nothing_to_say(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_students_that_miss_classes(tmp_path: Path) -> None:
-    words = ["scheme=offline", "teacher=convnet", "model=mlp_20", "scheme.alpha=1", "train.epochs=3"]
+    words = ["scheme=offline", "teacher=convnet_quarter", "model=mlp_20", "scheme.alpha=1"]
+    words += ["train.epochs=3", "teacher.epochs=3"]
     members = []
     for number, omitted in enumerate(("[3]", "[0,1,2,3,4,5,6,9]")):
         config = load_config([*words, f"data.exclude_classes={omitted}", f"output_dir={tmp_path}"], recipes=tmp_path)

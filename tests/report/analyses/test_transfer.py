@@ -33,7 +33,10 @@ from tests.report.cases import both
 
 pytestmark = pytest.mark.slow
 
-SHORT = ("model=convnet", "train.epochs=1", "train.num_threads=1", "data.val_fraction=0.8", "data.train_fraction=1")
+SHORT = (
+    *("model=convnet_quarter", "train.epochs=1", "train.num_threads=1"),
+    *("data.val_fraction=0.8", "data.train_fraction=1"),
+)
 LABELS = {"val": np.arange(40) % 10, "test": np.arange(60) % 10}
 
 
@@ -147,7 +150,7 @@ def test_an_offset_of_nothing_to_gain_is_none() -> None:
 
 
 def test_an_omitted_class_of_trained_networks(tmp_path: Path) -> None:
-    teacher = ("teacher=convnet", "teacher.epochs=1", "scheme=offline", "scheme.alpha=1")
+    teacher = ("teacher=convnet_quarter", "teacher.epochs=1", "scheme=offline", "scheme.alpha=1")
     runs = [
         trained(tmp_path, "labels", "scheme=supervised", "data.exclude_classes=[3]"),
         trained(tmp_path, "soft", *teacher, "data.exclude_classes=[3]"),
