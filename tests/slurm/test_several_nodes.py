@@ -33,6 +33,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.exhaustive
 def test_two_nodes_compute_what_two_processes_of_one_machine_compute(site: Site, whole: Path) -> None:
     job = site.submit(*ONLINE, options="--nodes=2")
     site.completed(job, restarts=0)
@@ -42,6 +43,7 @@ def test_two_nodes_compute_what_two_processes_of_one_machine_compute(site: Site,
 
 
 def test_a_killed_rank_ends_the_job_at_once_and_going_on_works(site: Site, whole: Path) -> None:
+    """It ends with the bytes of two processes of one machine, which nothing disturbed."""
     job = site.submit(*ONLINE, "train.checkpoint_every_steps=5", options="--nodes=2")
     site.is_training()
     site.until(lambda: list(site.clone.glob("runs/*/checkpoint.pt")), "a checkpoint")
@@ -55,6 +57,8 @@ def test_a_killed_rank_ends_the_job_at_once_and_going_on_works(site: Site, whole
     again = site.submit(*ONLINE, "train.checkpoint_every_steps=5", options="--nodes=2")
     site.completed(again, restarts=0)
     assert "resuming from step " in site.log(again)
+    assert "2 x 1 processes: 127.0.0.[1-2]" in site.log(again)
     ours = site.run_folder()
+    assert json.loads((ours / "results.json").read_text())["processes"] == 2
     for name in ("metrics.jsonl", "model.safetensors", "best/model.safetensors"):
         assert (ours / name).read_bytes() == (whole / name).read_bytes(), name

@@ -14,14 +14,14 @@ from tests.slurm.jobs import Site
 
 pytestmark = pytest.mark.slurm
 
-MISSING = "supervised-ce-digits-convnet-seed9-0123abcd"
+MISSING = "supervised-ce-digits-convnet_quarter-seed9-0123abcd"
 """A run that has not been trained; other weights must be there when a study is planned."""
 
 STUDY = """\
 question: Does it matter where a student starts from?
 base:
   scheme: supervised
-  model: convnet
+  model: convnet_quarter
   data.val_fraction: 0.9
   data.train_fraction: 1
   train: {epochs: 2, num_threads: 1}
@@ -33,7 +33,7 @@ STARTS = ("first", "second", "third", "fourth")
 
 
 def weights(place: Path) -> None:
-    save_weights(create_model("convnet", num_classes=10, channels=1, image_size=8), place, metadata={})
+    save_weights(create_model("convnet_quarter", num_classes=10, channels=1, image_size=8), place, metadata={})
 
 
 def jobs(said: str) -> list[str]:
@@ -114,7 +114,7 @@ def test_a_cancelled_study_resumes_where_it_was(site: Site) -> None:
 @pytest.mark.exhaustive
 def test_jobs_run_the_topology_that_the_command_line_allows(site: Site) -> None:
     shutil.copy(REPOSITORY / "experiments" / "topologies" / "online_self.py", site.clone / "ours.py")
-    text = STUDY.partition("grid:")[0].replace("scheme: supervised", "model: convnet")
+    text = STUDY.partition("grid:")[0].replace("scheme: supervised", "model: convnet_quarter")
     variants = "variants: {ours: {experiment: ours.py}, plain: {scheme: supervised}}\n"
     (site.clone / "starts.yaml").write_text(text + variants)
     refused = site.shell("kdschemes study submit starts.yaml", check=False)

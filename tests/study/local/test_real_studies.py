@@ -29,8 +29,8 @@ PATIENCE = 180.0
 BYTES = ("model.safetensors", "metrics.jsonl", "predictions.safetensors", "best/model.safetensors")
 BASE = {
     "scheme": "offline",
-    "model": "convnet",
-    "teacher": "convnet",
+    "model": "convnet_quarter",
+    "teacher": "convnet_quarter",
     "train.epochs": 2,
     "train.batch_size": 32,
     "train.num_threads": 1,
