@@ -177,7 +177,8 @@ def listing(width: int | None = None) -> str:
         if short:
             rows = [[cell for place, cell in enumerate(row) if place != formula] for row in rows]
         tables.append(_aligned(rows, width, shrinks=1 if short else formula))
-    return "\n\n".join([*tables, *["kdschemes methods NAME: the formula, the paper and all defaults"] * short])
+    note = _cut("kdschemes methods NAME: the formula, the paper and all defaults", width)
+    return "\n\n".join([*tables, *[note] * short])
 
 
 def markdown() -> str:

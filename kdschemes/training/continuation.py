@@ -72,7 +72,10 @@ def shorter_run(config: Config, folder: Path) -> Path | None:
     """Return the finished run beside the folder of a new one from which it differs in having fewer epochs alone."""
     start = folder.name.rpartition("-")[0]
     for results in sorted(folder.parent.glob(f"{start}-????????/results.json")):
-        other = build_config(read_config(results.parent))
+        try:
+            other = build_config(read_config(results.parent))
+        except UserError:  # of another version, or damaged
+            continue
         epochs, warmup = other.train.epochs, other.optim.warmup_epochs
         same = replace(
             config, train=replace(config.train, epochs=epochs), optim=replace(config.optim, warmup_epochs=warmup)

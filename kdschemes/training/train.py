@@ -170,7 +170,7 @@ class Trainer:
             parent = main_process_first(lambda: parent_of(config))
             if parent is not None:
                 self.console.line(parent.line)
-            elif shorter := on_main_process(lambda: shorter_run(config, folder)):
+            elif not self.wait and (shorter := on_main_process(lambda: shorter_run(config, folder))):
                 self.console.line(f"a shorter run is finished; resume_from={shorter} would go on from it")
 
         def open_once() -> DataModule:
