@@ -210,7 +210,8 @@ def test_what_a_recipe_does_wrong_is_one_line(
     path.write_text(code)
     assert cli.main(["train", f"experiment={path}", f"output_dir={output}"]) == 2
     out, err = capsys.readouterr()
-    assert (out, err.count("\n"), output.exists()) == ("", 1, False)
+    assert out.startswith("starting scheme=topology ")
+    assert (out.count("\n"), err.count("\n"), output.exists()) == (1, 1, False)
     assert err.startswith(words.replace("PATH", str(path)))
 
 

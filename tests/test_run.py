@@ -203,7 +203,7 @@ def test_the_same_command_again_does_not_train_again(tiny: Done) -> None:
     before = {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")}
     again = run(TINY, tiny.place)
     assert (again.code, again.err) == (0, "")
-    assert again.out.splitlines()[0] == f"this run is already finished: runs/{tiny.folder.name}"
+    assert again.out.splitlines()[1] == f"this run is already finished: runs/{tiny.folder.name}"
     assert again.out.splitlines()[2:] == tiny.out.splitlines()[3:]
     assert {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")} == before
 
