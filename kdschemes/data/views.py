@@ -59,7 +59,7 @@ def balanced_order(seed: int, epoch: int, positions: Int[Tensor, " n"], labels: 
     The view of a sample is the same each time.
     """
     shuffled = torch.argsort(uniform(seed, epoch, positions, Stream.ORDER), stable=True)
-    classes = labels.unique()
+    classes = torch.bincount(labels).nonzero().flatten()
     count, rest = divmod(len(positions), len(classes))
     more = torch.argsort(uniform(seed, epoch, classes, Stream.BALANCED_CLASS), stable=True)[:rest].tolist()
     drawn = []

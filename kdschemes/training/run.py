@@ -283,11 +283,11 @@ class Run:
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": file, "sha256": digest}
         self.state.validation_due = False
         self.stopped_early = self._stops_after(epoch)
-        if self.stopped_early:
+        if self.stopped_early and (best := self.state.best) is not None:
+            who = "training" if self.pack_size == 1 else self.folder.name
             self.console.line(
-                f"{self.folder.name if self.pack_size > 1 else 'training'} stops after epoch {epoch} of "
-                f"{self.config.train.epochs}: {self.config.train.patience} evaluations without a better validation "
-                f"top-1 than {self.state.best['top1']:.2f} % (epoch {self.state.best['epoch']})"
+                f"{who} stops after epoch {epoch} of {self.config.train.epochs}: {self.config.train.patience} evaluations "
+                f"without a better validation top-1 than {best['top1']:.2f} % (epoch {best['epoch']})"
             )
 
     def save(self) -> None:
