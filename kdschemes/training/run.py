@@ -285,9 +285,10 @@ class Run:
         self.stopped_early = self._stops_after(epoch)
         if self.stopped_early and (best := self.state.best) is not None:
             who = "training" if self.pack_size == 1 else self.folder.name
+            train = self.config.train
             self.console.line(
-                f"{who} stops after epoch {epoch} of {self.config.train.epochs}: {self.config.train.patience} evaluations "
-                f"without a better validation top-1 than {best['top1']:.2f} % (epoch {best['epoch']})"
+                f"{who} stops after epoch {epoch} of {train.epochs}: {train.patience} evaluations without a better "
+                f"validation top-1 than {best['top1']:.2f} % (epoch {best['epoch']})"
             )
 
     def save(self) -> None:
