@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 import re
@@ -77,6 +78,7 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
     `recipes` is the folder of recipes (None: `kdschemes.study.locate.recipes`).
     """
     main_process = os.environ.get("RANK", "0") == "0"
+    notes: list[str] = []
     try:
         if HELP & set(arguments):
             from kdschemes.config.help import help_text
@@ -91,7 +93,7 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
 
             recipes = known()
         allow_typed(arguments, recipes=recipes)
-        config = load_config(arguments, recipes=recipes)
+        config = load_config(arguments, recipes=recipes, say=notes.append)
         check_allowed([config])
     except BrokenPipeError:
         _discard_output()
@@ -106,7 +108,18 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
             _print_error(error)
         return 2
     with StopSignal() as stop:
+        if main_process:
+            _say_what_starts(config, notes)
         return _train(config, stop, main_process=main_process)
+
+
+def _say_what_starts(config: Config, notes: Sequence[str]) -> None:
+    """Say at once what is about to be trained: importing torch and opening the data take a while."""
+    what = {"scheme": config.scheme.name, "method": config.scheme.method, "data": config.data.name}
+    what |= {"model": config.model.name, "epochs": config.train.epochs, "seed": config.seed}
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        for line in (*notes, "starting " + " ".join(f"{key}={value}" for key, value in what.items())):
+            print(printable(line), flush=True)
 
 
 def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:

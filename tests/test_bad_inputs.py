@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import time
 from dataclasses import MISSING
 from pathlib import Path
@@ -327,7 +328,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str], place: Path, *
     capsys.readouterr()
     assert cli.main(words) == code
     out, err = capsys.readouterr()
-    assert out == ""
+    assert out == "" or (words[0] == "train" and re.fullmatch("starting .*\n", out))  # found with torch, or before
     assert err.startswith("error: ")
     assert err.count("\n") == 1
     assert err.removesuffix("\n").isprintable()

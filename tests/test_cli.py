@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from kdschemes import cli
+from kdschemes import __main__, cli
 from kdschemes.cards.read import loss_card, method_card
 from kdschemes.config.data import Digits
 from kdschemes.config.load import load_config
@@ -65,8 +66,19 @@ def test_methods_fits_the_terminal(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", str(width))
     fitted = answer(capsys, "methods").splitlines()
-    assert max(map(len, fitted)) == width
-    assert [line.split()[:1] for line in fitted] == [line.split()[:1] for line in full]
+    assert max(map(len, fitted)) <= width
+    assert [line.split()[:1] for line in fitted[: len(full)]] == [line.split()[:1] for line in full]
+    assert ("formula" in fitted[0]) == (width == 120)
+
+
+def test_at_80_columns_methods_shows_whole_names_and_weights(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "80")
+    fitted = answer(capsys, "methods").splitlines()
+    assert any(re.fullmatch(r"byot +Zhang et al\. 2019 +self +alpha 0\.5, kd 1, hint 0\.03", line) for line in fitted)
+    assert sum("…" in line for line in fitted) < 5
 
 
 def test_methods_reads_no_torch_and_may_be_cut_off() -> None:
@@ -198,7 +210,8 @@ def test_what_a_recipe_does_wrong_is_one_line(
     path.write_text(code)
     assert cli.main(["train", f"experiment={path}", f"output_dir={output}"]) == 2
     out, err = capsys.readouterr()
-    assert (out, err.count("\n"), output.exists()) == ("", 1, False)
+    assert out.startswith("starting scheme=topology ")
+    assert (out.count("\n"), err.count("\n"), output.exists()) == (1, 1, False)
     assert err.startswith(words.replace("PATH", str(path)))
 
 
@@ -232,3 +245,17 @@ def test_every_seed_trains(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert cli.main(["train", *few, *seeds, f"output_dir={tmp_path}"]) == 0
     assert len(list(tmp_path.glob(f"online-dml-digits-wrn_16_1-seed{2**64}-*/results.json"))) == 1
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"), [(["train", "x"], "starting ...\r"), (["train", "x", "--help"], ""), (["methods", "x"], "")]
+)
+def test_a_terminal_shows_at_once_that_a_run_starts(
+    words: list[str], shown: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert __main__.main(words) == 2
+    assert capsys.readouterr().out == shown
+    monkeypatch.undo()
+    assert __main__.main(words) == 2
+    assert capsys.readouterr().out == ""

@@ -100,17 +100,18 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Done:
 
 def test_a_run_ends_with_its_table_and_its_folder(tiny: Done) -> None:
     lines = tiny.out.splitlines()
-    assert lines[0] == tiny.folder.name
-    assert lines[1].startswith("epoch 1/1  validation: peer0 ")
+    assert lines[0].startswith("starting scheme=online method=dml data=digits model=")
+    assert lines[1] == tiny.folder.name
+    assert lines[2].startswith("epoch 1/1  validation: peer0 ")
     assert lines[-1] == f"run folder: runs/{tiny.folder.name}"
     results = json.loads((tiny.folder / "results.json").read_text())
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
-    titles, *body = rows
-    assert [row[0] for row in body[:3]] == ["peer0 (reported)", "peer1", "ensemble"]
-    for row, head in zip(body[:3], ("peer0", "peer1", "ensemble"), strict=True):
+    assert rows[0][:4] == ["head", "peer0 (reported)", "peer1", "ensemble"]
+    found = {row[0]: row[1:] for row in rows}
+    for number, head in enumerate(("peer0", "peer1", "ensemble")):
         test = results["heads"][head]["last"]["test"]
-        assert row[titles.index("test top-1 %")] == f"{test['top1']:.2f}"
-        assert row[titles.index("test NLL")] == f"{test['nll']:.4f}"
+        assert found["test top-1 %"][number] == f"{test['top1']:.2f}"
+        assert found["test NLL"][number] == f"{test['nll']:.4f}"
 
 
 def test_what_a_run_leaves(tiny: Done) -> None:
@@ -202,7 +203,7 @@ def test_the_same_command_again_does_not_train_again(tiny: Done) -> None:
     before = {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")}
     again = run(TINY, tiny.place)
     assert (again.code, again.err) == (0, "")
-    assert again.out.splitlines()[0] == f"this run is already finished: runs/{tiny.folder.name}"
+    assert again.out.splitlines()[1] == f"this run is already finished: runs/{tiny.folder.name}"
     assert again.out.splitlines()[2:] == tiny.out.splitlines()[3:]
     assert {path: path.stat().st_mtime_ns for path in tiny.folder.rglob("*")} == before
 

@@ -21,6 +21,9 @@ from kdschemes.errors import UserError, nearest
 ACCENTS = {'"': "\u0308", "'": "\u0301", "`": "\u0300", "^": "\u0302", "~": "\u0303", "c": "\u0327", "v": "\u030c"}
 """LaTeX's accents as combining characters."""
 
+ROOM_FOR_FORMULAS = 120
+"""Columns from which on formulas are listed."""
+
 PAGE_HEAD = """\
 # Methods and losses
 
@@ -158,16 +161,24 @@ def cards_named(name: str) -> list[Card]:
 
 
 def listing(width: int | None = None) -> str:
-    """Return the tables of all methods and all losses; formulas are truncated if a line exceeds `width`."""
+    """Return the tables of all methods and all losses; formulas are truncated if a line exceeds `width`.
+
+    Where they would not be readable, they are left out.
+    """
     cards = all_cards()
     tables = []
+    short = width is not None and width < ROOM_FOR_FORMULAS
     for head, chosen in (
         (["method", "paper", "scheme", "formula", "default"], [card for card in cards if not card.is_loss]),
         (["loss", "paper", "kind", "formula", "weight"], [card for card in cards if card.is_loss]),
     ):
-        rows = [[card.name, _paper(card), card.kind, card.formula, card.weight] for card in chosen]
-        tables.append(_aligned([head, *rows], width, shrinks=head.index("formula")))
-    return "\n\n".join(tables)
+        rows = [head, *([card.name, _paper(card), card.kind, card.formula, card.weight] for card in chosen)]
+        formula = head.index("formula")
+        if short:
+            rows = [[cell for place, cell in enumerate(row) if place != formula] for row in rows]
+        tables.append(_aligned(rows, width, shrinks=1 if short else formula))
+    note = _cut("kdschemes methods NAME: the formula, the paper and all defaults", width)
+    return "\n\n".join([*tables, *[note] * short])
 
 
 def markdown() -> str:

@@ -209,6 +209,24 @@ class Train:
             description="decay of an EMA of the student's weights, at step t at most 1 - 1 / (t + 1); null: no EMA",
         ),
     ] = None
+    label_smoothing: Annotated[
+        float,
+        Field(ge=0, lt=1, description="label mass spread evenly over classes in cross-entropy, of any scheme"),
+    ] = 0.0
+    class_weights: Annotated[
+        Literal["balanced"] | list[Annotated[float, Field(ge=0)]] | None,
+        Field(
+            description="weight of each class in the scheme's cross-entropy: a list, or balanced, the inverse of its "
+            "share of the training images; null: all 1"
+        ),
+    ] = None
+    patience: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="stop after so many evaluations without a better validation top-1 (if equal, NLL); null: never",
+        ),
+    ] = None
     fsdp: Annotated[
         bool, Field(description="shard trained weights, gradients and optimizer state across processes (FSDP2)")
     ] = False
@@ -250,4 +268,8 @@ class Config:
     project: Annotated[Name, Field(description="W&B project")] = "kdschemes"
     group: Annotated[Name | None, Field(description="W&B group; null: scheme, method, data and model")] = None
     job_type: Annotated[Name | None, Field(description="W&B job type; null: the scheme")] = None
+    resume_from: Annotated[
+        FilePath | None,
+        Field(description="folder of a finished run: go on from its last epoch as a new run, with more train.epochs"),
+    ] = None
     output_dir: Annotated[FilePath, Field(description="parent folder of all run folders")] = "runs"

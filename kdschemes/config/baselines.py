@@ -25,7 +25,8 @@ def baseline_runs(config: Config) -> list[Config]:
         schemes.append(DeepSupervision(exits=config.scheme.exits, exit_head=config.scheme.exit_head))
     model = dataclasses.replace(config.model, name=config.scheme.trained_models(config.model.name)[0])
     losses = type(config.losses)()
-    return [dataclasses.replace(config, scheme=s, losses=losses, model=model) for s in schemes if s != config.scheme]
+    alone = dataclasses.replace(config, losses=losses, model=model, resume_from=None)
+    return [dataclasses.replace(alone, scheme=scheme) for scheme in schemes if scheme != config.scheme]
 
 
 def command(baseline: Config, folder: Path) -> str:

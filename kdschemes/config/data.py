@@ -69,6 +69,12 @@ class Data:
     classes_per_partition: Annotated[
         int | None, Field(ge=1, description="classes per partition, assigned round-robin; null: all classes")
     ] = None
+    sampling: Annotated[
+        Literal["shuffled", "balanced"],
+        Field(
+            description="an epoch's images: each once, or of each class equally many, those of small classes repeatedly"
+        ),
+    ] = "shuffled"
     flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = True
     cutout: Annotated[
         int, Field(ge=0, le=4_096, description="side in pixels of the square that is masked out; 0: none")
@@ -84,9 +90,9 @@ class Data:
     ] = 0.5
 
     def on_all_images(self) -> Data:
-        """Return the same data with all training images: what a teacher that is trained first sees."""
+        """Return the same data with all training images, once an epoch: what a teacher that is trained first sees."""
         defaults = Data(name=self.name)
-        return dataclasses.replace(self, **{key: getattr(defaults, key) for key in SUBSET})
+        return dataclasses.replace(self, **{key: getattr(defaults, key) for key in (*SUBSET, "sampling")})
 
 
 @dataclass(frozen=True, kw_only=True)

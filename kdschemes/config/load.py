@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from kdschemes.config import ADAMW, Config, Model, Optim, Teacher, Train, schemes
+from kdschemes.config.aliases import expand
 from kdschemes.config.checks import (
     check_cache,
     check_dropout,
@@ -23,8 +24,9 @@ from kdschemes.config.checks import (
 from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.models import has_layer_norms
-from kdschemes.config.naming import Tree
+from kdschemes.config.naming import Tree, read_config
 from kdschemes.config.parse import parse_word
+from kdschemes.config.paths import expand as expand_path
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe, topology_file
 from kdschemes.config.renamed import RENAMED_METHODS
@@ -39,12 +41,13 @@ DEFAULT_SCHEME = "online"
 DEFAULT_DATA = "digits"
 
 
-def load_config(arguments: Sequence[str], *, recipes: Path) -> Config:
+def load_config(arguments: Sequence[str], *, recipes: Path, say: Callable[[str], None] | None = None) -> Config:
     """Build the configuration of a run from a command line.
 
     Later wins: the defaults of the options, those of the data set, of the optimizer and of the method's losses, the
-    recipe `experiment=NAME` (`recipes/NAME.yaml`, or a path to any such file, including a run's `config.yaml`), the
-    overrides in their order.
+    recipe `experiment=NAME` (`recipes/NAME.yaml`, or a path to any such file, including a run's `config.yaml`; without
+    one, the configuration of the run `resume_from`), the overrides in their order. With `say`, a short key such as
+    `epochs` stands for the one key that it can mean (`aliases.expand`), and `say` is told so.
 
     Raises:
         UserError: an unknown key or choice, a value of the wrong type or out of range, or an unreadable recipe.
@@ -54,10 +57,15 @@ def load_config(arguments: Sequence[str], *, recipes: Path) -> Config:
     for key, value in pairs:
         if key == "experiment":
             merge(tree, read_recipe(value, recipes))
+    parent = dict(pairs).get("resume_from")
+    if isinstance(parent, str) and not any(key == "experiment" for key, _ in pairs):
+        merge(tree, read_config(Path(expand_path(parent))))
+    pairs = [(key, value) for key, value in pairs if key != "experiment"]
+    if say is not None:
+        pairs = _expanded(pairs, tree, say)
     overrides: Tree = {}
     for key, value in pairs:
-        if key != "experiment":
-            merge(overrides, nest(key, value))
+        merge(overrides, nest(key, value))
     _forget_other_choices(tree, overrides)
     merge(tree, overrides)
     return build_config(tree, strict=overrides)
@@ -154,6 +162,26 @@ def _parse(argument: str) -> tuple[str, Any]:
     except UserError as error:
         raise UserError(f"{shown(argument)}: {error}") from None
     return key, value if key != "experiment" or isinstance(value, str) else text
+
+
+def _expanded(
+    pairs: Sequence[tuple[str, Any]], recipe: Mapping[str, Any], say: Callable[[str], None]
+) -> list[tuple[str, Any]]:
+    """Return the keys of a command line by their true names, for the method that it and its recipe choose."""
+    chosen: Tree = {}
+    for key, value in pairs:
+        if key in ("scheme", "method", "scheme.name", "scheme.method"):
+            merge(chosen, nest(key, value))
+    tree: Tree = {}
+    merge(tree, {"scheme": recipe.get("scheme", {})})
+    _forget_other_choices(tree, chosen)
+    merge(tree, chosen)
+    expanded: list[tuple[str, Any]] = []
+    for found, note in expand(pairs, _scheme_class(tree.get("scheme", {}))):
+        expanded += found
+        if note:
+            say(note)
+    return expanded
 
 
 def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:

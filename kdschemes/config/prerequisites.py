@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from kdschemes.config import TEACHER, Config, Model, Teacher
+from kdschemes.config import TEACHER, Config, Model, Teacher, Train
 from kdschemes.config.schemes import Method
 from kdschemes.config.schemes.base import Prerequisite
 from kdschemes.config.schemes.supervised import Supervised
@@ -57,7 +57,7 @@ def prerequisite_models(method: Method) -> Iterator[str]:
 
 def _with_changes(config: Config, run: Prerequisite) -> Config:
     losses = config.losses if run.scheme.uses_losses else type(config.losses)()
-    changed = dataclasses.replace(config, scheme=run.scheme, losses=losses)
+    changed = dataclasses.replace(config, scheme=run.scheme, losses=losses, resume_from=None)
     return changed if run.model is None else _as_teacher(changed, Model(name=run.model), 0)
 
 
@@ -82,5 +82,9 @@ def _input_of(options: Model | Teacher) -> dict[str, Any]:
 
 def _as_teacher(config: Config, model: Model, number: int) -> Config:
     own = config.teacher
-    train = dataclasses.replace(config.train, epochs=own.epochs, batch_size=own.batch_size, ema=None)
-    return dataclasses.replace(config, model=model, optim=own.optim, train=train, seed=own.seed + number)
+    default = Train()
+    student_only = {key: getattr(default, key) for key in ("ema", "label_smoothing", "class_weights", "patience")}
+    train = dataclasses.replace(config.train, epochs=own.epochs, batch_size=own.batch_size, **student_only)
+    return dataclasses.replace(
+        config, model=model, optim=own.optim, train=train, seed=own.seed + number, resume_from=None
+    )

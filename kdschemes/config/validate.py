@@ -43,6 +43,14 @@ def make_loss(kind: str, tree: Mapping[str, Any]) -> Any:
     return make(choose(KINDS[kind], tree.get("name", "none"), key), tree, key)
 
 
+CURES = {
+    ("scheme.peers", "1"): "; a network alone is scheme=supervised",
+    ("device", "gpu"): "; did you mean 'cuda'?",
+    ("device", "cuda:0"): "; choose a GPU by CUDA_VISIBLE_DEVICES, with device=cuda",
+}
+"""What to say of a value that is not allowed, where the nearest word is not meant."""
+
+
 @cache
 def _adapter(cls: type) -> Any:
     return TypeAdapter(cls)
@@ -77,6 +85,7 @@ def _not_allowed(cls: type, key: str, values: Mapping[str, Any], prefix: str) ->
     if new := renamed_value(_join(prefix, key), value):
         return UserError(f"{_join(prefix, key)}={shown(value)} is now {_join(prefix, key)}={new}")
     hint = nearest(str(value), rule.words) if rule.words else ""
+    hint = CURES.get((_join(prefix, key), str(value)), hint)
     if "text" in rule.text and "number" not in rule.text and not isinstance(value, str | list | Mapping | None):
         hint = f"""; quote it twice: '"{shown(value)}"'"""
     given = "null" if value is None else str(value).lower() if isinstance(value, bool) else shown(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
@@ -20,13 +21,16 @@ def cross_entropy(
     label_smoothing_over: Literal["all", "others"] = "all",
     partner_labels: Int[Tensor, " n"] | None = None,
     mix: Float[Tensor, " n"] | None = None,
+    class_weights: Float[Tensor, " c"] | None = None,
 ) -> Float[Tensor, ""]:
     r"""Return $\frac1N \sum_n -\sum_c y_{nc} \log p_{nc}$, p the softmax of the logits.
 
     The target is $y = (1 - \epsilon) \cdot onehot + \epsilon / C$ (label smoothing over all classes, Szegedy et al.
     2016), or with `label_smoothing_over='others'` $1 - \epsilon$ on the label and $\epsilon / (C - 1)$ on each other
     class (Yuan et al. 2020), which equals the former with $\epsilon$ scaled by C / (C - 1). With mixup (Zhang et al.
-    2018), the loss is mix * loss(labels) + (1 - mix) * loss(partners).
+    2018), the loss is mix * loss(labels) + (1 - mix) * loss(partners). With class weights w, each label's loss is
+    multiplied by that of the label, w_y, and the mean is still over samples: unlike torch's `weight`, which divides by
+    the sum of the batch's weights, it does not depend on how samples are split into batches and processes.
 
     Args:
         logits: of the network being trained.
@@ -35,16 +39,32 @@ def cross_entropy(
         label_smoothing_over: the classes that share epsilon.
         partner_labels: labels of the samples mixed in; given together with `mix`.
         mix: weight of each sample's own label, from 0 to 1.
+        class_weights: weight of each class.
     """
     assert (partner_labels is None) == (mix is None), "mixup needs both partner_labels and mix"
     spread = label_smoothing
     if spread and label_smoothing_over == "others":
         assert logits.shape[1] > 1, "there are no other classes"
         spread *= logits.shape[1] / (logits.shape[1] - 1)
-    loss = _smoothed(logits, labels, spread)
+
+    def of(given: Tensor) -> Tensor:
+        loss = _smoothed(logits, given, spread)
+        return loss if class_weights is None else class_weights.to(loss.dtype)[given] * loss
+
+    loss = of(labels)
     if partner_labels is not None and mix is not None:
-        loss = mix * loss + (1.0 - mix) * _smoothed(logits, partner_labels, spread)
+        loss = mix * loss + (1.0 - mix) * of(partner_labels)
     return loss.mean()
+
+
+def balanced_weights(labels: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, " {num_classes}"]:
+    """Return n / (K n_c) for each class c with n_c > 0 of the n labels, K the number of such classes, and 0 for others.
+
+    Their mean over the labels is 1.
+    """
+    counts = torch.bincount(labels, minlength=num_classes).float()
+    present = counts > 0
+    return torch.where(present, len(labels) / (present.sum() * counts.clamp(min=1)), 0.0)
 
 
 def _smoothed(logits: Tensor, labels: Tensor, spread: float) -> Tensor:

@@ -55,7 +55,9 @@ class Term(nn.Module):
 
 
 class Supervise(Term):
-    """Cross-entropy of the target's logits with the labels."""
+    """Cross-entropy of the target's logits with the labels; `class_weights` are not part of its state."""
+
+    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -68,6 +70,7 @@ class Supervise(Term):
         super().__init__(f"ce/{target}", target, weight)
         self.label_smoothing = label_smoothing
         self.label_smoothing_over = label_smoothing_over
+        self.register_buffer("class_weights", None, persistent=False)
 
     def stages_read(self, output: str) -> list[str]:
         return []
@@ -80,6 +83,7 @@ class Supervise(Term):
             label_smoothing_over=self.label_smoothing_over,
             partner_labels=batch.partner_labels,
             mix=batch.mix,
+            class_weights=self.class_weights,
         )
 
 

@@ -143,7 +143,7 @@ class DataModule:
         each micro-batch into `world` shares: contiguous, with sizes that differ by at most one, larger ones first.
         Each batch has the requested `aux_batches` (`Batch.aux_batches`), for the same process and micro-batch.
         """
-        order = views.epoch_order(self.seed, epoch, self.positions["train"])
+        order = self._order(epoch)
 
         def shares_of(samples: Tensor) -> Iterator[Share]:
             for micro in samples.tensor_split(grad_accum_steps):
@@ -158,7 +158,7 @@ class DataModule:
             before = [share for samples in of_step[max(start, 1) - 1 : -1] for share in shares_of(samples)]
             streams["previous"] = self._train_batches(epoch, before, number=1)
             if start == 0:
-                order = views.epoch_order(self.seed, epoch - 1, self.positions["train"])
+                order = self._order(epoch - 1)
                 last = order[(count - 1) * batch_size : count * batch_size] if epoch else order[:0]
                 first = self._train_batches(max(epoch - 1, 0), list(shares_of(last)), number=1)
                 streams["previous"] = itertools.chain(first, streams["previous"])
@@ -168,6 +168,13 @@ class DataModule:
                 replace(batch, aux_batches={name: next(more) for name, more in streams.items()})
                 for batch in micro_batches
             ]
+
+    def _order(self, epoch: int) -> Tensor:
+        """Return the positions of an epoch's samples in their order."""
+        positions = self.positions["train"]
+        if self.options.sampling == "balanced":
+            return views.balanced_order(self.seed, epoch, positions, self.labels["train"].cpu()[positions])
+        return views.epoch_order(self.seed, epoch, positions)
 
     def seen_in(self, epoch: int, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Batch]:
         """Yield batches of training positions as they are seen in `epoch`."""
@@ -188,11 +195,12 @@ class DataModule:
     def _train_batches(self, epoch: int, plan: list[Share], number: int = 0) -> Iterator[Batch]:
         """Yield the batches of a plan in view `number`; mixup and CutMix partners are the same in every view."""
         mixes = bool(self.options.mixup or self.options.cutmix)
+        partners = self._order(epoch) if mixes and self.options.sampling == "balanced" else self.positions["train"]
 
         def with_partners(index: Tensor) -> Tensor:
             if not mixes:
                 return index
-            return torch.cat([index, views.mixup_partners(self.seed, epoch, index, self.positions["train"])])
+            return torch.cat([index, views.mixup_partners(self.seed, epoch, index, partners)])
 
         requests = [with_partners(share.index) for share in plan]
         for share, request, images in zip(plan, requests, self.source.views(epoch, requests, number), strict=True):

@@ -38,6 +38,8 @@ class Stream(IntEnum):
     PART_SHARE = 16
     PART_CLASS = 17
     FRACTION = 18
+    BALANCED_CLASS = 19
+    BALANCED_SLOT = 20
 
 
 def view_seed(seed: int, number: int) -> int:
@@ -48,6 +50,24 @@ def view_seed(seed: int, number: int) -> int:
 def epoch_order(seed: int, epoch: int, positions: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
     """Return `positions` in the epoch's random order."""
     return positions[torch.argsort(uniform(seed, epoch, positions, Stream.ORDER), stable=True)]
+
+
+def balanced_order(seed: int, epoch: int, positions: Int[Tensor, " n"], labels: Int[Tensor, " n"]) -> Int[Tensor, " n"]:
+    """Return as many positions, of each class with label in `labels` equally many (up to one), in random order.
+
+    Those of a class come from its random order of the epoch: a part of a large class, all of a small one repeatedly.
+    The view of a sample is the same each time.
+    """
+    shuffled = torch.argsort(uniform(seed, epoch, positions, Stream.ORDER), stable=True)
+    classes = torch.bincount(labels).nonzero().flatten()
+    count, rest = divmod(len(positions), len(classes))
+    more = torch.argsort(uniform(seed, epoch, classes, Stream.BALANCED_CLASS), stable=True)[:rest].tolist()
+    drawn = []
+    for number, label in enumerate(classes):
+        of_class = shuffled[labels[shuffled] == label]
+        drawn.append(of_class[torch.arange(count + (number in more)) % len(of_class)])
+    slots = torch.arange(len(positions))
+    return positions[torch.cat(drawn)[torch.argsort(uniform(seed, epoch, slots, Stream.BALANCED_SLOT), stable=True)]]
 
 
 def crop(

@@ -131,7 +131,7 @@ def evaluate_rules(
         for one in metrics:
             one.update(logits, confidences, labels)
     for one in metrics:
-        sum_over_processes(one.head.sums)
+        one.head.sum_over_processes()
         sum_over_processes(one.left)
     return [one.result(macs) for one in metrics]
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import Batch
-from kdschemes.distributed.collectives import rows_of_all, sum_over_processes
+from kdschemes.distributed.collectives import rows_of_all
 from kdschemes.evaluation.metrics import HeadMetrics
 from kdschemes.storage.predictions import HeadPredictions, Predictions
 
@@ -106,7 +106,7 @@ class _Evaluator:
 
     def result(self) -> Evaluation:
         for head in self.metrics.values():
-            sum_over_processes(head.sums)
+            head.sum_over_processes()
         metrics = {name: head.result() for name, head in self.metrics.items()}
         if not self.keep_predictions:
             return Evaluation(metrics)

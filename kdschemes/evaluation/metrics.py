@@ -1,4 +1,4 @@
-"""Metrics of one head: accuracy, NLL, calibration, agreement with the teacher."""
+"""Metrics of one head: accuracy, also by class, NLL, calibration, agreement with the teacher."""
 
 from __future__ import annotations
 
@@ -7,21 +7,41 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import one_hot
 
+from kdschemes.distributed.collectives import gather_rows, sum_over_processes
+
 ECE_BINS = 15
+
+TOTALS = 7 + 2 * ECE_BINS
+"""Sums that do not depend on the number of classes."""
 
 
 class HeadMetrics:
     """Sums over the samples of a dataset, from which the metrics of one head are computed.
 
-    All sums are in the float64 vector `sums`, so that processes can combine them with `all_reduce(metrics.sums)`.
-    Everything is computed in float64 and log space, regardless of the logits' dtype.
+    All sums are in the float64 vector `sums`, those by class last. Everything is computed in float64 and log space,
+    regardless of the logits' dtype.
 
     Equal logits are ranked by class index, lowest first, as `argmax` does. A sample whose log-probabilities are NaN
     (NaN or +inf among its logits, or only -inf) counts as wrong and makes `nll`, `ece`, and `kl` NaN.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        self.sums = torch.zeros(7 + 2 * ECE_BINS, dtype=torch.float64, device=device)
+        self.sums = torch.zeros(TOTALS, dtype=torch.float64, device=device)
+
+    @property
+    def num_classes(self) -> int:
+        """The number of classes; 0 before the first batch."""
+        return (len(self.sums) - TOTALS) // 3
+
+    def _widen(self, num_classes: int) -> None:
+        """Make room for the sums of so many classes, unless there are samples already."""
+        if not self.num_classes:
+            self.sums = torch.cat([self.sums, self.sums.new_zeros(3 * num_classes)])
+
+    def sum_over_processes(self) -> None:
+        """Add up the samples of all processes, of which some may have none."""
+        self._widen(int(gather_rows(torch.tensor(self.num_classes, device=self.sums.device)).max()))
+        sum_over_processes(self.sums)
 
     @torch.no_grad()
     def update(
@@ -31,6 +51,7 @@ class HeadMetrics:
         teacher_logits: Float[Tensor, "n c"] | None = None,
     ) -> None:
         """Add a batch. Teacher logits must be given for all batches or for none."""
+        self._widen(logits.shape[1])
         logits = logits.double()
         labels = labels.long()[:, None]
         log_p = logits.log_softmax(dim=1)
@@ -58,7 +79,10 @@ class HeadMetrics:
 
         totals = torch.stack([torch.ones_like(nll), top1, top5, nll, with_teacher, agreement, kl]).sum(dim=1)
         by_bin = [(in_bin * value[:, None]).sum(dim=0) for value in (top1, confidence)]
-        self.sums = self.sums + torch.cat([totals, *by_bin])
+        of_class = one_hot(labels.squeeze(1), logits.shape[1]).double()
+        as_class = one_hot(logits.argmax(dim=1), logits.shape[1]).double() * (~log_p.isnan().any(dim=1))[:, None]
+        by_class = [of_class.sum(dim=0), as_class.sum(dim=0), (of_class * top1[:, None]).sum(dim=0)]
+        self.sums = self.sums + torch.cat([totals, *by_bin, *by_class])
 
     def result(self) -> dict[str, float]:
         """Return the metrics of all samples so far.
@@ -67,14 +91,21 @@ class HeadMetrics:
         - `nll`: mean of -log p(label), in nats.
         - `ece`: expected calibration error (Guo et al. 2017), in percent: the sum of n_bin / n * |accuracy - mean
           probability| over 15 equal-width bins of the highest probability, each open below and closed above.
+        - `balanced_accuracy`: mean over the classes that have samples of the percent of their samples that are right.
+        - `macro_f1`: mean over the classes that have samples or predictions of F1 = 2 right / (samples + predictions),
+          in percent.
         - `agreement`: percent of samples whose predicted class is the same as the teacher's (only with a teacher).
         - `kl`: mean of KL(teacher || head) at temperature 1, in nats (only with a teacher).
         """
-        n, top1, top5, nll, with_teacher, agreement, kl, *by_bin = self.sums.tolist()
+        n, top1, top5, nll, with_teacher, agreement, kl, *by_bin = self.sums[:TOTALS].tolist()
         assert n > 0, "no samples"
         assert with_teacher in (0, n), "teacher logits were given for only some of the batches"
         gaps = (abs(correct - sure) for correct, sure in zip(by_bin[:ECE_BINS], by_bin[ECE_BINS:], strict=True))
         metrics = {"top1": 100 * top1 / n, "top5": 100 * top5 / n, "nll": nll / n, "ece": 100 * sum(gaps) / n}
+        samples, predicted, right = self.sums[TOTALS:].view(3, -1)
+        both = samples + predicted
+        metrics["balanced_accuracy"] = 100 * (right[samples > 0] / samples[samples > 0]).mean().item()
+        metrics["macro_f1"] = 100 * (2 * right[both > 0] / both[both > 0]).mean().item()
         if with_teacher:
             metrics |= {"agreement": 100 * agreement / n, "kl": kl / n}
         return metrics

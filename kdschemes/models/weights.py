@@ -109,6 +109,28 @@ def _check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: 
             raise UserError(f"{path} cannot be used: {name} is not finite (NaN or infinity); give other weights")
 
 
+def _prefixes_that_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """Return which prefixes of names hold a whole network, and how to save it; "" if none does."""
+    first = next(iter(wanted))
+    candidates = [name.removesuffix(first) for name in state if name.endswith(f".{first}")]
+    counters = ".num_batches_tracked"
+    fits = [
+        prefix
+        for prefix in candidates
+        if all(
+            f"{prefix}{name}" in state and state[f"{prefix}{name}"].shape == tensor.shape
+            for name, tensor in wanted.items()
+            if not name.endswith(counters)
+        )
+    ]
+    if not fits:
+        return ""
+    what = " or ".join(f"'{prefix}'" for prefix in fits)
+    prefix = fits[0]
+    cut = f"{{k.removeprefix('{prefix}'): v for k, v in state.items() if k.startswith('{prefix}')}}"
+    return f"its {len(wanted)} names are there with the prefix {what}: save them without it, as {cut}"
+
+
 def save_weights(
     network: StagedNetwork,
     folder: str | Path,
@@ -171,5 +193,7 @@ def _read(path: Path, wanted: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     if not file.is_file():
         raise no_weights(file)
     state, notes = read_state(file)
-    state, more = unwrapped(state, wanted)
-    return state, notes + more
+    plain, more = unwrapped(state, wanted)
+    if not plain.keys() & wanted.keys() and (hint := _prefixes_that_fit(state, wanted)):
+        raise UserError(f"{file} has other names than the network: {printable(hint)}")
+    return plain, notes + more

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from kdschemes.config import Config
+import torch
+
+from kdschemes.config import Config, Train
+from kdschemes.core.cross_entropy import balanced_weights
 from kdschemes.core.distillation import Distillation
-from kdschemes.core.terms import Transfer
+from kdschemes.core.terms import Supervise, Transfer
 from kdschemes.core.types import DataSpec
+from kdschemes.errors import UserError
 from kdschemes.schemes.base import Builder, Builders
 from kdschemes.schemes.custom import TOPOLOGY
 from kdschemes.schemes.networks import with_average
@@ -29,8 +33,40 @@ def build_scheme(config: Config, data_spec: DataSpec) -> Distillation:
     """
     with seeded(config.seed, "init", "projections"):
         scheme = BUILDERS[type(config.scheme)](config, data_spec)
+    _set_cross_entropy(scheme, config.train, data_spec)
     if not config.train.gather_batch:
         for term in scheme.terms:
             if isinstance(term, Transfer):
                 term.disable_gather()
     return with_average(scheme, config.train.ema) if config.train.ema is not None else scheme
+
+
+def _set_cross_entropy(scheme: Distillation, train: Train, data_spec: DataSpec) -> None:
+    """Smooth the labels of all cross-entropy terms, and weight their classes, as `train` says.
+
+    Raises:
+        UserError: there is no such term, it smooths labels already, or weights do not fit the classes.
+    """
+    asked = {key: value for key in ("label_smoothing", "class_weights") if (value := getattr(train, key))}
+    if not asked:
+        return
+    terms = [term for term in scheme.terms if isinstance(term, Supervise)]
+    if not terms:
+        raise UserError(f"train.{next(iter(asked))} has no effect: this method has no cross-entropy term of its own")
+    weights = None
+    if train.class_weights == "balanced":
+        assert data_spec.train_labels is not None, "balanced class weights need the training samples"
+        labels = data_spec.train_labels.cpu()
+        weights = balanced_weights(labels[labels >= 0], data_spec.num_classes)
+    elif isinstance(train.class_weights, list):
+        weights = torch.tensor(train.class_weights)
+        if len(weights) != data_spec.num_classes or not weights.any():
+            raise UserError(
+                f"train.class_weights has {len(weights)} values for {data_spec.num_classes} classes: give one per "
+                "class, not all 0"
+            )
+    for term in terms:
+        if train.label_smoothing and term.label_smoothing:
+            raise UserError("train.label_smoothing and scheme.label_smoothing both smooth the labels: set one of them")
+        term.label_smoothing = train.label_smoothing or term.label_smoothing
+        term.class_weights = weights

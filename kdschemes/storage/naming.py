@@ -41,8 +41,8 @@ def run_name(config: Config) -> str:
 def config_hash(config: Config) -> str:
     """Return 8 hexadecimal digits that identify what is computed on the data.
 
-    The keys in `NOT_HASHED`, those in `HASHED_IF_SET` that are null, those of a teacher's training if its weights are
-    given, and groups that the scheme does not use are excluded. Given weights count by their content.
+    The keys in `NOT_HASHED`, those in `HASHED_IF_SET` that are not set, those of a teacher's training if its weights
+    are given, and groups that the scheme does not use are excluded. Given weights count by their content.
 
     Raises:
         UserError: given weights are missing.
@@ -51,8 +51,10 @@ def config_hash(config: Config) -> str:
     for name in (*NOT_HASHED, *HASHED_IF_SET):
         group, _, key = name.rpartition(".")
         keys = tree.get(group, {}) if group else tree
-        if name in NOT_HASHED or keys.get(key) is None:
+        if name in NOT_HASHED or keys.get(key) == HASHED_IF_SET[name]:
             keys.pop(key, None)
+    if "resume_from" in tree:
+        tree["resume_from"] = Path(tree["resume_from"]).name
     if "teacher" in tree and (config.teacher.checkpoint is not None or config.teacher.pretrained):
         for key in TEACHER_TRAINING:
             del tree["teacher"][key]

@@ -26,7 +26,7 @@ from kdschemes.models import StagedNetwork
 FORMAT = 1
 """Version of the files, chunks, and views; caches of another version are not read."""
 
-NOT_OF_VIEWS = ("name", "root", "num_workers", "classes", "val_fraction", "split_seed", *SUBSET)
+NOT_OF_VIEWS = ("name", "root", "num_workers", "classes", "val_fraction", "split_seed", "sampling", *SUBSET)
 """Dataset options that no view depends on, given the images and the training positions."""
 
 ROWS_AT_ONCE, FILES_AT_ONCE = 4096, 1024

@@ -32,6 +32,12 @@ def train_row(
     return row | {f"weight/{name}": weight for name, weight in weights.items()}
 
 
+def continued_row(step: int, epoch: int, run: str, changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
+    """Return the first line of `metrics.jsonl` of a run that goes on from another: after which epoch, what changes."""
+    changes = {key: list(both) for key, both in changed.items()}
+    return {"kind": "continued", "step": step, "epoch": epoch, "run": run, "changed": changes}
+
+
 class MetricsLog:
     """A file of JSON objects, one per line, each line flushed as it is written.
 

@@ -19,6 +19,17 @@ from kdschemes.storage.results import reported, worse_teacher
 WIDTH = 160
 """Width of a printed table without a terminal."""
 
+MEASURES = (
+    ("balanced %", "balanced_accuracy", 2),
+    ("macro F1 %", "macro_f1", 2),
+    ("NLL", "nll", 4),
+    ("ECE %", "ece", 2),
+)
+"""Rows of the tables, besides accuracy, whose split is named: title, metric, digits."""
+
+OPTIONAL = ("balanced_accuracy", "macro_f1", "agreement", "kl")
+"""Metrics that not all results have: those of a teacher, and those that older results lack."""
+
 
 def results_table(
     results: Mapping[str, Any], baselines: Sequence[Mapping[str, Any]] = (), missing: Sequence[str] = ()
@@ -28,14 +39,20 @@ def results_table(
     The reported heads of `baselines`, other results, get rows of their own; `missing` are the commands that train those
     that do not exist yet. A teacher that is worse than its student is warned of.
 
-    Each has one row per head, the reported head first. NLL, ECE, agreement and KL are those of the test set, or of the
-    validation split if no test set was evaluated, as the column titles say. A network with exits gets a third table:
+    Each has one column per head, the reported head first, then the teacher, and as many columns side by side as fit; if
+    the last epoch is the best one, there is one table for both. NLL, ECE, agreement and KL are those of the test set,
+    or of the validation split if no test set was evaluated, as the rows say. A network with exits gets a third table:
     cost and accuracy of early exit.
     """
     primary_head = results["primary_head"]
-    names = sorted(results["heads"], key=lambda name: name != primary_head)
+    teacher = results.get("teacher")
+    names = sorted(results["heads"], key=lambda name: (name == teacher, name != primary_head))
     parts = [_headline(results)]
-    for when, title in (("last", "Last epoch"), ("best", "Best epoch on the validation split")):
+    tables = [("last", "Last epoch"), ("best", "Best epoch on the validation split")]
+    last, best = (results["heads"][primary_head].get(when) for when, _ in tables)
+    if last and best and last["epoch"] == best["epoch"]:
+        tables = [("last", "Last epoch, which is the best on the validation split too")]
+    for when, title in tables:
         found = {name: results["heads"][name][when] for name in names if results["heads"][name].get(when)}
         if (results.get("mean_over_peers") or {}).get(when):
             found["mean over peers"] = results["mean_over_peers"][when]
@@ -44,8 +61,9 @@ def results_table(
             for other in baselines:
                 name, head = f"baseline: {other['method']}", other["primary_head"]
                 if other["heads"][head].get(when):
-                    found[name], costs[name] = other["heads"][head][when], other.get("cost", {}).get(head, {})
-            parts.append(f"{title}\n{_accuracy(found, costs, primary_head)}")
+                    costs[name] = other.get("cost", {}).get(head, {}) | {"latency_ms": None}  # of another time
+                    found[name] = other["heads"][head][when]
+            parts.append(f"{title}\n{_accuracy(found, costs, primary_head, teacher)}")
     if results.get("early_exit"):
         parts.append(f"Early exit on the test set, last epoch\n{_early_exit(results['early_exit'])}")
     if warning := _weak_teacher(results, baselines):
@@ -86,6 +104,10 @@ def _early_exit(found: Mapping[str, Any]) -> str:
 def _headline(results: Mapping[str, Any]) -> str:
     words = [str(results[key]) for key in ("scheme", "method", "data") if key in results]
     words += [f"{key} {results[key]}" for key in ("seed", "epochs", "processes") if key in results]
+    if "epochs_planned" in results:
+        words.append(f"stopped early (of {results['epochs_planned']} epochs)")
+    if "resumed_from" in results:
+        words.append(f"resumed from {results['resumed_from']}")
     if "wall_seconds" in results:
         words.append(f"{results['wall_seconds']:.0f} s")
     if "images_per_second" in results:
@@ -93,20 +115,40 @@ def _headline(results: Mapping[str, Any]) -> str:
     return f"{results['run']}\n{', '.join(words)}"
 
 
-def _accuracy(found: Mapping[str, Any], cost: Mapping[str, Any], primary_head: str) -> str:
+def _accuracy(found: Mapping[str, Any], cost: Mapping[str, Any], primary_head: str, teacher: str | None = None) -> str:
+    """Return a table with a column per head, or several below each other."""
     split = "test" if any(entry.get("test") for entry in found.values()) else "val"
-    columns = [(f"{one} top-{k} %", one, f"top{k}", 2) for one in ("val", "test") for k in (1, 5)]
-    columns += [(f"{split} NLL", split, "nll", 4), (f"{split} ECE %", split, "ece", 2)]
-    if any("agreement" in (entry.get(split) or {}) for entry in found.values()):
-        columns += [("agreement %", split, "agreement", 2), ("KL(teacher)", split, "kl", 4)]
-    titles = ["head", "epoch", *(title for title, *_ in columns), "params", "MACs"]
-    rows = []
+    lines = [(f"{one} top-{k} %", one, f"top{k}", 2) for one in ("val", "test") for k in (1, 5)]
+    lines += [(f"{split} {title}", split, key, digits) for title, key, digits in MEASURES]
+    lines += [("agreement %", split, "agreement", 2), ("KL(teacher)", split, "kl", 4)]
+    measured = {(one, key) for entry in found.values() for one in ("val", "test") for key in entry.get(one) or {}}
+    shown = [line for line in lines if line[2] not in OPTIONAL or line[1:3] in measured]
+    columns = {}
     for name, entry in found.items():
-        cells = [f"{name} (reported)" if name == primary_head else name, str(entry["epoch"])]
-        cells += [_number((entry.get(one) or {}).get(key), digits) for _, one, key, digits in columns]
-        cells += [_count(cost.get(name, {}).get(key)) for key in ("parameters", "macs")]
-        rows.append(cells)
-    return text_table(titles, rows, left=("head",))
+        column = {"epoch": "-" if name == teacher else str(entry["epoch"])}
+        column |= {title: _number((entry.get(one) or {}).get(key), digits) for title, one, key, digits in shown}
+        of_head = cost.get(name, {})
+        column |= {title: _count(of_head.get(key)) for title, key in (("params", "parameters"), ("MACs", "macs"))}
+        columns[f"{name} (reported)" if name == primary_head else name] = column | {
+            "latency ms": _number(of_head.get("latency_ms"), 2)
+        }
+    titles = list(next(iter(columns.values())))
+    sizes = [max(len(head), *map(len, column.values())) + len(" | ") for head, column in columns.items()]
+    room = _width(WIDTH) - max(map(len, titles)) - len("|  |")
+    blocks: list[list[str]] = [[]]
+    used = 0
+    for head, size in zip(columns, sizes, strict=True):
+        if blocks[-1] and used + size > room:
+            blocks.append([])
+            used = 0
+        blocks[-1].append(head)
+        used += size
+    return "\n\n".join(
+        text_table(
+            ["head", *block], [[title, *(columns[head][title] for head in block)] for title in titles], left=("head",)
+        )
+        for block in blocks
+    )
 
 
 def _number(value: float | str | None, digits: int) -> str:
@@ -131,10 +173,13 @@ def text_table(
     """
     table = Table(box=box.MARKDOWN)
     for title in titles:
-        table.add_column(title, justify="left" if title in left else "right", overflow="fold")
+        table.add_column(Text(printable(title)), justify="left" if title in left else "right", overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else width
     text = StringIO()
-    Console(file=text, width=width, force_terminal=False, color_system=None).print(table)
+    Console(file=text, width=_width(width), force_terminal=False, color_system=None).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines() if line.strip())
+
+
+def _width(without_terminal: int) -> int:
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else without_terminal

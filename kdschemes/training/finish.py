@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -63,7 +64,7 @@ def finish(pack: Pack, runs: Sequence[Run]) -> None:
 def _is_evaluated(run: Run, which: str) -> bool:
     """Return whether `which` needs its own evaluation: there may be no best epoch, or it may be the last one."""
     best = run.state.best
-    return which == "last" or (best is not None and best["epoch"] < run.config.train.epochs)
+    return which == "last" or (best is not None and best["epoch"] < run.epochs_trained)
 
 
 def _load_weights(run: Run, final: Final, which: str) -> None:
@@ -78,7 +79,7 @@ def _record(run: Run, final: Final, which: str, found: Mapping[str, Evaluation])
     """Record the metrics of the last or the best epoch on each split, and export its networks."""
     state, config, scheme = run.state, run.config, run.scheme
     heads = [*scheme.heads, *([scheme.teacher] if scheme.teacher is not None else [])]
-    epoch = config.train.epochs if which == "last" else state.best["epoch"] if state.best else None
+    epoch = run.epochs_trained if which == "last" else state.best["epoch"] if state.best else None
     for head in heads:
         final.heads.setdefault(head, {})[which] = None
     if epoch is None:
@@ -104,6 +105,7 @@ def _write_results(run: Run, final: Final, check: Callable[[], None]) -> None:
     """Write the run's remaining files, `results.json` last, and close it; `check` is called before each batch."""
     state, config, scheme = run.state, run.config, run.scheme
     scheme.load_state_dict(final.weights)
+    run.console.doing("measuring latency")
     with unsharded(scheme), run.accelerator.autocast():
         early_exit = evaluate_early_exit(scheme, run.data, config.train.eval_batch_size, check)
         latencies = head_latencies(scheme, run.data, check) if not split_keys(config) else {}
@@ -114,7 +116,7 @@ def _write_results(run: Run, final: Final, check: Callable[[], None]) -> None:
         "data": config.data.name,
         "data_digest": run.data.digest,
         "seed": config.seed,
-        "epochs": config.train.epochs,
+        "epochs": run.epochs_trained,
         "primary_head": scheme.heads[0],
         "teacher": scheme.teacher,
         "teacher_checkpoint": run.teacher_checkpoint,
@@ -136,6 +138,10 @@ def _write_results(run: Run, final: Final, check: Callable[[], None]) -> None:
     }
     if early_exit is not None:
         run.results["early_exit"] = summary(early_exit)
+    if run.stopped_early:
+        run.results["epochs_planned"] = config.train.epochs
+    if config.resume_from is not None:
+        run.results["resumed_from"] = Path(config.resume_from).name
     if run.log is not None:
         run.log.sync()
         write_predictions(run.folder, predictions_of(final.last))

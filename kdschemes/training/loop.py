@@ -40,7 +40,7 @@ def train_runs(
         if pack.active:
             total, done = sum(run.total_steps for run in pack.active), sum(run.state.step for run in pack.active)
             title = pack.first.folder.name if pack.size == 1 else f"{pack.size} runs together"
-            console.start(total, done, title=title)
+            console.start(total, done, title=title, epochs=max(run.config.train.epochs for run in pack.active))
         end_interrupted_epochs(pack)
         finish(pack, [run for run in pack.active if run.at_end])
         while pack.active:
@@ -102,7 +102,10 @@ def train_epoch(pack: Pack, epoch: int, start: int) -> list[Run]:
                     run.save()
         step += 1
         pack.show_progress()
-    return [run for run in pack.still_active(trained) if run.state.step == end]
+    ended = [run for run in pack.still_active(trained) if run.state.step == end]
+    for run in ended:
+        run.end_epoch()
+    return ended
 
 
 def train_step(run: Run, micro_batches: Sequence[Batch]) -> None:

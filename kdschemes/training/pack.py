@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
+from kdschemes.core.types import Batch
 from kdschemes.distributed.collectives import broadcast_from_main
 from kdschemes.errors import TrainingStopped, UserError
 from kdschemes.evaluation.evaluate import Evaluation, evaluate_together
@@ -76,9 +77,18 @@ class Pack:
         if not runs:
             return []
         first, schemes = runs[0], [run.scheme for run in runs]
-        batches = first.batches(split, self.check_stop, at_most)
+        total = min(first.data.sizes[split], at_most or first.data.sizes[split])
+        batches = self._watched(first.batches(split, self.check_stop, at_most), split, total)
         with first.accelerator.autocast():
             return evaluate_together(schemes, batches, first.device, heads, keep_predictions=keep_predictions)
+
+    def _watched(self, batches: Iterable[Batch], split: str, total: int) -> Iterator[Batch]:
+        """Yield a process's batches of a split, and show how many of all `total` images were evaluated."""
+        name, seen = {"val": "validation", "train": "training"}.get(split, split), 0
+        for batch in batches:
+            self.console.doing(f"evaluating {name} images: {min(seen, total):,} of {total:,}")
+            yield batch
+            seen += len(batch) * self.first.accelerator.num_processes
 
     def check_stop(self, *, folders: bool = False) -> None:
         """Save all runs and exit if any process was asked to; with `folders`, drop runs whose folder was taken over.

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
+from torch import Tensor
 
 from kdschemes.config import Config
 from kdschemes.config.checks import split_keys
 from kdschemes.core.averages import PredictionBank
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.placement import frozen_nodes
-from kdschemes.core.types import Batch
+from kdschemes.core.types import Batch, Progress
 from kdschemes.data import DataModule
 from kdschemes.data.batches import checked, evenly
 from kdschemes.distributed.collectives import enter_on_main, main_process_first, on_main_process, sum_over_processes
@@ -38,9 +39,10 @@ from kdschemes.storage.checkpoint import (
 from kdschemes.storage.results import read_results, write_json
 from kdschemes.teacher_cache import announce, caches_of
 from kdschemes.tracking.console import Reporter
-from kdschemes.tracking.metrics_log import eval_row, train_row
+from kdschemes.tracking.metrics_log import continued_row, eval_row, train_row
 from kdschemes.tracking.run_log import RunLog
 from kdschemes.training.checks import first_not_finite, large_share, remedies
+from kdschemes.training.continuation import Parent
 from kdschemes.training.optim import momentum_schedule, rate_schedule
 from kdschemes.training.prepare import prepare
 from kdschemes.training.run_folder import INTERRUPTED, RunFolder, claim_folder, remove_leftovers
@@ -59,6 +61,7 @@ class Run:
     folder: Path
     console: Reporter
     teacher_checkpoint: str | list[str] | None = None
+    parent: Parent | None = None
     ran: bool = True
     pack_size: int = 1
     learning_rate: float = 0.0
@@ -76,6 +79,7 @@ class Run:
         self.total_steps = self.steps_per_epoch * train.epochs
         self.term_names = [str(term.name) for term in self.scheme.terms]
         self.state = State(len(self.term_names) + 1, self.device)
+        self.stopped_early = False
         self._lease: RunFolder | None = None
         self._leases = contextlib.ExitStack()
 
@@ -129,10 +133,34 @@ class Run:
             load_checkpoint(path, self.scheme, self.optimizer, self.accelerator, self._restore)
             self.saved_step, self.saved_best = state.step, state.best
             self.console.line(f"resuming from step {state.step} of {self.total_steps}: {self.folder}")
+        elif self.parent is not None:
+            self._continue(self.parent)
+        on_epoch = self.state.step == self.epochs_trained * self.steps_per_epoch and not self.state.validation_due
+        self.stopped_early = on_epoch and self._stops_after(self.epochs_trained)
         if self.main:
             self._remove_leftovers()
             head, offset = self.scheme.heads[0], state.metrics_offset
-            self.log = RunLog(self.config, self.folder, offset=offset, primary_head=head, resume_step=state.step)
+            done = self.saved_step or 0
+            self.log = RunLog(self.config, self.folder, offset=offset, primary_head=head, resume_step=done)
+            if self.saved_step is None and self.parent is not None:
+                parent = self.parent
+                self.log.write(continued_row(state.step, parent.epochs, parent.folder.name, parent.changed))
+
+    def _continue(self, parent: Parent) -> None:
+        """Load the last checkpoint of the run to go on from; the best epoch is chosen among the new ones."""
+        state, spe = self.state, self.steps_per_epoch
+        options = [{key: value for key, value in group.items() if key != "params"} for group in self._option_groups()]
+        load_checkpoint(parent.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, self._restore)
+        for group, own in zip(self._option_groups(), options, strict=True):
+            group.update(own)
+        state.metrics_offset, state.metrics_sha256, state.best, state.previous_best = 0, "", None, None
+        before = rate_schedule(parent.config.optim)(Progress(state.step - 1, spe * parent.config.train.epochs, spe))
+        after = self.lr_schedule(Progress(state.step, self.total_steps, spe))
+        self.console.line(f"the learning rate was {before:.3g} at its last step and is {after:.3g} at the next")
+
+    def _option_groups(self) -> list[dict[str, Any]]:
+        groups: list[dict[str, Any]] = self.optimizer.param_groups
+        return groups
 
     def _restore(self, saved: Checkpoint) -> None:
         if saved["data"] != self.data.digest:
@@ -141,7 +169,22 @@ class Run:
 
     @property
     def at_end(self) -> bool:
-        return self.state.step == self.total_steps
+        return self.state.step == self.total_steps or self.stopped_early
+
+    @property
+    def epochs_trained(self) -> int:
+        """The number of epochs whose steps are all taken."""
+        return self.state.step // self.steps_per_epoch
+
+    def _stops_after(self, epoch: int) -> bool:
+        """Return whether the run ends after `epoch` epochs, whose evaluation was no better, nor were those before.
+
+        It follows from the best epoch alone, so that a resumed run ends at the same epoch.
+        """
+        patience, best, every = self.config.train.patience, self.state.best, self.config.train.eval_every_epochs
+        if patience is None or best is None or epoch == self.config.train.epochs:
+            return False
+        return epoch // every - best["epoch"] // every >= patience
 
     @property
     def lost_folder(self) -> bool:
@@ -199,9 +242,7 @@ class Run:
 
     def _log_window(self) -> None:
         state = self.state
-        means = sum_over_processes(state.window_sums.clone()) / (self.accelerator.num_processes * state.window_steps)
-        total, *terms = means.tolist()
-        losses = {"total": total} | dict(zip(self.term_names, terms, strict=True))
+        losses = self._mean_losses(state.window_sums, state.window_steps)
         epoch = state.step / self.steps_per_epoch
         row = train_row(state.step, epoch, self.learning_rate, losses, self.term_weights)
         self.write(row)
@@ -210,8 +251,18 @@ class Run:
         if self.log is not None:
             self.log.write_timing(state.step, state.seconds, state.images)
         if self.pack_size == 1:
-            self.console.losses(row)
+            self.console.losses(losses)
         state.start_window()
+
+    def end_epoch(self) -> None:
+        """Show the mean losses of the epoch that ended (since the last resume); all processes must call this."""
+        if self.pack_size == 1:
+            self.console.losses(self._mean_losses(*self.state.end_epoch()))
+
+    def _mean_losses(self, sums: Tensor, steps: int) -> dict[str, float]:
+        """Return the mean losses of all processes over so many steps: the total, then each term."""
+        means = sum_over_processes(sums.clone()) / (self.accelerator.num_processes * steps)
+        return dict(zip(("total", *self.term_names), means.tolist(), strict=True))
 
     def record_validation(self, epoch: int, metrics: dict[str, dict[str, float]]) -> None:
         """Log the heads' validation metrics; keep the weights of the primary head's best epoch.
@@ -231,6 +282,14 @@ class Run:
             digest = on_main_process(lambda: save_state(self.folder / file, weights))
             self.state.best = {"epoch": epoch, "top1": top1, "nll": nll, "file": file, "sha256": digest}
         self.state.validation_due = False
+        self.stopped_early = self._stops_after(epoch)
+        if self.stopped_early and (best := self.state.best) is not None:
+            who = "training" if self.pack_size == 1 else self.folder.name
+            train = self.config.train
+            self.console.line(
+                f"{who} stops after epoch {epoch} of {train.epochs}: {train.patience} evaluations without a better "
+                f"validation top-1 than {best['top1']:.2f} % (epoch {best['epoch']})"
+            )
 
     def save(self) -> None:
         """Write a checkpoint.

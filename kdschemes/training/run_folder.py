@@ -10,7 +10,7 @@ from typing import Any
 from kdschemes import checksums
 from kdschemes.config import Config
 from kdschemes.config.data import ImageFolder
-from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, read_config, to_tree
+from kdschemes.config.naming import HASHED_IF_SET, NOT_HASHED, dump_yaml, flatten, read_config, to_tree
 from kdschemes.config.parse import read_json
 from kdschemes.errors import UserError
 from kdschemes.printable import printable
@@ -21,7 +21,7 @@ from kdschemes.training.signals import StopSignal
 
 INTERRUPTED = "interrupted"
 
-GIVEN_WEIGHTS = ("model.checkpoint", "teacher.checkpoint")
+GIVEN_WEIGHTS = ("model.checkpoint", "teacher.checkpoint", "resume_from")
 
 IMAGES = "images.json"
 """Describes the image folder that a run is trained on: its root, its classes, and their digests."""
@@ -151,6 +151,8 @@ def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str,
     if not (folder / "config.yaml").exists():
         return
     ours, theirs = flatten(tree), flatten(read_config(folder))
+    unset = {key: value for key, value in HASHED_IF_SET.items() if key in ours}  # newer than that run, perhaps
+    theirs = unset | theirs
     different = [
         key
         for key in sorted(ours.keys() | theirs.keys())

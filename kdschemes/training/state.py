@@ -24,7 +24,8 @@ class State:
     A window is the steps since the last log line; its sums have one column for the total and one per term. `first_bad`
     is the first step at which each of them was not finite. `metrics_offset` and `metrics_sha256` are the length and the
     checksum of metrics.jsonl as of the last checkpoint, `previous_best` is the best epoch as of the one before it.
-    `validation_due`: the epoch's steps are taken, but its validation has not ended.
+    `validation_due`: the epoch's steps are taken, but its validation has not ended. The sums of the epoch, which are
+    only shown, are not checkpointed.
     """
 
     def __init__(self, columns: int, device: torch.device) -> None:
@@ -35,6 +36,7 @@ class State:
         self.best: Best | None = None
         self.previous_best: Best | None = None
         self.window_sums = torch.zeros(columns, dtype=torch.float64, device=device)
+        self.epoch_sums, self.epoch_steps = torch.zeros_like(self.window_sums), 0
         self.first_bad = torch.full((columns,), NEVER, dtype=torch.int64, device=device)
 
     def advance(self, losses: Tensor, images: int) -> None:
@@ -43,12 +45,20 @@ class State:
         self.images += images
         self.window_sums += losses
         self.window_steps += 1
+        self.epoch_sums += losses
+        self.epoch_steps += 1
         bad = torch.full_like(self.first_bad, self.step)
         self.first_bad = torch.where(torch.isfinite(losses), self.first_bad, self.first_bad.minimum(bad))
 
     def start_window(self) -> None:
         self.window_sums.zero_()
         self.window_steps = 0
+
+    def end_epoch(self) -> tuple[Tensor, int]:
+        """Return the sums of the losses over the epoch and their number of steps, and start the next epoch's."""
+        ended = self.epoch_sums, self.epoch_steps
+        self.epoch_sums, self.epoch_steps = torch.zeros_like(self.epoch_sums), 0
+        return ended
 
     def saved(self) -> dict[str, Any]:
         """Return the state to checkpoint. All processes must call this: their windows are gathered."""

@@ -24,6 +24,7 @@ from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError
 from kdschemes.schemes import build_scheme
 from kdschemes.schemes.networks import adapted_inputs, unknown_inputs
+from kdschemes.storage.checkpoint import CHECKPOINT
 from kdschemes.storage.naming import run_name
 from kdschemes.storage.results import read_results
 from kdschemes.teacher_cache import attach_caches
@@ -31,6 +32,7 @@ from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.trackers import report_finished
 from kdschemes.tracking.wandb_run import apart_from_sweep
 from kdschemes.training.checks import check_placement
+from kdschemes.training.continuation import parent_of, shorter_run
 from kdschemes.training.loop import train_runs
 from kdschemes.training.packing import is_packable, pack_key, share_teachers
 from kdschemes.training.precision import choose_precision
@@ -163,6 +165,13 @@ class Trainer:
     def _prepare(self, config: Config, folder: Path, opened: dict[str, DataModule]) -> Run:
         """Open the data, train the run's prerequisites, and build its scheme."""
         train, accelerator = config.train, self.accelerator
+        parent = None
+        if not on_main_process(lambda: (folder / CHECKPOINT).exists()):
+            parent = main_process_first(lambda: parent_of(config))
+            if parent is not None:
+                self.console.line(parent.line)
+            elif not self.wait and (shorter := on_main_process(lambda: shorter_run(config, folder))):
+                self.console.line(f"a shorter run is finished; resume_from={shorter} would go on from it")
 
         def open_once() -> DataModule:
             key = repr((config.data, config.seed, train.channels_last))
@@ -173,6 +182,8 @@ class Trainer:
             return opened[key]
 
         data = main_process_first(open_once)
+        if train.patience is not None and not data.sizes["val"]:
+            raise UserError("train.patience needs a validation split: set data.val_fraction above 0, or remove it")
         for note in data.notes:
             self.console.once(note)
         world = accelerator.num_processes
@@ -186,7 +197,12 @@ class Trainer:
             self.console.line(line)
         attach_caches(resolved, scheme, data, self._watch)
         checkpoint = resolved.teacher.checkpoint
-        return Run(config, accelerator, data, scheme, folder, console=self.console, teacher_checkpoint=checkpoint)
+        return Run(
+            *(config, accelerator, data, scheme, folder),
+            console=self.console,
+            teacher_checkpoint=checkpoint,
+            parent=parent,
+        )
 
     def _watch(self, progress: str) -> None:
         """Report the progress of a long preparation, unless a signal asks to stop."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.core.cross_entropy import cross_entropy
+from kdschemes.core.cross_entropy import balanced_weights, cross_entropy
 from tests.losses import formulas
 from tests.losses.cases import Inputs, Parameters, Reference
 from tests.losses.inputs import gradient, logits
@@ -69,3 +69,29 @@ def test_autocast_changes_nothing() -> None:
         inside = cross_entropy(z, labels)
     assert inside.dtype == torch.float32
     assert inside.item() == plain.item()
+
+
+def test_class_weights_multiply_the_loss_of_their_labels() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(7, 4, dtype=torch.float64, generator=generator)
+    labels, partners = torch.randint(4, (2, 7), generator=generator)
+    weights, mix = torch.tensor([0.0, 0.5, 1.0, 3.0]), torch.rand(7, dtype=torch.float64, generator=generator)
+    found = cross_entropy(
+        logits, labels, label_smoothing=0.2, partner_labels=partners, mix=mix, class_weights=weights
+    ).item()
+    total = 0.0
+    for n in range(7):
+        log_p = logits[n].log_softmax(0)
+        for label, share in ((labels[n], mix[n]), (partners[n], 1 - mix[n])):
+            target = torch.full((4,), 0.05, dtype=torch.float64)
+            target[label] += 0.8
+            total -= float(share * weights[label] * (target * log_p).sum())
+    assert found == pytest.approx(total / 7, rel=1e-12)
+    assert cross_entropy(logits, labels, class_weights=torch.ones(4)) == cross_entropy(logits, labels)
+
+
+def test_balanced_weights_have_the_mean_1_and_give_each_class_the_same_sum() -> None:
+    labels = torch.tensor([0] * 6 + [1] * 3 + [3])
+    weights = balanced_weights(labels, 5)
+    assert weights.tolist() == pytest.approx([10 / 18, 10 / 9, 0, 10 / 3, 0])
+    assert weights[labels].mean().item() == pytest.approx(1)

@@ -11,6 +11,7 @@ from torchvision.transforms import v2
 
 from kdschemes.data.views import (
     Stream,
+    balanced_order,
     crop,
     cutmix,
     cutout,
@@ -114,6 +115,24 @@ def test_epoch_order_is_a_fresh_permutation_each_epoch_and_seed() -> None:
     for left, right in ((0, 1), (0, 2), (1, 2)):
         assert (orders[left] == orders[right]).double().mean() < 0.02
     assert torch.equal(epoch_order(0, 1, positions), orders[1])
+
+
+def test_balanced_order_has_each_class_equally_often_and_large_classes_in_part() -> None:
+    labels = torch.tensor([0] * 50 + [1] * 12 + [4] * 3)
+    positions = torch.arange(65) * 2 + 1
+    orders = [balanced_order(seed, epoch, positions, labels) for seed, epoch in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    assert torch.equal(orders[0], orders[1])
+    assert not any(torch.equal(orders[0], other) for other in orders[2:])
+    for order in orders:
+        assert len(order) == 65
+        drawn = torch.bincount(labels[(order - 1) // 2])[[0, 1, 4]].tolist()
+        assert sorted(drawn) == [21, 22, 22]
+        times = torch.bincount((order - 1) // 2, minlength=65)
+        assert times[:50].max() == 1
+        for of_class in (times[50:62], times[62:]):
+            assert of_class.max() - of_class.min() <= 1
+    halves = [torch.bincount(labels[(half - 1) // 2])[[0, 1, 4]] for half in orders[0].split(33)]
+    assert all(half.min() >= 5 for half in halves)  # the order is random
 
 
 def reference_view(image: np.ndarray, padding: int, row: int, column: int, flip: bool) -> np.ndarray:

@@ -44,8 +44,14 @@ def expected(logits: oracles.Array, labels: list[int], teacher: oracles.Array | 
             sums["agreement"] += 100 * (ranked[0] == int(teacher[k].argmax())) / n
             sums["kl"] += float((np.exp(log_t) * (log_t - log_p)).sum()) / n
     ece = sum(abs(sum(hit for hit, _ in bin_) - sum(sure for _, sure in bin_)) for bin_ in bins if bin_)
+    predicted, recalls, f1 = logits.argmax(axis=1).tolist(), [], []
+    for c in sorted({*labels, *predicted}):
+        right = sum(p == label == c for p, label in zip(predicted, labels, strict=True))
+        recalls += [right / labels.count(c)] if c in labels else []
+        f1.append(2 * right / (labels.count(c) + predicted.count(c)))
+    by_class = {"balanced_accuracy": 100 * float(np.mean(recalls)), "macro_f1": 100 * float(np.mean(f1))}
     kept = ("top1", "top5", "nll") + (("agreement", "kl") if teacher is not None else ())
-    return {key: sums[key] for key in kept} | {"ece": 100 * float(ece) / n}
+    return {key: sums[key] for key in kept} | {"ece": 100 * float(ece) / n} | by_class
 
 
 OF_EACH_KIND = ("supervised-ce", "offline-kd", "offline-takd", "online-dml", "online-one", "self-byot", "self-pskd")

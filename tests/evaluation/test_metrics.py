@@ -32,6 +32,12 @@ def reference(logits, labels, teacher=None, bins=15):
             kl += sum(q[c] * (np.log(q[c]) - np.log(p[c])) for c in range(classes))
     ece = sum(len(m) / n * abs(np.mean([a for a, _ in m]) - np.mean([c for _, c in m])) for m in members if m)
     result = {"top1": 100 * top1 / n, "top5": 100 * top5 / n, "nll": nll / n, "ece": 100 * ece}
+    predicted, recalls, f1 = z.argmax(axis=1), [], []
+    for c in sorted({*y.tolist(), *predicted.tolist()}):
+        right = int(((y == c) & (predicted == c)).sum())
+        f1.append(2 * right / int((y == c).sum() + (predicted == c).sum()))
+        recalls += [right / int((y == c).sum())] if c in y else []
+    result |= {"balanced_accuracy": 100 * np.mean(recalls), "macro_f1": 100 * np.mean(f1)}
     if teacher is not None:
         result |= {"agreement": 100 * agreement / n, "kl": kl / n}
     return result
@@ -67,10 +73,10 @@ def test_equals_explicit_loops(dtype, classes, with_teacher):
 def test_batches_and_processes_add_up():
     logits, labels, teacher = sample()
     whole = measure(logits, labels, teacher)
-    ranks = [HeadMetrics(), HeadMetrics(), HeadMetrics()]
+    ranks = [HeadMetrics(), HeadMetrics()]
     for i, part in enumerate(torch.arange(len(labels)).split(37)):
         ranks[i % 2].update(logits[part], labels[part], teacher[part])
-    ranks[0].sums += ranks[1].sums + ranks[2].sums
+    ranks[0].sums += ranks[1].sums
     assert ranks[0].sums.dtype == torch.float64
     assert ranks[0].result() == pytest.approx(whole, rel=1e-12)
 
@@ -95,7 +101,8 @@ def test_perfect_predictor():
     labels = torch.arange(10)
     logits = torch.full((10, 10), -1e4).fill_diagonal_(1e4)
     found = measure(logits, labels, logits)
-    assert found == {"top1": 100, "top5": 100, "nll": 0, "ece": 0, "agreement": 100, "kl": 0}
+    accuracies = dict.fromkeys(("top1", "top5", "balanced_accuracy", "macro_f1", "agreement"), 100)
+    assert found == accuracies | {"nll": 0, "ece": 0, "kl": 0}
 
 
 @pytest.mark.parametrize("classes", [4, 5, 10, 15])
@@ -197,3 +204,17 @@ def test_a_teacher_for_some_batches_only():
     metrics.update(logits, labels)
     with pytest.raises(AssertionError, match="teacher logits"):
         metrics.result()
+
+
+def test_a_class_without_samples_counts_only_where_it_is_predicted():
+    logits = torch.eye(4)[torch.tensor([0, 0, 1, 1, 1, 3])] * 9
+    found = measure(logits, torch.tensor([0, 0, 0, 1, 1, 1]))
+    assert found["balanced_accuracy"] == pytest.approx(100 * (2 / 3 + 2 / 3) / 2)
+    assert found["macro_f1"] == pytest.approx(100 * (4 / 5 + 4 / 6 + 0) / 3)
+
+
+def test_a_sample_that_is_not_finite_is_predicted_as_no_class():
+    logits = torch.tensor([[5.0, 0.0], [math.nan, 0.0], [0.0, 5.0]])
+    found = measure(logits, torch.tensor([0, 0, 1]))
+    assert found["balanced_accuracy"] == pytest.approx(75)
+    assert found["macro_f1"] == pytest.approx(100 * (2 / 3 + 1) / 2)

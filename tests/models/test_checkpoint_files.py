@@ -168,6 +168,27 @@ def test_lightning(trained: StagedNetwork, tmp_path: Path) -> None:
     assert network.notes == (f"{tmp_path / 'epoch=3.ckpt'}: {count} tensors are read from 'model.', not the other 1",)
 
 
+@pytest.mark.parametrize("prefix", ["net.", "model.net.", "model.encoder.module."])
+def test_another_prefix_is_named_with_the_cure(prefix: str, trained: StagedNetwork, tmp_path: Path) -> None:
+    """A Lightning module may call its network as it likes, and hold others."""
+    file = tmp_path / "epoch=3.ckpt"
+    state = under(prefix, trained.state_dict()) | {"loss.weight": torch.ones(10)}
+    torch.save({"state_dict": state, "pytorch-lightning_version": "2.4.0"}, file)
+    with pytest.raises(UserError) as error:
+        loaded(file)
+    said = str(error.value)
+    assert f"its {len(trained.state_dict())} names are there with the prefix '{prefix}'" in said
+    cured = eval(said.partition("as ")[2], {"state": state})  # what the message says to do
+    torch.save(cured, tmp_path / "cured.pt")
+    check_same(loaded(tmp_path / "cured.pt"), trained.state_dict())
+
+
+def test_all_prefixes_that_fit_are_named(trained: StagedNetwork, tmp_path: Path) -> None:
+    torch.save(under("big.", trained.state_dict()) | under("small.", trained.state_dict()), tmp_path / "two.pt")
+    with pytest.raises(UserError, match=r"with the prefix 'big\.' or 'small\.'"):
+        loaded(tmp_path / "two.pt")
+
+
 def test_mdistillers_student_beside_its_teacher(trained: StagedNetwork, tmp_path: Path) -> None:
     teacher = build(seed=5).state_dict()
     state = under("module.teacher.", teacher) | under("module.student.", trained.state_dict())

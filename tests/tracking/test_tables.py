@@ -33,7 +33,7 @@ def example(**changes):
         "primary_head": "student",
         "heads": {"student/exit1": low, "student": entry},
         "cost": {
-            "student": {"parameters": 1_199_876, "macs": 52_800_000},
+            "student": {"parameters": 1_199_876, "macs": 52_800_000, "latency_ms": 1.249},
             "student/exit1": {"parameters": 987, "macs": 1_250_000_000},
         },
         "wall_seconds": 83.4,
@@ -44,13 +44,16 @@ def example(**changes):
 
 
 def cells(text):
-    """The tables of a text: for each, its rows as dicts by column."""
+    """The tables of a text: for each, its columns as dicts, the name of a column as its head."""
     tables = []
     for block in text.split("\n\n"):
         lines = [line for line in block.splitlines() if line.startswith("|")]
         if lines:
-            split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-            tables.append([dict(zip(split[0], row, strict=True)) for row in split[2:]])
+            first, _, *split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+            columns = zip(*(row[1:] for row in split), strict=True)
+            titles = [row[0] for row in split]
+            found = zip(first[1:], columns, strict=True)
+            tables.append([{"head": head} | dict(zip(titles, column, strict=True)) for head, column in found])
     return tables
 
 
@@ -76,6 +79,7 @@ def test_table_shows_every_number():
         "KL(teacher)": "0.3456",
         "params": "1.20 M",
         "MACs": "52.80 M",
+        "latency ms": "1.25",
     }
     assert best[0]["epoch"] == "12"
     assert (best[0]["val top-1 %"], best[0]["test top-1 %"]) == ("71.00", "68.00")
@@ -123,8 +127,8 @@ def test_the_mean_over_peers_is_of_the_peers_alone_and_never_the_best():
         "heads": heads,
         "mean_over_peers": mean_over_peers(heads, ["peer0", "peer1"]),
     }
-    (row,) = [line for line in results_table(results).splitlines() if "mean over peers" in line]
-    assert " 25.00 " in row
+    *_, mean = cells(results_table(results))[0]
+    assert (mean["head"], mean["test top-1 %"]) == ("mean over peers", "25.00")
 
 
 def test_brackets_in_names_are_text():
@@ -154,3 +158,40 @@ def test_a_teacher_worse_than_its_student_is_warned_of():
     assert "warning: the teacher is worse than its own student: 69.90 against 70.00 % of 250 images" in table(69.9)
     assert "worse than its student trained without it: 69.90 against 70.00" in table(69.9, alone)
     assert "warning" not in table(70.0) + table(70.0, alone) + results_table(example())
+
+
+def test_one_table_where_the_last_epoch_is_the_best():
+    results = example()
+    for both in results["heads"].values():
+        both["best"] = both["last"]
+    text = results_table(results)
+    assert "Last epoch, which is the best on the validation split too\n" in text
+    assert len(cells(text)) == 1
+
+
+def test_the_teacher_comes_last_and_has_no_epoch_of_the_run():
+    heads = {"teacher": example()["heads"]["student"]} | example()["heads"]
+    last, _ = cells(results_table(example(heads=heads, teacher="teacher", samples={"val": 250, "test": 539})))
+    assert [column["head"] for column in last] == ["student (reported)", "student/exit1", "teacher"]
+    assert [column["epoch"] for column in last] == ["15", "15", "-"]
+
+
+def test_balanced_accuracy_and_f1_are_shown_where_they_were_measured():
+    results = example()
+    results["heads"]["student"]["last"]["test"] |= {"balanced_accuracy": 61.5, "macro_f1": 60.25}
+    last, best = cells(results_table(results))
+    assert [column["test balanced %"] for column in last] == ["61.50", "-"]
+    assert [column["test macro F1 %"] for column in last] == ["60.25", "-"]
+    assert "test macro F1 %" not in best[0]
+
+
+def test_heads_that_do_not_fit_side_by_side_follow_below(monkeypatch):
+    heads = {f"peer{number}": example()["heads"]["student"] for number in range(9)}
+    results = example(heads=heads, primary_head="peer0", cost={})
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("COLUMNS", "80")
+    text = results_table(results)
+    assert max(len(line) for line in text.splitlines() if line.startswith("|")) <= 80
+    shown = [column["head"].partition(" ")[0] for table in cells(text) for column in table]
+    assert shown == [*heads, *heads]
+    assert "test top-1 %" in text
