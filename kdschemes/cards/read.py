@@ -58,9 +58,9 @@ class Entry:
 class Card:
     """The card of a method (`kind` is its scheme) or of a loss (`kind` is its kind of knowledge).
 
-    `papers` (keys of `papers.bib`), `equation`, `latex` (the same formula, line by line) and `reference` (a short name of
-    the reference implementation) come from the front matter, `body` is the prose below it. `defaults` are the default
-    values of the options by key.
+    `papers` (keys of `papers.bib`), `equation`, `latex` (the same formula, line by line) and `reference` (a short name
+    of the reference implementation) come from the front matter, `body` is the prose below it. `defaults` are the
+    default values of the options by key.
     """
 
     name: str
