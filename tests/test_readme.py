@@ -1,4 +1,4 @@
-"""What the README says is true: its commands, keys, links and examples, and a decision page for every library."""
+"""What the README and the pages of docs say is true: commands, keys, links, examples; a reason for every library."""
 
 from __future__ import annotations
 
@@ -26,27 +26,48 @@ from kdschemes.core.types import DataSpec
 from kdschemes.data import open_data
 from kdschemes.schemes import build_scheme
 from kdschemes.training.train import train
+from links import COPIES
 from tests import REPOSITORY
 from tests.processes import run
 from tests.schemes.cases import DATA_SPEC, RECIPES, START
 
 README = (REPOSITORY / "README.md").read_text()
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md"]
-PAGES += [f"docs/decisions/{p.name}" for p in REPOSITORY.glob("docs/decisions/*.md")]
+GENERATED = ("methods", "losses", "options.md", "api.md", *(f"{page}.md" for page in COPIES))
+"""What the docs site writes into docs."""
+
+PAGES = ["README.md", "CONTRIBUTING.md", "slurm/README.md"]
+PAGES += sorted(
+    str(page.relative_to(REPOSITORY))
+    for page in REPOSITORY.glob("docs/**/*.md")
+    if page.relative_to(REPOSITORY / "docs").parts[0] not in GENERATED
+)
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+def blocks(language: str, page: str = "README.md") -> list[str]:
+    text = (REPOSITORY / page).read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def commands(program: str) -> list[list[str]]:
-    """Return the arguments of each command in the README that runs `program`."""
-    lines = [line for block in blocks("sh") for line in block.splitlines()]
-    words = [shlex.split(part, comments=True) for line in lines for part in line.split("&&")]
-    return [found[found.index(program) + 1 :] for found in words if program in found]
+def commands(*program: str) -> list[list[str]]:
+    """Return the arguments of each command of the pages that runs `program`, each once."""
+    lines = [line for page in PAGES for block in blocks("sh", page) for line in block.splitlines()]
+    found = []
+    for words in (shlex.split(part, comments=True) for line in lines for part in line.split("&&")):
+        at = next((k for k in range(len(words)) if tuple(words[k : k + len(program)]) == program), None)
+        if at is not None and (arguments := words[at + len(program) :]) not in found:
+            found.append(arguments)
+    return found
 
 
-RUNS = commands("run.py")
+RUNS = [
+    list(words)
+    for words in dict.fromkeys(
+        tuple(arguments)
+        for program in (("run.py",), ("kdschemes", "train"), ("-m", "kdschemes"))
+        for arguments in commands(*program)
+    )
+    if "KEY=VALUE" not in words and "--help" not in words
+]
 
 
 def test_install_and_quick_start_come_first() -> None:
@@ -56,6 +77,12 @@ def test_install_and_quick_start_come_first() -> None:
     schemes = [words for line in start.splitlines() for words in re.findall(r"^accelerate launch run.py (\S+)", line)]
     assert schemes == ["scheme=online", "scheme=offline", "scheme=self"]
     assert len(RUNS) > 10
+
+
+def test_examples_of_the_readme_are_those_of_the_pages() -> None:
+    """The pages' examples are run below."""
+    pages = [block for page in PAGES if page.startswith("docs") for block in blocks("python", page)]
+    assert [block for block in blocks("python") if block not in pages] == []
 
 
 @pytest.mark.parametrize("arguments", RUNS, ids=" ".join)
@@ -74,7 +101,7 @@ def test_commands_parse_and_build(arguments: list[str]) -> None:
 
 def answers_anywhere(command: list[str]) -> bool:
     """Whether a command needs neither a run nor a cluster (those are run in tests/slurm)."""
-    return command[0] in ("methods", "stages") or "--dry-run" in command
+    return command[0] in ("methods", "stages") or ("--dry-run" in command and command[0] != "wandb")
 
 
 @pytest.mark.parametrize("arguments", list(filter(answers_anywhere, commands("kdschemes"))), ids=" ".join)
@@ -90,7 +117,7 @@ def test_keys_exist(page: str) -> None:
     known |= {"losses.response", "losses.feature", "losses.relation"}
     groups = "scheme|data|model|teacher|optim|train|losses"
     spoken = set(re.findall(rf"`((?:{groups})\.[a-z_.]+)(?:=[^`]*)?`", text)) | set(re.findall(r"`([a-z_]+)=`", text))
-    spoken = {word for word in spoken if not word.endswith((".py", ".safetensors"))}
+    spoken = {word for word in spoken if not word.endswith((".py", ".json", ".safetensors", ".sbatch"))}
     assert spoken <= known, f"{page} speaks of {sorted(spoken - known)}"
     assert spoken or page != "README.md"
 
@@ -109,21 +136,26 @@ def test_shipped_studies_are_listed() -> None:
         assert f"[{file.stem}](../experiments/studies/{file.name}) | {question} |" in page
 
 
-def table_under(title: str) -> str:
-    section = README.split(f"\n## {title}\n", 1)[1].split("\n## ", 1)[0]
-    return "\n".join(line for line in section.splitlines() if line.startswith("|"))
+def table(page: str, head: str) -> str:
+    """Return the table of a page whose head begins with these words."""
+    text = (REPOSITORY / page).read_text()
+    (found,) = re.findall(rf"^{re.escape(head)}.*?(?=\n\n)", text, flags=re.MULTILINE | re.DOTALL)
+    return str(found)
+
+
+SCHEME_TABLE = table("docs/concepts.md", "| `scheme=` |")
 
 
 def test_tables_name_what_can_be_chosen() -> None:
     for scheme, methods in SCHEMES.items():
-        (row,) = [row for row in table_under("The three schemes").splitlines() if row.startswith(f"| `{scheme}`")]
+        (row,) = [row for row in SCHEME_TABLE.splitlines() if row.startswith(f"| `{scheme}`")]
         assert re.findall(r"`(\w+)`", row) == [scheme, next(iter(methods))]
-    assert {*DATA} <= set(re.findall(r"`(\w+)`", table_under("Data")))
-    assert re.findall(r"losses\.(\w+)=NAME", table_under("Losses")) == [*KINDS]
+    assert {*DATA} <= set(re.findall(r"`(\w+)`", table("docs/data.md", "| `data=` |")))
+    assert re.findall(r"losses\.(\w+)=NAME", table("docs/combining_losses.md", "| kind |")) == [*KINDS]
 
 
 def test_default_losses_of_the_table() -> None:
-    rows = {row.split("`")[1]: row for row in table_under("The three schemes").splitlines()[2:]}
+    rows = {row.split("`")[1]: row for row in SCHEME_TABLE.splitlines()[2:]}
     for scheme in ("offline", "online", "self"):
         tree = to_tree(load_config([f"scheme={scheme}"], recipes=REPOSITORY))
         response, alpha = tree["losses"]["response"], tree["scheme"].get("alpha")
@@ -139,7 +171,8 @@ def test_split_of_the_digits() -> None:
         open_data(load_config(words, recipes=REPOSITORY).data, seed=0, device=torch.device("cpu")).sizes
         for words in ([], ["data.train_fraction=1"])
     ]
-    said = re.search(r"(\d+) to train \(.data.train_fraction=1.: ([\d,]+)\), (\d+) to validate, (\d+) to test", README)
+    page = (REPOSITORY / "docs" / "data.md").read_text()
+    said = re.search(r"(\d+) to train \(.data.train_fraction=1.: ([\d,]+)\), (\d+) to validate, (\d+) to test", page)
     assert said is not None
     few, every, *held_out = (int(number.replace(",", "")) for number in said.groups())
     assert [few, every] == [split["train"] for split in sizes]
@@ -154,7 +187,7 @@ LEAST = {"data.cutmix=1": 70.0, "method=ban": 70.0, "losses.feature=hint": 70.0,
 
 
 def trains_here(arguments: list[str]) -> bool:
-    """Whether a line of the README trains on digits, and needs nothing that is not here."""
+    """Whether a line trains on digits, and needs nothing that is not here."""
     return not any("PATH" in word or word.startswith("data=") or word == "experiment=mine.py" for word in arguments)
 
 
@@ -207,7 +240,8 @@ print(json.dumps({"value": float(value), "folder": str(run.folder), "heads": lis
 
 @pytest.mark.slow
 def test_examples_run(tmp_path: Path) -> None:
-    load, _, _, *extensions = blocks("python")
+    (load,) = blocks("python", "docs/run_folder.md")
+    _, *extensions = blocks("python", "docs/extending.md")
     assert len(extensions) == 2
     script = tmp_path / "example.py"
     script.write_text("\n".join(extensions) + DRIVER)
@@ -263,14 +297,15 @@ def test_early_exit_example_runs(tmp_path: Path) -> None:
     assert (ended.code, ended.err) == (0, "")
     (folder,) = (tmp_path / "run" / "runs").iterdir()
     names: dict[str, object] = {"images": torch.zeros(2, 1, 8, 8)}
-    exec(blocks("python")[1].replace("runs/NAME", str(folder)), names)
+    (example,) = blocks("python", "docs/early_exit.md")
+    exec(example.replace("runs/NAME", str(folder)), names)
     assert names["logits"].shape == (2, 10)  # type: ignore[attr-defined]
     assert names["taken"].shape == (2,)  # type: ignore[attr-defined]
 
 
 def test_topology_example_is_the_shipped_one(tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
-    file.write_text(blocks("python")[2])
+    file.write_text(blocks("python", "docs/extending.md")[0])
     allow_typed([f"experiment={file}", "experiment=topologies/offline_online"], recipes=RECIPES)
     mine, shipped = (
         build_scheme(load_config([f"experiment={name}", "teacher.name=resnet20"], recipes=RECIPES), DATA_SPEC)

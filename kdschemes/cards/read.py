@@ -61,8 +61,9 @@ class Entry:
 class Card:
     """The card of a method (`kind` is its scheme) or of a loss (`kind` is its kind of knowledge).
 
-    `papers` (keys of `papers.bib`), `equation` and `reference` (a short name of the reference implementation) come from
-    the front matter, `body` is the prose below it. `defaults` are the default values of the options by key.
+    `papers` (keys of `papers.bib`), `equation`, `latex` (the same formula, line by line) and `reference` (a short name
+    of the reference implementation) come from the front matter, `body` is the prose below it. `defaults` are the
+    default values of the options by key.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Card:
     path: str
     papers: tuple[str, ...]
     equation: str
+    latex: str
     reference: str
     body: str
     defaults: Mapping[str, Any]
@@ -213,8 +215,9 @@ def _read(name: str, kind: str, family: str, defaults: Mapping[str, Any]) -> Car
         raise UserError(f"{kind}/{name} has no card: write kdschemes/{path}") from None
     _, front, body = text.split("---\n", 2)
     facts = parse_yaml(front, path)
-    papers, equation, reference = facts["papers"], facts["equation"], facts.get("reference", "see the card")
-    return Card(name, kind, path, tuple(papers), equation.rstrip(), reference, body.strip(), defaults)
+    equation, latex = facts["equation"].rstrip(), facts["latex"].rstrip()
+    reference = facts.get("reference", "see the card")
+    return Card(name, kind, path, tuple(facts["papers"]), equation, latex, reference, body.strip(), defaults)
 
 
 def _paper(card: Card) -> str:

@@ -79,6 +79,15 @@ class Rule(NamedTuple):
     words: tuple[str, ...] = ()
 
 
+class Key(NamedTuple):
+    """A key, its default value as text (empty if it has none), what it means and what it may be."""
+
+    name: str
+    default: str
+    meaning: str
+    allowed: str
+
+
 def choices() -> Iterator[tuple[str, type]]:
     """Yield each class of options with the prefix of its keys, the whole `Config` first."""
     yield "", Config
@@ -216,15 +225,18 @@ def _section(prefix: str, cls: type) -> str:
 
 def _rows(prefix: str, cls: type) -> list[str]:
     """Return a line for each key of a class of options: its default, its meaning and what is allowed."""
-    rows = []
+    return [_row(*key) for key in keys_of(prefix, cls)]
+
+
+def keys_of(prefix: str, cls: type) -> Iterator[Key]:
+    """Yield the documented keys of a class of options."""
     if cls is Config:
-        rows.append(_row("experiment", "", "a recipe to start from", "NAME or PATH"))
-        rows.append(_row("method", "", "short for scheme.method", "--help scheme lists them"))
+        yield Key("experiment", "", "a recipe to start from", "NAME or PATH")
+        yield Key("method", "", "short for scheme.method", "--help scheme lists them")
     for field in dataclasses.fields(cls):
-        if description(cls, field):
-            key = f"{prefix}.{field.name}" if prefix else field.name
-            rows.append(_row(key, _show(_default(field)), description(cls, field), allowed(field, cls).text))
-    return rows
+        if meaning := description(cls, field):
+            name = f"{prefix}.{field.name}" if prefix else field.name
+            yield Key(name, _show(_default(field)), meaning, allowed(field, cls).text)
 
 
 def description(cls: type, field: dataclasses.Field[Any]) -> str:

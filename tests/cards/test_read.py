@@ -47,11 +47,25 @@ def printed_defaults(card: Card) -> dict[str, Any]:
     return {key: yaml.safe_load(value) for key, value in (line.strip("| ").split(" | ") for line in lines[2:])}
 
 
+def symbols(text: str) -> str:
+    """The letters and digits of a formula in their order, without the words that only its plain text needs."""
+    return re.sub(r"[^A-Za-z0-9]", "", re.sub(r"\b(over|of|the)\b", "", text))
+
+
+LAYOUT = r"frac|left|right|middle|operatorname|mathrm|text|qquad|quad|top|ne|le|ge|to|leftarrow|cdot|ldots"
+"""Commands of LaTeX that place symbols or stand for signs."""
+
+
+def symbols_of_latex(text: str) -> str:
+    text = text.replace(r"\epsilon", "eps").replace(r"\times", "x")
+    return symbols(re.sub(rf"\\(?:{LAYOUT})\b", "", text).replace("\\", ""))
+
+
 def check(card: Card, path: Path, kind_key: str, expected: list[str]) -> dict[str, str]:
     text = path.read_text()
     assert text.startswith("---\n")
     facts = yaml.safe_load(text.split("---\n")[1])
-    assert facts.keys() - {"reference"} == {"name", kind_key, "papers", "equation"}
+    assert facts.keys() - {"reference"} == {"name", kind_key, "papers", "equation", "latex"}
     assert (facts["name"], facts[kind_key]) == (card.name, card.kind)
     assert card.papers
     assert set(card.papers) <= papers().keys()
@@ -62,6 +76,8 @@ def check(card: Card, path: Path, kind_key: str, expected: list[str]) -> dict[st
     assert all(section.strip() for section in shown.values())
     assert re.findall(r"```bibtex\n@\w+\{([^,]+),", shown["Paper"]) == list(card.papers)
     assert shown["Equation"].startswith("\n    " + card.equation.splitlines()[0])
+    assert symbols_of_latex(card.latex) == symbols(card.equation)
+    assert len(re.findall(r"\\left\b", card.latex)) == len(re.findall(r"\\right\b", card.latex))
     return found
 
 
