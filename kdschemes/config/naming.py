@@ -27,7 +27,9 @@ Data and given weights count by their content.
 
 CURE = "restore it from a copy, or delete it (and results.json, if there is one) and run the same command again"
 
-HASHED_IF_SET = tuple(f"{group}.{key}" for group in ("model", "teacher") for key in ("mean", "std", "image_size"))
+HASHED_IF_SET = tuple(
+    f"{group}.{key}" for group in ("model", "teacher") for key in ("mean", "std", "image_size", "kwargs", "stages")
+)
 """Keys that affect a run's name unless they are null: they then follow from the model, its weights or the data."""
 
 TEACHER_TRAINING = ("epochs", "batch_size", "optim", "seed")
