@@ -108,7 +108,8 @@ def create_model(
     sizes = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
     if name.startswith(GIVEN) or parse_code(name) is not None:
         made, code = _own_network(name, sizes, kwargs, digest)
-        network = CustomNetwork(name, made, **sizes, stages=stages, code=code)
+        staged = isinstance(made, StagedNetwork)
+        network = made if staged else CustomNetwork(name, made, **sizes, stages=stages, code=code)
     elif name.startswith("timm/"):
         from kdschemes.models.timm_network import create_timm
 

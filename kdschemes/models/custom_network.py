@@ -48,7 +48,7 @@ class _Recorder:
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
-class _Reached(Exception):  # noqa: N818
+class _Reached(Exception):
     """The stage that is wanted has been computed."""
 
 
