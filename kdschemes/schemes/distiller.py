@@ -97,7 +97,7 @@ class Distiller(nn.Module):
         self.steps = 0
         self.saved_steps: Tensor
         self.register_buffer("saved_steps", torch.zeros((), dtype=torch.long))
-        self.register_load_state_dict_post_hook(_resume)
+        self.register_load_state_dict_post_hook(_resume)  # type: ignore[no-untyped-call]
         self.losses: dict[str, Tensor] = {}
         self.weights: dict[str, float] = {}
         self.logits: dict[str, Tensor] = {}
@@ -167,7 +167,7 @@ def _check(scheme: Distillation, method: str) -> None:
     Raises:
         UserError: the scheme needs one of these.
     """
-    nodes = list(scheme.nodes.values())
+    nodes = [node for node in scheme.nodes.values() if isinstance(node, Node)]
     needs = []
     if scheme.aux_batches:
         needs.append(f"other views or samples ({', '.join(scheme.aux_batches)})")

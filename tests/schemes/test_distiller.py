@@ -39,13 +39,14 @@ def net(width: int = 4) -> nn.Module:
 
 def make(*options: str, **more: Any) -> Distiller:
     offline = {"teacher": net(8)} if "scheme=offline" in options else {}
-    return kdschemes.distill(*options, **({"student": net()} | offline | SIZES | more))
+    scheme: Distiller = kdschemes.distill(*options, **({"student": net()} | offline | SIZES | more))
+    return scheme
 
 
 def step(scheme: Distiller, optimizer: torch.optim.Optimizer, *batch: Any) -> float:
     optimizer.zero_grad()
-    loss = scheme(*batch)
-    loss.backward()
+    loss: Tensor = scheme(*batch)
+    loss.backward()  # type: ignore[no-untyped-call]
     optimizer.step()
     return loss.item()
 
@@ -88,7 +89,7 @@ def test_loss_and_gradients_are_those_of_a_run(options: list[str]) -> None:
     ours = dict(scheme.scheme.named_parameters())
     for name, parameter in reference.named_parameters():
         assert parameter.grad is not None
-        assert torch.equal(parameter.grad, ours[name].grad), name  # type: ignore[arg-type]
+        assert torch.equal(parameter.grad, ours[name].grad), name
 
 
 def test_the_students_own_network_is_trained_and_the_teacher_stays_as_it_was() -> None:
@@ -124,7 +125,8 @@ def test_predictions_are_stored_by_index() -> None:
     optimizer = torch.optim.SGD(scheme.parameters(), lr=0.1)
     scheme.follow(optimizer)
     step(scheme, optimizer, IMAGES, LABELS, torch.arange(16))
-    assert scheme.scheme.nodes["past"].known.all()  # type: ignore[union-attr]
+    past: Any = scheme.scheme.nodes["past"]
+    assert past.known.all()
 
 
 def test_it_resumes_from_its_state() -> None:
