@@ -19,9 +19,9 @@ from typing import NoReturn
 from kdschemes.cards import cite
 from kdschemes.cards import read as cards
 from kdschemes.config import Config
+from kdschemes.config.code import CodeRefused, allow_named, parse_code
 from kdschemes.config.data import DATA
 from kdschemes.config.paths import expand
-from kdschemes.config.topologies import TopologyRefused, allow, check_allowed
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, out_of_memory, shown, unknown
 from kdschemes.printable import printable
 from kdschemes.training.signals import StopSignal
@@ -58,10 +58,9 @@ def main(arguments: Sequence[str] | None = None, *, recipes: Path | None = None)
         print(printable(result, lines=True), flush=True)
     except BrokenPipeError:
         _discard_output()
-    except TopologyRefused as error:
+    except CodeRefused as error:
         end = words.index("--") if "--" in words else len(words)
-        flags = [word for file in error.files for word in ("--allow", file)]
-        _print_error(UserError(f"{error}: {shlex.join(['kdschemes', *words[:end], *flags, *words[end:]])}"))
+        _print_error(CodeRefused(error.refused, shlex.join(["kdschemes", *words[:end], *_flags(error), *words[end:]])))
         return 2
     except (UserError, MemoryError, RuntimeError) as error:
         _print_error(_told(error))
@@ -86,22 +85,23 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
             if main_process:
                 print(help_text([word for word in arguments if word not in HELP]), end="", flush=True)
             return 0
-        from kdschemes.config.load import allow_typed, load_config
+        from kdschemes.config.load import allow_typed, check_allowed, load_config
 
         if recipes is None:
             from kdschemes.study.locate import recipes as known
 
             recipes = known()
+        given, arguments = arguments, _allow_flags(arguments)
         allow_typed(arguments, recipes=recipes)
         config = load_config(arguments, recipes=recipes, say=notes.append)
         check_allowed([config])
     except BrokenPipeError:
         _discard_output()
         return 0
-    except TopologyRefused as error:
+    except CodeRefused as error:
         if main_process:
-            words = ["kdschemes", "train", *(f"experiment={file}" for file in error.files), *arguments]
-            _print_error(UserError(f"{error}: {shlex.join(words)}"))
+            words = ["kdschemes", "train", *_flags(error), *given]
+            _print_error(CodeRefused(error.refused, shlex.join(words)))
         return 2
     except UserError as error:
         if main_process:
@@ -120,6 +120,21 @@ def _say_what_starts(config: Config, notes: Sequence[str]) -> None:
     with contextlib.suppress(OSError):  # nobody reads it any more
         for line in (*notes, "starting " + " ".join(f"{key}={value}" for key, value in what.items())):
             print(printable(line), flush=True)
+
+
+def _allow_flags(arguments: Sequence[str]) -> list[str]:
+    """Allow the code after each `--allow`, and return the other arguments."""
+    others, words = [], iter(arguments)
+    for word in words:
+        if word == "--allow":
+            allow_named([next(words, "")])
+        else:
+            others.append(word)
+    return others
+
+
+def _flags(error: CodeRefused) -> list[str]:
+    return [word for _, name in error.refused for word in ("--allow", name)]
 
 
 def _train(config: Config, stop: StopSignal, *, main_process: bool) -> int:
@@ -222,17 +237,12 @@ def submit_study(options: argparse.Namespace) -> str:
 
 
 def _allow_for_study(options: argparse.Namespace) -> None:
-    """Allow the topologies that the command line names; the study's file and its earlier overrides allow none."""
+    """Allow the code that the command line names; the study's file and its earlier overrides allow none."""
     from kdschemes.config.load import allow_typed
     from kdschemes.study.locate import recipes
 
-    _allow(options.allow)
+    allow_named(options.allow)
     allow_typed(options.override, recipes=recipes())
-
-
-def _allow(files: Sequence[str]) -> None:
-    for file in files:
-        allow(Path(file))
 
 
 def study_status(options: argparse.Namespace) -> str:
@@ -287,7 +297,7 @@ def export(options: argparse.Namespace) -> str:
     """Write a head of a run as a plain network."""
     from kdschemes.training.export import export as export_head
 
-    _allow(options.allow)
+    allow_named(options.allow)
     run, out = Path(options.run), Path(options.out)
     return export_head(run, out, head=options.head, best=options.best)
 
@@ -303,7 +313,7 @@ def verify_cache(options: argparse.Namespace) -> str:
     """Recompute a sample of a teacher cache and return how close it is."""
     from kdschemes.teacher_cache.verify import verify
 
-    _allow(options.allow)
+    allow_named(options.allow)
     return verify(Path(options.folder), options.samples, options.override, options.seed)
 
 
@@ -329,6 +339,8 @@ def stages(options: argparse.Namespace) -> str:
     from kdschemes import models
 
     data = DATA[options.data]
+    if parse_code(options.model) is not None:
+        allow_named([options.model])
     channels, side = options.channels or data.channels, options.image_size or data.image_size
     network = models.create_model(options.model, num_classes=data.num_classes, channels=channels, image_size=side)
     found = models.stages(network, channels, side)
@@ -423,10 +435,10 @@ def _add_allow(parser: Parser, what: str) -> None:
     parser.add_argument(
         "--allow",
         type=_path,
-        metavar="FILE.py",
+        metavar="CODE",
         action="append",
         default=[],
-        help=f"a topology that {what} names: run its Python",
+        help=f"Python that {what} names and may run: FILE.py, FILE.py:NAME or MODULE:NAME",
     )
 
 
@@ -434,7 +446,7 @@ def _add_study(parser: Parser) -> None:
     parser.has_commands()
     run = parser.command("run", "run the unfinished runs of a study on this machine, then report", run_study)
     submit = parser.command("submit", "submit the unfinished runs of a study to SLURM", submit_study)
-    shared = "%(prog)s STUDY [KEY=VALUE ...] [--parallel P] [--allow FILE.py] [--dry-run]"
+    shared = "%(prog)s STUDY [KEY=VALUE ...] [--parallel P] [--allow CODE] [--dry-run]"
     run.usage = f"{shared} [--memory GB] [--slurm [-- OPTIONS]]"
     submit.usage = f"{shared} [-- OPTIONS OF SBATCH]"
     for command, parallel in ((run, "number of processes [one per GPU; 2 on CPU]"), (submit, "runs of an array [all]")):

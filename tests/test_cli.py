@@ -198,7 +198,7 @@ RECIPES = {
     "import torch\ndef topology(config, task): return torch.empty(10**14)": "error: out of memory (",
     "def topology(config, task): raise MemoryError": "error: out of memory (MemoryError): use a smaller",
     "def topology(config, task): return None": "error: topology in recipe PATH returned a NoneType: return a",
-    "raise SystemExit(3)": "error: recipe PATH cannot be imported (SystemExit: 3)",
+    "raise SystemExit(3)": "error: topology PATH cannot be imported (SystemExit: 3, mine.py line 1)",
 }
 
 

@@ -31,6 +31,16 @@ Std = Annotated[
     Field(description="standard deviation of its images per channel, scaled to 0..1; null: as for mean"),
 ]
 
+Kwargs = Annotated[
+    dict[str, Any] | None,
+    Field(description="arguments of timm's or your own networks: model.kwargs.drop_path_rate=0.1"),
+]
+
+Stages = Annotated[
+    Annotated[list[str], Field(min_length=1)] | None,
+    Field(description="your own network's stages, as names of submodules, shallow to deep; null: found by a probe"),
+]
+
 ImageSize = Annotated[
     int | None,
     Field(
@@ -43,7 +53,11 @@ ImageSize = Annotated[
 class Model:
     """The trained network: the student, each peer, or the self-distilled network."""
 
-    name: Annotated[str, Field(description="a kdschemes network, or any timm model as timm/NAME")] = "convnet"
+    name: Annotated[
+        str, Field(description="a kdschemes network, any timm model as timm/NAME, or your own as MODULE:NAME")
+    ] = "convnet"
+    kwargs: Kwargs = None
+    stages: Stages = None
     checkpoint: Annotated[
         FilePath | Annotated[list[FilePath], Field(min_length=2)] | None,
         Field(description="initial weights: a file, run folder or hf_hub:OWNER/NAME; a list: one per online peer"),
@@ -52,7 +66,9 @@ class Model:
         Literal["checkpoint", "new"],
         Field(description="the classifier: that of model.checkpoint, or a new one if the data has other classes"),
     ] = "checkpoint"
-    pretrained: Annotated[bool, Field(description="start from timm's pretrained weights (downloads them)")] = False
+    pretrained: Annotated[
+        bool, Field(description="start from timm's pretrained weights (downloads them), or as MODULE:NAME makes them")
+    ] = False
     dropout: Annotated[
         float, Field(ge=0, lt=1, description="mlp_WIDTH_WIDTH: probability of dropping a hidden unit in training")
     ] = 0.0
@@ -131,11 +147,15 @@ class Teacher:
         str | Annotated[list[str], Field(min_length=1, max_length=64)],
         Field(description="the teacher's model, or a list of models"),
     ] = "resnet18_cifar"
+    kwargs: Kwargs = None
+    stages: Stages = None
     checkpoint: Annotated[
         FilePath | list[FilePath] | None,
         Field(description="weights: a file, run folder or hf_hub:OWNER/NAME, or a list; null: trained first, once"),
     ] = None
-    pretrained: Annotated[bool, Field(description="use timm's pretrained weights (downloads them)")] = False
+    pretrained: Annotated[
+        bool, Field(description="use timm's pretrained weights (downloads them), or those that MODULE:NAME makes")
+    ] = False
     mean: Mean = None
     std: Std = None
     image_size: ImageSize = None
@@ -273,3 +293,5 @@ class Config:
         Field(description="folder of a finished run: go on from its last epoch as a new run, with more train.epochs"),
     ] = None
     output_dir: Annotated[FilePath, Field(description="parent folder of all run folders")] = "runs"
+    code: dict[str, str] = field(default_factory=dict)
+    """The digest of each file and module that the configuration names, which is recorded, not chosen."""

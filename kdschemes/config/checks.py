@@ -5,20 +5,36 @@ from __future__ import annotations
 from typing import Any
 
 from kdschemes.config import Config
+from kdschemes.config.code import GIVEN, parse_code
 from kdschemes.config.models import MODEL_NAMES, find_model
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.unknown import no_such
 from kdschemes.errors import UserError
 
 
-def check_models(config: Config) -> None:
-    """Reject unknown model names, and a new classifier of nothing."""
+def model_names(config: Config) -> list[str]:
+    """Return the names of all networks of a run and of those that must finish before it."""
     names = [config.model.name]
     names += _as_list(config.teacher.name) if config.scheme.uses_teacher else []
-    names += [*config.scheme.trained_models(config.model.name), *prerequisite_models(config.scheme)]
-    for name in names:
-        if find_model(name) is None and not name.startswith("timm/"):
+    return names + [*config.scheme.trained_models(config.model.name), *prerequisite_models(config.scheme)]
+
+
+def _takes_kwargs(name: str) -> bool:
+    return name.startswith(("timm/", GIVEN)) or parse_code(name) is not None
+
+
+def check_models(config: Config) -> None:
+    """Reject unknown model names, and a new classifier of nothing."""
+    for name in model_names(config):
+        if find_model(name) is None and not _takes_kwargs(name):
             raise no_such("model", name, MODEL_NAMES)
+    trained, teachers = config.scheme.trained_models(config.model.name), _as_list(config.teacher.name)
+    for group, names in (("model", trained), ("teacher", teachers))[: 1 + config.scheme.uses_teacher]:
+        options = getattr(config, group)
+        if options.kwargs and not any(map(_takes_kwargs, names)):
+            raise UserError(f"{group}.kwargs is for timm's and your own networks, not for {names[0]}: remove it")
+        if options.stages and not any(_takes_kwargs(name) and not name.startswith("timm/") for name in names):
+            raise UserError(f"{group}.stages is for your own networks, not for {names[0]}: remove it")
     if config.model.head == "new" and config.model.checkpoint is None:
         raise UserError("model.head=new replaces the classifier of model.checkpoint: give one, or remove model.head")
 

@@ -20,7 +20,9 @@ from kdschemes.config.checks import (
     check_optim,
     check_teachers,
     check_view,
+    model_names,
 )
+from kdschemes.config.code import DIGITS, Code, CodeRefused, allow, code_digest, parse_code, refused
 from kdschemes.config.data import DATA
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.models import has_layer_norms
@@ -31,7 +33,6 @@ from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe, topology_file
 from kdschemes.config.renamed import RENAMED_METHODS
 from kdschemes.config.schemes.custom import Topology
-from kdschemes.config.topologies import allow
 from kdschemes.config.unknown import no_such
 from kdschemes.config.validate import choose, make, make_loss, unknown_key, validate
 from kdschemes.errors import UserError, nearest, shown
@@ -39,6 +40,11 @@ from kdschemes.errors import UserError, nearest, shown
 DEFAULT_SCHEME = "online"
 
 DEFAULT_DATA = "digits"
+
+CODE_KEYS = (
+    *("model", "model.name", "teacher", "teacher.name", "scheme.peers", "scheme.large_model", "scheme.assistants"),
+)
+"""The keys whose values may name Python code."""
 
 
 def load_config(arguments: Sequence[str], *, recipes: Path, say: Callable[[str], None] | None = None) -> Config:
@@ -67,19 +73,43 @@ def load_config(arguments: Sequence[str], *, recipes: Path, say: Callable[[str],
     for key, value in pairs:
         merge(overrides, nest(key, value))
     _forget_other_choices(tree, overrides)
+    for name in _typed_code(pairs):  # to use it as it is now
+        tree.get("code", {}).pop(name, None)
     merge(tree, overrides)
     return build_config(tree, strict=overrides)
 
 
 def allow_typed(arguments: Sequence[str], *, recipes: Path) -> None:
-    """Allow the topologies that the user's own `experiment=` name to run, in this process and those that it starts.
+    """Allow the code that the user's own arguments name to run, in this process and those that it starts.
+
+    It is that of `experiment=`, a topology, and of the keys in `CODE_KEYS`.
 
     Raises:
-        UserError: such a file cannot be read.
+        UserError: such a file or module cannot be read.
     """
-    for argument in arguments:
-        if argument.startswith("experiment=") and (file := topology_file(_parse(argument)[1], recipes)) is not None:
-            allow(file)
+    pairs = [_parse(argument) for argument in arguments if argument.partition("=")[0] in (*CODE_KEYS, "experiment")]
+    for key, value in pairs:
+        if key == "experiment" and (file := topology_file(value, recipes)) is not None:
+            allow(Code(str(file), None, True))
+    for name in _typed_code(pairs):
+        code = parse_code(name)
+        assert code is not None
+        allow(code)
+
+
+def check_allowed(configs: Iterable[Config]) -> None:
+    """Refuse code that the user did not allow.
+
+    Raises:
+        CodeRefused: some was not.
+    """
+    named: list[tuple[str, Code]] = []
+    for config in configs:
+        if isinstance(config.scheme, Topology):
+            named.append(("topology", config.scheme.code))
+        named += [("network", code) for name in model_names(config) if (code := parse_code(name)) is not None]
+    if found := refused(named):
+        raise CodeRefused(found)
 
 
 def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = None) -> Config:
@@ -148,7 +178,21 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     check_cache(config)
     check_view(config)
     check_optim(config)
-    return config
+    names = [name for name in model_names(config) if parse_code(name) is not None]
+    return dataclasses.replace(config, code={name: config.code.get(name) or _digest(name) for name in names})
+
+
+def _digest(name: str) -> str:
+    code = parse_code(name)
+    assert code is not None
+    return code_digest(code)[:DIGITS]
+
+
+def _typed_code(pairs: Iterable[tuple[str, Any]]) -> list[str]:
+    """Return the code that the user's own values name, without the names of anything else."""
+    values = [value for key, value in pairs if key in CODE_KEYS]
+    names = [name for value in values for name in (value if isinstance(value, list) else [value])]
+    return [name for name in names if parse_code(name) is not None]
 
 
 def _parse(argument: str) -> tuple[str, Any]:

@@ -36,7 +36,7 @@ MODELS: Mapping[str, tuple[str, Mapping[str, int]]] = {
 }
 """Each network by name: the function of `kdschemes.models` that builds it, and its arguments."""
 
-MODEL_NAMES = (*MODELS, "mlp_WIDTH_WIDTH", "timm/NAME")
+MODEL_NAMES = (*MODELS, "mlp_WIDTH_WIDTH", "timm/NAME", "MODULE:NAME")
 """What a network can be called, for messages."""
 
 _MLP = re.compile(r"mlp((?:_[1-9][0-9]{0,4}){1,16})")

@@ -28,13 +28,17 @@ Data and given weights count by their content.
 CURE = "restore it from a copy, or delete it (and results.json, if there is one) and run the same command again"
 
 HASHED_IF_SET = {
-    **{f"{group}.{key}": None for group in ("model", "teacher") for key in ("mean", "std", "image_size")},
+    **{
+        f"{group}.{key}": None
+        for group in ("model", "teacher")
+        for key in ("mean", "std", "image_size", "kwargs", "stages")
+    },
     **{"train.label_smoothing": 0.0, "train.class_weights": None, "train.patience": None},
     **{"data.sampling": "shuffled", "resume_from": None},
 }
 """Keys that affect a run's name only with another value than this one.
 
-Those of images otherwise follow from the model, its weights or the data; the rest is newer than the names of runs.
+Those of networks otherwise follow from the model, its weights or the data; the rest is newer than the names of runs.
 """
 
 TEACHER_TRAINING = ("epochs", "batch_size", "optim", "seed")

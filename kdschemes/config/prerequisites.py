@@ -77,7 +77,7 @@ def _teacher_run(config: Config, name: str, number: int) -> Config:
 
 
 def _input_of(options: Model | Teacher) -> dict[str, Any]:
-    return {key: getattr(options, key) for key in ("mean", "std", "image_size")}
+    return {key: getattr(options, key) for key in ("mean", "std", "image_size", "kwargs", "stages")}
 
 
 def _as_teacher(config: Config, model: Model, number: int) -> Config:

@@ -27,6 +27,8 @@ class Node(nn.Module):
     """The auxiliary batch that an output is computed on, by output; those not listed are computed on the batch."""
     replicated_buffers: tuple[str, ...] = ()
     """Buffers that every process updates identically, so that they need not be broadcast."""
+    skips_updates: bool = False
+    """Whether the node's weights skip some optimizer steps."""
     skip_update: bool = False
     """Whether the node's weights skip this optimizer step; set in its forward pass, the same on all processes."""
 

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from kdschemes.config import models
+from kdschemes.config.code import DIGITS, GIVEN, CodeRefused, allow_named, code_digest, given, load_code, parse_code
 from kdschemes.config.parse import read_json
 from kdschemes.config.paths import expand
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
 from kdschemes.models.cost import count_exit_macs, count_macs, count_parameters
+from kdschemes.models.custom_network import CustomNetwork, make_network
 from kdschemes.models.described import described_input, input_of
 from kdschemes.models.exits import EarlyExit, ExitNetwork, confidence
 from kdschemes.models.inputs import AdaptInput, InputSpec, crop_fraction
@@ -37,6 +41,7 @@ __all__ = [
     "MODELS",
     "AdaptInput",
     "Branch",
+    "CustomNetwork",
     "EarlyExit",
     "ExitNetwork",
     "InputSpec",
@@ -86,16 +91,26 @@ def create_model(
     image_size: int,
     pretrained: bool = False,
     dropout: Mapping[str, float] | None = None,
+    kwargs: Mapping[str, Any] | None = None,
+    stages: Sequence[str] | None = None,
+    digest: str = "",
 ) -> StagedNetwork:
-    """Build a network by name: one of `MODELS`, `mlp_WIDTH_WIDTH`, or `timm/NAME`.
+    """Build a network by name: one of `MODELS`, `mlp_WIDTH_WIDTH`, `timm/NAME`, or Python code as `MODULE:NAME`.
 
     Initial weights come from torch's global random generator, which the caller seeds. `pretrained` loads timm's
     pretrained weights. `dropout` are the probabilities `dropout` and `input_dropout` of `mlp`; it has no effect on
-    other networks. Raises `UserError` for an unknown name, an unsupported image size or unavailable weights.
+    other networks. `kwargs` are further arguments of timm's and the user's own networks, `stages` the submodules of the
+    latter that are stages (None: found by a probe), and `digest` is how that of the code must begin. Raises `UserError`
+    for an unknown name, an unsupported image size or unavailable weights, `CodeRefused` for code that is not allowed.
     """
     network: StagedNetwork
     found = models.find_model(name)
-    if name.startswith("timm/"):
+    sizes = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
+    if name.startswith(GIVEN) or parse_code(name) is not None:
+        made, code = _own_network(name, sizes, kwargs, digest)
+        staged = isinstance(made, StagedNetwork)
+        network = made if staged else CustomNetwork(name, made, **sizes, stages=stages, code=code)
+    elif name.startswith("timm/"):
         from kdschemes.models.timm_network import create_timm
 
         network = create_timm(
@@ -104,17 +119,33 @@ def create_model(
             channels=channels,
             image_size=image_size,
             pretrained=pretrained,
+            kwargs=kwargs,
         )
     elif found is None:
         raise unknown("model", name, models.MODEL_NAMES)
     elif pretrained:
         raise UserError(f"{name} has no pretrained weights: give a checkpoint, or use a timm/NAME model")
     else:
-        builder, sizes = found
+        builder, options = found
         regularized = dropout or {} if builder == mlp.__name__ else {}
-        network = _BUILDERS[builder](num_classes, channels, image_size, **sizes, **regularized)
-    network.spec = ModelSpec(name, num_classes, channels, image_size)
+        network = _BUILDERS[builder](num_classes, channels, image_size, **options, **regularized)
+        kwargs = None
+    network.spec = ModelSpec(name, num_classes, channels, image_size, kwargs=dict(kwargs or {}))
     return network
+
+
+def _own_network(
+    name: str, sizes: Mapping[str, int], kwargs: Mapping[str, Any] | None, digest: str
+) -> tuple[nn.Module, dict[str, str]]:
+    """Return a network of the user's, and the code that makes it with its digest; a module is copied."""
+    code = parse_code(name)
+    if code is None:
+        made = given(name, "pass the network again, as kdschemes.train(student=...) or load_model(folder, network=...)")
+        if isinstance(made, nn.Module):
+            return copy.deepcopy(made), {}
+        return make_network(made, name, **sizes, kwargs=kwargs), {}
+    make = load_code(code, "network", digest)
+    return make_network(make, name, **sizes, kwargs=kwargs), {name: code_digest(code)[:DIGITS]}
 
 
 def pretrained_input(name: str, channels: int) -> InputSpec:
@@ -126,41 +157,58 @@ def pretrained_input(name: str, channels: int) -> InputSpec:
     return timm_network.pretrained_input(name.removeprefix("timm/"), channels)
 
 
-def load_model(folder: str | Path) -> StagedNetwork:
+def load_model(
+    folder: str | Path,
+    *,
+    network: nn.Module | Callable[..., nn.Module] | None = None,
+    allow: str | Sequence[str] = (),
+) -> StagedNetwork:
     """Load the network that `save_weights` wrote into a folder, in evaluation mode.
 
     Its `spec` and `pretrained_cfg` say what its images must look like, and its `spec.label_names` what it tells apart.
-    Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
+    Random generators are not affected. Of a network of the user's own, the folder names the Python code that makes it,
+    which runs only if it is in `allow`, as `FILE.py:NAME` or `MODULE:NAME`; or `network` is such a network (it gets the
+    weights), or a class or function that makes one. Raises `UserError` if the folder does not contain such a network.
     """
     file = Path(expand(str(folder))) / CONFIG
+    allow_named([allow] if isinstance(allow, str) else allow)
     try:
         config = read_json(file)
         with torch.random.fork_rng(devices=[]):
-            network = _described(config)
+            loaded = _described(config, network)
+    except CodeRefused as error:
+        names = ", ".join(repr(name) for _, name in error.refused)
+        raise CodeRefused(error.refused, f"load_model({str(folder)!r}, allow=[{names}])") from None
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"no network at {folder}: {file} cannot be read ({first_line(error)})") from error
-    load_weights(network, folder, num_classes=network.spec.num_classes)
-    return network.eval()
+    load_weights(loaded, folder, num_classes=loaded.spec.num_classes)
+    return loaded.eval()
 
 
-def load_exit_model(folder: str | Path) -> ExitNetwork:
+def load_exit_model(
+    folder: str | Path,
+    *,
+    network: nn.Module | Callable[..., nn.Module] | None = None,
+    allow: str | Sequence[str] = (),
+) -> ExitNetwork:
     """Load the network and exits that `save_weights` and `save_exits` wrote into a folder, in evaluation mode.
 
-    Random generators are not affected. Raises `UserError` if the folder does not contain such a network.
+    Random generators are not affected; `network` and `allow` are as for `load_model`. Raises `UserError` if the folder
+    does not contain such a network.
     """
-    network = load_model(folder)
+    loaded = load_model(folder, network=network, allow=allow)
     file = Path(expand(str(folder))) / EXITS_CONFIG
-    spec = network.spec
+    spec = loaded.spec
     try:
         config = read_json(file)
         names, head = list(config["stages"]), str(config["head"])
         if head not in ("linear", "bottleneck"):
             raise ValueError(f"unknown exit head {head!r}")
         with torch.random.fork_rng(devices=[]):
-            found = stages(network, spec.channels, spec.image_size)
-            exits = ExitNetwork(network, names, head, num_classes=spec.num_classes, stages=found)  # type: ignore[arg-type]
+            found = stages(loaded, spec.channels, spec.image_size)
+            exits = ExitNetwork(loaded, names, head, num_classes=spec.num_classes, stages=found)  # type: ignore[arg-type]
     except UserError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -169,12 +217,21 @@ def load_exit_model(folder: str | Path) -> ExitNetwork:
     return exits.eval()
 
 
-def _described(config: Mapping[str, Any]) -> StagedNetwork:
-    """Build the network that a `config.json` describes."""
+def _described(config: Mapping[str, Any], own: nn.Module | Callable[..., nn.Module] | None = None) -> StagedNetwork:
+    """Build the network that a `config.json` describes, where it is the user's own with `own`, unless that is None."""
     if config["name"] == RECOMBINED:
-        return rebuilt(config, _described(config["student"]))
-    num_classes, channels, image_size = (int(config[key]) for key in ("num_classes", "channels", "image_size"))
-    network = create_model(str(config["name"]), num_classes=num_classes, channels=channels, image_size=image_size)
+        return rebuilt(config, _described(config["student"], own))
+    name, kwargs, channels = str(config["name"]), config.get("kwargs"), int(config["channels"])
+    sizes = {"num_classes": int(config["num_classes"]), "channels": channels, "image_size": int(config["image_size"])}
+    network: StagedNetwork
+    if own is not None:
+        made = own if isinstance(own, nn.Module) else make_network(own, name, **sizes, kwargs=kwargs)
+        code: dict[str, str] = config.get("code", {})
+        network = CustomNetwork(name, made, **sizes, stages=config.get("stages"), code=code)
+        network.spec = ModelSpec(name, **sizes, kwargs=dict(kwargs or {}))
+    else:
+        digest = str(config.get("code", {}).get(name, ""))
+        network = create_model(name, **sizes, kwargs=kwargs, stages=config.get("stages"), digest=digest)
     described, names = input_of(config, channels), tuple(map(str, config.get("label_names", ())))
     crop = float(config.get("pretrained_cfg", {}).get("crop_pct", 1.0))
     network.spec = replace(network.spec, mean=described.mean, std=described.std, crop_pct=crop, label_names=names)

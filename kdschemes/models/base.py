@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Generator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
@@ -31,6 +31,7 @@ class ModelSpec:
 
     `mean` and `std` normalize pixels scaled to 0..1, per channel (None: unknown). `crop_pct` is the side of the center
     crop as a fraction of the resized image's shorter side. `label_names` are the classes in the order of the logits.
+    `kwargs` are the further arguments of a timm model or a network of the user's.
     """
 
     name: str
@@ -41,6 +42,7 @@ class ModelSpec:
     std: tuple[float, ...] | None = None
     crop_pct: float = 1.0
     label_names: tuple[str, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def input(self) -> InputSpec:
@@ -146,4 +148,5 @@ class StagedNetwork(nn.Module, ABC):
         spec = self.spec
         config: dict[str, Any] = {key: getattr(spec, key) for key in ("name", "num_classes", "channels", "image_size")}
         config["pretrained_cfg"] = self.pretrained_cfg
+        config |= {"kwargs": dict(spec.kwargs)} if spec.kwargs else {}
         return config | ({"label_names": list(spec.label_names)} if spec.label_names else {})

@@ -163,7 +163,7 @@ def split(network: StagedNetwork, stage: str) -> tuple[Trunk, Branch]:
     """
     if not isinstance(network, SequentialNetwork):
         raise UserError(
-            f"{network.spec.name} cannot be split into trunk and branches; use one of {', '.join(MODEL_NAMES[:-1])}"
+            f"{network.spec.name} cannot be split into trunk and branches; use one of {', '.join(MODEL_NAMES[:-2])}"
         )
     if stage not in network.stage_names:
         raise unknown(f"stage of {network.spec.name}", stage, network.stage_names)

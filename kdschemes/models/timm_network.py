@@ -139,7 +139,8 @@ class TimmNetwork(StagedNetwork):
         model_args: dict[str, Any] = {"num_classes": spec.num_classes, "in_chans": spec.channels}
         if self._takes_size:
             model_args["img_size"] = spec.image_size
-        return super().config() | {"architecture": self._name.partition(".")[0], "model_args": model_args}
+        architecture = {"architecture": self._name.partition(".")[0], "model_args": model_args | dict(spec.kwargs)}
+        return super().config() | architecture
 
 
 Record = list[tuple[nn.Module, Tensor | None]]
@@ -209,7 +210,15 @@ def pretrained_input(name: str, channels: int) -> InputSpec:
     return InputSpec() if found is None else read_input(found.to_dict(), channels)
 
 
-def create_timm(name: str, *, num_classes: int, channels: int, image_size: int, pretrained: bool) -> TimmNetwork:
+def create_timm(
+    name: str,
+    *,
+    num_classes: int,
+    channels: int,
+    image_size: int,
+    pretrained: bool,
+    kwargs: Mapping[str, Any] | None = None,
+) -> TimmNetwork:
     """Build a timm model for these numbers of classes and channels, and this image size if the model takes one.
 
     With `pretrained`, timm's weights are downloaded and adapted to the number of channels and the image size; a
@@ -222,6 +231,9 @@ def create_timm(name: str, *, num_classes: int, channels: int, image_size: int, 
         hint = nearest(name.partition(".")[0], timm.list_models())
         raise UserError(f"unknown timm model '{shown(name)}'{hint} (timm.list_models() lists them all)")
     options = {"num_classes": num_classes, "in_chans": channels, "pretrained": pretrained}
+    for key in (kwargs or {}).keys() & {*options, "img_size"}:
+        raise UserError(f"kwargs of timm/{name} cannot have {key}: it follows from the data and the other keys")
+    options |= kwargs or {}
     try:
         published = timm.get_pretrained_cfg(name) if pretrained else None
         if published and published.hf_hub_id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from kdschemes.config import Config, Model, Teacher
@@ -50,7 +51,7 @@ def student_network(
             "from one each: give a single checkpoint"
         )
     with seeded(config.seed, "init", role) if seed is None else seeded(seed, "init"):
-        network = _create(model or config.model.name, config.model, checkpoint, data_spec)
+        network = _create(model or config.model.name, config.model, checkpoint, data_spec, config.code)
     if checkpoint is not None and data_spec.initial_weights:
         new_head = config.model.head == "new"
         load_weights(network, checkpoint, num_classes=data_spec.num_classes, new_head=new_head)
@@ -87,7 +88,8 @@ def teacher_network(config: Config, data_spec: DataSpec, number: int) -> StagedN
     checkpoints = config.teacher.checkpoint
     path = checkpoints[number] if isinstance(checkpoints, list) else checkpoints
     with seeded(config.teacher.seed, "init", "teacher", number):
-        network = _create(names[number], config.teacher, path, replace(data_spec, initial_weights=True))
+        spec = replace(data_spec, initial_weights=True)
+        network = _create(names[number], config.teacher, path, spec, config.code)
     if path is not None:
         load_weights(network, path, num_classes=data_spec.num_classes)
         if data_spec.classes and order_outputs(network, path, data_spec.classes):
@@ -150,10 +152,13 @@ def with_average(scheme: Distillation, decay: float) -> Distillation:
     return scheme.with_nodes({name: Ema(Network(head, network), {head: name}, decay, warm_up=True)}, [name])
 
 
-def _create(name: str, options: Model | Teacher, checkpoint: str | None, data_spec: DataSpec) -> StagedNetwork:
+def _create(
+    name: str, options: Model | Teacher, checkpoint: str | None, data_spec: DataSpec, code: Mapping[str, str]
+) -> StagedNetwork:
     """Return a new network that adapts the data's images to its own: those of the first that says what they look like.
 
-    These are the options, the checkpoint, timm (for pretrained weights), the data.
+    These are the options, the checkpoint, timm (for pretrained weights), the data. `code` are the digests of the user's
+    own networks.
     """
     channels = data_spec.channels
     own = InputSpec(options.image_size, _as_tuple(options.mean), _as_tuple(options.std))
@@ -170,6 +175,9 @@ def _create(name: str, options: Model | Teacher, checkpoint: str | None, data_sp
         image_size=own.image_size,
         pretrained=options.pretrained and data_spec.initial_weights,
         dropout={key: getattr(options, key) for key in DROPOUT} if isinstance(options, Model) else None,
+        kwargs=options.kwargs,
+        stages=options.stages,
+        digest=code.get(name, ""),
     )
     crop = crop_fraction(data_spec.kept, own.image_size)
     network.spec = replace(network.spec, mean=own.mean, std=own.std, crop_pct=crop)

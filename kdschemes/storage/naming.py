@@ -6,10 +6,13 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from kdschemes.checksums import file_checksum
 from kdschemes.config import Config
+from kdschemes.config.code import parse_code
 from kdschemes.config.data import ImageFolder
 from kdschemes.config.naming import HASHED_IF_SET, NOT_HASHED, TEACHER_TRAINING, to_tree
 from kdschemes.errors import UserError
@@ -31,7 +34,7 @@ def run_name(config: Config) -> str:
     Raises:
         UserError: the images cannot be listed, or given weights are missing.
     """
-    model, data = config.model.name.replace("/", "_"), config.data.name
+    model, data = short_name(config.model.name).replace("/", "_"), config.data.name
     if isinstance(config.data, ImageFolder):
         data = f"{data}_{list_root(config.data.root).digest[:8]}"
     parts = (config.scheme.name, config.scheme.method, data, model, f"seed{config.seed}")
@@ -42,12 +45,14 @@ def config_hash(config: Config) -> str:
     """Return 8 hexadecimal digits that identify what is computed on the data.
 
     The keys in `NOT_HASHED`, those in `HASHED_IF_SET` that are not set, those of a teacher's training if its weights
-    are given, and groups that the scheme does not use are excluded. Given weights count by their content.
+    are given, and groups that the scheme does not use are excluded. Given weights and Python code count by their
+    content.
 
     Raises:
         UserError: given weights are missing.
     """
-    tree = to_tree(config)
+    tree = _by_content(to_tree(config), config.code)
+    del tree["code"]
     for name in (*NOT_HASHED, *HASHED_IF_SET):
         group, _, key = name.rpartition(".")
         keys = tree.get(group, {}) if group else tree
@@ -62,6 +67,21 @@ def config_hash(config: Config) -> str:
         if group in tree:
             tree[group]["checkpoint"] = _identities(tree[group]["checkpoint"])
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def short_name(name: str) -> str:
+    """Return a name without the folders of the Python code that it may name."""
+    code = parse_code(name)
+    return name if code is None else code.short
+
+
+def _by_content(value: Any, digests: Mapping[str, str]) -> Any:
+    """Return nested data with names of Python code replaced by what they mean, wherever it is."""
+    if isinstance(value, Mapping):
+        return {key: _by_content(each, digests) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_by_content(each, digests) for each in value]
+    return f"{short_name(value)} {digests[value]}" if isinstance(value, str) and value in digests else value
 
 
 def _identities(given: str | list[str] | None) -> str | list[str] | None:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import kdschemes
+from kdschemes.config.load import check_allowed
 from kdschemes.config.recipes import STUDIES
-from kdschemes.config.topologies import check_allowed
 from kdschemes.errors import UserError, unknown
 from kdschemes.study.prerequisites import with_prerequisites
 from kdschemes.study.record import RECORD, Study, read_study_folder, remember
@@ -86,7 +86,7 @@ def open_study(name: str, overrides: Sequence[str], *, recipes: Path) -> OpenStu
     """Read a study with its overrides or, without any, with those with which it was started. Writes nothing.
 
     Raises:
-        UserError: a mistake in the study, a topology that was not allowed, or overrides that differ from before and
+        UserError: a mistake in the study, Python code that was not allowed, or overrides that differ from before and
             would orphan its runs.
     """
     path = find_study_file(name, recipes)

@@ -22,6 +22,7 @@ from kdschemes.data.image_folder import FolderSource
 from kdschemes.data.sources import MemorySource, Source
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork
+from kdschemes.storage.naming import short_name
 
 FORMAT = 1
 """Version of the files, chunks, and views; caches of another version are not read."""
@@ -43,9 +44,11 @@ def cache_key(network: StagedNetwork, data: DataModule, config: Config, images: 
     `images` identifies the training images by their contents (`images_digest`).
     """
     options = dataclasses.asdict(data.options)
+    name = network.spec.name
+    teacher = {"name": short_name(name), "input": repr(network.spec.input), "weights": weights_digest(network)}
     return {
         "format": FORMAT,
-        "teacher": {"name": network.spec.name, "input": repr(network.spec.input), "weights": weights_digest(network)},
+        "teacher": teacher | ({"code": config.code[name]} if name in config.code else {}),
         "data": {
             "name": data.options.name,
             "images": images,

@@ -77,7 +77,11 @@ def step_ratio(config: Config, samples: int) -> float:
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):
         network = create_model(
-            config.model.name, num_classes=data.num_classes, channels=data.channels, image_size=data.image_size
+            config.model.name,
+            num_classes=data.num_classes,
+            channels=data.channels,
+            image_size=data.image_size,
+            kwargs=config.model.kwargs,
         ).train()
         images = torch.randn(samples, data.channels, data.image_size, data.image_size)
         if config.train.channels_last:

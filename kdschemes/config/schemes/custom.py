@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from kdschemes.config.code import Code
 from kdschemes.config.paths import FilePath
 from kdschemes.config.schemes.base import Method
 
@@ -20,6 +21,11 @@ class Topology(Method):
     file: Annotated[FilePath, Field(description="the recipe's file; set by experiment=")] = ""
     digest: Annotated[str, Field(description="prefix of the file's SHA-256: a changed file is another run")] = ""
     teacher: Annotated[bool, Field(description="whether the recipe uses frozen teachers (group teacher)")] = False
+
+    @property
+    def code(self) -> Code:
+        """The recipe's file."""
+        return Code(self.file, None, True)
 
     @property
     def uses_teacher(self) -> bool:  # type: ignore[override]

@@ -74,6 +74,8 @@ class SwitchedNetwork(Network):
     micro-batches. Batch-norm statistics are updated at every step.
     """
 
+    skips_updates = True
+
     def __init__(self, name: str, network: StagedNetwork, small: str) -> None:
         super().__init__(name, network)
         self.reads = (small,)

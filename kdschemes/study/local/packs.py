@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from kdschemes.config import Config
+from kdschemes.config.code import parse_code
 from kdschemes.config.data import ImageFolder
 from kdschemes.errors import UserError
 from kdschemes.models import count_macs, create_model
@@ -26,6 +27,9 @@ PROCESS = 1 << 30
 
 CLASSES = 100
 """Number of classes assumed for a network's size if the data must be read to know it."""
+
+OWN = 20_000_000
+"""Parameters and multiply-accumulates assumed for a network of the user's, which is not built to plan."""
 
 SIDE = 32
 """Side of the images assumed for a network's work if the data's are small: every model reads them."""
@@ -189,12 +193,16 @@ def _total(count: Callable[[str, int], int], models: Iterable[str], config: Conf
 
 @functools.cache
 def _parameters(model: str, image_size: int) -> int:
+    if parse_code(model) is not None:
+        return OWN
     return sum(parameter.numel() for parameter in _create(model, image_size).parameters())
 
 
 @functools.cache
 def _macs(model: str, image_size: int) -> int:
     """Return a network's multiply-accumulates per image, or its parameters if it can't process images of that size."""
+    if parse_code(model) is not None:
+        return OWN
     try:
         with torch.device("meta"):
             return count_macs(_create(model, image_size), 3, image_size)

@@ -1,4 +1,4 @@
-"""Only topologies that the user typed may run: what allows one, and what does not."""
+"""Only Python that the user typed may run: what allows it, and what does not."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 from kdschemes import cli
-from kdschemes.config.load import allow_typed, load_config
+from kdschemes.config.code import ALLOWED, Code, CodeRefused, allow, read_allowed
+from kdschemes.config.load import allow_typed, check_allowed, load_config
 from kdschemes.config.naming import dump_yaml
-from kdschemes.config.topologies import ALLOWED, TopologyRefused, allow, check_allowed, read_allowed
 from kdschemes.errors import UserError
 
 RAN = 'from pathlib import Path\nPath(__file__).with_name("ran").touch()\n'
@@ -37,8 +37,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("words", "allowing"),
     [
-        ("train experiment=recipe.yaml seed=3", "train experiment=mine.py experiment=recipe.yaml seed=3"),
-        ("train experiment=run/config.yaml", "train experiment=mine.py experiment=run/config.yaml"),
+        ("train experiment=recipe.yaml seed=3", "train --allow mine.py experiment=recipe.yaml seed=3"),
+        ("train experiment=run/config.yaml", "train --allow mine.py experiment=run/config.yaml"),
         ("study run study.yaml", "study run study.yaml --allow mine.py"),
         ("study run study.yaml --dry-run seed=0", None),
         ("study submit study.yaml -- --time=1", "study submit study.yaml --allow mine.py -- --time=1"),
@@ -100,28 +100,28 @@ def test_only_experiment_with_a_python_file_allows(argument: str, allowed: bool,
     config = load_config(["experiment=mine.py"], recipes=here)
     if allowed:
         check_allowed([config])
-        assert read_allowed(config.scheme) == RAN.encode()
+        assert read_allowed(config.scheme.code, "topology") == RAN.encode()
     else:
-        for refused in (lambda: check_allowed([config]), lambda: read_allowed(config.scheme)):
-            with pytest.raises(TopologyRefused, match=r"^topology mine\.py is Python code"):
+        for refused in (lambda: check_allowed([config]), lambda: read_allowed(config.scheme.code, "topology")):
+            with pytest.raises(CodeRefused, match=r"^topology mine\.py is Python code"):
                 refused()
 
 
 def test_a_file_is_allowed_as_it_was_then(here: Path) -> None:
-    allow(Path("mine.py"))
+    allow(Code("mine.py", None, True))
     scheme = load_config(["experiment=mine.py"], recipes=here).scheme
     Path("mine.py").write_text(RAN + "# changed\n")
-    with pytest.raises(TopologyRefused):
-        read_allowed(scheme)
-    allow(Path("mine.py"))
+    with pytest.raises(CodeRefused):
+        read_allowed(scheme.code, "topology", scheme.digest)
+    allow(Code("mine.py", None, True))
     with pytest.raises(UserError, match="has changed since this run began"):
-        read_allowed(scheme)
+        read_allowed(scheme.code, "topology", scheme.digest)
 
 
 def test_other_methods_need_no_permission(here: Path) -> None:
     check_allowed([load_config([], recipes=here)])
     with pytest.raises(UserError, match=r"recipe nowhere\.py cannot be read: No such file"):
-        allow(Path("nowhere.py"))
+        allow(Code("nowhere.py", None, True))
 
 
 def test_reading_a_run_of_a_topology_needs_no_permission(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
