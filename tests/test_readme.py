@@ -31,7 +31,7 @@ from tests.processes import run
 from tests.schemes.cases import DATA_SPEC, RECIPES, START
 
 README = (REPOSITORY / "README.md").read_text()
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md", "docs/export.md"]
 PAGES += [f"docs/decisions/{p.name}" for p in REPOSITORY.glob("docs/decisions/*.md")]
 
 
