@@ -351,6 +351,7 @@ def export(options: argparse.Namespace) -> str:
         head=options.head,
         best=options.best,
         license_name=options.license,
+        images=options.test_images,
     )
 
 
@@ -360,7 +361,7 @@ def bench(options: argparse.Namespace) -> str:
 
     _allow(options.allow)
     output = Path(options.output) if options.output is not None else None
-    return measure([Path(run) for run in options.runs], options.override, output=output)
+    return measure([Path(run) for run in options.runs], options.override, output=output, images=options.test_images)
 
 
 def push(options: argparse.Namespace) -> str:
@@ -486,6 +487,9 @@ def _add_deployment(parser: Parser) -> None:
     for command in (test, out, many):
         where = "where data and teacher are now: data.root=, teacher.checkpoint="
         command.add_argument("override", metavar="KEY=VALUE", nargs="*", help=where)
+    for command, what in ((out, "check it on"), (many, "count hits on")):
+        meaning = f"{what} at most N test images, at equal distances [10000]"
+        command.add_argument("--test-images", type=_images, metavar="N", default=10_000, help=meaning)
     for command in (guess, out, send):
         command.add_argument("--head", metavar="NAME", help="a head of the run's table [the first]")
     for command in (test, guess, out, send):
@@ -623,6 +627,10 @@ def _amount(text: str) -> float:
 
 def _positive(text: str) -> int:
     return _whole(text, 1, 4_096)
+
+
+def _images(text: str) -> int:
+    return _whole(text, 1, 1 << 32)
 
 
 def _seed(text: str) -> int:

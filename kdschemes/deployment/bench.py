@@ -95,7 +95,8 @@ def bench(
         f"{data.options.name}, {min(images, data.sizes['test']):,} test images; {platform.machine()}, {threads} "
         f"threads, load {load:.1f}; latency of one image over {BLOCKS * ROUNDS} turns in which all others follow"
     )
-    if load > (os.cpu_count() or 1):
+    busy = load > (os.cpu_count() or 1)
+    if busy:
         notes.append("other programs were running: p50 and p95 are not those of a quiet machine, `fastest` is nearer")
     table = _table(rows)
     text = "\n".join([about, text_table(COLUMNS, table, left=COLUMNS[:2]), *notes])
@@ -106,7 +107,7 @@ def bench(
         (output / "bench.json").write_text(json.dumps(plain({"about": about, "notes": notes, "rows": rows}), indent=2))
         lines = ["| " + " | ".join(row) + " |" for row in [COLUMNS, ["---"] * len(COLUMNS), *table]]
         (output / "bench.md").write_text("\n".join([about + ".", "", *lines, "", *notes, "", "![](bench.png)", ""]))
-        (output / "bench.png").write_bytes(chart_png(rows))
+        (output / "bench.png").write_bytes(chart_png(rows, fastest=busy))
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): choose another folder") from error
     return f"{text}\n{output}/bench.json, bench.md, bench.png"
@@ -227,7 +228,7 @@ def _measured(variants: Sequence[Variant], data: DataModule, images: int) -> lis
             if key not in latency:
                 continue
             times, (rate, batch) = latency[key], speed[key]
-            about = {"network": variant.name, "hue": variant.hue, "runtime": variant.runtime, "on": place.name}
+            about = {"network": variant.name, "hue": variant.hue, "form": variant.form, "on": place.name}
             size = {"parameters": variant.parameters, "macs": variant.macs, "file_bytes": variant.size}
             fastest, p50, p95 = (float(np.percentile(times, q)) for q in (0, 50, 95))
             timed = {
@@ -387,7 +388,7 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     ]
 
 
-def _count(value: float | None) -> str:
+def _count(value: float | int | None) -> str:
     if value is None:
         return "-"
     for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):

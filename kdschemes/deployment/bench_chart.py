@@ -10,30 +10,35 @@ import altair as alt
 from kdschemes.report.charts.base import chart, numbers, percents
 from kdschemes.report.document import Chart
 from kdschemes.report.render import png, specs
-from kdschemes.report.style import INK, SERIES
+from kdschemes.report.style import SERIES
 
 
-def chart_png(rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """Return the accuracy of each network against its latency for one image, one panel per place, as PNG."""
-    places = list(dict.fromkeys(row["on"] for row in rows))
-    hues = list(dict.fromkeys(row["hue"] for row in rows))
-    panels = [_panel([row for row in rows if row["on"] == place], place, hues) for place in places]
+def chart_png(rows: Sequence[Mapping[str, Any]], *, fastest: bool) -> bytes:
+    """Return the accuracy of each form of a network against its latency for one image, a panel per place, as PNG.
+
+    The latency is the median, or the fastest turn, which other programs disturb least.
+    """
+    key, word = ("fastest_ms", "fastest turn") if fastest else ("p50_ms", "median")
+    panels = []
+    for place in dict.fromkeys(row["on"] for row in rows):
+        points = [
+            {"network": row["hue"], "form": row["form"], "ms": round(row[key], 4), "top1": round(row["top1"], 3)}
+            for row in rows
+            if row["on"] == place
+        ]
+        panels.append(_panel(points, f"latency of one image (ms, {word}), {place}"))
     spec = alt.vconcat(*panels) if len(panels) > 1 else panels[0]
     return png(specs([Chart(name="bench", spec=spec)])["bench"])
 
 
-def _panel(rows: Sequence[Mapping[str, Any]], place: str, hues: Sequence[str]) -> Any:
-    points = [
-        {"network": row["network"], "hue": row["hue"], "runtime": row["runtime"]}
-        | {"p50": round(row["p50_ms"], 4), "top1": round(row["top1"], 3)}
-        for row in rows
-    ]
-    scale = numbers([point["p50"] for point in points], padding=40)
-    x = alt.X("p50:Q", title=f"latency of one image (ms, median), {place}", scale=scale, axis=alt.Axis(tickCount=6))
-    y = alt.Y("top1:Q", title="test top-1 (%)", scale=percents(point["top1"] for point in points))
-    colors = [SERIES[number % len(SERIES)] for number in range(len(hues))]
-    color = alt.Color("hue:N", scale=alt.Scale(domain=list(hues), range=colors), title=None)
-    base = chart(points).encode(x=x, y=y)
-    marks = base.mark_point(filled=True, size=90).encode(color=color, shape=alt.Shape("runtime:N", title=None))
-    labels = base.mark_text(color=INK, fontSize=11, dy=-12).encode(text="network:N")
-    return alt.layer(marks, labels).properties(width=640, height=260)
+def _panel(points: Sequence[dict[str, Any]], title: str) -> Any:
+    names = list(dict.fromkeys(point["network"] for point in points))
+    colors = [SERIES[number % len(SERIES)] for number in range(len(names))]
+    scale = numbers([point["ms"] for point in points], padding=20)
+    marks = chart(points).mark_point(filled=True, size=110)
+    return marks.encode(
+        x=alt.X("ms:Q", title=title, scale=scale, axis=alt.Axis(tickCount=6)),
+        y=alt.Y("top1:Q", title="test top-1 (%)", scale=percents(point["top1"] for point in points)),
+        color=alt.Color("network:N", scale=alt.Scale(domain=names, range=colors), title=None),
+        shape=alt.Shape("form:N", title=None, sort=None),
+    ).properties(width=640, height=260)

@@ -31,6 +31,11 @@ class Variant:
     size: int
     thresholds: tuple[float, ...] | None = None
 
+    @property
+    def form(self) -> str:
+        """What distinguishes it from other forms of its network."""
+        return self.name.removeprefix(f"{self.hue}, ") if self.name != self.hue else self.runtime
+
     def load(self, threads: int | None, device: torch.device) -> Callable[[Tensor], Any]:
         """Return it as a function of a batch; torch's threads are set by the caller."""
         if self.runtime != "torch":
