@@ -293,15 +293,6 @@ def compare(options: argparse.Namespace) -> str:
     return compare_runs(options.first, options.second)
 
 
-def export(options: argparse.Namespace) -> str:
-    """Write a head of a run as a plain network."""
-    from kdschemes.training.export import export as export_head
-
-    allow_named(options.allow)
-    run, out = Path(options.run), Path(options.out)
-    return export_head(run, out, head=options.head, best=options.best)
-
-
 def list_caches(options: argparse.Namespace) -> str:
     """Return the table of the teacher caches in a folder."""
     from kdschemes.teacher_cache.listing import listing
@@ -347,6 +338,79 @@ def stages(options: argparse.Namespace) -> str:
     parameters, macs = models.count_parameters(network), models.count_macs(network, channels, side)
     head = f"{options.model} on {channels}x{side}x{side}, {data.num_classes} classes"
     return f"{head}: {parameters:,} parameters, {macs:,} MACs\n{models.describe_stages(found)}"
+
+
+# -------------------------------------------------------------------------------------------------------------- deploy
+
+
+def evaluate(options: argparse.Namespace) -> str:
+    """Return the metrics of every head of a run, or of given weights, without training."""
+    from kdschemes.deployment.evaluate import evaluate as evaluate_heads
+
+    allow_named(options.allow)
+    source, split = Path(options.source), options.split
+    return evaluate_heads(source, options.override, split=split, best=options.best, as_json=options.json)
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Print the classes of images; images that can't be read are reported after the others."""
+    from kdschemes.deployment.predict import predict as predict_images
+
+    allow_named(options.allow)
+    images, top = [Path(image) for image in options.images], options.top
+    found = predict_images(
+        Path(options.source), images, head=options.head, best=options.best, top=top, as_json=options.json
+    )
+    print(printable(found.text, lines=True), flush=True)
+    for fault in found.faults:
+        _print_error(UserError(fault))
+    return 2 if found.faults else 0
+
+
+def export(options: argparse.Namespace) -> str:
+    """Write a head of a run in a format for other programs, and check it."""
+    from kdschemes.deployment.export import export as export_head
+    from kdschemes.deployment.formats import Form
+
+    allow_named(options.allow)
+    form = Form(options.format, inside=options.preprocessing == "inside", int8=options.int8)
+    return export_head(
+        Path(options.run),
+        Path(options.out) if options.out is not None else None,
+        options.override,
+        form=form,
+        exits=options.exits,
+        head=options.head,
+        best=options.best,
+        license_name=options.license,
+        images=options.test_images,
+    )
+
+
+def bench(options: argparse.Namespace) -> str:
+    """Measure the networks of runs side by side."""
+    from kdschemes.deployment.bench import bench as measure
+
+    allow_named(options.allow)
+    output = Path(options.output) if options.output is not None else None
+    return measure([Path(run) for run in options.runs], options.override, output=output, images=options.test_images)
+
+
+def push(options: argparse.Namespace) -> str:
+    """Upload a head of a run to the Hugging Face Hub."""
+    from kdschemes.deployment.push import push as upload
+
+    allow_named(options.allow)
+    dry_run = Path(options.dry_run) if options.dry_run is not None else None
+    return upload(
+        Path(options.run),
+        options.repository,
+        head=options.head,
+        best=options.best,
+        license_name=options.license,
+        private=options.private,
+        dry_run=dry_run,
+    )
 
 
 # -------------------------------------------------------------------------------------------------------------- parser
@@ -409,15 +473,8 @@ def _parser() -> Parser:
     two.add_argument("second", type=_path, metavar="RUN", help="folder of another one")
     credit = parser.command("cite", "the BibTeX of what a run used: method, losses, data, networks, options", citations)
     credit.add_argument("run", type=_path, metavar="RUN", help="folder of the run")
-    out = parser.command("export", "a head of a run, such as a peer, as a plain network", export)
-    out.add_argument("run", type=_path, metavar="RUN", help="folder of the run, finished or not")
-    out.add_argument(
-        "out", type=_path, metavar="FOLDER", help="gets model.safetensors and config.json, and exits if there are any"
-    )
-    out.add_argument("--head", metavar="NAME", help="a head of the run's table [the first]")
-    out.add_argument("--best", action="store_true", help="weights of the best epoch [of the last checkpoint]")
-    _add_allow(out, "the run")
     _add_wandb(parser.command("wandb", "Weights & Biases: sync (offline runs), dashboard"))
+    _add_deployment(parser)
     parser.group("look at methods and networks")
     read = parser.command("methods", "all methods and losses, or the card of one: paper, equation, defaults", methods)
     read.add_argument("name", metavar="NAME", nargs="?", help="a method or a loss; SCHEME/METHOD or KIND/LOSS for one")
@@ -429,6 +486,54 @@ def _parser() -> Parser:
     look.add_argument("--image-size", type=_positive, metavar="S", help="another side in pixels")
     _add_cache(parser.command("cache", "stored predictions of frozen teachers: list, verify"))
     return parser
+
+
+def _add_deployment(parser: Parser) -> None:
+    parser.group("use what was trained")
+    test = parser.command("evaluate", "all metrics of a run or of weights, on any data, without training", evaluate)
+    test.add_argument("source", type=_path, metavar="RUN_OR_WEIGHTS", help="folder of a run, or weights as a teacher's")
+    test.add_argument("--split", choices=["test", "val", "train"], default="test", help="images to evaluate on [test]")
+    guess = parser.command("predict", "classes and probabilities of image files", predict)
+    guess.add_argument("source", type=_path, metavar="RUN", help="folder of a run, or of exported safetensors")
+    guess.add_argument("images", type=_path, metavar="IMAGE", nargs="+", help="files that Pillow reads")
+    guess.add_argument("--top", type=_positive, metavar="K", default=1, help="classes per image [1]")
+    out = parser.command("export", "a head of a run, such as a peer, as files for other programs, checked", export)
+    out.add_argument("run", type=_path, metavar="RUN", help="folder of the run, finished or not")
+    out.add_argument("out", type=_path, metavar="FOLDER", nargs="?", help="gets the files [RUN/export-FORMAT]")
+    formats = ["safetensors", "timm", "torch.export", "onnx"]
+    out.add_argument("--format", choices=formats, default="safetensors", help="weights, or a graph [%(default)s]")
+    out.add_argument(
+        "--preprocessing",
+        choices=["beside", "inside"],
+        default="beside",
+        help="of a graph: it takes normalized images (config.json says how), or pixels as bytes [beside]",
+    )
+    out.add_argument("--exits", metavar="T1,T2", help="of a graph: early exit at confidences, or: low, middle, high")
+    out.add_argument("--int8", action="store_true", help="of onnx: 8 bits, calibrated on training images")
+    many = parser.command("bench", "networks side by side: size, latency, throughput, memory, accuracy", bench)
+    many.add_argument("runs", type=_path, metavar="RUN", nargs="+", help="folders of finished runs, or of weights")
+    many.add_argument("--output", type=_path, metavar="FOLDER", help="gets bench.json, bench.md and bench.png")
+    send = parser.command("push", "a head of a run to the Hugging Face Hub, with a model card", push)
+    send.add_argument("run", type=_path, metavar="RUN", help="folder of a finished run")
+    send.add_argument("repository", metavar="OWNER/NAME", help="model repository, created if it is not there")
+    send.add_argument("--private", action="store_true", help="of a new repository [public]")
+    send.add_argument("--dry-run", type=_path, metavar="DIR", help="write what would be uploaded there; send nothing")
+    for command in (test, out, many):
+        where = "where data and teacher are now: data.root=, teacher.checkpoint="
+        command.add_argument("override", metavar="KEY=VALUE", nargs="*", help=where)
+    for command, what in ((out, "check it on"), (many, "count hits on")):
+        meaning = f"{what} at most N test images, at equal distances [10000]"
+        command.add_argument("--test-images", type=_images, metavar="N", default=10_000, help=meaning)
+    for command in (guess, out, send):
+        command.add_argument("--head", metavar="NAME", help="a head of the run's table [the first]")
+    for command in (test, guess, out, send):
+        command.add_argument("--best", action="store_true", help="weights of the best epoch [of the last checkpoint]")
+    for command in (test, guess):
+        command.add_argument("--json", action="store_true", help="print JSON [a table]")
+    for command in (out, send):
+        command.add_argument("--license", metavar="ID", default="unknown", help="of the weights [unknown]")
+    for command in (test, guess, out, many, send):
+        _add_allow(command, "the run")
 
 
 def _add_allow(parser: Parser, what: str) -> None:
@@ -514,6 +619,11 @@ def _options(words: list[str]) -> argparse.Namespace:
     """Read the command line. What follows `--` after a study is sbatch's; KEY=VALUE may stand between options."""
     parser, sbatch = _parser(), []
     parser.check(words)
+    if words[:1] in (["export"], ["bench"], ["evaluate"]):
+        keys = [word for word in words[1:] if _is_override(word)]
+        options = parser.parse_args([word for word in words if word not in keys])
+        options.override = keys
+        return options
     takes_overrides = words[:2] in (["study", "submit"], ["study", "run"])
     if takes_overrides and "--" in words:
         end = words.index("--")
@@ -525,6 +635,11 @@ def _options(words: list[str]) -> argparse.Namespace:
         options.override += more
         options.sbatch = sbatch
     return options
+
+
+def _is_override(word: str) -> bool:
+    """Return whether a word is KEY=VALUE, not an option or a path."""
+    return re.match(r"[a-z_]+(\.[a-z_0-9]+)*=", word) is not None
 
 
 def _path(text: str) -> str:
@@ -546,6 +661,10 @@ def _amount(text: str) -> float:
 
 def _positive(text: str) -> int:
     return _whole(text, 1, 4_096)
+
+
+def _images(text: str) -> int:
+    return _whole(text, 1, 1 << 32)
 
 
 def _seed(text: str) -> int:

@@ -16,9 +16,10 @@ from torch import nn
 from kdschemes.config.data import Digits
 from kdschemes.config.load import load_config
 from kdschemes.data import open_data
+from kdschemes.deployment.export import export
+from kdschemes.deployment.formats import Form
 from kdschemes.models import load_model
 from kdschemes.storage.checkpoint import CHECKPOINT
-from kdschemes.training.export import export
 from kdschemes.training.train import train
 
 CLASSES = ("ant", "bee", "cat")
@@ -121,7 +122,7 @@ def test_an_export_from_a_checkpoint_says_what_the_networks_initial_weights_were
     first, _ = trained(tmp_path, *few, "model.mean=[0.5]", "model.image_size=12")
     second, _ = trained(tmp_path, *few, f"model.checkpoint={first}", "model.std=[0.25]")
     os.remove(first / "model.safetensors")  # what it says is still there
-    export(second, tmp_path / "out", head=None, best=False)
+    export(second, tmp_path / "out", form=Form("safetensors"))
     assert (second / CHECKPOINT).is_file()
     for folder in (second, tmp_path / "out"):
         spec = load_model(folder).spec
