@@ -96,9 +96,10 @@ def block(writer: Any, node: nodes.math_block) -> None:
 
 
 def _indented(line: str, node: nodes.Node) -> str:
-    r"""Draw a line of a block; a `\qquad` at its beginning, which a path's extent would lose, becomes a margin."""
-    text = line.removeprefix(r"\qquad").lstrip()
-    return '<span class="indent"></span>' * (text != line) + draw(text.replace(r"\frac", r"\dfrac"), node)
+    r"""Draw a line of a block; a `\qquad` is a margin, or where a narrow page breaks the line."""
+    margin, *parts = line.replace(r"\frac", r"\dfrac").split(r"\qquad")
+    drawn = [draw(part.strip(), node) for part in (margin, *parts) if part.strip()]
+    return '<span class="indent"></span>' * (not margin.strip()) + '<span class="indent"></span> '.join(drawn)
 
 
 def setup(app: Sphinx) -> ExtensionMetadata:
