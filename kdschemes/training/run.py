@@ -41,6 +41,7 @@ from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.metrics_log import eval_row, train_row
 from kdschemes.tracking.run_log import RunLog
 from kdschemes.training.checks import first_not_finite, large_share, remedies
+from kdschemes.training.code import code_of
 from kdschemes.training.optim import momentum_schedule, rate_schedule
 from kdschemes.training.prepare import prepare
 from kdschemes.training.run_folder import INTERRUPTED, RunFolder, claim_folder, remove_leftovers
@@ -76,6 +77,7 @@ class Run:
         self.total_steps = self.steps_per_epoch * train.epochs
         self.term_names = [str(term.name) for term in self.scheme.terms]
         self.state = State(len(self.term_names) + 1, self.device)
+        self.code = code_of(self.config, self.folder) if self.main else {}
         self._lease: RunFolder | None = None
         self._leases = contextlib.ExitStack()
 
