@@ -1,14 +1,14 @@
 """The page of a finished study in docs/results, and the table of all pages: `python -m experiments.results_page NAME`.
 
-The page has the published numbers beside ours, the study's analyses, settings, seeds, commit, time and the command. The
-table is written into `docs/results/README.md` and between the markers of `README.md`. No number is typed by hand.
+The page has the published numbers beside ours, the study's analyses, settings, seeds, commits, time and the command.
+The table is written into `docs/results/README.md` and between the markers of `README.md`. No number is typed by hand.
 """
 
 from __future__ import annotations
 
 import argparse
 import re
-import subprocess
+import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +23,7 @@ from kdschemes.report.groups import Group, study_groups
 from kdschemes.report.markdown import markdown
 from kdschemes.report.published import TITLE
 from kdschemes.report.render import png, specs
+from kdschemes.report.tables import commits
 from kdschemes.study.locate import find_study
 from kdschemes.study.record import Study
 from kdschemes.study.status import status
@@ -30,20 +31,29 @@ from kdschemes.study.status import status
 REPOSITORY = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results: written by experiments.results_page -->", "<!-- end of results -->"
 KEPT = ("Results", "Cost", "Not finished")
+PATHS = ("data.root", "data.classes", "output_dir", "model.checkpoint", "teacher.checkpoint", "teacher.cache_dir")
+"""Keys whose values are places on somebody's machine: a command is printed without them."""
 HEAD = "| study | run | published | ours | seeds | ours - published |\n| --- | --- | --- | --- | --- | --- |"
 ROW = re.compile(r"^\| ((?!run \||---).*?) \| (.*?) \| (.*?) \| (.*?) \| (.*?) \|", re.MULTILINE)
 """A row of a page's table of published numbers: its first five cells."""
 
 
-def page(study: Study, commit: str) -> tuple[Report, list[Group]]:
+def page(study: Study) -> tuple[Report, list[Group]]:
     """Return the page of a study, and its groups: numbers beside published ones, results, cost, how it was run."""
     groups = study_groups(status(study))
-    made = build(study.name, study.question, groups, baseline=study.baseline, published=study.published)
+    made = build(
+        study.name,
+        study.question,
+        groups,
+        baseline=study.baseline,
+        compare=study.compare,
+        published=study.published,
+    )
     sections = [replace(each, charts=()) for each in made.sections if each.title in (TITLE, *KEPT)]
     found = [section for name in study.analyses for section in ANALYSES[name](groups)]
     chart = grid(groups)
     sections[1:1] = [chart, *found] if chart is not None else found
-    return replace(made, sections=[*sections, _how(study, groups, commit)]), groups
+    return replace(made, sections=[*sections, _how(study, groups)]), groups
 
 
 def index(pages: Path) -> str:
@@ -77,10 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _write(study: Study, pages: Path) -> None:
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    ).stdout.strip()
-    made, _ = page(study, commit or "unknown")
+    made, _ = page(study)
     trees = specs(chart for section in made.sections for chart in section.charts)
     files = {name: f"{study.name}_{name}.png" for name in trees}
     for name, file in files.items():
@@ -88,19 +95,25 @@ def _write(study: Study, pages: Path) -> None:
     (pages / f"{study.name}.md").write_text(markdown(made, files))
 
 
-def _how(study: Study, groups: Sequence[Group], commit: str) -> Section:
+def _how(study: Study, groups: Sequence[Group]) -> Section:
     results = [result for group in groups for result in group.results]
     hours = sum(result["train_seconds"] / result.get("pack_size", 1) for result in results) / 3600
-    overrides = " ".join(word for word in study.overrides if "/" not in word)
-    given = [word.partition("=")[0] for word in study.overrides if "/" in word]
-    command = " ".join(["kdschemes study run", study.name, *(f"{key}=PATH" for key in given), overrides]).strip()
+    keys = [word.partition("=")[0] for word in study.overrides]
+    words = [f"{key}=PATH" if key in PATHS else word for key, word in zip(keys, study.overrides, strict=True)]
+    command = shlex.join(["kdschemes", "study", "run", study.name, *words])
     lines = [
         f"Command: `{command}`",
         f"Settings: all are in `experiments/studies/{study.name}.yaml`.",
-        f"Commit: {commit}.",
+        f"Commit of the runs: {_commits(groups)}.",
         f"Training: {hours:.2f} hours for {len(results)} runs, as the clock says; other work ran beside it.",
     ]
     return Section(title="How it was run", items=lines)
+
+
+def _commits(groups: Sequence[Group]) -> str:
+    """Return the commits that the runs have recorded, and how many runs have recorded none."""
+    without = sum("commit" not in (result.get("code") or {}) for group in groups for result in group.results)
+    return ", ".join([*commits(groups), *([f"not recorded by {without} runs"] if without else [])])
 
 
 def _between(path: Path, table: str) -> None:

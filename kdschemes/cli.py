@@ -568,9 +568,9 @@ def _add_study(parser: Parser) -> None:
     status.add_argument("study", type=_path, metavar="STUDY", help="name, file or folder of a study")
     show = parser.command("report", "tables, charts and verdicts of a study, or of runs", report)
     show.description = (
-        "Write a report as one HTML file, as markdown, and a PNG per chart; print its main numbers. That of a study is "
-        "report.html, report.md and CHART.png in its folder; that of runs is report.html, report.md and "
-        "report_CHART.png in the current folder."
+        "Write a report as one HTML file, as markdown, its numbers as CSV and JSON, and a PNG per chart; print the "
+        "main numbers. That of a study is report.html, .md, .csv, .json and CHART.png in its folder; that of runs is "
+        "report.html, ... and report_CHART.png in the current folder."
     )
     show.add_argument(
         "of", type=_path, metavar="STUDY_OR_RUN", nargs="+", help="a study's name or folder, or folders of runs"
@@ -580,7 +580,10 @@ def _add_study(parser: Parser) -> None:
             "--output", type=_path, metavar="FOLDER", help="folder that holds the runs' folders [runs]"
         )
     show.add_argument(
-        "--out", type=_path, metavar="FILE", help="STEM.html or STEM.md: writes both, and STEM_CHART.png next to them"
+        "--out",
+        type=_path,
+        metavar="FILE",
+        help="STEM.html or STEM.md: writes both, and the other files next to them",
     )
 
 

@@ -105,6 +105,7 @@ def test_a_run_ends_with_its_table_and_its_folder(tiny: Done) -> None:
     assert lines[2].startswith("epoch 1/1  validation: peer0 ")
     assert lines[-1] == f"run folder: runs/{tiny.folder.name}"
     results = json.loads((tiny.folder / "results.json").read_text())
+    assert results["code"]["command"].startswith("kdschemes train scheme=online ")
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("| ")]
     assert rows[0][:4] == ["head", "peer0 (reported)", "peer1", "ensemble"]
     found = {row[0]: row[1:] for row in rows}

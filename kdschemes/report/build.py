@@ -4,23 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from kdschemes.errors import UserError, unknown
 from kdschemes.report.charts.accuracy import accuracy_chart
 from kdschemes.report.charts.agreement import agreement_section
 from kdschemes.report.charts.calibration import calibration_section
+from kdschemes.report.charts.classes import classes_section
 from kdschemes.report.charts.cost import cost_charts
 from kdschemes.report.charts.curves import curves
 from kdschemes.report.charts.exits import exits
 from kdschemes.report.charts.grid import grid
+from kdschemes.report.charts.losses import losses
 from kdschemes.report.colors import Hue, hue
+from kdschemes.report.data import comparison_rows, run_rows
 from kdschemes.report.document import Section
 from kdschemes.report.formatting import accuracy, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.predictions import read_stored
 from kdschemes.report.published import published_section
+from kdschemes.report.selection import select, selection_section, verdict
 from kdschemes.report.significance import Comparison, baselines, compare_groups, comparison_table, is_named, sentences
-from kdschemes.report.tables import cost_table, heads_table, missing_table, protocol, results_table, weak_teachers
+from kdschemes.report.tables import (
+    code_table,
+    cost_table,
+    heads_table,
+    missing_table,
+    protocol,
+    results_table,
+    weak_teachers,
+)
 from kdschemes.study.published import Published
 
 NOTHING_YET = "No run is finished yet: there are no results to show."
@@ -33,13 +46,18 @@ Analysis = Callable[[Sequence[Group]], list[Section]]
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """A whole report. `summary` holds sentences, the verdict first; `warnings` say why rows may not be comparable."""
+    """A whole report. `summary` holds sentences, the verdict first; `warnings` say why rows may not be comparable.
+
+    `runs` and `comparisons` are the numbers for other programs (`report.data`).
+    """
 
     title: str
     question: str
     summary: Sequence[str]
     warnings: Sequence[str]
     sections: Sequence[Section]
+    runs: Sequence[dict[str, Any]] = ()
+    comparisons: Sequence[dict[str, Any]] = ()
 
 
 def build(
@@ -50,42 +68,53 @@ def build(
     shared: Sequence[str] = (),
     notes: Sequence[str] = (),
     baseline: str | None = None,
+    compare: Sequence[tuple[str, str]] = (),
     analyses: Sequence[str] = (),
     published: Sequence[Published] = (),
 ) -> Report:
     """Return the report of groups.
 
-    `shared` are words left out of their labels, `baseline` is the label of one, `analyses` are names of
-    `study.analyses`; an analysis that raises a UserError is replaced by its message. `published` are numbers of papers,
-    shown first, beside ours. `notes` come at the end.
+    `shared` are words left out of their labels, `baseline` is the label of one, `compare` holds planned pairs of them,
+    `analyses` are names of `study.analyses`; an analysis that raises a UserError is replaced by its message.
+    `published` are numbers of papers, shown first, beside ours. `notes` come at the end.
 
     Raises:
         UserError: there is no analysis of that name.
     """
     finished = [group for group in groups if group.finished]
-    found = compare_groups(groups, baseline)
+    found = compare_groups(groups, baseline, compare)
     same, warnings = protocol(finished) if finished else ("", [])
     own = [group for group in groups if not group.earlier] or list(groups)
     base = next(iter(baselines(found)), None)
+    selected = select(groups)
     colors = hue(own, base)
     beside = published_section(published, groups, baseline)
     sections = [beside] if beside else []
     sections += [_results(finished, found, colors, same, shared)] if finished else []
-    sections += _charts(own, finished, colors, base)
+    sections += [selection_section(selected)] if selected else []
+    sections += _charts(own, finished, colors, base, selected.best.label if selected else None)
     for name in analyses:
         sections += _analysis(name, groups)
     if finished and (others := heads_table(finished)):
         sections.append(Section(title="Other heads", tables=[others]))
     if missing := missing_table(groups):
         sections.append(Section(title="Not finished", tables=[missing]))
+    if code := code_table(groups):
+        sections.append(Section(title="Code and commands", tables=[code]))
     if notes:
         sections.append(Section(title="Notes", text="\n\n".join(notes)))
     return Report(
         title=title,
         question=question,
-        summary=[*(_verdict(finished, found, baseline) if finished else [NOTHING_YET]), *_progress(groups)],
+        summary=[
+            *(_verdict(finished, found, baseline) if finished else [NOTHING_YET]),
+            *([verdict(selected)] if selected else []),
+            *_progress(groups),
+        ],
         warnings=[*warnings, *weak_teachers(finished)],
         sections=sections,
+        runs=run_rows(groups),
+        comparisons=comparison_rows(found),
     )
 
 
@@ -98,14 +127,17 @@ def _results(
     return Section(title="Results", text=same + common, tables=tables, charts=[chart] if chart else [])
 
 
-def _charts(own: Sequence[Group], finished: Sequence[Group], colors: Hue, base: str | None) -> list[Section]:
+def _charts(
+    own: Sequence[Group], finished: Sequence[Group], colors: Hue, base: str | None, best: str | None
+) -> list[Section]:
     done = [group for group in own if group.finished]
-    sections = [curves(own, colors), grid(own), exits(done, colors)]
+    sections = [grid(own), curves(own, colors), losses(own, colors), exits(done, colors)]
     if finished:
         charts, words = cost_charts(finished, colors)
         stored = read_stored(done)
         sections += [
             Section(title="Cost", text=words, tables=[cost_table(finished)], charts=charts),
+            classes_section(done, stored, base, best),
             calibration_section(done, stored, colors, base),
             agreement_section(done, stored),
         ]

@@ -41,13 +41,32 @@ def by_seed(group: Group, head: str, which: str, key: str, split: str = "test") 
     return {seed: value for seed, value in sorted(found.items()) if value is not None}
 
 
+def shared_teacher(group: Group, head: str) -> bool:
+    """Return whether a head is one teacher, of the same weights, in several runs of a group."""
+    of = [
+        (result.get("teacher_checkpoint"), metric(member, head, "last", "top1"), metric(member, head, "last", "nll"))
+        for member, result in zip(group.finished, group.results, strict=True)
+        if result.get("teacher") == head
+    ]
+    return 1 < len(of) == len(group.results) and all(other == of[0] for other in of)
+
+
+def spread(group: Group, head: str, which: str, key: str) -> list[float]:
+    """Return one metric of a group's finished runs on the test set, as independent values.
+
+    A teacher that all runs share is one network: it has one value, not one for each seed.
+    """
+    values = list(by_seed(group, head, which, key).values())
+    return values[:1] if shared_teacher(group, head) else values
+
+
 def accuracy(group: Group) -> dict[int, float]:
     """Return the reported head's top-1 in percent on the test set after the last epoch, by seed."""
     return by_seed(group, primary_head(group), "last", "top1") if group.finished else {}
 
 
 def cost(group: Group, head: str, key: str) -> list[float]:
-    """Return a cost of a head (`parameters`, `macs` or `latency_ms`) in each finished run that has recorded it."""
+    """Return a cost of a head (`parameters` or `macs`) in each finished run that has recorded it."""
     of = primary_head(group) if head == MEAN_OVER_PEERS else head
     found = [(result.get("cost") or {}).get(of, {}).get(key) for result in group.results]
     return [float(value) for value in found if value is not None]
@@ -100,6 +119,11 @@ def probability(p: float) -> str:
     return NOTHING if math.isnan(p) else "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
+def signed(value: float, digits: int = 2) -> str:
+    """Return a difference with its sign; "-" if it is NaN."""
+    return NOTHING if math.isnan(value) else f"{value:+z.{digits}f}"
+
+
 def count(value: float) -> str:
     """Return a count with two decimals and its unit: 3.27 M."""
     for size, unit in SIZES:
@@ -128,7 +152,6 @@ def name(group: Group) -> str:
 COSTS: dict[str, tuple[Callable[[Group], list[float]], Callable[[float], str]]] = {
     "parameters": (lambda group: cost(group, primary_head(group), "parameters"), "{:,.0f}".format),
     "MACs": (lambda group: cost(group, primary_head(group), "macs"), count),
-    "latency ms": (lambda group: cost(group, primary_head(group), "latency_ms"), "{:.2f}".format),
     "training MACs": (training_macs, count),
     "training s": (lambda group: each(group, "train_seconds"), "{:.1f}".format),
     "memory MB": (lambda group: [size / 1e6 for size in each(group, "peak_memory_bytes")], "{:.0f}".format),

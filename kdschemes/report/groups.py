@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from kdschemes.config.naming import NOT_HASHED, flatten, read_config
+from kdschemes.config.soft_term import effective, is_response
 from kdschemes.errors import UserError
 from kdschemes.storage.results import read_results
 from kdschemes.study.record import Entry
+from kdschemes.study.spec import label_of
 from kdschemes.study.status import Row, Status, look
 
 Protocol = dict[str, Any]
@@ -76,12 +78,14 @@ def study_groups(found: Status) -> list[Group]:
     """Return the groups of a study: its points in their order, then the runs that teach them.
 
     Of the latter, those that the study file names are grouped by their names, the others by their configurations.
+    Points that differ only in options of a loss that alpha = 0 switches off are one.
     """
     points: dict[str, list[Member]] = defaultdict(list)
     labels: dict[str, str] = {}
     unnamed = []
     for row in sorted(found.rows, key=lambda row: row.entry.earlier):
-        entry, member = row.entry, _member(row, found.study.output)
+        member = _at_its_point(_member(row, found.study.output))
+        entry = member.row.entry
         label = entry.label.rpartition(" seed=")[0]
         if entry.earlier and not label:
             unnamed.append(member)
@@ -92,7 +96,7 @@ def study_groups(found: Status) -> list[Group]:
     groups = [
         part
         for point, members in points.items()
-        for part in _by_protocol(labels[point], members, earlier=members[0].row.entry.earlier)
+        for part in _by_protocol(labels[point], _one_per_seed(members), earlier=members[0].row.entry.earlier)
     ]
     return groups + _by_configuration(unnamed, earlier=True)
 
@@ -150,9 +154,11 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
             alone.append(Group(label=folder.name, members=(member,), earlier=earlier))
             continue
         keys_of = {key: value for key, value in flatten(config).items() if key not in (*NOT_HASHED, "seed")}
+        keys_of = effective(keys_of, config.get("scheme") or {})
         key = repr(sorted(keys_of.items()))
         group = groups[folder.name.rpartition("-seed")[0] or folder.name][key]
-        if twin := next((other for other in group if other.row.entry.seed == member.row.entry.seed), None):
+        twin = next((other for other in group if other.row.entry.seed == member.row.entry.seed), None)
+        if twin is not None and (twin.folder.name == folder.name or twin.config.get("losses") == config.get("losses")):
             raise UserError(f"{folder} is the same run as {twin.folder}: give only one of them")
         group.append(member)
         keys[key] = keys_of
@@ -161,8 +167,31 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
         all_keys = [keys[key] for key in by_key]
         parts = [(_told_apart(name, keys[key], all_keys), group) for key, group in by_key.items()]
         for label, group in sorted(parts, key=lambda part: part[0]):
-            found += _by_protocol(label, group, earlier=earlier)
+            found += _by_protocol(label, _one_per_seed(group), earlier=earlier)
     return found + alone
+
+
+def _at_its_point(member: Member) -> Member:
+    """Return a run of a study without the keys of its point that have no effect on it."""
+    entry = member.row.entry
+    if not any(map(is_response, entry.grid)):
+        return member
+    chosen = {key.removeprefix("scheme."): value for key, value in entry.grid.items() if key.startswith("scheme.")}
+    grid = effective(entry.grid, chosen | (member.config.get("scheme") or {}))
+    if len(grid) == len(entry.grid):
+        return member
+    entry = replace(entry, grid=grid, label=label_of(entry.variant, grid, entry.seed))
+    return replace(member, row=replace(member.row, entry=entry))
+
+
+def _one_per_seed(members: Sequence[Member]) -> list[Member]:
+    """Return one run for each seed, a finished one where there is one: the others compute the same."""
+    found: dict[int, Member] = {}
+    for member in members:
+        seed = member.row.entry.seed
+        if seed not in found or (found[seed].results is None and member.results is not None):
+            found[seed] = member
+    return list(found.values())
 
 
 def config_of(folder: Path) -> dict[str, Any] | None:
@@ -218,4 +247,4 @@ def _told_apart(name: str, keys: Mapping[str, Any], all_keys: Sequence[Mapping[s
     """Return a name with the keys whose values differ."""
     names = dict.fromkeys(key for each in all_keys for key in each)
     differ = [key for key in names if any(each.get(key) != keys.get(key) for each in all_keys)]
-    return " ".join([name, *(f"{key}={keys.get(key)}" for key in differ)])
+    return " ".join([name, *(f"{key}={keys[key]}" for key in differ if key in keys)])

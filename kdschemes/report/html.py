@@ -10,6 +10,7 @@ from html import escape
 from importlib.resources import files
 from itertools import count
 from typing import Any
+from urllib.parse import quote
 
 import vl_convert
 
@@ -29,8 +30,8 @@ LONG = 40
 NUMERIC = re.compile(r"[-+<≤]? ?[\d.,]+.*|-|nan|[-+]?inf")
 
 
-def html(report: Report, specs: Mapping[str, Any]) -> str:
-    """Return the page. `specs` holds the Vega-Lite specification of each chart by its name."""
+def html(report: Report, specs: Mapping[str, Any], data: Sequence[str] = ()) -> str:
+    """Return the page. `specs` holds the Vega-Lite specification of each chart by its name, `data` files beside it."""
     body = _Body(specs)
     sections = [body.section(section, f"part-{number}") for number, section in enumerate(report.sections, 1)]
     contents = "".join(
@@ -40,7 +41,11 @@ def html(report: Report, specs: Mapping[str, Any]) -> str:
     question = f'<p class="question">{_marked(report.question)}</p>' if report.question else ""
     summary = "".join(f"<p>{_marked(line)}</p>" for line in report.summary)
     warnings = "".join(f'<p class="warning">{_marked(line)}</p>' for line in report.warnings)
-    scripts = f"<script>{_bundle()}</script>\n<script>{_file('page.js')}</script>" if specs else ""
+    scripts = f"<script>{_file('tables.js')}</script>"
+    if specs:
+        scripts += f"\n<script>{_bundle()}</script>\n<script>{_file('page.js')}</script>"
+    links = ", ".join(f'<a href="{_text(quote(name))}">{_text(name)}</a>' for name in data)
+    numbers = f'<p class="data">Numbers of this page: {links}.</p>' if data else ""
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -60,6 +65,7 @@ def html(report: Report, specs: Mapping[str, Any]) -> str:
 <div class="summary" role="note" aria-label="Summary">{summary}</div>
 {warnings}
 <nav aria-label="Contents"><ul>{contents}</ul></nav>
+{numbers}
 </header>
 {"".join(sections)}
 <footer><p>Made by kdschemes {_text(__version__)}.</p></footer>

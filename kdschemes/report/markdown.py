@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from html import escape
+from urllib.parse import quote
 
 from kdschemes.printable import printable
 from kdschemes.report.build import Report
 from kdschemes.report.document import Section, Table
 
 
-def markdown(report: Report, pictures: Mapping[str, str]) -> str:
-    """Return the page. `pictures` holds the file name of each chart by its name."""
+def markdown(report: Report, pictures: Mapping[str, str], data: Sequence[str] = ()) -> str:
+    """Return the page. `pictures` holds the file name of each chart by its name, `data` those of the numbers."""
     parts = [f"# {_text(report.title)}", *([_marked(report.question)] if report.question else [])]
     if report.summary:
         parts.append("\n".join(f"- {_marked(line)}" for line in report.summary))
     parts += [_marked(warning) for warning in report.warnings]
     parts += [_section(section, pictures) for section in report.sections]
+    if data:
+        parts.append(f"Numbers: {', '.join(f'[{name}]({quote(name)})' for name in data)}.")
     return "\n\n".join(parts) + "\n"
 
 

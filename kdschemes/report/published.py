@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from kdschemes.cards.read import papers, plain
 from kdschemes.report.document import Section, Table
-from kdschemes.report.formatting import NOTHING, by_seed, mean_of, mean_std, name, primary_head, seeds
+from kdschemes.report.formatting import NOTHING, by_seed, mean_of, mean_std, name, primary_head, seeds, signed
 from kdschemes.report.groups import Group
 from kdschemes.report.significance import baseline_of, is_named
 from kdschemes.report.statistics import BySeed, paired
@@ -85,7 +85,7 @@ def _table(published: Published, groups: Sequence[Group], baseline: str | None) 
         for group in found:
             own = measured(group, published.metric)
             row = [name(group), f"{value:g}", _ours(group, own, measure), seeds(group).strip() or NOTHING]
-            row.append(_signed(mean_of(own.values()) - value, measure) if own else NOTHING)
+            row.append(signed(mean_of(own.values()) - value, measure.digits) if own else NOTHING)
             base = against.get(group.label)
             before = None if base is None else _value(published.values, base)
             if base is None or before is None or not own:
@@ -93,7 +93,7 @@ def _table(published: Published, groups: Sequence[Group], baseline: str | None) 
             else:
                 bases.append(base.label)
                 row += [
-                    _signed(measure.sign * (value - before), measure),
+                    signed(measure.sign * (value - before), measure.digits),
                     *_gain(own, measured(base, published.metric), measure),
                 ]
             rows.append(row)
@@ -121,9 +121,7 @@ def _ours(group: Group, own: BySeed, measure: Measure) -> str:
 
 def _gain(own: BySeed, base: BySeed, measure: Measure) -> list[str]:
     found = paired(own, base) if measure.sign > 0 else paired(base, own)
-    interval = f"{_signed(found.low, measure)} to {_signed(found.high, measure)}" if found.n > 1 else NOTHING
-    return [_signed(found.mean_difference, measure), interval]
-
-
-def _signed(value: float, measure: Measure) -> str:
-    return NOTHING if value != value else f"{value:+z.{measure.digits}f}"
+    interval = (
+        f"{signed(found.low, measure.digits)} to {signed(found.high, measure.digits)}" if found.n > 1 else NOTHING
+    )
+    return [signed(found.mean_difference, measure.digits), interval]

@@ -1,27 +1,37 @@
-"""Methods against their baseline: a paired test over seeds each, as a table and in a few sentences."""
+"""Differences between methods, paired by seed, with their intervals and tests, as a table and in a few sentences."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from kdschemes.config.data import SUBSET
 from kdschemes.report.document import Table
-from kdschemes.report.formatting import NOTHING, accuracy, listed, mean_std, p_value, probability
+from kdschemes.report.formatting import NOTHING, accuracy, listed, mean_std, p_value, probability, signed
 from kdschemes.report.groups import Group
-from kdschemes.report.statistics import LEAST_SEEDS, Paired, paired, verdicts
+from kdschemes.report.statistics import INCONCLUSIVE, LEAST_SEEDS, Paired, paired, verdicts
 from kdschemes.study.record import Entry
 
 NOT_COMPARABLE = ("data", "data.split_seed", "test images")
 """Keys of a protocol: groups that differ in one of them are never compared."""
 
 
+MOST_TOLD = 8
+"""Maximum number of planned differences that the summary states; the table has all of them."""
+
+EXPLORATORY = "exploratory"
+"""The verdict on a comparison that the study's plan does not name."""
+
+SIGNIFICANT = "significant"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A group against its baseline, by test top-1 of the reported heads after the last epoch, in points.
+    """A group against another, by test top-1 of the reported heads after the last epoch, in points.
 
-    `differs` lists the keys in which their protocols differ, or "model"; `p` is Holm-corrected over all comparisons
-    of a report.
+    `differs` lists the keys in which their protocols differ, or "model". `p` is Holm-corrected over the `planned`
+    comparisons of a report; of the others there is none.
     """
 
     group: Group
@@ -30,6 +40,7 @@ class Comparison:
     p: float
     verdict: str
     differs: tuple[str, ...] = ()
+    planned: bool = True
 
 
 def baseline_of(groups: Sequence[Group], label: str | None = None) -> dict[str, Group]:
@@ -81,48 +92,86 @@ def is_named(group: Group, label: str | None) -> bool:
     return group.label == label or group.label.startswith(f"{label} (")
 
 
-def compare_groups(groups: Sequence[Group], baseline: str | None = None) -> list[Comparison]:
-    """Compare every group with its baseline (`baseline_of`), in the order of the groups."""
+def compare_groups(
+    groups: Sequence[Group], baseline: str | None = None, plan: Sequence[tuple[str, str]] = ()
+) -> list[Comparison]:
+    """Compare the pairs of a plan, given by their labels, then every other group with its baseline (`baseline_of`).
+
+    Without a plan, the comparisons with baselines are the planned ones; else they are exploratory: they have their
+    interval, but no p and no verdict.
+    """
     against = baseline_of(groups, baseline)
-    pairs = [(group, against[group.label]) for group in groups if group.label in against and group.finished]
+    with_baselines = [(group, against[group.label]) for group in groups if group.label in against and group.finished]
+    named = [pair for first, second in plan for pair in _named_pairs(groups, first, second)]
+    known = {frozenset((group.label, base.label)) for group, base in named}
+    rest = [pair for pair in with_baselines if frozenset((pair[0].label, pair[1].label)) not in known]
+    if plan:
+        return [*_compared(named), *_compared(rest, planned=False)]
+    return _compared(with_baselines)
+
+
+def _named_pairs(groups: Sequence[Group], first: str, second: str) -> list[tuple[Group, Group]]:
+    """Return the finished groups of two labels, each of the first with the one of the second that is trained alike."""
+    bases = [group for group in groups if is_named(group, second) and group.finished]
+    return [
+        (group, min(bases, key=lambda base, group=group: len(_differences(group, base))))  # type: ignore[misc]
+        for group in groups
+        if is_named(group, first) and group.finished and bases
+    ]
+
+
+def _compared(pairs: Sequence[tuple[Group, Group]], *, planned: bool = True) -> list[Comparison]:
     differ = [_differences(group, base) for group, base in pairs]
     refused = [next((f"not compared: other {key}" for key in keys if key in NOT_COMPARABLE), "") for keys in differ]
     tests = [
         paired({}, {}) if why else paired(accuracy(group), accuracy(base))
         for (group, base), why in zip(pairs, refused, strict=True)
     ]
-    found = zip(pairs, tests, verdicts(tests), refused, differ, strict=True)
-    return [
-        Comparison(group=group, against=base, paired=test, p=p, verdict=why or verdict, differs=differs)
-        for (group, base), test, (p, verdict), why, differs in found
-    ]
+    found = []
+    for (group, base), test, (p, words), why, keys in zip(pairs, tests, verdicts(tests), refused, differ, strict=True):
+        verdict = SIGNIFICANT if words in ("better", "worse") else words
+        if not planned:
+            p, verdict = math.nan, EXPLORATORY
+        each = Comparison(
+            group=group, against=base, paired=test, p=p, verdict=why or verdict, differs=keys, planned=planned
+        )
+        found.append(each)
+    return found
 
 
 def comparison_table(found: Sequence[Comparison]) -> Table:
-    """Return the table of comparisons."""
+    """Return the table of comparisons: effect and interval first, then what is left after the correction."""
     several = len(baselines(found)) > 1
     differing = any(each.differs for each in found)
-    columns = ("run", *(["against"] if several else []), "common seeds", "difference", "95 % interval", "p", "verdict")
+    tested = sum(each.planned and each.paired.n >= LEAST_SEEDS for each in found)
+    after = "after correction" if tested > 1 else "test"
+    columns = ("run", "difference", "95 % interval", *(["against"] if several else []), "common seeds", "p", after)
     rows = [
         [
             each.group.label,
+            signed(each.paired.mean_difference),
+            _interval(each.paired) or NOTHING,
             *([each.against.label] if several else []),
             str(each.paired.n),
-            _signed(each.paired.mean_difference),
-            f"{_signed(each.paired.low)} to {_signed(each.paired.high)}" if each.paired.n > 1 else NOTHING,
             p_value(each.p),
             each.verdict,
             *([", ".join(each.differs) or NOTHING] if differing else []),
         ]
         for each in found
     ]
-    tested = sum(each.paired.n >= LEAST_SEEDS for each in found)
-    against = "its baseline" if several else found[0].against.label
+    against = "another" if several else found[0].against.label
     caption = (
         f"Each run against {against}: difference in points of test top-1 of the reported heads after the last epoch, "
-        "paired by seed, two-sided t test. The interval is for a single comparison"
+        "paired by seed, with the interval of a t test for a single comparison"
     )
-    caption += f"; p is Holm-corrected for {tested} comparisons." if tested > 1 else "."
+    exploratory = any(not each.planned for each in found)
+    if tested > 1:
+        caption += f"; p is Holm-corrected for {tested} {'planned ' if exploratory else ''}comparisons"
+    caption += "."
+    if exploratory:
+        caption += " Exploratory: not planned in the study file, so neither tested nor counted in the correction."
+    elif any(each.verdict == INCONCLUSIVE for each in found):
+        caption += " Inconclusive is not equal: the interval says which differences are compatible with the runs."
     return Table(columns=(*columns, "differs in") if differing else columns, rows=rows, caption=caption)
 
 
@@ -132,26 +181,47 @@ def baselines(found: Sequence[Comparison]) -> list[str]:
 
 
 def sentences(found: Sequence[Comparison]) -> list[str]:
-    """Return the outcome in a few sentences, significant differences first."""
-    bases = baselines(found)
-    top = {each.against.label: mean_std(accuracy(each.against).values(), 2) for each in found}
+    """Return the outcome in a few sentences: the planned differences with their intervals, the largest first."""
+    planned = [each for each in found if each.planned]
+    bases = baselines(planned)
+    top = {each.against.label: mean_std(accuracy(each.against).values(), 2) for each in planned}
     named = ", ".join(f"**{label}** ({top[label]} %)" for label in bases[:3]) + (", ..." if len(bases) > 3 else "")
-    lines = [f"Test top-1 after the last epoch against {named}, paired by seed:"]
-    for verdict in ("better", "worse"):
-        of = [each for each in found if each.verdict == verdict]
-        of.sort(key=lambda each: -abs(each.paired.mean_difference))
-        lines += [
-            f"**{each.group.label}** is {verdict}: {_signed(each.paired.mean_difference)} points (95 % interval "
-            f"{_signed(each.paired.low)} to {_signed(each.paired.high)}, {probability(each.p)}, {each.paired.n} seeds)"
-            + (f", but differs in {', '.join(each.differs)} too." if each.differs else ".")
-            for each in of
+    measured = [each for each in planned if each.paired.n and not math.isnan(each.paired.mean_difference)]
+    measured.sort(key=lambda each: -abs(each.paired.mean_difference))
+    corrected = sum(each.paired.n >= LEAST_SEEDS for each in planned) > 1
+    lines = ["Of the planned comparisons, none has finished runs yet."]
+    if planned:
+        lines = [
+            f"Test top-1 after the last epoch against {named}: difference in points, paired by seed, 95 % interval:"
         ]
+    lines += [_sentence(each, several=len(bases) > 1, corrected=corrected) for each in measured[:MOST_TOLD]]
+    if len(measured) > MOST_TOLD:
+        lines.append(f"{len(measured) - MOST_TOLD} smaller differences are in the table.")
     rest: dict[str, list[str]] = {}
-    for each in found:
-        if each.verdict not in ("better", "worse"):
+    for each in planned:
+        if each not in measured:
             rest.setdefault(each.verdict, []).append(each.group.label)
     lines += [f"{verdict[0].upper()}{verdict[1:]}: {listed(labels)}." for verdict, labels in rest.items()]
+    if others := [each.group.label for each in found if not each.planned]:
+        lines.append(f"Exploratory, in the table only: {listed(others)}.")
     return lines
+
+
+def _sentence(each: Comparison, *, several: bool, corrected: bool) -> str:
+    words = f"**{each.group.label}**: {signed(each.paired.mean_difference)}"
+    words += f" against **{each.against.label}**" if several else ""
+    seeds = f"{each.paired.n} {'seed' if each.paired.n == 1 else 'seeds'}"
+    interval = _interval(each.paired)
+    words += f" ({interval}, {seeds})" if interval else f" ({seeds})"
+    if not math.isnan(each.p):
+        words += f"; {each.verdict}{' after correction' if corrected else ''}, {probability(each.p)}"
+    else:
+        words += f"; {each.verdict}"
+    return words + (f"; differs in {', '.join(each.differs)} too." if each.differs else ".")
+
+
+def _interval(paired: Paired) -> str:
+    return f"{signed(paired.low)} to {signed(paired.high)}" if paired.n > 1 else ""
 
 
 def _differences(group: Group, base: Group) -> tuple[str, ...]:
@@ -190,7 +260,3 @@ def _point(group: Group) -> str:
 
 def _entry(group: Group) -> Entry:
     return group.members[0].row.entry
-
-
-def _signed(value: float) -> str:
-    return NOTHING if value != value else f"{value:+z.2f}"

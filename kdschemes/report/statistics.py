@@ -18,6 +18,8 @@ LEVEL = 0.05
 BySeed = dict[int, float]
 """A value for each seed."""
 
+INCONCLUSIVE = "inconclusive"
+
 TOO_FEW = f"fewer than {LEAST_SEEDS} common seeds: no verdict"
 
 
@@ -100,5 +102,5 @@ def verdicts(found: Sequence[Paired], *, more_is_better: bool = True) -> list[tu
         elif p < LEVEL:
             words.append("better" if (each.mean_difference > 0) is more_is_better else "worse")
         else:
-            words.append("inconclusive")
+            words.append(INCONCLUSIVE)
     return list(zip(corrected, words, strict=True))

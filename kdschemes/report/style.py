@@ -5,7 +5,10 @@ A chart that names no color at all gets these by Vega-Lite's defaults; marks of 
 
 from __future__ import annotations
 
+import json
 import re
+import textwrap
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,7 +41,7 @@ def color(name: str) -> str:
     return f"var(--{name})"
 
 
-INK, MUTED, PAPER = color("ink"), color("muted"), color("paper")
+INK, MUTED, PAPER, PANEL = color("ink"), color("muted"), color("paper"), color("panel")
 
 SERIES = tuple(color(f"series-{number}") for number in range(1, 8))
 
@@ -51,6 +54,9 @@ STOPS = ("#4667cf", "#8f55bd", "#c74c86", "#d8683a", "#b98312")
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 
 PNG_FONT = "Liberation Sans, Arial, Helvetica, sans-serif"
+
+AXIS_LINE, LEGEND_LINE = 24, 42
+"""Characters in a line of a label, what a phone shows beside and below a chart."""
 
 CONFIG: dict[str, Any] = {
     "aria": False,
@@ -98,6 +104,15 @@ CONFIG: dict[str, Any] = {
     "style": {"reference": {"color": MUTED, "strokeDash": [4, 4], "strokeWidth": 1}},
 }
 """Vega-Lite's defaults for all charts."""
+
+
+def wrapped(labels: Iterable[str], line: int) -> tuple[str, int]:
+    """Return the expression that breaks labels longer than a line at spaces, and the lines of the longest of them.
+
+    `line` is in characters. It is for the `labelExpr` of an axis or a legend.
+    """
+    lines = {label: textwrap.wrap(label, line, break_long_words=False) or [label] for label in labels}
+    return f"({json.dumps(lines)})[datum.label] || datum.label", max(map(len, lines.values()), default=1)
 
 
 def resolved(tree: Any, theme: str = "light") -> Any:

@@ -9,7 +9,6 @@ from kdschemes.report.document import Table
 from kdschemes.report.formatting import (
     COSTS,
     NOTHING,
-    by_seed,
     each,
     heads,
     listed,
@@ -18,6 +17,8 @@ from kdschemes.report.formatting import (
     name,
     primary_head,
     seeds,
+    shared_teacher,
+    spread,
 )
 from kdschemes.report.groups import Group
 
@@ -31,12 +32,21 @@ METRICS = (
 )
 """Title, epoch, metric and digits of the columns averaged over seeds."""
 
-RESULTS = ("run", "head", "seeds", *(title for title, *_ in METRICS))
+FIRST = 2
+"""Number of metrics that come before head and seeds, so that a phone shows them first."""
+
+RESULTS = (
+    "run",
+    *(title for title, *_ in METRICS[:FIRST]),
+    "head",
+    "seeds",
+    *(title for title, *_ in METRICS[FIRST:]),
+)
 
 OPTIONAL = ("agreement with teacher %", "KL from teacher")
 """Columns that are left out if no run has a teacher."""
 
-MEASURED = {"latency ms": 2, "training s": 1, "memory MB": 0}
+MEASURED = {"training s": 1, "memory MB": 0}
 """Costs averaged over seeds, with their digits; the others are counts, which should be the same for all seeds."""
 
 MEAN_STD = "Mean ± sample std over the listed seeds, on the test set."
@@ -65,9 +75,10 @@ def cost_table(groups: Sequence[Group]) -> Table:
     rows = [[name(group), *(_cost(group, title) for title in COSTS)] for group in groups]
     lacking = [title for index, title in enumerate(COSTS, 1) if all(row[index] == NOTHING for row in rows)]
     caption = (
-        "At test time, for the reported head: parameters, multiply-accumulates per image, median latency of one image. "
-        "For training: multiply-accumulates of all steps, including frozen teachers' forward passes but not those for "
-        "training the teachers; seconds; peak memory of the process."
+        "At test time, for the reported head: parameters, multiply-accumulates per image. Latencies are not shown: "
+        "each was measured in its own run, whatever else the machine did. For training: multiply-accumulates of all "
+        "steps, including frozen teachers' forward passes but not those for training the teachers; seconds; peak "
+        "memory of the process."
     )
     if lacking:
         caption += f" Not measured in these runs: {', '.join(lacking)}."
@@ -100,6 +111,10 @@ def protocol(groups: Sequence[Group]) -> tuple[str, list[str]]:
             shared.append(f"{library} {versions[0]}")
         else:
             warnings.append(f"**The runs were made with several versions of {library}**: {', '.join(versions)}.")
+    if len(made := commits(own)) == 1:
+        shared.append(f"commit {made[0]}")
+    elif made:
+        warnings.append(f"**The runs were made by several commits**: {', '.join(made)}.")
     return f"Protocol of all rows: {', '.join(shared)}.", warnings
 
 
@@ -112,8 +127,8 @@ def weak_teachers(groups: Sequence[Group]) -> list[str]:
     found: dict[str, list[str]] = defaultdict(list)
     for group in (group for group in groups if group.results[0].get("teacher")):
         alone = next((other for other in groups if _trains_alone(other, group)), None)
-        teacher = by_seed(group, str(group.results[0]["teacher"]), "last", "top1").values()
-        student = by_seed(alone or group, primary_head(alone or group), "last", "top1").values()
+        teacher = spread(group, str(group.results[0]["teacher"]), "last", "top1")
+        student = spread(alone or group, primary_head(alone or group), "last", "top1")
         if teacher and student and mean_of(teacher) < mean_of(student):
             whom = f"its student alone ({alone.label})" if alone else "its own student"
             numbers = f"{mean_std(teacher, 2)} against {mean_std(student, 2)} % on the test set"
@@ -138,9 +153,30 @@ def missing_table(groups: Sequence[Group]) -> Table | None:
     return Table(columns=("run", "state", "epochs", "reason"), rows=rows, caption=caption) if rows else None
 
 
+def code_table(groups: Sequence[Group]) -> Table | None:
+    """Return the commit and the command of each finished run; None if no run has recorded them."""
+    rows = []
+    for member in (member for group in groups for member in group.finished):
+        code = (member.results or {}).get("code") or {}
+        rows.append([member.row.entry.label, str(code.get("commit", NOTHING)), str(code.get("command", NOTHING))])
+    caption = "The code that trained each run: the commit of its checkout, and the shortest command of the same run."
+    return (
+        Table(columns=("run", "commit", "command"), rows=rows, caption=caption)
+        if any(r[2] != NOTHING for r in rows)
+        else None
+    )
+
+
+def commits(groups: Sequence[Group]) -> list[str]:
+    """Return the commits that finished runs have recorded, each once."""
+    found = [(result.get("code") or {}).get("commit") for group in groups for result in group.results]
+    return sorted({str(commit) for commit in found if commit is not None})
+
+
 def _metrics(group: Group, head: str) -> list[str]:
-    cells = [mean_std(by_seed(group, head, which, key).values(), digits) for _, which, key, digits in METRICS]
-    return [name(group), head, seeds(group), *cells]
+    cells = [mean_std(spread(group, head, which, key), digits) for _, which, key, digits in METRICS]
+    trained = "one for all seeds" if shared_teacher(group, head) else seeds(group)
+    return [name(group), *cells[:FIRST], head, trained, *cells[FIRST:]]
 
 
 def _cost(group: Group, title: str) -> str:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from kdschemes.errors import UserError
 from kdschemes.report.build import Report, build
+from kdschemes.report.data import csv_text, json_text
 from kdschemes.report.groups import run_groups, shortened, study_groups
 from kdschemes.report.terminal import terminal
 from kdschemes.storage.atomic import atomic_write
@@ -25,9 +27,9 @@ def report(of: Sequence[str], *, output: str | None, out: str | None) -> str:
     """Write the report of a study or of runs; return its main numbers and its location.
 
     `of` is one study (its folder, file or name), or folders of runs, or folders that contain such. The report is an
-    HTML page, the same page in Markdown, and one PNG per chart. That of a study is `report.html`, `report.md` and
-    `CHART.png` in its folder; that of runs, or with `out`, is `STEM.html`, `STEM.md` and `STEM_CHART.png`, by default
-    `report.html` in the current folder.
+    HTML page, the same page in Markdown, its numbers as CSV and JSON, and one PNG per chart. That of a study is
+    `report.html`, `report.md`, `report.csv`, `report.json` and `CHART.png` in its folder; that of runs, or with `out`,
+    is `STEM.html` with its siblings and `STEM_CHART.png`, by default `report.html` in the current folder.
 
     Raises:
         UserError: there is no such study or run; a file can't be written; `out` ends in neither .html nor .md.
@@ -44,6 +46,7 @@ def report(of: Sequence[str], *, output: str | None, out: str | None) -> str:
             study_groups(found),
             notes=[note for note in (overrides, found.note) if note],
             baseline=study.baseline,
+            compare=study.compare,
             analyses=study.analyses,
             published=study.published,
         )
@@ -74,7 +77,9 @@ def _write(made: Report, target: Path, prefix: str) -> str:
 
     trees = specs(chart for section in made.sections for chart in section.charts)
     names = {name: f"{prefix}{name}.png" for name in trees}
-    pages = {".html": html(made, trees), ".md": markdown(made, names)}
+    data = {".csv": csv_text(made.runs), ".json": json_text(_tree(made))}
+    files = [target.with_suffix(ending).name for ending in data] if made.runs else []
+    pages = {".html": html(made, trees, files), ".md": markdown(made, names, files)}
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -82,10 +87,21 @@ def _write(made: Report, target: Path, prefix: str) -> str:
     pictures = {file: png(trees[name]) for name, file in names.items()}
     for file, picture in pictures.items():
         atomic_write(target.with_name(file), picture)
-    for ending in sorted(ENDINGS, reverse=True):
-        atomic_write(target.with_suffix(ending), pages[ending].encode())
-    charts = f" and {len(names)} PNGs" if names else ""
-    return f"{terminal(made)}\n\nwritten: {target.with_suffix('.html')}, {target.with_suffix('.md').name}{charts}"
+    for ending, text in {**(data if files else {}), ".md": pages[".md"], ".html": pages[".html"]}.items():
+        atomic_write(target.with_suffix(ending), text.encode())
+    others = [target.with_suffix(".md").name, *files, *([f"{len(names)} PNGs"] if names else [])]
+    return f"{terminal(made)}\n\nwritten: {target.with_suffix('.html')}, {', '.join(others)}"
+
+
+def _tree(made: Report) -> dict[str, Any]:
+    """Return a report as plain data; its tables hold what the page shows."""
+    tables = [
+        {"section": section.title, "caption": table.caption, "columns": table.columns, "rows": table.rows}
+        for section in made.sections
+        for table in section.tables
+    ]
+    about = {"title": made.title, "question": made.question, "summary": made.summary, "warnings": made.warnings}
+    return {**about, "comparisons": made.comparisons, "runs": made.runs, "tables": tables}
 
 
 def is_run(folder: Path) -> bool:

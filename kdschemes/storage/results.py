@@ -53,6 +53,7 @@ class Results(TypedDict, total=False):
     device: str
     precision: str
     versions: dict[str, str]
+    code: dict[str, str]
 
 
 SCHEMA = pydantic.TypeAdapter(Results)

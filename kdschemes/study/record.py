@@ -52,7 +52,8 @@ class Study:
     """A study as recorded in its folder: the prerequisites first, then its own runs.
 
     `analyses` are extra sections of its report, `baseline` is the label, without a seed, of the point that others are
-    compared with, `published` are the numbers of papers beside which ours are shown.
+    compared with, `compare` holds planned pairs of such labels, `published` the numbers of papers beside which ours are
+    shown.
     """
 
     folder: Path
@@ -61,6 +62,7 @@ class Study:
     entries: tuple[Entry, ...]
     analyses: tuple[str, ...] = ()
     baseline: str | None = None
+    compare: tuple[tuple[str, str], ...] = ()
     published: tuple[Published, ...] = ()
 
     @property
@@ -108,6 +110,7 @@ def remember(folder: Path, file: StudyFile, runs: Sequence[StudyRun]) -> Study:
         entries=tuple(entries),
         analyses=file.keys.analyses,
         baseline=file.keys.baseline,
+        compare=file.keys.compare,
         published=file.keys.published,
     )
 
@@ -119,6 +122,7 @@ def write_study(study: Study) -> None:
         "overrides": list(study.overrides),
         "analyses": list(study.analyses),
         "baseline": study.baseline,
+        "compare": [list(pair) for pair in study.compare],
         "published": [asdict(each) | {"differs": list(each.differs)} for each in study.published],
         "runs": list(map(asdict, study.entries)),
     }

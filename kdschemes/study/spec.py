@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -13,6 +13,7 @@ from kdschemes.config import Config
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import in_line
 from kdschemes.config.recipes import STUDIES
+from kdschemes.config.soft_term import effective
 from kdschemes.errors import UserError, shown, unknown
 from kdschemes.storage.naming import run_name
 from kdschemes.study.published import check_published
@@ -117,7 +118,8 @@ def read_study(path: Path, overrides: Sequence[str], *, recipes: Path) -> StudyF
 
     A run is what `run.py` makes of the keys of base, variant, grid point and seed, and then of the overrides. Keys of
     `teacher` and `losses` that all runs share or that are in the grid are left out of runs whose scheme does not use
-    them, and so are keys of `scheme` in the grid; a variant is one point for all values of a key that is left out.
+    them, and so are keys of `scheme` in the grid; a variant is one point for all values of a key that is left out, and
+    alpha = 0 is one for all options of the loss that it switches off.
 
     Raises:
         UserError: anything wrong in the file or the overrides; the message names the file.
@@ -143,6 +145,7 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
         for name in (name for *_, path in _weights(config) for name in referred(path)):
             raise UserError(f"run '{shown(label)}' needs {PREREQUISITES}.{name}, which must be listed before it")
         grid = {key: value for key, value in point.items() if not {key, key.partition(".")[0]} & without.keys()}
+        grid = effective(grid, asdict(config.scheme))
         run = StudyRun(label=label, grid=grid, seed=seed, config=config, overrides=words)
         _check_models(run, named)
         return run
@@ -154,8 +157,8 @@ def _read(path: Path, overrides: tuple[str, ...], recipes: Path) -> StudyFile:
     runs: list[StudyRun] = []
     for (variant, own), values, seed in product(keys.variants.items(), product(*keys.grid.values()), keys.seeds):
         point = dict(zip(keys.grid, values, strict=True))
-        run = build(_label(variant, point, seed), own, seed, prerequisites[seed], point)
-        label = _label(variant, run.grid, seed)
+        run = build(label_of(variant, point, seed), own, seed, prerequisites[seed], point)
+        label = label_of(variant, run.grid, seed)
         if label == run.label or label not in [other.label for other in runs]:
             runs.append(replace(run, label=label, variant=variant))
     for group in OPTIONAL:
@@ -201,13 +204,16 @@ def _check_models(run: StudyRun, prerequisites: Mapping[str, StudyRun]) -> None:
 
 
 def _check_used(study: StudyFile) -> None:
-    """Refuse an unused prerequisite, and a baseline or a published value that is no point of the study."""
+    """Refuse an unused prerequisite, and a baseline, a comparison or a published value of no point of the study."""
     given = [word.partition("=")[0] for word in study.overrides]
     needed = {folder for run in (*study.prerequisites, *study.runs) for folder in study.needs(run.config)}
     for run in study.prerequisites if not any(key in REFERRING for key in given) else ():
         if run.folder not in needed:
             raise UserError(f"no run refers to {PREREQUISITES}.{run.point}: take it out")
     points = dict.fromkeys(run.point for run in study.runs)
+    for label in (label for pair in study.keys.compare for label in pair):
+        if label not in points and label not in study.keys.prerequisites:
+            raise unknown("run in compare", label, [*points, *study.keys.prerequisites])
     baseline = study.keys.baseline
     if baseline is not None and baseline not in points:
         raise unknown("baseline", baseline, points)
@@ -242,7 +248,8 @@ def _build(
         raise UserError(f"run '{shown(label)}': {error}") from None
 
 
-def _label(variant: str | None, point: Mapping[str, Any], seed: int) -> str:
+def label_of(variant: str | None, point: Mapping[str, Any], seed: int) -> str:
+    """Return the label of a run: its variant, the last parts of its grid keys with their values, and its seed."""
     leaves = [key.rpartition(".")[2] for key in point]
     names = {key: leaf if leaves.count(leaf) == 1 else key for key, leaf in zip(point, leaves, strict=True)}
     words = [variant] if variant is not None else []

@@ -17,7 +17,10 @@ from kdschemes.config.renamed import RENAMED_STUDY_KEYS
 from kdschemes.errors import UserError, shown, unknown
 from kdschemes.study.published import Published, read_published
 
-KEYS = ("question", "base", "variants", "grid", "seeds", "prerequisites", "budget", "analyses", "baseline", "published")
+KEYS = (
+    *("question", "base", "variants", "grid", "seeds", "prerequisites", "budget", "analyses", "baseline", "compare"),
+    "published",
+)
 
 ANALYSIS_NAMES = (
     *("temperature_limit", "efficiency", "fidelity", "capacity", "sensitivity", "budgets", "missing_class"),
@@ -57,6 +60,7 @@ class StudyKeys:
     hours: float | None = None
     analyses: tuple[str, ...] = ()
     baseline: str | None = None
+    compare: tuple[tuple[str, str], ...] = ()
     published: tuple[Published, ...] = ()
 
 
@@ -90,6 +94,7 @@ def read_keys(path: Path, overrides: Sequence[str]) -> StudyKeys:
         hours=_hours(tree),
         analyses=_analyses(tree),
         baseline=_baseline(tree),
+        compare=_compare(tree),
         published=read_published(tree.get("published")),
     )
 
@@ -268,3 +273,15 @@ def _baseline(tree: Mapping[str, Any]) -> str | None:
     if label is not None and not isinstance(label, str):
         raise UserError(f"baseline must be the label of a point, as text, not {_shown(label)}; put quotes around it")
     return label
+
+
+def _compare(tree: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Return the planned comparisons, pairs of labels of points: what is compared, and with what."""
+    pairs = tree.get("compare", [])
+    for pair in pairs if isinstance(pairs, list) else [None]:
+        if not isinstance(pair, list) or len(pair) != 2 or not all(isinstance(label, str) for label in pair):
+            raise UserError(f"compare must be a list of pairs of labels, [[a, b], ...], not {_shown(pairs)}")
+        if pair[0] == pair[1]:
+            raise UserError(f"compare holds {_shown(pair)}: nothing is compared with itself")
+    _check_repeats("compare", pairs)
+    return tuple((first, second) for first, second in pairs)

@@ -135,6 +135,7 @@ def _write_results(run: Run, final: Final, check: Callable[[], None]) -> None:
         "device": run.device.type,
         "precision": config.precision,
         "versions": {"kdschemes": __version__, "torch": torch.__version__},
+        "code": run.code,
     }
     if early_exit is not None:
         run.results["early_exit"] = summary(early_exit)

@@ -42,6 +42,7 @@ from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.metrics_log import continued_row, eval_row, train_row
 from kdschemes.tracking.run_log import RunLog
 from kdschemes.training.checks import first_not_finite, large_share, remedies
+from kdschemes.training.code import code_of
 from kdschemes.training.continuation import Parent
 from kdschemes.training.optim import momentum_schedule, rate_schedule
 from kdschemes.training.prepare import prepare
@@ -80,6 +81,7 @@ class Run:
         self.term_names = [str(term.name) for term in self.scheme.terms]
         self.state = State(len(self.term_names) + 1, self.device)
         self.stopped_early = False
+        self.code = code_of(self.config, self.folder) if self.main else {}
         self._lease: RunFolder | None = None
         self._leases = contextlib.ExitStack()
 

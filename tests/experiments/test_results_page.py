@@ -19,19 +19,25 @@ published: {paper: hinton2015distilling, metric: top1, values: {alone: 98.92, sm
 """
 
 
+OVERRIDES = ("experiment=cifar100/study", "data.root=somewhere", "optim.lr=0.2", "data.exclude_classes=[1, 2]")
+
+
 def test_a_page_and_the_tables_come_from_the_runs(tmp_path: Path) -> None:
     runs, docs = tmp_path / "runs", tmp_path / "docs" / "results"
-    study = write_study_of(runs, "ours", STUDY, overrides=("data.root=/somewhere/else", "optim.lr=0.2"))
+    study = write_study_of(runs, "ours", STUDY, overrides=OVERRIDES)
     for entry in study.runs:
         words = supervised(entry.seed, *(["method=label_smoothing"] if entry.variant == "smoothed" else []))
         found = results(entry.seed, 90.0 + entry.seed, train_seconds=3600.0, pack_size=2)
+        found |= {"code": {"version": "0", "commit": f"abc{entry.seed}"}} if entry.variant == "alone" else {}
         write_run(runs, words, found)
     (tmp_path / "README.md").write_text(f"# Ours\n\n{BEGIN}\nold\n{END}\n\nMore.\n")
     assert main([str(study.folder), "--docs", str(tmp_path)]) == 0
     page = (docs / "ours.md").read_text()
     for part in ("# ours", "Q?", "## Published and ours", "## Results", "## Cost", "- **Differs from Hinton et al."):
         assert part in page
-    assert "`kdschemes study run ours data.root=PATH optim.lr=0.2`" in page
+    command = "kdschemes study run ours experiment=cifar100/study data.root=PATH optim.lr=0.2"
+    assert f"`{command} 'data.exclude_classes=[1, 2]'`" in page
+    assert "Commit of the runs: abc0, abc1, not recorded by 2 runs." in page
     assert "somewhere" not in page
     assert "Training: 2.00 hours for 4 runs" in page
     rows = [

@@ -64,7 +64,8 @@ def write_run(
     (folder / "config.yaml").write_text(dump_yaml(config))
     if found is not None:
         (folder / "results.json").write_text(json.dumps(found))
-    rows: list[dict[str, Any]] = [{"kind": "train", "step": 1, "epoch": 0.5, "lr": 0.1}]
+    losses = {"loss/total": 3.0, "loss/ce/student": 2.0, "loss/kd/teacher->student": 1.0}
+    rows: list[dict[str, Any]] = [{"kind": "train", "step": 1, "epoch": 0.5, "lr": 0.1} | (losses if curve else {})]
     rows += [
         {"kind": "eval", "split": "val", "epoch": n, "step": n, "student/top1": value, "student/nll": 3 - value / 50}
         | {"teacher/top1": 99.0}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,13 @@ from kdschemes.report.build import Report, build
 from kdschemes.report.formatting import mean_std
 from kdschemes.report.groups import run_groups, shortened, study_groups
 from kdschemes.report.markdown import markdown
-from kdschemes.study.record import Entry, Study, write_study
+from kdschemes.report.significance import compare_groups
+from kdschemes.study.record import Entry, Study, read_study_folder, write_study
 from kdschemes.study.status import status
 from tests.report.cases import both, metrics, results, rising, supervised, write_run, write_study_of
 
-HEAD = "| run | head | seeds | test top-1 %, last | test top-1 %, best on validation |"
-COMPARED = "| run | common seeds | difference | 95 % interval | p | verdict |"
+HEAD = "| run | test top-1 %, last | test top-1 %, best on validation | head | seeds |"
+COMPARED = "| run | difference | 95 % interval | common seeds | p | test |"
 
 
 def page(made: Report) -> str:
@@ -53,14 +56,14 @@ def test_runs_that_differ_in_their_seed_alone_are_one_row(tmp_path: Path) -> Non
     write_run(tmp_path, supervised(0, "optim.lr=0.05"), results(0, 80.0, best=None))
     text = page(of_runs(tmp_path))
     assert rows_of(text) == [
-        ["supervised-ce-digits-wrn_16_1 optim.lr=0.05", "student", "0", "80.00", "-", "1.0000", "2.00"],
+        ["supervised-ce-digits-wrn_16_1 optim.lr=0.05", "80.00", "-", "student", "0", "1.0000", "2.00"],
         [
-            *("supervised-ce-digits-wrn_16_1 optim.lr=0.1", "student", "0, 1, 2", "93.00 ± 3.61", "93.00 ± 2.00"),
+            *("supervised-ce-digits-wrn_16_1 optim.lr=0.1", "93.00 ± 3.61", "93.00 ± 2.00", "student", "0, 1, 2"),
             *("0.7500 ± 0.2500", "2.00 ± 0.00"),
         ],
     ]
     assert rows_of(text, "| run | parameters | MACs | training s |")[1][1:] == ["1,234,567", "3.27 M", "11.0 ± 1.0"]
-    assert "Not measured in these runs: latency ms, training MACs, memory MB." in text
+    assert "Not measured in these runs: training MACs, memory MB." in text
     assert "Not available: no run has `predictions.safetensors`" in text
     assert "Protocol of all rows: epochs 4, data digits, train images 1008, val images 250, test images 539," in text
     assert "Not finished" not in text
@@ -86,9 +89,9 @@ def test_costs_of_new_runs(tmp_path: Path) -> None:
         more = {"train_macs_per_image": 1_000_000 * (1 + seed), "peak_memory_bytes": 5e8, "pack_size": 3}
         write_run(tmp_path, supervised(seed), results(seed, 90.0, cost=cost, **more))
     text = page(of_runs(tmp_path))
-    (row,) = rows_of(text, "| run | parameters | MACs | latency ms | training MACs | training s | memory MB |")
+    (row,) = rows_of(text, "| run | parameters | MACs | training MACs | training s | memory MB |")
     # 1 M or 2 M an image x 1008 images x 4 epochs
-    assert row[1:] == ["5", "2.00 G", "1.50 ± 0.71", "6.05 G (4.03 G to 8.06 G)", "10.5 ± 0.7", "500 ± 0"]
+    assert row[1:] == ["5", "2.00 G", "6.05 G (4.03 G to 8.06 G)", "10.5 ± 0.7", "500 ± 0"]
     assert "Some runs were trained in one process" in text
     assert "Not measured" not in text
 
@@ -104,21 +107,22 @@ def test_methods_are_compared_on_the_seeds_that_they_share(tmp_path: Path) -> No
     made = of_runs(tmp_path)
     few = "fewer than 3 common seeds: no verdict"
     assert rows_of(page(made), COMPARED) == [
-        ["online-dml-digits-wrn_16_1", "2", "+18.50", "+12.15 to +24.85", "-", few],
-        ["supervised-label_smoothing-digits-wrn_16_1", "3", "+2.00", "+1.75 to +2.25", "< 0.001", "better"],
+        ["online-dml-digits-wrn_16_1", "+18.50", "+12.15 to +24.85", "2", "-", few],
+        ["supervised-label_smoothing-digits-wrn_16_1", "+2.00", "+1.75 to +2.25", "3", "< 0.001", "significant"],
     ]
-    assert made.summary == [
-        "Test top-1 after the last epoch against **supervised-ce-digits-wrn_16_1** (81.50 ± 1.29 %), paired by seed:",
-        "**supervised-label_smoothing-digits-wrn_16_1** is better: +2.00 points (95 % interval +1.75 to +2.25, "
-        "p < 0.001, 3 seeds).",
-        f"{few[0].upper()}{few[1:]}: online-dml-digits-wrn_16_1.",
+    assert made.summary[:3] == [
+        "Test top-1 after the last epoch against **supervised-ce-digits-wrn_16_1** (81.50 ± 1.29 %): difference "
+        "in points, paired by seed, 95 % interval:",
+        f"**online-dml-digits-wrn_16_1**: +18.50 (+12.15 to +24.85, 2 seeds); {few}.",
+        "**supervised-label_smoothing-digits-wrn_16_1**: +2.00 (+1.75 to +2.25, 3 seeds); significant, p < 0.001.",
     ]
+    assert made.summary[3].startswith(
+        "Best on validation, of 3: **online-dml-digits-wrn_16_1** (99.00 ± 0.00 % there)."
+    )
 
 
 def test_the_baseline_is_the_one_that_is_named_or_has_the_same_model_or_point(tmp_path: Path) -> None:
     def against(study: Study, baseline: str | None) -> list[tuple[str, str]]:
-        from kdschemes.report.significance import compare_groups
-
         found = compare_groups(study_groups(status(study)), baseline)
         return [(each.group.label, each.against.label) for each in found]
 
@@ -134,16 +138,14 @@ def test_the_baseline_is_the_one_that_is_named_or_has_the_same_model_or_point(tm
     for words in (["scheme=self"], ["scheme=self", "model=resnet20"], ["scheme=supervised"], ["model=resnet20"]):
         write_run(runs, [*words, *(["scheme=supervised"] if words == ["model=resnet20"] else [])], results(0, 90.0))
     text = page(of_runs(runs))
-    rows = rows_of(text, "| run | against | common seeds |")
-    assert [row[:2] for row in rows] == [
+    rows = rows_of(text, "| run | difference | 95 % interval | against |")
+    assert [[row[0], row[3]] for row in rows] == [
         ["self-byot-digits-resnet20", "supervised-ce-digits-resnet20"],
         ["self-byot-digits-wrn_16_1", "supervised-ce-digits-wrn_16_1"],
     ]
 
 
 def test_the_baseline_trains_on_the_same_images_where_there_is_one(tmp_path: Path) -> None:
-    from kdschemes.report.significance import compare_groups
-
     variants = {
         "even": ["scheme=supervised"],
         "even taught": ["scheme=self"],
@@ -171,9 +173,9 @@ def test_a_baseline_of_another_model_is_reported(tmp_path: Path) -> None:
         write_run(tmp_path, supervised(seed), results(seed, 80.0 + seed))
         write_run(tmp_path, ["scheme=self", "model=resnet20", f"seed={seed}"], results(seed, 85.0 + seed))
     made = of_runs(tmp_path)
-    (row,) = rows_of(page(made), "| run | common seeds |")
-    assert row[1:] == ["3", "+5.00", "+5.00 to +5.00", "< 0.001", "better", "model"]
-    assert made.summary[1].endswith("3 seeds), but differs in model too.")
+    (row,) = rows_of(page(made), COMPARED.removesuffix(" |"))
+    assert row[1:] == ["+5.00", "+5.00 to +5.00", "3", "< 0.001", "significant", "model"]
+    assert made.summary[1].endswith("3 seeds); significant, p < 0.001; differs in model too.")
 
 
 def test_nothing_is_compared_before_the_named_baseline_has_finished(tmp_path: Path) -> None:
@@ -190,8 +192,8 @@ def test_runs_on_other_images_are_never_compared(tmp_path: Path) -> None:
     write_run(tmp_path, supervised(0), results(0, 90.0))
     write_run(tmp_path, supervised(0, "optim.lr=0.2"), results(0, 95.0, samples={"train": 1008, "val": 250, "test": 9}))
     text = page(of_runs(tmp_path))
-    (row,) = rows_of(text, COMPARED.removesuffix(" verdict |"))
-    assert row[1:] == ["0", "-", "-", "-", "not compared: other test images", "test images"]
+    (row,) = rows_of(text, COMPARED.removesuffix(" test |"))
+    assert row[1:] == ["-", "-", "0", "-", "not compared: other test images", "test images"]
 
 
 @pytest.mark.parametrize(
@@ -210,8 +212,8 @@ def test_other_protocols_are_never_averaged(change: dict[str, Any], label: str, 
     write_run(tmp_path, supervised(3), None)
     made = of_runs(tmp_path)
     first, second = rows_of(page(made))
-    assert (first[2], first[3]) == ("0, 1", "91.00 ± 1.41")
-    assert (second[0], second[2], second[3]) == (f"supervised-ce-digits-wrn_16_1 ({label})", "2", "10.00")
+    assert (first[4], first[1]) == ("0, 1", "91.00 ± 1.41")
+    assert (second[0], second[4], second[1]) == (f"supervised-ce-digits-wrn_16_1 ({label})", "2", "10.00")
     for key in change:
         assert any(
             f"**The rows differ in {key if key != 'samples' else 'train images'}** (" in w for w in made.warnings
@@ -223,7 +225,7 @@ def test_other_versions_are_reported(tmp_path: Path) -> None:
     write_run(tmp_path, supervised(0), results(0, 90.0))
     write_run(tmp_path, supervised(1), results(1, 92.0, versions={"kdschemes": "0.1.0", "torch": "2.12.0"}))
     text = page(of_runs(tmp_path))
-    assert rows_of(text)[0][3] == "91.00 ± 1.41"
+    assert rows_of(text)[0][1] == "91.00 ± 1.41"
     assert "**The runs were made with several versions of torch**: 2.11.0, 2.12.0." in text
 
 
@@ -235,9 +237,9 @@ def test_other_heads_have_a_table_of_their_own(tmp_path: Path) -> None:
         found = results(seed, 0.0, primary_head="peer0", heads=heads, mean_over_peers=mean, cost=cost)
         write_run(tmp_path, [f"seed={seed}"], found)
     text = page(of_runs(tmp_path))
-    assert [row[1:4] for row in rows_of(text)] == [["peer0", "0, 1", "90.50 ± 0.71"]]
+    assert [[row[3], row[4], row[1]] for row in rows_of(text)] == [["peer0", "0, 1", "90.50 ± 0.71"]]
     others = rows_of(text[text.index("## Other heads") :])
-    assert [(row[1], row[3]) for row in others] == [
+    assert [(row[3], row[1]) for row in others] == [
         ("peer1", "80.00 ± 0.00"),
         ("ensemble", "95.00 ± 0.00"),
         ("mean over peers", "85.50 ± 0.71"),
@@ -249,12 +251,12 @@ def test_a_teacher_worse_than_its_student_is_warned_of(tmp_path: Path) -> None:
         heads = {"student": both(90.0 + seed, 50.0), "teacher": both(89.0, 50.0)}
         write_run(tmp_path, ["scheme=offline", f"seed={seed}"], results(seed, 0.0, heads=heads, teacher="teacher"))
     (warning,) = of_runs(tmp_path).warnings
-    assert "worse than its own student**: 89.00 ± 0.00 against 90.50 ± 0.71 % on the test set" in warning
+    assert "worse than its own student**: 89.00 against 90.50 ± 0.71 % on the test set" in warning
     write_run(tmp_path, supervised(0, "optim.lr=0.05"), results(0, 88.0))
     assert not of_runs(tmp_path).warnings
     write_run(tmp_path, supervised(1, "optim.lr=0.05"), results(1, 95.0))
     (warning,) = of_runs(tmp_path).warnings
-    assert "worse than its student alone (supervised-ce-digits-wrn_16_1)**: 89.00 ± 0.00 against 91.50" in warning
+    assert "worse than its student alone (supervised-ce-digits-wrn_16_1)**: 89.00 against 91.50" in warning
 
 
 def test_a_teacher_that_several_share_is_one_row(tmp_path: Path) -> None:
@@ -266,7 +268,7 @@ def test_a_teacher_that_several_share_is_one_row(tmp_path: Path) -> None:
     assert [row[-2:] for row in rows_of(text)] == [["97.50", "0.1250"]] * 2
     (row,) = rows_of(text[text.index("## Other heads") :])
     label = "offline-kd-digits-wrn_16_1 optim.lr"
-    assert row[:4] == [f"{label}=0.1, {label}=0.2", "teacher", "0", "95.00"]
+    assert [row[0], row[3], row[4], row[1]] == [f"{label}=0.1, {label}=0.2", "teacher", "0", "95.00"]
 
 
 def test_numbers_that_are_not_finite_are_shown(tmp_path: Path) -> None:
@@ -276,7 +278,7 @@ def test_numbers_that_are_not_finite_are_shown(tmp_path: Path) -> None:
     write_run(tmp_path, supervised(0), found)
     write_run(tmp_path, supervised(1), results(1, 90.0))
     (row,) = rows_of(page(of_runs(tmp_path)))
-    assert row[3:6] == ["nan ± nan", "50.00", "nan ± nan"]
+    assert [*row[1:3], row[5]] == ["nan ± nan", "50.00", "nan ± nan"]
 
 
 @pytest.fixture
@@ -295,9 +297,9 @@ def study(tmp_path: Path) -> Study:
 def test_a_study_has_a_row_a_point_and_says_what_is_missing(study: Study) -> None:
     text = page(of_study(study))
     assert text.startswith("# mine\n\nDoes a rate help?\n\n- Test top-1 after the last epoch against **lr=0.1** (")
-    assert [row[:4] for row in rows_of(text)] == [
-        ["lr=0.1", "student", "0, 1", "92.00 ± 2.83"],
-        ["lr=0.2", "student", "0 (1 missing)", "70.00"],
+    assert [[row[0], row[4], row[1]] for row in rows_of(text)] == [
+        ["lr=0.1", "0, 1", "92.00 ± 2.83"],
+        ["lr=0.2", "0 (1 missing)", "70.00"],
     ]
     missing = rows_of(text, "| run | state | epochs | reason |")
     assert missing == [["lr=0.2 seed=1", "interrupted", "2 of 4", "no process is training it"]]
@@ -341,7 +343,7 @@ def test_runs_that_teach_are_rows_at_the_end_and_are_not_compared(tmp_path: Path
     study = Study(folder=output / "studies" / "mine", question="Q?", overrides=(), entries=tuple(entries))
     study.folder.mkdir(parents=True)
     text = page(of_study(study))
-    assert [(row[0], row[3]) for row in rows_of(text)] == [
+    assert [(row[0], row[1]) for row in rows_of(text)] == [
         ("mine", "90.00"),
         ("supervised-ce-digits-resnet20 optim.lr=0.05 (teaches)", "62.00"),
         ("supervised-ce-digits-resnet20 optim.lr=0.1 (teaches)", "61.00"),
@@ -360,7 +362,7 @@ def test_damaged_results_are_reported_and_lose_nothing_else(content: str, tmp_pa
     (damaged / "results.json").write_text(content)
     (damaged / "metrics.jsonl").write_text('{"kind": "eval", "split": "val"}\nnonsense\n')
     text = page(of_runs(tmp_path))
-    assert rows_of(text)[0][2] == "0 (1 missing)"
+    assert rows_of(text)[0][4] == "0 (1 missing)"
     assert "results.json is damaged" in text
 
 
@@ -368,3 +370,84 @@ def test_nothing_to_report_is_an_error(tmp_path: Path, capsys: pytest.CaptureFix
     assert cli.main(["study", "report", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith("error: unknown study '")
     assert run_groups([]) == []
+
+
+def test_a_large_difference_that_the_correction_leaves_open_is_told_with_its_size(tmp_path: Path) -> None:
+    base = (90.0, 90.5, 90.2)
+    found = {0.1: (0.0, 0.0, 0.0), 0.2: (-10.0, -12.0, -14.0), **{n: (0.1 * n, -0.2, 0.3) for n in range(3, 10)}}
+    for rate, change in found.items():
+        for seed, more in enumerate(change):
+            write_run(tmp_path, supervised(seed, f"optim.lr={rate}"), results(seed, base[seed] + more))
+    groups = run_groups(sorted(path for path in tmp_path.iterdir()))
+    label = "supervised-ce-digits-wrn_16_1 optim.lr="
+    made = build("R", "", groups, baseline=f"{label}0.1")
+    assert made.summary[1] == (
+        f"**{label}0.2**: -12.00 (-16.97 to -7.03, 3 seeds); inconclusive after correction, p = 0.073."
+    )
+
+
+def test_planned_comparisons_are_corrected_and_the_others_are_exploratory(tmp_path: Path) -> None:
+    text = "{question: Q, base: {scheme: supervised, train.epochs: 4}, grid: {optim.lr: [0.1, 0.2, 0.3, 0.4]}, "
+    study = write_study_of(tmp_path, "mine", text + "seeds: [0, 1, 2], compare: [[lr=0.4, lr=0.3]]}")
+    for entry in study.runs:
+        rate = entry.grid["optim.lr"]
+        found = results(entry.seed, 80.0 + 10 * rate + entry.seed * (1 + rate))
+        write_run(tmp_path, supervised(entry.seed, f"optim.lr={rate}"), found)
+    study = read_study_folder(study.folder)
+    assert study.compare == (("lr=0.4", "lr=0.3"),)
+    made = build("R", "", study_groups(status(study)), compare=study.compare)
+    rows = rows_of(page(made), "| run | difference | 95 % interval | against | common seeds | p | test |")
+    assert [(row[0], row[3], row[6]) for row in rows] == [
+        ("lr=0.4", "lr=0.3", "significant"),
+        *((f"lr={rate}", "lr=0.1", "exploratory") for rate in (0.2, 0.3, 0.4)),
+    ]
+    assert [row[5] == "-" for row in rows] == [False, True, True, True]
+    assert made.summary[1].startswith("**lr=0.4**: +1.10 (+0.85 to +1.35, 3 seeds); significant, p = 0.003")
+    assert "Exploratory, in the table only: lr=0.2, lr=0.3, lr=0.4." in made.summary
+
+
+def test_alpha_0_is_one_point_whatever_the_temperature_was(tmp_path: Path) -> None:
+    """Also in studies that were recorded, and runs that were trained, when it was one for each temperature."""
+    text = "{question: Q, base: {scheme: offline, teacher: resnet20, train.epochs: 4}, seeds: [0, 1], "
+    text += "grid: {losses.response.temperature: [1, 4], scheme.alpha: [0, 0.5]}}"
+    study = write_study_of(tmp_path, "mine", text)
+    assert [entry.label for entry in study.runs if entry.seed == 0] == [
+        *("alpha=0 seed=0", "temperature=1 alpha=0.5 seed=0", "temperature=4 alpha=0.5 seed=0")
+    ]
+    runs, entries = [], []
+    for temperature, alpha, seed in product((1, 4), (0, 0.5), (0, 1)):
+        grid = {"losses.response.temperature": temperature, "scheme.alpha": alpha}
+        words = ["scheme=offline", "teacher=resnet20", f"seed={seed}", *(f"{k}={v}" for k, v in grid.items())]
+        missing = (temperature, alpha, seed) == (1, 0, 1)
+        runs.append(write_run(tmp_path, words, None if missing else results(seed, 80.0 + 10 * alpha + seed)))
+        label = f"temperature={temperature} alpha={alpha} seed={seed}"
+        entries.append(Entry(label=label, folder=runs[-1].name, epochs=4, seed=seed, grid=grid))
+    old = replace(study, entries=tuple(entries))
+    groups = study_groups(status(old))
+    assert [(group.label, len(group.finished)) for group in groups] == [
+        *[("alpha=0", 2), ("temperature=1 alpha=0.5", 2), ("temperature=4 alpha=0.5", 2)]
+    ]
+    assert [each.against.label for each in compare_groups(groups)] == ["alpha=0"] * 2
+    assert sorted(len(group.finished) for group in run_groups(runs)) == [2, 2, 2]
+
+
+def test_a_teacher_of_all_seeds_is_one_value(tmp_path: Path) -> None:
+    for seed in range(3):
+        heads = {"student": both(80.0 + seed, 50.0), "teacher": both(95.0, 50.0)}
+        found = results(seed, 0.0, heads=heads, teacher="teacher", teacher_checkpoint="runs/teacher")
+        write_run(tmp_path, ["scheme=offline", f"seed={seed}"], found)
+    text = page(of_runs(tmp_path))
+    (row,) = rows_of(text[text.index("## Other heads") :])
+    assert row[1:6] == ["95.00", "50.00", "teacher", "one for all seeds", "1.0000"]
+    assert "± 0.00 |" not in "|".join(row)
+
+
+def test_the_code_of_each_run_is_shown(tmp_path: Path) -> None:
+    for seed, commit in ((0, "abc"), (1, "abc"), (2, "def-dirty")):
+        code = {"version": "0.1.0", "commit": commit, "command": f"kdschemes train scheme=supervised seed={seed}"}
+        write_run(tmp_path, supervised(seed), results(seed, 80.0, code=code))
+    made = of_runs(tmp_path)
+    assert made.warnings == ["**The runs were made by several commits**: abc, def-dirty."]
+    (table,) = made.sections[-1].tables
+    assert [row[1:] for row in table.rows][1] == ["abc", "kdschemes train scheme=supervised seed=1"]
+    assert [row["command"][-1] for row in made.runs] == ["0", "1", "2"]

@@ -93,8 +93,8 @@ def test_the_page_is_whole(pages: dict[str, Path], browser: Browser, device: str
     charts = browser.value(CHARTS)
     names = [chart["name"] for chart in charts]
     assert names == [
-        *("accuracy", "curves", "nll_curves", "heat_map", "lines", "exits"),
-        *("cost_parameters", "cost_macs", "cost_latency", "reliability", "agreement", "agreement_2"),
+        *("accuracy", "heat_map", "lines", "curves", "nll_curves", "loss_1", "loss_2", "loss_3", "exits"),
+        *("cost_macs", "confusion", "confusion_2", "reliability", "agreement", "agreement_2"),
         *("agreement_3", "agreement_4", "agreement_between"),
     ]
     for chart in charts:
@@ -150,6 +150,42 @@ def test_a_study_of_which_nothing_ran(pages: dict[str, Path], browser: Browser) 
     assert browser.value("document.documentElement.scrollWidth") <= 390
 
 
+def test_tables_are_sorted_and_filtered(pages: dict[str, Path], browser: Browser) -> None:
+    """A click sorts by numbers, downwards, then upwards, then back; words filter."""
+    browser.show(pages["everything"], width=1280, height=900, theme="light", ready=DRAWN)
+    column = (
+        "[...document.querySelector('.scroll').querySelectorAll('tbody tr')].map((row) => row.cells[1].textContent)"
+    )
+    button = "document.querySelectorAll('.scroll')[0].querySelectorAll('thead button')[1]"
+    before = browser.value(column)
+    seen = []
+    for _ in range(3):
+        browser.value(f"{button}.click()")
+        seen.append(browser.value(column))
+    assert seen == [sorted(before, key=by_number, reverse=True), sorted(before, key=by_number), before]
+    shown = "[...document.querySelectorAll('input.filter')[0].nextElementSibling.querySelectorAll('tbody tr')]"
+    shown += ".filter((row) => !row.hidden).map((row) => row.cells[0].textContent)"
+    rows = browser.value(shown)
+    box = "document.querySelectorAll('input.filter')[0]"
+    browser.value(f"{box}.value = '{rows[3]}'; {box}.dispatchEvent(new Event('input'))")
+    found = browser.value(shown)
+    assert rows[3] in found
+    assert 0 < len(found) < len(rows)
+    assert browser.complaints == []
+
+
+def by_number(cell: str) -> float:
+    return float(cell.split()[0])
+
+
+def test_a_phone_shows_the_accuracy_first(pages: dict[str, Path], browser: Browser) -> None:
+    browser.show(pages["everything"], width=390, height=844, theme="light", ready=DRAWN)
+    cell = "document.querySelectorAll('.scroll')[0].querySelector('tbody tr').cells[1].getBoundingClientRect()"
+    assert browser.value(f"{cell}.right") <= 390
+    labels = browser.value("[...document.querySelectorAll('#accuracy .role-axis-label')].map((at) => at.textContent)")
+    assert any("alpha=0.25" in label and "lr=0.05" in label for label in labels)
+
+
 def test_a_page_prints_on_white_paper(pages: dict[str, Path], browser: Browser) -> None:
     browser.show(pages["everything"], width=1280, height=900, theme="dark", ready=DRAWN)
     browser.call(
@@ -174,4 +210,4 @@ def test_a_run_that_was_just_trained(tmp_path: Path, browser: Browser, monkeypat
     browser.show(tmp_path / "report.html", width=1280, height=900, theme="light", ready=DRAWN)
     assert browser.complaints == []
     names = [chart["name"] for chart in browser.value(CHARTS) if chart["marks"] >= 2]
-    assert {"accuracy", "curves", "exits", "reliability", "agreement", "cost_latency"} <= set(names)
+    assert {"accuracy", "curves", "exits", "reliability", "agreement", "cost_macs"} <= set(names)

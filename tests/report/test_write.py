@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import re
 from html.parser import HTMLParser
@@ -27,7 +28,9 @@ from kdschemes.study.record import Study
 from tests.report.cases import results, rising, store_predictions, supervised, write_run, write_study_of
 
 ATTACK = '<script>alert(1)</script><img src=x onerror="alert(2)"> & "quotes" |'
+KINDS = ("csv", "html", "json", "md")
 VOID = ("meta", "link", "img", "br")
+CHARTS = ("accuracy", "lines", "curves", "nll_curves", "loss_1", "loss_2", "loss_3", "confusion", "reliability")
 
 
 class Tags(HTMLParser):
@@ -68,34 +71,49 @@ def study(tmp_path: Path) -> Study:
 def test_a_study_writes_its_pages_and_pictures(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["study", "report", str(study.folder)]) == 0
     printed = capsys.readouterr().out
-    pictures = ("accuracy", "curves", "lines", "nll_curves", "reliability")
+    pictures = ("accuracy", "confusion", "curves", "lines", "loss_1", "loss_2", "loss_3", "nll_curves", "reliability")
     files = {path.name for path in study.folder.iterdir()}
-    assert files == {"report.html", "report.md", "study.yaml", *(f"{name}.png" for name in pictures)}
-    assert f"written: {study.folder / 'report.html'}, report.md and 5 PNGs" in printed
-    assert "| lr=0.2 | student | 0 (1 missing) |" in re.sub(" +", " ", printed)
+    assert files == {
+        *(f"report.{kind}" for kind in ("html", "md", "csv", "json")),
+        "study.yaml",
+        *(f"{name}.png" for name in pictures),
+    }
+    assert f"written: {study.folder / 'report.html'}, report.md, report.csv, report.json, 9 PNGs" in printed
+    assert "| lr=0.2 | 70.00 | 50.00 | student | 0 (1 missing) |" in re.sub(" +", " ", printed)
     assert "no process is training it" in printed
     for name in pictures:
         image = imread(study.folder / f"{name}.png")
         assert image.shape[1] > 1000
         assert 0.005 < (image[:, :, :3].min(axis=2) < 0.9).mean() < 0.9, f"{name}.png is empty"
     text = (study.folder / "report.md").read_text()
-    assert re.findall(r"!\[.*\]\((.*)\)", text) == [
-        f"{name}.png" for name in ("accuracy", "curves", "nll_curves", "lines", "reliability")
+    assert re.findall(r"!\[.*\]\((.*)\)", text) == [f"{name}.png" for name in CHARTS]
+
+    with (study.folder / "report.csv").open() as file:
+        rows = [(row["run"], row["seed"], row["optim.lr"], row["test_top1_last"]) for row in csv.DictReader(file)]
+    assert rows == [
+        *[("lr=0.1", "0", "0.1", "90.0"), ("lr=0.1", "1", "0.1", "94.0")],
+        *[("lr=0.2", "0", "0.2", "70.0"), ("lr=0.2", "1", "0.2", "")],
     ]
+    found = json.loads((study.folder / "report.json").read_text())
+    assert found["comparisons"][0] | {"low": 0} == {
+        **{"run": "lr=0.2", "against": "lr=0.1", "planned": True, "seeds": 1, "difference": -20.0, "low": 0},
+        **{"high": "nan", "p": "nan", "verdict": "fewer than 3 common seeds: no verdict", "differs": []},
+    }
+    assert found["tables"][0]["rows"][0][:2] == ["lr=0.1", "92.00 ± 2.83"]
 
     page = (study.folder / "report.html").read_text()
     assert 900_000 < len(page) < 1_300_000
     tags = Tags(page)
     assert tags.named("html") == [{"lang": "en"}]
     assert [each["aria-label"].split(".")[0] for each in tags.named("div") if each.get("role") == "img"] == [
-        f"Chart {name}" for name in ("accuracy", "curves", "nll curves", "lines", "reliability")
+        f"Chart {name.replace('_', ' ')}" for name in CHARTS
     ]
     assert all(not each.get("src") and not each.get("href", "#").startswith("http") for _, each in tags.found)
     assert "default-src 'none'" in str(tags.named("meta"))
     assert "<b>a</b>" not in page
     assert "Is &lt;b&gt;a&lt;/b&gt; rate &gt; 0.1 better?" in page
     trees = re.findall(r'<script type="application/json">(.*?)</script>', page)
-    assert len([json.loads(tree) for tree in trees]) == 5
+    assert len([json.loads(tree) for tree in trees]) == 9
     assert [
         name for name in re.findall(r"var\(--([a-z0-9-]+)\)", page) if name not in {*PALETTES["light"], "sans"}
     ] == []
@@ -105,9 +123,8 @@ def test_out_names_both_pages(study: Study, tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("kdschemes.report.html._bundle", lambda: "")
     target = tmp_path / "pages" / "rate.md"
     report([str(study.folder)], output=None, out=str(target))
-    names = ("accuracy", "curves", "lines", "nll_curves", "reliability")
     files = {path.name for path in target.parent.iterdir()}
-    assert files == {"rate.md", "rate.html", *(f"rate_{name}.png" for name in names)}
+    assert files == {f"rate.{kind}" for kind in KINDS} | {f"rate_{name}.png" for name in CHARTS}
     assert "](rate_curves.png)" in target.read_text()
     assert not (study.folder / "report.md").exists()
     with pytest.raises(UserError, match=r"is a folder: name a file that ends in \.html or \.md"):
@@ -126,8 +143,10 @@ def test_runs_are_reported_into_the_current_folder(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path / "here")
     printed = report([str(run)], output=None, out=None)
     assert "No run is finished yet" in printed
-    assert printed.endswith("written: report.html, report.md")
-    assert sorted(path.name for path in Path().iterdir()) == ["report.html", "report.md"]
+    assert printed.endswith("written: report.html, report.md, report.csv, report.json")
+    assert sorted(path.name for path in Path().iterdir()) == [
+        f"report.{kind}" for kind in ("csv", "html", "json", "md")
+    ]
     assert "<h1>Runs</h1>" in Path("report.html").read_text()
 
 
@@ -139,7 +158,7 @@ def test_nothing_of_a_run_is_markup() -> None:
     page = html(made, {"one": {"data": ATTACK}})
     tags = Tags(page)
     assert [attributes.get("onerror") for _, attributes in tags.found] == [None] * len(tags.found)
-    assert len(tags.named("script")) == 4  # configuration, one chart, library, the page's own
+    assert len(tags.named("script")) == 5  # configuration, one chart, tables, library, charts
     assert tags.named("img") == []
     assert "<strong>bold</strong> and <code>code</code>" in page
     text = markdown(made, {"one": "one.png"})
@@ -177,7 +196,8 @@ def test_control_characters_in_a_label_are_spelled_out_everywhere(
     tokens = MarkdownIt("commonmark").enable("table").parse(text)
     inner = [child for token in tokens for child in token.children or ()]
     assert "Head" not in {tokens[n + 1].content for n, token in enumerate(tokens) if token.type == "heading_open"}
-    assert [child for child in inner if child.type == "link_open"] == []
+    links = [child.attrs["href"] for child in inner if child.type == "link_open"]
+    assert links == ["report.csv", "report.json"]
     pictures = {str(child.attrs["src"]) for child in inner if child.type == "image"}
     assert pictures == {path.name for path in study.folder.glob("*.png")}
 

@@ -269,3 +269,25 @@ def test_each_peer_may_start_from_a_prerequisite(tmp_path: Path) -> None:
     assert error(tmp_path, text.replace("prerequisites.b]", "prerequisites.c]")).startswith(
         "unknown run of prerequisites in variants.both: model.checkpoint 'c'"
     )
+
+
+def test_alpha_0_is_one_point_for_all_options_of_its_loss(tmp_path: Path) -> None:
+    grid = "grid: {losses.response.temperature: [1, 4], scheme.alpha: [0, 0.5]}, seeds: [0, 1]}"
+    study = read(tmp_path, f"{{question: Q, base: {{scheme: offline}}, baseline: alpha=0, {grid}")
+    assert [run.point for run in study.runs if run.seed == 0] == [
+        *("alpha=0", "temperature=1 alpha=0.5", "temperature=4 alpha=0.5")
+    ]
+    assert dict(study.runs[0].grid) == {"scheme.alpha": 0}
+    assert study.runs[0].config.losses.response.temperature == 1, "the first: runs of earlier versions still count"
+    both_ways = "{question: Q, base: {scheme: offline, method: partial_teacher}, "
+    assert len(read(tmp_path, both_ways + grid).runs) == 8, "the student's soft term has no weight, the teacher's has"
+
+
+def test_comparisons_are_planned_between_points(tmp_path: Path) -> None:
+    text = "{question: Q, variants: {a: {train.epochs: 1}, b: {train.epochs: 2}}, compare: "
+    assert read(tmp_path, text + "[[a, b]]}").keys.compare == (("a", "b"),)
+    assert "unknown run in compare 'c'" in error(tmp_path, text + "[[a, c]]}")
+    for wrong in ("{a: b}", "[a, b]", "[[a]]", "[[a, 1]]"):
+        assert error(tmp_path, f"{text}{wrong}}}").startswith("compare must be a list of pairs of labels")
+    assert "nothing is compared with itself" in error(tmp_path, text + "[[a, a]]}")
+    assert error(tmp_path, text + "[[a, b], [a, b]]}").startswith("compare holds")

@@ -8,14 +8,18 @@ from typing import Any
 
 import altair as alt
 
+from kdschemes.printable import printable
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
 from kdschemes.report.formatting import accuracy, mean_of, name, primary_head, std_of
 from kdschemes.report.groups import Group
-from kdschemes.report.style import MUTED
+from kdschemes.report.style import AXIS_LINE, MUTED, wrapped
 
 TEACHES = "teaches"
+
+LABEL_WIDTH = 190
+"""Pixels of a label's longest line; longer words are cut."""
 
 
 def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
@@ -38,7 +42,9 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
         return None
     scale = percents([row[end] for row in means for end in ("low", "high")] + [row["top1"] for row in dots])
     x = alt.X("mean:Q", title="test top-1 (%)", scale=scale, axis=alt.Axis(tickCount=8))
-    y = alt.Y("run:N", title=None, sort=None, axis=alt.Axis(grid=True, ticks=False, domain=False))
+    labels, lines = wrapped((printable(row["run"], lines=True) for row in means), AXIS_LINE)
+    axis = alt.Axis(grid=True, ticks=False, domain=False, labelExpr=labels, labelLimit=LABEL_WIDTH)
+    y = alt.Y("run:N", title=None, sort=None, axis=axis)
     names, colors = [*hue.names, TEACHES], [*hue.colors, MUTED]
     color = alt.Color("hue:N", scale=alt.Scale(domain=names, range=colors), legend=None)
     tips = ["run:N", "head:N", "mean:Q", "std:Q", "seeds:Q"]
@@ -50,7 +56,7 @@ def accuracy_chart(groups: Sequence[Group], hue: Hue) -> Chart | None:
             x=alt.X("top1:Q", scale=scale), tooltip=["run:N", "seed:Q", "top1:Q"]
         ),
         of_means.mark_tick(thickness=3, size=16).encode(x=x, tooltip=tips),
-    ).properties(width="container", height=max(80, 28 * len(means)))
+    ).properties(width="container", height=max(80, max(28, 15 * lines + 6) * len(means)))
     caption = (
         "Test top-1 of the reported heads after the last epoch: dots are seeds, the tick is their mean, the line "
         "extends one sample std to both sides."

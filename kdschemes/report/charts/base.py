@@ -14,6 +14,9 @@ ROOM = 0.08
 WIDE = 8.0
 """Ratio of values above which an axis is logarithmic."""
 
+TICKS = 15
+"""Maximum number of labeled epochs of an axis."""
+
 
 def chart(rows: Sequence[dict[str, Any]]) -> alt.Chart:
     """Return a chart with its data embedded: one dictionary per row, with JSON values."""
@@ -33,3 +36,12 @@ def percents(values: Iterable[float]) -> alt.Scale:
     low, high = min(found), max(found)
     room = ROOM * (high - low) or 1.0
     return alt.Scale(domain=[max(0.0, round(low - room, 1)), min(100.0, round(high + room, 1))], nice=False)
+
+
+def epochs(last: float) -> alt.X:
+    """Return the axis of the field "epoch", with ticks at whole numbers up to the last epoch."""
+    step = next(
+        factor * 10**power for power in range(9) for factor in (1, 2, 5) if last / (factor * 10**power) <= TICKS
+    )
+    ticks = sorted({1, *range(step, int(last) + 1, step)})
+    return alt.X("epoch:Q", title="epoch", axis=alt.Axis(values=ticks, format="d", grid=False, labelOverlap=True))

@@ -9,12 +9,14 @@ import altair as alt
 import numpy as np
 import numpy.typing as npt
 
+from kdschemes.printable import printable
 from kdschemes.report.charts.base import chart
 from kdschemes.report.colors import Hue, few_colors
 from kdschemes.report.document import Chart, Section
 from kdschemes.report.formatting import accuracy, by_seed, mean_of, mean_std, primary_head
 from kdschemes.report.groups import Group
 from kdschemes.report.predictions import Stored
+from kdschemes.report.style import LEGEND_LINE, wrapped
 
 BINS = 15
 """Bins of confidence, those of the expected calibration error."""
@@ -65,7 +67,8 @@ def _chart(groups: Sequence[Group], stored: Stored, hue: Hue, baseline: str | No
             if images >= LEAST_IMAGES
         ]
     scale = alt.Scale(domain=list(names.values()), range=few_colors(list(names), hue))
-    color = alt.Color("run:N", scale=scale, title=None, legend=alt.Legend(columns=2))
+    labels, _ = wrapped((printable(name, lines=True) for name in names.values()), LEGEND_LINE)
+    color = alt.Color("run:N", scale=scale, title=None, legend=alt.Legend(columns=2, labelExpr=labels))
     x = alt.X("sure:Q", title="confidence (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
     y = alt.Y("right:Q", title="accuracy (%)", scale=alt.Scale(domain=[0, 100]), axis=alt.Axis(tickCount=5))
     tips = ["run:N", "sure:Q", "right:Q", "images:Q"]

@@ -11,16 +11,12 @@ import altair as alt
 from kdschemes.report.charts.base import chart, numbers, percents
 from kdschemes.report.colors import Hue
 from kdschemes.report.document import Chart
-from kdschemes.report.formatting import MEAN_OVER_PEERS, by_seed, cost, heads, mean_of, primary_head, std_of
+from kdschemes.report.formatting import MEAN_OVER_PEERS, cost, heads, mean_of, primary_head, spread, std_of
 from kdschemes.report.groups import Group
 from kdschemes.report.style import INK, MUTED
 
-COSTS = (
-    ("parameters", "parameters", "~s"),
-    ("macs", "multiply-accumulates per image", "~s"),
-    ("latency_ms", "latency per image (ms)", "~g"),
-)
-"""Key, title and number format of the axis."""
+COSTS = (("macs", "multiply-accumulates per image"), ("parameters", "parameters"))
+"""Key and title of the axis. Latencies of different runs are not comparable: the machine's load is in them."""
 
 REPORTED, OTHER = "reported head", "other head"
 
@@ -28,17 +24,27 @@ ELSE = "teacher"
 
 
 def cost_charts(groups: Sequence[Group], hue: Hue) -> tuple[list[Chart], str]:
-    """Return charts of test top-1 against each cost in which the heads differ, and a sentence about the others."""
+    """Return charts of test top-1 against the costs in which the heads differ, and a sentence about the others.
+
+    There is only one if all reported heads have the same cost, or if both costs order all heads alike.
+    """
     points = _points(groups, hue)
-    charts, words = [], []
-    for key, title, form in COSTS:
+    reported = [[point[key] for key, _ in COSTS] for point in points if point["kind"] == REPORTED]
+    charts: list[Chart] = []
+    words: list[str] = []
+    orders: list[list[int]] = []
+    for key, title in COSTS:
         found = [point for point in points if point.get(key) is not None]
+        order = [sorted({point[key] for point in found}).index(point[key]) for point in found]
         if not found:
             words.append(f"{title}: not measured in these runs.")
-        elif len({point[key] for point in found}) == 1:
+        elif not any(order):
             words.append(f"{title}: the same for all.")
+        elif order in orders or (charts and all(costs == reported[0] for costs in reported)):
+            words.append(f"{title}: see the table.")
         else:
-            charts.append(_chart(found, key, title, form, hue))
+            orders.append(order)
+            charts.append(_chart(found, key, title, hue))
     return charts, " ".join(word[0].upper() + word[1:] for word in words)
 
 
@@ -61,7 +67,7 @@ def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
     own = [(group, primary_head(group)) for group in groups if group.finished]
     others = [(group, head) for group, first in own for head in heads(group) if head not in (first, MEAN_OVER_PEERS)]
     for group, head in [*own, *others]:
-        values = by_seed(group, head, "last", "top1").values()
+        values = spread(group, head, "last", "top1")
         if not values or not all(map(math.isfinite, values)):
             continue
         costs = {key: mean_of(of) if (of := cost(group, head, key)) else None for key, *_ in COSTS}
@@ -81,11 +87,11 @@ def _points(groups: Sequence[Group], hue: Hue) -> list[dict[str, Any]]:
     return points
 
 
-def _chart(points: Sequence[dict[str, Any]], key: str, title: str, form: str, hue: Hue) -> Chart:
+def _chart(points: Sequence[dict[str, Any]], key: str, title: str, hue: Hue) -> Chart:
     rows = [{name: value for name, value in point.items() if value is not None} for point in points]
     chosen = front([(point[key], point["top1"]) for point in points])
     scale = numbers([point[key] for point in points], padding=20)
-    x = alt.X(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(format=form, tickCount=5, grid=False))
+    x = alt.X(f"{key}:Q", title=title, scale=scale, axis=alt.Axis(format="~s", tickCount=5, grid=False))
     y = alt.Y("top1:Q", title="test top-1 (%)", scale=percents(point["top1"] for point in points))
     shown = hue.only((point["hue"] for point in points), {ELSE: MUTED})
     kinds = alt.Scale(domain=[REPORTED, OTHER], range=["circle", "diamond"])
@@ -106,5 +112,4 @@ def _chart(points: Sequence[dict[str, Any]], key: str, title: str, form: str, hu
         f"Test top-1 after the last epoch against {title}, means over seeds. Dashed: the Pareto front (no other "
         f"point is as cheap and as accurate): {named}."
     )
-    name = f"cost_{key.removesuffix('_ms')}"
-    return Chart(name=name, spec=spec.properties(width="container", height=340), caption=caption)
+    return Chart(name=f"cost_{key}", spec=spec.properties(width="container", height=340), caption=caption)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,7 @@ from typing import Any
 import altair as alt
 
 from kdschemes.errors import UserError
-from kdschemes.report.charts.base import WIDE, chart
+from kdschemes.report.charts.base import WIDE, chart, epochs
 from kdschemes.report.colors import FEW, Hue
 from kdschemes.report.document import Chart, Section
 from kdschemes.report.formatting import mean_of
@@ -60,8 +61,8 @@ def curve(member: Member, metric: str = "top1") -> Curve:
 
 def common(curves: Sequence[Curve]) -> tuple[list[int], list[list[float]]]:
     """Return the epochs that all curves have, and the values at each."""
-    epochs = sorted(set.intersection(*(set(curve) for curve in curves)))
-    return epochs, [[curve[epoch] for curve in curves] for epoch in epochs]
+    shared = sorted(set.intersection(*(set(curve) for curve in curves)))
+    return shared, [[curve[epoch] for curve in curves] for epoch in shared]
 
 
 def thinned(epochs: Sequence[int], most: int = MOST_POINTS) -> list[int]:
@@ -76,7 +77,7 @@ def _chart(kind: _Kind, groups: Sequence[Group], hue: Hue) -> Chart | None:
     lowest: list[float] = []
     highest: list[float] = []
     for group in groups:
-        named = {"hue": hue.of[group.label], "run": group.label}
+        named = {"hue": hue.of[group.label], "run": group.label, "dash": hue.dash_of(group.label)}
         found = [one for member in group.finished if (one := curve(member, kind.metric))]
         if found:
             lines = _mean_rows(found, kind.digits)
@@ -91,7 +92,7 @@ def _chart(kind: _Kind, groups: Sequence[Group], hue: Hue) -> Chart | None:
                 highest += shown.values()
     if not finished and not started:
         return None
-    x = alt.X("epoch:Q", title="epoch", axis=alt.Axis(tickMinStep=1, format="d", grid=False))
+    x = epochs(float(max(row["epoch"] for row in [*finished, *started])))
     scale = _scale(kind, lowest, highest)
     y = alt.Y("mean:Q", title=kind.title, scale=scale)
     color = hue.color()
@@ -108,17 +109,28 @@ def _chart(kind: _Kind, groups: Sequence[Group], hue: Hue) -> Chart | None:
     if started:
         base = chart(started).encode(x=x, y=y, color=color, detail="run:N")
         layers.append(base.mark_line(clip=True, strokeDash=[1, 3], strokeCap="round").encode(tooltip=["run:N"]))
+    if single := alone([*finished, *started]):
+        base = chart(single).encode(x=x, color=color)
+        layers.append(base.mark_point(filled=True, size=70, opacity=1).encode(y=y, tooltip=["run:N", "mean:Q"]))
+        if any("low" in row for row in single):
+            layers.append(base.mark_rule(strokeWidth=1.5, clip=True).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"))
     spec = alt.layer(*layers).properties(width="container", height=320)
     return Chart(name=kind.name, spec=spec, caption=_caption(kind, groups, bool(started)))
 
 
+def alone(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that are their run's only one, which no line shows."""
+    counts = Counter(row["run"] for row in rows)
+    return [row for row in rows if counts[row["run"]] == 1]
+
+
 def _mean_rows(found: Sequence[Curve], digits: int) -> list[dict[str, Any]]:
-    epochs, columns = common(found)
+    at, columns = common(found)
     rows: list[dict[str, Any]] = []
-    for index in thinned(epochs):
+    for index in thinned(at):
         if not all(map(math.isfinite, columns[index])):
             continue
-        row = {"epoch": epochs[index], "mean": round(mean_of(columns[index]), digits)}
+        row = {"epoch": at[index], "mean": round(mean_of(columns[index]), digits)}
         if len(found) > 1:
             row |= {"low": round(min(columns[index]), digits), "high": round(max(columns[index]), digits)}
         rows.append(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import altair as alt
@@ -12,9 +12,12 @@ import altair as alt
 from kdschemes.report.charts.base import chart, numbers, percents
 from kdschemes.report.colors import Hue, leaf, numeric_keys
 from kdschemes.report.document import Chart, Section
-from kdschemes.report.formatting import accuracy, by_seed, mean_of, std_of
+from kdschemes.report.formatting import accuracy, by_seed, mean_of, shared_teacher, std_of
 from kdschemes.report.groups import Group
 from kdschemes.report.style import INK, SERIES, ramp
+
+ANY = "any"
+"""The value, in a heat map, of a key that a point does not use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,13 +44,15 @@ def grid(groups: Sequence[Group]) -> Section | None:
     names = {key: leaf(key) if [leaf(one) for one in keys].count(leaf(key)) == 1 else key for key in keys}
     charts = []
     if len(keys) == 2:
-        points = [point for point in points if len(point.at) == 2]
-        low, high = min(point.mean for point in points), max(point.mean for point in points)
-        for number, rest in enumerate(dict.fromkeys(point.rest for point in points)):
-            of = [point for point in points if point.rest == rest]
+        whole = [point for point in points if len(point.at) == 2]
+        ends = [point.mean for point in points if point.at]
+        for number, rest in enumerate(dict.fromkeys(point.rest for point in whole)):
+            of = [point for point in points if point.at and point.rest == rest]
             ending = f"_{number + 1}" if number else ""
-            charts.append(_heat_map(of, names, f"heat_map{ending}", (low, high), rest))
-            charts.append(_lines(of, keys[1], names, f"lines{ending}", keys[0], rest))
+            charts.append(_heat_map(of, names, f"heat_map{ending}", (min(ends), max(ends)), rest))
+            by, along = _axes(of, keys)
+            each = [point for point in of if len(point.at) == 2] + _repeated([p for p in of if along in p.at], by)
+            charts.append(_lines(each, along, names, f"lines{ending}", by, rest))
     else:
         constant = [*(point for point in points if not point.at), *_teachers(own)]
         points = [point for point in points if point.at]
@@ -69,12 +74,27 @@ def _point(group: Group, keys: Sequence[str]) -> _Point | None:
     return _Point(at=at, rest=" ".join(rest), mean=mean_of(seeds.values()), std=std_of(seeds.values()), seeds=seeds)
 
 
+def _axes(points: Sequence[_Point], keys: Sequence[str]) -> tuple[str, str]:
+    """Return the key that has a line for each value, and the key along the axis, which every point must have."""
+    by, along = keys
+    return (by, along) if all(along in point.at for point in points) else (along, by)
+
+
+def _repeated(points: Sequence[_Point], by: str) -> list[_Point]:
+    """Return the points that have no number of the key `by` as points of each of its lines."""
+    values = sorted({point.at[by] for point in points if by in point.at})
+    single = [point for point in points if by not in point.at]
+    return [replace(point, at={**point.at, by: value}) for value in values for point in single]
+
+
 def _teachers(groups: Sequence[Group]) -> list[_Point]:
     """Return the teacher of all groups that have one, if it is the same."""
     found = {}
     for group in groups:
         for teacher in {str(result["teacher"]) for result in group.results if result.get("teacher")}:
             seeds = by_seed(group, teacher, "last", "top1")
+            if shared_teacher(group, teacher):
+                seeds = dict(list(seeds.items())[:1])
             found[round(mean_of(seeds.values()), 2)] = seeds
     return [
         _Point(at={}, rest="teacher", mean=mean, std=std_of(seeds.values()), seeds=seeds)
@@ -89,16 +109,17 @@ def _heat_map(
     down, along = names
     middle = ends[0] + 0.45 * (ends[1] - ends[0])
     rows = [
-        {"x": f"{point.at[along]:g}", "y": f"{point.at[down]:g}", "top1": round(point.mean, 2)}
+        {"x": _value(point, along), "y": _value(point, down), "top1": round(point.mean, 2)}
         | {"mean": f"{point.mean:.2f}", "std": f"± {point.std:.2f}" if len(point.seeds) > 1 else ""}
         | {"seeds": len(point.seeds), "dark": "white" if point.mean < middle else "black"}
         for point in points
     ]
-    orders = {key: [f"{value:g}" for value in sorted({point.at[key] for point in points})] for key in names}
+    orders = {key: [f"{value:g}" for value in sorted({p.at[key] for p in points if key in p.at})] for key in names}
+    any_of = {key: [ANY] if any(key not in point.at for point in points) else [] for key in names}
     axis = alt.Axis(labelAngle=0, ticks=False, domain=False)
     base = chart(rows).encode(
-        x=alt.X("x:O", sort=orders[along], title=names[along], axis=axis),
-        y=alt.Y("y:O", sort=orders[down][::-1], title=names[down], axis=axis),
+        x=alt.X("x:O", sort=[*orders[along], *any_of[along]], title=names[along], axis=axis),
+        y=alt.Y("y:O", sort=[*orders[down][::-1], *any_of[down]], title=names[down], axis=axis),
     )
     scale = alt.Scale(scheme="cividis", domain=list(ends), nice=False)
     of_keys = [alt.Tooltip("x:O", title=names[along]), alt.Tooltip("y:O", title=names[down])]
@@ -114,7 +135,14 @@ def _heat_map(
         f"{f'{rest}: t' if rest else 'T'}est top-1 in percent after the last epoch over {names[down]} and "
         f"{names[along]}: mean and sample std over seeds."
     )
-    return Chart(name=name, spec=spec.properties(width=alt.Step(88), height=48 * len(orders[down])), caption=caption)
+    for key in (key for key in names if any_of[key]):
+        caption += f" {ANY.capitalize()}: one point, which is the same whatever {names[key]} is."
+    height = 48 * len(orders[down] + any_of[down])
+    return Chart(name=name, spec=spec.properties(width=alt.Step(88), height=height), caption=caption)
+
+
+def _value(point: _Point, key: str) -> str:
+    return f"{point.at[key]:g}" if key in point.at else ANY
 
 
 def _lines(

@@ -13,13 +13,17 @@ import pytest
 from kdschemes.evaluation.metrics import ECE_BINS
 from kdschemes.report.build import build
 from kdschemes.report.charts.agreement import agreement_section
+from kdschemes.report.charts.base import epochs
 from kdschemes.report.charts.calibration import BINS, calibration_section, reliability
+from kdschemes.report.charts.classes import classes_section
 from kdschemes.report.charts.cost import cost_charts, front
 from kdschemes.report.charts.curves import common, curve, curves, thinned
 from kdschemes.report.charts.exits import exits
 from kdschemes.report.charts.grid import grid
+from kdschemes.report.charts.losses import losses
 from kdschemes.report.colors import hue
 from kdschemes.report.document import Chart
+from kdschemes.report.formatting import mean_std
 from kdschemes.report.groups import Group, run_groups, study_groups
 from kdschemes.report.predictions import read_stored
 from kdschemes.report.render import specs
@@ -74,7 +78,8 @@ def test_curves_are_means_at_common_epochs(tmp_path: Path) -> None:
     rows = data_of(top1)
     band = [(row["epoch"], row["mean"], row["low"], row["high"]) for row in rows if row["layer"] == 0]
     assert band == [(1, 15, 10, 20), (2, 70, 60, 80)]
-    (started,) = [row for row in rows if "not finished" in row["run"]]
+    started, point = [row for row in rows if "not finished" in row["run"]]
+    assert point == started | {"layer": point["layer"]}, "a single epoch is a point too"
     assert (started["epoch"], started["mean"]) == (1, 30)
     assert {row["mean"] for row in data_of(nll) if row["layer"] == 0} == {2.7, 1.6}  # 3 - top1 / 50
     assert "Dotted" in top1.caption
@@ -191,9 +196,7 @@ def test_accuracy_against_costs_that_differ(tmp_path: Path) -> None:
         write_run(tmp_path, words, results(0, 0.0, heads=heads, cost=cost, teacher="teacher"))
     groups = groups_in(tmp_path)
     (chart,), words = cost_charts(groups, hue(groups))
-    assert (
-        words == "Multiply-accumulates per image: the same for all. Latency per image (ms): not measured in these runs."
-    )
+    assert words == "Multiply-accumulates per image: the same for all."
     points = [(row["run"].split()[-1], row["parameters"], row["top1"]) for row in data_of(chart) if row["layer"] == 1]
     assert points == [("optim.lr=0.1", 100, 80), ("optim.lr=1.0", 100, 81), ("teacher", 900, 95)]
     assert chart.caption.endswith("as accurate): 1 offline-kd-digits-wrn_16_1 optim.lr=1.0, 2 teacher.")
@@ -327,3 +330,78 @@ def test_an_axis_of_percentages_ends_at_0_and_100() -> None:
 
     ends = {values: percents(values).domain for values in ((40.0, 50.0), (1.0, 99.0), (70.0,), (100.0,), ())}
     assert list(ends.values()) == [[39.2, 50.8], [0.0, 100.0], [69.0, 71.0], [99.0, 100.0], [0.0, 100.0]]
+
+
+def test_one_pareto_chart_where_all_students_have_one_network(tmp_path: Path) -> None:
+    """Latencies of different runs are no cost: two equal students once made a front."""
+    for n, rate in enumerate((0.1, 1)):
+        heads = {"student": both(80.0 + n, 1.0), "teacher": both(95.0, 1.0)}
+        cost = {"student": {"parameters": 100, "macs": 7, "latency_ms": 13.0 + 6 * n}}
+        cost["teacher"] = {"parameters": 900, "macs": 9, "latency_ms": 5.0}
+        words = ["scheme=offline", "teacher=resnet20", f"optim.lr={rate}"]
+        write_run(tmp_path, words, results(0, 0.0, heads=heads, cost=cost, teacher="teacher"))
+    groups = groups_in(tmp_path)
+    charts, words = cost_charts(groups, hue(groups))
+    assert ([chart.name for chart in charts], words) == (["cost_macs"], "Parameters: see the table.")
+
+
+def test_colors_follow_alpha_and_temperature(grid_study: Study) -> None:
+    groups = study_groups(status(grid_study))
+    found = hue(groups, "alpha=1.0 temperature=4")
+    labels = [f"alpha={alpha} temperature={T}" for alpha in (0.5, 1.0) for T in (1, 4, 16)]
+    assert found.names == labels
+    assert found.colors == [*ramp(6)[:4], INK, ramp(6)[5]]
+    assert hue(groups[::-1], "alpha=1.0 temperature=4") == replace(found, of=dict(reversed(found.of.items())))
+    many = hue([Group(label=f"{group.label} {n}", members=group.members) for n in (0, 1) for group in groups])
+    assert (many.title, many.dash_title, set(many.dashes.values())) == ("alpha", "temperature", {"1", "4", "16"})
+
+
+def test_epochs_are_whole_and_one_of_them_is_a_point(tmp_path: Path) -> None:
+    for last, ticks in ((1, [1]), (2, [1, 2]), (15, [*range(1, 16)]), (40, [1, *range(5, 41, 5)]), (2.5, [1, 2])):
+        assert epochs(float(last)).to_dict()["axis"]["values"] == ticks
+    for seed in range(2):
+        write_run(tmp_path, supervised(seed), results(seed, 90.0), [80 + seed])
+    groups = groups_in(tmp_path)
+    section = curves(groups, hue(groups))
+    assert section is not None
+    tree = specs([section.charts[0]])["curves"]
+    (points,) = [part for part in tree["layer"] if part["mark"].get("opacity") == 1]
+    assert [row["mean"] for row in _values(points, tree)] == [80.5]
+
+
+def test_losses_are_means_by_term(tmp_path: Path) -> None:
+    for seed in range(2):
+        run = write_run(tmp_path, ["scheme=offline", "teacher=resnet20", f"seed={seed}"], results(seed, 90.0))
+        rows = [
+            {"kind": "train", "step": step, "epoch": step / 2, "lr": 0.1, "loss/total": 3.0}
+            | {"loss/ce/student": 1.0 + seed, "loss/kd/teacher->student": "nan" if step == 3 else 2.0 / step}
+            for step in range(1, 5)
+        ]
+        (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    groups = groups_in(tmp_path)
+    section = losses(groups, hue(groups))
+    assert section is not None
+    _, ce, kd = section.charts
+    lines = [[(row["epoch"], row["loss"]) for row in data_of(chart) if row["layer"] == 0] for chart in (ce, kd)]
+    assert lines == [[(0.5, 1.5), (1, 1.5), (1.5, 1.5), (2, 1.5)], [(0.5, 2), (1, 1), (2, 0.5)]]
+    assert "kd/teacher->student, before its weight" in kd.caption
+
+
+def test_classes_are_counted_as_in_a_loop(with_predictions: list[Group]) -> None:
+    stored = read_stored(with_predictions)
+    online, _, plain = with_predictions
+    section = classes_section(with_predictions, stored, online.label, plain.label)
+    assert section is not None
+    by_class, pairs = section.tables
+    assert list(by_class.columns) == ["class", "images", online.label, plain.label]
+    runs = [read_predictions(member.folder) for member in plain.members]
+    shares = []
+    for run in runs:
+        assert run is not None
+        answers = zip(run.labels["test"], run.heads["student"]["test"].classes, strict=True)
+        of_three = [given for label, given in answers if label == 3]
+        shares.append((100 * of_three.count(3) / len(of_three), 100 * of_three.count(5) / len(of_three)))
+    assert by_class.rows[3][3] == mean_std([right for right, _ in shares], 1)
+    cells = {(row["true"], row["given"]): row["percent"] for row in data_of(section.charts[1])}
+    assert cells.get(("3", "5"), 0) == pytest.approx(sum(five for _, five in shares) / 2, abs=0.006)
+    assert sorted((float(row[2]) for row in pairs.rows), reverse=True) == [float(row[2]) for row in pairs.rows]
