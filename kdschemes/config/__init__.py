@@ -271,5 +271,8 @@ class Config:
     group: Annotated[Name | None, Field(description="W&B group; null: scheme, method, data and model")] = None
     job_type: Annotated[Name | None, Field(description="W&B job type; null: the scheme")] = None
     output_dir: Annotated[FilePath, Field(description="parent folder of all run folders")] = "runs"
+    plugins: Annotated[
+        list[str] | None, Field(description="Python that adds methods, losses, networks or data sets, as [FILE.py]")
+    ] = None
     code: dict[str, str] = field(default_factory=dict)
     """The digest of each file and module that the configuration names, which is recorded, not chosen."""

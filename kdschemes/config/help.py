@@ -53,7 +53,7 @@ GROUPS: dict[str, type] = {"model": Model, "teacher": Teacher, "optim": Optim, "
 """The groups of keys that every run has in common."""
 
 TABLES: dict[str, dict[str, type]] = {
-    "data": dict(DATA),
+    "data": DATA,
     **{f"losses.{kind}": table for kind, table in losses.KINDS.items()},
 }
 """The groups whose keys depend on a choice; those of `scheme` depend on two."""

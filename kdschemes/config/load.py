@@ -27,6 +27,7 @@ from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.models import has_layer_norms
 from kdschemes.config.naming import Tree
 from kdschemes.config.parse import parse_word
+from kdschemes.config.plugins import load_installed, load_plugins
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe, topology_file
 from kdschemes.config.renamed import RENAMED_METHODS
@@ -41,6 +42,7 @@ DEFAULT_DATA = "digits"
 
 CODE_KEYS = (
     *("model", "model.name", "teacher", "teacher.name", "scheme.peers", "scheme.large_model", "scheme.assistants"),
+    "plugins",
 )
 """The keys whose values may name Python code."""
 
@@ -64,6 +66,7 @@ def load_config(arguments: Sequence[str], *, recipes: Path) -> Config:
     for key, value in pairs:
         if key != "experiment":
             merge(overrides, nest(key, value))
+    load_plugins(overrides.get("plugins", tree.get("plugins")), {})
     _forget_other_choices(tree, overrides)
     for name in _typed_code(pairs):  # to use it as it is now
         tree.get("code", {}).pop(name, None)
@@ -105,10 +108,24 @@ def check_allowed(configs: Iterable[Config]) -> None:
 
 
 def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = None) -> Config:
-    """Build a `Config` from nested plain data, as returned by `to_tree`.
+    """Build a `Config` from nested plain data, as returned by `to_tree`, after loading the plugins that it names.
 
     Groups that the scheme does not use are an error in `strict` (what the user typed) and ignored elsewhere.
+
+    Raises:
+        CodeRefused: the user did not allow a plugin.
+        UserError: anything that is wrong in it.
     """
+    load_plugins(tree.get("plugins"), tree.get("code", {}))
+    try:
+        return _build(tree, strict)
+    except UserError:
+        if not load_installed():
+            raise
+        return _build(tree, strict)
+
+
+def _build(tree: Mapping[str, Any], strict: Mapping[str, Any] | None) -> Config:
     fields = {field.name for field in dataclasses.fields(Config)}
     for key in tree:
         if key not in fields:
@@ -145,6 +162,8 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
         top["tracker"] = [] if top["tracker"] == "none" else [top["tracker"]]
     if isinstance(trackers := top.get("tracker"), list) and len(set(map(str, trackers))) < len(trackers):
         raise UserError(f"tracker={shown(trackers)} names a tracker twice")
+    if isinstance(top.get("plugins"), str):
+        top["plugins"] = [top["plugins"]]
     model, train = make(Model, tree.get("model", {}), "model"), make(Train, tree.get("train", {}), "train")
     scalars = {field.name: getattr(Config(), field.name) for field in dataclasses.fields(Config)} | top
     config: Config = validate(
@@ -170,7 +189,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     check_cache(config)
     check_view(config)
     check_optim(config)
-    names = [name for name in model_names(config) if parse_code(name) is not None]
+    names = [name for name in (*model_names(config), *(config.plugins or ())) if parse_code(name) is not None]
     return dataclasses.replace(config, code={name: config.code.get(name) or _digest(name) for name in names})
 
 

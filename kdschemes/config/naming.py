@@ -15,7 +15,7 @@ from kdschemes.errors import UserError, shown
 Tree = dict[str, Any]
 
 NOT_HASHED = (
-    *("output_dir", "tracker", "project", "group", "job_type", "scheme.file", "data.root", "data.classes"),
+    *("code", "output_dir", "tracker", "project", "group", "job_type", "scheme.file", "data.root", "data.classes"),
     *("data.num_workers", "teacher.placement", "teacher.cache_dir", "teacher.cache_limit_gb", "train.eval_batch_size"),
     *("train.checkpoint_every_epochs", "train.checkpoint_every_steps", "train.log_every_steps", "train.fsdp"),
     *("train.channels_last", "train.compile", "train.deterministic", "train.num_threads", "device"),
@@ -27,8 +27,9 @@ Data and given weights count by their content.
 
 CURE = "restore it from a copy, or delete it (and results.json, if there is one) and run the same command again"
 
-HASHED_IF_SET = tuple(
-    f"{group}.{key}" for group in ("model", "teacher") for key in ("mean", "std", "image_size", "kwargs", "stages")
+HASHED_IF_SET = (
+    *(f"{group}.{key}" for group in ("model", "teacher") for key in ("mean", "std", "image_size", "kwargs", "stages")),
+    "plugins",
 )
 """Keys that affect a run's name unless they are null: they then follow from the model, its weights or the data."""
 

@@ -48,7 +48,7 @@ class _Recorder:
     features: dict[str, Tensor] = field(default_factory=dict)
 
 
-class _Reached(Exception):  # noqa: N818
+class _Reached(Exception):
     """The stage that is wanted has been computed."""
 
 
@@ -95,8 +95,7 @@ class CustomNetwork(StagedNetwork):
 
     `stages` are names of its submodules, shallow to deep; None: those that a probe finds, at most four. A stage is
     called as its submodule with `_` for `.`. Its feature is what the submodule returned: a map, also where channels
-    come last; tokens, without a class token; or a vector. `code` are the names and digests of the Python code that
-    makes the network, kept for its description.
+    come last; tokens, without a class token; or a vector.
 
     Raises:
         UserError: it does not return logits for these images and classes, or a stage does not exist.
@@ -111,11 +110,9 @@ class CustomNetwork(StagedNetwork):
         channels: int,
         image_size: int,
         stages: Sequence[str] | None = None,
-        code: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
-        self._code = dict(code or {})
         probe = _Probe(name, network, (channels, image_size, image_size), num_classes)
         chosen = probe.named(stages) if stages is not None else probe.found()
         self._modules_of = dict(zip(_stage_names(chosen), chosen, strict=True))
@@ -187,8 +184,8 @@ class CustomNetwork(StagedNetwork):
         self.network.load_state_dict(state, strict=True)
 
     def config(self) -> dict[str, Any]:
-        """Return the description of the network, with the code that makes it and the names of its stages' modules."""
-        return super().config() | {"code": self._code, "stages": list(self._modules_of.values())}
+        """Return the description of the network, with the names of its stages' modules."""
+        return super().config() | {"stages": list(self._modules_of.values())}
 
 
 def make_network(
@@ -315,7 +312,8 @@ class _Probe:
             if out_of_memory(error):
                 raise
             size = "x".join(map(str, self.images.shape[1:]))
-            raise UserError(f"{self.name} does not accept {size} images ({type(error).__name__}: {first_line(error)})")
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"{self.name} does not accept {size} images ({why})") from error
 
     def _last_layer(self, num_classes: int) -> str | None:
         layers = [

@@ -50,8 +50,7 @@ def config_hash(config: Config) -> str:
     Raises:
         UserError: given weights are missing.
     """
-    tree = _by_content(to_tree(config), config.code)
-    del tree["code"]
+    tree = by_content(to_tree(config))
     for name in (*NOT_HASHED, *HASHED_IF_SET):
         group, _, key = name.rpartition(".")
         keys = tree.get(group, {}) if group else tree
@@ -72,8 +71,12 @@ def short_name(name: str) -> str:
     return name if code is None else code.short
 
 
+def by_content(tree: Mapping[str, Any]) -> Any:
+    """Return a configuration with the names of Python code replaced by what they mean, wherever it is."""
+    return _by_content(tree, tree.get("code") or {})
+
+
 def _by_content(value: Any, digests: Mapping[str, str]) -> Any:
-    """Return nested data with names of Python code replaced by what they mean, wherever it is."""
     if isinstance(value, Mapping):
         return {key: _by_content(each, digests) for key, each in value.items()}
     if isinstance(value, list | tuple):

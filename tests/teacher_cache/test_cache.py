@@ -18,8 +18,8 @@ from safetensors.numpy import load_file
 
 from kdschemes import cli
 from kdschemes.config import Config
-from kdschemes.config.data import DATA
 from kdschemes.config.code import ALLOWED
+from kdschemes.config.data import DATA
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.placement import place_frozen
