@@ -15,20 +15,26 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 __version__ = "0.1.0"
 
 _PLACES = {
+    "Config": "kdschemes.config",
     "Edge": "kdschemes.schemes.distill",
+    "Results": "kdschemes.api",
     "distill": "kdschemes.schemes.distill",
+    "load_config": "kdschemes.config.load",
     "load_model": "kdschemes.models",
     "register_dataset": "kdschemes.data.datasets",
     "register_loss": "kdschemes.losses.build",
     "register_method": "kdschemes.schemes",
     "register_model": "kdschemes.models",
+    "train": "kdschemes.api",
 }
 """The module of each public name."""
 
-__all__ = [*_PLACES]
+__all__ = [*_PLACES, "losses"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "losses":
+        return import_module("kdschemes.losses")
     if name not in _PLACES:
         raise AttributeError(f"module 'kdschemes' has no attribute '{name}'")
     return getattr(import_module(_PLACES[name]), name)

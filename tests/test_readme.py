@@ -31,7 +31,7 @@ from tests.processes import run
 from tests.schemes.cases import DATA_SPEC, RECIPES, START
 
 README = (REPOSITORY / "README.md").read_text()
-PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md"]
+PAGES = ["README.md", "CONTRIBUTING.md", "docs/studies.md", "docs/custom.md"]
 PAGES += [f"docs/decisions/{p.name}" for p in REPOSITORY.glob("docs/decisions/*.md")]
 
 
@@ -168,7 +168,6 @@ ALWAYS = ("losses.feature=at", "losses.feature=hint", "losses.relation=crd", "lo
 """Words of the lines that CI trains: those with large published weights, and one of the others' kinds."""
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",

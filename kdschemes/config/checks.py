@@ -6,6 +6,7 @@ from typing import Any
 
 from kdschemes.config import Config
 from kdschemes.config.code import GIVEN, parse_code
+from kdschemes.config.data import OwnData
 from kdschemes.config.models import MODEL_NAMES, REGISTERED, find_model
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.unknown import no_such
@@ -57,6 +58,8 @@ def check_dropout(config: Config) -> None:
 
 def check_inputs(config: Config) -> None:
     """Reject a mean or std that has not one number per channel of the data."""
+    if isinstance(config.data, OwnData):  # whose channels are not known yet
+        return
     channels = config.data.channels
     for group in ("model", "teacher")[: 1 + config.scheme.uses_teacher]:
         for key in ("mean", "std"):

@@ -14,7 +14,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from kdschemes.config import Config, Model, Optim, Teacher, Train, losses, schemes
-from kdschemes.config.data import DATA, Data
+from kdschemes.config.data import DATA, Data, OwnData
 from kdschemes.config.models import MODEL_NAMES
 from kdschemes.config.renamed import RENAMED_METHODS, renamed_key
 from kdschemes.config.schemes.custom import Topology
@@ -85,7 +85,7 @@ def choices() -> Iterator[tuple[str, type]]:
     for methods in schemes.SCHEMES.values():
         yield from (("scheme", cls) for cls in methods.values())
     yield "scheme", Topology
-    yield from (("data", cls) for cls in DATA.values())
+    yield from (("data", cls) for cls in (*DATA.values(), OwnData))
     yield from (("model", Model), ("teacher", Teacher), ("teacher.optim", Optim), ("optim", Optim))
     yield "train", Train
     yield "losses", losses.Losses

@@ -21,8 +21,8 @@ from kdschemes.config.checks import (
     check_view,
     model_names,
 )
-from kdschemes.config.code import DIGITS, Code, CodeRefused, allow, code_digest, parse_code, refused
-from kdschemes.config.data import DATA
+from kdschemes.config.code import DIGITS, GIVEN, Code, CodeRefused, allow, code_digest, parse_code, refused
+from kdschemes.config.data import DATA, OwnData
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.models import has_layer_norms
 from kdschemes.config.naming import Tree
@@ -42,7 +42,7 @@ DEFAULT_DATA = "digits"
 
 CODE_KEYS = (
     *("model", "model.name", "teacher", "teacher.name", "scheme.peers", "scheme.large_model", "scheme.assistants"),
-    "plugins",
+    *("data", "data.name", "plugins"),
 )
 """The keys whose values may name Python code."""
 
@@ -102,6 +102,8 @@ def check_allowed(configs: Iterable[Config]) -> None:
     for config in configs:
         if isinstance(config.scheme, Topology):
             named.append(("topology", config.scheme.code))
+        if (code := parse_code(config.data.name)) is not None:
+            named.append(("data", code))
         named += [("network", code) for name in model_names(config) if (code := parse_code(name)) is not None]
     if found := refused(named):
         raise CodeRefused(found)
@@ -133,7 +135,9 @@ def _build(tree: Mapping[str, Any], strict: Mapping[str, Any] | None) -> Config:
     for group in GROUPS:
         if not isinstance(tree.get(group, {}), Mapping):
             raise UserError(f"{group}={shown(tree[group])}: give its keys, as {group}.KEY=VALUE")
-    data_class = choose(DATA, tree.get("data", {}).get("name", DEFAULT_DATA), "data")
+    data_name = tree.get("data", {}).get("name", DEFAULT_DATA)
+    own = parse_code(data_name) is not None or str(data_name).startswith(GIVEN)
+    data_class = OwnData if own else choose(DATA, data_name, "data")
     given, tree = tree, {}
     merge(tree, data_class.run_defaults)
     merge(tree, given)
@@ -189,7 +193,8 @@ def _build(tree: Mapping[str, Any], strict: Mapping[str, Any] | None) -> Config:
     check_cache(config)
     check_view(config)
     check_optim(config)
-    names = [name for name in (*model_names(config), *(config.plugins or ())) if parse_code(name) is not None]
+    names = [*model_names(config), config.data.name, *(config.plugins or ())]
+    names = [name for name in dict.fromkeys(names) if parse_code(name) is not None]
     return dataclasses.replace(config, code={name: config.code.get(name) or _digest(name) for name in names})
 
 

@@ -29,7 +29,7 @@ CURE = "restore it from a copy, or delete it (and results.json, if there is one)
 
 HASHED_IF_SET = (
     *(f"{group}.{key}" for group in ("model", "teacher") for key in ("mean", "std", "image_size", "kwargs", "stages")),
-    "plugins",
+    *("data.kwargs", "data.num_classes", "data.image_size", "data.mean", "data.std", "plugins"),
 )
 """Keys that affect a run's name unless they are null: they then follow from the model, its weights or the data."""
 
