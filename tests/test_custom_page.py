@@ -21,7 +21,7 @@ PAGE = (REPOSITORY / "docs" / "custom.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 FILES = {found[1]: text for text in BLOCKS if (found := re.match(r"# (\w+\.py)\n", text))}
 TRAINS = re.findall(r"^kdschemes train .*$", PAGE, flags=re.MULTILINE)
-SHORT = "output_dir=runs train.epochs=1 teacher.epochs=1 train.batch_size=16 teacher.batch_size=16 train.num_threads=1"
+SHORT = "output_dir=runs train.epochs=1 train.batch_size=16 train.num_threads=1"
 DIGITS = "data.train_fraction=0.1 model=convnet_quarter"
 
 
@@ -73,6 +73,8 @@ def test_commands_train(
     more = DIGITS if "data=" not in line and "model=" not in line else ""
     words = shlex.split(line)[1:]
     own_data = "model=convnet_quarter" if "data=" in line else ""
+    if "scheme=offline" in line:
+        more += " teacher.epochs=1 teacher.batch_size=16"
     if line.endswith("hub.py:make"):
         own_data += " teacher=convnet_quarter"
     assert cli.main([*words, *f"{SHORT} {more} {own_data}".split()]) == 0, capsys.readouterr().err

@@ -222,9 +222,9 @@ class OwnData(Data):
     kwargs: Annotated[dict[str, Any] | None, Field(description="arguments of your function: data.kwargs.root=PATH")] = (
         None
     )
-    num_classes: Annotated[  # type: ignore[assignment, misc]
+    num_classes: Annotated[  # type: ignore[misc]
         int | None, Field(ge=2, description="number of classes; null: of their names, or the largest label + 1")
-    ] = None
+    ] = None  # type: ignore[assignment]
     mean: Annotated[
         list[float] | None,
         Field(description="mean of the images per channel, scaled to 0..1; null: that of the training images"),

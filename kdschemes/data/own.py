@@ -166,7 +166,7 @@ def _validation(labels: Mapping[str, Tensor]) -> Tensor | None:
 def _statistics(pixels: Tensor) -> tuple[list[float], list[float]]:
     """Return the mean and standard deviation of the training pixels per channel, scaled to 0..1."""
     total, squares = torch.zeros(pixels.shape[1]).double(), torch.zeros(pixels.shape[1]).double()
-    for part in pixels.split(1024):
+    for part in torch.split(pixels, 1024):
         values = part.double() / 255
         total, squares = total + values.sum((0, 2, 3)), squares + values.square().sum((0, 2, 3))
     mean = total / (pixels.numel() / pixels.shape[1])

@@ -20,22 +20,25 @@ from kdschemes.seeding import integers, uniform
 class Source(Protocol):
     """Images by position in the "train" or "test" array. Positions are on the CPU, images on the device.
 
-    `digest` identifies the labels in their order, and for files their names and sizes. `validation` are the positions
-    of a validation split of its own, which follow those of the training images in "train". `notes` are for the user.
-    Pixels scaled to 0..1 are normalized by `mean` and `std` (None: unknown). Without augmentation, images are resized
-    to `round(image_size / kept)` pixels, then cropped to their center.
+    `digest` identifies the labels in their order, and for files their names and sizes.
+    Pixels scaled to 0..1 are normalized by `mean` and `std`. Without augmentation, images are resized to
+    `round(image_size / kept)` pixels, then cropped to their center.
     """
 
     classes: list[str]
     channels: int
     image_size: int
-    mean: tuple[float, ...] | None
-    std: tuple[float, ...] | None
     kept: float
     labels: dict[str, Tensor]
     digest: str
-    validation: Int[Tensor, " val"] | None
-    notes: list[str]
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """The mean per channel; None: unknown."""
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """The standard deviation per channel; None: unknown."""
 
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
@@ -56,7 +59,11 @@ def labels_digest(labels: Mapping[str, Tensor]) -> str:
 
 
 class MemorySource:
-    """Images stored on the device as bytes, the training images padded."""
+    """Images stored on the device as bytes, the training images padded.
+
+    `validation` are the positions of a validation split of its own, after those of the training images in "train"; None
+    without one. `notes` are lines for the user.
+    """
 
     kept = 1.0
     validation: Int[Tensor, " val"] | None = None

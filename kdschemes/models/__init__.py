@@ -241,7 +241,7 @@ def _described(config: Mapping[str, Any], own: nn.Module | Callable[..., nn.Modu
     if config["name"] == RECOMBINED:
         return rebuilt(config, _described(config["student"], own))
     name, kwargs, channels = str(config["name"]), config.get("kwargs"), int(config["channels"])
-    sizes = {"num_classes": int(config["num_classes"]), "channels": channels, "image_size": int(config["image_size"])}
+    sizes: dict[str, Any] = {key: int(config[key]) for key in ("num_classes", "channels", "image_size")}
     network: StagedNetwork
     if own is not None:
         made = own if isinstance(own, nn.Module) else make_network(own, name, **sizes, kwargs=kwargs)

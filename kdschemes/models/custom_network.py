@@ -126,7 +126,8 @@ class CustomNetwork(StagedNetwork):
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Return the logits."""
-        return _logits(self.network(self.adapt_input(images)))
+        logits: Tensor = _logits(self.network(self.adapt_input(images)))
+        return logits
 
     def forward_stages(
         self, images: Float[Tensor, "n c h w"]
@@ -259,9 +260,8 @@ class _Probe:
 
     def __init__(self, name: str, network: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
         self.name, self.network = name, network
-        some = next(network.parameters(), None)
-        where = {"device": some.device, "dtype": some.dtype} if some is not None else {}
-        self.images = torch.zeros(TRIAL, *shape, **where)
+        some = next(network.parameters(), torch.empty(0))
+        self.images = torch.zeros(TRIAL, *shape, device=some.device, dtype=some.dtype)
         self._modules = dict(network.named_modules())
         self.seen: dict[str, _Seen] = {}
         self._calls: dict[str, int] = {}
@@ -323,7 +323,7 @@ class _Probe:
             and not any(self._modules[name].children())
         ]
         last = layers[-1] if layers else None
-        return last if last is not None and len(self._modules[last].weight) == num_classes else None  # type: ignore[arg-type]
+        return last if last is not None and len(self._modules[last].weight) == num_classes else None
 
     def _overwritten(self) -> set[str]:
         """Return the submodules whose outputs later layers write over, in training or in evaluation.

@@ -190,7 +190,10 @@ class _Reader:
     def splits(self, made: Any) -> dict[str, Split]:
         if isinstance(made, tuple | list) and len(made) in (2, 3) and not hasattr(made[0], "shape"):
             made = dict(zip(("train", "test", "val"), made, strict=False))
-        get = made.get if isinstance(made, Mapping) else lambda key: getattr(made, key, None)
+
+        def get(key: str) -> Any:
+            return made.get(key) if isinstance(made, Mapping) else getattr(made, key, None)
+
         values = {name: next((v for key in keys if (v := get(key)) is not None), None) for name, keys in SPLITS.items()}
         for name in ("train", "test"):
             if values[name] is None:

@@ -119,12 +119,9 @@ def test_files_choose_plugins_and_cannot_allow_them(here: Path, capsys: pytest.C
     (here / "run" / "config.yaml").write_text(dump_yaml(load("plugins=loss.py", "losses.response=mine")))
     (here / "study.yaml").write_text("{question: Q, base: {plugins: [loss.py], losses.response: mine}}")
     os.environ[ALLOWED] = ""
-    for words in (
-        ["cite", "run"],
-        ["study", "run", "study.yaml", "--dry-run"],
-        ["train", "experiment=run/config.yaml"],
-    ):
-        assert cli.main(words) == 2
+    plugins._LOADED.clear()
+    for words in ("cite run", "study run study.yaml --dry-run", "train experiment=run/config.yaml"):
+        assert cli.main(words.split()) == 2
         said = "plugin loss.py is Python code that a file names, not you; if you trust it, allow it: kdschemes "
         assert said in (error := capsys.readouterr().err), error
         assert "--allow loss.py" in error
