@@ -80,10 +80,14 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
     try:
         if HELP & set(arguments):
             from kdschemes.config.help import help_text
+            from kdschemes.config.load import load_typed_plugins
 
+            named = [word for word in arguments if word.startswith("plugins=")]
+            load_typed_plugins(named)
             if main_process:
-                print(help_text([word for word in arguments if word not in HELP]), end="", flush=True)
+                print(help_text([word for word in arguments if word not in (*HELP, *named)]), end="", flush=True)
             return 0
+
         from kdschemes.config.load import allow_typed, check_allowed, load_config
 
         if recipes is None:

@@ -92,6 +92,19 @@ def allow_typed(arguments: Sequence[str], *, recipes: Path) -> None:
         allow(code)
 
 
+def load_typed_plugins(arguments: Sequence[str]) -> None:
+    """Load the plugins that the user's own arguments name, and those of installed packages, for `--help`.
+
+    Raises:
+        UserError: one cannot be loaded.
+    """
+    allow_typed(arguments, recipes=Path())
+    for key, value in map(_parse, arguments):
+        if key == "plugins":
+            load_plugins(value, {})
+    load_installed()
+
+
 def check_allowed(configs: Iterable[Config]) -> None:
     """Refuse code that the user did not allow.
 
