@@ -22,6 +22,7 @@ from kdschemes.config import Config
 from kdschemes.config.code import CodeRefused, allow_named, parse_code
 from kdschemes.config.data import DATA
 from kdschemes.config.paths import expand
+from kdschemes.config.plugins import load_installed, load_plugins
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError, nearest, out_of_memory, shown, unknown
 from kdschemes.printable import printable
 from kdschemes.training.signals import StopSignal
@@ -81,10 +82,14 @@ def train(arguments: Sequence[str], *, recipes: Path | None = None) -> int:
     try:
         if HELP & set(arguments):
             from kdschemes.config.help import help_text
+            from kdschemes.config.load import load_typed_plugins
 
+            named = [word for word in arguments if word.startswith("plugins=")]
+            load_typed_plugins(named)
             if main_process:
-                print(help_text([word for word in arguments if word not in HELP]), end="", flush=True)
+                print(help_text([word for word in arguments if word not in (*HELP, *named)]), end="", flush=True)
             return 0
+
         from kdschemes.config.load import allow_typed, check_allowed, load_config
 
         if recipes is None:
@@ -250,6 +255,7 @@ def study_status(options: argparse.Namespace) -> str:
     from kdschemes.study.locate import find_study
     from kdschemes.study.status import status, table
 
+    allow_named(options.allow)
     return table(status(find_study(options.study, options.output)))
 
 
@@ -257,6 +263,7 @@ def report(options: argparse.Namespace) -> str:
     """Write the report of a study, or of runs, and return its main numbers."""
     from kdschemes.report import report as write_report
 
+    allow_named(options.allow)
     return write_report(options.of, output=options.output, out=options.out)
 
 
@@ -272,6 +279,9 @@ def init(options: argparse.Namespace) -> str:
 
 def methods(options: argparse.Namespace) -> str:
     """Return the tables of all methods and losses, for the terminal or as markdown, or the cards of one name."""
+    allow_named(options.plugin)
+    load_plugins(options.plugin, {})
+    load_installed()
     if options.markdown:
         if options.name is not None:
             raise UserError("--markdown prints all methods and losses: leave the name out")
@@ -283,6 +293,7 @@ def methods(options: argparse.Namespace) -> str:
 
 def citations(options: argparse.Namespace) -> str:
     """Return the BibTeX of what a run used."""
+    allow_named(options.allow)
     return cite.cite(Path(options.run))
 
 
@@ -473,11 +484,13 @@ def _parser() -> Parser:
     two.add_argument("second", type=_path, metavar="RUN", help="folder of another one")
     credit = parser.command("cite", "the BibTeX of what a run used: method, losses, data, networks, options", citations)
     credit.add_argument("run", type=_path, metavar="RUN", help="folder of the run")
+    _add_allow(credit, "the run")
     _add_wandb(parser.command("wandb", "Weights & Biases: sync (offline runs), dashboard"))
     _add_deployment(parser)
     parser.group("look at methods and networks")
     read = parser.command("methods", "all methods and losses, or the card of one: paper, equation, defaults", methods)
     read.add_argument("name", metavar="NAME", nargs="?", help="a method or a loss; SCHEME/METHOD or KIND/LOSS for one")
+    read.add_argument("--plugin", metavar="FILE.py", action="append", default=[], help="also those that it adds")
     read.add_argument("--markdown", action="store_true", help="the page docs/losses.md")
     look = parser.command("stages", "the stages of a model: name, depth, shape of the features", stages)
     look.add_argument("model", metavar="MODEL", help="a network of kdschemes, or any timm model as timm/NAME")
@@ -576,6 +589,7 @@ def _add_study(parser: Parser) -> None:
         "of", type=_path, metavar="STUDY_OR_RUN", nargs="+", help="a study's name or folder, or folders of runs"
     )
     for command in (status, show):
+        _add_allow(command, "the study")
         command.add_argument(
             "--output", type=_path, metavar="FOLDER", help="folder that holds the runs' folders [runs]"
         )

@@ -12,7 +12,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -73,13 +72,3 @@ def cifar100_root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
             )
             unpacked.rename(root)
     return root
-
-
-@pytest.fixture
-def fresh_accelerator() -> Iterator[None]:
-    """Forget Accelerate's state, which keeps a process to one precision, before and after a test that trains in it."""
-    from accelerate.state import AcceleratorState
-
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)

@@ -201,7 +201,6 @@ ALWAYS = ("losses.feature=at", "losses.feature=hint", "losses.response=dkd", "me
 """Words of the lines that CI trains: those with large published weights, and one of the others' kinds."""
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kdschemes.cards.read import Entry, loss_card, method_card, papers
 from kdschemes.config import Config
+from kdschemes.config.code import CodeRefused
 from kdschemes.config.load import build_config
 from kdschemes.config.naming import read_config
 from kdschemes.config.prerequisites import prerequisite_models
@@ -49,6 +50,8 @@ def read_run(folder: Path) -> Config:
     tree = read_config(folder)
     try:
         return build_config(tree)
+    except CodeRefused:
+        raise
     except UserError as error:
         raise UserError(f"{path} cannot be used: {error}") from None
 

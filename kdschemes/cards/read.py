@@ -130,6 +130,16 @@ def plain(latex: str) -> str:
     return unicodedata.normalize("NFC", re.sub(r"[{}]", "", accented))
 
 
+def register_card(kind: str, name: str, options: type, text: str | None) -> None:
+    """Keep the card of a method or loss that a plugin adds; without a text, it is the first line of its docstring."""
+    about = (options.__doc__ or name).splitlines()[0]
+    _CARDS[kind, name] = text or f"---\npapers: []\nequation: see its plugin\n---\n# {name}\n\n{about}\n"
+
+
+_CARDS: dict[tuple[str, str], str] = {}
+"""The cards of plugins, by kind and name."""
+
+
 def method_card(scheme: str, method: str) -> Card:
     config = build_config({"scheme": {"name": scheme, "method": method}})
     groups = {"scheme": config.scheme} | {f"losses.{kind}": options for kind, options in config.losses.chosen()}
@@ -210,12 +220,13 @@ def _card(kind: str, name: str) -> Card:
 def _read(name: str, kind: str, family: str, defaults: Mapping[str, Any]) -> Card:
     path = f"cards/{family}/{name}.md"
     try:
-        text = (files("kdschemes") / path).read_text(encoding="utf-8")
+        text = _CARDS.get((kind, name)) or (files("kdschemes") / path).read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{kind}/{name} has no card: write kdschemes/{path}") from None
     _, front, body = text.split("---\n", 2)
     facts = parse_yaml(front, path)
-    equation, latex = facts["equation"].rstrip(), facts["latex"].rstrip()
+    papers().update({entry.key: entry for entry in entries(facts.get("bibtex", ""))})
+    equation, latex = facts["equation"].rstrip(), facts.get("latex", "").rstrip()
     reference = facts.get("reference", "see the card")
     return Card(name, kind, path, tuple(facts["papers"]), equation, latex, reference, body.strip(), defaults)
 
@@ -225,6 +236,8 @@ def _paper(card: Card) -> str:
 
 
 def _cells(card: Card) -> list[str]:
+    if not card.entries:
+        return [card.name, "", "", card.kind, f"`{card.formula}`", card.weight]
     first = card.entries[0]
     paper = f"{first.authors}, *{plain(first.field('title'))}*"
     name = f"[{card.name}](../kdschemes/{card.path})"

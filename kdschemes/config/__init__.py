@@ -293,5 +293,8 @@ class Config:
         Field(description="folder of a finished run: go on from its last epoch as a new run, with more train.epochs"),
     ] = None
     output_dir: Annotated[FilePath, Field(description="parent folder of all run folders")] = "runs"
+    plugins: Annotated[
+        list[str] | None, Field(description="Python that adds methods, losses, networks or data sets, as [FILE.py]")
+    ] = None
     code: dict[str, str] = field(default_factory=dict)
     """The digest of each file and module that the configuration names, which is recorded, not chosen."""

@@ -6,7 +6,8 @@ from typing import Any
 
 from kdschemes.config import Config
 from kdschemes.config.code import GIVEN, parse_code
-from kdschemes.config.models import MODEL_NAMES, find_model
+from kdschemes.config.data import OwnData
+from kdschemes.config.models import MODEL_NAMES, REGISTERED, find_model
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.unknown import no_such
 from kdschemes.errors import UserError
@@ -16,18 +17,18 @@ def model_names(config: Config) -> list[str]:
     """Return the names of all networks of a run and of those that must finish before it."""
     names = [config.model.name]
     names += _as_list(config.teacher.name) if config.scheme.uses_teacher else []
-    return names + [*config.scheme.trained_models(config.model.name), *prerequisite_models(config.scheme)]
+    return [*names, *config.scheme.trained_models(config.model.name), *prerequisite_models(config.scheme)]
 
 
 def _takes_kwargs(name: str) -> bool:
-    return name.startswith(("timm/", GIVEN)) or parse_code(name) is not None
+    return name.startswith(("timm/", GIVEN)) or name in REGISTERED or parse_code(name) is not None
 
 
 def check_models(config: Config) -> None:
     """Reject unknown model names, and a new classifier of nothing."""
     for name in model_names(config):
         if find_model(name) is None and not _takes_kwargs(name):
-            raise no_such("model", name, MODEL_NAMES)
+            raise no_such("model", name, (*MODEL_NAMES, *REGISTERED))
     trained, teachers = config.scheme.trained_models(config.model.name), _as_list(config.teacher.name)
     for group, names in (("model", trained), ("teacher", teachers))[: 1 + config.scheme.uses_teacher]:
         options = getattr(config, group)
@@ -57,6 +58,8 @@ def check_dropout(config: Config) -> None:
 
 def check_inputs(config: Config) -> None:
     """Reject a mean or std that has not one number per channel of the data."""
+    if isinstance(config.data, OwnData):  # whose channels are not known yet
+        return
     channels = config.data.channels
     for group in ("model", "teacher")[: 1 + config.scheme.uses_teacher]:
         for key in ("mean", "std"):

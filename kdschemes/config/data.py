@@ -216,6 +216,44 @@ class ImageFolder(Data):
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class OwnData(Data):
+    """Your own images, that a function returns: data=MODULE:NAME or FILE.py:NAME.
+
+    Before they are read, so many images are assumed.
+    """
+
+    train_samples: ClassVar[int] = 50_000
+
+    kwargs: Annotated[dict[str, Any] | None, Field(description="arguments of your function: data.kwargs.root=PATH")] = (
+        None
+    )
+    num_classes: Annotated[  # type: ignore[misc]
+        int | None, Field(ge=2, description="number of classes; null: of their names, or the largest label + 1")
+    ] = None  # type: ignore[assignment]
+    mean: Annotated[
+        list[float] | None,
+        Field(description="mean of the images per channel, scaled to 0..1; null: that of the training images"),
+    ] = None
+    std: Annotated[
+        list[Annotated[float, Field(gt=0)]] | None,
+        Field(description="standard deviation of the images per channel, scaled to 0..1; null: as for mean"),
+    ] = None
+    image_size: Annotated[
+        int | None, Field(ge=1, le=4_096, description="side of the input for pictures of different sizes; null: 224")
+    ] = None
+    crop_padding: Annotated[
+        int | None,
+        Field(ge=0, le=64, description="pixels of zero padding before the random crop; null: an eighth of the side"),
+    ] = None
+    min_scale: Annotated[
+        float, Field(gt=0, le=1, description="pictures of different sizes: smallest fraction of the area in a crop")
+    ] = 0.08
+    num_workers: Annotated[
+        int, Field(ge=0, le=256, description="processes that make images that are not in memory; 0: this one")
+    ] = 0
+
+
 DATA: dict[str, type[InMemory] | type[ImageFolder]] = {
     "digits": Digits,
     "mnist": MNIST,

@@ -14,7 +14,7 @@ import annotated_types
 from pydantic.fields import FieldInfo
 
 from kdschemes.config import Config, Model, Optim, Teacher, Train, losses, schemes
-from kdschemes.config.data import DATA, Data
+from kdschemes.config.data import DATA, Data, OwnData
 from kdschemes.config.models import MODEL_NAMES
 from kdschemes.config.renamed import RENAMED_METHODS, renamed_key
 from kdschemes.config.schemes.custom import Topology
@@ -53,7 +53,7 @@ GROUPS: dict[str, type] = {"model": Model, "teacher": Teacher, "optim": Optim, "
 """The groups of keys that every run has in common."""
 
 TABLES: dict[str, dict[str, type]] = {
-    "data": dict(DATA),
+    "data": DATA,
     **{f"losses.{kind}": table for kind, table in losses.KINDS.items()},
 }
 """The groups whose keys depend on a choice; those of `scheme` depend on two."""
@@ -94,7 +94,7 @@ def choices() -> Iterator[tuple[str, type]]:
     for methods in schemes.SCHEMES.values():
         yield from (("scheme", cls) for cls in methods.values())
     yield "scheme", Topology
-    yield from (("data", cls) for cls in DATA.values())
+    yield from (("data", cls) for cls in (*DATA.values(), OwnData))
     yield from (("model", Model), ("teacher", Teacher), ("teacher.optim", Optim), ("optim", Optim))
     yield "train", Train
     yield "losses", losses.Losses

@@ -22,13 +22,14 @@ from kdschemes.config.checks import (
     check_view,
     model_names,
 )
-from kdschemes.config.code import DIGITS, Code, CodeRefused, allow, code_digest, parse_code, refused
-from kdschemes.config.data import DATA
+from kdschemes.config.code import DIGITS, GIVEN, Code, CodeRefused, allow, code_digest, parse_code, refused
+from kdschemes.config.data import DATA, OwnData
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.models import has_layer_norms
 from kdschemes.config.naming import Tree, read_config
 from kdschemes.config.parse import parse_word
 from kdschemes.config.paths import expand as expand_path
+from kdschemes.config.plugins import load_installed, load_plugins
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.recipes import GROUPS, TOPOLOGY, merge, nest, read_recipe, topology_file
 from kdschemes.config.renamed import RENAMED_METHODS
@@ -43,6 +44,7 @@ DEFAULT_DATA = "digits"
 
 CODE_KEYS = (
     *("model", "model.name", "teacher", "teacher.name", "scheme.peers", "scheme.large_model", "scheme.assistants"),
+    *("data", "data.name", "plugins"),
 )
 """The keys whose values may name Python code."""
 
@@ -72,6 +74,7 @@ def load_config(arguments: Sequence[str], *, recipes: Path, say: Callable[[str],
     overrides: Tree = {}
     for key, value in pairs:
         merge(overrides, nest(key, value))
+    load_plugins(overrides.get("plugins", tree.get("plugins")), {})
     _forget_other_choices(tree, overrides)
     for name in _typed_code(pairs):  # to use it as it is now
         tree.get("code", {}).pop(name, None)
@@ -97,6 +100,19 @@ def allow_typed(arguments: Sequence[str], *, recipes: Path) -> None:
         allow(code)
 
 
+def load_typed_plugins(arguments: Sequence[str]) -> None:
+    """Load the plugins that the user's own arguments name, and those of installed packages, for `--help`.
+
+    Raises:
+        UserError: one cannot be loaded.
+    """
+    allow_typed(arguments, recipes=Path())
+    for key, value in map(_parse, arguments):
+        if key == "plugins":
+            load_plugins(value, {})
+    load_installed()
+
+
 def check_allowed(configs: Iterable[Config]) -> None:
     """Refuse code that the user did not allow.
 
@@ -107,16 +123,32 @@ def check_allowed(configs: Iterable[Config]) -> None:
     for config in configs:
         if isinstance(config.scheme, Topology):
             named.append(("topology", config.scheme.code))
+        if (code := parse_code(config.data.name)) is not None:
+            named.append(("data", code))
         named += [("network", code) for name in model_names(config) if (code := parse_code(name)) is not None]
     if found := refused(named):
         raise CodeRefused(found)
 
 
 def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = None) -> Config:
-    """Build a `Config` from nested plain data, as returned by `to_tree`.
+    """Build a `Config` from nested plain data, as returned by `to_tree`, after loading the plugins that it names.
 
     Groups that the scheme does not use are an error in `strict` (what the user typed) and ignored elsewhere.
+
+    Raises:
+        CodeRefused: the user did not allow a plugin.
+        UserError: anything that is wrong in it.
     """
+    load_plugins(tree.get("plugins"), tree.get("code", {}))
+    try:
+        return _build(tree, strict)
+    except UserError:
+        if not load_installed():
+            raise
+        return _build(tree, strict)
+
+
+def _build(tree: Mapping[str, Any], strict: Mapping[str, Any] | None) -> Config:
     fields = {field.name for field in dataclasses.fields(Config)}
     for key in tree:
         if key not in fields:
@@ -124,7 +156,9 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     for group in GROUPS:
         if not isinstance(tree.get(group, {}), Mapping):
             raise UserError(f"{group}={shown(tree[group])}: give its keys, as {group}.KEY=VALUE")
-    data_class = choose(DATA, tree.get("data", {}).get("name", DEFAULT_DATA), "data")
+    data_name = tree.get("data", {}).get("name", DEFAULT_DATA)
+    own = parse_code(data_name) is not None or str(data_name).startswith(GIVEN)
+    data_class = OwnData if own else choose(DATA, data_name, "data")
     given, tree = tree, {}
     merge(tree, data_class.run_defaults)
     merge(tree, given)
@@ -153,6 +187,8 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
         top["tracker"] = [] if top["tracker"] == "none" else [top["tracker"]]
     if isinstance(trackers := top.get("tracker"), list) and len(set(map(str, trackers))) < len(trackers):
         raise UserError(f"tracker={shown(trackers)} names a tracker twice")
+    if isinstance(top.get("plugins"), str):
+        top["plugins"] = [top["plugins"]]
     model, train = make(Model, tree.get("model", {}), "model"), make(Train, tree.get("train", {}), "train")
     scalars = {field.name: getattr(Config(), field.name) for field in dataclasses.fields(Config)} | top
     config: Config = validate(
@@ -178,7 +214,8 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
     check_cache(config)
     check_view(config)
     check_optim(config)
-    names = [name for name in model_names(config) if parse_code(name) is not None]
+    names = [*model_names(config), config.data.name, *(config.plugins or ())]
+    names = [name for name in dict.fromkeys(names) if parse_code(name) is not None]
     return dataclasses.replace(config, code={name: config.code.get(name) or _digest(name) for name in names})
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
-MODELS: Mapping[str, tuple[str, Mapping[str, int]]] = {
+MODELS: dict[str, tuple[str, Mapping[str, int]]] = {
     "convnet": ("convnet", {}),
     "resnet18_cifar": ("resnet18_cifar", {}),
     "resnet20": ("cifar_resnet", {"depth": 20}),
@@ -35,6 +35,9 @@ MODELS: Mapping[str, tuple[str, Mapping[str, int]]] = {
     "plain10": ("plain_cnn", {"convolutions": 10}),
 }
 """Each network by name: the function of `kdschemes.models` that builds it, and its arguments."""
+
+REGISTERED: dict[str, Callable[..., Any]] = {}
+"""The networks that `register_model` adds: what builds each, by name."""
 
 MODEL_NAMES = (*MODELS, "mlp_WIDTH_WIDTH", "timm/NAME", "MODULE:NAME")
 """What a network can be called, for messages."""

@@ -15,7 +15,7 @@ from kdschemes.errors import UserError, shown
 Tree = dict[str, Any]
 
 NOT_HASHED = (
-    *("output_dir", "tracker", "project", "group", "job_type", "scheme.file", "data.root", "data.classes"),
+    *("code", "output_dir", "tracker", "project", "group", "job_type", "scheme.file", "data.root", "data.classes"),
     *("data.num_workers", "teacher.placement", "teacher.cache_dir", "teacher.cache_limit_gb", "train.eval_batch_size"),
     *("train.checkpoint_every_epochs", "train.checkpoint_every_steps", "train.log_every_steps", "train.fsdp"),
     *("train.channels_last", "train.compile", "train.deterministic", "train.num_threads", "device"),
@@ -34,7 +34,8 @@ HASHED_IF_SET = {
         for key in ("mean", "std", "image_size", "kwargs", "stages")
     },
     **{"train.label_smoothing": 0.0, "train.class_weights": None, "train.patience": None},
-    **{"data.sampling": "shuffled", "resume_from": None},
+    **{f"data.{key}": None for key in ("kwargs", "num_classes", "image_size", "mean", "std")},
+    **{"data.sampling": "shuffled", "resume_from": None, "plugins": None},
 }
 """Keys that affect a run's name only with another value than this one.
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from kdschemes.config import TEACHER, Config, Model, Teacher, Train
+from kdschemes.config.plugins import needed
 from kdschemes.config.schemes import Method
 from kdschemes.config.schemes.base import Prerequisite
 from kdschemes.config.schemes.supervised import Supervised
@@ -66,6 +67,7 @@ def _teacher_run(config: Config, name: str, number: int) -> Config:
 
     It uses all training images: `data.train_fraction`, `data.exclude_classes` and partitions only restrict the
     student's transfer set. The other prerequisites (assistants, generations, the plain run) see what the student sees.
+    It needs no plugin that adds a method or a loss: a change of one does not train it again.
     """
     return dataclasses.replace(
         _as_teacher(config, Model(name=name, **_input_of(config.teacher)), number),
@@ -73,6 +75,7 @@ def _teacher_run(config: Config, name: str, number: int) -> Config:
         scheme=Supervised(),
         teacher=type(config.teacher)(),
         losses=type(config.losses)(),
+        plugins=needed(config.plugins, name, config.data.name),
     )
 
 

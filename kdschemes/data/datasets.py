@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from kdschemes.config.data import CIFAR10, CIFAR100, MNIST, Digits, FashionMNIST, InMemory
+from kdschemes.config.data import CIFAR10, CIFAR100, DATA, MNIST, Digits, FashionMNIST, InMemory
+from kdschemes.config.plugins import register
 from kdschemes.data.download import damaged, fetch, read_idx, unpack, writing
 from kdschemes.data.splits import stratified_split
 from kdschemes.errors import UserError
@@ -255,3 +256,18 @@ READERS: dict[type[InMemory], Callable[[Path], Arrays]] = {
     CIFAR100: lambda root: read_cifar(root, CIFAR100_FILES),
 }
 """The reader of each data set by its options class; it is called with `data.root`."""
+
+
+def register_dataset(options: type[InMemory], reader: Callable[[Path], Arrays]) -> None:
+    """Make a data set of small images available as `data=NAME`, after the field `name` of its options.
+
+    `options` is a frozen dataclass, a subclass of `InMemory` that says what is known before the images are read;
+    `reader` is called with `data.root` and returns `Arrays`.
+
+    Raises:
+        UserError: another data set has the name.
+    """
+    if not issubclass(options, InMemory) or "name" not in options.__dataclass_fields__:
+        raise UserError(f"{options.__name__} is no dataclass of a data set: it needs the base InMemory and a name")
+    register(DATA, options.name, options, "data")
+    READERS[options] = reader

@@ -96,20 +96,26 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
     An error is returned, not raised, because the loader would wrap it in a long traceback.
     """
 
-    def __init__(self, options: ImageFolder, seed: int, paths: dict[str, list[str]]) -> None:
-        self.paths, self.seed, self.size = paths, seed, options.image_size
-        size, enlarged = options.image_size, round(options.image_size / KEPT)
+    kept = KEPT
+
+    def __init__(self, size: int, min_scale: float, flip: bool, seed: int, paths: dict[str, list[str]]) -> None:
+        self.paths, self.seed, self.size = paths, seed, size
+        enlarged = round(size / KEPT)
         from torchvision.transforms import v2  # a slow import that other data sets do not need
 
-        flip = [v2.RandomHorizontalFlip()] if options.flip else []
+        flips = [v2.RandomHorizontalFlip()] if flip else []
         self.random = v2.Compose(
-            [v2.RandomResizedCrop(size, scale=(options.min_scale, 1.0), antialias=True), *flip, v2.PILToTensor()]
+            [v2.RandomResizedCrop(size, scale=(min_scale, 1.0), antialias=True), *flips, v2.PILToTensor()]
         )
         self.plain = v2.Compose([v2.Resize(enlarged, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
+    def read(self, array: str, position: int) -> Image.Image:
+        """Return an image as RGB."""
+        return read_image(self.paths[array][position])
+
     def view(self, epoch: int, position: int, number: int = 0) -> UInt8[Tensor, "3 h w"]:
         """Return a view of a training image; torch's generator is seeded for it and restored."""
-        image = read_image(self.paths["train"][position])
+        image = self.read("train", position)
         with torch.random.fork_rng(devices=[]):
             seed = view_seed(self.seed, number)
             torch.default_generator.manual_seed(mix64(seed, epoch, Stream.DECODE, position))
@@ -123,9 +129,32 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
         try:
             if isinstance(kind, int):
                 return torch.stack([self.view(epoch, position, kind) for position in positions])
-            return torch.stack([self.plain(read_image(self.paths[kind][position])) for position in positions])
+            return torch.stack([self.plain(self.read(kind, position)) for position in positions])
         except UserError as error:
             return error
+
+
+def decode(
+    decoder: Dataset[Tensor | UserError], requests: Iterator[Request], processes: int, device: torch.device
+) -> Iterator[Tensor]:
+    """Yield what a decoder returns for requests, on the device; worker processes decode, if there are any.
+
+    Raises:
+        UserError: an image cannot be read, or a worker died.
+    """
+    loader = DataLoader(
+        decoder,
+        batch_size=None,
+        sampler=requests,
+        num_workers=processes,
+        pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # otherwise the loader uses the global generator
+        worker_init_fn=workers.obey_parent,
+    )
+    for images in workers.load(loader):
+        if isinstance(images, UserError):
+            raise images
+        yield images.to(device, non_blocking=True)
 
 
 def _flat(images: Sequence[Sequence[str]]) -> tuple[list[str], Int[Tensor, " n"]]:
@@ -168,7 +197,9 @@ class FolderSource:
             if not os.path.isdir(root / "val") and os.path.isdir(root / name)
         ]
         self.labels = {"train": torch.cat([train_labels, val_labels]), "test": test_labels}
-        self.decoder = Decoder(options, seed, {"train": train + val, "test": test})
+        self.decoder = Decoder(
+            options.image_size, options.min_scale, options.flip, seed, {"train": train + val, "test": test}
+        )
         self.workers = options.num_workers
 
     def views(
@@ -182,16 +213,5 @@ class FolderSource:
         return self._decode((array, 0, batch.tolist()) for batch in batches)
 
     def _decode(self, requests: Iterator[Request]) -> Iterator[Float[Tensor, "_ 3 h w"]]:
-        loader = DataLoader(
-            self.decoder,
-            batch_size=None,
-            sampler=requests,
-            num_workers=self.workers,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # otherwise the loader uses the global generator
-            worker_init_fn=workers.obey_parent,
-        )
-        for pixels in workers.load(loader):
-            if isinstance(pixels, UserError):
-                raise pixels
-            yield normalize(pixels.to(self.device, non_blocking=True), self.mean, self.std)
+        for pixels in decode(self.decoder, requests, self.workers, self.device):
+            yield normalize(pixels, self.mean, self.std)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from kdschemes.config.data import Data, ImageFolder, InMemory
+from kdschemes.config.data import Data, ImageFolder, InMemory, OwnData
 from kdschemes.core.types import Batch, DataSpec
 from kdschemes.data import views
+from kdschemes.data.datasets import READERS
 from kdschemes.data.image_folder import FolderSource
+from kdschemes.data.own import OwnSource, open_own
 from kdschemes.data.sources import MemorySource, Source
 from kdschemes.data.splits import stratified_split, trained_on
 from kdschemes.errors import UserError
@@ -270,17 +273,21 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
     Raises:
         UserError: files are missing, damaged or invalid, or options do not fit the images.
     """
-    source: FolderSource | MemorySource
+    source: FolderSource | MemorySource | OwnSource
     if isinstance(options, ImageFolder):
         source = FolderSource(options, seed=seed, device=device)
+    elif isinstance(options, OwnData):
+        source = open_own(options, seed=seed, device=device)
     else:
         assert isinstance(options, InMemory)
-        source = MemorySource(options, seed=seed, device=device)
+        arrays = READERS[type(options)](Path(options.root))
+        flip, padding = options.flip, options.crop_padding
+        source = MemorySource(arrays, flip=flip, crop_padding=padding, seed=seed, device=device)
     if options.cutout > source.image_size:
         raise UserError(
             f"data.cutout={options.cutout} is larger than the image side, {source.image_size} pixels: use a smaller one"
         )
-    if isinstance(source, FolderSource) and source.validation is not None:
+    if source.validation is not None:
         train, val = torch.arange(int(source.validation[0])), source.validation
     else:
         train, val = stratified_split(
@@ -290,5 +297,4 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
     positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
     labels = {array: values.to(device) for array, values in source.labels.items()}
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    notes = source.notes if isinstance(source, FolderSource) else ()
-    return DataModule(source, options, labels, positions, seed, device, memory_format, notes)
+    return DataModule(source, options, labels, positions, seed, device, memory_format, source.notes)

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from kdschemes.config.data import InMemory
 from kdschemes.data import views
-from kdschemes.data.datasets import READERS
+from kdschemes.data.datasets import Arrays
 from kdschemes.data.views import Stream
 from kdschemes.seeding import integers, uniform
 
@@ -30,11 +28,17 @@ class Source(Protocol):
     classes: list[str]
     channels: int
     image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     kept: float
     labels: dict[str, Tensor]
     digest: str
+
+    @property
+    def mean(self) -> tuple[float, ...] | None:
+        """The mean per channel; None: unknown."""
+
+    @property
+    def std(self) -> tuple[float, ...] | None:
+        """The standard deviation per channel; None: unknown."""
 
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
@@ -55,19 +59,24 @@ def labels_digest(labels: Mapping[str, Tensor]) -> str:
 
 
 class MemorySource:
-    """Images stored on the device as bytes, the training images padded."""
+    """Images stored on the device as bytes, the training images padded.
+
+    `validation` are the positions of a validation split of its own, after those of the training images in "train"; None
+    without one. `notes` are lines for the user.
+    """
 
     kept = 1.0
+    validation: Int[Tensor, " val"] | None = None
 
-    def __init__(self, options: InMemory, *, seed: int, device: torch.device) -> None:
-        arrays = READERS[type(options)](Path(options.root))
+    def __init__(self, arrays: Arrays, *, flip: bool, crop_padding: int, seed: int, device: torch.device) -> None:
+        self.notes: list[str] = []
         self.classes, self.labels = arrays.classes, {"train": arrays.train_labels, "test": arrays.test_labels}
         self.digest = labels_digest(self.labels)
         self.channels, self.image_size = arrays.train_images.shape[1:3]
         self.mean, self.std = arrays.mean, arrays.std
-        self.flip, self.seed, self.device = options.flip, seed, device
-        self.padding = {"train": options.crop_padding, "test": 0}
-        border = (options.crop_padding,) * 4
+        self.flip, self.seed, self.device = flip, seed, device
+        self.padding = {"train": crop_padding, "test": 0}
+        border = (crop_padding,) * 4
         self.images = {
             "train": torch.nn.functional.pad(arrays.train_images.to(device), border),
             "test": arrays.test_images.to(device).contiguous(),

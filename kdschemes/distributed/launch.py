@@ -6,6 +6,7 @@ import os
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, set_seed
 
 from kdschemes.config import Config
@@ -39,6 +40,7 @@ def start_processes(config: Config) -> Accelerator:
             "several processes were requested, but only one started: launch with "
             "`accelerate launch --multi_gpu --num_processes N run.py ...` (on CPU too)"
         )
+    _forget_other_precision(PRECISIONS[config.precision])
     accelerator = Accelerator(
         cpu=cpu,
         mixed_precision=PRECISIONS[config.precision],
@@ -61,6 +63,13 @@ def start_processes(config: Config) -> Accelerator:
         make_deterministic()
     set_seed(config.seed % 2**32)
     return accelerator
+
+
+def _forget_other_precision(precision: str) -> None:
+    """Let this process train in another precision than before: Accelerate's state would keep the first one."""
+    shared = AcceleratorState._shared_state
+    if shared and shared.get("_mixed_precision") != precision:
+        AcceleratorState._reset_state()
 
 
 def _cores() -> int:

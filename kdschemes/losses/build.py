@@ -6,9 +6,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from kdschemes.config.losses import feature, relation, response
+from kdschemes.cards.read import register_card
+from kdschemes.config.losses import KINDS, Ramp, feature, relation, response
+from kdschemes.config.plugins import register
 from kdschemes.core.loss import Endpoint, Loss
 from kdschemes.core.types import DataSpec
+from kdschemes.errors import UserError, unknown
 from kdschemes.losses.feature.ab import AB
 from kdschemes.losses.feature.at import AT
 from kdschemes.losses.feature.cat_kd import CATKD
@@ -89,6 +92,26 @@ MODULES: dict[type, Callable[..., Loss[Any]]] = {
     relation.ClassCorrelation: partial(LogitLoss, class_correlation, gather=True),
 }
 """The constructor of each loss module, by the options class in `kdschemes.config.losses`."""
+
+
+def register_loss(options: type, module: Callable[..., Loss[Any]], *, kind: str, card: str | None = None) -> None:
+    """Make a loss available to every scheme as `losses.KIND=NAME`.
+
+    `options` is a frozen dataclass, a subclass of `Ramp` with a `name` and a `weight`; `module` is called as
+    `module(options, student=, teacher=, data_spec=)`, as a `Loss` is; `card` is a card's text, for `kdschemes methods`
+    and `kdschemes cite`.
+
+    Raises:
+        UserError: another loss has the name, there is no such kind, or `options` are no options of a loss.
+    """
+    if kind not in KINDS:
+        raise unknown("kind of loss", kind, KINDS)
+    if not issubclass(options, Ramp) or not {"name", "weight"} <= options.__dataclass_fields__.keys():
+        raise UserError(f"{options.__name__} is no dataclass of a loss: it needs the base Ramp, a name and a weight")
+    name: str = options.name  # type: ignore[attr-defined]
+    register(KINDS[kind], name, options, f"{kind} loss", [table for own, table in KINDS.items() if own != kind])
+    MODULES[options] = module
+    register_card(kind, name, options, card)
 
 
 def build_loss(options: Any, *, student: Endpoint, teacher: Endpoint, data_spec: DataSpec) -> Loss[Any]:

@@ -16,6 +16,7 @@ from kdschemes.config import models
 from kdschemes.config.code import DIGITS, GIVEN, CodeRefused, allow_named, code_digest, given, load_code, parse_code
 from kdschemes.config.parse import read_json
 from kdschemes.config.paths import expand
+from kdschemes.config.plugins import load_installed, load_plugin, origin, register
 from kdschemes.errors import UserError, first_line, unknown
 from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
 from kdschemes.models.convnet import convnet
@@ -62,6 +63,7 @@ __all__ = [
     "load_model",
     "load_weights",
     "pretrained_input",
+    "register_model",
     "save_exits",
     "save_weights",
     "split",
@@ -104,12 +106,15 @@ def create_model(
     for an unknown name, an unsupported image size or unavailable weights, `CodeRefused` for code that is not allowed.
     """
     network: StagedNetwork
+    code: dict[str, str] = {}
     found = models.find_model(name)
     sizes = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
     if name.startswith(GIVEN) or parse_code(name) is not None:
         made, code = _own_network(name, sizes, kwargs, digest)
-        staged = isinstance(made, StagedNetwork)
-        network = made if staged else CustomNetwork(name, made, **sizes, stages=stages, code=code)
+        network = _staged(name, made, sizes, stages)
+    elif name in models.REGISTERED or (found is None and load_installed() and name in models.REGISTERED):
+        made, code = make_network(models.REGISTERED[name], name, **sizes, kwargs=kwargs), origin(name)
+        network = _staged(name, made, sizes, stages)
     elif name.startswith("timm/"):
         from kdschemes.models.timm_network import create_timm
 
@@ -122,7 +127,7 @@ def create_model(
             kwargs=kwargs,
         )
     elif found is None:
-        raise unknown("model", name, models.MODEL_NAMES)
+        raise unknown("model", name, (*models.MODEL_NAMES, *models.REGISTERED))
     elif pretrained:
         raise UserError(f"{name} has no pretrained weights: give a checkpoint, or use a timm/NAME model")
     else:
@@ -130,8 +135,26 @@ def create_model(
         regularized = dropout or {} if builder == mlp.__name__ else {}
         network = _BUILDERS[builder](num_classes, channels, image_size, **options, **regularized)
         kwargs = None
-    network.spec = ModelSpec(name, num_classes, channels, image_size, kwargs=dict(kwargs or {}))
+    network.spec = ModelSpec(name, num_classes, channels, image_size, kwargs=dict(kwargs or {}), code=code)
     return network
+
+
+def _staged(name: str, made: nn.Module, sizes: Mapping[str, int], stages: Sequence[str] | None) -> StagedNetwork:
+    return made if isinstance(made, StagedNetwork) else CustomNetwork(name, made, **sizes, stages=stages)
+
+
+def register_model(name: str, builder: Callable[..., nn.Module]) -> None:
+    """Make a network available as `model=NAME`, and to teachers, peers and studies.
+
+    `builder` is called with what its signature accepts of num_classes, channels and image_size, and with
+    `model.kwargs`. It returns a `StagedNetwork`, or any module that returns logits.
+
+    Raises:
+        UserError: another network has the name.
+    """
+    if models.find_model(name) is not None:
+        raise UserError(f"model {name} is a network of kdschemes: choose another name")
+    register(models.REGISTERED, name, builder, "model")
 
 
 def _own_network(
@@ -222,16 +245,17 @@ def _described(config: Mapping[str, Any], own: nn.Module | Callable[..., nn.Modu
     if config["name"] == RECOMBINED:
         return rebuilt(config, _described(config["student"], own))
     name, kwargs, channels = str(config["name"]), config.get("kwargs"), int(config["channels"])
-    sizes = {"num_classes": int(config["num_classes"]), "channels": channels, "image_size": int(config["image_size"])}
+    sizes: dict[str, Any] = {key: int(config[key]) for key in ("num_classes", "channels", "image_size")}
     network: StagedNetwork
     if own is not None:
         made = own if isinstance(own, nn.Module) else make_network(own, name, **sizes, kwargs=kwargs)
-        code: dict[str, str] = config.get("code", {})
-        network = CustomNetwork(name, made, **sizes, stages=config.get("stages"), code=code)
-        network.spec = ModelSpec(name, **sizes, kwargs=dict(kwargs or {}))
+        network = CustomNetwork(name, made, **sizes, stages=config.get("stages"))
+        network.spec = ModelSpec(name, **sizes, kwargs=dict(kwargs or {}), code=config.get("code", {}))
     else:
-        digest = str(config.get("code", {}).get(name, ""))
-        network = create_model(name, **sizes, kwargs=kwargs, stages=config.get("stages"), digest=digest)
+        code: dict[str, str] = config.get("code", {})
+        for plugin in code.keys() - {name}:
+            load_plugin(plugin, code[plugin])
+        network = create_model(name, **sizes, kwargs=kwargs, stages=config.get("stages"), digest=code.get(name, ""))
     described, names = input_of(config, channels), tuple(map(str, config.get("label_names", ())))
     crop = float(config.get("pretrained_cfg", {}).get("crop_pct", 1.0))
     network.spec = replace(network.spec, mean=described.mean, std=described.std, crop_pct=crop, label_names=names)

@@ -31,7 +31,8 @@ class ModelSpec:
 
     `mean` and `std` normalize pixels scaled to 0..1, per channel (None: unknown). `crop_pct` is the side of the center
     crop as a fraction of the resized image's shorter side. `label_names` are the classes in the order of the logits.
-    `kwargs` are the further arguments of a timm model or a network of the user's.
+    `kwargs` are the further arguments of a timm model or a network of the user's, and `code` the names and digests of
+    the Python that makes it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ModelSpec:
     crop_pct: float = 1.0
     label_names: tuple[str, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    code: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def input(self) -> InputSpec:
@@ -148,5 +150,5 @@ class StagedNetwork(nn.Module, ABC):
         spec = self.spec
         config: dict[str, Any] = {key: getattr(spec, key) for key in ("name", "num_classes", "channels", "image_size")}
         config["pretrained_cfg"] = self.pretrained_cfg
-        config |= {"kwargs": dict(spec.kwargs)} if spec.kwargs else {}
+        config |= {key: dict(value) for key in ("kwargs", "code") if (value := getattr(spec, key))}
         return config | ({"label_names": list(spec.label_names)} if spec.label_names else {})

@@ -95,8 +95,7 @@ class CustomNetwork(StagedNetwork):
 
     `stages` are names of its submodules, shallow to deep; None: those that a probe finds, at most four. A stage is
     called as its submodule with `_` for `.`. Its feature is what the submodule returned: a map, also where channels
-    come last; tokens, without a class token; or a vector. `code` are the names and digests of the Python code that
-    makes the network, kept for its description.
+    come last; tokens, without a class token; or a vector.
 
     Raises:
         UserError: it does not return logits for these images and classes, or a stage does not exist.
@@ -111,11 +110,9 @@ class CustomNetwork(StagedNetwork):
         channels: int,
         image_size: int,
         stages: Sequence[str] | None = None,
-        code: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
         self.network = network
-        self._code = dict(code or {})
         probe = _Probe(name, network, (channels, image_size, image_size), num_classes)
         chosen = probe.named(stages) if stages is not None else probe.found()
         self._modules_of = dict(zip(_stage_names(chosen), chosen, strict=True))
@@ -129,7 +126,8 @@ class CustomNetwork(StagedNetwork):
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Return the logits."""
-        return _logits(self.network(self.adapt_input(images)))
+        logits: Tensor = _logits(self.network(self.adapt_input(images)))
+        return logits
 
     def forward_stages(
         self, images: Float[Tensor, "n c h w"]
@@ -187,8 +185,8 @@ class CustomNetwork(StagedNetwork):
         self.network.load_state_dict(state, strict=True)
 
     def config(self) -> dict[str, Any]:
-        """Return the description of the network, with the code that makes it and the names of its stages' modules."""
-        return super().config() | {"code": self._code, "stages": list(self._modules_of.values())}
+        """Return the description of the network, with the names of its stages' modules."""
+        return super().config() | {"stages": list(self._modules_of.values())}
 
 
 def make_network(
@@ -262,9 +260,8 @@ class _Probe:
 
     def __init__(self, name: str, network: nn.Module, shape: tuple[int, int, int], num_classes: int) -> None:
         self.name, self.network = name, network
-        some = next(network.parameters(), None)
-        where = {"device": some.device, "dtype": some.dtype} if some is not None else {}
-        self.images = torch.zeros(TRIAL, *shape, **where)
+        some = next(network.parameters(), torch.empty(0))
+        self.images = torch.zeros(TRIAL, *shape, device=some.device, dtype=some.dtype)
         self._modules = dict(network.named_modules())
         self.seen: dict[str, _Seen] = {}
         self._calls: dict[str, int] = {}
@@ -315,7 +312,8 @@ class _Probe:
             if out_of_memory(error):
                 raise
             size = "x".join(map(str, self.images.shape[1:]))
-            raise UserError(f"{self.name} does not accept {size} images ({type(error).__name__}: {first_line(error)})")
+            why = f"{type(error).__name__}: {first_line(error)}"
+            raise UserError(f"{self.name} does not accept {size} images ({why})") from error
 
     def _last_layer(self, num_classes: int) -> str | None:
         layers = [
@@ -325,7 +323,7 @@ class _Probe:
             and not any(self._modules[name].children())
         ]
         last = layers[-1] if layers else None
-        return last if last is not None and len(self._modules[last].weight) == num_classes else None  # type: ignore[arg-type]
+        return last if last is not None and len(self._modules[last].weight) == num_classes else None
 
     def _overwritten(self) -> set[str]:
         """Return the submodules whose outputs later layers write over, in training or in evaluation.

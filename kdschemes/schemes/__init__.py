@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import torch
 
+from kdschemes.cards.read import register_card
 from kdschemes.config import Config, Train
+from kdschemes.config.plugins import register
+from kdschemes.config.schemes import SCHEMES, Method
 from kdschemes.core.cross_entropy import balanced_weights
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.terms import Supervise, Transfer
 from kdschemes.core.types import DataSpec
-from kdschemes.errors import UserError
+from kdschemes.errors import UserError, unknown
 from kdschemes.schemes.base import Builder, Builders
 from kdschemes.schemes.custom import TOPOLOGY
 from kdschemes.schemes.networks import with_average
@@ -19,10 +22,26 @@ from kdschemes.schemes.self_distillation import SELF
 from kdschemes.schemes.supervised import SUPERVISED
 from kdschemes.seeding import seeded
 
-__all__ = ["BUILDERS", "Builder", "Builders", "build_scheme"]
+__all__ = ["BUILDERS", "Builder", "Builders", "build_scheme", "register_method"]
 
 BUILDERS: Builders = {**SUPERVISED, **OFFLINE, **ONLINE, **SELF, **TOPOLOGY}
 """The builder of the scheme for each options class; names are in `kdschemes.config.schemes.SCHEMES`."""
+
+
+def register_method(options: type[Method], builder: Builder, card: str | None = None) -> None:
+    """Make a method available as `scheme=NAME method=METHOD`, after the fields `name` and `method` of its options.
+
+    `builder` is called with the configuration and the `DataSpec`, and returns a `Distillation`; `card` is a card's
+    text, for `kdschemes methods` and `kdschemes cite`.
+
+    Raises:
+        UserError: another method has the name, or there is no such scheme.
+    """
+    if options.name not in SCHEMES:
+        raise unknown("scheme", options.name, SCHEMES)
+    register(SCHEMES[options.name], options.method, options, f"scheme={options.name} method")
+    BUILDERS[options] = builder
+    register_card(options.name, options.method, options, card)
 
 
 def build_scheme(config: Config, data_spec: DataSpec) -> Distillation:

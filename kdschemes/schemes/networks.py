@@ -167,6 +167,9 @@ def _create(
     if options.pretrained:
         own = own.otherwise(pretrained_input(name, channels))
     own = own.otherwise(data_spec.input)
+    for key in ("mean", "std"):
+        if (values := getattr(own, key)) is not None and len(values) != channels:
+            raise UserError(f"{key} of {name} has {len(values)} values, but the images have {channels} channels")
     assert own.image_size is not None
     network = create_model(
         name,

@@ -12,8 +12,8 @@ from typing import Any
 
 from kdschemes.checksums import file_checksum
 from kdschemes.config import Config
-from kdschemes.config.code import parse_code
-from kdschemes.config.data import ImageFolder
+from kdschemes.config.code import GIVEN, parse_code
+from kdschemes.config.data import ImageFolder, OwnData
 from kdschemes.config.naming import HASHED_IF_SET, NOT_HASHED, TEACHER_TRAINING, to_tree
 from kdschemes.errors import UserError
 from kdschemes.storage.class_folders import list_root
@@ -29,14 +29,19 @@ RUN_NAME = re.compile(r".+-seed\d+-[0-9a-f]{8}")
 def run_name(config: Config) -> str:
     """Return the name of the run's folder: readable parts, then the hash of the configuration.
 
-    After `image_folder` follow 8 hexadecimal digits of the digest of the images' names, sizes and labels.
+    After `image_folder` follow 8 hexadecimal digits of the digest of the images' names, sizes and labels, after data of
+    the user's own those of the images and labels.
 
     Raises:
         UserError: the images cannot be listed, or given weights are missing.
     """
-    model, data = short_name(config.model.name).replace("/", "_"), config.data.name
+    model, data = (short_name(name).replace("/", "_") for name in (config.model.name, config.data.name))
     if isinstance(config.data, ImageFolder):
         data = f"{data}_{list_root(config.data.root).digest[:8]}"
+    elif isinstance(config.data, OwnData) and not config.data.name.startswith(GIVEN):
+        from kdschemes.storage.own_data import own_images  # it imports NumPy
+
+        data = f"{data}_{own_images(config.data, config.code.get(config.data.name, '')).digest[:8]}"
     parts = (config.scheme.name, config.scheme.method, data, model, f"seed{config.seed}")
     return "-".join((*(part[:MOST_OF_A_PART] for part in parts), config_hash(config)))
 
@@ -51,8 +56,7 @@ def config_hash(config: Config) -> str:
     Raises:
         UserError: given weights are missing.
     """
-    tree = _by_content(to_tree(config), config.code)
-    del tree["code"]
+    tree = by_content(to_tree(config))
     for name in (*NOT_HASHED, *HASHED_IF_SET):
         group, _, key = name.rpartition(".")
         keys = tree.get(group, {}) if group else tree
@@ -72,11 +76,15 @@ def config_hash(config: Config) -> str:
 def short_name(name: str) -> str:
     """Return a name without the folders of the Python code that it may name."""
     code = parse_code(name)
-    return name if code is None else code.short
+    return name.removeprefix(GIVEN) if code is None else code.short
+
+
+def by_content(tree: Mapping[str, Any]) -> Any:
+    """Return a configuration with the names of Python code replaced by what they mean, wherever it is."""
+    return _by_content(tree, tree.get("code") or {})
 
 
 def _by_content(value: Any, digests: Mapping[str, str]) -> Any:
-    """Return nested data with names of Python code replaced by what they mean, wherever it is."""
     if isinstance(value, Mapping):
         return {key: _by_content(each, digests) for key, each in value.items()}
     if isinstance(value, list | tuple):

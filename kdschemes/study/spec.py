@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kdschemes.config import Config
+from kdschemes.config.code import CodeRefused
 from kdschemes.config.load import load_config
 from kdschemes.config.naming import in_line
 from kdschemes.config.recipes import STUDIES
@@ -126,6 +127,8 @@ def read_study(path: Path, overrides: Sequence[str], *, recipes: Path) -> StudyF
     """
     try:
         return _read(path, tuple(overrides), recipes)
+    except CodeRefused:
+        raise
     except UserError as error:
         raise UserError(f"study {path}: {error}") from None
 
@@ -229,6 +232,8 @@ def _build(
     """
     try:
         return words, load_config(words, recipes=recipes), {}
+    except CodeRefused:
+        raise
     except UserError as error:
         problem = UserError(f"run '{shown(label)}': {error}")
     groups = {word: word.partition("=")[0].partition(".")[0] for word in words}

@@ -19,6 +19,7 @@ from kdschemes.config.data import SUBSET
 from kdschemes.config.naming import flatten
 from kdschemes.data import DataModule
 from kdschemes.data.image_folder import FolderSource
+from kdschemes.data.own import OwnSource
 from kdschemes.data.sources import MemorySource, Source
 from kdschemes.errors import UserError
 from kdschemes.models import StagedNetwork
@@ -50,11 +51,12 @@ def cache_key(network: StagedNetwork, data: DataModule, config: Config, images: 
         "format": FORMAT,
         "teacher": teacher | ({"code": config.code[name]} if name in config.code else {}),
         "data": {
-            "name": data.options.name,
+            "name": short_name(data.options.name),
             "images": images,
             "samples": data.sizes["train"],
             "positions": _digest(data.positions["train"]),
-        },
+        }
+        | ({"code": config.code[data.options.name]} if data.options.name in config.code else {}),
         "views": {name: value for name, value in options.items() if name not in NOT_OF_VIEWS},
         "seed": data.seed,
         "arithmetic": {
@@ -106,6 +108,8 @@ def images_digest(data: DataModule, watch: Callable[[str], None]) -> str:
     if isinstance(source, FolderSource):
         paths = source.decoder.paths["train"]
         return _files_digest([paths[position] for position in data.positions["train"].tolist()], watch)
+    if isinstance(source, OwnSource):
+        return source.digest
     if not isinstance(source, MemorySource):
         raise UserError(f"teacher outputs on a {type(source).__name__} cannot be cached: set teacher.cache=none")
     if source not in _IMAGES:

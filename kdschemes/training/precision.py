@@ -13,9 +13,11 @@ from torch import nn
 from torch.nn import functional
 
 from kdschemes.config import Config
+from kdschemes.config.data import OwnData
 from kdschemes.distributed.collectives import on_main_process
 from kdschemes.models import create_model
 from kdschemes.storage.naming import run_name
+from kdschemes.storage.own_data import own_images
 
 Precision = Literal["fp32", "bf16"]
 
@@ -72,7 +74,7 @@ def step_ratio(config: Config, samples: int) -> float:
 
     It is processor time on one thread, which depends least on what else the machine does.
     """
-    data: Any = config.data
+    data: Any = own_images(config.data) if isinstance(config.data, OwnData) else config.data
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     with torch.random.fork_rng(devices=[]):

@@ -17,6 +17,7 @@ from kdschemes.printable import printable
 from kdschemes.storage.atomic import atomic_write, guarded
 from kdschemes.storage.class_folders import list_root
 from kdschemes.storage.lease import Lease
+from kdschemes.storage.naming import by_content
 from kdschemes.training.signals import StopSignal
 
 INTERRUPTED = "interrupted"
@@ -150,7 +151,7 @@ def check_same_config(folder: Path, tree: Mapping[str, Any], ignored: tuple[str,
     """
     if not (folder / "config.yaml").exists():
         return
-    ours, theirs = flatten(tree), flatten(read_config(folder))
+    ours, theirs = flatten(by_content(tree)), flatten(by_content(read_config(folder)))
     unset = {key: value for key, value in HASHED_IF_SET.items() if key in ours}  # newer than that run, perhaps
     theirs = unset | theirs
     different = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 import types
 from pathlib import Path
@@ -28,8 +29,9 @@ AGAIN = 1.0
 class StopSignal:
     """Records SIGTERM, SIGUSR2, SIGINT, or SIGHUP until the loop checks; a second SIGINT stops immediately.
 
-    SIGHUP stays ignored if it is (`nohup`). The end of the launcher that started this process counts as SIGTERM.
-    `steps` counts the optimizer steps that this process has taken, over all runs that it trained.
+    Outside the main thread, where no handler can be set, none is recorded. SIGHUP stays ignored if it is (`nohup`). The
+    end of the launcher that started this process counts as SIGTERM. `steps` counts the optimizer steps that this
+    process has taken, over all runs that it trained.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
@@ -43,7 +45,8 @@ class StopSignal:
         self._agreement: dist.ProcessGroup | None = None
 
     def __enter__(self) -> StopSignal:
-        for number in self.SIGNALS:
+        main = threading.current_thread() is threading.main_thread()  # only there can handlers be set
+        for number in self.SIGNALS if main else ():
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue
             self._before[number] = signal.signal(number, self._remember)

@@ -108,10 +108,11 @@ def baselines_of(finished: Finished) -> tuple[list[dict[str, Any]], list[str]]:
     found: list[dict[str, Any]] = []
     missing: list[str] = []
     with contextlib.suppress(UserError):
-        for baseline in baseline_runs(build_config(read_config(finished.folder))):
+        config = build_config(read_config(finished.folder))
+        for baseline in baseline_runs(config):
             results = read_results(finished.folder.parent / run_name(baseline))
             if results is None:
-                missing.append(command(baseline, finished.folder))
+                missing.append(command(baseline, config, finished.folder))
             else:
                 found.append(results)
     return found, missing

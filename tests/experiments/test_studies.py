@@ -158,7 +158,6 @@ def reported(study: StudyFile) -> str:
     return text
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[pytest.mark.exhaustive] * (name in LIKE_OTHERS)) for name in OF_PAPERS]
@@ -194,7 +193,6 @@ def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Pa
         assert "![lines](lines.png)" in text
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ON_MNIST)
 def test_the_smallest_form_of_a_study_of_mnist_runs_to_its_report(name: str, shared: Path, tmp_path: Path) -> None:

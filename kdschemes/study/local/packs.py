@@ -12,6 +12,7 @@ import torch
 from kdschemes.config import Config
 from kdschemes.config.code import parse_code
 from kdschemes.config.data import ImageFolder
+from kdschemes.config.models import REGISTERED
 from kdschemes.errors import UserError
 from kdschemes.models import count_macs, create_model
 from kdschemes.study.spec import StudyRun
@@ -193,7 +194,7 @@ def _total(count: Callable[[str, int], int], models: Iterable[str], config: Conf
 
 @functools.cache
 def _parameters(model: str, image_size: int) -> int:
-    if parse_code(model) is not None:
+    if parse_code(model) is not None or model in REGISTERED:
         return OWN
     return sum(parameter.numel() for parameter in _create(model, image_size).parameters())
 
@@ -201,7 +202,7 @@ def _parameters(model: str, image_size: int) -> int:
 @functools.cache
 def _macs(model: str, image_size: int) -> int:
     """Return a network's multiply-accumulates per image, or its parameters if it can't process images of that size."""
-    if parse_code(model) is not None:
+    if parse_code(model) is not None or model in REGISTERED:
         return OWN
     try:
         with torch.device("meta"):

@@ -1,0 +1,229 @@
+"""The user's own images: what is read, what is refused, and that views are a function of (seed, epoch, index, view)."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset, TensorDataset
+
+from kdschemes.config import code
+from kdschemes.config.code import CodeRefused
+from kdschemes.config.data import OwnData
+from kdschemes.config.load import allow_typed, build_config, load_config
+from kdschemes.config.naming import to_tree
+from kdschemes.data import DataModule, open_data
+from kdschemes.errors import UserError
+from kdschemes.storage import own_data
+from kdschemes.storage.naming import run_name
+from kdschemes.teacher_cache.key import images_digest
+
+CPU = torch.device("cpu")
+LABELS = np.arange(12) % 3
+PIXELS = np.random.default_rng(0).integers(0, 255, (12, 8, 8, 3), dtype=np.uint8)
+
+
+class Items(Dataset[Any]):
+    """Random views by torch, NumPy and Python."""
+
+    def __init__(self, count: int = 12, targets: bool = True) -> None:
+        self.count, self.calls = count, 0
+        if targets:
+            self.targets = [k % 3 for k in range(count)]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        self.calls += 1
+        return torch.rand(3, 8, 8) + float(np.random.random()) + random.random() + index, index % 3
+
+
+class Pictures(Dataset[Any]):
+    def __init__(self, sizes: tuple[int, ...] = (8,)) -> None:
+        self.sizes, self.classes = sizes, ["cat", "dog", "eel"]
+
+    def __len__(self) -> int:
+        return 12
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        side = self.sizes[index % len(self.sizes)]
+        return Image.fromarray(PIXELS[index]).resize((side, side)), index % 3
+
+
+def opened(made: Any, seed: int = 0, **options: Any) -> DataModule:
+    return open_data(OwnData(name=give(made), **({"val_fraction": 0.25} | options)), seed=seed, device=CPU)
+
+
+def give(made: Any) -> str:
+    return code.give(made, "data", f"{random.SystemRandom().getrandbits(64):016x}")
+
+
+PAIR = (PIXELS, LABELS)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"train": PAIR, "test": PAIR},
+        SimpleNamespace(train=PAIR, test=PAIR),
+        (PAIR, PAIR),
+        {"train": (torch.from_numpy(PIXELS), torch.from_numpy(LABELS)), "test": (PIXELS.transpose(0, 3, 1, 2), LABELS)},
+        (Pictures(), Pictures()),
+    ],
+    ids=["dictionary", "attributes", "tuple", "layouts", "pictures"],
+)
+def test_bytes_of_one_size_are_in_memory(made: Any) -> None:
+    data = opened(made, val_fraction=0.25, crop_padding=0, flip=False)
+    assert data.sizes == {"train": 9, "val": 3, "test": 12}
+    (images,) = data.source.plain("test", [torch.arange(12)])
+    mean, std = PIXELS.mean((0, 1, 2)) / 255, PIXELS.std((0, 1, 2)) / 255
+    wanted = (PIXELS.transpose(0, 3, 1, 2) / 255.0 - mean[:, None, None]) / std[:, None, None]
+    torch.testing.assert_close(images.double(), torch.from_numpy(wanted), rtol=1e-3, atol=1e-3)
+    assert data.labels["test"].tolist() == LABELS.tolist()
+    assert len(images_digest(data, print)) == 64
+
+
+def test_a_validation_split_of_its_own_gray_images_and_given_statistics() -> None:
+    gray = (PIXELS[..., 0], LABELS)
+    data = opened((gray, gray, (PIXELS[:3, ..., 0], LABELS[:3])), mean=[0.5], std=[0.25], num_classes=4)
+    assert data.sizes == {"train": 12, "val": 3, "test": 12}
+    assert (data.channels, data.image_size, data.num_classes, data.classes[3]) == (1, 8, 4, "3")
+    (images,) = data.source.plain("train", [data.positions["val"]])
+    torch.testing.assert_close(images, (torch.from_numpy(PIXELS[:3, None, ..., 0]) / 255 - 0.5) / 0.25)
+
+
+def views(data: DataModule, epoch: int, index: list[int], number: int = 0) -> Tensor:
+    return next(iter(data.source.views(epoch, [torch.tensor(index)], number)))
+
+
+def test_random_transforms_are_a_function_of_seed_epoch_index_and_view() -> None:
+    data, other = opened((Items(), Items())), opened((Items(), Items()), seed=1)
+    torch.manual_seed(3)
+    first = views(data, 2, [5, 7])
+    torch.manual_seed(4)
+    random.seed(5)
+    assert torch.equal(views(data, 2, [7, 1, 5])[[2, 0]], first)
+    assert torch.equal(views(opened((Items(), Items())), 2, [5, 7]), first)
+    for changed in (views(data, 3, [5, 7]), views(other, 2, [5, 7]), views(data, 2, [5, 7], 1), views(data, 2, [6, 8])):
+        assert not (changed == first).any()
+    plain = [next(iter(each.source.plain("train", [torch.tensor([5])]))) for each in (data, other)]
+    assert torch.equal(*plain)
+    assert data.source.mean is None
+
+
+def test_the_generators_of_the_user_go_on_as_if_nothing_had_been_read() -> None:
+    def draw() -> tuple[float, ...]:  # not Python's: type checks in tests draw from it
+        return float(torch.rand(())), float(np.random.random())
+
+    for act in (lambda: None, lambda: opened((Items(targets=False), Items()))):
+        torch.manual_seed(0)
+        np.random.seed(0)
+        act()
+        drawn = draw()
+    torch.manual_seed(0)
+    np.random.seed(0)
+    assert draw() == drawn
+
+
+def test_workers_make_the_same_views() -> None:
+    alone, with_workers = opened((Items(), Items())), opened((Items(), Items()), num_workers=1)
+    assert torch.equal(views(alone, 1, [3, 4]), views(with_workers, 1, [3, 4]))
+
+
+def test_pictures_of_different_sizes_are_cropped_like_those_of_a_folder() -> None:
+    data = opened((Pictures((8, 12)), Pictures((8, 12))), image_size=6)
+    assert data.classes == ["cat", "dog", "eel"]
+    first = views(data, 0, [0, 1, 2])
+    assert first.shape == (3, 3, 6, 6)
+    assert torch.equal(first, views(data, 0, [0, 1, 2]))
+    assert not torch.equal(first, views(data, 1, [0, 1, 2]))
+
+
+class Stream(IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        raise NotImplementedError
+
+
+class Unseeded(Items):
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return torch.full((3, 8, 8), random.SystemRandom().random()), 0
+
+
+class Cropped(Pictures):
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(np.random.randint(0, 255, (8, 8, 3), dtype=np.uint8)), 0
+
+
+class Broken(Items):
+    def __getitem__(self, index: int) -> Any:
+        return {"image": 1}
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ({"train": PAIR}, "there is no test in a dict: it must return train and test"),
+        ((Stream(), PAIR), "train is an iterable data set, whose images cannot be asked for by number"),
+        ((Unseeded(), Items()), "item 0 of train differs between two calls with the same seeds"),
+        ((Cropped(), Cropped()), "the images of train are changed at random, but not yet numbers"),
+        ((Broken(), Items()), r"item 0 of train is no pair \(image, label\) \(KeyError: 0\)"),
+        ((PAIR, (PIXELS[:5], LABELS)), "test has 5 images and 12 labels"),
+        ((PAIR, (PIXELS, LABELS / 2)), "the labels of test must be whole numbers"),
+        ((PAIR, (PIXELS, LABELS - 1)), r"labels are -1 to 2, and must be 0 to 2 for 3 classes \(data\.num_classes\)"),
+        ((PAIR, (PIXELS[:, :7], LABELS)), "must be square, of one size, .* train 3x8x8, test 3x7x8"),
+        ((PAIR, (PIXELS.astype(np.int64), LABELS)), r"images of test are int64 \[12, 8, 8, 3\]: give uint8"),
+        ((PAIR, 3), "test is a int: give a pair"),
+        ((PAIR, Items()), "the images of train, test are pixels, tensors: use one kind"),
+    ],
+)
+def test_what_cannot_be_used_is_one_line(made: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        opened(made)
+    assert "\n" not in str(caught.value)
+
+
+FILE = """
+import numpy as np
+def make(count=12, shift=0):
+    labels = np.arange(count) % 3
+    images = np.zeros((count, 8, 8), np.uint8) + shift
+    return {"train": (images, labels), "test": (images, labels)}
+def fail():
+    raise KeyError("root")
+"""
+
+
+def test_a_file_needs_permission_and_counts_by_content(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(code.ALLOWED, "")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images.py").write_text(FILE)
+
+    def load(*words: str) -> Any:
+        allow_typed(words, recipes=tmp_path)
+        return load_config(words, recipes=tmp_path)
+
+    first = load("data=images.py:make", "data.kwargs.count=15")
+    assert run_name(first).startswith("online-dml-images.make_")
+    assert open_data(first.data, seed=0, device=CPU).sizes["test"] == 15
+    assert build_config(to_tree(first)) == first
+    names = {run_name(load("data=images.py:make", f"data.kwargs.shift={shift}")) for shift in (0, 1)}
+    assert len({*names, run_name(first)}) == 3
+    with pytest.raises(UserError, match=r"data images\.py:fail fails \(KeyError: 'root', images\.py line 8\)"):
+        run_name(load("data=images.py:fail"))
+    monkeypatch.setenv(code.ALLOWED, "")
+    own_data._READ.clear()
+    with pytest.raises(CodeRefused, match=r"data images\.py:make is Python code that a file names"):
+        run_name(first)
+
+
+def test_tensors_of_a_tensor_dataset() -> None:
+    images = torch.randn(12, 1, 4, 4)
+    data = opened((TensorDataset(images, torch.from_numpy(LABELS)), TensorDataset(images, torch.from_numpy(LABELS))))
+    assert torch.equal(next(iter(data.source.plain("test", [torch.tensor([3, 1])]))), images[[3, 1]])

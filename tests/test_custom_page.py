@@ -1,0 +1,97 @@
+"""The examples of docs/custom.md run as a reader would: its files in an empty folder, its commands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kdschemes import cli
+from tests import REPOSITORY
+
+PAGE = (REPOSITORY / "docs" / "custom.md").read_text()
+BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
+FILES = {found[1]: text for text in BLOCKS if (found := re.match(r"# (\w+\.py)\n", text))}
+TRAINS = re.findall(r"^kdschemes train .*$", PAGE, flags=re.MULTILINE)
+SHORT = "output_dir=runs train.epochs=1 train.batch_size=16 train.num_threads=1"
+DIGITS = "data.train_fraction=0.1 model=convnet_quarter"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        Path(name).write_text(text)
+    return tmp_path
+
+
+def test_examples_have_at_most_twenty_lines() -> None:
+    assert set(FILES) == {"nets.py", "arrays.py", "items.py", "hub.py", "reverse.py", "ring.py"}
+    for text in BLOCKS:
+        lines = [line for line in text.splitlines() if line.strip() and not line.startswith(("import ", "from ", "# "))]
+        assert len(lines) <= 20, text
+
+
+def hub_datasets() -> ModuleType:
+    """Return a module `datasets` with data sets that behave as those of Hugging Face: columns, features, rows."""
+
+    class Feature:
+        names = ("cat", "dog")
+
+    class Rows:
+        def __init__(self, count: int) -> None:
+            generator = np.random.default_rng(count)
+            images = [Image.fromarray(generator.integers(0, 255, (8, 8, 3), dtype=np.uint8)) for _ in range(count)]
+            self.columns = {"img": images, "label": [k % 2 for k in range(count)]}
+            self.column_names, self.features = list(self.columns), {"label": Feature()}
+
+        def __len__(self) -> int:
+            return len(self.columns["label"])
+
+        def __getitem__(self, key: int | str) -> object:
+            return self.columns[key] if isinstance(key, str) else {name: c[key] for name, c in self.columns.items()}
+
+    module = ModuleType("datasets")
+    vars(module)["load_dataset"] = lambda name: {"train": Rows(64), "test": Rows(32)}
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", TRAINS)
+def test_commands_train(
+    line: str, here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", hub_datasets())
+    more = DIGITS if "data=" not in line and "model=" not in line else ""
+    words = shlex.split(line)[1:]
+    own_data = "model=convnet_quarter" if "data=" in line else ""
+    if "scheme=offline" in line:
+        more += " teacher.epochs=1 teacher.batch_size=16"
+    if line.endswith("hub.py:make"):
+        own_data += " teacher=convnet_quarter"
+    assert cli.main([*words, *f"{SHORT} {more} {own_data}".split()]) == 0, capsys.readouterr().err
+    (run,) = [path for path in (here / "runs").iterdir() if not path.name.startswith("supervised")]
+    flags = [word for name in re.findall(r"\w+\.py(?::\w+)?", line) for word in ("--allow", name)]
+    assert cli.main(["cite", str(run), *flags]) == 0
+    assert cli.main(["study", "report", str(run), *flags]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_example_in_python_runs(here: Path) -> None:
+    (example,) = [text for text in BLOCKS if "kdschemes.train(" in text]
+    (here / "example.py").write_text(example)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-W", "error", "example.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr[-2_000:]
+    accuracy, folder = done.stdout.splitlines()[-1].split(" ", 1)
+    assert 0 <= float(accuracy) <= 100
+    assert Path(folder).parent == Path("runs")
