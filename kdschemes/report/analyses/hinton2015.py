@@ -235,7 +235,7 @@ def _chart(errors: Mapping[Point, BySeed]) -> list[Chart]:
     if not rows:
         return []
     x = alt.X("temperature:Q", scale=alt.Scale(type="log", base=2), title="temperature T (log)")
-    scale = alt.Scale(type="log", zero=False, nice=False, padding=10)
+    scale = alt.Scale(type="log", nice=False, padding=10)
     color = alt.Color("student:N", title=None)
     spec = alt.layer(
         chart(rows).mark_line().encode(x=x, y=alt.Y("mean(errors):Q", scale=scale, title=AXIS), color=color),
