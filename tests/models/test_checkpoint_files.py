@@ -178,7 +178,7 @@ def test_another_prefix_is_named_with_the_cure(prefix: str, trained: StagedNetwo
         loaded(file)
     said = str(error.value)
     assert f"its {len(trained.state_dict())} names are there with the prefix '{prefix}'" in said
-    cured = eval(said.partition("as ")[2], {"state": state})  # what the message says to do
+    cured = eval(said.rpartition(", as ")[2], {"state": state})  # what the message says to do
     torch.save(cured, tmp_path / "cured.pt")
     check_same(loaded(tmp_path / "cured.pt"), trained.state_dict())
 
