@@ -12,7 +12,7 @@ from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from kdschemes.config.code import DIGITS, code_digest, load_code, parse_code
+from kdschemes.config.code import DIGITS, CodeRefused, code_digest, load_code, parse_code, refused
 from kdschemes.errors import UserError, first_line, shown
 
 GROUP = "kdschemes"
@@ -29,8 +29,12 @@ def load_plugins(names: Any, digests: Mapping[str, str]) -> None:
         CodeRefused: the user did not allow one.
         UserError: something else is named, or a plugin fails.
     """
-    for name in names if isinstance(names, list) else [names] if names is not None else []:
-        load_plugin(str(name), digests.get(str(name), "") if isinstance(digests, Mapping) else "")
+    given = [str(name) for name in (names if isinstance(names, list) else [names] if names is not None else [])]
+    codes = [("plugin", code) for name in given if (code := parse_code(name)) is not None]
+    if not {*given} <= {name for name, _ in _LOADED} and (found := refused(codes)):
+        raise CodeRefused(found)
+    for name in given:
+        load_plugin(name, digests.get(name, "") if isinstance(digests, Mapping) else "")
 
 
 def load_plugin(name: str, digest: str = "") -> None:
