@@ -52,7 +52,7 @@ def test_workflows_install_extras_that_exist_and_check_as_ci_does() -> None:
         assert command in ours
     (docs,) = [run for run in runs if "sphinx" in run]
     assert " ".join(docs.split()[:5]) in ours
-    assert set(docs.split()) - set(re.findall(r"\S+", ours)) == set()
+    assert set(docs.split()[:-1]) - set(re.findall(r"\S+", ours)) == set()  # they write to different folders
 
 
 def test_issue_forms_ask_for_what_is_needed() -> None:

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from importlib import import_module
+from inspect import ismodule
 from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ from sphinx.util.typing import ExtensionMetadata
 import kdschemes
 from kdschemes.cards.read import Card, all_cards, plain
 from kdschemes.config import Config, Model, Optim, Teacher, Train
-from kdschemes.config.data import DATA, Data
+from kdschemes.config.data import DATA, Data, OwnData
 from kdschemes.config.help import Key, keys_of
 from kdschemes.config.losses import KINDS, Losses, Ramp
 from kdschemes.config.models import MODEL_NAMES
@@ -250,7 +251,8 @@ def options() -> str:
         "## `losses`\n\n`losses.KIND=NAME` chooses a loss; its keys are on its page, and each has these:\n\n"
         + table([*keys_of("losses.KIND", Ramp), *keys_of("losses", Losses)]),
         f"## `data`\n\nKeys of all data sets:\n\n{table(keys_of('data', Data))}",
-        *map(data_section, DATA),
+        *(data_section(f"data={name}", cls) for name, cls in DATA.items()),
+        data_section("data=FILE.py:NAME", OwnData),
         f"## `model`\n\n{table(keys_of('model', Model))}\n\nNetworks: {names}.",
         f"## `teacher`\n\n{table(keys_of('teacher', Teacher))}\n\nIts optimizer has the keys of `optim` under "
         "`teacher.optim`.",
@@ -269,9 +271,8 @@ def methods_table() -> str:
     return "\n".join(lines)
 
 
-def data_section(name: str) -> str:
+def data_section(title: str, cls: type[Data]) -> str:
     """Return what a data set has beyond the keys of all of them."""
-    cls = DATA[name]
     common = {key.name: key for key in keys_of("data", Data)}
     own = [key for key in keys_of("data", cls) if common.get(key.name) != key]
     defaults = [
@@ -279,7 +280,7 @@ def data_section(name: str) -> str:
         for group, keys in cls.run_defaults.items()
         for key, value in keys.items()
     ]
-    parts = [f"### `data={name}`", (cls.__doc__ or "").strip().splitlines()[0]]
+    parts = [f"### `{title}`", (cls.__doc__ or "").strip().splitlines()[0]]
     parts += [table(own)] * bool(own) + [f"Other defaults: {', '.join(defaults)}."] * bool(defaults)
     return "\n\n".join(parts)
 
@@ -290,8 +291,11 @@ def api() -> str:
         "# Python API",
         "Everything here is typed. Losses, as functions and modules, are on [their pages](losses/index.md).",
     ]
-    if names := [name for name in getattr(kdschemes, "__all__", ()) if not name.startswith("__")]:
-        parts.append("## `kdschemes`\n\n" + autodoc([f"kdschemes.{name}" for name in names]))
+    public = [
+        name for name in kdschemes.__all__ if not name.startswith("__") and not ismodule(getattr(kdschemes, name))
+    ]
+    names = [f"kdschemes.{name}" for name in public]
+    parts.append("## `kdschemes`\n\n" + autodoc(names))
     parts += [f"## {title}\n\n{autodoc(found)}" for title, found in API.items()]
     return "\n\n".join(parts) + "\n"
 
@@ -323,17 +327,11 @@ def write(folder: Path, found: Iterable[tuple[str, str]]) -> None:
 LISTS = ("decisions/README", "results/README")
 """Pages that list the others of their folder."""
 
-OPTIONAL = ("custom", "export")
-"""Pages that a checkout may lack."""
-
 
 def with_toctree(text: str, page: str, folder: Path) -> str:
     """Add what the site's navigation needs, and GitHub would show as text, to a page."""
     if page in LISTS and len([*(folder / page).parent.glob("*.md")]) > 1:
         return f"{text}\n\n```{{toctree}}\n:hidden:\n:glob:\n\n*\n```\n"
-    if page == "index":
-        missing = [name for name in OPTIONAL if not (folder / f"{name}.md").is_file()]
-        return "\n".join(line for line in text.split("\n") if line not in missing)
     return text
 
 

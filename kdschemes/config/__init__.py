@@ -296,5 +296,7 @@ class Config:
     plugins: Annotated[
         list[str] | None, Field(description="Python that adds methods, losses, networks or data sets, as [FILE.py]")
     ] = None
-    code: dict[str, str] = field(default_factory=dict)
-    """The digest of each file and module that the configuration names, which is recorded, not chosen."""
+    code: Annotated[
+        dict[str, str],
+        Field(description="digest of each Python file and module that is named here; recorded, not chosen"),
+    ] = field(default_factory=dict)

@@ -125,6 +125,6 @@ def test_the_command_of_a_baseline_is_a_run_that_differs_in_the_method_alone(
     runs = baseline_runs(config)
     assert [run.scheme.method for run in runs] == methods
     for run in runs:
-        words = shlex.split(command(run, tmp_path))[2:]
+        words = shlex.split(command(run, config, tmp_path))[2:]
         assert run_name(load(*words)) == run_name(run)
         assert (run.data, run.train, run.optim, run.seed) == (config.data, config.train, config.optim, config.seed)

@@ -81,8 +81,6 @@ def test_only_what_changed_is_written_and_stale_pages_go(tmp_path: Path) -> None
     assert (tmp_path / "api.md").read_text() == "more"
 
 
-def test_navigation_is_added_and_pages_that_are_not_there_are_left_out(tmp_path: Path) -> None:
+def test_navigation_is_added(tmp_path: Path) -> None:
     assert generated.with_toctree("# Decisions", "decisions/README", REPOSITORY / "docs").endswith("\n*\n```\n")
     assert generated.with_toctree("# Results", "results/README", tmp_path) == "# Results"
-    (tmp_path / "custom.md").write_text("")
-    assert generated.with_toctree("slurm\ncustom\nexport\n", "index", tmp_path) == "slurm\ncustom\n"

@@ -78,13 +78,14 @@ def test_what_is_carried_and_what_is_expected_is_all_that_training_needs() -> No
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     needed = {re.split(r"[<>=]", word)[0] for word in project["dependencies"]}
     given = {"torch", "torchvision", "timm", "accelerate", "einops"}
-    brought = {"huggingface-hub", "safetensors", "pyyaml", "filelock", "psutil"}
+    brought = {"huggingface-hub", "safetensors", "pyyaml", "filelock", "psutil", "numpy", "pillow"}
     left_out = {"vl-convert-python", "scikit-learn"} | LEFT_OUT
     assert needed - given - brought - left_out <= set(carry.PACKAGES)
     own = {name for package in carry.PACKAGES for name in dependencies(package)}
     assert own - set(carry.PACKAGES) == {"markdown-it-py", "pygments"}  # for what rich does not print here
     assert {"safetensors", "pyyaml", "huggingface-hub"} <= dependencies("timm")
     assert "psutil" in dependencies("accelerate")
+    assert {"numpy", "pillow"} <= dependencies("torchvision")
     assert {"filelock", "typing-extensions"} <= dependencies("torch")
 
 

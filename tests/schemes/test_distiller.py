@@ -194,7 +194,6 @@ class Mappings(torch.utils.data.Dataset[dict[str, Tensor]]):
 @pytest.mark.slow
 @pytest.mark.parametrize("place", range(4), ids=["bare", "accelerate", "lightning", "transformers"])
 @pytest.mark.filterwarnings("default")
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_the_examples_train_the_student(place: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     example = EXAMPLES[place]
     assert len([line for line in example.splitlines() if line.strip()]) <= 20

@@ -62,7 +62,6 @@ def stalled(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     return train(supervised(tmp_path_factory.mktemp("stalled"), *STALLED))
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_a_run_without_progress_stops_and_says_so(stalled: Finished) -> None:
     best = stalled.results["heads"]["student"]["best"]["epoch"]
     last = stalled.results["heads"]["student"]["last"]["epoch"]
@@ -71,7 +70,6 @@ def test_a_run_without_progress_stops_and_says_so(stalled: Finished) -> None:
     assert [epoch for epoch, _ in evaluated(stalled.folder)] == list(range(1, last + 1))
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_the_same_command_reports_it_again(
     stalled: Finished, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -92,7 +90,6 @@ def test_an_interrupted_run_stops_at_the_same_epoch(batch: int, stalled: Finishe
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_a_run_of_a_pack_that_stops_leaves_the_others_as_they_are(stalled: Finished, tmp_path: Path) -> None:
     other = ("train.epochs=6",)
     with StopSignal() as stop:
@@ -106,7 +103,6 @@ def test_a_run_of_a_pack_that_stops_leaves_the_others_as_they_are(stalled: Finis
             assert (packed.folder / name).read_bytes() == (single.folder / name).read_bytes(), name
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_patience_needs_a_validation_split(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.patience needs a validation split"):
         train(supervised(tmp_path, "train.patience=2", "data.val_fraction=0"))
@@ -115,7 +111,6 @@ def test_patience_needs_a_validation_split(tmp_path: Path) -> None:
 # --------------------------------------------------------------------------------------------------------- resume_from
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_a_finished_run_goes_on_as_a_new_one(finished: Finished, capsys: pytest.CaptureFixture[str]) -> None:
     parent = finished.folder
     before = {path.name: path.read_bytes() for path in parent.iterdir() if path.is_file()}
@@ -140,7 +135,6 @@ def test_a_finished_run_goes_on_as_a_new_one(finished: Finished, capsys: pytest.
     assert {path.name: path.read_bytes() for path in parent.iterdir() if path.is_file()} == before
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_going_on_with_nothing_changed_is_the_longer_run(tmp_path: Path) -> None:
     """With a constant learning rate, 2 epochs and then 2 more are bit for bit 4 epochs."""
     constant = ("optim.lr_schedule=constant", "optim.warmup_epochs=0")
@@ -156,7 +150,6 @@ def test_going_on_with_nothing_changed_is_the_longer_run(tmp_path: Path) -> None
     assert rest.results["heads"]["student"]["last"] == whole.results["heads"]["student"]["last"]
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -174,7 +167,6 @@ def test_what_cannot_go_on_is_refused_in_a_line(words: list[str], said: str, fin
     assert said in str(error.value)
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_a_run_that_is_not_finished_is_resumed_by_its_own_command(finished: Finished, tmp_path: Path) -> None:
     folder = tmp_path / finished.folder.name
     folder.mkdir()
@@ -183,7 +175,6 @@ def test_a_run_that_is_not_finished_is_resumed_by_its_own_command(finished: Fini
         train(load_config([f"resume_from={folder}", "train.epochs=5"], recipes=REPOSITORY / "experiments"))
 
 
-@pytest.mark.usefixtures("fresh_accelerator")
 def test_a_run_with_more_epochs_names_the_shorter_one(
     finished: Finished, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
