@@ -20,7 +20,8 @@ from tests import REPOSITORY
 PAGE = (REPOSITORY / "docs" / "custom.md").read_text()
 BLOCKS = re.findall(r"^```python\n(.*?)^```", PAGE, flags=re.MULTILINE | re.DOTALL)
 FILES = {found[1]: text for text in BLOCKS if (found := re.match(r"# (\w+\.py)\n", text))}
-TRAINS = re.findall(r"^kdschemes train .*$", PAGE, flags=re.MULTILINE)
+TRAINS = re.findall(r"^kdschemes train (?!--help).*$", PAGE, flags=re.MULTILINE)
+HELP = re.findall(r"^kdschemes (train --help .*)$", PAGE, flags=re.MULTILINE)
 SHORT = "output_dir=runs train.epochs=1 train.batch_size=16 train.num_threads=1"
 DIGITS = "data.train_fraction=0.1 model=convnet_quarter"
 
@@ -82,6 +83,13 @@ def test_commands_train(
     flags = [word for name in re.findall(r"\w+\.py(?::\w+)?", line) for word in ("--allow", name)]
     assert cli.main(["cite", str(run), *flags]) == 0
     assert cli.main(["study", "report", str(run), *flags]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("here")
+def test_the_help_of_a_plugin(capsys: pytest.CaptureFixture[str]) -> None:
+    (line,) = HELP
+    assert cli.main(line.split()) == 0
+    assert "reverse_kl" in capsys.readouterr().out
 
 
 @pytest.mark.slow

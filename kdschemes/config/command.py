@@ -15,7 +15,7 @@ from kdschemes.errors import UserError
 ELSEWHERE = ("output_dir", "tracker", "project", "group", "job_type")
 """Keys of where results go, which a command leaves out."""
 
-CHOICES = ("scheme.method", "data.root")
+CHOICES = ("plugins", "scheme.method", "data.root")
 """Keys on which the defaults of others depend, like all that end in `.name`."""
 
 
@@ -41,7 +41,8 @@ def command_of(config: Config, folder: Path) -> str:
 
 
 def _flat(config: Config) -> Tree:
-    return {key: value for key, value in flatten(to_tree(config)).items() if key not in ELSEWHERE}
+    tree = {key: value for key, value in to_tree(config).items() if key not in (*ELSEWHERE, "code")}
+    return flatten(tree)
 
 
 def _loaded(keys: Mapping[str, Any]) -> Config:

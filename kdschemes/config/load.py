@@ -69,12 +69,12 @@ def load_config(arguments: Sequence[str], *, recipes: Path, say: Callable[[str],
     if isinstance(parent, str) and not any(key == "experiment" for key, _ in pairs):
         merge(tree, read_config(Path(expand_path(parent))))
     pairs = [(key, value) for key, value in pairs if key != "experiment"]
+    load_plugins(dict(pairs).get("plugins", tree.get("plugins")), {})
     if say is not None:
         pairs = _expanded(pairs, tree, say)
     overrides: Tree = {}
     for key, value in pairs:
         merge(overrides, nest(key, value))
-    load_plugins(overrides.get("plugins", tree.get("plugins")), {})
     _forget_other_choices(tree, overrides)
     for name in _typed_code(pairs):  # to use it as it is now
         tree.get("code", {}).pop(name, None)
