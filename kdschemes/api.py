@@ -62,7 +62,7 @@ class Results:
 def train(
     *overrides: str,
     student: Network | None = None,
-    teacher: Network | list[nn.Module] | None = None,
+    teacher: Network | list[nn.Module] | Mapping[str, Any] | None = None,
     data: Any = None,
     recipes: str | Path | None = None,
     **options: Any,
@@ -109,8 +109,10 @@ def train(
     return Results(finished.folder, finished.results, None if isinstance(student, str) else student)
 
 
-def _words(key: str, network: Network | list[nn.Module] | None) -> list[str]:
-    """Return the overrides that choose a network, and keep it if it is an object."""
+def _words(key: str, network: Network | list[nn.Module] | Mapping[str, Any] | None) -> list[str]:
+    """Return the overrides that choose a network, and keep it if it is an object; a mapping holds keys of its group."""
+    if isinstance(network, Mapping):
+        return [f"{key}={in_line(dict(network))}"]
     if network is None or isinstance(network, str):
         return [] if network is None else [f"{key}={network}"]
     several = network if isinstance(network, list) else [network]

@@ -139,7 +139,7 @@ def build_config(tree: Mapping[str, Any], *, strict: Mapping[str, Any] | None = 
         CodeRefused: the user did not allow a plugin.
         UserError: anything that is wrong in it.
     """
-    load_plugins(tree.get("plugins"), tree.get("code", {}))
+    load_plugins(tree.get("plugins"), _digests(tree))
     try:
         return _build(tree, strict)
     except UserError:
@@ -263,6 +263,13 @@ def _expanded(
         if note:
             say(note)
     return expanded
+
+
+def _digests(tree: Mapping[str, Any]) -> Mapping[str, str]:
+    code = tree.get("code", {})
+    if not isinstance(code, Mapping) or not all(isinstance(digest, str) for digest in code.values()):
+        raise UserError(f"code={shown(code)}: a run records it; take it out")
+    return code
 
 
 def _forget_other_choices(tree: Tree, overrides: Mapping[str, Any]) -> None:

@@ -174,7 +174,7 @@ def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Pa
     write_images(tmp_path / "images", 16, side)
     tree["base"]["data"] = {"name": "image_folder", "root": str(tmp_path / "images"), "val_fraction": 0}
     tree["base"]["data"] |= {"image_size": side, "num_workers": 0, "classes": 2}
-    for keys in (*tree.get("prerequisites", {}).values(), *tree["variants"].values()):
+    for keys in (*tree.get("prerequisites", {}).values(), *tree.get("variants", {}).values()):
         keys |= {"data.train_fraction": 0.5} if "data.train_fraction" in keys else {}
     for key, values in tree.get("grid", {}).items():
         tree["grid"][key] = [1, 2] if key == "train.epochs" else [values[0], values[-1]]
@@ -197,7 +197,7 @@ def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Pa
 @pytest.mark.parametrize("name", ON_MNIST)
 def test_the_smallest_form_of_a_study_of_mnist_runs_to_its_report(name: str, shared: Path, tmp_path: Path) -> None:
     tree = yaml.safe_load(SHIPPED[name].read_text()) | {"seeds": [0]}
-    for label in [label for label in tree["variants"] if re.search(r"(T=4|T=20|[^8]00 alone)$", label)]:
+    for label in [label for label in tree.get("variants", {}) if re.search(r"(T=4|T=20|[^8]00 alone)$", label)]:
         del tree["variants"][label]
     file = tmp_path / f"{name}.yaml"
     file.write_text(yaml.safe_dump(tree, sort_keys=False))

@@ -35,7 +35,9 @@ def test_without_a_network_it_is_said_at_once(words: list[str], name: str, error
     environment = os.environ | {"HF_HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = subprocess.run(command, env=environment, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert done.stdout == f"downloading {name} from the Hugging Face Hub\n"
+    start, download = done.stdout.splitlines()
+    assert start.startswith(f"starting {words[0]} ")
+    assert download == f"downloading {name} from the Hugging Face Hub"
     assert done.stderr.startswith(f"error: {error}")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import py_compile
+import re
 from pathlib import Path
 
 import pytest
@@ -117,13 +118,13 @@ def test_a_custom_recipe_is_found_named_and_run(tmp_path: Path) -> None:
     assert build_config(to_tree(config)) == config
     ended = run([f"experiment={file}", *SMALL], tmp_path / "run")
     assert (ended.code, ended.err) == (0, "")
-    assert "| c " in ended.out
+    assert re.search(r"^\|.*\bc\b.*\|$", ended.out, flags=re.MULTILINE)
     (folder,) = (tmp_path / "run" / "runs").iterdir()
     config_file = f"experiment={folder / 'config.yaml'}"
     refused = run([config_file], tmp_path / "run")
     assert refused.code == 2
     command = refused.err.rpartition("allow it: ")[2].split()
-    assert command == ["kdschemes", "train", f"experiment={file}", config_file]
+    assert command == ["kdschemes", "train", "--allow", str(file), config_file]
     assert "this run is already finished" in run(command[2:], tmp_path / "run").out
 
 

@@ -138,7 +138,7 @@ def test_data_that_one_node_lacks(site: Site) -> None:
 
 def test_a_full_disk(site: Site) -> None:
     (site.clone / "wrong.yaml").write_text(STUDY)
-    with mounted(site.clone / "small", "size=6m"):
+    with mounted(site.clone / "small", "size=2m"):
         array, report = jobs(site.shell("kdschemes study submit wrong.yaml output_dir=small").stdout)
         site.until(lambda: site.is_over(f"{array}_0") and site.is_over(f"{array}_1"), "the end of both")
         found = reasons(site, "small")

@@ -1,4 +1,4 @@
-"""The README's section on clusters, line by line, as a new user types it."""
+"""The page on SLURM, line by line, as a new user types it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ pytestmark = pytest.mark.slurm
 
 
 def test_the_commands_of_the_readme(site: Site) -> None:
-    section = (REPOSITORY / "README.md").read_text().split("\n## Clusters\n")[1].split("\n## ")[0]
-    setup, lines = re.findall(r"^```sh\n(.*?)^```", section, flags=re.MULTILINE | re.DOTALL)
+    page = (REPOSITORY / "docs" / "slurm.md").read_text()
+    setup, lines = re.findall(r"^```sh\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
     assert setup.startswith("cp slurm/site.example.sh slurm/site.sh ")
     read, run, two_nodes, dry, submit, status, report = lines.splitlines()
     numbers = [site.shell(f"{read}\n{line}").stdout.split()[-1] for line in (run, two_nodes)]

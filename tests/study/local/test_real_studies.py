@@ -195,7 +195,7 @@ def test_runs_that_fail_leave_the_others_to_continue(tmp_path: Path) -> None:
         "good": {},
         "wild": {"optim.lr": 1e9},
         "lost": {"model.checkpoint": "nowhere-seed0-00000000"},
-        "taught": {"scheme": "offline", "teacher": "convnet", "teacher.checkpoint": "prerequisites.lost"},
+        "taught": {"scheme": "offline", "teacher": "convnet_quarter", "teacher.checkpoint": "prerequisites.lost"},
     }
     study = {
         "question": "Q",
