@@ -58,7 +58,7 @@ API: dict[str, tuple[str, ...]] = {
         "kdschemes.core.types.DataSpec",
     ),
 }
-"""The building blocks that topologies, methods and losses of one's own are made of, by heading."""
+"""The building blocks of custom topologies, methods and losses, by heading."""
 
 SCHEME_TITLES = {
     "supervised": "Baselines (`scheme=supervised`)",

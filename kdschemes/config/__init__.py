@@ -290,7 +290,9 @@ class Config:
     job_type: Annotated[Name | None, Field(description="W&B job type; null: the scheme")] = None
     resume_from: Annotated[
         FilePath | None,
-        Field(description="folder of a finished run: go on from its last epoch as a new run, with more train.epochs"),
+        Field(
+            description="folder of a finished run: continue from its last epoch as a new run, with more train.epochs"
+        ),
     ] = None
     output_dir: Annotated[FilePath, Field(description="parent folder of all run folders")] = "runs"
     plugins: Annotated[

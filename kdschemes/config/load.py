@@ -55,7 +55,7 @@ def load_config(arguments: Sequence[str], *, recipes: Path, say: Callable[[str],
     Later wins: the defaults of the options, those of the data set, of the optimizer and of the method's losses, the
     recipe `experiment=NAME` (`recipes/NAME.yaml`, or a path to any such file, including a run's `config.yaml`; without
     one, the configuration of the run `resume_from`), the overrides in their order. With `say`, a short key such as
-    `epochs` stands for the one key that it can mean (`aliases.expand`), and `say` is told so.
+    `epochs` stands for the one key that it can mean (`aliases.expand`), which is reported by calling `say`.
 
     Raises:
         UserError: an unknown key or choice, a value of the wrong type or out of range, or an unreadable recipe.

@@ -18,7 +18,7 @@ class EarlyExitGraph(nn.Module):
     """The same outputs as `EarlyExit`, by `torch.cond` instead of Python's control flow.
 
     `EarlyExit` takes the samples that have left out of the batch, so the shapes of its deeper stages depend on the
-    data, and it stops within a generator: neither can be exported or scripted. Here, a batch goes on as a whole until
+    data, and it stops within a generator: neither can be exported or scripted. Here, a batch continues as a whole until
     all of its samples have left, which for a single image is the same computation.
 
     Raises:

@@ -119,7 +119,9 @@ def _uncertainty(found: Selection) -> list[str]:
     best = found.best
     lines = []
     if alike := [group.label for group in found.as_good]:
-        lines.append(f"On validation it is not told apart from {listed(alike, 4)} (their intervals include 0).")
+        lines.append(
+            f"On validation, the difference from {listed(alike, 4)} is inconclusive (the intervals include 0)."
+        )
     else:
         lines.append("On validation it is ahead of all others, each by an interval above 0.")
     if count := sum(found.votes.values()):

@@ -1,4 +1,4 @@
-"""A whole scheme as one module, for training loops of one's own."""
+"""A whole scheme as one module, for custom training loops."""
 
 from __future__ import annotations
 

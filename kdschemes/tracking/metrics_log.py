@@ -33,7 +33,7 @@ def train_row(
 
 
 def continued_row(step: int, epoch: int, run: str, changed: Mapping[str, tuple[Any, Any]]) -> dict[str, Any]:
-    """Return the first line of `metrics.jsonl` of a run that goes on from another: after which epoch, what changes."""
+    """Return the first line of `metrics.jsonl` of a run that continues another: after which epoch, what changes."""
     changes = {key: list(both) for key, both in changed.items()}
     return {"kind": "continued", "step": step, "epoch": epoch, "run": run, "changed": changes}
 

@@ -1,4 +1,4 @@
-"""`resume_from`: a new run that goes on from the last epoch of a finished one."""
+"""`resume_from`: a new run that continues from the last epoch of a finished one."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ KEPT = (
     *("train.batch_size", "train.drop_last", "train.ema"),
     *(f"data.{key}" for key in (*SUBSET, "val_fraction", "split_seed", "sampling")),
 )
-"""Keys that a run keeps when it goes on: its networks, their optimizer, its images and its steps per epoch."""
+"""Keys that a run keeps when it continues another: networks, their optimizer, images and steps per epoch."""
 
 
 @dataclass(frozen=True)
 class Parent:
-    """The finished run that another one goes on from, the epochs that it trained, and what changes: (before, now)."""
+    """The finished run that another one continues from, the epochs that it trained, and what changes: (before, now)."""
 
     folder: Path
     config: Config
@@ -37,11 +37,11 @@ class Parent:
     def line(self) -> str:
         """What to say of it."""
         words = ", ".join(f"{key} {in_line(old)} -> {in_line(new)}" for key, (old, new) in self.changed.items())
-        return f"goes on from epoch {self.epochs} of {self.folder}: {words}"
+        return f"continues from epoch {self.epochs} of {self.folder}: {words}"
 
 
 def parent_of(config: Config) -> Parent | None:
-    """Return the run that a configuration goes on from, if it names one.
+    """Return the run that a configuration continues from, if it names one.
 
     Raises:
         UserError: it is not finished, has as many epochs, or differs in what cannot change.
@@ -61,7 +61,9 @@ def parent_of(config: Config) -> Parent | None:
     for key in KEPT:
         if key in changed:
             old, new = map(in_line, changed[key])
-            raise UserError(f"resume_from={folder}: that run has {key}={old}, not {new}, and cannot go on with another")
+            raise UserError(
+                f"resume_from={folder}: that run has {key}={old}, not {new}, and cannot continue with another"
+            )
     epochs = int(results["epochs"])
     if config.train.epochs <= epochs:
         raise UserError(f"resume_from={folder}: that run has trained {epochs} epochs: set train.epochs above that")

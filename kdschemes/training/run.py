@@ -149,7 +149,7 @@ class Run:
                 self.log.write(continued_row(state.step, parent.epochs, parent.folder.name, parent.changed))
 
     def _continue(self, parent: Parent) -> None:
-        """Load the last checkpoint of the run to go on from; the best epoch is chosen among the new ones."""
+        """Load the last checkpoint of the run to continue from; the best epoch is chosen among the new ones."""
         state, spe = self.state, self.steps_per_epoch
         options = [{key: value for key, value in group.items() if key != "params"} for group in self._option_groups()]
         load_checkpoint(parent.folder / CHECKPOINT, self.scheme, self.optimizer, self.accelerator, self._restore)

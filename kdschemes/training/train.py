@@ -172,7 +172,7 @@ class Trainer:
             if parent is not None:
                 self.console.line(parent.line)
             elif not self.wait and (shorter := on_main_process(lambda: shorter_run(config, folder))):
-                self.console.line(f"a shorter run is finished; resume_from={shorter} would go on from it")
+                self.console.line(f"a shorter run is finished; resume_from={shorter} would continue from it")
 
         def open_once() -> DataModule:
             key = repr((config.data, config.seed, train.channels_last))

@@ -1,4 +1,4 @@
-"""One process of a loop of one's own: its share of a batch through DDP. Gradients go to `FOLDER/RANK.pt`."""
+"""One process of a custom loop: its share of a batch through DDP. Gradients go to `FOLDER/RANK.pt`."""
 
 from __future__ import annotations
 

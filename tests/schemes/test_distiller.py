@@ -1,4 +1,4 @@
-"""A scheme in a loop of one's own: the same loss and gradients as in kdschemes' loop, and what it refuses."""
+"""A scheme in a custom loop: the same loss and gradients as in kdschemes' loop, and what it refuses."""
 
 from __future__ import annotations
 

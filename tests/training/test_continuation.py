@@ -1,4 +1,4 @@
-"""Runs that end early, that go on from a finished one, and whose cross-entropy is weighted or smoothed."""
+"""Runs that end early, that continue a finished one, and whose cross-entropy is weighted or smoothed."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_a_finished_run_goes_on_as_a_new_one(finished: Finished, capsys: pytest.
     config = load_config([*words, f"output_dir={parent.parent}"], recipes=REPOSITORY / "experiments")
     longer = train(config)
     said = capsys.readouterr().out
-    assert f"goes on from epoch 3 of {parent}: optim.lr 0.02 -> 0.01, optim.weight_decay 0.0005 -> 0.001" in said
+    assert f"continues from epoch 3 of {parent}: optim.lr 0.02 -> 0.01, optim.weight_decay 0.0005 -> 0.001" in said
     assert "train.epochs 3 -> 5" in said
     assert "the learning rate was " in said
     assert longer.folder.name != parent.name
@@ -154,7 +154,7 @@ def test_going_on_with_nothing_changed_is_the_longer_run(tmp_path: Path) -> None
     ("words", "said"),
     [
         (["train.epochs=3"], "that run has trained 3 epochs: set train.epochs above that"),
-        (["train.epochs=5", "model=convnet"], "that run has model.name=mlp_32_32, not convnet, and cannot go on"),
+        (["train.epochs=5", "model=convnet"], "that run has model.name=mlp_32_32, not convnet, and cannot continue"),
         (["train.epochs=5", "train.batch_size=32"], "that run has train.batch_size=64, not 32"),
         (["train.epochs=5", "seed=1"], "that run has seed=0, not 1"),
         (["train.epochs=5", "scheme=self"], "that run has scheme.name=supervised, not self"),
@@ -180,7 +180,7 @@ def test_a_run_with_more_epochs_names_the_shorter_one(
 ) -> None:
     monkeypatch.setattr("kdschemes.training.train.train_runs", lambda *_, **__: {})
     train(supervised(finished.folder.parent, "train.epochs=4"))
-    assert f"a shorter run is finished; resume_from={finished.folder} would go on from it" in capsys.readouterr().out
+    assert f"a shorter run is finished; resume_from={finished.folder} would continue from it" in capsys.readouterr().out
 
 
 def test_baselines_and_teachers_do_not_go_on(finished: Finished) -> None:
