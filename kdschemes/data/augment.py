@@ -107,7 +107,7 @@ def apply(
 ) -> UInt8[Tensor, "n c h w"]:
     """Return each image after its operation, of this number in `operations`."""
     changed = images.clone()
-    for number in operation.unique().tolist():
+    for number in sorted(set(operation.tolist())):
         rows = (operation == number).nonzero().flatten()
         there = rows.to(images.device)
         changed[there] = operations[number](images[there], strength[rows])

@@ -327,9 +327,7 @@ MIXES = {
     "plain": replace(RICH, mixup=0.0),
     "mixup": RICH,
     "cutmix": replace(RICH, mixup=0.0, cutmix=1.0, cutmix_probability=1.0),
-    "both": replace(RICH, cutmix=1.0, random_erasing=0.5, color_jitter=0.4),
-    "randaugment": replace(RICH, mixup=0.0, auto_augment="randaugment"),
-    "trivialaugment": replace(RICH, mixup=0.0, auto_augment="trivialaugment"),
+    "both": replace(RICH, cutmix=1.0, random_erasing=0.5),
 }
 
 
