@@ -57,11 +57,14 @@ def check_dropout(config: Config) -> None:
 
 
 def check_inputs(config: Config) -> None:
-    """Reject a mean or std that has not one number per channel of the data."""
+    """Reject a mean or std that has not one number per channel of the data, and a hue that exceeds half a circle."""
+    jitter = config.data.color_jitter
+    if isinstance(jitter, list) and jitter[3:] > [0.5]:
+        raise UserError(f"data.color_jitter={jitter}: the hue, its fourth number, is at most 0.5, half a circle")
     if isinstance(config.data, OwnData):  # whose channels are not known yet
         return
     channels = config.data.channels
-    for group in ("model", "teacher")[: 1 + config.scheme.uses_teacher]:
+    for group in ("data", "model", "teacher")[: 2 + config.scheme.uses_teacher]:
         for key in ("mean", "std"):
             values = getattr(getattr(config, group), key)
             if values is not None and len(values) != channels:
@@ -74,10 +77,6 @@ def check_inputs(config: Config) -> None:
 def check_labels(config: Config) -> None:
     """Reject mixup and cutmix where a single label per sample is needed."""
     mixes = [key for key in ("mixup", "cutmix") if getattr(config.data, key)]
-    if len(mixes) > 1:
-        raise UserError(
-            f"data.mixup={config.data.mixup} and data.cutmix={config.data.cutmix} exclude each other: set one to 0"
-        )
     readers = [options.name for _, options in config.losses.chosen() if options.reads_labels]
     readers += [config.scheme.method] * config.scheme.reads_labels
     for key in mixes if readers else ():

@@ -35,6 +35,8 @@ HASHED_IF_SET = {
     },
     **{"train.label_smoothing": 0.0, "train.class_weights": None, "train.patience": None},
     **{f"data.{key}": None for key in ("kwargs", "num_classes", "image_size", "mean", "std")},
+    **{"data.auto_augment": "none", "data.randaugment_ops": 2, "data.randaugment_magnitude": 9},
+    **{"data.color_jitter": 0.0, "data.random_erasing": 0.0},
     **{"data.sampling": "shuffled", "resume_from": None, "plugins": None},
 }
 """Keys that affect a run's name only with another value than this one.

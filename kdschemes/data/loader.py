@@ -14,6 +14,7 @@ from torch import Tensor
 from kdschemes.config.data import Data, ImageFolder, InMemory, OwnData
 from kdschemes.core.types import Batch, DataSpec
 from kdschemes.data import views
+from kdschemes.data.augment import Augmentation
 from kdschemes.data.datasets import READERS
 from kdschemes.data.image_folder import FolderSource
 from kdschemes.data.own import OwnSource, open_own
@@ -208,9 +209,12 @@ class DataModule:
         requests = [with_partners(share.index) for share in plan]
         for share, request, images in zip(plan, requests, self.source.views(epoch, requests, number), strict=True):
             shown = request.to(self.device)
+            seed = views.view_seed(self.seed, number)
             if self.options.cutout:
-                seed = views.view_seed(self.seed, number)
                 views.cutout(images, shown, seed=seed, epoch=epoch, side=self.options.cutout)
+            if self.options.random_erasing:
+                erased = self.options.random_erasing
+                views.random_erasing(images, request, seed=seed, epoch=epoch, probability=erased)
             labels, partner_labels, mix = self.labels["train"][shown], None, None
             if mixes:
                 images, mix = self._mix(epoch, share.index, *images.tensor_split(2))
@@ -229,18 +233,26 @@ class DataModule:
             )
 
     def _mix(self, epoch: int, index: Tensor, own: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
-        if self.options.mixup:
-            mix = views.mixup_weights(self.seed, epoch, index, self.options.mixup).to(self.device)
-            return partner.lerp(own, mix[:, None, None, None]), mix
-        return views.cutmix(
+        """Return the mixed images and their own fractions; with both, those without a box of CutMix are mixed up."""
+        options, shown = self.options, index.to(self.device)
+        if options.mixup:
+            mix = views.mixup_weights(self.seed, epoch, index, options.mixup).to(self.device)
+            mixed = partner.lerp(own, mix[:, None, None, None])
+            if not options.cutmix:
+                return mixed, mix
+        boxed, left = views.cutmix(
             own,
             partner,
-            index.to(self.device),
+            shown,
             seed=self.seed,
             epoch=epoch,
-            concentration=self.options.cutmix,
-            probability=self.options.cutmix_probability,
+            concentration=options.cutmix,
+            probability=options.cutmix_probability,
         )
+        if not options.mixup:
+            return boxed, left
+        has_box = views.has_box(self.seed, epoch, shown, options.cutmix_probability)
+        return torch.where(has_box[:, None, None, None], boxed, mixed), torch.where(has_box, left, mix)
 
     def eval_batches(
         self, split: str, *, batch_size: int, rank: int, world: int, at_most: int | None = None
@@ -281,8 +293,15 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
     else:
         assert isinstance(options, InMemory)
         arrays = READERS[type(options)](Path(options.root))
-        flip, padding = options.flip, options.crop_padding
-        source = MemorySource(arrays, flip=flip, crop_padding=padding, seed=seed, device=device)
+        arrays = replace(arrays, mean=tuple(options.mean or arrays.mean), std=tuple(options.std or arrays.std))
+        source = MemorySource(
+            arrays,
+            flip=options.flip,
+            crop_padding=options.crop_padding,
+            seed=seed,
+            device=device,
+            augment=Augmentation.of(options),
+        )
     if options.cutout > source.image_size:
         raise UserError(
             f"data.cutout={options.cutout} is larger than the image side, {source.image_size} pixels: use a smaller one"

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kdschemes.config.data import OwnData
+from kdschemes.data.augment import Augmentation
 from kdschemes.data.datasets import Arrays
 from kdschemes.data.image_folder import MEAN, STD, Decoder, Request, decode
 from kdschemes.data.sources import MemorySource
@@ -26,7 +27,7 @@ def open_own(options: OwnData, *, seed: int, device: torch.device) -> MemorySour
     """Return the source of the images that `options.name` makes.
 
     Raises:
-        UserError: see `own_images`; or mean or std do not fit the channels.
+        UserError: see `own_images`; or mean or std do not fit the channels; or floats would be changed like bytes.
     """
     own = own_images(options)
     for key in ("mean", "std"):
@@ -46,7 +47,14 @@ def open_own(options: OwnData, *, seed: int, device: torch.device) -> MemorySour
         std=tuple(options.std or std),
     )
     padding = options.crop_padding if options.crop_padding is not None else own.image_size // 8
-    source = MemorySource(arrays, flip=options.flip, crop_padding=padding, seed=seed, device=device)
+    source = MemorySource(
+        arrays,
+        flip=options.flip,
+        crop_padding=padding,
+        seed=seed,
+        device=device,
+        augment=Augmentation.of(options),
+    )
     source.digest, source.validation, source.notes = own.digest, _validation(labels), own.notes
     return source
 
@@ -75,6 +83,11 @@ class OwnSource:
             self.decoder = _Pictures(own, options, seed)
             self.kept = self.decoder.kept
         else:
+            if Augmentation.of(options):
+                raise UserError(
+                    f"the images of data {options.name} are floats, and data.auto_augment and data.color_jitter change "
+                    "bytes: remove these keys and augment in your transforms, or give bytes or Pillow images"
+                )
             self.decoder = _Tensors(own, seed)
 
     def views(
@@ -101,7 +114,7 @@ class _Pictures(Decoder):
     """Decodes the user's Pillow images, made with seeded generators."""
 
     def __init__(self, own: OwnImages, options: OwnData, seed: int) -> None:
-        super().__init__(own.image_size, options.min_scale, options.flip, seed, {})
+        super().__init__(own.image_size, options, seed, {})
         self.own = own
 
     def read(self, array: str, position: int) -> Image.Image:

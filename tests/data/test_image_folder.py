@@ -20,6 +20,7 @@ from torchvision.transforms import v2
 from kdschemes.config.data import ImageFolder
 from kdschemes.core.types import Batch
 from kdschemes.data import DataModule, open_data
+from kdschemes.data.augment import Augmentation
 from kdschemes.data.image_folder import FORMATS, MEAN, STD, read_image
 from kdschemes.data.views import mixup_partners, mixup_weights
 from kdschemes.errors import UserError
@@ -156,8 +157,9 @@ def test_evaluation_resizes_crops_and_normalizes_only(root: Path) -> None:
     assert torch.equal(join(val, "index"), data.positions["val"])
 
 
-def test_views_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
-    chosen = options(root, cutout=4, mixup=0.5)
+@pytest.mark.parametrize("colors", [{}, {"auto_augment": "randaugment", "color_jitter": 0.4}], ids=["plain", "colors"])
+def test_views_depend_on_seed_epoch_and_index_alone(root: Path, colors: dict[str, object]) -> None:
+    chosen = options(root, cutout=4, mixup=0.5, cutmix=1.0, random_erasing=0.5, **colors)
     data = load(chosen)
     whole = epoch(data, 1)
     expected = views(whole)
@@ -215,6 +217,20 @@ def test_mixup_and_cutout_of_files(root: Path) -> None:
         for k, image in enumerate(batch.images):
             expected = weight[k] * single[int(batch.index[k])] + (1 - weight[k]) * single[int(partner[k])]
             assert torch.allclose(image, expected, atol=1e-6)
+
+
+def test_bytes_of_a_view_are_augmented_and_those_of_evaluation_are_not(root: Path) -> None:
+    chosen = options(root, auto_augment="trivialaugment", mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
+    plain, data = load(options(root)), load(chosen)
+    assert (data.spec.mean, data.spec.std) == ((0.5,) * 3, (0.25,) * 3)
+    for batch, other in zip(epoch(plain, 2), epoch(data, 2), strict=True):
+        pixels = (batch.images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
+        changed = Augmentation.of(chosen)(pixels.round().to(torch.uint8), batch.index, seed=0, epoch=2)
+        torch.testing.assert_close(other.images, (changed / 255 - 0.5) / 0.25)
+    wanted = [(batch.images * 0.25 + 0.5) for batch in data.eval_batches("test", batch_size=50, rank=0, world=1)]
+    for batch, pixels in zip(plain.eval_batches("test", batch_size=50, rank=0, world=1), wanted, strict=True):
+        shown = batch.images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+        torch.testing.assert_close(shown, pixels)
 
 
 def test_flip_is_an_option(root: Path) -> None:

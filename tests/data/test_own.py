@@ -19,6 +19,7 @@ from kdschemes.config.data import OwnData
 from kdschemes.config.load import allow_typed, build_config, load_config
 from kdschemes.config.naming import to_tree
 from kdschemes.data import DataModule, open_data
+from kdschemes.data.augment import Augmentation
 from kdschemes.errors import UserError
 from kdschemes.storage import own_data
 from kdschemes.storage.naming import run_name
@@ -144,6 +145,20 @@ def test_pictures_of_different_sizes_are_cropped_like_those_of_a_folder() -> Non
     assert first.shape == (3, 3, 6, 6)
     assert torch.equal(first, views(data, 0, [0, 1, 2]))
     assert not torch.equal(first, views(data, 1, [0, 1, 2]))
+
+
+def test_bytes_and_pictures_are_augmented_and_floats_are_refused() -> None:
+    colors = {"auto_augment": "randaugment", "color_jitter": 0.4}
+    index = [0, 1, 2, 5]
+    for made, size in (((PAIR, PAIR), {}), ((Pictures((8, 12)), Pictures((8, 12))), {"image_size": 6})):
+        plain, data = opened(made, **size), opened(made, **size, **colors)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (data.source.mean, data.source.std))
+        pixels = ((views(plain, 3, index) * std + mean) * 255).round().to(torch.uint8)
+        changed = Augmentation.of(data.options)(pixels, torch.tensor(index), seed=0, epoch=3)
+        torch.testing.assert_close(views(data, 3, index), (changed / 255 - mean) / std)
+        assert not torch.equal(views(data, 3, index), views(plain, 3, index))
+    with pytest.raises(UserError, match=r"are floats, and data\.auto_augment and data\.color_jitter change"):
+        opened((Items(), Items()), **colors)
 
 
 class Stream(IterableDataset[Any]):
