@@ -35,6 +35,7 @@ HASHED_IF_SET = {
     },
     **{"train.label_smoothing": 0.0, "train.class_weights": None, "train.patience": None},
     **{f"data.{key}": None for key in ("kwargs", "num_classes", "image_size", "mean", "std")},
+    **{f"{group}.{key}": None for group in ("optim", "teacher.optim") for key in ("kwargs", "layer_decay")},
     **{"data.sampling": "shuffled", "resume_from": None, "plugins": None},
 }
 """Keys that affect a run's name only with another value than this one.

@@ -58,8 +58,8 @@ def config_hash(config: Config) -> str:
     """
     tree = by_content(to_tree(config))
     for name in (*NOT_HASHED, *HASHED_IF_SET):
-        group, _, key = name.rpartition(".")
-        keys = tree.get(group, {}) if group else tree
+        *groups, key = name.split(".")
+        keys = functools.reduce(lambda inner, group: inner.get(group, {}), groups, tree)
         if name in NOT_HASHED or keys.get(key) == HASHED_IF_SET[name]:
             keys.pop(key, None)
     if "resume_from" in tree:
