@@ -112,6 +112,22 @@ def check_labels(config: Config) -> None:
         )
 
 
+def check_unlabelled(config: Config) -> None:
+    """Reject images without labels where there is no term for them, or labels are needed."""
+    if config.data.unlabelled is None:
+        return
+    given = f"data.unlabelled={config.data.unlabelled}"
+    method = f"scheme={config.scheme.name} method={config.scheme.method}"
+    chosen = [options for _, options in config.losses.chosen()]
+    if config.data.sampling == "balanced":
+        raise UserError(f"{given} and data.sampling=balanced exclude each other: remove one of them")
+    readers = [f"the loss {o.name}" for o in chosen if o.reads_labels or o.bank_size_per_sample]
+    for reader in readers + [method] * config.scheme.reads_labels:
+        raise UserError(f"{reader} needs the label of every image: remove {given}, or choose another")
+    if config.scheme.name not in ("offline", "online") or not chosen:
+        raise UserError(f"{given} has no term to learn from in {method}: use scheme=offline or online, with a loss")
+
+
 def check_large(config: Config) -> None:
     """Reject what sharded or offloaded weights cannot be combined with."""
     placement = config.teacher.placement

@@ -19,6 +19,7 @@ from kdschemes.config.checks import (
     check_models,
     check_optim,
     check_teachers,
+    check_unlabelled,
     check_view,
     model_names,
 )
@@ -211,6 +212,7 @@ def _build(tree: Mapping[str, Any], strict: Mapping[str, Any] | None) -> Config:
     check_inputs(config)
     check_teachers(config)
     check_labels(config)
+    check_unlabelled(config)
     check_large(config)
     check_cache(config)
     check_view(config)

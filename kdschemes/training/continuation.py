@@ -19,7 +19,7 @@ from kdschemes.storage.results import read_results
 KEPT = (
     *("scheme.name", "scheme.method", "model.name", "data.name", "optim.name", "optim.layer_decay", "seed"),
     *("train.batch_size", "train.drop_last", "train.ema"),
-    *(f"data.{key}" for key in (*SUBSET, "val_fraction", "split_seed", "sampling")),
+    *(f"data.{key}" for key in (*SUBSET, "val_fraction", "split_seed", "sampling", "unlabelled")),
 )
 """Keys that a run keeps when it goes on: its networks, their optimizer, its images and its steps per epoch."""
 
