@@ -39,6 +39,7 @@ class Data:
     train_samples: ClassVar[int]
     papers: ClassVar[tuple[str, ...]] = ()
     run_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    unlabelled: ClassVar[str | None] = None
 
     name: str
     val_fraction: Annotated[
@@ -124,7 +125,11 @@ class Data:
     def on_all_images(self) -> Data:
         """Return the same data with all training images, once an epoch: what a teacher that is trained first sees."""
         defaults = Data(name=self.name)
-        return dataclasses.replace(self, **{key: getattr(defaults, key) for key in (*SUBSET, "sampling")})
+        return dataclasses.replace(self.labelled(), **{key: getattr(defaults, key) for key in (*SUBSET, "sampling")})
+
+    def labelled(self) -> Data:
+        """Return the same data without images that have no labels."""
+        return self if self.unlabelled is None else dataclasses.replace(self, unlabelled=None)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,6 +243,10 @@ class ImageFolder(Data):
 
     name: Literal["image_folder"] = "image_folder"
     root: Annotated[FilePath | None, Field(description="folder that holds train/ and test/ (or val/); required")] = None
+    unlabelled: Annotated[  # type: ignore[misc]
+        FilePath | None,
+        Field(description="folder of images without labels, at any depth, for losses between networks; null: none"),
+    ] = None
     image_size: Annotated[int, Field(ge=1, le=4_096, description="side in pixels of the network's input")] = 224
     min_scale: Annotated[
         float, Field(gt=0, le=1, description="smallest fraction of the image area in a training crop")
@@ -260,6 +269,10 @@ class OwnData(Data):
     kwargs: Annotated[dict[str, Any] | None, Field(description="arguments of your function: data.kwargs.root=PATH")] = (
         None
     )
+    unlabelled: Annotated[  # type: ignore[misc]
+        str | None,
+        Field(description="key of its images without labels, beside train and test, for losses between networks"),
+    ] = None
     num_classes: Annotated[  # type: ignore[misc]
         int | None, Field(ge=2, description="number of classes; null: of their names, or the largest label + 1")
     ] = None  # type: ignore[assignment]

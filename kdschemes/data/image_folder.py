@@ -6,6 +6,7 @@ without `test` the test set. Images can be in subfolders (`train/<class>/images/
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ from kdschemes.data.augment import Augmentation
 from kdschemes.data.views import Stream, normalize, view_seed
 from kdschemes.errors import UserError, first_line
 from kdschemes.seeding import mix64
-from kdschemes.storage.class_folders import list_root
+from kdschemes.storage.class_folders import list_root, list_unlabelled
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What is decoded, whatever the file's name says: formats that Pillow reads without starting another program."""
@@ -168,8 +169,8 @@ def _flat(images: Sequence[Sequence[str]]) -> tuple[list[str], Int[Tensor, " n"]
 class FolderSource:
     """Images from a folder, resized, cropped and flipped by workers and normalized on the device.
 
-    The images of `val/` follow those of `train/` in the "train" array; `validation` is their positions, None without a
-    validation split of its own. `notes` are lines for the user.
+    The images of `val/` follow those of `train/` in the "train" array, then those of `data.unlabelled`, with label -1;
+    `validation` is the positions of `val/`, None without a validation split of its own. `notes` are lines for the user.
     """
 
     channels, kept = 3, KEPT
@@ -197,9 +198,14 @@ class FolderSource:
             for name in ("valid", "validation")
             if not os.path.isdir(root / "val") and os.path.isdir(root / name)
         ]
-        self.labels = {"train": torch.cat([train_labels, val_labels]), "test": test_labels}
+        more: list[str] = []
+        if options.unlabelled is not None:
+            more, digest = list_unlabelled(options.unlabelled)
+            self.digest = hashlib.sha256(f"{self.digest} {digest}".encode()).hexdigest()
+        unknown = torch.full((len(more),), -1)
+        self.labels = {"train": torch.cat([train_labels, val_labels, unknown]), "test": test_labels}
         self.mean, self.std = tuple(options.mean or MEAN), tuple(options.std or STD)
-        self.decoder = Decoder(options.image_size, options, seed, {"train": train + val, "test": test})
+        self.decoder = Decoder(options.image_size, options, seed, {"train": train + val + more, "test": test})
         self.workers = options.num_workers
 
     def views(

@@ -37,8 +37,9 @@ class DataModule:
     """An opened data set: its properties and batches.
 
     `positions` holds each split's positions in its array: "train" (the images trained on) and "val" share the training
-    array (`labels["train"]`), "test" has its own. `Batch.index` is such a position. All batches are pure functions of
-    the seed and the arguments. `notes` are lines about the images for the user.
+    array (`labels["train"]`), "test" has its own. `Batch.index` is such a position. Images without labels, which have
+    the label -1 and the last positions, are trained on, in one order with the others, and not evaluated. All batches
+    are pure functions of the seed and the arguments. `notes` are lines about the images for the user.
     """
 
     source: Source
@@ -99,6 +100,14 @@ class DataModule:
     def sizes(self) -> dict[str, int]:
         """Number of samples per split: train, val, test."""
         return {split: len(positions) for split, positions in self.positions.items()}
+
+    def evaluated(self, split: str, at_most: int | None = None) -> int:
+        """Return how many samples `eval_batches` has: those with labels."""
+        count = int(self._labelled(split).sum())
+        return min(count, at_most or count)
+
+    def _labelled(self, split: str) -> Tensor:
+        return self.labels["test" if split == "test" else "train"].cpu()[self.positions[split]] >= 0
 
     def steps_per_epoch(self, *, batch_size: int, drop_last: bool) -> int:
         """Return the number of optimizer steps per epoch."""
@@ -263,6 +272,7 @@ class DataModule:
         equal distances.
         """
         array, positions = "test" if split == "test" else "train", self.positions[split]
+        positions = positions[self._labelled(split)]
         if at_most is not None and at_most < len(positions):
             positions = positions[torch.arange(at_most) * len(positions) // at_most]
         share = positions.tensor_split(world)[rank]
@@ -312,8 +322,16 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
         train, val = stratified_split(
             source.labels["train"], options.val_fraction, seed=options.split_seed, classes=source.classes
         )
-    train = trained_on(options, source.labels["train"], train, classes=source.classes)
+    unlabelled = (source.labels["train"] < 0).nonzero().flatten()
+    train = train[source.labels["train"][train] >= 0]
+    train = torch.cat([trained_on(options, source.labels["train"], train, classes=source.classes), unlabelled])
     positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
     labels = {array: values.to(device) for array, values in source.labels.items()}
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return DataModule(source, options, labels, positions, seed, device, memory_format, source.notes)
+    notes = list(source.notes)
+    if len(unlabelled):
+        notes.append(
+            f"{len(unlabelled):,} images without labels are trained on, among {len(train):,}; in cross-entropy their "
+            "weight is 0"
+        )
+    return DataModule(source, options, labels, positions, seed, device, memory_format, notes)

@@ -20,7 +20,10 @@ from kdschemes.data.sources import MemorySource
 from kdschemes.data.views import normalize
 from kdschemes.errors import UserError, first_line
 from kdschemes.seeding import mix64
-from kdschemes.storage.own_data import OwnImages, as_bytes, own_images, seed_of, seeded
+from kdschemes.storage.own_data import UNLABELLED, OwnImages, as_bytes, own_images, seed_of, seeded
+
+TRAINING = ("train", "val", UNLABELLED)
+"""The splits in the "train" array, in their order."""
 
 
 def open_own(options: OwnData, *, seed: int, device: torch.device) -> MemorySource | OwnSource:
@@ -39,8 +42,8 @@ def open_own(options: OwnData, *, seed: int, device: torch.device) -> MemorySour
     pixels = {name: torch.from_numpy(split.pixels) for name, split in own.splits.items()}
     labels = {name: torch.from_numpy(split.labels) for name, split in own.splits.items()}
     mean, std = _statistics(pixels["train"])
-    if "val" in pixels:
-        pixels["train"] = torch.cat([pixels["train"], pixels["val"]])
+    if len(pixels) > 2:
+        pixels["train"] = torch.cat([pixels[name] for name in TRAINING if name in pixels])
     arrays = Arrays(
         *(pixels["train"], _train_labels(labels), pixels["test"], labels["test"], own.classes),
         mean=tuple(options.mean or mean),
@@ -152,14 +155,21 @@ class _Tensors(Dataset[Any]):
 
 
 def _item(own: OwnImages, array: str, position: int, seed: int) -> Any:
-    """Return an image of an array, made with seeded generators; those of `val` follow those of `train`."""
-    count = len(own.splits["train"].labels)
-    name, position = ("val", position - count) if array == "train" and position >= count else (array, position)
-    item = own.splits[name].item
-    assert item is not None
+    """Return an image of an array, made with seeded generators; "train" has the splits in `TRAINING`."""
+    name = array
+    for split in TRAINING if array == "train" else ():
+        if split in own.splits:
+            name = split
+            if position < len(own.splits[split].labels):
+                break
+            position -= len(own.splits[split].labels)
+    chosen = own.splits[name]
+    if chosen.item is None:  # of one size, but other splits are not
+        assert chosen.pixels is not None
+        return chosen.pixels[position]
     try:
         with seeded(seed):
-            return item(position)
+            return chosen.item(position)
     except UserError:
         raise
     except Exception as error:
@@ -168,7 +178,7 @@ def _item(own: OwnImages, array: str, position: int, seed: int) -> Any:
 
 
 def _train_labels(labels: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([labels["train"], labels["val"]]) if "val" in labels else labels["train"]
+    return torch.cat([labels[name] for name in TRAINING if name in labels])
 
 
 def _validation(labels: Mapping[str, Tensor]) -> Tensor | None:

@@ -25,6 +25,8 @@ from kdschemes.data.image_folder import FORMATS, MEAN, STD, read_image
 from kdschemes.data.views import mixup_partners, mixup_weights
 from kdschemes.errors import UserError
 from kdschemes.models import crop_fraction
+from kdschemes.storage.naming import config_hash
+from tests.config import cases
 
 CPU = torch.device("cpu")
 KINDS = [("RGB", "png", (40, 30)), ("L", "png", (25, 61)), ("RGBA", "png", (33, 33)), ("RGB", "jpg", (64, 20))]
@@ -519,3 +521,32 @@ def test_views_share_what_cutmix_takes_from_whom(root: Path) -> None:
         assert other.mix is not None
         assert torch.equal(batch.mix, other.mix)
         assert torch.equal(batch.partner_labels, other.partner_labels)  # type: ignore[arg-type]
+
+
+def test_images_without_labels_are_those_of_a_folder_at_any_depth(root: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("b.png", "a/c.png", "a/d.jpg")):
+        write_image(tmp_path / "pool" / name, 5000 + number)
+    plain, data = (open_data(options(root, unlabelled=at), seed=0, device=CPU) for at in (None, str(tmp_path / "pool")))
+    assert torch.equal(data.positions["train"], torch.cat([plain.positions["train"], torch.arange(24, 27)]))
+    assert torch.equal(data.positions["val"], plain.positions["val"])
+    assert data.digest != plain.digest
+    (batch,) = data.seen_in(0, [torch.arange(24, 27)])
+    assert batch.labels.tolist() == [-1, -1, -1]
+    (own,), (same,) = (each.seen_in(2, [plain.positions["train"]]) for each in (plain, data))
+    assert torch.equal(own.images, same.images)
+    of_folder = ("data=image_folder", f"data.root={root}", "scheme=offline")
+    hashes = [
+        config_hash(cases.load(*of_folder, *words))
+        for words in ([], ["data.unlabelled=null"], [f"data.unlabelled={tmp_path / 'pool'}"])
+    ]
+    (tmp_path / "pool").rename(tmp_path / "moved")
+    moved = cases.load(*of_folder, f"data.unlabelled={tmp_path / 'moved'}")
+    assert hashes[0] == hashes[1] != hashes[2] == config_hash(moved)
+    (tmp_path / "moved" / "b.png").unlink()
+    assert config_hash(moved) != hashes[2]
+
+
+def test_a_folder_without_images_is_refused(root: Path, tmp_path: Path) -> None:
+    for at, why in ((tmp_path, "has no images"), (tmp_path / "none", "is not a folder")):
+        with pytest.raises(UserError, match=why):
+            open_data(options(root, unlabelled=str(at)), seed=0, device=CPU)

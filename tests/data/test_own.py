@@ -18,6 +18,7 @@ from kdschemes.config.code import CodeRefused
 from kdschemes.config.data import OwnData
 from kdschemes.config.load import allow_typed, build_config, load_config
 from kdschemes.config.naming import to_tree
+from kdschemes.core.types import Batch
 from kdschemes.data import DataModule, open_data
 from kdschemes.data.augment import Augmentation
 from kdschemes.errors import UserError
@@ -242,3 +243,67 @@ def test_tensors_of_a_tensor_dataset() -> None:
     images = torch.randn(12, 1, 4, 4)
     data = opened((TensorDataset(images, torch.from_numpy(LABELS)), TensorDataset(images, torch.from_numpy(LABELS))))
     assert torch.equal(next(iter(data.source.plain("test", [torch.tensor([3, 1])]))), images[[3, 1]])
+
+
+# ----------------------------------------------------------------------------------------------- images without labels
+
+MORE = PIXELS[:5] // 2
+
+
+def epoch(data: DataModule, *, world: int) -> list[list[Batch]]:
+    """Return the batches of an epoch, of each process."""
+    options = {"batch_size": 4, "grad_accum_steps": 1, "world": world, "drop_last": False}
+    return [[batch for (batch,) in data.train_steps(1, rank=rank, **options)] for rank in range(world)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "more"),
+    [
+        (PAIR, MORE),
+        (PAIR, (MORE, LABELS[:5])),
+        (PAIR, [Image.fromarray(each) for each in MORE]),
+        (Pictures(sizes=(8, 10)), Pictures(sizes=(9,))),
+        (Items(), Items(5)),
+        ((PIXELS.transpose(0, 3, 1, 2) / 255, LABELS), MORE.transpose(0, 3, 1, 2) / 255),
+    ],
+    ids=["array", "pair", "images", "pictures", "tensors", "floats"],
+)
+def test_images_without_labels_are_in_one_order_with_the_others(labelled: Any, more: Any) -> None:
+    made = {"train": labelled, "test": labelled, "val": labelled, "pool": more}
+    plain, data = opened(made, image_size=None), opened(made, image_size=None, unlabelled="pool")
+    count = len(data.positions["train"]) - 12
+    assert count == (12 if isinstance(more, Pictures) else 5)
+    assert data.positions["train"].tolist() == [*range(12), *range(24, 24 + count)]
+    for split in ("val", "test"):
+        assert torch.equal(data.positions[split], plain.positions[split])
+    assert (data.labels["train"][24:] == -1).all()
+    assert data.digest != plain.digest
+    (steps,) = epoch(data, world=1)
+    order = torch.cat([batch.index for batch in steps])
+    assert sorted(order.tolist()) == data.positions["train"].tolist()
+    assert order.tolist() != sorted(order.tolist())
+    assert torch.cat([batch.labels for batch in steps])[order >= 24].tolist() == [-1] * count
+    again = [next(data.seen_in(1, [batch.index])).images for batch in steps]
+    assert all(torch.equal(view, batch.images) for view, batch in zip(again, steps, strict=True))
+    shared = epoch(data, world=2)
+    for whole, *parts in zip(steps, *shared, strict=True):
+        assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+    assert sum(map(len, data.eval_batches("train", batch_size=5, rank=0, world=1))) == 12 == data.evaluated("train")
+    assert "without labels" in data.notes[-1]
+
+
+def test_images_without_labels_change_neither_split_nor_the_views_of_others() -> None:
+    made = {"train": PAIR, "test": PAIR, "pool": MORE}
+    plain, data = opened(made, train_fraction=0.5), opened(made, train_fraction=0.5, unlabelled="pool")
+    trained = plain.positions["train"]
+    assert torch.equal(data.positions["train"], torch.cat([trained, torch.arange(12, 17)]))
+    assert torch.equal(data.positions["val"], plain.positions["val"])
+    (own,), (with_more,) = plain.seen_in(3, [trained]), data.seen_in(3, [trained])
+    assert torch.equal(own.images, with_more.images)
+
+
+def test_what_is_wrong_with_images_without_labels() -> None:
+    made = {"train": PAIR, "test": PAIR, "pool": MORE, "small": MORE[:, :4, :4], "nothing": 3}
+    for key, why in (("pol", "there is no pol"), ("small", "must be square, of one size"), ("nothing", "give")):
+        with pytest.raises(UserError, match=why):
+            opened(made, unlabelled=key)
