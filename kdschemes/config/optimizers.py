@@ -52,7 +52,8 @@ def check_optimizer(name: object, key: str) -> None:
     if name in names:
         return
     bare = str(name).lower().removeprefix(TIMM)
-    hint = f"; did you mean '{TIMM}{bare}'?" if bare in TIMM_OPTIMIZERS else nearest(f"{TIMM}{bare}", names)
+    hint = f"; did you mean '{TIMM}{bare}'?" if bare in TIMM_OPTIMIZERS else nearest(str(name), OWN)
+    hint = hint or nearest(f"{TIMM}{bare}", names)
     raise UserError(
         f"{key}={shown(name)} is not allowed{hint} (must be sgd, adamw or an optimizer of timm, as timm/lamb)"
     )

@@ -28,7 +28,10 @@ from kdschemes.storage.naming import short_name
 FORMAT = 1
 """Version of the files, chunks, and views; caches of another version are not read."""
 
-NOT_OF_VIEWS = ("name", "root", "num_workers", "classes", "val_fraction", "split_seed", "sampling", *SUBSET)
+NOT_OF_VIEWS = (
+    *("name", "root", "num_workers", "classes", "val_fraction", "split_seed", "sampling", "unlabelled"),
+    *SUBSET,
+)
 """Dataset options that no view depends on, given the images and the training positions.
 
 Those in `HASHED_IF_SET` that are not set are left out too: they are newer than caches.
