@@ -154,10 +154,10 @@ class Digits(InMemory):
     train_samples: ClassVar[int] = 1_258
     papers: ClassVar[tuple[str, ...]] = ("alpaydin1998optical", "pedregosa2011scikit")
     run_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "data": {"train_fraction": 0.25},
+        "data": {"train_fraction": 0.1},
         "model": {"name": "wrn_16_1"},
         "teacher": {"name": "resnet8x4", "epochs": 15, "batch_size": 64},
-        "train": {"epochs": 40, "batch_size": 64},
+        "train": {"epochs": 100, "batch_size": 64},
     }
     """For a first look: a small student with few labels, and a larger teacher that has seen all of them."""
 

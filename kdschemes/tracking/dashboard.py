@@ -26,7 +26,7 @@ MEAN_AND_STD: dict[str, Any] = {
 }
 """Options of a panel that groups runs."""
 
-COSTS = {"parameters": "parameters", "macs": "MACs", "latency_ms": "latency, ms"}
+COSTS = {"parameters": "parameters", "macs": "MACs"}
 """Keys below `cost/` of a run's summary, and the titles of their axes."""
 
 HYPERPARAMETERS = {"scheme.alpha": "alpha", "losses.response.temperature": "temperature", "optim.lr": "learning rate"}

@@ -111,7 +111,7 @@ def test_verdicts_follow_the_rule() -> None:
 def test_settings_are_read_from_the_grid_or_from_the_configuration(make: Make) -> None:
     group = make("mine", ["scheme=offline", "scheme.alpha=0.3"], seeds(1.0))
     assert setting(group, "scheme.alpha") == 0.3
-    assert setting(group, "data.train_fraction") == 0.25
+    assert setting(group, "data.train_fraction") == 0.1
     assert setting(group, "scheme.peers") is None
     entry = Entry(label="x", folder="x", epochs=1, seed=0, grid={"scheme.alpha": 0.7})
     begun = Member(row=Row(entry=entry, state="queued"), folder=Path("none"), results=None)
