@@ -30,6 +30,7 @@ from kdschemes.core.distillation import Distillation
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.nodes import Network
 from kdschemes.data import DataModule, views
+from kdschemes.data.augment import Augmentation
 from kdschemes.data.views import Stream
 from kdschemes.distributed.launch import start_processes
 from kdschemes.evaluation.cost import peak_memory
@@ -55,7 +56,8 @@ class RandomImages:
     mean: tuple[float, ...] = (0.5, 0.5, 0.5)
     std: tuple[float, ...] = (0.25, 0.25, 0.25)
 
-    def __init__(self, count: int, device: torch.device) -> None:
+    def __init__(self, count: int, device: torch.device, augment: Augmentation) -> None:
+        self.augment = augment
         side = SIDE + 2 * PADDING
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=generator)
@@ -70,7 +72,7 @@ class RandomImages:
             row, column = (integers(seed, epoch, index, s, 2 * PADDING + 1) for s in (Stream.ROW, Stream.COLUMN))
             flip = uniform(seed, epoch, index, Stream.FLIP) < 0.5
             pixels = views.crop(self.images, index, row, column, flip, SIDE)
-            yield views.normalize(pixels, self.mean, self.std)
+            yield views.normalize(self.augment(pixels, batch, seed=seed, epoch=epoch), self.mean, self.std)
 
     def plain(self, array: str, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         """Yield batches of positions as they are."""
@@ -94,7 +96,7 @@ def build(precision: str, batch_size: int, steps: int, folder: Path, overrides: 
 
 def random_data(config: Config, count: int, device: torch.device) -> DataModule:
     """Return `count` random images to train on, in batches as a configuration describes."""
-    source = RandomImages(count, device)
+    source = RandomImages(count, device, Augmentation.of(config.data))
     return DataModule(
         source=source,
         options=config.data,
@@ -364,15 +366,19 @@ def _until_first_step() -> float:
 
 
 def bench_views(batch_size: int, rounds: int) -> None:
-    """Print images/s of the view of a batch on one thread."""
+    """Print images/s of the view of a batch on one thread, without and with each augmentation of its bytes."""
     torch.set_num_threads(1)
-    source = RandomImages(batch_size * 16, torch.device("cpu"))
     batches = list(torch.arange(batch_size * 16).chunk(16))
-    speeds = []
-    for epoch in range(rounds + 1):
-        seconds = timed(partial(deque, source.views(epoch, batches), 0))
-        speeds.append(batch_size * 16 / seconds)
-    print(f"crop, flip and normalize, one thread, batch {batch_size}: {statistics.median(speeds[1:]):.0f} images/s")
+    for name, augment in {
+        "": Augmentation(),
+        "randaugment, ": Augmentation("randaugment"),
+        "trivialaugment, ": Augmentation("trivialaugment"),
+        "color_jitter, ": Augmentation(jitter=(0.4, 0.4, 0.4)),
+    }.items():
+        source = RandomImages(batch_size * 16, torch.device("cpu"), augment)
+        seconds = [timed(partial(deque, source.views(epoch, batches), 0)) for epoch in range(rounds + 1)]
+        speed = batch_size * 16 / statistics.median(seconds[1:])
+        print(f"crop, flip, {name}normalize, one thread, batch {batch_size}: {speed:.0f} images/s")
 
 
 def main() -> None:

@@ -28,6 +28,16 @@ NETWORK_PAPERS: dict[str, str] = {
 }
 """Key of `papers.bib` by a pattern for the start of a network's name, without `timm/`."""
 
+VIEW_PAPERS: dict[str, str] = {
+    "mixup": "zhang2018mixup",
+    "cutmix": "yun2019cutmix",
+    "cutout": "devries2017improved",
+    "auto_augment=randaugment": "cubuk2020randaugment",
+    "auto_augment=trivialaugment": "muller2021trivialaugment",
+    "random_erasing": "zhong2020random",
+}
+"""Key of `papers.bib` by an option of the data, or by one of its values."""
+
 
 def cite(folder: Path) -> str:
     """Return the BibTeX of everything a run used, each entry once in order of first use, with comments naming the uses.
@@ -76,9 +86,11 @@ def used(config: Config) -> Iterator[tuple[str, Entry]]:
         for key in network_keys(name):
             note = "" if key != "wightman2019timm" or len(network_keys(name)) > 1 else "; also cite the network's paper"
             yield f"{role} {name}{note}", papers()[key]
-    for option, key in {"mixup": "zhang2018mixup", "cutout": "devries2017improved"}.items():
-        if getattr(config.data, option):
-            yield f"{option}={getattr(config.data, option)}", papers()[key]
+    for option, key in VIEW_PAPERS.items():
+        name, _, chosen = option.partition("=")
+        value = getattr(config.data, name)
+        if value and chosen in ("", value):
+            yield f"{name}={value}", papers()[key]
 
 
 def network_keys(name: str) -> list[str]:

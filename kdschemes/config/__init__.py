@@ -88,15 +88,22 @@ class Optim:
     """
 
     name: Annotated[
-        Literal["sgd", "adamw"],
+        str,
         Field(
-            description="sgd, or adamw; default: adamw if a network to train has layer norms (transformers), else sgd"
+            description="sgd, adamw, or timm/NAME, as timm/lamb; default: adamw if a network to train has layer norms "
+            "(transformers), else sgd"
         ),
     ] = "sgd"
+    kwargs: Annotated[
+        dict[str, Any] | None,
+        Field(description="further arguments of timm/NAME: optim.kwargs.betas=[0.9,0.99]"),
+    ] = None
     lr: Annotated[
         float, Field(gt=0, description="peak learning rate; not scaled by the number of processes; adamw: 0.001")
     ] = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1, description="momentum (sgd) or beta1 (adamw)")] = 0.9
+    momentum: Annotated[
+        float, Field(ge=0, lt=1, description="momentum (sgd, and timm/NAME if it has one) or beta1 (adamw)")
+    ] = 0.9
     momentum_start: Annotated[
         float | None,
         Field(ge=0, lt=1, description="momentum at first, raised linearly over momentum_epochs; null: momentum (sgd)"),
@@ -107,6 +114,15 @@ class Optim:
     decay_vectors: Annotated[
         bool, Field(description="weight decay also of vectors: biases, scales of norms; adamw: false")
     ] = True
+    layer_decay: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            le=1,
+            description="factor on the learning rate from each layer to the one before it, 1 at the classifier: the "
+            "layers of timm's networks as timm groups them, the stages of others; null: 1 for all",
+        ),
+    ] = None
     lr_schedule: Annotated[
         Literal["cosine", "step", "exponential", "constant"], Field(description="learning-rate schedule")
     ] = "cosine"
@@ -136,7 +152,7 @@ class Optim:
 
 
 ADAMW = {"lr": 1e-3, "weight_decay": 0.05, "decay_vectors": False, "warmup_epochs": 5.0, "clip_grad_norm": 1.0}
-"""The defaults of `Optim` for `name=adamw`; those of its fields are for sgd."""
+"""The defaults of `Optim` for `name=adamw` and timm's that scale gradients; those of its fields are for sgd."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,9 @@ def baseline_runs(config: Config) -> list[Config]:
         schemes.append(DeepSupervision(exits=config.scheme.exits, exit_head=config.scheme.exit_head))
     model = dataclasses.replace(config.model, name=config.scheme.trained_models(config.model.name)[0])
     losses, plugins = type(config.losses)(), needed(config.plugins, model.name, config.data.name)
-    alone = dataclasses.replace(config, losses=losses, model=model, plugins=plugins, resume_from=None)
+    alone = dataclasses.replace(
+        config, losses=losses, model=model, plugins=plugins, resume_from=None, data=config.data.labelled()
+    )
     return [dataclasses.replace(alone, scheme=scheme) for scheme in schemes if scheme != config.scheme]
 
 
@@ -38,6 +40,7 @@ def command(baseline: Config, config: Config, folder: Path) -> str:
     words = [f"experiment={folder / 'config.yaml'}", "scheme=supervised", f"method={scheme.method}"]
     words.append(f"model={baseline.model.name}")
     words += [f"data={config.data.name}"] * (parse_code(config.data.name) is not None)
+    words += ["data.unlabelled=null"] * (config.data.unlabelled is not None)
     if config.plugins:
         words.append(f"plugins={in_line(baseline.plugins)}")
     if isinstance(scheme, ExitOptions):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdschemes.config import Config
+from kdschemes.config import Config, Optim
 from kdschemes.config.code import GIVEN, parse_code
 from kdschemes.config.data import OwnData
 from kdschemes.config.models import MODEL_NAMES, REGISTERED, find_model
+from kdschemes.config.optimizers import TIMM, WITH_MOMENTUM, is_timm
 from kdschemes.config.prerequisites import prerequisite_models
 from kdschemes.config.unknown import no_such
 from kdschemes.errors import UserError
@@ -41,11 +42,35 @@ def check_models(config: Config) -> None:
 
 
 def check_optim(config: Config) -> None:
-    """Reject a momentum schedule of AdamW, and a limit on weights that are sharded."""
+    """Reject what the optimizer has not, and a limit on weights that are sharded."""
+    for key, optim in (("optim", config.optim), ("teacher.optim", config.teacher.optim)):
+        _check_arguments(key, optim)
+    if is_timm(config.optim.name) and config.train.fsdp:
+        raise UserError(
+            f"train.fsdp=true shards the optimizer's state: use optim.name=adamw or sgd, not {config.optim.name}"
+        )
     if config.optim.momentum_start is not None and config.optim.name != "sgd":
         raise UserError("optim.momentum_start raises the momentum of SGD: set optim.name=sgd, or remove it")
     if config.optim.max_norm is not None and config.train.fsdp:
         raise UserError("optim.max_norm needs whole weights, but train.fsdp=true shards them: remove one of them")
+
+
+def _check_arguments(key: str, optim: Optim) -> None:
+    if optim.kwargs and not is_timm(optim.name):
+        raise UserError(f"{key}.kwargs is for timm's optimizers: write {key}.name=timm/{optim.name}, or remove it")
+    if not is_timm(optim.name):
+        return
+    for name in ("lr", "weight_decay", "momentum"):
+        if name in (optim.kwargs or {}):
+            raise UserError(f"{key}.kwargs.{name}: write {key}.{name}")
+    if "max_grad_norm" in (optim.kwargs or {}):
+        raise UserError(
+            f"{key}.kwargs.max_grad_norm is over all networks: write {key}.clip_grad_norm, for each its own"
+        )
+    if optim.momentum != Optim.momentum and optim.name.removeprefix(TIMM) not in WITH_MOMENTUM:
+        raise UserError(f"{optim.name} has no momentum: write its betas, as {key}.kwargs.betas=[0.9,0.99]")
+    if not optim.nesterov:
+        raise UserError(f"{key}.nesterov is for {key}.name=sgd: write {key}.kwargs.nesterov=false, or remove it")
 
 
 def check_dropout(config: Config) -> None:
@@ -57,11 +82,14 @@ def check_dropout(config: Config) -> None:
 
 
 def check_inputs(config: Config) -> None:
-    """Reject a mean or std that has not one number per channel of the data."""
+    """Reject a mean or std that has not one number per channel of the data, and a hue that exceeds half a circle."""
+    jitter = config.data.color_jitter
+    if isinstance(jitter, list) and jitter[3:] > [0.5]:
+        raise UserError(f"data.color_jitter={jitter}: the hue, its fourth number, is at most 0.5, half a circle")
     if isinstance(config.data, OwnData):  # whose channels are not known yet
         return
     channels = config.data.channels
-    for group in ("model", "teacher")[: 1 + config.scheme.uses_teacher]:
+    for group in ("data", "model", "teacher")[: 2 + config.scheme.uses_teacher]:
         for key in ("mean", "std"):
             values = getattr(getattr(config, group), key)
             if values is not None and len(values) != channels:
@@ -74,10 +102,6 @@ def check_inputs(config: Config) -> None:
 def check_labels(config: Config) -> None:
     """Reject mixup and cutmix where a single label per sample is needed."""
     mixes = [key for key in ("mixup", "cutmix") if getattr(config.data, key)]
-    if len(mixes) > 1:
-        raise UserError(
-            f"data.mixup={config.data.mixup} and data.cutmix={config.data.cutmix} exclude each other: set one to 0"
-        )
     readers = [options.name for _, options in config.losses.chosen() if options.reads_labels]
     readers += [config.scheme.method] * config.scheme.reads_labels
     for key in mixes if readers else ():
@@ -85,6 +109,22 @@ def check_labels(config: Config) -> None:
             f"{readers[0]} needs one label per sample, but data.{key}={getattr(config.data, key)} gives two: "
             f"set data.{key}=0 or choose another {'loss' if readers[0] != config.scheme.method else 'method'}"
         )
+
+
+def check_unlabelled(config: Config) -> None:
+    """Reject images without labels where there is no term for them, or labels are needed."""
+    if config.data.unlabelled is None:
+        return
+    given = f"data.unlabelled={config.data.unlabelled}"
+    method = f"scheme={config.scheme.name} method={config.scheme.method}"
+    chosen = [options for _, options in config.losses.chosen()]
+    if config.data.sampling == "balanced":
+        raise UserError(f"{given} and data.sampling=balanced exclude each other: remove one of them")
+    readers = [f"the loss {o.name}" for o in chosen if o.reads_labels or o.bank_size_per_sample]
+    for reader in readers + [method] * config.scheme.reads_labels:
+        raise UserError(f"{reader} needs the label of every image: remove {given}, or choose another")
+    if config.scheme.name not in ("offline", "online") or not chosen:
+        raise UserError(f"{given} has no term to learn from in {method}: use scheme=offline or online, with a loss")
 
 
 def check_large(config: Config) -> None:

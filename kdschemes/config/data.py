@@ -39,6 +39,7 @@ class Data:
     train_samples: ClassVar[int]
     papers: ClassVar[tuple[str, ...]] = ()
     run_defaults: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    unlabelled: ClassVar[str | None] = None
 
     name: str
     val_fraction: Annotated[
@@ -76,6 +77,33 @@ class Data:
         ),
     ] = "shuffled"
     flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = True
+    mean: Annotated[
+        list[Annotated[float, Field(ge=0, le=1)]] | None,
+        Field(description="mean of the images per channel, scaled to 0..1; null: the data's own"),
+    ] = None
+    std: Annotated[
+        list[Annotated[float, Field(ge=0.001, le=1)]] | None,
+        Field(description="standard deviation of the images per channel, scaled to 0..1; null: as for mean"),
+    ] = None
+    auto_augment: Annotated[
+        Literal["none", "randaugment", "trivialaugment"],
+        Field(description="random operations on each training image, drawn anew in each view"),
+    ] = "none"
+    randaugment_ops: Annotated[int, Field(ge=1, le=14, description="randaugment: operations, one after another")] = 2
+    randaugment_magnitude: Annotated[
+        int, Field(ge=0, le=30, description="randaugment: strength of every operation; 30: the largest")
+    ] = 9
+    color_jitter: Annotated[
+        Annotated[float, Field(ge=0)]
+        | Annotated[list[Annotated[float, Field(ge=0)]], Field(min_length=3, max_length=4)],
+        Field(
+            description="random change of brightness, contrast, saturation, hue (at most 0.5), as a list; a number: of "
+            "the first three; 0: none"
+        ),
+    ] = 0.0
+    random_erasing: Annotated[
+        float, Field(ge=0, le=1, description="fraction of training images in which a random box is masked out; 0: none")
+    ] = 0.0
     cutout: Annotated[
         int, Field(ge=0, le=4_096, description="side in pixels of the square that is masked out; 0: none")
     ] = 0
@@ -86,13 +114,22 @@ class Data:
         float, Field(ge=0, description="paste boxes from other images, their area from Beta(cutmix, cutmix); 0: none")
     ] = 0.0
     cutmix_probability: Annotated[
-        float, Field(gt=0, le=1, description="cutmix: fraction of images that get a box (paper: 0.5 on CIFAR)")
+        float,
+        Field(
+            gt=0,
+            le=1,
+            description="cutmix: fraction of images that get a box (paper: 0.5 on CIFAR); mixup is for the others",
+        ),
     ] = 0.5
 
     def on_all_images(self) -> Data:
         """Return the same data with all training images, once an epoch: what a teacher that is trained first sees."""
         defaults = Data(name=self.name)
-        return dataclasses.replace(self, **{key: getattr(defaults, key) for key in (*SUBSET, "sampling")})
+        return dataclasses.replace(self.labelled(), **{key: getattr(defaults, key) for key in (*SUBSET, "sampling")})
+
+    def labelled(self) -> Data:
+        """Return the same data without images that have no labels."""
+        return self if self.unlabelled is None else dataclasses.replace(self, unlabelled=None)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,6 +243,10 @@ class ImageFolder(Data):
 
     name: Literal["image_folder"] = "image_folder"
     root: Annotated[FilePath | None, Field(description="folder that holds train/ and test/ (or val/); required")] = None
+    unlabelled: Annotated[  # type: ignore[misc]
+        FilePath | None,
+        Field(description="folder of images without labels, at any depth, for losses between networks; null: none"),
+    ] = None
     image_size: Annotated[int, Field(ge=1, le=4_096, description="side in pixels of the network's input")] = 224
     min_scale: Annotated[
         float, Field(gt=0, le=1, description="smallest fraction of the image area in a training crop")
@@ -228,17 +269,13 @@ class OwnData(Data):
     kwargs: Annotated[dict[str, Any] | None, Field(description="arguments of your function: data.kwargs.root=PATH")] = (
         None
     )
+    unlabelled: Annotated[  # type: ignore[misc]
+        str | None,
+        Field(description="key of its images without labels, beside train and test, for losses between networks"),
+    ] = None
     num_classes: Annotated[  # type: ignore[misc]
         int | None, Field(ge=2, description="number of classes; null: of their names, or the largest label + 1")
     ] = None  # type: ignore[assignment]
-    mean: Annotated[
-        list[float] | None,
-        Field(description="mean of the images per channel, scaled to 0..1; null: that of the training images"),
-    ] = None
-    std: Annotated[
-        list[Annotated[float, Field(gt=0)]] | None,
-        Field(description="standard deviation of the images per channel, scaled to 0..1; null: as for mean"),
-    ] = None
     image_size: Annotated[
         int | None, Field(ge=1, le=4_096, description="side of the input for pictures of different sizes; null: 224")
     ] = None

@@ -19,6 +19,7 @@ from kdschemes.config.checks import (
     check_models,
     check_optim,
     check_teachers,
+    check_unlabelled,
     check_view,
     model_names,
 )
@@ -27,6 +28,7 @@ from kdschemes.config.data import DATA, OwnData
 from kdschemes.config.losses import KINDS, Losses, loss_named
 from kdschemes.config.models import has_layer_norms
 from kdschemes.config.naming import Tree, read_config
+from kdschemes.config.optimizers import SGD_LIKE, TIMM, check_optimizer
 from kdschemes.config.parse import parse_word
 from kdschemes.config.paths import expand as expand_path
 from kdschemes.config.plugins import load_installed, load_plugins
@@ -210,6 +212,7 @@ def _build(tree: Mapping[str, Any], strict: Mapping[str, Any] | None) -> Config:
     check_inputs(config)
     check_teachers(config)
     check_labels(config)
+    check_unlabelled(config)
     check_large(config)
     check_cache(config)
     check_view(config)
@@ -335,7 +338,9 @@ def _optim(tree: Any, models: Iterable[str], epochs: int, prefix: str) -> Optim:
     if not isinstance(tree, Mapping):
         raise UserError(f"{prefix}={shown(tree)}: give its keys, as {prefix}.KEY=VALUE")
     tree = {"name": "adamw" if any(map(has_layer_norms, models)) else "sgd"} | dict(tree)
-    optim: Optim = make(Optim, (ADAMW if tree["name"] == "adamw" else {}) | tree, prefix)
+    check_optimizer(tree["name"], f"{prefix}.name")
+    like_sgd = str(tree["name"]).removeprefix(TIMM) in SGD_LIKE
+    optim: Optim = make(Optim, ({} if like_sgd else ADAMW) | tree, prefix)
     if "warmup_epochs" in tree:
         return optim
     return dataclasses.replace(optim, warmup_epochs=min(optim.warmup_epochs, epochs / 10))

@@ -34,7 +34,10 @@ HASHED_IF_SET = {
         for key in ("mean", "std", "image_size", "kwargs", "stages")
     },
     **{"train.label_smoothing": 0.0, "train.class_weights": None, "train.patience": None},
-    **{f"data.{key}": None for key in ("kwargs", "num_classes", "image_size", "mean", "std")},
+    **{f"data.{key}": None for key in ("kwargs", "num_classes", "image_size", "mean", "std", "unlabelled")},
+    **{"data.auto_augment": "none", "data.randaugment_ops": 2, "data.randaugment_magnitude": 9},
+    **{"data.color_jitter": 0.0, "data.random_erasing": 0.0},
+    **{f"{group}.{key}": None for group in ("optim", "teacher.optim") for key in ("kwargs", "layer_decay")},
     **{"data.sampling": "shuffled", "resume_from": None, "plugins": None},
 }
 """Keys that affect a run's name only with another value than this one.

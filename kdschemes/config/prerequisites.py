@@ -58,7 +58,8 @@ def prerequisite_models(method: Method) -> Iterator[str]:
 
 def _with_changes(config: Config, run: Prerequisite) -> Config:
     losses = config.losses if run.scheme.uses_losses else type(config.losses)()
-    changed = dataclasses.replace(config, scheme=run.scheme, losses=losses, resume_from=None)
+    data = config.data.labelled() if run.scheme.name == "supervised" else config.data
+    changed = dataclasses.replace(config, scheme=run.scheme, losses=losses, resume_from=None, data=data)
     return changed if run.model is None else _as_teacher(changed, Model(name=run.model), 0)
 
 

@@ -17,8 +17,8 @@ from kdschemes.errors import UserError, nearest, shown, unknown
 
 GROUPS = ("scheme", "data", "model", "teacher", "losses", "optim", "train")
 
-MOST_PARTS = 3
-"""Of a key: losses.response.weight."""
+MOST_PARTS = 4
+"""Of a key: teacher.optim.kwargs.betas."""
 
 RECIPES_SHOWN = 12
 TABLE_KEYS = ("keys", "columns", "rows")

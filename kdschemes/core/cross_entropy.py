@@ -30,11 +30,12 @@ def cross_entropy(
     class (Yuan et al. 2020), which equals the former with $\epsilon$ scaled by C / (C - 1). With mixup (Zhang et al.
     2018), the loss is mix * loss(labels) + (1 - mix) * loss(partners). With class weights w, each label's loss is
     multiplied by that of the label, w_y, and the mean is still over samples: unlike torch's `weight`, which divides by
-    the sum of the batch's weights, it does not depend on how samples are split into batches and processes.
+    the sum of the batch's weights, it does not depend on how samples are split into batches and processes. Samples
+    without a label have the weight 0, in a mean that is over all.
 
     Args:
         logits: of the network being trained.
-        labels: class indices.
+        labels: class indices; -1: no label.
         label_smoothing: epsilon, from 0 to 1.
         label_smoothing_over: the classes that share epsilon.
         partner_labels: labels of the samples mixed in; given together with `mix`.
@@ -70,7 +71,7 @@ def balanced_weights(labels: Int[Tensor, " n"], num_classes: int) -> Float[Tenso
 def _smoothed(logits: Tensor, labels: Tensor, spread: float) -> Tensor:
     """Return the per-sample loss with `spread` shared by all classes; unlike torch's, it may exceed 1."""
     if spread <= 1.0:
-        return functional.cross_entropy(logits, labels, label_smoothing=spread, reduction="none")
-    hard = functional.cross_entropy(logits, labels, reduction="none")
-    even = -functional.log_softmax(logits, dim=1).mean(dim=1)
+        return functional.cross_entropy(logits, labels, label_smoothing=spread, reduction="none", ignore_index=-1)
+    hard = functional.cross_entropy(logits, labels, reduction="none", ignore_index=-1)
+    even = -functional.log_softmax(logits, dim=1).mean(dim=1).masked_fill(labels < 0, 0.0)
     return (1.0 - spread) * hard + spread * even

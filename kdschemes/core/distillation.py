@@ -145,6 +145,13 @@ class Distillation(nn.Module):
             groups[self._node_names[self._producer[term.target]]] += trained
         return {name: parameters for name, parameters in groups.items() if parameters}
 
+    def lr_scales(self, decay: float) -> dict[nn.Parameter, float]:
+        """Return the factor on the learning rate of the parameters of networks, by layer (`Node.lr_scales`)."""
+        scales: dict[nn.Parameter, float] = {}
+        for name in self.parameter_groups():
+            scales |= self.nodes[name].lr_scales(decay)  # type: ignore[operator]
+        return scales
+
     def _terms(self) -> Iterable[Term]:
         for term in self.terms:
             assert isinstance(term, Term)

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from kdschemes.core.loss import Loss
 from kdschemes.core.types import Batch, Output, Outputs
-from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk
+from kdschemes.models import Branch, ExitNetwork, StagedNetwork, Trunk, scales_by_stage
 
 Predict = Callable[[Batch, Iterable[str]], Outputs]
 """Returns the named outputs for a batch."""
@@ -62,6 +62,15 @@ class Node(nn.Module):
     def training_network(self, head: str) -> StagedNetwork | None:
         """Return the network object that computes `head` in training, or None if it is not a single network."""
         return None
+
+    def lr_scales(self, decay: float) -> dict[nn.Parameter, float]:
+        """Return `decay`^k for the parameters of networks, k layers before the classifier; exits have none: 1.
+
+        Raises:
+            UserError: a network has no stages.
+        """
+        networks = [module for module in self.modules() if isinstance(module, StagedNetwork)]
+        return {parameter: scale for network in networks for parameter, scale in network.lr_scales(decay).items()}
 
     def keep_preactivations(self) -> None:
         """Include `Output.preactivations` in outputs from now on."""
@@ -185,6 +194,13 @@ class SharedTrunk(Node):
         parts = [{name: f.chunk(len(seen))[k] for name, f in features.items()} for k in range(len(seen))]
         by_view = dict(zip(seen, zip(stem.chunk(len(seen)), parts, strict=True), strict=True))
         return [by_view[view if batch.aux_batches else None] for view in self.views]
+
+    def lr_scales(self, decay: float) -> dict[nn.Parameter, float]:
+        deepest = max(len(branch.stage_names) for branch in self.branches)  # type: ignore[arg-type]
+        scales = scales_by_stage(self.trunk, self.trunk.stage_names, (), decay, below=deepest)
+        for branch in self.branches:
+            scales |= scales_by_stage(branch, branch.stage_names, ("fc",), decay)  # type: ignore[arg-type]
+        return scales
 
     def inference_network(self, head: str) -> StagedNetwork | None:
         branch = self.branches[self.provides.index(head)]

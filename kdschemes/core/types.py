@@ -16,7 +16,8 @@ from kdschemes.models.recombined import as_map as as_map
 class Batch:
     """The samples of one micro-batch on one process, augmented and on the device.
 
-    `index` is each sample's position in the training set (the key of memory banks and caches). With mixup, an image is
+    A label of -1 means that the sample has none. `index` is each sample's position in the training set (the key of
+    memory banks and caches). With mixup, an image is
     `mix * view(index) + (1 - mix) * view(partner)`, and `partner_labels` are the partners' labels. `micro_size` is the
     number of samples of this micro-batch over all processes, `step_size` that of the whole optimizer step (all
     processes, all accumulated micro-batches); None: this batch is the whole.

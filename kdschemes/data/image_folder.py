@@ -6,6 +6,7 @@ without `test` the test set. Images can be in subfolders (`train/<class>/images/
 
 from __future__ import annotations
 
+import hashlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,12 +19,13 @@ from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from kdschemes.config.data import ImageFolder
+from kdschemes.config.data import ImageFolder, OwnData
 from kdschemes.data import workers
+from kdschemes.data.augment import Augmentation
 from kdschemes.data.views import Stream, normalize, view_seed
 from kdschemes.errors import UserError, first_line
 from kdschemes.seeding import mix64
-from kdschemes.storage.class_folders import list_root
+from kdschemes.storage.class_folders import list_root, list_unlabelled
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "PPM", "TIFF", "GIF")
 """What is decoded, whatever the file's name says: formats that Pillow reads without starting another program."""
@@ -98,14 +100,14 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
 
     kept = KEPT
 
-    def __init__(self, size: int, min_scale: float, flip: bool, seed: int, paths: dict[str, list[str]]) -> None:
-        self.paths, self.seed, self.size = paths, seed, size
+    def __init__(self, size: int, options: ImageFolder | OwnData, seed: int, paths: dict[str, list[str]]) -> None:
+        self.paths, self.seed, self.size, self.augment = paths, seed, size, Augmentation.of(options)
         enlarged = round(size / KEPT)
         from torchvision.transforms import v2  # a slow import that other data sets do not need
 
-        flips = [v2.RandomHorizontalFlip()] if flip else []
+        flips = [v2.RandomHorizontalFlip()] if options.flip else []
         self.random = v2.Compose(
-            [v2.RandomResizedCrop(size, scale=(min_scale, 1.0), antialias=True), *flips, v2.PILToTensor()]
+            [v2.RandomResizedCrop(size, scale=(options.min_scale, 1.0), antialias=True), *flips, v2.PILToTensor()]
         )
         self.plain = v2.Compose([v2.Resize(enlarged, antialias=True), v2.CenterCrop(size), v2.PILToTensor()])
 
@@ -128,7 +130,8 @@ class Decoder(Dataset[UInt8[Tensor, "n 3 h w"] | UserError]):
             return torch.zeros(0, 3, self.size, self.size, dtype=torch.uint8)
         try:
             if isinstance(kind, int):
-                return torch.stack([self.view(epoch, position, kind) for position in positions])
+                images = torch.stack([self.view(epoch, position, kind) for position in positions])
+                return self.augment(images, torch.tensor(positions), seed=view_seed(self.seed, kind), epoch=epoch)
             return torch.stack([self.plain(self.read(kind, position)) for position in positions])
         except UserError as error:
             return error
@@ -166,12 +169,11 @@ def _flat(images: Sequence[Sequence[str]]) -> tuple[list[str], Int[Tensor, " n"]
 class FolderSource:
     """Images from a folder, resized, cropped and flipped by workers and normalized on the device.
 
-    The images of `val/` follow those of `train/` in the "train" array; `validation` is their positions, None without a
-    validation split of its own. `notes` are lines for the user.
+    The images of `val/` follow those of `train/` in the "train" array, then those of `data.unlabelled`, with label -1;
+    `validation` is the positions of `val/`, None without a validation split of its own. `notes` are lines for the user.
     """
 
     channels, kept = 3, KEPT
-    mean, std = MEAN, STD
     validation: Int[Tensor, " val"] | None = None
 
     def __init__(self, options: ImageFolder, *, seed: int, device: torch.device) -> None:
@@ -196,10 +198,14 @@ class FolderSource:
             for name in ("valid", "validation")
             if not os.path.isdir(root / "val") and os.path.isdir(root / name)
         ]
-        self.labels = {"train": torch.cat([train_labels, val_labels]), "test": test_labels}
-        self.decoder = Decoder(
-            options.image_size, options.min_scale, options.flip, seed, {"train": train + val, "test": test}
-        )
+        more: list[str] = []
+        if options.unlabelled is not None:
+            more, digest = list_unlabelled(options.unlabelled)
+            self.digest = hashlib.sha256(f"{self.digest} {digest}".encode()).hexdigest()
+        unknown = torch.full((len(more),), -1)
+        self.labels = {"train": torch.cat([train_labels, val_labels, unknown]), "test": test_labels}
+        self.mean, self.std = tuple(options.mean or MEAN), tuple(options.std or STD)
+        self.decoder = Decoder(options.image_size, options, seed, {"train": train + val + more, "test": test})
         self.workers = options.num_workers
 
     def views(

@@ -14,6 +14,7 @@ from torch import Tensor
 from kdschemes.config.data import Data, ImageFolder, InMemory, OwnData
 from kdschemes.core.types import Batch, DataSpec
 from kdschemes.data import views
+from kdschemes.data.augment import Augmentation
 from kdschemes.data.datasets import READERS
 from kdschemes.data.image_folder import FolderSource
 from kdschemes.data.own import OwnSource, open_own
@@ -36,8 +37,9 @@ class DataModule:
     """An opened data set: its properties and batches.
 
     `positions` holds each split's positions in its array: "train" (the images trained on) and "val" share the training
-    array (`labels["train"]`), "test" has its own. `Batch.index` is such a position. All batches are pure functions of
-    the seed and the arguments. `notes` are lines about the images for the user.
+    array (`labels["train"]`), "test" has its own. `Batch.index` is such a position. Images without labels, which have
+    the label -1 and the last positions, are trained on, in one order with the others, and not evaluated. All batches
+    are pure functions of the seed and the arguments. `notes` are lines about the images for the user.
     """
 
     source: Source
@@ -98,6 +100,14 @@ class DataModule:
     def sizes(self) -> dict[str, int]:
         """Number of samples per split: train, val, test."""
         return {split: len(positions) for split, positions in self.positions.items()}
+
+    def evaluated(self, split: str, at_most: int | None = None) -> int:
+        """Return how many samples `eval_batches` has: those with labels."""
+        count = int(self._labelled(split).sum())
+        return min(count, at_most or count)
+
+    def _labelled(self, split: str) -> Tensor:
+        return self.labels["test" if split == "test" else "train"].cpu()[self.positions[split]] >= 0
 
     def steps_per_epoch(self, *, batch_size: int, drop_last: bool) -> int:
         """Return the number of optimizer steps per epoch."""
@@ -208,9 +218,12 @@ class DataModule:
         requests = [with_partners(share.index) for share in plan]
         for share, request, images in zip(plan, requests, self.source.views(epoch, requests, number), strict=True):
             shown = request.to(self.device)
+            seed = views.view_seed(self.seed, number)
             if self.options.cutout:
-                seed = views.view_seed(self.seed, number)
                 views.cutout(images, shown, seed=seed, epoch=epoch, side=self.options.cutout)
+            if self.options.random_erasing:
+                erased = self.options.random_erasing
+                views.random_erasing(images, request, seed=seed, epoch=epoch, probability=erased)
             labels, partner_labels, mix = self.labels["train"][shown], None, None
             if mixes:
                 images, mix = self._mix(epoch, share.index, *images.tensor_split(2))
@@ -229,18 +242,26 @@ class DataModule:
             )
 
     def _mix(self, epoch: int, index: Tensor, own: Tensor, partner: Tensor) -> tuple[Tensor, Tensor]:
-        if self.options.mixup:
-            mix = views.mixup_weights(self.seed, epoch, index, self.options.mixup).to(self.device)
-            return partner.lerp(own, mix[:, None, None, None]), mix
-        return views.cutmix(
+        """Return the mixed images and their own fractions; with both, those without a box of CutMix are mixed up."""
+        options, shown = self.options, index.to(self.device)
+        if options.mixup:
+            mix = views.mixup_weights(self.seed, epoch, index, options.mixup).to(self.device)
+            mixed = partner.lerp(own, mix[:, None, None, None])
+            if not options.cutmix:
+                return mixed, mix
+        boxed, left = views.cutmix(
             own,
             partner,
-            index.to(self.device),
+            shown,
             seed=self.seed,
             epoch=epoch,
-            concentration=self.options.cutmix,
-            probability=self.options.cutmix_probability,
+            concentration=options.cutmix,
+            probability=options.cutmix_probability,
         )
+        if not options.mixup:
+            return boxed, left
+        has_box = views.has_box(self.seed, epoch, shown, options.cutmix_probability)
+        return torch.where(has_box[:, None, None, None], boxed, mixed), torch.where(has_box, left, mix)
 
     def eval_batches(
         self, split: str, *, batch_size: int, rank: int, world: int, at_most: int | None = None
@@ -251,6 +272,7 @@ class DataModule:
         equal distances.
         """
         array, positions = "test" if split == "test" else "train", self.positions[split]
+        positions = positions[self._labelled(split)]
         if at_most is not None and at_most < len(positions):
             positions = positions[torch.arange(at_most) * len(positions) // at_most]
         share = positions.tensor_split(world)[rank]
@@ -281,8 +303,15 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
     else:
         assert isinstance(options, InMemory)
         arrays = READERS[type(options)](Path(options.root))
-        flip, padding = options.flip, options.crop_padding
-        source = MemorySource(arrays, flip=flip, crop_padding=padding, seed=seed, device=device)
+        arrays = replace(arrays, mean=tuple(options.mean or arrays.mean), std=tuple(options.std or arrays.std))
+        source = MemorySource(
+            arrays,
+            flip=options.flip,
+            crop_padding=options.crop_padding,
+            seed=seed,
+            device=device,
+            augment=Augmentation.of(options),
+        )
     if options.cutout > source.image_size:
         raise UserError(
             f"data.cutout={options.cutout} is larger than the image side, {source.image_size} pixels: use a smaller one"
@@ -293,8 +322,16 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
         train, val = stratified_split(
             source.labels["train"], options.val_fraction, seed=options.split_seed, classes=source.classes
         )
-    train = trained_on(options, source.labels["train"], train, classes=source.classes)
+    unlabelled = (source.labels["train"] < 0).nonzero().flatten()
+    train = train[source.labels["train"][train] >= 0]
+    train = torch.cat([trained_on(options, source.labels["train"], train, classes=source.classes), unlabelled])
     positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
     labels = {array: values.to(device) for array, values in source.labels.items()}
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return DataModule(source, options, labels, positions, seed, device, memory_format, source.notes)
+    notes = list(source.notes)
+    if len(unlabelled):
+        notes.append(
+            f"{len(unlabelled):,} images without labels are trained on, among {len(train):,}; in cross-entropy their "
+            "weight is 0"
+        )
+    return DataModule(source, options, labels, positions, seed, device, memory_format, notes)

@@ -13,20 +13,24 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from kdschemes.config.data import OwnData
+from kdschemes.data.augment import Augmentation
 from kdschemes.data.datasets import Arrays
 from kdschemes.data.image_folder import MEAN, STD, Decoder, Request, decode
 from kdschemes.data.sources import MemorySource
 from kdschemes.data.views import normalize
 from kdschemes.errors import UserError, first_line
 from kdschemes.seeding import mix64
-from kdschemes.storage.own_data import OwnImages, as_bytes, own_images, seed_of, seeded
+from kdschemes.storage.own_data import UNLABELLED, OwnImages, as_bytes, own_images, seed_of, seeded
+
+TRAINING = ("train", "val", UNLABELLED)
+"""The splits in the "train" array, in their order."""
 
 
 def open_own(options: OwnData, *, seed: int, device: torch.device) -> MemorySource | OwnSource:
     """Return the source of the images that `options.name` makes.
 
     Raises:
-        UserError: see `own_images`; or mean or std do not fit the channels.
+        UserError: see `own_images`; or mean or std do not fit the channels; or floats would be changed like bytes.
     """
     own = own_images(options)
     for key in ("mean", "std"):
@@ -38,15 +42,22 @@ def open_own(options: OwnData, *, seed: int, device: torch.device) -> MemorySour
     pixels = {name: torch.from_numpy(split.pixels) for name, split in own.splits.items()}
     labels = {name: torch.from_numpy(split.labels) for name, split in own.splits.items()}
     mean, std = _statistics(pixels["train"])
-    if "val" in pixels:
-        pixels["train"] = torch.cat([pixels["train"], pixels["val"]])
+    if len(pixels) > 2:
+        pixels["train"] = torch.cat([pixels[name] for name in TRAINING if name in pixels])
     arrays = Arrays(
         *(pixels["train"], _train_labels(labels), pixels["test"], labels["test"], own.classes),
         mean=tuple(options.mean or mean),
         std=tuple(options.std or std),
     )
     padding = options.crop_padding if options.crop_padding is not None else own.image_size // 8
-    source = MemorySource(arrays, flip=options.flip, crop_padding=padding, seed=seed, device=device)
+    source = MemorySource(
+        arrays,
+        flip=options.flip,
+        crop_padding=padding,
+        seed=seed,
+        device=device,
+        augment=Augmentation.of(options),
+    )
     source.digest, source.validation, source.notes = own.digest, _validation(labels), own.notes
     return source
 
@@ -75,6 +86,11 @@ class OwnSource:
             self.decoder = _Pictures(own, options, seed)
             self.kept = self.decoder.kept
         else:
+            if Augmentation.of(options):
+                raise UserError(
+                    f"the images of data {options.name} are floats, and data.auto_augment and data.color_jitter change "
+                    "bytes: remove these keys and augment in your transforms, or give bytes or Pillow images"
+                )
             self.decoder = _Tensors(own, seed)
 
     def views(
@@ -101,7 +117,7 @@ class _Pictures(Decoder):
     """Decodes the user's Pillow images, made with seeded generators."""
 
     def __init__(self, own: OwnImages, options: OwnData, seed: int) -> None:
-        super().__init__(own.image_size, options.min_scale, options.flip, seed, {})
+        super().__init__(own.image_size, options, seed, {})
         self.own = own
 
     def read(self, array: str, position: int) -> Image.Image:
@@ -139,14 +155,21 @@ class _Tensors(Dataset[Any]):
 
 
 def _item(own: OwnImages, array: str, position: int, seed: int) -> Any:
-    """Return an image of an array, made with seeded generators; those of `val` follow those of `train`."""
-    count = len(own.splits["train"].labels)
-    name, position = ("val", position - count) if array == "train" and position >= count else (array, position)
-    item = own.splits[name].item
-    assert item is not None
+    """Return an image of an array, made with seeded generators; "train" has the splits in `TRAINING`."""
+    name = array
+    for split in TRAINING if array == "train" else ():
+        if split in own.splits:
+            name = split
+            if position < len(own.splits[split].labels):
+                break
+            position -= len(own.splits[split].labels)
+    chosen = own.splits[name]
+    if chosen.item is None:  # of one size, but other splits are not
+        assert chosen.pixels is not None
+        return chosen.pixels[position]
     try:
         with seeded(seed):
-            return item(position)
+            return chosen.item(position)
     except UserError:
         raise
     except Exception as error:
@@ -155,7 +178,7 @@ def _item(own: OwnImages, array: str, position: int, seed: int) -> Any:
 
 
 def _train_labels(labels: Mapping[str, Tensor]) -> Tensor:
-    return torch.cat([labels["train"], labels["val"]]) if "val" in labels else labels["train"]
+    return torch.cat([labels[name] for name in TRAINING if name in labels])
 
 
 def _validation(labels: Mapping[str, Tensor]) -> Tensor | None:

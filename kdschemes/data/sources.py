@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from kdschemes.data import views
+from kdschemes.data.augment import Augmentation
 from kdschemes.data.datasets import Arrays
 from kdschemes.data.views import Stream
 from kdschemes.seeding import integers, uniform
@@ -68,13 +69,22 @@ class MemorySource:
     kept = 1.0
     validation: Int[Tensor, " val"] | None = None
 
-    def __init__(self, arrays: Arrays, *, flip: bool, crop_padding: int, seed: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        arrays: Arrays,
+        *,
+        flip: bool,
+        crop_padding: int,
+        seed: int,
+        device: torch.device,
+        augment: Augmentation,
+    ) -> None:
         self.notes: list[str] = []
         self.classes, self.labels = arrays.classes, {"train": arrays.train_labels, "test": arrays.test_labels}
         self.digest = labels_digest(self.labels)
         self.channels, self.image_size = arrays.train_images.shape[1:3]
         self.mean, self.std = arrays.mean, arrays.std
-        self.flip, self.seed, self.device = flip, seed, device
+        self.flip, self.seed, self.device, self.augment = flip, seed, device, augment
         self.padding = {"train": crop_padding, "test": 0}
         border = (crop_padding,) * 4
         self.images = {
@@ -85,7 +95,7 @@ class MemorySource:
     def views(
         self, epoch: int, batches: Iterable[Int[Tensor, " _"]], number: int = 0
     ) -> Iterator[Float[Tensor, "_ c h w"]]:
-        """Yield the random views of batches of training positions: padded, cropped, flipped, normalized."""
+        """Yield the random views of batches of training positions: padded, cropped, flipped, changed, normalized."""
         offsets = 2 * self.padding["train"] + 1
         seed = views.view_seed(self.seed, number)
         for batch in batches:
@@ -93,15 +103,16 @@ class MemorySource:
             row = integers(seed, epoch, index, Stream.ROW, offsets)
             column = integers(seed, epoch, index, Stream.COLUMN, offsets)
             flip = uniform(seed, epoch, index, Stream.FLIP) < (0.5 if self.flip else 0.0)
-            yield self._cut("train", index, row, column, flip)
+            pixels = self._cut("train", index, row, column, flip)
+            yield views.normalize(self.augment(pixels, batch, seed=seed, epoch=epoch), self.mean, self.std)
 
     def plain(self, array: str, batches: Iterable[Int[Tensor, " _"]]) -> Iterator[Float[Tensor, "_ c h w"]]:
         """Yield batches of positions of "train" or "test", normalized without augmentation."""
         for batch in batches:
             index = batch.to(self.device)
             corner = torch.full_like(index, self.padding[array])
-            yield self._cut(array, index, corner, corner, torch.zeros_like(index, dtype=torch.bool))
+            pixels = self._cut(array, index, corner, corner, torch.zeros_like(index, dtype=torch.bool))
+            yield views.normalize(pixels, self.mean, self.std)
 
     def _cut(self, array: str, index: Tensor, row: Tensor, column: Tensor, flip: Tensor) -> Tensor:
-        pixels = views.crop(self.images[array], index, row, column, flip, self.image_size)
-        return views.normalize(pixels, self.mean, self.std)
+        return views.crop(self.images[array], index, row, column, flip, self.image_size)

@@ -6,6 +6,7 @@ state to save or share: batch size, number of processes and resuming cannot chan
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from enum import IntEnum
 
@@ -40,6 +41,16 @@ class Stream(IntEnum):
     FRACTION = 18
     BALANCED_CLASS = 19
     BALANCED_SLOT = 20
+    AUGMENT_OPERATION = 21
+    AUGMENT_SIGN = 22
+    AUGMENT_LEVEL = 23
+    JITTER = 24
+    JITTER_ORDER = 25
+    ERASE = 26
+    ERASE_AREA = 27
+    ERASE_RATIO = 28
+    ERASE_ROW = 29
+    ERASE_COLUMN = 30
 
 
 def view_seed(seed: int, number: int) -> int:
@@ -115,6 +126,49 @@ def cutout(
     return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
 
 
+ERASED = (0.02, 0.33)
+"""Random erasing: the smallest and largest fraction of the area, as in torchvision."""
+
+ASPECT = (0.3, 3.3)
+"""The smallest and largest height of a box divided by its width."""
+
+TRIES = 10
+"""Boxes that are drawn at most; if none fits into the image, it is unchanged."""
+
+
+def random_erasing(
+    images: Float[Tensor, "n c h w"], index: Int[Tensor, " n"], *, seed: int, epoch: int, probability: float
+) -> Float[Tensor, "n c h w"]:
+    """Mask a box in a fraction of the images, in place, with 0, the mean color (Zhong et al. 2020, Random Erasing).
+
+    Its area is uniform in `ERASED` of the image's, the logarithm of its aspect ratio in that of `ASPECT`, its place
+    uniform among those inside the image.
+    """
+    height, width = images.shape[2:]
+    index = index.cpu()
+    counters = (index[:, None] * TRIES + torch.arange(TRIES)).flatten()
+
+    def between(least: float, most: float, stream: Stream) -> Float[Tensor, "n tries"]:
+        return least + (most - least) * uniform(seed, epoch, counters, stream).view(-1, TRIES)
+
+    area = height * width * between(*ERASED, Stream.ERASE_AREA)
+    ratio = between(math.log(ASPECT[0]), math.log(ASPECT[1]), Stream.ERASE_RATIO).exp()
+    tall, wide = (area * ratio).sqrt().round().long(), (area / ratio).sqrt().round().long()
+    fits = (tall < height) & (wide < width)
+    first = fits.long().argmax(1, keepdim=True)
+    tall, wide = (sides.gather(1, first)[:, 0] for sides in (tall, wide))
+    erased = fits.any(1) & (uniform(seed, epoch, index, Stream.ERASE) < probability)
+
+    def inside(length: int, side: Int[Tensor, " n"], stream: Stream) -> Bool[Tensor, "n length"]:
+        start = (uniform(seed, epoch, index, stream) * (length - side + 1)).long()
+        line = torch.arange(length)
+        return (line >= start[:, None]) & (line < (start + side)[:, None]) & erased[:, None]
+
+    rows = inside(height, tall, Stream.ERASE_ROW).to(images.device)
+    columns = inside(width, wide, Stream.ERASE_COLUMN).to(images.device)
+    return images.masked_fill_((rows[:, :, None] & columns[:, None, :])[:, None], 0.0)
+
+
 def same_class_samples(
     seed: int,
     epoch: int,
@@ -139,6 +193,11 @@ def same_class_samples(
     return positions[by_class[first[own] + chosen]]
 
 
+def has_box(seed: int, epoch: int, index: Int[Tensor, " n"], probability: float) -> Bool[Tensor, " n"]:
+    """Return whether CutMix pastes a box into each sample."""
+    return uniform(seed, epoch, index, Stream.CUTMIX) < probability
+
+
 def cutmix(
     images: Float[Tensor, "n c h w"],
     partners: Float[Tensor, "n c h w"],
@@ -157,7 +216,7 @@ def cutmix(
     """
     height, width = images.shape[2:]
     rest = _beta(seed, epoch, index, concentration, Stream.CUTMIX_BOX)
-    mixed = uniform(seed, epoch, index, Stream.CUTMIX) < probability
+    mixed = has_box(seed, epoch, index, probability)
 
     def inside(length: int, stream: Stream) -> Bool[Tensor, "n length"]:
         side = (length * (1.0 - rest).sqrt()).long()

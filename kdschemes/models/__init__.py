@@ -18,7 +18,7 @@ from kdschemes.config.parse import read_json
 from kdschemes.config.paths import expand
 from kdschemes.config.plugins import load_installed, load_plugin, origin, register
 from kdschemes.errors import UserError, first_line, unknown
-from kdschemes.models.base import ModelSpec, Stage, StagedNetwork
+from kdschemes.models.base import ModelSpec, Stage, StagedNetwork, scales_by_stage
 from kdschemes.models.convnet import convnet
 from kdschemes.models.cost import count_exit_macs, count_macs, count_parameters
 from kdschemes.models.custom_network import CustomNetwork, make_network
@@ -66,6 +66,7 @@ __all__ = [
     "register_model",
     "save_exits",
     "save_weights",
+    "scales_by_stage",
     "split",
     "stages",
 ]

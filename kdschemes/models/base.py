@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from kdschemes.errors import UserError
 from kdschemes.models.inputs import AdaptInput, InputSpec
 
 
@@ -137,6 +138,16 @@ class StagedNetwork(nn.Module, ABC):
             images = images if rows is None else images[rows]
         yield self(images)
 
+    def lr_scales(self, decay: float) -> dict[nn.Parameter, float]:
+        """Return `decay`^k for each parameter, k being the number of stages from it to the classifier.
+
+        Raises:
+            UserError: the network has no stages.
+        """
+        if not self.stage_names:
+            raise UserError(f"optim.layer_decay={decay:g} goes by stages, and {self.spec.name} has none: remove it")
+        return scales_by_stage(self, self.stage_names, self.classifiers, decay)
+
     def plain_state(self) -> dict[str, Tensor]:
         """Return the parameters and buffers under the plain network's names (not copied)."""
         return self.state_dict()
@@ -152,3 +163,19 @@ class StagedNetwork(nn.Module, ABC):
         config["pretrained_cfg"] = self.pretrained_cfg
         config |= {key: dict(value) for key in ("kwargs", "code") if (value := getattr(spec, key))}
         return config | ({"label_names": list(spec.label_names)} if spec.label_names else {})
+
+
+def scales_by_stage(
+    module: nn.Module, stages: Sequence[str], classifiers: Sequence[str], decay: float, *, below: int = 0
+) -> dict[nn.Parameter, float]:
+    """Return `decay`^k for each parameter of a module, in the order in which it defines them.
+
+    k is the number of `stages` (submodules) that end at or after the parameter, plus `below`; 0 in `classifiers`.
+    """
+    named = list(module.named_parameters())
+    ends = [max((k for k, (name, _) in enumerate(named) if name.startswith(f"{s}.")), default=-1) for s in stages]
+    heads = tuple(f"{name}." for name in classifiers)
+    return {
+        parameter: 1.0 if name.startswith(heads) else decay ** (below + sum(end >= position for end in ends))
+        for position, (name, parameter) in enumerate(named)
+    }

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from kdschemes.config.code import where_raised
 from kdschemes.errors import UserError, first_line, nearest, out_of_memory, shown
-from kdschemes.models.base import StagedNetwork
+from kdschemes.models.base import StagedNetwork, scales_by_stage
 from kdschemes.models.exits import pool
 
 MOST_STAGES = 4
@@ -157,6 +157,11 @@ class CustomNetwork(StagedNetwork):
     def linear_classifier(self) -> nn.Linear | None:
         """Return the last layer if it alone maps the averaged last stage to the logits."""
         return self._classifier if self._linear else None
+
+    def lr_scales(self, decay: float) -> dict[nn.Parameter, float]:
+        """Return the factors by stage; those of submodules that are defined in another order than they are called."""
+        super().lr_scales(decay)
+        return scales_by_stage(self.network, list(self._modules_of.values()), self.classifiers, decay)
 
     @property
     def _classifier(self) -> nn.Linear | None:

@@ -119,6 +119,13 @@ class TimmNetwork(StagedNetwork):
         self.network.train(mode)
         return layer if same else None
 
+    def lr_scales(self, decay: float) -> dict[nn.Parameter, float]:
+        """Return timm's factors, by its own groups of layers."""
+        from timm.optim import param_groups_layer_decay
+
+        groups = param_groups_layer_decay(self.network, layer_decay=decay)
+        return {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
+
     def plain_state(self) -> dict[str, Tensor]:
         """Return the parameters and buffers under timm's names (not copied)."""
         return self.network.state_dict()

@@ -69,6 +69,21 @@ def _list_root(root: Path, changed: tuple[int, ...]) -> Listing:
     return list_images(root)
 
 
+def list_unlabelled(folder: str) -> tuple[list[str], str]:
+    """Return the sorted paths of the images below a folder, at any depth, and the digest of their names and sizes.
+
+    Raises:
+        UserError: it is no folder, or has no images.
+    """
+    if not os.path.isdir(folder):
+        raise UserError(f"data.unlabelled={folder} is not a folder: give one with images, at any depth")
+    found = _search(Path(folder))
+    paths = sorted([*found.files, *(found.links.keys() - _repeated([found]))])
+    if not paths:
+        raise UserError(f"data.unlabelled={folder} has no images ({', '.join(EXTENSIONS)}): add some, or remove it")
+    return paths, _digest(Path(folder), paths)
+
+
 def _split_folders(root: Path) -> dict[str, Path]:
     """Return the folders of the splits: train, test, and val if it is there and not the test set."""
     train, test, val = (root / name for name in ("train", "test", "val"))

@@ -16,7 +16,7 @@ from kdschemes.config.code import GIVEN, parse_code
 from kdschemes.config.data import ImageFolder, OwnData
 from kdschemes.config.naming import HASHED_IF_SET, NOT_HASHED, TEACHER_TRAINING, to_tree
 from kdschemes.errors import UserError
-from kdschemes.storage.class_folders import list_root
+from kdschemes.storage.class_folders import list_root, list_unlabelled
 
 WEIGHTS, CONFIG, HUB = "model.safetensors", "config.json", "hf_hub:"
 
@@ -50,18 +50,20 @@ def config_hash(config: Config) -> str:
     """Return 8 hexadecimal digits that identify what is computed on the data.
 
     The keys in `NOT_HASHED`, those in `HASHED_IF_SET` that are not set, those of a teacher's training if its weights
-    are given, and groups that the scheme does not use are excluded. Given weights and Python code count by their
-    content.
+    are given, and groups that the scheme does not use are excluded. Given weights, images without labels and Python
+    code count by their content.
 
     Raises:
         UserError: given weights are missing.
     """
     tree = by_content(to_tree(config))
     for name in (*NOT_HASHED, *HASHED_IF_SET):
-        group, _, key = name.rpartition(".")
-        keys = tree.get(group, {}) if group else tree
+        *groups, key = name.split(".")
+        keys = functools.reduce(lambda inner, group: inner.get(group, {}), groups, tree)
         if name in NOT_HASHED or keys.get(key) == HASHED_IF_SET[name]:
             keys.pop(key, None)
+    if isinstance(config.data, ImageFolder) and config.data.unlabelled is not None:
+        tree["data"]["unlabelled"] = list_unlabelled(config.data.unlabelled)[1]
     if "resume_from" in tree:
         tree["resume_from"] = Path(tree["resume_from"]).name
     if "teacher" in tree and (config.teacher.checkpoint is not None or config.teacher.pretrained):

@@ -28,6 +28,9 @@ LARGEST = 2 << 30
 SAMPLE = 64
 """Images that identify a split whose images are not in memory."""
 
+UNLABELLED = "unlabelled"
+"""The name of the images without labels, whatever key `data.unlabelled` is; it comes last."""
+
 SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 IMAGE_KEYS, LABEL_KEYS = ("image", "img", "images"), ("label", "labels", "fine_label")
@@ -78,7 +81,9 @@ def own_images(options: OwnData, digest: str = "") -> OwnImages:
     code = parse_code(options.name)
     now = code_digest(code) if code is not None else ""
     key = json.dumps(
-        [options.name, now, options.kwargs, options.num_classes, options.image_size], sort_keys=True, default=str
+        [options.name, now, options.kwargs, options.num_classes, options.image_size, options.unlabelled],
+        sort_keys=True,
+        default=str,
     )
     if key not in _READ:
         while len(_READ) > 1:
@@ -116,7 +121,7 @@ def read_images(made: Any, options: OwnData) -> OwnImages:
 
 
 def _read_images(made: Any, options: OwnData) -> OwnImages:
-    reader = _Reader(options.name)
+    reader = _Reader(options.name, options.unlabelled)
     found = reader.splits(made)
     kinds = {name: reader.kind(name, split) for name, split in found.items()}
     if len({*kinds.values()}) > 1:
@@ -128,7 +133,7 @@ def _read_images(made: Any, options: OwnData) -> OwnImages:
         found = {name: reader.in_memory(name, split) for name, split in found.items()}
         kind = "pictures" if any(split.pixels is None for split in found.values()) else kind
     channels, size = reader.size(kind, found, options.image_size)
-    labels = np.concatenate([split.labels for split in found.values()])
+    labels = np.concatenate([split.labels for name, split in found.items() if name != UNLABELLED])
     count = options.num_classes or (len(reader.classes) if reader.classes else int(labels.max()) + 1)
     if labels.min() < 0 or labels.max() >= count:
         raise reader.wrong(
@@ -179,8 +184,8 @@ def _last_channels(shape: Sequence[int]) -> bool:
 class _Reader:
     """Reads the user's object; collects the names of classes, and notes."""
 
-    def __init__(self, name: str) -> None:
-        self.name = name
+    def __init__(self, name: str, unlabelled: str | None = None) -> None:
+        self.name, self.unlabelled = name, unlabelled
         self.classes: list[str] = []
         self.notes: list[str] = []
 
@@ -198,7 +203,31 @@ class _Reader:
         for name in ("train", "test"):
             if values[name] is None:
                 raise self.wrong(f"there is no {name} in a {type(made).__name__}: {FORMS}")
-        return {name: self.split(name, value) for name, value in values.items() if value is not None}
+        found = {name: self.split(name, value) for name, value in values.items() if value is not None}
+        if self.unlabelled is not None:
+            if (more := get(self.unlabelled)) is None:
+                raise self.wrong(
+                    f"there is no {shown(self.unlabelled)} in a {type(made).__name__}, which data.unlabelled names"
+                )
+            found[UNLABELLED] = self.without_labels(more)
+        return found
+
+    def without_labels(self, value: Any) -> Split:
+        """Return images without labels, each with -1: an array, a sequence of images, or what a split may be."""
+        if isinstance(value, tuple | list) and len(value) == 2 and hasattr(value[0], "shape") and value[0].ndim > 2:
+            value = value[0]
+        if hasattr(value, "shape"):
+            return self.arrays(UNLABELLED, np.asarray(value), np.full(len(value), -1))
+        columns = getattr(value, "column_names", None) or ()
+        image = next((key for key in IMAGE_KEYS if key in columns), None)
+        if not hasattr(value, "__getitem__") or not hasattr(value, "__len__") or not len(value):
+            raise self.wrong(f"{self.unlabelled} is a {type(value).__name__}: give an array, or a data set of images")
+
+        def item(position: int) -> Any:
+            found = value[position] if image is None else value[position][image]
+            return found[0] if isinstance(found, tuple | list) else found
+
+        return Split(np.full(len(value), -1), item=item)
 
     def split(self, name: str, value: Any) -> Split:
         if any("IterableDataset" in cls.__name__ for cls in type(value).__mro__):

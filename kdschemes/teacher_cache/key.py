@@ -16,7 +16,7 @@ from torch import Tensor
 
 from kdschemes.config import Config
 from kdschemes.config.data import SUBSET
-from kdschemes.config.naming import flatten
+from kdschemes.config.naming import HASHED_IF_SET, flatten
 from kdschemes.data import DataModule
 from kdschemes.data.image_folder import FolderSource
 from kdschemes.data.own import OwnSource
@@ -28,8 +28,14 @@ from kdschemes.storage.naming import short_name
 FORMAT = 1
 """Version of the files, chunks, and views; caches of another version are not read."""
 
-NOT_OF_VIEWS = ("name", "root", "num_workers", "classes", "val_fraction", "split_seed", "sampling", *SUBSET)
-"""Dataset options that no view depends on, given the images and the training positions."""
+NOT_OF_VIEWS = (
+    *("name", "root", "num_workers", "classes", "val_fraction", "split_seed", "sampling", "unlabelled"),
+    *SUBSET,
+)
+"""Dataset options that no view depends on, given the images and the training positions.
+
+Those in `HASHED_IF_SET` that are not set are left out too: they are newer than caches.
+"""
 
 ROWS_AT_ONCE, FILES_AT_ONCE = 4096, 1024
 
@@ -57,7 +63,11 @@ def cache_key(network: StagedNetwork, data: DataModule, config: Config, images: 
             "positions": _digest(data.positions["train"]),
         }
         | ({"code": config.code[data.options.name]} if data.options.name in config.code else {}),
-        "views": {name: value for name, value in options.items() if name not in NOT_OF_VIEWS},
+        "views": {
+            name: value
+            for name, value in options.items()
+            if name not in NOT_OF_VIEWS and (f"data.{name}", value) not in HASHED_IF_SET.items()
+        },
         "seed": data.seed,
         "arithmetic": {
             "precision": config.precision,

@@ -17,9 +17,9 @@ from kdschemes.storage.naming import run_name
 from kdschemes.storage.results import read_results
 
 KEPT = (
-    *("scheme.name", "scheme.method", "model.name", "data.name", "optim.name", "seed"),
+    *("scheme.name", "scheme.method", "model.name", "data.name", "optim.name", "optim.layer_decay", "seed"),
     *("train.batch_size", "train.drop_last", "train.ema"),
-    *(f"data.{key}" for key in (*SUBSET, "val_fraction", "split_seed", "sampling")),
+    *(f"data.{key}" for key in (*SUBSET, "val_fraction", "split_seed", "sampling", "unlabelled")),
 )
 """Keys that a run keeps when it continues another: networks, their optimizer, images and steps per epoch."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,31 +10,71 @@ import torch
 from torch import nn
 
 from kdschemes.config import Optim
+from kdschemes.config.optimizers import TIMM, is_timm
 from kdschemes.core.schedules import Schedule, learning_rate, linear_ramp
 from kdschemes.core.types import Progress
+from kdschemes.errors import UserError, first_line, nearest, shown
 
 Groups = Mapping[str, Sequence[nn.Parameter]]
 
 
 def build_optimizer(
-    options: Optim, groups: Groups, lr_multipliers: Mapping[str, float] | None = None
+    options: Optim,
+    groups: Groups,
+    lr_multipliers: Mapping[str, float] | None = None,
+    lr_scales: Mapping[nn.Parameter, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """Return SGD or AdamW with one parameter group per network; without `decay_vectors`, one more for its vectors.
+    """Return the optimizer, with one parameter group per network; without `decay_vectors`, one more for its vectors.
 
-    `lr_multipliers` are the factors on the learning rate by network, 1 by default.
+    `lr_multipliers` are the factors on the learning rate by network, 1 by default; `lr_scales` are further factors, by
+    parameter, each of which has groups of its own.
+
+    Raises:
+        UserError: timm does not have the optimizer, or it does not accept `kwargs`.
     """
     factors = {name: (lr_multipliers or {}).get(name, 1.0) for name in groups}
+    scales = lr_scales or {}
     parameters: list[dict[str, Any]] = []
     for name, group in groups.items():
-        exempt = [p for p in group if p.ndim < 2 and not options.decay_vectors]
-        others = [p for p in group if p.ndim >= 2 or options.decay_vectors]
-        for params, decay in ((others, options.weight_decay), (exempt, 0.0)):
-            if params:
-                parameters.append({"params": params, "name": name, "factor": factors[name], "weight_decay": decay})
+        for scale in sorted({scales.get(p, 1.0) for p in group}):
+            here = [p for p in group if scales.get(p, 1.0) == scale]
+            exempt = [p for p in here if p.ndim < 2 and not options.decay_vectors]
+            others = [p for p in here if p.ndim >= 2 or options.decay_vectors]
+            factor = factors[name] * scale
+            for params, decay in ((others, options.weight_decay), (exempt, 0.0)):
+                if params:
+                    parameters.append({"params": params, "name": name, "factor": factor, "weight_decay": decay})
+    if is_timm(options.name):
+        return _timm_optimizer(options, parameters)
     if options.name == "sgd":
         nesterov = options.nesterov and options.momentum > 0
         return torch.optim.SGD(parameters, lr=options.lr, momentum=options.momentum, nesterov=nesterov)
     return torch.optim.AdamW(parameters, lr=options.lr, betas=(options.momentum, 0.999))
+
+
+def _timm_optimizer(options: Optim, parameters: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return an optimizer of timm's; `optim.momentum` is for those that have one, and kwargs come before its defaults.
+
+    A clipping of its own, which is over all networks, is turned off.
+    """
+    import timm.optim
+
+    name = options.name.removeprefix(TIMM)
+    if name not in timm.optim.list_optimizers():
+        raise UserError(f"timm {timm.__version__} has no optimizer {name}: install a newer timm, or choose another")
+    made = timm.optim.get_optimizer_class(name, bind_defaults=False)
+    accepted = inspect.signature(made).parameters.keys() - {"params", "lr", "weight_decay", "momentum"}
+    kwargs = {key: tuple(value) if isinstance(value, list) else value for key, value in (options.kwargs or {}).items()}
+    for key in kwargs.keys() - accepted:
+        raise UserError(f"{options.name} takes no argument '{shown(key)}'{nearest(key, sorted(accepted)) or ': remove it'}")
+    if "max_grad_norm" in accepted:
+        kwargs["max_grad_norm"] = None
+    rates = {"lr": options.lr, "weight_decay": options.weight_decay, "momentum": options.momentum}
+    try:
+        optimizer: torch.optim.Optimizer = timm.optim.create_optimizer_v2(parameters, name, **rates, **kwargs)
+    except (AssertionError, TypeError, ValueError) as error:
+        raise UserError(f"{options.name} does not accept optim.kwargs={shown(kwargs)}: {first_line(error)}") from None
+    return optimizer
 
 
 def rate_schedule(options: Optim) -> Schedule:

@@ -77,7 +77,7 @@ class Pack:
         if not runs:
             return []
         first, schemes = runs[0], [run.scheme for run in runs]
-        total = min(first.data.sizes[split], at_most or first.data.sizes[split])
+        total = first.data.evaluated(split, at_most)
         batches = self._watched(first.batches(split, self.check_stop, at_most), split, total)
         with first.accelerator.autocast():
             return evaluate_together(schemes, batches, first.device, heads, keep_predictions=keep_predictions)

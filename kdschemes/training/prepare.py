@@ -31,7 +31,9 @@ def prepare(
     DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(  # type: ignore[no-untyped-call]
         scheme, scheme.replicated_buffers()
     )
-    optimizer = build_optimizer(config.optim, groups, scheme.lr_multipliers)
+    decay = config.optim.layer_decay
+    scales = None if decay is None else scheme.lr_scales(decay)
+    optimizer = build_optimizer(config.optim, groups, scheme.lr_multipliers, scales)
     if config.train.fsdp:
         model = accelerator.prepare_model(scheme, device_placement=False, evaluation_mode=True)
         return model, accelerator.prepare(optimizer), groups

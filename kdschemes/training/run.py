@@ -214,7 +214,7 @@ class Run:
             self.accelerator.num_processes,
         )
         batches = self.data.eval_batches(split, batch_size=size, rank=rank, world=world, at_most=at_most)
-        samples = min(self.data.sizes[split], at_most or self.data.sizes[split])
+        samples = self.data.evaluated(split, at_most)
         shares = evenly(batches, samples, size) if split_keys(self.config) else batches
         return checked(shares, samples, size, check)
 

@@ -22,7 +22,7 @@ from kdschemes.training.signals import StopSignal
 
 INTERRUPTED = "interrupted"
 
-GIVEN_WEIGHTS = ("model.checkpoint", "teacher.checkpoint", "resume_from")
+GIVEN_WEIGHTS = ("model.checkpoint", "teacher.checkpoint", "resume_from", "data.unlabelled")
 
 IMAGES = "images.json"
 """Describes the image folder that a run is trained on: its root, its classes, and their digests."""

@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from torch.nn import Parameter
 
 from kdschemes.config import Config
 from kdschemes.config.baselines import baseline_runs, command
@@ -34,6 +36,7 @@ from kdschemes.tracking.wandb_run import apart_from_sweep
 from kdschemes.training.checks import check_placement
 from kdschemes.training.continuation import parent_of, shorter_run
 from kdschemes.training.loop import train_runs
+from kdschemes.training.optim import build_optimizer
 from kdschemes.training.packing import is_packable, pack_key, share_teachers
 from kdschemes.training.precision import choose_precision
 from kdschemes.training.run import Run
@@ -217,6 +220,7 @@ class Trainer:
         world = self.accelerator.num_processes
         scheme = build_scheme(config, data.spec)
         check_placement(config, scheme, data.sizes, world)
+        build_optimizer(config.optim, {"": [Parameter(torch.zeros(1))]})  # before a teacher is trained: its arguments
         if world > 1 and config.train.sync_bn:
             synchronize_batch_norm(scheme, self.accelerator.device)
         return scheme

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdschemes import cli
-from kdschemes.cards.cite import network_keys
+from kdschemes.cards.cite import VIEW_PAPERS, network_keys
 from kdschemes.cards.read import Card, Entry, all_cards, entries, plain
 from kdschemes.config.data import DATA
 from kdschemes.config.load import load_config
@@ -106,7 +106,7 @@ def test_papers_parse_and_are_all_used() -> None:
     of_cards = {entry.key for card in all_cards() for entry in card.entries}
     studies = (REPOSITORY / "experiments" / "studies").glob("*.yaml")
     of_studies = {each.paper for path in studies for each in read_keys(path, ()).published}
-    assert used | of_cards | of_studies | {"zhang2018mixup", "devries2017improved", "sun2024logit"} == set(papers)
+    assert used | of_cards | of_studies | {*VIEW_PAPERS.values(), "sun2024logit"} == set(papers)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -150,10 +150,11 @@ def test_cite_names_everything_once_by_first_use(tmp_path: Path, capsys: pytest.
     more = "losses.extra=[{name: at}, {name: logit_mse, standardize: true}]"
     options = ["scheme=offline", "data=cifar100", "model=resnet20", "teacher.name=[resnet56,timm/vgg16]"]
     extra = ["losses.feature=hint", "losses.relation=rkd", more, "data.mixup=0.2", "data.cutout=8"]
+    extra.append("data.auto_augment=trivialaugment")
     text = cite(tmp_path, capsys, *options, *extra)
     losses = loss_keys("kd", "hint", "rkd", "at", "logit_mse")
     networks = ["he2016deep", "simonyan2015very", "wightman2019timm"]
-    augmentations = ["zhang2018mixup", "devries2017improved"]
+    augmentations = ["zhang2018mixup", "devries2017improved", "muller2021trivialaugment"]
     expected = ["hinton2015distilling", *losses, "sun2024logit", "krizhevsky2009learning", *networks, *augmentations]
     assert list(parse(text)) == list(dict.fromkeys(expected))
     assert text.startswith("% method offline/kd\n% loss kd (response)\n")

@@ -277,6 +277,15 @@ def test_mean_and_std_have_a_value_per_channel_of_the_data() -> None:
     assert (color.model.mean, color.model.std, color.model.image_size) == ([0.5] * 3, [0.2] * 3, 64)
     assert "model.mean has 3 values, but the images of data=digits have 1 channel" in error("model.mean=[0.5,0.5,0.5]")
     assert "teacher.std has 1 values" in error("scheme=offline", "data=cifar10", "teacher.std=[0.5]")
+    assert "data.mean has 1 values, but the images of data=cifar10" in error("data=cifar10", "data.mean=[0.5]")
+
+
+def test_jitter_is_a_number_or_a_list_whose_hue_is_at_most_half_a_circle() -> None:
+    assert load("data.color_jitter=0.4").data.color_jitter == 0.4
+    assert load("data.color_jitter=[0.4,0.4,0.2,0.5]").data.color_jitter == [0.4, 0.4, 0.2, 0.5]
+    assert "the hue, its fourth number, is at most 0.5" in error("data.color_jitter=[0.4,0.4,0.2,0.6]")
+    assert "data.color_jitter" in error("data.color_jitter=[0.4]")
+    assert load("data.mixup=0.2", "data.cutmix=1").data.cutmix == 1.0
 
 
 def test_a_group_without_keys_is_no_mistake() -> None:

@@ -95,3 +95,22 @@ def test_balanced_weights_have_the_mean_1_and_give_each_class_the_same_sum() -> 
     weights = balanced_weights(labels, 5)
     assert weights.tolist() == pytest.approx([10 / 18, 10 / 9, 0, 10 / 3, 0])
     assert weights[labels].mean().item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 1.0])
+def test_samples_without_a_label_have_weight_0_in_a_mean_over_all(smoothing: float) -> None:
+    """Also with smoothing above 1, as over the other classes, with mixup, and with class weights."""
+    z, labels = logits(21).requires_grad_(), torch.tensor([0, -1, 3, 3, -1, 5])
+    known = labels >= 0
+    weights = torch.linspace(0.5, 2.0, 10)
+    for options in ({}, {"label_smoothing_over": "others"}, {"class_weights": weights}):
+        value = cross_entropy(z, labels, label_smoothing=smoothing, **options)  # type: ignore[arg-type]
+        alone = cross_entropy(z[known], labels[known], label_smoothing=smoothing, **options)  # type: ignore[arg-type]
+        assert value.item() == pytest.approx(alone.item() * 4 / 6, rel=1e-6)
+        (slope,) = torch.autograd.grad(value, z)
+        assert not slope[~known].any()
+        assert slope[known].any(dim=1).all()
+    mix = torch.full((6,), 0.75)
+    mixed = cross_entropy(z, labels, partner_labels=labels.flip(0), mix=mix)
+    parts = 0.75 * cross_entropy(z, labels) + 0.25 * cross_entropy(z, labels.flip(0))
+    assert mixed.item() == pytest.approx(parts.item(), rel=1e-6)

@@ -20,10 +20,13 @@ from torchvision.transforms import v2
 from kdschemes.config.data import ImageFolder
 from kdschemes.core.types import Batch
 from kdschemes.data import DataModule, open_data
+from kdschemes.data.augment import Augmentation
 from kdschemes.data.image_folder import FORMATS, MEAN, STD, read_image
 from kdschemes.data.views import mixup_partners, mixup_weights
 from kdschemes.errors import UserError
 from kdschemes.models import crop_fraction
+from kdschemes.storage.naming import config_hash
+from tests.config import cases
 
 CPU = torch.device("cpu")
 KINDS = [("RGB", "png", (40, 30)), ("L", "png", (25, 61)), ("RGBA", "png", (33, 33)), ("RGB", "jpg", (64, 20))]
@@ -156,8 +159,9 @@ def test_evaluation_resizes_crops_and_normalizes_only(root: Path) -> None:
     assert torch.equal(join(val, "index"), data.positions["val"])
 
 
-def test_views_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
-    chosen = options(root, cutout=4, mixup=0.5)
+@pytest.mark.parametrize("colors", [{}, {"auto_augment": "randaugment", "color_jitter": 0.4}], ids=["plain", "colors"])
+def test_views_depend_on_seed_epoch_and_index_alone(root: Path, colors: dict[str, object]) -> None:
+    chosen = options(root, cutout=4, mixup=0.5, cutmix=1.0, random_erasing=0.5, **colors)
     data = load(chosen)
     whole = epoch(data, 1)
     expected = views(whole)
@@ -215,6 +219,20 @@ def test_mixup_and_cutout_of_files(root: Path) -> None:
         for k, image in enumerate(batch.images):
             expected = weight[k] * single[int(batch.index[k])] + (1 - weight[k]) * single[int(partner[k])]
             assert torch.allclose(image, expected, atol=1e-6)
+
+
+def test_bytes_of_a_view_are_augmented_and_those_of_evaluation_are_not(root: Path) -> None:
+    chosen = options(root, auto_augment="trivialaugment", mean=[0.5, 0.5, 0.5], std=[0.25, 0.25, 0.25])
+    plain, data = load(options(root)), load(chosen)
+    assert (data.spec.mean, data.spec.std) == ((0.5,) * 3, (0.25,) * 3)
+    for batch, other in zip(epoch(plain, 2), epoch(data, 2), strict=True):
+        pixels = (batch.images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]) * 255
+        changed = Augmentation.of(chosen)(pixels.round().to(torch.uint8), batch.index, seed=0, epoch=2)
+        torch.testing.assert_close(other.images, (changed / 255 - 0.5) / 0.25)
+    wanted = [(batch.images * 0.25 + 0.5) for batch in data.eval_batches("test", batch_size=50, rank=0, world=1)]
+    for batch, pixels in zip(plain.eval_batches("test", batch_size=50, rank=0, world=1), wanted, strict=True):
+        shown = batch.images * torch.tensor(STD)[:, None, None] + torch.tensor(MEAN)[:, None, None]
+        torch.testing.assert_close(shown, pixels)
 
 
 def test_flip_is_an_option(root: Path) -> None:
@@ -503,3 +521,32 @@ def test_views_share_what_cutmix_takes_from_whom(root: Path) -> None:
         assert other.mix is not None
         assert torch.equal(batch.mix, other.mix)
         assert torch.equal(batch.partner_labels, other.partner_labels)  # type: ignore[arg-type]
+
+
+def test_images_without_labels_are_those_of_a_folder_at_any_depth(root: Path, tmp_path: Path) -> None:
+    for number, name in enumerate(("b.png", "a/c.png", "a/d.jpg")):
+        write_image(tmp_path / "pool" / name, 5000 + number)
+    plain, data = (open_data(options(root, unlabelled=at), seed=0, device=CPU) for at in (None, str(tmp_path / "pool")))
+    assert torch.equal(data.positions["train"], torch.cat([plain.positions["train"], torch.arange(24, 27)]))
+    assert torch.equal(data.positions["val"], plain.positions["val"])
+    assert data.digest != plain.digest
+    (batch,) = data.seen_in(0, [torch.arange(24, 27)])
+    assert batch.labels.tolist() == [-1, -1, -1]
+    (own,), (same,) = (each.seen_in(2, [plain.positions["train"]]) for each in (plain, data))
+    assert torch.equal(own.images, same.images)
+    of_folder = ("data=image_folder", f"data.root={root}", "scheme=offline")
+    hashes = [
+        config_hash(cases.load(*of_folder, *words))
+        for words in ([], ["data.unlabelled=null"], [f"data.unlabelled={tmp_path / 'pool'}"])
+    ]
+    (tmp_path / "pool").rename(tmp_path / "moved")
+    moved = cases.load(*of_folder, f"data.unlabelled={tmp_path / 'moved'}")
+    assert hashes[0] == hashes[1] != hashes[2] == config_hash(moved)
+    (tmp_path / "moved" / "b.png").unlink()
+    assert config_hash(moved) != hashes[2]
+
+
+def test_a_folder_without_images_is_refused(root: Path, tmp_path: Path) -> None:
+    for at, why in ((tmp_path, "has no images"), (tmp_path / "none", "is not a folder")):
+        with pytest.raises(UserError, match=why):
+            open_data(options(root, unlabelled=str(at)), seed=0, device=CPU)

@@ -21,6 +21,7 @@ from kdschemes.seeding import uniform
 CPU = torch.device("cpu")
 PLAIN = Digits()
 RICH = Digits(flip=True, crop_padding=2, cutout=3, mixup=0.4)
+FULL = replace(RICH, auto_augment="randaugment", color_jitter=[0.4, 0.4, 0.4], random_erasing=0.5, cutmix=1.0, cutout=0)
 
 
 def load(options: Data = PLAIN, seed: int = 0, channels_last: bool = False) -> DataModule:
@@ -67,9 +68,9 @@ def flat(plan: list[list[Batch]]) -> list[Batch]:
     return [batch for micros in plan for batch in micros]
 
 
-@pytest.fixture(scope="module")
-def rich() -> DataModule:
-    return load(RICH)
+@pytest.fixture(scope="module", params=[RICH, FULL], ids=["rich", "full"])
+def rich(request: pytest.FixtureRequest) -> DataModule:
+    return load(request.param)
 
 
 def test_facts() -> None:
@@ -206,6 +207,32 @@ def test_mixup_mixes_the_two_views_and_names_both_labels() -> None:
             assert torch.allclose(batch.images[k], expected, atol=1e-6)
 
 
+def test_mixup_and_cutmix_together_are_one_or_the_other_of_each() -> None:
+    both = replace(PLAIN, mixup=0.4, cutmix=1.0, cutmix_probability=0.3)
+    plans = [flat(steps(load(options), 5)) for options in (both, replace(both, cutmix=0.0), replace(both, mixup=0.0))]
+    boxes = 0
+    for batch, mixed, boxed in zip(*plans, strict=True):
+        assert batch.mix is not None
+        assert mixed.mix is not None
+        assert boxed.mix is not None
+        has_box = uniform(0, 5, batch.index, Stream.CUTMIX) < 0.3
+        for chosen, other in ((has_box, boxed), (~has_box, mixed)):
+            assert torch.equal(batch.images[chosen], other.images[chosen])
+            assert torch.equal(batch.mix[chosen], other.mix[chosen])
+        assert torch.equal(batch.partner_labels, mixed.partner_labels)
+        boxes += int(has_box.sum())
+    count = sum(map(len, plans[0]))
+    assert abs(boxes / count - 0.3) < 4 * 0.46 / count**0.5
+
+
+def test_given_mean_and_std_replace_those_of_the_data() -> None:
+    own, given = load(), load(replace(PLAIN, mean=[0.5], std=[0.25]))
+    assert (given.spec.mean, given.spec.std) == ((0.5,), (0.25,))
+    (plain,), (other,) = (list(data.eval_batches("val", batch_size=300, rank=0, world=1)) for data in (own, given))
+    pixels = plain.images * own.spec.std[0] + own.spec.mean[0]  # type: ignore[index]
+    torch.testing.assert_close(other.images, (pixels - 0.5) / 0.25)
+
+
 def test_without_mixup_there_is_no_partner() -> None:
     (batch,) = steps(load())[0]
     assert batch.mix is None
@@ -300,6 +327,7 @@ MIXES = {
     "plain": replace(RICH, mixup=0.0),
     "mixup": RICH,
     "cutmix": replace(RICH, mixup=0.0, cutmix=1.0, cutmix_probability=1.0),
+    "both": replace(RICH, cutmix=1.0, random_erasing=0.5),
 }
 
 

@@ -18,7 +18,9 @@ from kdschemes.config.code import CodeRefused
 from kdschemes.config.data import OwnData
 from kdschemes.config.load import allow_typed, build_config, load_config
 from kdschemes.config.naming import to_tree
+from kdschemes.core.types import Batch
 from kdschemes.data import DataModule, open_data
+from kdschemes.data.augment import Augmentation
 from kdschemes.errors import UserError
 from kdschemes.storage import own_data
 from kdschemes.storage.naming import run_name
@@ -146,6 +148,20 @@ def test_pictures_of_different_sizes_are_cropped_like_those_of_a_folder() -> Non
     assert not torch.equal(first, views(data, 1, [0, 1, 2]))
 
 
+def test_bytes_and_pictures_are_augmented_and_floats_are_refused() -> None:
+    colors = {"auto_augment": "randaugment", "color_jitter": 0.4}
+    index = [0, 1, 2, 5]
+    for made, size in (((PAIR, PAIR), {}), ((Pictures((8, 12)), Pictures((8, 12))), {"image_size": 6})):
+        plain, data = opened(made, **size), opened(made, **size, **colors)
+        mean, std = (torch.tensor(values)[:, None, None] for values in (data.source.mean, data.source.std))
+        pixels = ((views(plain, 3, index) * std + mean) * 255).round().to(torch.uint8)
+        changed = Augmentation.of(data.options)(pixels, torch.tensor(index), seed=0, epoch=3)
+        torch.testing.assert_close(views(data, 3, index), (changed / 255 - mean) / std)
+        assert not torch.equal(views(data, 3, index), views(plain, 3, index))
+    with pytest.raises(UserError, match=r"are floats, and data\.auto_augment and data\.color_jitter change"):
+        opened((Items(), Items()), **colors)
+
+
 class Stream(IterableDataset[Any]):
     def __iter__(self) -> Any:
         raise NotImplementedError
@@ -227,3 +243,67 @@ def test_tensors_of_a_tensor_dataset() -> None:
     images = torch.randn(12, 1, 4, 4)
     data = opened((TensorDataset(images, torch.from_numpy(LABELS)), TensorDataset(images, torch.from_numpy(LABELS))))
     assert torch.equal(next(iter(data.source.plain("test", [torch.tensor([3, 1])]))), images[[3, 1]])
+
+
+# ----------------------------------------------------------------------------------------------- images without labels
+
+MORE = PIXELS[:5] // 2
+
+
+def epoch(data: DataModule, *, world: int) -> list[list[Batch]]:
+    """Return the batches of an epoch, of each process."""
+    options = {"batch_size": 4, "grad_accum_steps": 1, "world": world, "drop_last": False}
+    return [[batch for (batch,) in data.train_steps(1, rank=rank, **options)] for rank in range(world)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("labelled", "more"),
+    [
+        (PAIR, MORE),
+        (PAIR, (MORE, LABELS[:5])),
+        (PAIR, [Image.fromarray(each) for each in MORE]),
+        (Pictures(sizes=(8, 10)), Pictures(sizes=(9,))),
+        (Items(), Items(5)),
+        ((PIXELS.transpose(0, 3, 1, 2) / 255, LABELS), MORE.transpose(0, 3, 1, 2) / 255),
+    ],
+    ids=["array", "pair", "images", "pictures", "tensors", "floats"],
+)
+def test_images_without_labels_are_in_one_order_with_the_others(labelled: Any, more: Any) -> None:
+    made = {"train": labelled, "test": labelled, "val": labelled, "pool": more}
+    plain, data = opened(made, image_size=None), opened(made, image_size=None, unlabelled="pool")
+    count = len(data.positions["train"]) - 12
+    assert count == (12 if isinstance(more, Pictures) else 5)
+    assert data.positions["train"].tolist() == [*range(12), *range(24, 24 + count)]
+    for split in ("val", "test"):
+        assert torch.equal(data.positions[split], plain.positions[split])
+    assert (data.labels["train"][24:] == -1).all()
+    assert data.digest != plain.digest
+    (steps,) = epoch(data, world=1)
+    order = torch.cat([batch.index for batch in steps])
+    assert sorted(order.tolist()) == data.positions["train"].tolist()
+    assert order.tolist() != sorted(order.tolist())
+    assert torch.cat([batch.labels for batch in steps])[order >= 24].tolist() == [-1] * count
+    again = [next(data.seen_in(1, [batch.index])).images for batch in steps]
+    assert all(torch.equal(view, batch.images) for view, batch in zip(again, steps, strict=True))
+    shared = epoch(data, world=2)
+    for whole, *parts in zip(steps, *shared, strict=True):
+        assert torch.equal(whole.images, torch.cat([part.images for part in parts]))
+    assert sum(map(len, data.eval_batches("train", batch_size=5, rank=0, world=1))) == 12 == data.evaluated("train")
+    assert "without labels" in data.notes[-1]
+
+
+def test_images_without_labels_change_neither_split_nor_the_views_of_others() -> None:
+    made = {"train": PAIR, "test": PAIR, "pool": MORE}
+    plain, data = opened(made, train_fraction=0.5), opened(made, train_fraction=0.5, unlabelled="pool")
+    trained = plain.positions["train"]
+    assert torch.equal(data.positions["train"], torch.cat([trained, torch.arange(12, 17)]))
+    assert torch.equal(data.positions["val"], plain.positions["val"])
+    (own,), (with_more,) = plain.seen_in(3, [trained]), data.seen_in(3, [trained])
+    assert torch.equal(own.images, with_more.images)
+
+
+def test_what_is_wrong_with_images_without_labels() -> None:
+    made = {"train": PAIR, "test": PAIR, "pool": MORE, "small": MORE[:, :4, :4], "nothing": 3}
+    for key, why in (("pol", "there is no pol"), ("small", "must be square, of one size"), ("nothing", "give")):
+        with pytest.raises(UserError, match=why):
+            opened(made, unlabelled=key)

@@ -19,6 +19,7 @@ from kdschemes.data.views import (
     mixup_partners,
     mixup_weights,
     normalize,
+    random_erasing,
     same_class_samples,
 )
 from kdschemes.seeding import integers, mix64, random_bits, uniform
@@ -193,6 +194,45 @@ def test_cutout_keeps_all_other_pixels() -> None:
     cut = cutout(images.clone(), torch.arange(10), seed=0, epoch=0, side=4)
     assert torch.equal(cut[cut != 0], images[cut != 0])
     assert 0 < (cut == 0).double().mean() <= 16 / 64
+
+
+def test_random_erasing_masks_the_first_of_ten_boxes_that_fits() -> None:
+    index = torch.arange(30, 630)
+    images = torch.rand(600, 2, 9, 14, generator=torch.Generator().manual_seed(0)) + 1
+    erased = random_erasing(images.clone(), index, seed=4, epoch=2, probability=0.6)
+    boxes = 0
+    for k, position in enumerate(index.tolist()):
+        expected = images[k].clone()
+        own = torch.tensor([position])
+        for draw in range(10):
+            counter = own * 10 + draw
+            area = 9 * 14 * (0.02 + 0.31 * float(uniform(4, 2, counter, Stream.ERASE_AREA)))
+            ratio = 0.3 * 11 ** float(uniform(4, 2, counter, Stream.ERASE_RATIO))
+            tall, wide = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+            if tall < 9 and wide < 14:
+                break
+        else:
+            tall = wide = 0
+        if uniform(4, 2, own, Stream.ERASE) < 0.6:
+            y = int(uniform(4, 2, own, Stream.ERASE_ROW) * (9 - tall + 1))
+            x = int(uniform(4, 2, own, Stream.ERASE_COLUMN) * (14 - wide + 1))
+            expected[:, y : y + tall, x : x + wide] = 0
+            boxes += 1
+        assert torch.equal(erased[k], expected)
+    assert abs(boxes / 600 - 0.6) < 4 * 0.5 / 600**0.5
+    some = torch.tensor([7, 599, 0])
+    assert torch.equal(random_erasing(images[some], index[some], seed=4, epoch=2, probability=0.6), erased[some])
+    assert torch.equal(random_erasing(images.clone(), index, seed=4, epoch=2, probability=0.0), images)
+
+
+def test_erased_areas_are_those_of_torchvision() -> None:
+    ones = torch.ones(4_000, 1, 32, 32)
+    ours = (random_erasing(ones.clone(), torch.arange(4_000), seed=0, epoch=0, probability=1.0) == 0).sum((1, 2, 3))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        transform = v2.RandomErasing(1.0)
+        theirs = torch.stack([(transform(image) == 0).sum() for image in ones])
+    assert stats.ks_2samp(ours.numpy(), theirs.numpy()).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("concentration", [0.1, 0.2, 1.0, 8.0])

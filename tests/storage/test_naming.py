@@ -36,6 +36,22 @@ def test_what_changes_results_counts(word: str) -> None:
     assert config_hash(load(word)) == config_hash(load(word)) != config_hash(load())
 
 
+VIEWS = {
+    "data.auto_augment=none": "data.auto_augment=randaugment",
+    "data.randaugment_ops=2": "data.randaugment_ops=1",
+    "data.randaugment_magnitude=9": "data.randaugment_magnitude=10",
+    "data.color_jitter=0": "data.color_jitter=0.4",
+    "data.random_erasing=0": "data.random_erasing=0.25",
+    "data.mean=null": "data.mean=[0.5]",
+    "data.std=null": "data.std=[0.25]",
+}
+
+
+@pytest.mark.parametrize("unset", VIEWS)
+def test_newer_keys_of_views_count_only_if_they_are_set(unset: str) -> None:
+    assert config_hash(load(unset)) == config_hash(load()) != config_hash(load(VIEWS[unset]))
+
+
 def test_every_key_left_out_exists() -> None:
     trees = (load("scheme=offline"), load("data=image_folder", "data.root=x"))
     assert set(NOT_HASHED) - {"scheme.file", "code"} <= {key for config in trees for key in flatten(to_tree(config))}

@@ -269,6 +269,7 @@ OTHERS = {
     "seed (0 there, 1 here)": ["seed=1"],
     "views.crop_padding (1 there, 0 here)": ["data.crop_padding=0"],
     "views.mixup (0.0 there, 0.2 here)": ["data.mixup=0.2"],
+    "views.auto_augment (None there, randaugment here)": ["data.auto_augment=randaugment"],
     "data.positions": ["data.split_seed=1"],
     "data.samples (626 there, 316 here)": ["data.train_fraction=0.5"],
     "arithmetic.precision (fp32 there, bf16 here)": ["precision=bf16"],
@@ -511,6 +512,8 @@ def test_the_stages_that_are_stored_are_all_that_a_loss_reads(
 
 def test_every_option_of_the_data_counts_or_is_known_not_to() -> None:
     views = {"flip", "cutout", "mixup", "cutmix", "cutmix_probability", "crop_padding", "image_size", "min_scale"}
+    views |= {"mean", "std", "auto_augment", "randaugment_ops", "randaugment_magnitude", "color_jitter"}
+    views |= {"random_erasing"}
     there = {field.name for cls in DATA.values() for field in dataclasses.fields(cls)}
     assert there == views | set(NOT_OF_VIEWS)
 

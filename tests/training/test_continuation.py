@@ -90,6 +90,17 @@ def test_an_interrupted_run_stops_at_the_same_epoch(batch: int, stalled: Finishe
 
 
 @pytest.mark.slow
+def test_a_run_with_one_of_timms_optimizers_and_layer_decay_resumes_exactly(tmp_path: Path) -> None:
+    words = ["scheme=supervised", *SHORT, "optim=timm/adan", "optim.layer_decay=0.7", "train.epochs=3"]
+    alone = train(read(*words[:1], *words[-3:], f"output_dir={tmp_path / 'alone'}"))
+    assert run(words, tmp_path, SignalAtBatch(15, 3)).code == 143
+    assert run(words, tmp_path).code == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    for name in BYTES:
+        assert (folder / name).read_bytes() == (alone.folder / name).read_bytes(), name
+
+
+@pytest.mark.slow
 def test_a_run_of_a_pack_that_stops_leaves_the_others_as_they_are(stalled: Finished, tmp_path: Path) -> None:
     other = ("train.epochs=6",)
     with StopSignal() as stop:

@@ -6,15 +6,20 @@ import math
 from pathlib import Path
 
 import pytest
+import timm
+import timm.optim
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from kdschemes.config import Optim
 from kdschemes.config.load import build_config, load_config
+from kdschemes.config.optimizers import TIMM_OPTIMIZERS, WITH_MOMENTUM
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import Batch, DataSpec, Progress
 from kdschemes.errors import UserError
+from kdschemes.models import CustomNetwork, ModelSpec, create_model
 from kdschemes.schemes import build_scheme
+from kdschemes.storage.checkpoint import load_state, save_state
 from kdschemes.training.optim import (
     build_optimizer,
     clip_gradients,
@@ -226,3 +231,144 @@ def test_units_with_large_incoming_weights_are_scaled_down_and_the_others_left()
 def test_what_needs_sgd_or_whole_weights(words: list[str], problem: str) -> None:
     with pytest.raises(UserError, match=problem):
         load_config(words, recipes=Path())
+
+
+# --------------------------------------------------------------------------------------------------- timm's optimizers
+
+
+def weights() -> list[nn.Parameter]:
+    """Return a convolution's weight, a matrix and a vector."""
+    generator = torch.Generator().manual_seed(0)
+    return [nn.Parameter(torch.randn(*size, generator=generator)) for size in ((20, 18, 3, 3), (24, 17), (5,))]
+
+
+def take_steps(optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        generator = torch.Generator().manual_seed(step)
+        for group in optimizer.param_groups:
+            group["lr"] = 0.01 / (1 + step) * group["factor"]
+            for parameter in group["params"]:
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("name", TIMM_OPTIMIZERS)
+def test_timms_optimizers_resume_bit_for_bit(name: str, tmp_path: Path) -> None:
+    options = Optim(name=f"timm/{name}", lr=0.01, weight_decay=0.05, decay_vectors=False)
+    straight = weights()
+    take_steps(build_optimizer(options, {"student": straight}), range(6))
+    first = weights()
+    optimizer = build_optimizer(options, {"student": first})
+    take_steps(optimizer, range(3))
+    save_state(tmp_path / "state.pt", {"optimizer": optimizer.state_dict()})
+    second = [nn.Parameter(parameter.detach().clone()) for parameter in first]
+    again = build_optimizer(options, {"student": second})
+    again.load_state_dict(load_state(tmp_path / "state.pt")["optimizer"])
+    take_steps(again, range(3, 6))
+    for resumed, expected, start in zip(second, straight, weights(), strict=True):
+        assert torch.equal(resumed, expected)
+        assert torch.isfinite(resumed).all()
+        assert not torch.equal(resumed, start)
+
+
+@pytest.mark.parametrize("name", ["lamb", "adopt", "lars", "adan", "sgdp"])
+def test_timms_optimizers_step_as_timm_makes_them(name: str) -> None:
+    options = Optim(name=f"timm/{name}", lr=0.01, weight_decay=0.05, momentum=0.8 if name in WITH_MOMENTUM else 0.9)
+    ours, theirs = weights(), weights()
+    own = {"max_grad_norm": None} if name == "lamb" else {}
+    reference = timm.optim.create_optimizer_v2(
+        [{"params": theirs, "factor": 1.0}], name, lr=0.01, weight_decay=0.05, momentum=options.momentum, **own
+    )
+    take_steps(build_optimizer(options, {"student": ours}), range(3))
+    take_steps(reference, range(3))
+    assert all(map(torch.equal, ours, theirs))
+
+
+@pytest.mark.parametrize("name", TIMM_OPTIMIZERS)
+def test_timms_optimizers_do_not_couple_networks(name: str) -> None:
+    """As LAMB's own clipping would, by the norm over all of them."""
+
+    def stepped(factor: float) -> list[Tensor]:
+        peers = weights(), weights()
+        optimizer = build_optimizer(Optim(name=f"timm/{name}", lr=0.01), {"peer0": peers[0], "peer1": peers[1]})
+        for parameter in peers[0]:
+            parameter.grad = factor * parameter.detach()
+        for parameter in peers[1]:
+            parameter.grad = parameter.detach().clone()
+        optimizer.step()
+        return [parameter.detach() for parameter in peers[1]]
+
+    assert all(map(torch.equal, stepped(1.0), stepped(1e3)))
+
+
+def test_arguments_of_timms_optimizers() -> None:
+    options = Optim(name="timm/adan", lr=0.01, kwargs={"betas": [0.9, 0.8, 0.7], "eps": 1e-6})
+    (group,) = build_optimizer(options, {"student": weights()}).param_groups
+    assert (group["betas"], group["eps"]) == ((0.9, 0.8, 0.7), 1e-6)
+    with pytest.raises(UserError, match=r"timm/adan takes no argument 'beta'; did you mean 'betas'\?"):
+        build_optimizer(Optim(name="timm/adan", kwargs={"beta": 1}), {"student": weights()})
+    with pytest.raises(UserError, match=r"timm/adan does not accept optim\.kwargs=.*Invalid epsilon"):
+        build_optimizer(Optim(name="timm/adan", kwargs={"eps": -1.0}), {"student": weights()})
+
+
+# --------------------------------------------------------------------------------------------------------- layer decay
+
+
+@pytest.mark.parametrize(("name", "side"), [("test_vit", 32), ("test_resnet", 32), ("test_convnext", 32)])
+def test_layers_of_timms_networks_are_those_of_timm(name: str, side: int) -> None:
+    network = create_model(f"timm/{name}", num_classes=10, channels=3, image_size=side)
+    scales = network.lr_scales(0.5)
+    expected = timm.optim.param_groups_layer_decay(network.network, layer_decay=0.5)
+    assert {p: group["lr_scale"] for group in expected for p in group["params"]} == scales
+    assert scales[network.network.get_classifier().weight] == 1.0
+    assert min(scales.values()) == scales[next(network.network.parameters())] < 0.25
+
+
+def test_layers_of_other_networks_are_their_stages() -> None:
+    network = create_model("resnet8x4", num_classes=10, channels=1, image_size=8)
+    scales = {name: network.lr_scales(0.5)[p] for name, p in network.named_parameters()}
+    assert {name.partition(".")[0]: scale for name, scale in scales.items() if name.startswith(("layer", "fc"))} == {
+        **{"layer1": 0.125, "layer2": 0.25, "layer3": 0.5, "fc": 1.0},
+    }
+    assert {scale for name, scale in scales.items() if not name.startswith(("layer", "fc"))} == {0.125}
+
+
+def test_each_layer_has_its_rate_in_every_network_of_a_scheme() -> None:
+    words = {"optim": {"layer_decay": 0.5, "decay_vectors": False}, "model": {"name": "resnet8x4"}}
+    for topology in ("independent", "shared_trunk"):
+        scheme = build_scheme(
+            build_config({"scheme": {"name": "online", "peers": 2, "topology": topology}, **words}), DATA_SPEC
+        )
+        groups = scheme.parameter_groups()
+        optimizer = build_optimizer(Optim(layer_decay=0.5), groups, scheme.lr_multipliers, scheme.lr_scales(0.5))
+        held = [p for group in optimizer.param_groups for p in group["params"]]
+        assert len(held) == len(set(held)) == sum(map(len, groups.values()))
+        set_rate(optimizer, lambda _: 0.8, Progress(0, 10, 5))
+        rates = {p: group["lr"] for group in optimizer.param_groups for p in group["params"]}
+        for name, parameter in scheme.named_parameters():
+            stage = next((k for k in (1, 2, 3) if f"layer{k}." in name), 4 if ".fc." in name else 1)
+            assert rates[parameter] == pytest.approx(0.8 * 0.5 ** (4 - stage)), name
+
+
+def test_exits_and_projections_have_the_full_rate() -> None:
+    scheme = build_scheme(build_config({"scheme": {"name": "self"}, "model": {"name": "resnet8x4"}}), DATA_SPEC)
+    scales = scheme.lr_scales(0.5)
+    outside = [p for name, p in scheme.named_parameters() if ".exits." in name or name.startswith("terms.")]
+    assert outside
+    assert all(scales.get(p, 1.0) == 1.0 for p in outside)
+
+
+def test_layer_decay_is_refused_without_stages() -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(64, 10))
+
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) @ self.weight
+
+    network = CustomNetwork("flat", Flat(), num_classes=10, channels=1, image_size=8)
+    network.spec = ModelSpec("flat", 10, 1, 8)
+    with pytest.raises(UserError, match="goes by stages, and flat has none"):
+        network.lr_scales(0.5)

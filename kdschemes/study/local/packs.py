@@ -103,7 +103,7 @@ def run_bytes(config: Config) -> float:
     """
     trained = _total(_parameters, config.scheme.trained_models(config.model.name), config, config.model.image_size)
     averages = (config.train.ema is not None) + config.scheme.averages
-    numbers = trained * (3 + STATES[config.optim.name] + averages)
+    numbers = trained * (3 + STATES.get(config.optim.name, 2) + averages)
     samples = config.data.train_samples
     remembered = CLASSES * config.scheme.keeps_predictions + sum(
         options.bank_size_per_sample for _, options in config.losses.chosen()
