@@ -54,7 +54,7 @@ def safetensors_with_checksum(data: bytes) -> bytes:
     start = 8 + int.from_bytes(data[:8], "little")
     header = json.loads(data[8:start])
     metadata = header.setdefault("__metadata__", {})
-    digest = _of_header(header)
+    digest = hashlib.sha256(_canonical(header))
     digest.update(memoryview(data)[start:])
     metadata[KEY] = digest.hexdigest()
     text = json.dumps(header).encode()
@@ -69,15 +69,15 @@ def safetensors_is_intact(path: Path) -> bool:
         expected = header.setdefault("__metadata__", {}).pop(KEY, None)
         if expected is None:
             return True
-        digest = _of_header(header)
+        digest = hashlib.sha256(_canonical(header))
         while piece := file.read(PIECE):
             digest.update(piece)
     return bool(digest.hexdigest() == expected)
 
 
 def _of_json(data: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(_canonical(data)).hexdigest()
 
 
-def _of_header(header: Mapping[str, Any]) -> hashlib._Hash:
-    return hashlib.sha256(json.dumps(header, sort_keys=True).encode())
+def _canonical(data: Mapping[str, Any]) -> bytes:
+    return json.dumps(data, sort_keys=True).encode()

@@ -1,4 +1,4 @@
-"""Shapes in signatures are enforced in every test; data next to the repository is used in place."""
+"""Types and shapes in signatures are enforced in every test; data next to the repository is used in place."""
 
 from __future__ import annotations
 
@@ -15,10 +15,23 @@ import sys
 from pathlib import Path
 
 import pytest
+from beartype import BeartypeConf
+from beartype.claw import beartype_package
 from filelock import FileLock
 from jaxtyping import install_import_hook
 
-install_import_hook("kdschemes", "beartype.beartype")
+CHECKED_BY_JAXTYPING = [
+    ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
+    for path in (REPOSITORY / "kdschemes").rglob("*.py")
+    if any(word in path.read_text() for word in ("jaxtyping", "TYPE_CHECKING"))
+]
+"""Modules with shapes in signatures, or with names that only type checkers import, which beartype alone refuses.
+
+jaxtyping makes a call ten times as slow as beartype.
+"""
+
+beartype_package("kdschemes", conf=BeartypeConf(claw_is_pep526=False))
+install_import_hook(CHECKED_BY_JAXTYPING, "beartype.beartype")
 
 SHARED = REPOSITORY.parent / "shared"
 LONGEST = (
@@ -58,12 +71,18 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
-def cifar100_root(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all test processes of this session share."""
+    own = tmp_path_factory.getbasetemp()
+    return own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+
+
+@pytest.fixture(scope="session")
+def cifar100_root(shared: Path, common: Path) -> Path:
     """A folder that torchvision reads as CIFAR-100: $KDSCHEMES_CIFAR100, or unpacked once from `shared` (20 s)."""
     if "KDSCHEMES_CIFAR100" in os.environ:
         return Path(os.environ["KDSCHEMES_CIFAR100"])
-    own = tmp_path_factory.getbasetemp()
-    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "cifar100"
+    root = common / "cifar100"
     with FileLock(f"{root}.lock"):
         if not root.is_dir():
             unpacked = root.with_name("cifar100.partial")

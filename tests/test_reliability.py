@@ -23,7 +23,7 @@ from kdschemes.storage.results import read_results
 from tests.processes import SignalAtFile, Started, run
 from tests.training.test_loop import CASES, check_equal, finish, run_folder
 
-DAMAGES, RESUMED = 200, 8
+DAMAGES, RESUMED = 200, 4
 
 pytestmark = pytest.mark.slow
 

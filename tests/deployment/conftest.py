@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from kdschemes.config.load import load_config
 from kdschemes.training.train import train
@@ -17,15 +18,21 @@ def finished(place: Path, *words: str) -> Path:
     return train(load_config([*words, f"output_dir={place}"], recipes=place)).folder
 
 
+def finished_once(place: Path, *words: str) -> Path:
+    """Return the folder of a run that the first of several test processes trains."""
+    with FileLock(f"{place}.lock"):
+        return finished(place, *words)
+
+
 @pytest.fixture(scope="session")
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def offline(common: Path) -> Path:
     """A student and the teacher that was trained first, both networks of one class."""
     words = ["scheme=offline", "model=convnet_quarter", "teacher.name=convnet_quarter", "data.train_fraction=0.5"]
-    return finished(tmp_path_factory.mktemp("offline"), *SHORT, *words)
+    return finished_once(common / "offline", *SHORT, *words)
 
 
 @pytest.fixture(scope="session")
-def with_exits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def with_exits(common: Path) -> Path:
     """A network with two exits."""
     words = ["scheme=self", "model=wrn_16_1", "scheme.exit_head=linear", "losses.feature=none"]
-    return finished(tmp_path_factory.mktemp("self"), *(word for word in SHORT if "teacher" not in word), *words)
+    return finished_once(common / "self", *(word for word in SHORT if "teacher" not in word), *words)

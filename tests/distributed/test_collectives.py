@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 FEW = {
     2: [
         *("offline-kd", "online-dml", "self-byot", "even", "relation-rkd", "relation-crd", "accumulated-views"),
-        *("norm-of-the-batch", "held-out-mix", "accumulated-past"),
+        *("norm-of-the-batch", "held-out-mix", "accumulated-past", "mixup"),
     ],
     3: ["accumulated-online", "mixup"],
 }
@@ -43,6 +43,7 @@ MORE = {
     2: [name for name in CASES if name not in FEW[2]],
     3: ["accumulated-in-turn", "linear-mix", "held-out-mix", "accumulated-self", "accumulated-past"],
 }
+THREE = pytest.param(3, marks=pytest.mark.exhaustive)
 Launched = Callable[..., Results]
 
 
@@ -63,7 +64,9 @@ def alone(name: str) -> dict[str, Any]:
     return run_case(CASES[name], None)
 
 
-WORLDS = [(world, name) for world in FEW for name in FEW[world]]
+WORLDS = [
+    pytest.param(world, name, marks=[pytest.mark.exhaustive] * (world == 3)) for world in FEW for name in FEW[world]
+]
 WORLDS += [pytest.param(world, name, marks=pytest.mark.exhaustive) for world in MORE for name in MORE[world]]
 
 
@@ -101,7 +104,7 @@ def test_metrics_of_shared_evaluation_equal_those_of_one_process(world: int, nam
             assert metrics[head] == pytest.approx(expected[head], rel=1e-7), head
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, THREE])
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("options", NORMS)
 def test_batch_norm_over_processes_is_batch_norm_of_the_whole(
@@ -118,7 +121,7 @@ def test_batch_norm_over_processes_is_batch_norm_of_the_whole(
         torch.testing.assert_close(several["evaluated"], one["evaluated"], rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("world", [2, 3])
+@pytest.mark.parametrize("world", [2, THREE])
 def test_gather_joins_uneven_rows_and_its_gradient_is_that_of_one_loss(world: int, launched: Launched) -> None:
     for total in (world, 7):
         one = run_gather(total)

@@ -126,13 +126,18 @@ def rehearse(out: Path, minutes: float) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.slow
-def test_a_rehearsal_is_stopped_by_the_clock_and_resumed_to_its_end(tmp_path: Path) -> None:
+def test_a_rehearsal_is_stopped_by_the_clock(tmp_path: Path) -> None:
     stopped = rehearse(tmp_path, 0.25)
     assert stopped.returncode == 1, stopped.stdout + stopped.stderr
     session = read(tmp_path / "session.json")
     assert session["calls"][0]["seconds"] < 60 * 0.25 + 30
     assert "studies" in session["not_reached"]
     assert "studies: not reached" in stopped.stdout
+
+
+@pytest.mark.exhaustive
+def test_a_stopped_rehearsal_is_resumed_to_its_end(tmp_path: Path) -> None:
+    assert rehearse(tmp_path, 0.25).returncode == 1
     before = {part: Record.read(tmp_path / f"{part}.json") for part in SHARES}
 
     resumed = rehearse(tmp_path, 20)

@@ -94,7 +94,10 @@ TRACED = [
 ]
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture",
+    [pytest.param(name, marks=[pytest.mark.exhaustive] * ("mobilenet" in name)) for name in ARCHITECTURES],
+)
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_trains_every_parameter_of_any_architecture(method: str, architecture: str) -> None:
     data_spec = ARCHITECTURES[architecture]

@@ -112,6 +112,7 @@ print(run_name(load_config(["experiment=runs/studies/wrong/submissions/1/1.yaml"
 """
 
 
+@pytest.mark.exhaustive
 def test_data_that_one_node_lacks(site: Site) -> None:
     images = site.clone / "images"
     for split, count in (("train", 10), ("test", 4)):
@@ -136,6 +137,7 @@ def test_data_that_one_node_lacks(site: Site) -> None:
     assert reason.startswith("process 1 on 127.0.0.2: images/train is not a folder: data.root ")
 
 
+@pytest.mark.exhaustive
 def test_a_full_disk(site: Site) -> None:
     (site.clone / "wrong.yaml").write_text(STUDY)
     with mounted(site.clone / "small", "size=2m"):

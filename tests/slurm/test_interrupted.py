@@ -55,6 +55,7 @@ def test_a_job_too_short_for_its_first_step_is_not_requeued_for_ever(site: Site)
     assert said in site.log(job).splitlines()
 
 
+@pytest.mark.exhaustive
 def test_a_preempted_job_resumes(site: Site, tmp_path: Path) -> None:
     """SLURM signals all processes of the job, its loading workers too."""
     write_images(tmp_path / "images", 80)

@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
-from tests import REPOSITORY
 from tests.slurm.jobs import RUN, Site, check_equal, processes_of
+from tests.training.test_loop import pair
 
 pytestmark = pytest.mark.slurm
 
@@ -23,12 +21,8 @@ ONLINE = [*RUN, "scheme=online", "train.epochs=12", "train.eval_every_epochs=6",
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the run by two processes of one machine."""
-    place = tmp_path_factory.mktemp("whole")
-    accelerate = [str(Path(sys.executable).with_name("accelerate")), "launch", "--multi_gpu", "--num_processes", "2"]
-    command = [*accelerate, "--main_process_port", "0", str(REPOSITORY / "run.py"), *ONLINE]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    place = tmp_path_factory.mktemp("whole") / "run"
+    assert [ended.code for ended in pair(ONLINE, place)] == [0, 0]
     (folder,) = (place / "runs").iterdir()
     return folder
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,6 @@ from kdschemes.study.spec import StudyFile, find_study_file, read_study
 from tests import REPOSITORY
 
 EXPERIMENTS = REPOSITORY / "experiments"
-SHIPPED = sorted((EXPERIMENTS / "studies").glob("*.yaml"))
 
 
 def read(folder: Path, text: str, *overrides: str) -> StudyFile:
@@ -196,17 +194,6 @@ def test_a_study_is_found_by_name_and_by_path(tmp_path: Path) -> None:
     (tmp_path / "a b.yaml").write_text("question: Q")
     with pytest.raises(UserError, match="name the file with letters, digits"):
         find_study_file(str(tmp_path / "a b.yaml"), EXPERIMENTS)
-
-
-@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_shipped_studies_load_and_say_what_they_cost(path: Path) -> None:
-    study = read_study(path, [], recipes=EXPERIMENTS)
-    header = path.read_text().partition("\nquestion:")[0]
-    assert re.search(rf"^# Command: +kdschemes study (run|submit) {path.stem}\b", header, flags=re.MULTILINE)
-    assert "# Cost: " in header
-    seeds = {run.seed for run in study.runs}
-    assert len(seeds) > 1
-    assert f"{len(study.runs)} runs" in header
 
 
 def test_runs_that_come_first_are_found_once_and_in_order(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ CASES = {
     "online": ["scheme=online", *SMALL],
     "self": ["scheme=self", "optim=adamw", "optim.lr=0.001", *SMALL],
     "memory": [
-        *["scheme=online", "model=resnet20", "losses.response=ctkd", "losses.relation=crd"],
+        *["scheme=online", "model=convnet_quarter", "losses.response=ctkd", "losses.relation=crd"],
         *["losses.relation.negatives=64", *SMALL],
     ],
     "average": ["scheme=supervised", "train.ema=0.9", "train.grad_accum_steps=2", "optim.clip_grad_norm=1", *SMALL],

@@ -17,6 +17,7 @@ import psutil
 import pytest
 import yaml
 
+from kdschemes import cli
 from kdschemes.config.load import load_config
 from kdschemes.storage.naming import run_name
 from kdschemes.study.spec import read_study
@@ -152,7 +153,11 @@ def test_each_run_has_the_bytes_of_its_single_run(
     assert alone.items() <= contents(whole[0]).items()
 
 
-def test_a_stopped_and_killed_study_resumes_and_repeats_nothing(whole: tuple[Path, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("orphans", [False, pytest.param(True, marks=pytest.mark.exhaustive)])
+def test_a_stopped_and_killed_study_resumes_and_repeats_nothing(
+    orphans: bool, whole: tuple[Path, str], tmp_path: Path
+) -> None:
+    """With `orphans`, it is killed without its workers too, and they go on."""
     folder = begin(tmp_path)
     place = folder / "runs" / "studies" / "mine"
     first = Command(folder)
@@ -167,19 +172,21 @@ def test_a_stopped_and_killed_study_resumes_and_repeats_nothing(whole: tuple[Pat
     assert "SIGTERM: saving the active runs" in out
     assert out.splitlines()[-1] == f"stopped by SIGTERM; the same command resumes: {place}"
     assert "interrupted" in (place / "report.md").read_text()
-    orphaned = Command(folder)
-    orphaned.until(lambda: len(finished(folder)) >= 2)
-    orphans = orphaned.workers()
-    orphaned.signal(signal.SIGKILL)
-    assert orphaned.wait()[0] == -signal.SIGKILL
+    left: list[psutil.Process] = []
+    if orphans:
+        orphaned = Command(folder)
+        orphaned.until(lambda: len(finished(folder)) >= 2)
+        left = orphaned.workers()
+        orphaned.signal(signal.SIGKILL)
+        assert orphaned.wait()[0] == -signal.SIGKILL
     killed = Command(folder)
     killed.until(lambda: len(finished(folder)) >= 3)
     killed.signal(signal.SIGKILL, workers=True)
     assert killed.wait()[0] == -signal.SIGKILL
-    for orphan in orphans:
+    for orphan in left:
         with contextlib.suppress(psutil.NoSuchProcess):
             orphan.kill()
-    psutil.wait_procs(orphans, timeout=PATIENCE)
+    psutil.wait_procs(left, timeout=PATIENCE)
     before = finished(folder)
     assert 3 <= len(before) < 7
     code, out, err = Command(folder).wait()
@@ -189,31 +196,44 @@ def test_a_stopped_and_killed_study_resumes_and_repeats_nothing(whole: tuple[Pat
     assert contents(folder) == contents(whole[0])
 
 
-def test_runs_that_fail_leave_the_others_to_continue(tmp_path: Path) -> None:
-    base = {key: value for key, value in BASE.items() if key not in ("scheme", "teacher")} | {"scheme": "supervised"}
-    variants = {
-        "good": {},
-        "wild": {"optim.lr": 1e9},
-        "lost": {"model.checkpoint": "nowhere-seed0-00000000"},
+def test_runs_that_fail_leave_the_others_to_continue_and_workers_run_the_code_that_is_allowed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(REPOSITORY / "experiments" / "topologies" / "online_self.py", tmp_path / "ours.py")
+    base = {key: value for key, value in BASE.items() if key not in ("scheme", "teacher")}
+    alone = {"scheme": "supervised"}
+    variants: dict[str, dict[str, object]] = {
+        "good": alone,
+        "wild": alone | {"optim.lr": 1e9},
+        "lost": alone | {"model.checkpoint": "nowhere-seed0-00000000"},
         "taught": {"scheme": "offline", "teacher": "convnet_quarter", "teacher.checkpoint": "prerequisites.lost"},
+        "ours": {"experiment": "ours.py", "data.val_fraction": 0.9},
     }
     study = {
         "question": "Q",
         "base": base,
         "variants": variants,
-        "prerequisites": {"lost": {"model.checkpoint": "nothing-seed0-00000000"}},
+        "prerequisites": {"lost": alone | {"model.checkpoint": "nothing-seed0-00000000"}},
     }
     folder = begin(tmp_path, study)
-    code, out, err = Command(folder).wait()
+    monkeypatch.chdir(folder)
+    assert cli.main(["study", "run", "mine.yaml"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith("allow it: kdschemes study run mine.yaml --allow ours.py\n")
+    assert not (folder / "runs").exists()
+    code, out, err = Command(folder, "--allow", "ours.py").wait()
     assert (code, err) == (1, ""), out
-    told = dict(re.findall(r"^\[\d/5\] (\w+) seed=0(?: \(prerequisite\))?: (.*)$", out, flags=re.MULTILINE))
-    good = run_name(load_config([f"{key}={value}" for key, value in base.items()], recipes=tmp_path))
-    assert list(finished(folder)) == [good]
+    told = dict(re.findall(r"^\[\d/6\] (\w+) seed=0(?: \(prerequisite\))?: (.*)$", out, flags=re.MULTILINE))
+    good = run_name(load_config([f"{key}={value}" for key, value in (base | alone).items()], recipes=tmp_path))
+    assert len(finished(folder)) == 2
+    assert good in finished(folder)
+    assert told["ours"].startswith("test ")
     assert "wild seed=0: failed, " in out
     assert "not finite" in out
     assert "failed: no weights at no" in told["lost"]
     assert told["taught"] == "not started: it needs 'lost seed=0', which is not finished"
-    assert out.splitlines()[-1] == "4 runs: 1 finished, 3 failed; 1 prerequisite: 1 failed"
+    assert out.splitlines()[-1] == "5 runs: 2 finished, 3 failed; 1 prerequisite: 1 failed"
     assert (folder / "runs" / "studies" / "mine" / "report.html").is_file()
 
 
@@ -232,16 +252,3 @@ def test_a_spent_budget_ends_a_study_and_more_budget_resumes_it(tmp_path: Path) 
     code, out, err = Command(begin(tmp_path, study), "--parallel", "1").wait()
     assert (code, err) == (0, ""), out
     assert out.splitlines()[-1] == "3 runs: 3 finished"
-
-
-def test_the_workers_run_the_topology_that_the_command_line_allows(tmp_path: Path) -> None:
-    shutil.copy(REPOSITORY / "experiments" / "topologies" / "online_self.py", tmp_path / "ours.py")
-    base = {key: value for key, value in BASE.items() if key not in ("scheme", "teacher")} | {"data.val_fraction": 0.9}
-    folder = begin(tmp_path, {"question": "Q", "base": base, "variants": {"ours": {"experiment": "ours.py"}}})
-    code, out, err = Command(folder).wait()
-    assert (code, out) == (2, "")
-    assert err.endswith("allow it: kdschemes study run mine.yaml --allow ours.py\n")
-    assert not (folder / "runs").exists()
-    code, out, err = Command(folder, "--allow", "ours.py").wait()
-    assert (code, err) == (0, ""), out
-    assert len(finished(folder)) == 1
