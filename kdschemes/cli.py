@@ -481,7 +481,7 @@ def _parser() -> Parser:
     parser.group("look at runs")
     two = parser.command("compare", "two runs side by side: differing keys, results, cost, predictions", compare)
     two.add_argument("first", type=_path, metavar="RUN", help="folder of a run")
-    two.add_argument("second", type=_path, metavar="RUN", help="folder of another one")
+    two.add_argument("second", type=_path, metavar="RUN", help="folder of another run")
     credit = parser.command("cite", "the BibTeX of what a run used: method, losses, data, networks, options", citations)
     credit.add_argument("run", type=_path, metavar="RUN", help="folder of the run")
     _add_allow(credit, "the run")
@@ -504,13 +504,15 @@ def _parser() -> Parser:
 def _add_deployment(parser: Parser) -> None:
     parser.group("use what was trained")
     test = parser.command("evaluate", "all metrics of a run or of weights, on any data, without training", evaluate)
-    test.add_argument("source", type=_path, metavar="RUN_OR_WEIGHTS", help="folder of a run, or weights as a teacher's")
+    test.add_argument(
+        "source", type=_path, metavar="RUN_OR_WEIGHTS", help="folder of a run, or weights as for a teacher"
+    )
     test.add_argument("--split", choices=["test", "val", "train"], default="test", help="images to evaluate on [test]")
     guess = parser.command("predict", "classes and probabilities of image files", predict)
     guess.add_argument("source", type=_path, metavar="RUN", help="folder of a run, or of exported safetensors")
     guess.add_argument("images", type=_path, metavar="IMAGE", nargs="+", help="files that Pillow reads")
     guess.add_argument("--top", type=_positive, metavar="K", default=1, help="classes per image [1]")
-    out = parser.command("export", "a head of a run, such as a peer, as files for other programs, checked", export)
+    out = parser.command("export", "a head of a run (a peer, say) as weights or a graph", export)
     out.add_argument("run", type=_path, metavar="RUN", help="folder of the run, finished or not")
     out.add_argument("out", type=_path, metavar="FOLDER", nargs="?", help="gets the files [RUN/export-FORMAT]")
     formats = ["safetensors", "timm", "torch.export", "onnx"]
@@ -519,7 +521,7 @@ def _add_deployment(parser: Parser) -> None:
         "--preprocessing",
         choices=["beside", "inside"],
         default="beside",
-        help="of a graph: it takes normalized images (config.json says how), or pixels as bytes [beside]",
+        help="of a graph: beside: it takes images normalized as in config.json; inside: pixels as bytes [beside]",
     )
     out.add_argument("--exits", metavar="T1,T2", help="of a graph: early exit at confidences, or: low, middle, high")
     out.add_argument("--int8", action="store_true", help="of onnx: 8 bits, calibrated on training images")
@@ -532,10 +534,10 @@ def _add_deployment(parser: Parser) -> None:
     send.add_argument("--private", action="store_true", help="of a new repository [public]")
     send.add_argument("--dry-run", type=_path, metavar="DIR", help="write what would be uploaded there; send nothing")
     for command in (test, out, many):
-        where = "where data and teacher are now: data.root=, teacher.checkpoint="
+        where = "new places of data and teacher: data.root=, teacher.checkpoint="
         command.add_argument("override", metavar="KEY=VALUE", nargs="*", help=where)
-    for command, what in ((out, "check it on"), (many, "count hits on")):
-        meaning = f"{what} at most N test images, at equal distances [10000]"
+    for command, what in ((out, "verify it on"), (many, "measure accuracy on")):
+        meaning = f"{what} at most N evenly spaced test images [10000]"
         command.add_argument("--test-images", type=_images, metavar="N", default=10_000, help=meaning)
     for command in (guess, out, send):
         command.add_argument("--head", metavar="NAME", help="a head of the run's table [the first]")
@@ -612,9 +614,9 @@ def _add_wandb(parser: Parser) -> None:
         "dashboard", "a workspace that compares schemes: curves, bars, cost, alpha, T", wandb_dashboard
     )
     board.add_argument("--project", metavar="P", default=Config().project, help="project of the runs [%(default)s]")
-    board.add_argument("--entity", metavar="E", help="user or team that owns it [who is logged in]")
+    board.add_argument("--entity", metavar="E", help="user or team that owns it [yours]")
     board.add_argument("--group", metavar="STUDY", help="only the runs of this group [all of the project]")
-    board.add_argument("--out", type=_path, metavar="FILE", help="write it there as JSON, and save nothing in W&B")
+    board.add_argument("--out", type=_path, metavar="FILE", help="write it to a JSON file instead of saving it in W&B")
 
 
 def _add_cache(parser: Parser) -> None:
@@ -625,7 +627,7 @@ def _add_cache(parser: Parser) -> None:
     )
     verify = parser.command("verify", "recompute a sample of a cache and compare", verify_cache)
     verify.add_argument("folder", type=_path, metavar="FOLDER", help="folder of one cache")
-    keys = "where data and teacher are now: data.root=, ..."
+    keys = "new places of data and teacher: data.root=, ..."
     verify.add_argument("override", metavar="KEY=VALUE", nargs="*", help=keys)
     _add_allow(verify, "the cache")
     verify.add_argument("--samples", type=_positive, metavar="N", default=8, help="chunks of 256 images to compute [8]")

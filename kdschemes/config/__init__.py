@@ -67,7 +67,7 @@ class Model:
         Field(description="the classifier: that of model.checkpoint, or a new one if the data has other classes"),
     ] = "checkpoint"
     pretrained: Annotated[
-        bool, Field(description="start from timm's pretrained weights (downloads them), or as MODULE:NAME makes them")
+        bool, Field(description="start from timm's pretrained weights (downloads them), or those of MODULE:NAME")
     ] = False
     dropout: Annotated[
         float, Field(ge=0, lt=1, description="mlp_WIDTH_WIDTH: probability of dropping a hidden unit in training")
@@ -170,7 +170,7 @@ class Teacher:
         Field(description="weights: a file, run folder or hf_hub:OWNER/NAME, or a list; null: trained first, once"),
     ] = None
     pretrained: Annotated[
-        bool, Field(description="use timm's pretrained weights (downloads them), or those that MODULE:NAME makes")
+        bool, Field(description="use timm's pretrained weights (downloads them), or those that MODULE:NAME returns")
     ] = False
     mean: Mean = None
     std: Std = None
@@ -199,17 +199,18 @@ class Teacher:
     ] = "none"
     view: Annotated[
         Literal["student", "plain"],
-        Field(description="images that it sees in training: the student's views, or the images without augmentation"),
+        Field(description="training images: the student's views, or the images without augmentation"),
     ] = "student"
     cache_dir: Annotated[FilePath | None, Field(description="cache folder; null: teacher_cache in output_dir")] = None
     cache_limit_gb: Annotated[float, Field(gt=0, description="maximum size of cache_dir in GB (10^9 bytes)")] = 20.0
     epochs: Annotated[
-        int, Field(ge=1, le=1_000_000, description="epochs of a teacher that is trained first, whatever train.epochs")
+        int,
+        Field(ge=1, le=1_000_000, description="epochs of a teacher that is trained first, independent of train.epochs"),
     ] = 200
     batch_size: Annotated[
         int, Field(ge=2, le=1_000_000, description="samples per step of a teacher that is trained first")
     ] = 128
-    optim: Annotated[Optim, Field(description="keys of optim, of a teacher that is trained first")] = field(
+    optim: Annotated[Optim, Field(description="the keys of optim, for a teacher that is trained first")] = field(
         default_factory=Optim
     )
     seed: Annotated[int, Field(ge=0, description="seed of a teacher that is trained first, shared by all students")] = 0
@@ -247,7 +248,7 @@ class Train:
     ] = None
     label_smoothing: Annotated[
         float,
-        Field(ge=0, lt=1, description="label mass spread evenly over classes in cross-entropy, of any scheme"),
+        Field(ge=0, lt=1, description="label mass spread evenly over classes in the cross-entropy of any scheme"),
     ] = 0.0
     class_weights: Annotated[
         Literal["balanced"] | list[Annotated[float, Field(ge=0)]] | None,
@@ -260,7 +261,7 @@ class Train:
         int | None,
         Field(
             ge=1,
-            description="stop after so many evaluations without a better validation top-1 (if equal, NLL); null: never",
+            description="stop after this many evaluations without a better validation top-1 (ties: NLL); null: never",
         ),
     ] = None
     fsdp: Annotated[
@@ -295,7 +296,7 @@ class Config:
     seed: Annotated[int, Field(ge=0, description="seed of the initial weights, the sample order and the views")] = 0
     precision: Annotated[
         Literal["fp32", "bf16", "fp16", "auto"],
-        Field(description="precision of the networks (losses use float32); auto: fp32 or bf16, what is faster here"),
+        Field(description="precision of the networks (losses use float32); auto: fp32 or bf16, whichever is faster"),
     ] = "fp32"
     device: Annotated[Literal["auto", "cpu", "cuda"], Field(description="auto: a GPU if there is one")] = "auto"
     tracker: Annotated[
@@ -316,5 +317,5 @@ class Config:
     ] = None
     code: Annotated[
         dict[str, str],
-        Field(description="digest of each Python file and module that is named here; recorded, not chosen"),
+        Field(description="digests of the Python files and modules named here; written by the run, not to be set"),
     ] = field(default_factory=dict)

@@ -74,7 +74,9 @@ def _by_kind(key: str, value: str | list[Any]) -> list[tuple[str, Any]]:
     for name in value if isinstance(value, list) else [value]:
         found = loss_named(str(name))
         if found is None:
-            raise UserError(f"{key}={shown(in_line(value))}: '{shown(name)}' is no loss (kdschemes methods lists them)")
+            raise UserError(
+                f"{key}={shown(in_line(value))}: no loss is called '{shown(name)}' (kdschemes methods lists them)"
+            )
         own = f"losses.{found[0]}"
         if key not in ("losses", own):
             raise UserError(f"{key}={shown(in_line(value))}: {name} is a {found[0]} loss, write {own}={name}")

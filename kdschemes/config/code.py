@@ -126,7 +126,7 @@ def read_allowed(code: Code, kind: str, digest: str = "") -> bytes:
     if _permission(code, found) not in _allowed():
         raise CodeRefused([(kind, str(code))])
     if not found.startswith(digest):
-        raise UserError(f"{kind} {code} has changed since this run began: name it again to use it as it is now")
+        raise UserError(f"{kind} {code} has changed since this run began: type its name to use the new version")
     return text
 
 
@@ -183,7 +183,7 @@ def given(name: str, cure: str) -> Any:
         UserError: it was passed in another process; `cure` says how to pass it again.
     """
     if name not in _GIVEN:
-        raise UserError(f"{name} was passed in Python, and is not in this process: {cure}")
+        raise UserError(f"{name} was passed in Python, but not in this process: {cure}")
     return _GIVEN[name]
 
 

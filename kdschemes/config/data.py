@@ -72,9 +72,7 @@ class Data:
     ] = None
     sampling: Annotated[
         Literal["shuffled", "balanced"],
-        Field(
-            description="an epoch's images: each once, or of each class equally many, those of small classes repeatedly"
-        ),
+        Field(description="shuffled: each image once an epoch; balanced: each class equally often, repeating images"),
     ] = "shuffled"
     flip: Annotated[bool, Field(description="mirror each training image with probability 1/2")] = True
     mean: Annotated[
@@ -252,14 +250,12 @@ class ImageFolder(Data):
         float, Field(gt=0, le=1, description="smallest fraction of the image area in a training crop")
     ] = 0.08
     num_workers: Annotated[int, Field(ge=0, le=256, description="data-loading workers per process")] = 2
-    classes: Annotated[int | None, Field(ge=2, description="expected number of classes; null: as many as folders")] = (
-        None
-    )
+    classes: Annotated[int | None, Field(ge=2, description="expected number of classes; null: that of folders")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class OwnData(Data):
-    """Your own images, that a function returns: data=MODULE:NAME or FILE.py:NAME.
+    """Your own images, returned by a function: data=MODULE:NAME or FILE.py:NAME.
 
     Before they are read, so many images are assumed.
     """
@@ -274,7 +270,7 @@ class OwnData(Data):
         Field(description="key of its images without labels, beside train and test, for losses between networks"),
     ] = None
     num_classes: Annotated[  # type: ignore[misc]
-        int | None, Field(ge=2, description="number of classes; null: of their names, or the largest label + 1")
+        int | None, Field(ge=2, description="number of classes; null: that of class names, or the largest label + 1")
     ] = None  # type: ignore[assignment]
     image_size: Annotated[
         int | None, Field(ge=1, le=4_096, description="side of the input for pictures of different sizes; null: 224")
@@ -287,7 +283,7 @@ class OwnData(Data):
         float, Field(gt=0, le=1, description="pictures of different sizes: smallest fraction of the area in a crop")
     ] = 0.08
     num_workers: Annotated[
-        int, Field(ge=0, le=256, description="processes that make images that are not in memory; 0: this one")
+        int, Field(ge=0, le=256, description="data-loading workers per process, for images not in memory; 0: none")
     ] = 0
 
 

@@ -131,7 +131,7 @@ def _overview() -> str:
         ("model", own["model"]["name"], "a network of kdschemes, or any timm model as timm/NAME"),
         ("teacher", own["teacher"]["name"], "the frozen network of scheme=offline"),
         ("data", default.data.name, ", ".join(DATA)),
-        ("experiment", "NAME", "a recipe of experiments/, or the path of one, a config.yaml too"),
+        ("experiment", "NAME", "a shipped recipe, or the path of a recipe or config.yaml"),
     ]
     lines = [USAGE, "choices", *(f"  {f'{key}={value}':<32} {meaning}" for key, value, meaning in rows)]
     lines += ["", "frequent keys and their defaults (on digits)"]
@@ -175,7 +175,7 @@ def _unknown_topic(key: str) -> UserError:
     topics = ["all", "scheme", "losses", *GROUPS, *TABLES]
     names = [name for table in (*schemes.SCHEMES.values(), *losses.KINDS.values()) for name in table]
     keys = [row.partition("=")[0].strip() for prefix, cls in choices() for row in _rows(prefix, cls)]
-    return UserError(f"no help on '{key}'{nearest(key, [*topics, *names, *keys])} (--help tells what there is help on)")
+    return UserError(f"no help on '{key}'{nearest(key, [*topics, *names, *keys])} (--help lists the topics)")
 
 
 def _scheme_page(scheme: str | None, method: str | None) -> str:
@@ -315,12 +315,14 @@ def _default(field: dataclasses.Field[Any]) -> Any:
 def _show(value: Any) -> str:
     if value is None:
         return "null"
+    if dataclasses.is_dataclass(value):
+        return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _title(prefix: str, cls: type) -> str:
     doc = (cls.__doc__ or "").splitlines()[0]
-    name = getattr(cls, "name", None)
+    name = "FILE.py:NAME" if cls is OwnData else getattr(cls, "name", None)
     if cls in (Model, Teacher, Optim, Train):
         return f"{prefix}: {doc}"
     if prefix == "losses":

@@ -271,7 +271,7 @@ def _expanded(
 def _digests(tree: Mapping[str, Any]) -> Mapping[str, str]:
     code = tree.get("code", {})
     if not isinstance(code, Mapping) or not all(isinstance(digest, str) for digest in code.values()):
-        raise UserError(f"code={shown(code)}: a run records it; take it out")
+        raise UserError(f"code={shown(code)}: a run writes this key itself: remove it")
     return code
 
 

@@ -268,6 +268,6 @@ def register_dataset(options: type[InMemory], reader: Callable[[Path], Arrays]) 
         UserError: another data set has the name.
     """
     if not issubclass(options, InMemory) or "name" not in options.__dataclass_fields__:
-        raise UserError(f"{options.__name__} is no dataclass of a data set: it needs the base InMemory and a name")
+        raise UserError(f"{options.__name__} is not a dataclass of a data set: it needs the base InMemory and a name")
     register(DATA, options.name, options, "data")
     READERS[options] = reader

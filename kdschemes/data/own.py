@@ -146,7 +146,7 @@ class _Tensors(Dataset[Any]):
                 if image.shape != shape:
                     found, wanted = ("x".join(map(str, each)) for each in (image.shape, shape))
                     raise UserError(
-                        f"image {position} of {array} is {found}, and the first is {wanted}: make all alike"
+                        f"image {position} of {array} is {found}, and the first is {wanted}: make all the same"
                     )
                 made.append(image)
             return torch.stack(made)

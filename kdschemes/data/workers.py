@@ -43,7 +43,7 @@ def load(loader: DataLoader[Any]) -> Iterator[Any]:
         if not lost or str(error).startswith("Caught "):  # an error of the worker's own, which torch passes on
             raise
         raise UserError(
-            "a worker process that loads data died, as happens when memory (or /dev/shm) runs out: use a lower "
+            "a data-loading worker died, often because memory (or /dev/shm) ran out: use a lower "
             "data.num_workers or more memory; the same command resumes from the last checkpoint"
         ) from None
 

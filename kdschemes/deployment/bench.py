@@ -81,12 +81,12 @@ def bench(
         trained = [open_network(run, overrides) for run in runs]
         for one in trained:
             if one.results is None and one.config is not None:
-                raise UserError(f"{one.source} has not finished: bench is for finished runs")
+                raise UserError(f"{one.source} has not finished: bench needs finished runs")
         opened = [held_out(one, overrides) for one in trained]
         data = opened[0]
         for one, own in zip(trained, opened, strict=True):
             if own.digest != data.digest:
-                raise UserError(f"{one.source} is of other images than {trained[0].source}: compare runs of the same")
+                raise UserError(f"{one.source} and {trained[0].source} have different images: compare runs on the same")
         variants, notes = _variants(trained, data, overrides, Path(folder))
         rows = _measured(variants, data, images)
     threads = torch.get_num_threads()

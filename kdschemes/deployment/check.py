@@ -75,7 +75,7 @@ def compare(
         found, *found_taken = exported(given)
         compared = torch.ones(len(labels), dtype=torch.bool) if near is None else ~next(near)
         if taken and not torch.equal(taken[0][compared], found_taken[0][compared]):
-            raise UserError("samples leave at other exits than in the run")
+            raise UserError("samples stop at other exits than in the run")
         scale = max(1.0, float(expected.abs().max()))
         apart = float((expected - found)[compared].abs().max()) / scale if compared.any() else 0.0
         largest = max(largest, apart if apart == apart else float("inf"))
@@ -88,7 +88,7 @@ def compare(
     if int8 and checked.lost > MOST_LOST:
         raise UserError(f"{checked.line(int8=True)}, more than the {MOST_LOST:g} allowed")
     if not int8 and (largest > TOLERANCE or abs(own_hits - hits) > ties):
-        raise UserError(f"it does not compute what the run does: {checked.line(int8=False)}")
+        raise UserError(f"the exported network differs from the run's: {checked.line(int8=False)}")
     return checked
 
 

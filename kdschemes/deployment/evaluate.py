@@ -95,11 +95,11 @@ def _adapted(batches: Iterator[Batch], given: InputSpec, own: InputSpec) -> Iter
 def _weights(source: Path, overrides: Sequence[str], best: bool) -> Opened:
     """Open weights: a folder with a description, or a file and its `model`."""
     if best:
-        raise UserError(f"{source} is not the folder of a run: --best is for those")
+        raise UserError(f"{source} is not the folder of a run, which --best needs: remove it")
     described, words = (source / CONFIG).is_file(), list(overrides)
     if not described:
         if not any(word.startswith(("model=", "model.name=")) for word in overrides):
-            raise UserError(f"{source} is no run and does not say what network it is for: add model=NAME")
+            raise UserError(f"{source} is not a run and does not name its network: add model=NAME")
         words.append(f"model.checkpoint={in_line(str(source))}")
     config = weights_config(source, words)
     data = open_data(config.data, seed=config.seed, device=_device(overrides), channels_last=config.train.channels_last)
@@ -129,7 +129,7 @@ def _built(config: Config, source: Path, data: DataModule) -> Distillation:
 def _order(network: Any, source: Path, data: DataModule) -> None:
     """Put the outputs in the order of the data's classes, if the weights name theirs."""
     if network.spec.num_classes != data.num_classes:
-        raise UserError(f"{source} tells {network.spec.num_classes} classes apart, the data have {data.num_classes}")
+        raise UserError(f"{source} has {network.spec.num_classes} classes, the data have {data.num_classes}")
     order_outputs(network, source, data.classes)
 
 

@@ -141,13 +141,13 @@ def held_out(trained: Trained, overrides: Sequence[str]) -> DataModule:
     config = configured(trained.source, overrides)[1] if trained.config else weights_config(trained.source, overrides)
     if trained.config is not None and config.data.name != trained.config.data.name:
         own = trained.config.data.name
-        raise UserError(f"{trained.source} is of data={own}: only `kdschemes evaluate` takes others")
+        raise UserError(f"{trained.source} was trained on data={own}: only `kdschemes evaluate` accepts other data")
     data = open_data(config.data, seed=config.seed, device=CPU)
     if trained.classes:
         check_classes(trained.classes, data.classes, trained.source)
     digest = (trained.results or {}).get("data_digest")
     if digest not in (None, data.digest):
-        raise UserError(f"the images or labels are not those of {trained.source}: give theirs by data.root=PATH")
+        raise UserError(f"the images or labels are not those of {trained.source}: set data.root=PATH to those")
     return data
 
 
@@ -200,7 +200,7 @@ def _check_reported(trained: Trained, checked: Checked, data: DataModule, form: 
     if abs(checked.own - float(reported["top1"])) > MOST_APART:
         raise UserError(
             f"the run reported {float(reported['top1']):.2f} %, its weights have {checked.own:.2f} % on these images: "
-            "give the run's own by data.root=PATH"
+            "give the run's images by data.root=PATH"
         )
 
 

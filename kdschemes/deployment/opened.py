@@ -107,7 +107,7 @@ def weights_config(source: Path, overrides: Sequence[str]) -> Config:
         UserError: `overrides` name no data, or are wrong.
     """
     if not any(word.startswith("data=") for word in overrides):
-        raise UserError(f"{source} is not the folder of a run: say on which data, as data=cifar100 data.root=PATH")
+        raise UserError(f"{source} is not the folder of a run: give the data, as data=cifar100 data.root=PATH")
     return load_config(["scheme=supervised", *overrides], recipes=source)
 
 
@@ -191,7 +191,7 @@ def check_classes(trained: Sequence[str], given: Sequence[str], source: Path) ->
         raise UserError(f"the data have the classes of {source} in another order: rename the folders")
     ours, theirs = (sorted(set(a) - set(b))[:3] for a, b in ((trained, given), (given, trained)))
     raise UserError(
-        f"{source} tells {len(trained)} classes apart, the data have {len(given)}: only in the run "
+        f"{source} has {len(trained)} classes, the data have {len(given)}: only in the run "
         f"{', '.join(map(shown, ours)) or 'none'}; only in the data {', '.join(map(shown, theirs)) or 'none'}"
     )
 

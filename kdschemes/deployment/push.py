@@ -49,7 +49,7 @@ def push(
         raise UserError(f"'{shown(repository)}' is no OWNER/NAME of the Hub: letters, digits, '-', '_' and '.'")
     trained = open_network(run, head=head, best=best)
     if trained.results is None:
-        raise UserError(f"{run} has not finished: nothing is known of its accuracy; train it to its end first")
+        raise UserError(f"{run} has not finished, so its accuracy is unknown: finish training first")
     if dry_run is not None:
         if dry_run.exists() and any(dry_run.iterdir()):
             raise UserError(f"{dry_run} is not empty: give another folder, or remove it first")

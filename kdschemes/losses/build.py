@@ -107,7 +107,7 @@ def register_loss(options: type, module: Callable[..., Loss[Any]], *, kind: str,
     if kind not in KINDS:
         raise unknown("kind of loss", kind, KINDS)
     if not issubclass(options, Ramp) or not {"name", "weight"} <= options.__dataclass_fields__.keys():
-        raise UserError(f"{options.__name__} is no dataclass of a loss: it needs the base Ramp, a name and a weight")
+        raise UserError(f"{options.__name__} is not a dataclass of a loss: it needs the base Ramp, a name and a weight")
     name: str = options.name  # type: ignore[attr-defined]
     register(KINDS[kind], name, options, f"{kind} loss", [table for own, table in KINDS.items() if own != kind])
     MODULES[options] = module

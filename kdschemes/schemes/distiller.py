@@ -59,9 +59,7 @@ def distill(
     for word in words:
         key = word.partition("=")[0]
         if key.partition(".")[0] not in KEYS:
-            raise UserError(
-                f"{shown(word)}: data, optimizer and loop are yours; options here are those of {_listed(KEYS)}"
-            )
+            raise UserError(f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}")
     students = list(student) if isinstance(student, Sequence) else [student]
     names = [_give(network, f"student{number}") for number, network in enumerate(students)]
     words.append(f"model.name={names[0]}")
@@ -178,7 +176,7 @@ def _check(scheme: Distillation, method: str) -> None:
     if any(type(node).before_epoch is not Node.before_epoch for node in nodes):
         needs.append("the validation images")
     if needs:
-        raise UserError(f"method={method} needs {' and '.join(needs)}, which a loss has not: use kdschemes.train")
+        raise UserError(f"method={method} needs {' and '.join(needs)}, which a loss does not have: use kdschemes.train")
 
 
 def _give(network: nn.Module, label: str) -> str:

@@ -212,7 +212,7 @@ def _check_used(study: StudyFile) -> None:
     needed = {folder for run in (*study.prerequisites, *study.runs) for folder in study.needs(run.config)}
     for run in study.prerequisites if not any(key in REFERRING for key in given) else ():
         if run.folder not in needed:
-            raise UserError(f"no run refers to {PREREQUISITES}.{run.point}: take it out")
+            raise UserError(f"no run refers to {PREREQUISITES}.{run.point}: remove it")
     points = dict.fromkeys(run.point for run in study.runs)
     for label in (label for pair in study.keys.compare for label in pair):
         if label not in points and label not in study.keys.prerequisites:

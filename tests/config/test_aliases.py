@@ -69,7 +69,7 @@ def test_every_alias_leads_to_a_key() -> None:
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["losses=kdd"], "losses=kdd: 'kdd' is no loss"),
+        (["losses=kdd"], "losses=kdd: no loss is called 'kdd'"),
         (["losses.feature=[hint,rkd]"], "rkd is a relation loss, write losses.relation=rkd"),
         (["losses=[hint,at]", "losses.extra=[nst]"], "both name losses: remove one of them"),
         (["scheme=online", "scheme.peers=1"], "a network alone is scheme=supervised"),

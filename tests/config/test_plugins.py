@@ -227,7 +227,7 @@ def test_what_cannot_be_registered(here: Path) -> None:
             "scheme=online method dml|dml is taken by kdschemes",
         ),
         (lambda: register_dataset(digits, reader), "data digits is taken by kdschemes"),
-        (lambda: register_loss(digits, reader, kind="feature"), "Digits is no dataclass of a loss"),
+        (lambda: register_loss(digits, reader, kind="feature"), "Digits is not a dataclass of a loss"),
         (lambda: register_model("timm/x", reader), "a name has letters"),
     ):
         with pytest.raises(UserError, match=message):

@@ -45,7 +45,7 @@ def test_weights_alone(offline: Path, tmp_path: Path, capsys: pytest.CaptureFixt
     assert answer(capsys, str(tmp_path / "out"), *words)["student"]["top1"] == pytest.approx(reported)
     file = str(tmp_path / "alone.safetensors")
     assert answer(capsys, file, *words, "model=convnet_quarter")["student"]["top1"] == pytest.approx(reported)
-    for arguments, message in (([file], "add model=NAME"), ([file, "model=convnet_quarter"], "say on which data")):
+    for arguments, message in (([file], "add model=NAME"), ([file, "model=convnet_quarter"], "give the data, as")):
         assert cli.main(["evaluate", *arguments]) == 2
         assert message in capsys.readouterr().err
 

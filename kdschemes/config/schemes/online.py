@@ -111,7 +111,7 @@ class OnlineSwitOKD(Method):
     name: Literal["online"] = "online"
     method: Literal["switokd"] = "switokd"
     large_model: Annotated[
-        str | None, Field(description="model of the large network, which is trained, too; null: the student's model")
+        str | None, Field(description="model of the large network, which is also trained; null: the student's model")
     ] = None
     lr_multipliers: Annotated[
         list[Annotated[float, Field(gt=0)]] | None,

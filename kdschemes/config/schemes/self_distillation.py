@@ -229,7 +229,7 @@ class SelfSAD(Method):
     ] = "mean"
     start: Annotated[float, Field(ge=0, lt=1, description="fraction of training before the term starts")] = 0.0
     detach: Annotated[
-        bool, Field(description="no gradient to the deeper stage; false: it learns from the term, too")
+        bool, Field(description="no gradient to the deeper stage; false: it also learns from the term")
     ] = True
 
 

@@ -21,7 +21,7 @@ def init(folder: Path) -> str:
     """
     target = folder / "slurm"
     if target.exists():
-        raise UserError(f"{target} is there already: remove it, or choose another folder")
+        raise UserError(f"{target} already exists: remove it, or choose another folder")
     partial = folder / "slurm.partial"
     try:
         shutil.rmtree(partial, ignore_errors=True)

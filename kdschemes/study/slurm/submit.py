@@ -75,7 +75,7 @@ def _options(extra: Sequence[str]) -> list[str]:
     for word in extra:
         if not word.strip("-") or not word.startswith("-"):
             if joint is None:
-                raise UserError(f"{word}: after -- only options of sbatch: the batch script is {SCRIPT}; take it out")
+                raise UserError(f"{word}: only sbatch options may follow --: the batch script is {SCRIPT}; remove it")
             options[-1] += joint + word
             joint = None
             continue
@@ -89,7 +89,7 @@ def _options(extra: Sequence[str]) -> list[str]:
             ours = option in OURS_SHORT
             joint = "" if len(rest) == 1 else None
         if ours:
-            raise UserError(f"{word}: kdschemes study submit sets {option} itself; take it out")
+            raise UserError(f"{word}: kdschemes study submit sets {option} itself; remove it")
         options.append(word)
     return options
 

@@ -33,7 +33,7 @@ def test_a_folder_that_is_there_is_not_touched(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "slurm" / "site.sh").write_text("mine")
     assert cli.main(["init", str(tmp_path)]) == 2
     there = tmp_path / "slurm"
-    assert capsys.readouterr().err == f"error: {there} is there already: remove it, or choose another folder\n"
+    assert capsys.readouterr().err == f"error: {there} already exists: remove it, or choose another folder\n"
     assert [path.name for path in there.iterdir()] == ["site.sh"]
 
 
