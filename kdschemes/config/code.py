@@ -176,6 +176,12 @@ def give(value: Any, label: str, digest: str) -> str:
     return name
 
 
+def forget(names: Iterable[str]) -> None:
+    """Keep these objects no longer."""
+    for name in names:
+        _GIVEN.pop(name, None)
+
+
 def given(name: str, cure: str) -> Any:
     """Return the object with this name.
 
