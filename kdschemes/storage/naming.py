@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -63,7 +64,7 @@ def config_hash(config: Config) -> str:
         if name in NOT_HASHED or keys.get(key) == HASHED_IF_SET[name]:
             keys.pop(key, None)
     if "resume_from" in tree:
-        tree["resume_from"] = Path(tree["resume_from"]).name
+        tree["resume_from"] = Path(os.path.abspath(tree["resume_from"])).name
     if "teacher" in tree and (config.teacher.checkpoint is not None or config.teacher.pretrained):
         for key in TEACHER_TRAINING:
             del tree["teacher"][key]
