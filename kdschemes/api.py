@@ -118,7 +118,7 @@ def _words(key: str, network: Network | Sequence[Network] | Mapping[str, Any] | 
         return [f"{key}={_in_line(key, dict(network))}"]
     if network is None or isinstance(network, str):
         return [] if network is None else [f"{key}={network}"]
-    several = list(network) if isinstance(network, list | tuple) else [network]
+    several: list[Any] = list(network) if isinstance(network, list | tuple) else [network]
     names = [each if isinstance(each, str) else give(each, _label(each), fingerprint(each)) for each in several]
     trained = all(isinstance(each, nn.Module) for each in several)
     words = [f"{key}.name={in_line(names if isinstance(network, list | tuple) else names[0])}"]

@@ -181,8 +181,9 @@ def _create(
         digest=code.get(name, ""),
     )
     own = own.otherwise(network.spec.input).otherwise(data_spec.input)
-    crop = crop_fraction(data_spec.kept, own.image_size or data_spec.image_size)
-    network.spec = replace(network.spec, image_size=own.image_size, mean=own.mean, std=own.std, crop_pct=crop)
+    side = own.image_size or data_spec.image_size
+    crop = crop_fraction(data_spec.kept, side)
+    network.spec = replace(network.spec, image_size=side, mean=own.mean, std=own.std, crop_pct=crop)
     network.accept(data_spec.input)
     return network
 
