@@ -133,6 +133,8 @@ def _allow_flags(arguments: Sequence[str]) -> list[str]:
     for word in words:
         if word == "--allow":
             allow_named([next(words, "")])
+        elif word.startswith("--allow="):
+            allow_named([word.removeprefix("--allow=")])
         else:
             others.append(word)
     return others

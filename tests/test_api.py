@@ -100,3 +100,33 @@ def test_mistakes_are_the_command_lines(tmp_path: Path) -> None:
         train(tmp_path, scheme="offlin")
     with pytest.raises(UserError, match="there is no test in a dict"):
         train(tmp_path, data={"train": arrays()["train"]})
+    with pytest.raises(UserError, match=r"teacher=\{'name': .*networks are student= and teacher="):
+        train(tmp_path, scheme="offline", teacher={"name": net(3, 1)})
+    with pytest.raises(UserError, match="unknown model 'lenet6'"):
+        train(tmp_path, scheme="offline", teacher=("lenet5", "lenet6"))
+
+
+def test_paths_and_numbers_of_numpy_are_values(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.epochs=-3 is not allowed"):
+        kdschemes.train(output_dir=tmp_path, seed=np.int64(1), train={"epochs": np.int64(-3)}, optim={"lr": (0.1,)[0]})
+
+
+def test_without_validation_there_is_no_best_network(tmp_path: Path) -> None:
+    heads = {"student": {"last": {"epoch": 1, "val": None, "test": {"top1": 50.0}}, "best": None}}
+    done = kdschemes.Results(tmp_path, {"primary_head": "student", "heads": heads})
+    assert done.metrics == {"last": {"top1": 50.0}, "best": None}
+    with pytest.raises(UserError, match="has no best epoch: it has not been validated"):
+        done.load_model(best=True)
+
+
+def test_a_function_that_makes_data_draws_the_same_in_every_session(tmp_path: Path) -> None:
+    drawn: list[float] = []
+
+    def made() -> dict[str, Any]:
+        drawn.append(np.random.rand())
+        return {}
+
+    for _ in range(2):
+        with pytest.raises(UserError, match="there is no train in a dict"):
+            train(tmp_path, data=made)
+    assert drawn[0] == drawn[1]

@@ -134,7 +134,8 @@ def load_code(code: Code, kind: str, digest: str = "") -> Any:
     """Run allowed code, once in a process, and return what its name means: a module if it has no name.
 
     Of a file, and of a module that is not imported yet, exactly the text that was checked is run, not what the file or
-    a compiled copy of it holds by now. Its folder is on Python's path meanwhile, for what it imports.
+    a compiled copy of it holds by now. Its folder is on Python's path for what it imports: first meanwhile, then last,
+    for functions that import when they are called.
 
     Raises:
         CodeRefused: it was not allowed.
@@ -174,6 +175,12 @@ def give(value: Any, label: str, digest: str) -> str:
     name = f"{GIVEN}{label}-{digest[:8]}"
     _GIVEN[name] = value
     return name
+
+
+def forget(names: Iterable[str]) -> None:
+    """Keep these objects no longer."""
+    for name in names:
+        _GIVEN.pop(name, None)
 
 
 def given(name: str, cure: str) -> Any:
@@ -281,3 +288,5 @@ def _on_path(folder: Path) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(str(folder))
+        if str(folder) not in sys.path:
+            sys.path.append(str(folder))

@@ -95,8 +95,7 @@ class PredictionBank(Node):
         self, name: str, source: str, data_spec: DataSpec, prior: Float[Tensor, "positions classes"] | None = None
     ):
         super().__init__([name], reads=[source])
-        assert data_spec.train_labels is not None, "a prediction bank needs the training samples"
-        positions = len(data_spec.train_labels)
+        positions = len(data_spec.labels_of_all())
         self.register_buffer(
             "logits", torch.zeros(positions, data_spec.num_classes) if prior is None else prior.clone()
         )

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from kdschemes.errors import UserError
 from kdschemes.models.inputs import InputSpec
 from kdschemes.models.recombined import as_map as as_map
 
@@ -144,3 +145,13 @@ class DataSpec:
     def input(self) -> InputSpec:
         """What the images of a batch look like."""
         return InputSpec(self.image_size, self.mean, self.std)
+
+    def labels_of_all(self) -> Int[Tensor, " positions"]:
+        """Return `train_labels`.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.train_labels is None:
+            raise UserError("predictions of each training sample are stored: pass train_labels, the labels of all")
+        return self.train_labels

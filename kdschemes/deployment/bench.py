@@ -35,7 +35,7 @@ from kdschemes.models.exits import stop_at
 from kdschemes.models.weights import EXITS
 from kdschemes.storage.naming import WEIGHTS
 from kdschemes.storage.results import plain
-from kdschemes.tracking.tables import text_table
+from kdschemes.tracking.tables import count_text, text_table
 
 BLOCKS, ROUNDS = 4, 15
 """Each variant is timed `BLOCKS * ROUNDS` times per place, in turns with all others."""
@@ -378,7 +378,7 @@ def _seconds(network: Callable[[Tensor], Any], images: Tensor) -> float:
 def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return [
         [
-            *(row["network"], row["on"], _count(row["parameters"]), _count(row["macs"])),
+            *(row["network"], row["on"], count_text(row["parameters"]), count_text(row["macs"])),
             *(f"{row['file_bytes'] / 1e6:.2f}", f"{row['top1']:.2f}"),
             *(f"{row[key]:.2f}" for key in ("fastest_ms", "p50_ms", "p95_ms")),
             f"{row['images_per_second']:,.0f} ({row['best_batch']})",
@@ -386,12 +386,3 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         for row in rows
     ]
-
-
-def _count(value: float | int | None) -> str:
-    if value is None:
-        return "-"
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.2f}{unit}"
-    return f"{value:.0f}"

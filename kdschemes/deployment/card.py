@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kdschemes.cards.cite import cite
+from kdschemes.config.code import GIVEN
 from kdschemes.core.types import DataSpec
 from kdschemes.deployment.check import Checked
 from kdschemes.deployment.formats import ONNX, PROGRAM, Form
 from kdschemes.deployment.opened import Trained
 from kdschemes.errors import UserError
+from kdschemes.storage.naming import short_name
 
 MOST_CLASSES = 200
 
@@ -64,10 +66,17 @@ def card(
 
     Without `checked`, the accuracy is only that of the run.
     """
-    parts = [f"# {trained.network.spec.name}, {trained.head} of {trained.source.name}", _what(trained, form)]
+    parts = [
+        f"# {short_name(trained.network.spec.name)}, {trained.head} of {trained.source.name}",
+        _what(trained, form),
+    ]
     parts += ["## Accuracy", _accuracy(trained, form, checked)]
     parts += ["## Input", _input(trained, form, given), "## Classes", _classes(trained.classes)]
     parts += ["## Load it", f"```python\n{loader(trained, form, place)}```"]
+    if form.format == "safetensors" and _own_code(trained):
+        parts.append(
+            "The code of the network is not in this folder: the last argument of `load_model` says what it was."
+        )
     unknown = " (none was given: `kdschemes export --license ID`)" if license_name == "unknown" else ""
     parts += ["## License", f"{license_name}{unknown}"]
     try:
@@ -99,7 +108,7 @@ def loader(trained: Trained, form: Form, place: str = "") -> str:
         program=PROGRAM,
         onnx=ONNX,
         download="from huggingface_hub import snapshot_download\n" if place else "",
-        place=f'snapshot_download("{place}")' if place else '"."',
+        place=(f'snapshot_download("{place}")' if place else '"."') + _own_code(trained),
         timm_place=f"hf-hub:{place}" if place else "local-dir:.",
         mode="L" if spec.channels == 1 else "RGB",
         side=side,
@@ -111,13 +120,22 @@ def loader(trained: Trained, form: Form, place: str = "") -> str:
     )
 
 
+def _own_code(trained: Trained) -> str:
+    """Return the argument of `load_model` without which a network of the user's own is not loaded; "" for others."""
+    spec = trained.network.spec
+    if spec.name.startswith(GIVEN):
+        return f", network={short_name(spec.name).rpartition('-')[0]}"
+    return f", allow={list(spec.code)}" if spec.code else ""
+
+
 def _what(trained: Trained, form: Form) -> str:
     config = trained.config
     words = [f"An image classifier, trained with kdschemes {trained.when}"]
     if config is not None:
-        words.append(f"as `{config.scheme.name}/{config.scheme.method}` on {config.data.name}, seed {config.seed}")
+        words.append(f"as `{config.scheme.name}/{config.scheme.method}` on {trained.data_name}, seed {config.seed}")
     if trained.results and trained.results.get("teacher") and config is not None:
-        words.append(f"with the teacher {config.teacher.name}")
+        teachers = config.teacher.name if isinstance(config.teacher.name, list) else [config.teacher.name]
+        words.append(f"with the teacher {' and '.join(map(short_name, teachers))}")
     text = ", ".join(words) + "."
     if form.thresholds is not None:
         shown = ", ".join(f"{value:.4g}" for value in form.thresholds)

@@ -81,7 +81,10 @@ def export(
             if form.format in GRAPHS:
                 describe(trained, form, folder, about)
             atomic_write(folder / "README.md", card(trained, form, checked, license_name, data.spec).encode())
-            shutil.copytree(folder, out, dirs_exist_ok=True)
+            if out.exists():
+                shutil.copytree(folder, out, dirs_exist_ok=True)
+            else:
+                folder.rename(out)
     except OSError as error:
         raise UserError(f"{out} cannot be written ({error.strerror}): choose another folder") from error
     when = f" {trained.when}" if trained.when else ""

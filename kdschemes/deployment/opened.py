@@ -25,13 +25,16 @@ from kdschemes.models.described import input_of
 from kdschemes.models.weights import EXITS_CONFIG
 from kdschemes.schemes import build_scheme
 from kdschemes.storage.checkpoint import CHECKPOINT, load_state, read_checkpoint
-from kdschemes.storage.naming import CONFIG, WEIGHTS, run_name
+from kdschemes.storage.naming import CONFIG, WEIGHTS, run_name, short_name
 from kdschemes.storage.results import read_results
 
 CPU = torch.device("cpu")
 
 OVERRIDDEN = ("data", "teacher.checkpoint", "device", "precision", "train.eval_batch_size")
 """Keys of a run that may be different when it is opened again: `data` and all keys of it, and these."""
+
+OF_IMAGES = ("name", "image_size", "mean", "std", "kwargs")
+"""Keys of data on which the size and the normalization of the images depend."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class Trained:
 
     @property
     def data_name(self) -> str | None:
-        return None if self.config is None else self.config.data.name
+        """The name of the run's data, without folders."""
+        return None if self.config is None else short_name(self.config.data.name)
 
     @property
     def image_size(self) -> int:
@@ -218,7 +222,8 @@ def _trained_on(run: Path, original: Config, config: Config, data: DataModule) -
 
     Of other data than the run's, which may no longer be here, it is what the run's exported network says.
     """
-    if config.data.name == original.data.name and data.image_size == getattr(original.data, "image_size", None):
+    same = all(getattr(config.data, key, None) == getattr(original.data, key, None) for key in OF_IMAGES)
+    if same:
         spec = data.spec
     else:
         try:

@@ -91,10 +91,11 @@ def _metadata(trained: Trained, repository: str, license_name: str) -> str:
 
     assert trained.config is not None
     config, timms = trained.config, trained.network.spec.name.startswith("timm/")
-    data = DATASETS.get(config.data.name, config.data.name)
+    name_of_data = str(trained.data_name)
+    data = DATASETS.get(name_of_data, name_of_data)
     metrics = trained.accuracy("test") or {}
     results = [
-        EvalResult("image-classification", config.data.name, data, name, metric_value=round(float(metrics[key]), 4))
+        EvalResult("image-classification", name_of_data, data, name, metric_value=round(float(metrics[key]), 4))
         for name, key in (("accuracy", "top1"),)
         if key in metrics
     ]

@@ -136,8 +136,23 @@ def create_model(
         regularized = dropout or {} if builder == mlp.__name__ else {}
         network = _BUILDERS[builder](num_classes, channels, image_size, **options, **regularized)
         kwargs = None
-    network.spec = ModelSpec(name, num_classes, channels, image_size, kwargs=dict(kwargs or {}), code=code)
+    spec = ModelSpec(name, num_classes, channels, image_size, kwargs=dict(kwargs or {}), code=code)
+    network.spec = _with_input(spec, getattr(network, "spec", spec))
     return network
+
+
+def _with_input(spec: ModelSpec, own: ModelSpec) -> ModelSpec:
+    """Return a specification with the images of another, that of a network of kdschemes from the user's code.
+
+    Without a mean, it was not loaded from a run, and has seen no images yet.
+
+    Raises:
+        UserError: it is for other classes or channels.
+    """
+    for key, title in (("num_classes", "class(es)"), ("channels", "channel(s)")):
+        if getattr(own, key) != getattr(spec, key):
+            raise UserError(f"{spec.name} has {getattr(own, key)} {title}, but the data has {getattr(spec, key)}")
+    return spec if own.mean is None else replace(spec, image_size=own.image_size, mean=own.mean, std=own.std)
 
 
 def _staged(name: str, made: nn.Module, sizes: Mapping[str, int], stages: Sequence[str] | None) -> StagedNetwork:
@@ -250,7 +265,7 @@ def _described(config: Mapping[str, Any], own: nn.Module | Callable[..., nn.Modu
     network: StagedNetwork
     if own is not None:
         made = own if isinstance(own, nn.Module) else make_network(own, name, **sizes, kwargs=kwargs)
-        network = CustomNetwork(name, made, **sizes, stages=config.get("stages"))
+        network = _staged(name, made, sizes, config.get("stages"))
         network.spec = ModelSpec(name, **sizes, kwargs=dict(kwargs or {}), code=config.get("code", {}))
     else:
         code: dict[str, str] = config.get("code", {})

@@ -202,7 +202,7 @@ def make_network(
     Raises:
         UserError: it is none, does not accept the arguments, or fails.
     """
-    if not callable(make):
+    if not callable(make) or isinstance(make, nn.Module):
         raise UserError(f"{name} is a {type(make).__name__}: name a class or function that makes a network")
     sizes = {"num_classes": num_classes, "channels": channels, "image_size": image_size}
     options = dict(kwargs or {})
@@ -352,8 +352,9 @@ class _Probe:
                 trial.train(training)
                 try:
                     trial(self.images)
-                except (RuntimeError, ValueError):  # a batch of two that training does not take
-                    continue
+                except Exception as error:  # it may refuse a batch of two in training
+                    if out_of_memory(error):
+                        raise
         return {name for name, tensor, version in versions if tensor._version != version}
 
     def named(self, stages: Sequence[str]) -> list[str]:
@@ -451,7 +452,7 @@ def _devices(tensor: Tensor | None) -> list[torch.device]:
 
 
 def _logits(output: Any) -> Any:
-    """Return the logits in what a network returned: a tensor, an object with `logits`, a mapping, a tuple."""
+    """Return the logits in what a network returned: a tensor, a mapping or an object with `logits`."""
     if isinstance(output, Tensor):
         return output
     if isinstance(output, Mapping) and "logits" in output:

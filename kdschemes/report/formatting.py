@@ -8,12 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kdschemes.report.groups import Group, Member
+from kdschemes.tracking.tables import count_text
 
 MEAN_OVER_PEERS = "mean over peers"
 
 NOTHING = "-"
-
-SIZES = ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 
 
 def primary_head(group: Group) -> str:
@@ -124,14 +123,6 @@ def signed(value: float, digits: int = 2) -> str:
     return NOTHING if math.isnan(value) else f"{value:+z.{digits}f}"
 
 
-def count(value: float) -> str:
-    """Return a count with two decimals and its unit: 3.27 M."""
-    for size, unit in SIZES:
-        if value >= size:
-            return f"{value / size:.2f}{unit}"
-    return f"{value:.0f}"
-
-
 def seeds(group: Group) -> str:
     """Return the seeds of the finished runs, and how many are missing."""
     done = ", ".join(str(member.row.entry.seed) for member in group.finished)
@@ -151,8 +142,8 @@ def name(group: Group) -> str:
 
 COSTS: dict[str, tuple[Callable[[Group], list[float]], Callable[[float], str]]] = {
     "parameters": (lambda group: cost(group, primary_head(group), "parameters"), "{:,.0f}".format),
-    "MACs": (lambda group: cost(group, primary_head(group), "macs"), count),
-    "training MACs": (training_macs, count),
+    "MACs": (lambda group: cost(group, primary_head(group), "macs"), count_text),
+    "training MACs": (training_macs, count_text),
     "training s": (lambda group: each(group, "train_seconds"), "{:.1f}".format),
     "memory MB": (lambda group: [size / 1e6 for size in each(group, "peak_memory_bytes")], "{:.0f}".format),
 }

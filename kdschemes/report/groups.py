@@ -40,7 +40,7 @@ class Member:
         assert self.results is not None
         data = self.config.get("data", {})
         return {
-            "epochs": self.results["epochs"],
+            "epochs": self.results.get("epochs_planned", self.results["epochs"]),
             "data": self.results["data"],
             **{f"{split} images": count for split, count in self.results["samples"].items()},
             "data.split_seed": data.get("split_seed"),

@@ -74,8 +74,7 @@ def _set_cross_entropy(scheme: Distillation, train: Train, data_spec: DataSpec) 
         raise UserError(f"train.{next(iter(asked))} has no effect: this method has no cross-entropy term of its own")
     weights = None
     if train.class_weights == "balanced":
-        assert data_spec.train_labels is not None, "balanced class weights need the training samples"
-        labels = data_spec.train_labels.cpu()
+        labels = data_spec.labels_of_all().cpu()
         weights = balanced_weights(labels[labels >= 0], data_spec.num_classes)
     elif isinstance(train.class_weights, list):
         weights = torch.tensor(train.class_weights)

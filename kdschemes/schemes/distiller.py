@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from kdschemes.config.code import give
+from kdschemes.config import Config
+from kdschemes.config.code import forget, give
 from kdschemes.config.load import load_config
 from kdschemes.core.averages import PredictionBank
 from kdschemes.core.distillation import Distillation
@@ -19,11 +21,14 @@ from kdschemes.core.terms import Transfer
 from kdschemes.core.types import Batch, DataSpec, Progress
 from kdschemes.distributed.collectives import world_size
 from kdschemes.errors import UserError, shown
-from kdschemes.models import CustomNetwork
+from kdschemes.models import CustomNetwork, StagedNetwork
 from kdschemes.schemes import build_scheme
 
 KEYS = ("scheme", "method", "losses", "teacher", "model", "seed")
-"""What the options of a scheme begin with; those of a loop have no effect here."""
+"""What the options of a scheme begin with."""
+
+OF_A_LOOP = ("experiment", *(field.name for field in fields(Config) if field.name not in KEYS))
+"""What the options of a loop begin with, which have no effect here."""
 
 IMAGES, LABELS = ("images", "image", "pixel_values", "x"), ("labels", "label", "y")
 """Keys of a batch that is a mapping."""
@@ -53,29 +58,44 @@ def distill(
             needs `index`, the samples' positions in it).
 
     Raises:
-        UserError: an option is wrong or has no effect, a network does not fit, or the method needs more than a loss.
+        UserError: an option is wrong or has no effect, a network does not fit or is given twice, or the method needs
+            more than a loss.
     """
     words = list(options)
     for word in words:
-        key = word.partition("=")[0]
-        if key.partition(".")[0] not in KEYS:
-            raise UserError(f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}")
-    students = list(student) if isinstance(student, Sequence) else [student]
+        group = word.partition("=")[0].partition(".")[0]
+        if group in OF_A_LOOP:
+            raise UserError(
+                f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}"
+            )
+    for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch or total_steps)):
+        if value < 1:
+            raise UserError(f"{name}={value}: give a number of optimizer steps, 1 or more")
+    students, teachers = _several(student), _several(teacher) if teacher is not None else []
+    networks = [*students, *teachers]
+    if len({id(network) for network in networks}) < len(networks):
+        raise UserError("student and teacher hold one network twice: pass copies, copy.deepcopy(network)")
+    specs = [(network, network.spec) for network in networks if isinstance(network, StagedNetwork)]
     names = [_give(network, f"student{number}") for number, network in enumerate(students)]
     words.append(f"model.name={names[0]}")
     if len(students) > 1:
         words.append(f"scheme.peers=[{','.join(names)}]")
-    if teacher is not None:
-        teachers = list(teacher) if isinstance(teacher, Sequence) else [teacher]
+    if teachers:
         given = [_give(network, f"teacher{number}") for number, network in enumerate(teachers)]
         words.append(f"teacher.name=[{','.join(given)}]")
-    config = load_config(words, recipes=Path())
-    if config.scheme.uses_teacher and teacher is None:
-        raise UserError(f"scheme={config.scheme.name} needs a teacher: pass teacher=NETWORK")
-    if config.scheme.prerequisites():
-        raise UserError(f"method={config.scheme.method} trains other networks first: use kdschemes.train")
-    spec = DataSpec(num_classes, images.shape[1], images.shape[2], train_labels)
-    return Distiller(build_scheme(config, spec), config.scheme.method, total_steps, steps_per_epoch or total_steps)
+        names += given
+    try:
+        config = load_config(words, recipes=Path())
+        if config.scheme.uses_teacher and teacher is None:
+            raise UserError(f"scheme={config.scheme.name} needs a teacher: pass teacher=NETWORK")
+        if config.scheme.prerequisites():
+            raise UserError(f"method={config.scheme.method} trains other networks first: use kdschemes.train")
+        scheme = build_scheme(config, DataSpec(num_classes, images.shape[1], images.shape[2], train_labels))
+    finally:
+        forget(names)
+        for network, spec in specs:
+            network.spec = spec
+    return Distiller(scheme, config.scheme.method, total_steps, steps_per_epoch or total_steps)
 
 
 class Distiller(nn.Module):
@@ -117,7 +137,8 @@ class Distiller(nn.Module):
             index = more[0] if more else index
         if index is None and self._by_index:
             raise UserError("this scheme stores something for each sample: pass index, the samples' positions")
-        assert labels is not None, "a batch needs labels"
+        if labels is None:
+            raise UserError("a batch needs labels: pass them after the images")
         size = len(labels) * world_size()
         index = torch.arange(len(labels), device=labels.device) if index is None else index
         batch_of_all = Batch(images, labels, index, micro_size=size, step_size=size)
@@ -183,6 +204,10 @@ def _give(network: nn.Module, label: str) -> str:
     if not isinstance(network, nn.Module):
         raise UserError(f"{label} is a {type(network).__name__}: pass a torch.nn.Module")
     return give(lambda **_: network, label, f"{id(network):x}")
+
+
+def _several(networks: nn.Module | Sequence[nn.Module]) -> list[nn.Module]:
+    return list(networks) if isinstance(networks, list | tuple) else [networks]  # type: ignore[list-item]
 
 
 def _of(batch: Mapping[str, Any], keys: Sequence[str]) -> Any:

@@ -157,8 +157,8 @@ def _create(
 ) -> StagedNetwork:
     """Return a new network that adapts the data's images to its own: those of the first that says what they look like.
 
-    These are the options, the checkpoint, timm (for pretrained weights), the data. `code` are the digests of the user's
-    own networks.
+    These are the options, the checkpoint, timm (for pretrained weights), a network of kdschemes that was passed in
+    Python, the data. `code` are the digests of the user's own networks.
     """
     channels = data_spec.channels
     own = InputSpec(options.image_size, _as_tuple(options.mean), _as_tuple(options.std))
@@ -166,24 +166,24 @@ def _create(
         own = own.otherwise(described_input(checkpoint, channels))
     if options.pretrained:
         own = own.otherwise(pretrained_input(name, channels))
-    own = own.otherwise(data_spec.input)
     for key in ("mean", "std"):
         if (values := getattr(own, key)) is not None and len(values) != channels:
             raise UserError(f"{key} of {name} has {len(values)} values, but the images have {channels} channels")
-    assert own.image_size is not None
     network = create_model(
         name,
         num_classes=data_spec.num_classes,
         channels=channels,
-        image_size=own.image_size,
+        image_size=own.image_size or data_spec.image_size,
         pretrained=options.pretrained and data_spec.initial_weights,
         dropout={key: getattr(options, key) for key in DROPOUT} if isinstance(options, Model) else None,
         kwargs=options.kwargs,
         stages=options.stages,
         digest=code.get(name, ""),
     )
-    crop = crop_fraction(data_spec.kept, own.image_size)
-    network.spec = replace(network.spec, mean=own.mean, std=own.std, crop_pct=crop)
+    own = own.otherwise(network.spec.input).otherwise(data_spec.input)
+    side = own.image_size or data_spec.image_size
+    crop = crop_fraction(data_spec.kept, side)
+    network.spec = replace(network.spec, image_size=side, mean=own.mean, std=own.std, crop_pct=crop)
     network.accept(data_spec.input)
     return network
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -65,7 +66,7 @@ def config_hash(config: Config) -> str:
     if isinstance(config.data, ImageFolder) and config.data.unlabelled is not None:
         tree["data"]["unlabelled"] = list_unlabelled(config.data.unlabelled)[1]
     if "resume_from" in tree:
-        tree["resume_from"] = Path(tree["resume_from"]).name
+        tree["resume_from"] = Path(os.path.abspath(tree["resume_from"])).name
     if "teacher" in tree and (config.teacher.checkpoint is not None or config.teacher.pretrained):
         for key in TEACHER_TRAINING:
             del tree["teacher"][key]

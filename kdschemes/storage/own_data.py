@@ -168,8 +168,14 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def as_bytes(image: Any) -> NDArray[np.uint8]:
-    """Return a Pillow image or bytes as [C, H, W]: gray stays gray, other modes become RGB."""
+    """Return a Pillow image or bytes as [C, H, W]: gray stays gray, other modes become RGB.
+
+    Raises:
+        UserError: the image has more than 8 bits per channel.
+    """
     if hasattr(image, "convert"):
+        if image.mode.startswith(("I", "F")):  # Pillow would cut off what is above 255
+            raise UserError(f"an image of mode {image.mode} has more than 8 bits per channel: convert it to 8 bits")
         array = np.asarray(image if image.mode in ("L", "RGB") else image.convert("L" if image.mode == "1" else "RGB"))
         return array[None] if array.ndim == 2 else np.ascontiguousarray(array.transpose(2, 0, 1))
     array = np.asarray(image)
@@ -193,8 +199,8 @@ class _Reader:
         return UserError(f"data {self.name}: {why}")
 
     def splits(self, made: Any) -> dict[str, Split]:
-        if isinstance(made, tuple | list) and len(made) in (2, 3) and not hasattr(made[0], "shape"):
-            made = dict(zip(("train", "test", "val"), made, strict=False))
+        if isinstance(made, tuple | list) and len(made) == 2 and not hasattr(made[0], "shape"):
+            made = dict(zip(("train", "test"), made, strict=True))
 
         def get(key: str) -> Any:
             return made.get(key) if isinstance(made, Mapping) else getattr(made, key, None)

@@ -27,6 +27,8 @@ MEASURES = (
 )
 """Rows of the tables, besides accuracy, whose split is named: title, metric, digits."""
 
+UNITS = ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
+
 OPTIONAL = ("balanced_accuracy", "macro_f1", "agreement", "kl")
 """Metrics that not all results have: those of a teacher, and those that older results lack."""
 
@@ -93,7 +95,7 @@ def _early_exit(found: Mapping[str, Any]) -> str:
     entries += [(f"budget {name}", budget) for name, budget in budgets.items()]
     rows = []
     for name, entry in entries:
-        cells = [name, _count(round(entry["macs"])), _number(entry.get("latency_ms"), 2), _number(entry["top1"], 2)]
+        cells = [name, count_text(entry["macs"]), _number(entry.get("latency_ms"), 2), _number(entry["top1"], 2)]
         if budgets:
             cells.append(" / ".join(_number(value, 1) for value in entry.get("shares", {}).values()) or "-")
         rows.append(cells)
@@ -128,7 +130,7 @@ def _accuracy(found: Mapping[str, Any], cost: Mapping[str, Any], primary_head: s
         column = {"epoch": "-" if name == teacher else str(entry["epoch"])}
         column |= {title: _number((entry.get(one) or {}).get(key), digits) for title, one, key, digits in shown}
         of_head = cost.get(name, {})
-        column |= {title: _count(of_head.get(key)) for title, key in (("params", "parameters"), ("MACs", "macs"))}
+        column |= {title: count_text(of_head.get(key)) for title, key in (("params", "parameters"), ("MACs", "macs"))}
         columns[f"{name} (reported)" if name == primary_head else name] = column | {
             "latency ms": _number(of_head.get("latency_ms"), 2)
         }
@@ -155,13 +157,14 @@ def _number(value: float | str | None, digits: int) -> str:
     return "-" if value is None else f"{float(value):.{digits}f}"
 
 
-def _count(value: int | None) -> str:
+def count_text(value: float | int | None) -> str:
+    """Return a count with two decimals and its unit, 3.27 M; "-" if it is unknown."""
     if value is None:
         return "-"
-    for size, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+    for size, unit in UNITS:
         if value >= size:
             return f"{value / size:.2f}{unit}"
-    return str(value)
+    return f"{value:.0f}"
 
 
 def text_table(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 import yaml
 
 from kdschemes import cli
-from kdschemes.config.code import ALLOWED, Code, CodeRefused, allow, read_allowed
+from kdschemes.config.code import ALLOWED, Code, CodeRefused, allow, load_code, read_allowed
 from kdschemes.config.load import allow_typed, check_allowed, load_config
 from kdschemes.config.naming import dump_yaml
 from kdschemes.errors import UserError
@@ -116,6 +117,24 @@ def test_a_file_is_allowed_as_it_was_then(here: Path) -> None:
     allow(Code("mine.py", None, True))
     with pytest.raises(UserError, match="has changed since this run began"):
         read_allowed(scheme.code, "topology", scheme.digest)
+
+
+def test_a_function_finds_the_files_beside_its_own_when_it_is_called(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setenv(ALLOWED, "")
+    (tmp_path / "late.py").write_text("def make():\n    from beside_late import VALUE\n    return VALUE\n")
+    (tmp_path / "beside_late.py").write_text("VALUE = 3\n")
+    code = Code(str(tmp_path / "late.py"), "make", True)
+    allow(code)
+    assert load_code(code, "data")() == 3
+    assert sys.path[-1] == str(tmp_path)
+
+
+def test_allow_takes_its_value_either_way(here: Path) -> None:
+    assert cli._allow_flags(["seed=1", "--allow=mine.py", "--allow", "mine.py"]) == ["seed=1"]
+    check_allowed([load_config(["experiment=mine.py"], recipes=here)])
 
 
 def test_other_methods_need_no_permission(here: Path) -> None:

@@ -94,7 +94,8 @@ def test_bytes_of_one_size_are_in_memory(made: Any) -> None:
 
 def test_a_validation_split_of_its_own_gray_images_and_given_statistics() -> None:
     gray = (PIXELS[..., 0], LABELS)
-    data = opened((gray, gray, (PIXELS[:3, ..., 0], LABELS[:3])), mean=[0.5], std=[0.25], num_classes=4)
+    made = {"train": gray, "test": gray, "val": (PIXELS[:3, ..., 0], LABELS[:3])}
+    data = opened(made, mean=[0.5], std=[0.25], num_classes=4)
     assert data.sizes == {"train": 12, "val": 3, "test": 12}
     assert (data.channels, data.image_size, data.num_classes, data.classes[3]) == (1, 8, 4, "3")
     (images,) = data.source.plain("train", [data.positions["val"]])
@@ -177,6 +178,11 @@ class Cropped(Pictures):
         return Image.fromarray(np.random.randint(0, 255, (8, 8, 3), dtype=np.uint8)), 0
 
 
+class Deep(Items):
+    def __getitem__(self, index: int) -> Any:
+        return Image.fromarray(np.full((8, 8), 300, np.uint16)), index % 3
+
+
 class Broken(Items):
     def __getitem__(self, index: int) -> Any:
         return {"image": 1}
@@ -186,6 +192,8 @@ class Broken(Items):
     ("made", "message"),
     [
         ({"train": PAIR}, "there is no test in a dict: it must return train and test"),
+        ((PAIR, PAIR, PAIR), "there is no train in a tuple: .* in a dictionary, or as attributes"),
+        ((Deep(), Deep()), "mode I;16 has more than 8 bits per channel: convert it to 8 bits"),
         ((Stream(), PAIR), "train is an iterable data set, whose images cannot be asked for by number"),
         ((Unseeded(), Items()), "item 0 of train differs between two calls with the same seeds"),
         ((Cropped(), Cropped()), "the images of train are changed at random, but not yet numbers"),

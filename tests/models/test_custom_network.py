@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn import functional
 from kdschemes.config.code import ALLOWED, CodeRefused, allow_named
 from kdschemes.errors import UserError
 from kdschemes.models import CustomNetwork, ModelSpec, create_model, load_model, save_weights, stages
-from kdschemes.models.custom_network import make_network
+from kdschemes.models.custom_network import TRIAL, make_network
 
 SIZES = {"num_classes": 10, "channels": 1, "image_size": 8}
 IMAGES = torch.randn(3, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -204,6 +205,7 @@ def failing() -> nn.Module:
         (lambda: 3, None, r"returned a int: it must return a torch\.nn\.Module"),
         (failing, None, r"cannot be built with no arguments \(KeyError: 'weights', test_custom_network\.py line \d+\)"),
         (3, None, "is a int: name a class or function that makes a network"),
+        (Net(), None, "is a Net: name a class or function that makes a network"),
         (lambda: Net(7), None, "returned 7 values for an image, and the data has 10 classes"),
         (lambda: Net(answer="list"), None, r"returned a list: it must return logits, or an object with \.logits"),
         (lambda: Net(in_chans=3), None, r"does not accept 1x8x8 images \(RuntimeError: "),
@@ -213,6 +215,24 @@ def test_what_is_no_network_is_one_line(make: Any, kwargs: dict[str, Any] | None
     with pytest.raises(UserError, match=message) as caught:
         wrap(make_network(make, "mine:Net", **SIZES, kwargs=kwargs))
     assert "\n" not in str(caught.value)
+
+
+def test_a_network_that_refuses_two_images_in_training_is_probed() -> None:
+    class Picky(Net):
+        def forward(self, images: Tensor) -> Any:
+            assert not self.training or len(images) > TRIAL
+            return super().forward(images)
+
+    assert wrap(Picky()).stage_names == ("conv1", "conv2")
+
+
+def test_a_network_of_kdschemes_keeps_its_stages_when_it_is_given_the_weights(tmp_path: Path) -> None:
+    network = create_model("resnet20", **SIZES)
+    network.spec = replace(network.spec, name="given/resnet20-12345678")
+    save_weights(network, tmp_path)
+    loaded = load_model(tmp_path, network=create_model("resnet20", **SIZES))
+    assert loaded.stage_names == network.stage_names
+    torch.testing.assert_close(loaded(IMAGES), network.eval()(IMAGES))
 
 
 @pytest.mark.parametrize(

@@ -196,6 +196,13 @@ def test_runs_on_other_images_are_never_compared(tmp_path: Path) -> None:
     assert row[1:] == ["-", "-", "0", "-", "not compared: other test images", "test images"]
 
 
+def test_runs_that_stopped_early_are_averaged(tmp_path: Path) -> None:
+    for seed, epochs in enumerate((3, 4)):
+        write_run(tmp_path, supervised(seed), results(seed, 90.0 + seed, epochs=epochs, epochs_planned=9))
+    (row,) = rows_of(page(of_runs(tmp_path)))
+    assert (row[4], row[1]) == ("0, 1", "90.50 ± 0.71")
+
+
 @pytest.mark.parametrize(
     ("change", "label"),
     [

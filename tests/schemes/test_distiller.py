@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import re
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +159,37 @@ def test_it_resumes_from_its_state() -> None:
         (["scheme=self", "method=ban"], "method=ban trains other networks first"),
         (["scheme=offline"], "needs a teacher: pass teacher=NETWORK"),
         (["scheme=supervised", "losses.feature=at"], "has no effect"),
+        (["experiment=kd"], "experiment=kd: data, optimizer and loop are yours"),
+        (["scheme=online", "temperature=4"], "unknown key 'temperature'; did you mean .*'losses.response.temperature'"),
+        (["scheme=self", "method=pskd"], "pass train_labels, the labels of all"),
     ],
 )
 def test_what_a_loss_is_not_enough_for_is_refused(options: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         kdschemes.distill(*options, student=net(), **SIZES)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    one = net()
+    for more, message in (
+        ({"teacher": one, "student": one}, "hold one network twice: pass copies"),
+        ({"total_steps": 0}, "total_steps=0: give a number of optimizer steps"),
+    ):
+        with pytest.raises(UserError, match=message):
+            kdschemes.distill("scheme=offline", **({"student": net(), "teacher": net(8)} | SIZES | more))  # type: ignore[operator]
+    with pytest.raises(UserError, match="a batch needs labels"):
+        make("scheme=offline")(IMAGES)
+
+
+def test_networks_are_not_kept_and_those_of_kdschemes_stay_what_they_are() -> None:
+    networks = [create_model("resnet20", num_classes=10, channels=1, image_size=8) for _ in range(2)]
+    specs = [network.spec for network in networks]
+    scheme = make("scheme=offline", student=networks[0], teacher=networks[1])
+    assert [network.spec for network in networks] == specs
+    still_there = weakref.ref(networks[0])
+    del scheme, networks
+    gc.collect()
+    assert still_there() is None
 
 
 def test_steps_in_turn_are_refused() -> None:

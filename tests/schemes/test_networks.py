@@ -10,11 +10,12 @@ import pytest
 import torch
 from torch.nn.functional import interpolate
 
+from kdschemes.config.code import give
 from kdschemes.core.frozen import Frozen
 from kdschemes.core.placement import frozen_nodes
 from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
-from kdschemes.models import AdaptInput, InputSpec, StagedNetwork, create_model, save_weights
+from kdschemes.models import AdaptInput, InputSpec, StagedNetwork, create_model, load_model, save_weights
 from kdschemes.schemes.networks import adapted_inputs, student_network, teacher_network, unknown_inputs
 from tests.schemes.cases import (
     DEFAULTS,
@@ -208,6 +209,19 @@ def test_whose_images_a_network_sees(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert seen(group, f"checkpoint={there}") == look
         assert seen(group, "pretrained=true", "image_size=32") == replace(half, image_size=32)
         assert seen(group, f"checkpoint={there}", "mean=[0.9,0.9,0.9]") == replace(look, mean=(0.9,) * 3)
+
+
+def test_a_network_that_is_passed_sees_what_it_was_trained_on(tmp_path: Path) -> None:
+    look = InputSpec(48, (0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    trained = load_model(described(tmp_path, "resnet20", look))
+    fresh = create_model("resnet20", num_classes=7, channels=3, image_size=48)
+    for network, seen in ((trained, look), (fresh, COLOR.input)):
+        name = give(network, "resnet20", "12345678")
+        config = configure("scheme=offline", f"teacher={name}", "teacher.pretrained=true", COLORED)
+        assert teacher_network(config, COLOR, 0).spec.input == seen
+    other = give(create_model("resnet20", num_classes=9, channels=3, image_size=48), "resnet20", "12345678")
+    with pytest.raises(UserError, match=r"given/resnet20-12345678 has 9 class\(es\), but the data has 7"):
+        teacher_network(configure("scheme=offline", f"teacher={other}", "teacher.pretrained=true", COLORED), COLOR, 0)
 
 
 def test_teachers_of_a_pack_with_other_images_do_not_share_a_forward_pass() -> None:

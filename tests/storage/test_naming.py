@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from kdschemes.config.naming import NOT_HASHED, flatten, to_tree
+from kdschemes.config.naming import NOT_HASHED, dump_yaml, flatten, to_tree
 from kdschemes.errors import UserError
 from kdschemes.storage.naming import config_hash, run_name
 from tests.config.cases import load
@@ -177,3 +177,13 @@ def test_weights_that_are_not_there_are_said_before_anything_starts(tmp_path: Pa
     for given, file in ((tmp_path / "a.pt", tmp_path / "a.pt"), (tmp_path, tmp_path / "model.safetensors")):
         with pytest.raises(UserError, match=re.escape(f"no weights at {file}: give a .safetensors or torch file")):
             run_name(load("scheme=offline", f"teacher.checkpoint={given}"))
+
+
+def test_the_run_to_continue_counts_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(dump_yaml(load()))
+    found = [config_hash(load(f"resume_from={tmp_path / name}")) for name in ("one", "two")]
+    assert found[0] != found[1]
+    monkeypatch.chdir(tmp_path / "one")
+    assert [config_hash(load(f"resume_from={folder}")) for folder in (".", "../two/")] == found

@@ -13,10 +13,11 @@ import altair as alt
 from kdschemes.report.analyses import evidence
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, accuracy, count, mean_std, training_compute, training_macs
+from kdschemes.report.formatting import NOTHING, accuracy, mean_std, training_compute, training_macs
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import paired
 from kdschemes.storage.results import read_results
+from kdschemes.tracking.tables import count_text
 
 TITLE = "Equal epochs, equal compute"
 
@@ -43,13 +44,14 @@ def budgets(groups: Sequence[Group]) -> list[Section]:
         "equal compute": equal_compute(costs, costs[dearest]),
     }
     explanation = (
-        f"The most expensive run is {dearest}: {epochs[dearest]} epochs, {count(costs[dearest])} multiply-accumulates. "
+        f"The most expensive run is {dearest}: {epochs[dearest]} epochs, {count_text(costs[dearest])} "
+        "multiply-accumulates. "
         "Compute counts 3 forward passes for trained and 1 for frozen networks, times images, times epochs; equal "
         f"means within {100 * TOLERANCE:g} % of it."
     )
     top1 = {label: mean_std(accuracy(group).values(), 2) for label, group in named.items()}
     rows = [
-        [label, str(epochs[label]), count(cost), f"{100 * cost / costs[dearest]:.0f} %", top1[label]]
+        [label, str(epochs[label]), count_text(cost), f"{100 * cost / costs[dearest]:.0f} %", top1[label]]
         for label, cost in costs.items()
     ]
     columns = ("run", "epochs", "training MACs", "of the most expensive", "test top-1 %")
@@ -98,7 +100,7 @@ def _teachers(group: Group, cost: float) -> str:
     if not total:
         return ""
     return (
-        f"The teacher's own training, done once for all students, is not included: {count(total)}, "
+        f"The teacher's own training, done once for all students, is not included: {count_text(total)}, "
         f"{total / cost:.1f} times as much."
     )
 

@@ -11,9 +11,10 @@ import altair as alt
 from kdschemes.report.analyses import evidence
 from kdschemes.report.charts.base import chart, percents
 from kdschemes.report.document import Chart, Section, Table
-from kdschemes.report.formatting import NOTHING, accuracy, by_seed, cost, count, mean_std, primary_head
+from kdschemes.report.formatting import NOTHING, accuracy, by_seed, cost, mean_std, primary_head
 from kdschemes.report.groups import Group
 from kdschemes.report.statistics import BySeed, against_zero, difference, paired
+from kdschemes.tracking.tables import count_text
 
 TITLE = "Capacity: the size of the student against the size of its teacher"
 
@@ -155,7 +156,7 @@ def _table(found: Mapping[Pair, Group], accuracies: Mapping[Pair, BySeed], sizes
 
 
 def _sized(name: str, sizes: Sizes) -> str:
-    return f"{name} ({count(sizes[name])})"
+    return f"{name} ({count_text(sizes[name])})"
 
 
 def _chart(accuracies: Mapping[Pair, BySeed], sizes: Sizes) -> Chart:

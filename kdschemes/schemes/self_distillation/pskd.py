@@ -34,8 +34,7 @@ def pskd(config: Config, data_spec: DataSpec) -> Distillation:
     The teacher is the network's own prediction in training, in the previous epoch's view. For samples not seen yet, it
     is the label, so that the first epoch only learns from labels. Without a response loss, CE has weight 1.
     """
-    assert data_spec.train_labels is not None, "a prediction bank needs the training samples"
-    labels = functional.one_hot(data_spec.train_labels.cpu().clamp(min=0), data_spec.num_classes)
+    labels = functional.one_hot(data_spec.labels_of_all().cpu().clamp(min=0), data_spec.num_classes)
     scheme = distill(
         {
             "student": Network("student", student_network(config, data_spec, "student")),
