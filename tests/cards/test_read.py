@@ -100,7 +100,7 @@ def test_defaults_are_those_of_the_configuration(scheme: str, method: str) -> No
 @pytest.mark.parametrize(("scheme", "method"), METHODS)
 def test_card_is_whole(scheme: str, method: str) -> None:
     found = check(method_card(scheme, method), CARDS / f"{method}.md", "scheme", SECTIONS)
-    (command,) = re.findall(r"`run\.py (.*?)`", found[""])
+    (command,) = re.findall(r"`kdschemes train (.*?)`", found[""])
     named = load_config(command.split(), recipes=CARDS).scheme
     assert (named.name, named.method) == (scheme, method)
 

@@ -59,5 +59,5 @@ def test_the_parent_can_end_its_workers(batches: Iterator[Batch]) -> None:
 @pytest.mark.slow
 def test_a_killed_worker_is_one_line(batches: Iterator[Batch]) -> None:
     worker().kill()
-    with pytest.raises(UserError, match=r"^a worker process that loads data died.*the same command resumes[^\n]*$"):
+    with pytest.raises(UserError, match=r"^a data-loading worker died.*the same command resumes[^\n]*$"):
         list(batches)
