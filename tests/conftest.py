@@ -30,7 +30,7 @@ CHECKED_BY_JAXTYPING = [
 jaxtyping makes a call ten times as slow as beartype.
 """
 
-beartype_package("kdschemes", conf=BeartypeConf(claw_is_pep526=False))
+beartype_package("kdschemes", conf=BeartypeConf(claw_is_pep526=False, violation_type=TypeError))
 install_import_hook(CHECKED_BY_JAXTYPING, "beartype.beartype")
 
 SHARED = REPOSITORY.parent / "shared"
