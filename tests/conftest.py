@@ -23,14 +23,14 @@ from jaxtyping import install_import_hook
 CHECKED_BY_JAXTYPING = [
     ".".join(path.relative_to(REPOSITORY).with_suffix("").parts)
     for path in (REPOSITORY / "kdschemes").rglob("*.py")
-    if any(word in path.read_text() for word in ("jaxtyping", "TYPE_CHECKING"))
+    if any(word in path.read_text() for word in ("jaxtyping", "functools import wraps", "TYPE_CHECKING"))
 ]
-"""Modules with shapes in signatures, or with names that only type checkers import, which beartype alone refuses.
+"""Modules with shapes in signatures, of their own or of what they wrap, or names that only type checkers import.
 
 jaxtyping makes a call ten times as slow as beartype.
 """
 
-beartype_package("kdschemes", conf=BeartypeConf(claw_is_pep526=False))
+beartype_package("kdschemes", conf=BeartypeConf(claw_is_pep526=False, violation_type=TypeError))
 install_import_hook(CHECKED_BY_JAXTYPING, "beartype.beartype")
 
 SHARED = REPOSITORY.parent / "shared"

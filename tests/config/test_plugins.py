@@ -25,8 +25,9 @@ from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.config.schemes import SCHEMES
 from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
+from kdschemes.losses.build import MODULES
 from kdschemes.models import create_model, load_model, save_weights
-from kdschemes.schemes import build_scheme
+from kdschemes.schemes import BUILDERS, build_scheme
 from kdschemes.storage.naming import run_name
 
 LOSS = '''
@@ -69,7 +70,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "loss.py").write_text(LOSS)
     (tmp_path / "network.py").write_text(NETWORK)
     tables: list[Any] = [DATA, models.REGISTERED, *KINDS.values(), *SCHEMES.values()]
-    tables += [plugins._ORIGINS, plugins._LOADED, cards._CARDS]
+    tables += [MODULES, BUILDERS, plugins._ORIGINS, plugins._LOADED, cards._CARDS]
     before = [copy.copy(table) for table in tables]
     yield tmp_path
     for table, was in zip(tables, before, strict=True):

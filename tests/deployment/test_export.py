@@ -112,7 +112,7 @@ def test_a_network_that_resizes_its_images_does_so_inside(tmp_path: Path) -> Non
     assert run_readme(tmp_path / "beside", 0) in "0123456789"
 
 
-@pytest.mark.parametrize("kind", ["torch.export", "onnx"])
+@pytest.mark.parametrize("kind", [pytest.param("torch.export", marks=pytest.mark.exhaustive), "onnx"])
 def test_early_exit_is_one_graph(kind: str, with_exits: Path, tmp_path: Path) -> None:
     # in a process of its own: the checks of shapes in tests change what torch.cond traces
     words = ["export", str(with_exits), str(tmp_path / "out"), "--format", kind, "--exits", "0.5,0.6"]

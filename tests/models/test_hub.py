@@ -23,10 +23,11 @@ TIMM = "timm/resnet18.a1_in1k"
             "a/b",
             "config.json of hf_hub:a/b cannot be",
         ),
-        (
+        pytest.param(
             ["scheme=supervised", f"model={TIMM}", "model.pretrained=true"],
             TIMM,
             f"{TIMM} cannot be built for 1x224",
+            marks=pytest.mark.exhaustive,
         ),
     ],
 )
