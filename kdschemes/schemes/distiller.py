@@ -65,9 +65,7 @@ def distill(
     for word in words:
         group = word.partition("=")[0].partition(".")[0]
         if group in OF_A_LOOP:
-            raise UserError(
-                f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}"
-            )
+            raise UserError(f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}")
     for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch or total_steps)):
         if value < 1:
             raise UserError(f"{name}={value}: give a number of optimizer steps, 1 or more")

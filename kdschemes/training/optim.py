@@ -66,7 +66,8 @@ def _timm_optimizer(options: Optim, parameters: list[dict[str, Any]]) -> torch.o
     accepted = inspect.signature(made).parameters.keys() - {"params", "lr", "weight_decay", "momentum"}
     kwargs = {key: tuple(value) if isinstance(value, list) else value for key, value in (options.kwargs or {}).items()}
     for key in kwargs.keys() - accepted:
-        raise UserError(f"{options.name} takes no argument '{shown(key)}'{nearest(key, sorted(accepted)) or ': remove it'}")
+        cure = nearest(key, sorted(accepted)) or ": remove it"
+        raise UserError(f"{options.name} takes no argument '{shown(key)}'{cure}")
     if "max_grad_norm" in accepted:
         kwargs["max_grad_norm"] = None
     rates = {"lr": options.lr, "weight_decay": options.weight_decay, "momentum": options.momentum}
