@@ -80,6 +80,7 @@ def test_an_unknown_key_on_two_nodes_is_reported_once(site: Site) -> None:
     assert not (site.clone / "runs").exists()
 
 
+@pytest.mark.exhaustive
 def test_an_unknown_key_and_a_folder_that_cannot_be_written_in_an_array(site: Site) -> None:
     (site.clone / "wrong.yaml").write_text(STUDY)
     refused = site.shell("kdschemes study submit wrong.yaml optim.rate=3", check=False)

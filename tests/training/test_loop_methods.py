@@ -29,7 +29,7 @@ SMALL = [
 ]
 CASES = {name: base(*method) for name, method in METHODS.items()}
 CASES |= {f"topology-{name}": [f"experiment={TOPOLOGIES / name}.py", *topology(name)[1:]] for name in NAMES}
-FEW = ("online-pcl", "self-pskd", "self-dlb")
+FEW = ("self-pskd", "self-dlb")
 """Methods that remember more than weights; a chain of runs is killed in tests/schemes/self_distillation/test_ban.py."""
 KILLS = (4, 16)
 """Each process dies before it renames its n-th file; the second time only where other runs come first."""
