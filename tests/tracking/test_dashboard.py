@@ -101,7 +101,7 @@ def test_it_compares_schemes_in_every_way() -> None:
     by = [{panel["groupBy"] for panel in kind} for kind in (curves, bars)]
     assert by == [{"jobType", "scheme.value.method"}] * 2
     assert {panel["xAxis"] for panel in curves} == {"val/epoch"}
-    assert len(found(view, "Scatter Plot")) == 3
+    assert len(found(view, "Scatter Plot")) == 2
     named = panels()
     assert named.config == {"scheme.alpha", "losses.response.temperature", "optim.lr"}
     assert {"test/top1", "best/test/top1", "val/top1", "cost/parameters", "cost/macs"} <= named.summary
