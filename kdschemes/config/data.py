@@ -85,7 +85,7 @@ class Data:
     ] = None
     auto_augment: Annotated[
         Literal["none", "randaugment", "trivialaugment"],
-        Field(description="random operations on each training image, drawn anew in each view"),
+        Field(description="random operations on each training image, sampled independently for each view"),
     ] = "none"
     randaugment_ops: Annotated[int, Field(ge=1, le=14, description="randaugment: operations, one after another")] = 2
     randaugment_magnitude: Annotated[

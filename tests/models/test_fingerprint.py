@@ -1,4 +1,4 @@
-"""Networks that compute something else are told apart, and the same one is found again."""
+"""Networks that compute different functions get different fingerprints; the same network keeps its own."""
 
 from __future__ import annotations
 
