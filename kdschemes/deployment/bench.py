@@ -33,6 +33,7 @@ from kdschemes.evaluation.early_exit import dynamic_macs
 from kdschemes.models import count_macs, count_parameters, save_exits, save_weights
 from kdschemes.models.exits import stop_at
 from kdschemes.models.weights import EXITS
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.storage.naming import WEIGHTS
 from kdschemes.storage.results import plain
 from kdschemes.tracking.tables import count_text, text_table
@@ -104,12 +105,14 @@ def bench(
         return text
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "bench.json").write_text(json.dumps(plain({"about": about, "notes": notes, "rows": rows}), indent=2))
-        lines = ["| " + " | ".join(row) + " |" for row in [COLUMNS, ["---"] * len(COLUMNS), *table]]
-        (output / "bench.md").write_text("\n".join([about + ".", "", *lines, "", *notes, "", "![](bench.png)", ""]))
-        (output / "bench.png").write_bytes(chart_png(rows, fastest=busy))
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): choose another folder") from error
+    lines = ["| " + " | ".join(row) + " |" for row in [COLUMNS, ["---"] * len(COLUMNS), *table]]
+    page = "\n".join([about + ".", "", *lines, "", *notes, "", "![](bench.png)", ""])
+    numbers = json.dumps(plain({"about": about, "notes": notes, "rows": rows}), indent=2)
+    atomic_write(output / "bench.json", numbers.encode())
+    atomic_write(output / "bench.md", page.encode())
+    atomic_write(output / "bench.png", chart_png(rows, fastest=busy))
     return f"{text}\n{output}/bench.json, bench.md, bench.png"
 
 

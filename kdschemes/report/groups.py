@@ -155,6 +155,8 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
             continue
         keys_of = {key: value for key, value in flatten(config).items() if key not in (*NOT_HASHED, "seed")}
         keys_of = effective(keys_of, config.get("scheme") or {})
+        if parent := keys_of.get("resume_from"):
+            keys_of["resume_from"] = _continued(Path(parent))
         key = repr(sorted(keys_of.items()))
         group = groups[folder.name.rpartition("-seed")[0] or folder.name][key]
         twin = next((other for other in group if other.row.entry.seed == member.row.entry.seed), None)
@@ -169,6 +171,13 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
         for label, group in sorted(parts, key=lambda part: part[0]):
             found += _by_protocol(label, _one_per_seed(group), earlier=earlier)
     return found + alone
+
+
+def _continued(parent: Path) -> str:
+    """Return what runs that continue from this one share with those of other seeds: its name and its epochs."""
+    name = parent.name.rpartition("-seed")[0] or parent.name
+    epochs = flatten(config_of(parent) or {}).get("train.epochs")
+    return name if epochs is None else f"{name} after {epochs} epochs"
 
 
 def _at_its_point(member: Member) -> Member:

@@ -314,6 +314,20 @@ def test_a_study_has_a_row_a_point_and_says_what_is_missing(study: Study) -> Non
     assert "![curves](curves.png)" in text
 
 
+def test_continued_runs_of_several_seeds_are_one_group(tmp_path: Path) -> None:
+    """Each names the run of its own seed; those that continue from shorter runs are another group."""
+    runs = []
+    for epochs, seed in product((4, 5), (0, 1)):
+        first = write_run(tmp_path, supervised(seed), results(seed, 80.0 + seed), epochs=epochs)
+        words = supervised(seed, f"resume_from={first}")
+        runs.append(write_run(tmp_path, words, results(seed, 90.0 + seed), epochs=9))
+    groups = run_groups(runs)
+    assert [len(group.finished) for group in groups] == [2, 2]
+    assert [group.label.rpartition("resume_from=")[2] for group in groups] == [
+        *(f"supervised-ce-digits-wrn_16_1 after {epochs} epochs" for epochs in (4, 5))
+    ]
+
+
 def test_runs_are_given_as_folders_or_as_the_folder_that_holds_them(tmp_path: Path) -> None:
     first, second = (write_run(tmp_path, supervised(seed), results(seed, 90.0 + seed)) for seed in (0, 1))
     (tmp_path / "studies" / "mine").mkdir(parents=True)
