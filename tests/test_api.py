@@ -106,6 +106,14 @@ def test_mistakes_are_the_command_lines(tmp_path: Path) -> None:
         train(tmp_path, scheme="offline", teacher=("lenet5", "lenet6"))
 
 
+def test_short_keys_stand_for_long_ones_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"train\.epochs=-3 is not allowed"):
+        kdschemes.train("lr=0.2", output_dir=tmp_path, epochs=-3)
+    with pytest.raises(UserError, match="unknown model 'lenet6'"):
+        kdschemes.train("model=lenet6", output_dir=tmp_path, epochs=3)
+    assert capsys.readouterr().out == ""
+
+
 def test_paths_and_numbers_of_numpy_are_values(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.epochs=-3 is not allowed"):
         kdschemes.train(output_dir=tmp_path, seed=np.int64(1), train={"epochs": np.int64(-3)}, optim={"lr": (0.1,)[0]})

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from kdschemes.config import Config
+from kdschemes.config.aliases import ALIASES, short_keys
 from kdschemes.config.code import forget, give
 from kdschemes.config.load import load_config
 from kdschemes.core.averages import PredictionBank
@@ -47,7 +48,7 @@ def distill(
     """Return a scheme as one module, whose output is the loss of a batch: `loss = scheme(images, labels)`.
 
     Args:
-        options: KEY=VALUE of the groups scheme, losses, teacher and model, as for `kdschemes train`.
+        options: KEY=VALUE of the groups scheme, losses, teacher and model, as for `kdschemes train`, short keys too.
         student: the network to train, in place; a list: one per peer of an online scheme.
         teacher: the trained network of an offline scheme, or several. It is frozen: evaluation mode, no gradient.
         images: a batch of images, of which only the shape is used.
@@ -62,9 +63,10 @@ def distill(
             more than a loss.
     """
     words = list(options)
+    known = {**short_keys(), **ALIASES}
     for word in words:
-        group = word.partition("=")[0].partition(".")[0]
-        if group in OF_A_LOOP:
+        key = word.partition("=")[0]
+        if known.get(key, key).partition(".")[0] in OF_A_LOOP:
             raise UserError(f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}")
     for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch or total_steps)):
         if value < 1:
@@ -83,7 +85,7 @@ def distill(
         words.append(f"teacher.name=[{','.join(given)}]")
         names += given
     try:
-        config = load_config(words, recipes=Path())
+        config = load_config(words, recipes=Path(), say=_silent)
         if config.scheme.uses_teacher and teacher is None:
             raise UserError(f"scheme={config.scheme.name} needs a teacher: pass teacher=NETWORK")
         if config.scheme.prerequisites():
@@ -94,6 +96,10 @@ def distill(
         for network, spec in specs:
             network.spec = spec
     return Distiller(scheme, config.scheme.method, total_steps, steps_per_epoch or total_steps)
+
+
+def _silent(note: str) -> None:
+    """Say nothing about short keys: the caller wrote them in code."""
 
 
 class Distiller(nn.Module):

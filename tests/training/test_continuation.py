@@ -13,6 +13,7 @@ from kdschemes.config.baselines import baseline_runs
 from kdschemes.config.load import load_config
 from kdschemes.config.prerequisites import prerequisite_runs
 from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network
 from kdschemes.core.terms import Supervise
 from kdschemes.core.types import Batch, DataSpec
 from kdschemes.data import open_data
@@ -261,7 +262,7 @@ def test_what_has_no_effect_or_does_not_fit_is_refused(words: list[str], said: s
 def test_a_method_without_cross_entropy_smooths_no_labels(spec: Any) -> None:
     def without(config: Config, data_spec: DataSpec) -> Distillation:
         return distill(
-            {name: student_network(config, data_spec, name) for name in ("student", "other")},
+            {name: Network(name, student_network(config, data_spec, name)) for name in ("student", "other")},
             supervised={},
             edges=[Edge("other", "student")],
             losses=config.losses,
