@@ -158,10 +158,7 @@ def _networks(trained: Trained, overrides: Sequence[str]) -> tuple[list[tuple[st
         return own, [f"the teacher is not measured: {error}"]
     if not isinstance(node, Frozen):
         return own, [f"the teacher of {trained.source} is not one network: it is not measured"]
-    found = Trained(
-        *(trained.source, str(teacher), trained.which, trained.when, node.network, None),
-        *(trained.classes, trained.config, trained.results),
-    )
+    found = dataclasses.replace(trained, head=str(teacher), network=node.network, exits=None)
     return [(str(teacher), found), *own], []
 
 

@@ -115,6 +115,7 @@ def _write_results(run: Run, final: Final, check: Callable[[], None]) -> None:
         "method": config.scheme.method,
         "data": config.data.name,
         "data_digest": run.data.digest,
+        "image_size": run.data.spec.image_size,
         "seed": config.seed,
         "epochs": run.epochs_trained,
         "primary_head": scheme.heads[0],
