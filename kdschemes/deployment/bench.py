@@ -86,6 +86,8 @@ def bench(
         opened = [held_out(one, overrides) for one in trained]
         data = opened[0]
         for one, own in zip(trained, opened, strict=True):
+            if own.multi_label:
+                raise UserError(f"{one.source} has several labels per image: bench compares the top-1 of one label")
             if own.digest != data.digest:
                 raise UserError(f"{one.source} and {trained[0].source} have different images: compare runs on the same")
         variants, notes = _variants(trained, data, overrides, Path(folder))

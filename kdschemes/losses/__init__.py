@@ -31,6 +31,7 @@ _PLACES = {
     "kd": "response.kd",
     "kernel_congruence": "relation.cc",
     "logit_mse": "response.logit_mse",
+    "mld": "response.mld",
     "mlkd": "response.mlkd",
     "neighbor_congruence": "relation.cc",
     "nkd": "response.nkd",

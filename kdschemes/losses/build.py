@@ -41,6 +41,7 @@ from kdschemes.losses.response.dist import dist
 from kdschemes.losses.response.dkd import dkd
 from kdschemes.losses.response.kd import kd
 from kdschemes.losses.response.logit_mse import logit_mse
+from kdschemes.losses.response.mld import mld
 from kdschemes.losses.response.mlkd import mlkd
 from kdschemes.losses.response.nkd import nkd
 from kdschemes.losses.response.soft_ce import soft_ce
@@ -66,6 +67,7 @@ MODULES: dict[type, Callable[..., Loss[Any]]] = {
     response.MLKD: partial(LogitLoss, mlkd, gather=True),
     response.SRD: SRD,
     response.USKD: USKD,
+    response.MLD: partial(LogitLoss, mld),
     feature.Hint: Hint,
     feature.AT: AT,
     feature.NST: NST,

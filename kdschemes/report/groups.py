@@ -12,7 +12,7 @@ from typing import Any
 from kdschemes.config.naming import NOT_HASHED, flatten, read_config
 from kdschemes.config.soft_term import effective, is_response
 from kdschemes.errors import UserError
-from kdschemes.storage.results import read_results
+from kdschemes.storage.results import main_metric, read_results
 from kdschemes.study.record import Entry
 from kdschemes.study.spec import label_of
 from kdschemes.study.status import Row, Status, look
@@ -230,7 +230,7 @@ def _whole(results: Mapping[str, Any]) -> bool:
     """Whether results contain what every report reads, in the expected form."""
     primary_head = results["heads"][results["primary_head"]]
     tests = [(primary_head[which] or {}).get("test") or {} for which in ("last", "best")]
-    numbers = [test[key] for test in tests if test for key in ("top1", "nll", "ece")]
+    numbers = [test[key] for test in tests if test for key in (main_metric(test), "nll", "ece")]
     counts = [results["train_seconds"], results["samples"]["train"], results["epochs"]]
     return all(isinstance(float(value), float) for value in (*numbers, *counts)) and bool(results["versions"])
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from kdschemes.config import Config
@@ -44,6 +44,7 @@ def distill(
     total_steps: int,
     steps_per_epoch: int | None = None,
     train_labels: Int[Tensor, " samples"] | None = None,
+    multi_label: bool = False,
 ) -> Distiller:
     """Return a scheme as one module, whose output is the loss of a batch: `loss = scheme(images, labels)`.
 
@@ -57,6 +58,7 @@ def distill(
         steps_per_epoch: optimizer steps per epoch (None: `total_steps`).
         train_labels: the labels of all training samples, for methods that store predictions per sample (each batch then
             needs `index`, the samples' positions in it).
+        multi_label: whether labels are rows of 0 and 1, one column for each class: an image may have several.
 
     Raises:
         UserError: an option is wrong or has no effect, a network does not fit or is given twice, or the method needs
@@ -90,12 +92,13 @@ def distill(
             raise UserError(f"scheme={config.scheme.name} needs a teacher: pass teacher=NETWORK")
         if config.scheme.prerequisites():
             raise UserError(f"method={config.scheme.method} trains other networks first: use kdschemes.train")
-        scheme = build_scheme(config, DataSpec(num_classes, images.shape[1], images.shape[2], train_labels))
+        sizes = num_classes, images.shape[1], images.shape[2]
+        scheme = build_scheme(config, DataSpec(*sizes, train_labels, multi_label=multi_label))
     finally:
         forget(names)
         for network, spec in specs:
             network.spec = spec
-    return Distiller(scheme, config.scheme.method, total_steps, steps_per_epoch or total_steps)
+    return Distiller(scheme, config.scheme.method, total_steps, steps_per_epoch or total_steps, multi_label=multi_label)
 
 
 def _silent(note: str) -> None:
@@ -111,9 +114,12 @@ class Distiller(nn.Module):
     `losses` and `weights` are each term's value and weight in the last batch; `logits` are those of each head.
     """
 
-    def __init__(self, scheme: Distillation, method: str, total_steps: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self, scheme: Distillation, method: str, total_steps: int, steps_per_epoch: int, *, multi_label: bool = False
+    ) -> None:
         super().__init__()
         _check(scheme, method)
+        self.multi_label = multi_label
         self.scheme = scheme
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.steps = 0
@@ -129,7 +135,7 @@ class Distiller(nn.Module):
         )
 
     def forward(
-        self, images: Any, labels: Int[Tensor, " n"] | None = None, index: Int[Tensor, " n"] | None = None
+        self, images: Any, labels: Num[Tensor, "n ..."] | None = None, index: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, ""]:
         """Return the loss of a batch: images, labels (and index), or one tuple or mapping of them."""
         if isinstance(images, Mapping):
@@ -143,6 +149,11 @@ class Distiller(nn.Module):
             raise UserError("this scheme stores something for each sample: pass index, the samples' positions")
         if labels is None:
             raise UserError("a batch needs labels: pass them after the images")
+        if (labels.dim() == 2) != self.multi_label:
+            raise UserError(
+                f"labels are {list(labels.shape)}: give class indices, one per image, or rows of 0 and 1 and "
+                "distill(multi_label=True)"
+            )
         size = len(labels) * world_size()
         index = torch.arange(len(labels), device=labels.device) if index is None else index
         batch_of_all = Batch(images, labels, index, micro_size=size, step_size=size)

@@ -48,6 +48,8 @@ class SoftCE(Ramp):
 class LogitMSE(Ramp):
     """Squared distance between centered logits: the high-temperature limit of KD."""
 
+    multi_label: ClassVar[bool] = True
+
     name: Literal["logit_mse"] = "logit_mse"
     weight: WeightBesideAlpha = 1.0
     standardize: Standardize = False
@@ -130,6 +132,17 @@ class TFKDReg(Ramp):
     temperature: Annotated[float, Field(gt=0, description="temperature T of the target only")] = 20.0
     label_prob: Annotated[float, Field(ge=0, le=1, description="probability that the teacher gives the label")] = 0.99
     multiplier: Annotated[float, Field(ge=0, description="factor on the mean over samples and classes")] = 100.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class MLD(Ramp):
+    """KL divergence of each class's sigmoid, for images with several labels (Yang et al. 2023)."""
+
+    multi_label: ClassVar[bool] = True
+
+    name: Literal["mld"] = "mld"
+    weight: WeightBesideAlpha = 1.0
+    temperature: Annotated[float, Field(gt=0, description="temperature T of both sigmoids")] = 1.0
 
 
 TeacherTemperature = Annotated[float, Field(gt=0, description="temperature T of the teacher; the paper's 1 / gamma")]
@@ -233,4 +246,4 @@ class USKD(Ramp):
     ] = "penultimate"
 
 
-RESPONSE = by_name(KD, SoftCE, LogitMSE, DKD, NKD, DIST, WSLD, TFKDReg, TTM, WTTM, CTKD, MLKD, SRD, USKD)
+RESPONSE = by_name(KD, SoftCE, LogitMSE, DKD, NKD, DIST, WSLD, TFKDReg, TTM, WTTM, CTKD, MLKD, SRD, USKD, MLD)
