@@ -23,8 +23,8 @@ MOST_LOST = 5.0
 class Checked:
     """A comparison over `images` images of `split`: accuracies in percent, and the largest difference of a logit.
 
-    With several labels per image, an accuracy is the share of decisions, one for each class, that are right. `largest`
-    is a fraction of the largest logit of its batch.
+    With `several` labels per image, an accuracy is the share of decisions, one for each class, that are right.
+    `largest` is a fraction of the largest logit of its batch.
     """
 
     split: str
@@ -32,6 +32,7 @@ class Checked:
     own: float
     exported: float
     largest: float
+    several: bool = False
 
     @property
     def lost(self) -> float:
@@ -41,6 +42,7 @@ class Checked:
     def line(self, *, int8: bool) -> str:
         """Return the comparison in a sentence."""
         where = f"{self.images:,} {self.split} images"
+        where = f"the decisions for {where}" if self.several else where
         if int8:
             return (
                 f"int8 has {self.exported:.2f} % on {where}, float32 {self.own:.2f} %: it costs {self.lost:.2f} points"
@@ -87,7 +89,8 @@ def compare(
         own_hits, hits = own_hits + _hits(expected, labels), hits + _hits(found, labels)
         total += len(labels)
         decisions += labels.numel()
-    checked = Checked(split, total, 100 * own_hits / decisions, 100 * hits / decisions, largest)
+    shares = 100 * own_hits / decisions, 100 * hits / decisions
+    checked = Checked(split, total, *shares, largest, several=decisions > total)
     if int8 and checked.lost > MOST_LOST:
         raise UserError(f"{checked.line(int8=True)}, more than the {MOST_LOST:g} allowed")
     if not int8 and (largest > TOLERANCE or abs(own_hits - hits) > ties):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -125,7 +126,7 @@ def _of_average_precision(report: Report) -> Report:
     """Return a report of images with several labels, whose main metric is the mAP, and not top-1."""
 
     def named(text: str) -> str:
-        return text.replace("test top-1", "test mAP").replace("validation top-1", "validation mAP")
+        return re.sub("(test|validation) top-1", r"\1 mAP", text, flags=re.IGNORECASE)
 
     def table(of: Table) -> Table:
         return replace(of, columns=list(map(named, of.columns)), caption=named(of.caption))

@@ -77,7 +77,7 @@ def _check_multi_label(config: Config) -> None:
         raise UserError(f"{images}, and method={method} of scheme={scheme} needs one: choose {', '.join(suited)}")
     for kind, options in config.losses.chosen() if config.scheme.uses_losses else ():
         if not options.multi_label:
-            suited = [name for name, made in KINDS[kind].items() if getattr(made, "multi_label", name == "none")]
+            suited = sorted(name for name, made in KINDS[kind].items() if getattr(made, "multi_label", name == "none"))
             raise UserError(f"{images}, and losses.{kind}={options.name} needs one: choose {', '.join(suited)}")
     smoothed = getattr(config.scheme, "label_smoothing", 0.0)
     asked = {"train.label_smoothing": config.train.label_smoothing, "train.class_weights": config.train.class_weights}

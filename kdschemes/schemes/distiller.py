@@ -65,11 +65,9 @@ def distill(
             more than a loss.
     """
     words = list(options)
-    known = {**short_keys(), **ALIASES}
     for word in words:
-        key = word.partition("=")[0]
-        if known.get(key, key).partition(".")[0] in OF_A_LOOP:
-            raise UserError(f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}")
+        if word.partition("=")[0].partition(".")[0] in OF_A_LOOP:
+            raise _of_a_loop(word)
     for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch or total_steps)):
         if value < 1:
             raise UserError(f"{name}={value}: give a number of optimizer steps, 1 or more")
@@ -88,6 +86,12 @@ def distill(
         names += given
     try:
         config = load_config(words, recipes=Path(), say=_silent)
+        own = {field.name for field in fields(config.scheme)}
+        known = {**short_keys(), **ALIASES}
+        for word in options:
+            key = word.partition("=")[0]
+            if key.removeprefix("scheme.") not in own and known.get(key, key).partition(".")[0] in OF_A_LOOP:
+                raise _of_a_loop(word)
         if config.scheme.uses_teacher and teacher is None:
             raise UserError(f"scheme={config.scheme.name} needs a teacher: pass teacher=NETWORK")
         if config.scheme.prerequisites():
@@ -99,6 +103,10 @@ def distill(
         for network, spec in specs:
             network.spec = spec
     return Distiller(scheme, config.scheme.method, total_steps, steps_per_epoch or total_steps, multi_label=multi_label)
+
+
+def _of_a_loop(word: str) -> UserError:
+    return UserError(f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}")
 
 
 def _silent(note: str) -> None:

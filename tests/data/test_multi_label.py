@@ -113,7 +113,7 @@ SPEC = DataSpec(5, 1, 8, multi_label=True)
         (["scheme=online"], "losses.response=kd needs one: choose logit_mse, mld, none"),
         (
             ["scheme=online", "method=kdcl"],
-            "method=kdcl of scheme=online needs one: choose offline/kd, online/dml",
+            "method=kdcl of scheme=online needs one: choose supervised/ce, ",
         ),
         (["scheme=online", "losses.response=mld", "losses.relation=crd"], "losses.relation=crd needs one"),
         (["scheme=supervised", "train.label_smoothing=0.1"], "train.label_smoothing needs one"),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import kdschemes
 from kdschemes.config.load import load_config
-from kdschemes.core.terms import Transfer
+from kdschemes.core.terms import Supervise, Transfer
 from kdschemes.core.types import Batch, DataSpec, Progress
 from kdschemes.errors import UserError
 from kdschemes.models import create_model
@@ -177,6 +177,9 @@ def test_short_keys_stand_for_the_keys_of_a_command_line() -> None:
     assert term.loss.options.temperature == 7
     scheme(IMAGES, LABELS)
     assert scheme.weights[term.name] == pytest.approx(0.3)
+    smoothed = kdschemes.distill("scheme=supervised", "label_smoothing=0.2", student=net(), **SIZES)
+    (hard,) = [term for term in smoothed.scheme.terms if isinstance(term, Supervise)]
+    assert hard.label_smoothing == 0.2
 
 
 def test_wrong_arguments_are_refused() -> None:

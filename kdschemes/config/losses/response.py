@@ -213,6 +213,7 @@ class MLKD(Ramp):
 class SRD(Stages):
     """Log of a power of the normalized features' difference, plus KL of logits (Miles & Mikolajczyk 2024)."""
 
+    multi_label: ClassVar[bool] = False
     ce_weight: ClassVar[float | None] = 1.0
 
     name: Literal["srd"] = "srd"
