@@ -9,6 +9,7 @@ sys.path.insert(0, str(Path(__file__).parent / "_ext"))
 
 project = "kdschemes"
 author = "kdschemes contributors"
+copyright = author
 release = version = kdschemes.__version__
 extensions = [
     "myst_parser",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from kdschemes.errors import UserError, shown
 from kdschemes.models import StagedNetwork
 from kdschemes.models import load_model as load_network
 from kdschemes.models.fingerprint import fingerprint
+from kdschemes.printable import printable
 from kdschemes.storage.own_data import read_images, seeded
 from kdschemes.study.locate import recipes as recipes_of_clone
 from kdschemes.tracking.tables import results_table
@@ -71,7 +73,8 @@ def train(
 ) -> Results:
     """Train or resume one run and return its results, or those that it already has.
 
-    `overrides` are KEY=VALUE as on the command line; `options` are the same as keywords, with a mapping for a group:
+    `overrides` are KEY=VALUE as on the command line, short keys too; `options` are the same as keywords, with a mapping
+    for a group:
     `train("scheme=offline", train={"epochs": 5}, seed=1)`. `recipes` is the folder of recipes for `experiment=`.
 
     `student` and `teacher` are names of networks, as of `model=` and `teacher=`; or modules that return logits; or a
@@ -98,8 +101,11 @@ def train(
         words.append(f"data={give(made, 'data', read_images(made, OwnData(name=GIVEN + 'data')).digest)}")
     folder = Path(recipes) if recipes is not None else recipes_of_clone()
     allow_typed(words, recipes=folder)
-    config = load_config(words, recipes=folder)
+    notes: list[str] = []
+    config = load_config(words, recipes=folder, say=notes.append)
     check_allowed([config])
+    if notes and os.environ.get("RANK", "0") == "0":
+        print("\n".join(map(printable, notes)), flush=True)
     if isinstance(student, nn.Module) and len(config.scheme.trained_models(config.model.name)) > 1:
         raise UserError(
             f"student is one network, and method={config.scheme.method} trains several: pass its class or a function "

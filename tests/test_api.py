@@ -106,6 +106,30 @@ def test_mistakes_are_the_command_lines(tmp_path: Path) -> None:
         train(tmp_path, scheme="offline", teacher=("lenet5", "lenet6"))
 
 
+def test_short_keys_stand_for_long_ones_and_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(UserError, match=r"train\.epochs=-3 is not allowed"):
+        kdschemes.train("lr=0.2", output_dir=tmp_path, epochs=-3)
+    with pytest.raises(UserError, match="unknown model 'lenet6'"):
+        kdschemes.train("model=lenet6", output_dir=tmp_path, epochs=3)
+    assert capsys.readouterr().out == ""
+
+
+class Normalized(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.LayerNorm(64), nn.Linear(64, num_classes))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.layers(images)
+        return logits
+
+
+def test_sgd_is_doubted_for_networks_of_layer_norms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for more, said in (({}, True), ({"optim": "adamw"}, False)):
+        train(tmp_path, "scheme=supervised", student=Normalized, data=arrays(), **more)
+        assert ("your network has layer norms" in capsys.readouterr().out) == said
+
+
 def test_paths_and_numbers_of_numpy_are_values(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"train\.epochs=-3 is not allowed"):
         kdschemes.train(output_dir=tmp_path, seed=np.int64(1), train={"epochs": np.int64(-3)}, optim={"lr": (0.1,)[0]})

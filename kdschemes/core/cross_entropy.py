@@ -1,11 +1,11 @@
-"""Cross-entropy with labels, with or without label smoothing."""
+"""Cross-entropy with labels, with or without label smoothing, and that of several labels per image."""
 
 from __future__ import annotations
 
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor
 from torch.nn import functional
 
@@ -56,6 +56,27 @@ def cross_entropy(
     if partner_labels is not None and mix is not None:
         loss = mix * loss + (1.0 - mix) * of(partner_labels)
     return loss.mean()
+
+
+@full_precision
+def binary_cross_entropy(
+    logits: Float[Tensor, "n c"],
+    labels: Num[Tensor, "n c"],
+    *,
+    partner_labels: Num[Tensor, "n c"] | None = None,
+    mix: Float[Tensor, " n"] | None = None,
+) -> Float[Tensor, ""]:
+    r"""Return $\frac1N \sum_n \sum_c -y_{nc} \log \sigma(z_{nc}) - (1 - y_{nc}) \log (1 - \sigma(z_{nc}))$.
+
+    The negative log-likelihood of a row of labels, each 0 or 1 on its own; the sum over classes is not a mean as in
+    torch. With mixup, y is mix * labels + (1 - mix) * partner_labels.
+    """
+    assert (partner_labels is None) == (mix is None), "mixup needs both partner_labels and mix"
+    targets = labels.to(logits.dtype)
+    if partner_labels is not None and mix is not None:
+        targets = partner_labels.to(logits.dtype).lerp(targets, mix.to(logits.dtype)[:, None])
+    each = functional.binary_cross_entropy_with_logits(logits, targets, reduction="none")
+    return each.sum(dim=1).mean()
 
 
 def balanced_weights(labels: Int[Tensor, " n"], num_classes: int) -> Float[Tensor, " {num_classes}"]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from kdschemes.core.cross_entropy import cross_entropy
+from kdschemes.core.cross_entropy import binary_cross_entropy, cross_entropy
 from kdschemes.core.loss import Loss
 from kdschemes.core.schedules import Schedule
 from kdschemes.core.types import Batch, Output, Progress
@@ -55,7 +55,10 @@ class Term(nn.Module):
 
 
 class Supervise(Term):
-    """Cross-entropy of the target's logits with the labels; `class_weights` are not part of its state."""
+    """Cross-entropy of the target's logits with the labels, binary if an image has several.
+
+    `class_weights` are not part of its state.
+    """
 
     class_weights: Tensor | None
 
@@ -76,6 +79,9 @@ class Supervise(Term):
         return []
 
     def forward(self, outputs: Mapping[str, Output], batch: Batch) -> Tensor:
+        if batch.labels.dim() == 2:
+            logits, partners = outputs[self.target].logits, batch.partner_labels
+            return binary_cross_entropy(logits, batch.labels, partner_labels=partners, mix=batch.mix)
         return cross_entropy(
             outputs[self.target].logits,
             batch.labels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Num
 from torch import Tensor
 
 from kdschemes.errors import UserError
@@ -17,7 +17,8 @@ from kdschemes.models.recombined import as_map as as_map
 class Batch:
     """The samples of one micro-batch on one process, augmented and on the device.
 
-    A label of -1 means that the sample has none. `index` is each sample's position in the training set (the key of
+    A label of -1 means that the sample has none; with several labels per image, `labels` has a row of 0 and 1 for each
+    sample, one per class. `index` is each sample's position in the training set (the key of
     memory banks and caches). With mixup, an image is
     `mix * view(index) + (1 - mix) * view(partner)`, and `partner_labels` are the partners' labels. `micro_size` is the
     number of samples of this micro-batch over all processes, `step_size` that of the whole optimizer step (all
@@ -32,9 +33,9 @@ class Batch:
     """
 
     images: Float[Tensor, "n c h w"]
-    labels: Int[Tensor, " n"]
+    labels: Int[Tensor, " n"] | Num[Tensor, "n classes"]
     index: Int[Tensor, " n"]
-    partner_labels: Int[Tensor, " n"] | None = None
+    partner_labels: Int[Tensor, " n"] | Num[Tensor, "n classes"] | None = None
     mix: Float[Tensor, " n"] | None = None
     micro_size: int | None = None
     step_size: int | None = None
@@ -127,8 +128,8 @@ class DataSpec:
     `train_labels` has one entry per value of `Batch.index`: the label of a training sample, -1 if it is held out. Only
     losses with a memory bank and prediction banks need it. `classes` are the names of the classes in the order of the
     labels, if known. `mean` and `std` are those by which the images were normalized, per channel (None: unknown). For
-    evaluation, they were resized to `round(image_size / kept)`, then cropped to their center. Without
-    `initial_weights`, networks to train do not load any: a checkpoint will follow.
+    evaluation, they were resized to `round(image_size / kept)`, then cropped to their center. `multi_label`: an image
+    has any number of labels. Without `initial_weights`, networks to train do not load any: a checkpoint will follow.
     """
 
     num_classes: int
@@ -139,6 +140,7 @@ class DataSpec:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     kept: float = 1.0
+    multi_label: bool = False
     initial_weights: bool = True
 
     @property

@@ -28,9 +28,9 @@ class Arrays:
     """A whole data set as bytes, with the mean and std of the training pixels (scaled to 0..1) per channel."""
 
     train_images: UInt8[Tensor, "train c h w"]
-    train_labels: Int[Tensor, " train"]
+    train_labels: Int[Tensor, " train"] | Int[Tensor, "train classes"]
     test_images: UInt8[Tensor, "test c h w"]
-    test_labels: Int[Tensor, " test"]
+    test_labels: Int[Tensor, " test"] | Int[Tensor, "test classes"]
     classes: list[str]
     mean: tuple[float, ...]
     std: tuple[float, ...]

@@ -67,8 +67,13 @@ class DataModule:
         return len(self.source.classes)
 
     @property
+    def multi_label(self) -> bool:
+        """Whether an image has any number of labels: rows of 0 and 1, one column for each class."""
+        return self.labels["test"].dim() == 2
+
+    @property
     def train_labels(self) -> Int[Tensor, " positions"]:
-        """The label of every position of the training array, -1 if it is not trained on."""
+        """The label of every position of the training array, -1 if it is not trained on; of one label per image."""
         labels = torch.full_like(self.labels["train"], -1)
         trained = self.positions["train"].to(labels.device)
         labels[trained] = self.labels["train"][trained]
@@ -89,7 +94,8 @@ class DataModule:
         """What schemes must know about the data."""
         source = self.source
         return DataSpec(
-            *(self.num_classes, source.channels, source.image_size, self.train_labels),
+            *(self.num_classes, source.channels, source.image_size, None if self.multi_label else self.train_labels),
+            multi_label=self.multi_label,
             classes=tuple(self.classes),
             mean=source.mean,
             std=source.std,
@@ -107,7 +113,8 @@ class DataModule:
         return min(count, at_most or count)
 
     def _labelled(self, split: str) -> Tensor:
-        return self.labels["test" if split == "test" else "train"].cpu()[self.positions[split]] >= 0
+        labels = self.labels["test" if split == "test" else "train"].cpu()[self.positions[split]]
+        return labels >= 0 if labels.dim() == 1 else torch.ones(len(labels), dtype=torch.bool)
 
     def steps_per_epoch(self, *, batch_size: int, drop_last: bool) -> int:
         """Return the number of optimizer steps per epoch."""
@@ -316,15 +323,19 @@ def open_data(options: Data, *, seed: int, device: torch.device, channels_last: 
         raise UserError(
             f"data.cutout={options.cutout} is larger than the image side, {source.image_size} pixels: use a smaller one"
         )
+    labelled = source.labels["train"]
+    several = labelled.dim() == 2
+    strata, names = (torch.zeros(len(labelled), dtype=torch.long), ["all"]) if several else (labelled, source.classes)
+    if several and (options.num_partitions > 1 or options.exclude_classes):
+        key = "num_partitions" if options.num_partitions > 1 else "exclude_classes"
+        raise UserError(f"data.{key} needs images with one label each, and these have several: remove it")
     if source.validation is not None:
         train, val = torch.arange(int(source.validation[0])), source.validation
     else:
-        train, val = stratified_split(
-            source.labels["train"], options.val_fraction, seed=options.split_seed, classes=source.classes
-        )
-    unlabelled = (source.labels["train"] < 0).nonzero().flatten()
-    train = train[source.labels["train"][train] >= 0]
-    train = torch.cat([trained_on(options, source.labels["train"], train, classes=source.classes), unlabelled])
+        train, val = stratified_split(strata, options.val_fraction, seed=options.split_seed, classes=names)
+    unlabelled = (strata < 0).nonzero().flatten()
+    train = train[strata[train] >= 0]
+    train = torch.cat([trained_on(options, strata, train, classes=names), unlabelled])
     positions = {"train": train, "val": val, "test": torch.arange(len(source.labels["test"]))}
     labels = {array: values.to(device) for array, values in source.labels.items()}
     memory_format = torch.channels_last if channels_last else torch.contiguous_format

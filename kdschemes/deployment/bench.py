@@ -33,6 +33,7 @@ from kdschemes.evaluation.early_exit import dynamic_macs
 from kdschemes.models import count_macs, count_parameters, save_exits, save_weights
 from kdschemes.models.exits import stop_at
 from kdschemes.models.weights import EXITS
+from kdschemes.storage.atomic import atomic_write
 from kdschemes.storage.naming import WEIGHTS
 from kdschemes.storage.results import plain
 from kdschemes.tracking.tables import count_text, text_table
@@ -85,6 +86,8 @@ def bench(
         opened = [held_out(one, overrides) for one in trained]
         data = opened[0]
         for one, own in zip(trained, opened, strict=True):
+            if own.multi_label:
+                raise UserError(f"{one.source} has several labels per image: bench compares the top-1 of one label")
             if own.digest != data.digest:
                 raise UserError(f"{one.source} and {trained[0].source} have different images: compare runs on the same")
         variants, notes = _variants(trained, data, overrides, Path(folder))
@@ -104,12 +107,14 @@ def bench(
         return text
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "bench.json").write_text(json.dumps(plain({"about": about, "notes": notes, "rows": rows}), indent=2))
-        lines = ["| " + " | ".join(row) + " |" for row in [COLUMNS, ["---"] * len(COLUMNS), *table]]
-        (output / "bench.md").write_text("\n".join([about + ".", "", *lines, "", *notes, "", "![](bench.png)", ""]))
-        (output / "bench.png").write_bytes(chart_png(rows, fastest=busy))
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror}): choose another folder") from error
+    lines = ["| " + " | ".join(row) + " |" for row in [COLUMNS, ["---"] * len(COLUMNS), *table]]
+    page = "\n".join([about + ".", "", *lines, "", *notes, "", "![](bench.png)", ""])
+    numbers = json.dumps(plain({"about": about, "notes": notes, "rows": rows}), indent=2)
+    atomic_write(output / "bench.json", numbers.encode())
+    atomic_write(output / "bench.md", page.encode())
+    atomic_write(output / "bench.png", chart_png(rows, fastest=busy))
     return f"{text}\n{output}/bench.json, bench.md, bench.png"
 
 
@@ -155,10 +160,7 @@ def _networks(trained: Trained, overrides: Sequence[str]) -> tuple[list[tuple[st
         return own, [f"the teacher is not measured: {error}"]
     if not isinstance(node, Frozen):
         return own, [f"the teacher of {trained.source} is not one network: it is not measured"]
-    found = Trained(
-        *(trained.source, str(teacher), trained.which, trained.when, node.network, None),
-        *(trained.classes, trained.config, trained.results),
-    )
+    found = dataclasses.replace(trained, head=str(teacher), network=node.network, exits=None)
     return [(str(teacher), found), *own], []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from kdschemes.cards.cite import cite
@@ -12,8 +13,12 @@ from kdschemes.deployment.formats import ONNX, PROGRAM, Form
 from kdschemes.deployment.opened import Trained
 from kdschemes.errors import UserError
 from kdschemes.storage.naming import short_name
+from kdschemes.storage.results import main_metric, metric_title
 
 MOST_CLASSES = 200
+
+SINGLE = re.compile(r"print\((.*)\[logits\.argmax\(\)\]\)")
+"""How a loader prints the class of an image that has one."""
 
 LOADERS = {
     "safetensors": """\
@@ -104,7 +109,10 @@ def loader(trained: Trained, form: Form, place: str = "") -> str:
             for values, fill in ((spec.mean, [0.0 for _ in channels]), (spec.std, [1.0 for _ in channels]))
         )
         images = f"(({images} / 255 - {mean}) / {std})"
-    return LOADERS[form.format].format(
+    code = LOADERS[form.format]
+    if (trained.results or {}).get("multi_label"):
+        code = SINGLE.sub(r"print([name for name, logit in zip(\1, logits[0]) if logit > 0])", code)
+    return code.format(
         program=PROGRAM,
         onnx=ONNX,
         download="from huggingface_hub import snapshot_download\n" if place else "",
@@ -150,16 +158,18 @@ def _what(trained: Trained, form: Form) -> str:
 
 
 def _accuracy(trained: Trained, form: Form, checked: Checked | None) -> str:
-    rows = ["| | split | top-1 % | NLL | ECE % |", "| --- | --- | --- | --- | --- |"]
+    main = main_metric(trained.accuracy("test") or trained.accuracy("val") or {})
+    rows = [f"| | split | {metric_title(main)} % | NLL | ECE % |", "| --- | --- | --- | --- | --- |"]
     for name, head in ((trained.head, trained.head), ("its teacher", (trained.results or {}).get("teacher"))):
         found = ((trained.results or {}).get("heads", {}).get(head) or {}).get(trained.which) or {}
         for split in ("val", "test"):
             if metrics := found.get(split):
-                numbers = " | ".join(f"{float(metrics[key]):.{d}f}" for key, d in (("top1", 2), ("nll", 4), ("ece", 2)))
+                numbers = " | ".join(f"{float(metrics[key]):.{d}f}" for key, d in ((main, 2), ("nll", 4), ("ece", 2)))
                 rows.append(f"| {name}, as the run reports | {split} | {numbers} |")
     if checked is None:
         return "\n".join(rows)
-    rows.append(f"| this file, {checked.images:,} images | {checked.split} | {checked.exported:.2f} | | |")
+    if main == "top1":
+        rows.append(f"| this file, {checked.images:,} images | {checked.split} | {checked.exported:.2f} | | |")
     return "\n".join(rows) + f"\n\nChecked when it was exported: {checked.line(int8=form.int8)}."
 
 

@@ -23,6 +23,7 @@ MOST_LOST = 5.0
 class Checked:
     """A comparison over `images` images of `split`: accuracies in percent, and the largest difference of a logit.
 
+    With `several` labels per image, an accuracy is the share of decisions, one for each class, that are right.
     `largest` is a fraction of the largest logit of its batch.
     """
 
@@ -31,6 +32,7 @@ class Checked:
     own: float
     exported: float
     largest: float
+    several: bool = False
 
     @property
     def lost(self) -> float:
@@ -40,6 +42,7 @@ class Checked:
     def line(self, *, int8: bool) -> str:
         """Return the comparison in a sentence."""
         where = f"{self.images:,} {self.split} images"
+        where = f"the decisions for {where}" if self.several else where
         if int8:
             return (
                 f"int8 has {self.exported:.2f} % on {where}, float32 {self.own:.2f} %: it costs {self.lost:.2f} points"
@@ -68,7 +71,7 @@ def compare(
     Raises:
         UserError: logits or accuracy differ by more than is allowed.
     """
-    total = own_hits = hits = ties = 0
+    total = decisions = own_hits = hits = ties = 0
     largest = 0.0
     for images, given, labels in batches:
         expected, *taken = own(images)
@@ -81,15 +84,23 @@ def compare(
         largest = max(largest, apart if apart == apart else float("inf"))
         first, second = expected.topk(2, dim=1).values.T
         ties += int((~compared | (first - second <= 2 * TOLERANCE * scale)).sum())
-        own_hits += int((expected.argmax(1) == labels).sum())
-        hits += int((found.argmax(1) == labels).sum())
+        if labels.dim() == 2:  # each class is a decision of its own
+            ties += int((expected.abs() <= TOLERANCE * scale).sum())
+        own_hits, hits = own_hits + _hits(expected, labels), hits + _hits(found, labels)
         total += len(labels)
-    checked = Checked(split, total, 100 * own_hits / total, 100 * hits / total, largest)
+        decisions += labels.numel()
+    shares = 100 * own_hits / decisions, 100 * hits / decisions
+    checked = Checked(split, total, *shares, largest, several=decisions > total)
     if int8 and checked.lost > MOST_LOST:
         raise UserError(f"{checked.line(int8=True)}, more than the {MOST_LOST:g} allowed")
     if not int8 and (largest > TOLERANCE or abs(own_hits - hits) > ties):
         raise UserError(f"the exported network differs from the run's: {checked.line(int8=False)}")
     return checked
+
+
+def _hits(logits: Tensor, labels: Tensor) -> int:
+    """Return how many samples are right, or with several labels per image, how many decisions."""
+    return int(((logits > 0) == labels if labels.dim() == 2 else logits.argmax(1) == labels).sum())
 
 
 def near_threshold(network: ExitNetwork, thresholds: tuple[float, ...], batches: Iterable[Tensor]) -> Iterator[Tensor]:

@@ -33,6 +33,7 @@ AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 TITLES = {
     **{"top1": ("top-1 %", 2), "top5": ("top-5 %", 2), "nll": ("NLL", 4), "ece": ("ECE %", 2)},
+    **{"map": ("mAP %", 2), "micro_f1": ("micro F1 %", 2), "macro_f1": ("macro F1 %", 2)},
     **{"agreement": ("agreement %", 2), "kl": ("KL(teacher)", 4)},
 }
 """Title and digits of the metrics that have their own; others are shown by name, with two digits."""

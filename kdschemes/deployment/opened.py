@@ -53,7 +53,8 @@ class Trained:
     """A trained network in evaluation mode: a head of a run (or `student` of a folder of weights).
 
     Its images look like `network.spec` says. `which` is last or best. `config` and `results` are those of its run, if
-    it is of a run (a finished one). `classes` are in the order of the logits.
+    it is of a run (a finished one). `classes` are in the order of the logits. `image_size` is the side in pixels of the
+    run's images, from which the network makes its own.
     """
 
     source: Path
@@ -65,16 +66,12 @@ class Trained:
     classes: tuple[str, ...]
     config: Config | None
     results: Mapping[str, Any] | None
+    image_size: int
 
     @property
     def data_name(self) -> str | None:
         """The name of the run's data, without folders."""
         return None if self.config is None else short_name(self.config.data.name)
-
-    @property
-    def image_size(self) -> int:
-        """The side in pixels of the run's images, from which the network makes its own."""
-        return getattr(self.config.data if self.config else None, "image_size", None) or self.network.spec.image_size
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -160,7 +157,8 @@ def open_network(
         if head is not None or best:
             raise UserError(f"{source} holds one network: --head and --best are for the folder of a run")
         network, exits = _read(source)
-        return Trained(source, "student", "last", "", network, exits, network.spec.label_names, None, None)
+        names, size = network.spec.label_names, network.spec.image_size
+        return Trained(source, "student", "last", "", network, exits, names, None, None, size)
     config, _ = configured(source, overrides)
     results, which = read_results(source), "best" if best else "last"
     folder = source / "best" if best else source
@@ -169,7 +167,8 @@ def open_network(
         head = str(results["primary_head"])
         epoch = (results["heads"][head].get(which) or {}).get("epoch")
         when = f"after epoch {epoch}"
-        return Trained(source, head, which, when, network, exits, network.spec.label_names, config, results)
+        size = results.get("image_size") or getattr(config.data, "image_size", None) or network.spec.image_size
+        return Trained(source, head, which, when, network, exits, network.spec.label_names, config, results, size)
     opened = open_run(source, overrides, best=best)
     head = head or opened.scheme.heads[0]
     if head not in opened.scheme.heads:
@@ -180,7 +179,8 @@ def open_network(
         raise UserError(f"{head} is not a single network: it cannot be exported")
     plain.spec = replace(plain.spec, label_names=tuple(opened.data.classes))
     exits = node.network if isinstance(node, NetworkWithExits) else None
-    return Trained(source, head, which, opened.when, plain.eval(), exits, plain.spec.label_names, config, results)
+    names, size = plain.spec.label_names, opened.spec.image_size
+    return Trained(source, head, which, opened.when, plain.eval(), exits, names, config, results, size)
 
 
 def check_classes(trained: Sequence[str], given: Sequence[str], source: Path) -> None:

@@ -29,6 +29,8 @@ def predict(
 ) -> Predicted:
     """Return the `top` most probable classes of each image, as a table or JSON; images that fail do not stop others.
 
+    Of a run with several labels per image, each class has a probability of its own.
+
     Raises:
         UserError: no such run, head or weights.
     """
@@ -38,10 +40,12 @@ def predict(
     found, faults = [], []
     for path in images:
         try:
-            probabilities = network(prepare(path)).double().softmax(1)[0]
+            logits = network(prepare(path)).double()
         except UserError as error:
             faults.append(str(error))
             continue
+        several = (trained.results or {}).get("multi_label")
+        probabilities = (logits.sigmoid() if several else logits.softmax(1))[0]
         best_ones = probabilities.topk(min(top, len(names)))
         ranked = zip(best_ones.indices.tolist(), best_ones.values.tolist(), strict=True)
         found.append((path, [(names[number], probability) for number, probability in ranked]))

@@ -96,7 +96,7 @@ def _metadata(trained: Trained, repository: str, license_name: str) -> str:
     metrics = trained.accuracy("test") or {}
     results = [
         EvalResult("image-classification", name_of_data, data, name, metric_value=round(float(metrics[key]), 4))
-        for name, key in (("accuracy", "top1"),)
+        for name, key in (("accuracy", "top1"), ("mean_average_precision", "map"))
         if key in metrics
     ]
     more: dict[str, Any] = {"base_model": base} if (base := _base_model(trained)) else {}
@@ -108,7 +108,7 @@ def _metadata(trained: Trained, repository: str, license_name: str) -> str:
             pipeline_tag="image-classification",
             tags=["image-classification", "knowledge-distillation", config.scheme.name, config.scheme.method],
             datasets=[data],
-            metrics=["accuracy"],
+            metrics=["accuracy" if "top1" in metrics else "mean_average_precision"],
             model_name=repository.partition("/")[2] if results else None,
             eval_results=results or None,
             **more,

@@ -153,6 +153,8 @@ def evaluate_early_exit(
 ) -> dict[str, Any] | None:
     """Return the early-exit results on the test set; None if the primary head is not from a network with exits.
 
+    For images with several labels, whose confidence is not defined, there are none either.
+
     Thresholds are chosen on the validation split. Each process evaluates its share of the images, each image once; the
     result is the same on every process. The main process measures the latency. `check` is called on all processes
     before each batch and before each image of the latency.
@@ -164,7 +166,7 @@ def evaluate_early_exit(
     - `latency`: how it was measured. `note`: why there is no curve, if there is none.
     """
     node = scheme.node_of(scheme.heads[0])
-    if not isinstance(node, NetworkWithExits) or not data.sizes["test"]:
+    if not isinstance(node, NetworkWithExits) or not data.sizes["test"] or data.multi_label:
         return None
     names = (*node.provides[1:], node.provides[0])
 

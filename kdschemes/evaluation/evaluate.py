@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.types import Batch
 from kdschemes.distributed.collectives import rows_of_all
-from kdschemes.evaluation.metrics import HeadMetrics
+from kdschemes.evaluation.metrics import HeadMetrics, MultiLabelMetrics
 from kdschemes.storage.predictions import HeadPredictions, Predictions
 
 
@@ -20,7 +20,8 @@ from kdschemes.storage.predictions import HeadPredictions, Predictions
 class Evaluation:
     """The results of heads on a split: their metrics and, if kept, the predictions for every sample in order.
 
-    `predictions` are each sample's most probable class and its probability, by head; `labels` are the true labels.
+    `predictions` are each sample's most probable class and its probability, by head; `labels` are the true labels. With
+    several labels per image, none are kept.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -88,13 +89,17 @@ class _Evaluator:
         self.scheme, self.device, self.keep_predictions = scheme, device, keep_predictions
         self.reference = [scheme.teacher] if scheme.teacher is not None else []
         self.names = list(heads) if heads is not None else list(dict.fromkeys([*scheme.heads, *self.reference]))
-        self.metrics = {name: HeadMetrics(device) for name in self.names}
+        self.metrics: dict[str, HeadMetrics] | dict[str, MultiLabelMetrics] = {
+            name: HeadMetrics(device) for name in self.names
+        }
         self.kept: dict[str, list[Tensor]] = {name: [] for name in self.names}
         self.labels: list[Tensor] = []
 
     def look(self, batch: Batch) -> None:
         outputs = self.scheme.predict(batch, [*self.names, *self.reference])
         teacher = outputs[self.scheme.teacher].logits if self.scheme.teacher else None
+        if batch.labels.dim() == 2 and not isinstance(self.metrics[self.names[0]], MultiLabelMetrics):
+            self.metrics, self.keep_predictions = {name: MultiLabelMetrics() for name in self.names}, False
         for name in self.names:
             logits = outputs[name].logits
             self.metrics[name].update(logits, batch.labels, teacher)

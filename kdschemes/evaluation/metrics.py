@@ -1,13 +1,13 @@
-"""Metrics of one head: accuracy, also by class, NLL, calibration, agreement with the teacher."""
+"""Metrics of one head: accuracy or average precision, by class too, NLL, calibration, agreement with the teacher."""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import binary_cross_entropy_with_logits, logsigmoid, one_hot
 
-from kdschemes.distributed.collectives import gather_rows, sum_over_processes
+from kdschemes.distributed.collectives import gather_rows, rows_of_all, sum_over_processes
 
 ECE_BINS = 15
 
@@ -109,3 +109,79 @@ class HeadMetrics:
         if with_teacher:
             metrics |= {"agreement": 100 * agreement / n, "kl": kl / n}
         return metrics
+
+
+class MultiLabelMetrics:
+    """The outputs and labels of a head for images with several labels, from which its metrics are computed.
+
+    Average precision ranks all images, so they are kept: one float32 per image and class, and the same of the teacher.
+    """
+
+    def __init__(self) -> None:
+        self.batches: list[Tensor] = []
+
+    @torch.no_grad()
+    def update(
+        self,
+        logits: Float[Tensor, "n c"],
+        labels: Int[Tensor, "n c"],
+        teacher_logits: Float[Tensor, "n c"] | None = None,
+    ) -> None:
+        """Add a batch. Teacher logits must be given for all batches or for none."""
+        parts = [logits, labels] if teacher_logits is None else [logits, labels, teacher_logits]
+        self.batches.append(torch.stack([part.float() for part in parts], dim=1))
+
+    def sum_over_processes(self) -> None:
+        """Gather the samples of all processes."""
+        self.batches = [rows_of_all(torch.cat(self.batches).flatten(1)).view(-1, *self.batches[0].shape[1:])]
+
+    def result(self) -> dict[str, float]:
+        """Return the metrics of all samples so far.
+
+        - `map`: mean over the classes that have samples of the average precision, in percent: the mean over a class's
+          samples of the share of its samples among the images ranked as high or higher by its logit.
+        - `micro_f1`, `macro_f1`: F1 = 2 right / (labels + predictions) of decisions at probability 1/2, in percent: of
+          all classes together, and the mean over the classes that have labels or predictions.
+        - `nll`: mean of the binary cross-entropy, summed over classes, in nats.
+        - `ece`: expected calibration error in percent, as for one label per image, over all pairs of image and class.
+        - `agreement`: percent of decisions that are the teacher's; `kl`: mean of the sum over classes of KL(teacher ||
+          head), in nats (only with a teacher).
+        """
+        logits, labels, *teacher = torch.cat(self.batches).double().unbind(1)
+        assert len(logits) > 0, "no samples"
+        broken = logits.isnan()
+        decided = ((logits > 0) & ~broken).double()
+        precisions = average_precision(logits.masked_fill(broken, float("-inf")), labels)
+        right, of_class, as_class = ((decided * labels).sum(0), labels.sum(0), decided.sum(0))
+        f1 = 2 * right / (of_class + as_class)
+        probability = logits.sigmoid().nan_to_num()
+        bins = ((probability * ECE_BINS).ceil().long() - 1).clamp(0, ECE_BINS - 1).flatten()
+        gaps = torch.zeros(ECE_BINS, dtype=torch.float64, device=logits.device)
+        gaps.index_add_(0, bins, (labels - probability).flatten())
+        metrics = {
+            "map": 100 * precisions.nanmean(),
+            "micro_f1": 100 * 2 * right.sum() / (of_class.sum() + as_class.sum()).clamp(min=1),
+            "macro_f1": 100 * f1.nanmean().nan_to_num(),
+            "nll": binary_cross_entropy_with_logits(logits, labels, reduction="none").sum(1).mean(),
+            "ece": 100 * gaps.abs().sum() / labels.numel() if not broken.any() else logits.new_tensor(float("nan")),
+        }
+        if teacher:
+            metrics["agreement"] = 100 * (decided == (teacher[0] > 0).double()).double().mean()
+            p = teacher[0].sigmoid()
+            yes = p * (logsigmoid(teacher[0]) - logsigmoid(logits))
+            no = (1 - p) * (logsigmoid(-teacher[0]) - logsigmoid(-logits))
+            metrics["kl"] = (yes + no).sum(1).mean()
+        return {name: float(value) for name, value in metrics.items()}
+
+
+def average_precision(logits: Float[Tensor, "n c"], labels: Float[Tensor, "n c"]) -> Float[Tensor, " c"]:
+    """Return the average precision of each class, NaN for classes without samples; equal logits have equal rank."""
+    order = logits.argsort(dim=0, descending=True, stable=True)
+    ranked, found = logits.gather(0, order), labels.gather(0, order).cumsum(0)
+    place = torch.arange(1, len(logits) + 1, device=logits.device, dtype=torch.float64)[:, None].expand_as(ranked)
+    last = torch.ones_like(ranked, dtype=torch.bool)
+    last[:-1] = ranked[:-1] != ranked[1:]
+    before = torch.where(last, found, 0.0).cummax(0).values.roll(1, 0)
+    before[0] = 0.0
+    gained = torch.where(last, found - before, 0.0)
+    return (gained * found / place).sum(0) / found[-1]

@@ -39,10 +39,14 @@ from kdschemes.losses.response.base import LogitLoss
 from kdschemes.losses.response.ctkd import CTKD
 from kdschemes.losses.response.dist import dist
 from kdschemes.losses.response.dkd import dkd
+from kdschemes.losses.response.hard import hard
 from kdschemes.losses.response.kd import kd
 from kdschemes.losses.response.logit_mse import logit_mse
+from kdschemes.losses.response.mld import mld
 from kdschemes.losses.response.mlkd import mlkd
 from kdschemes.losses.response.nkd import nkd
+from kdschemes.losses.response.normkd import normkd
+from kdschemes.losses.response.rld import rld
 from kdschemes.losses.response.soft_ce import soft_ce
 from kdschemes.losses.response.srd import SRD
 from kdschemes.losses.response.tfkd_reg import TFKDReg
@@ -66,6 +70,10 @@ MODULES: dict[type, Callable[..., Loss[Any]]] = {
     response.MLKD: partial(LogitLoss, mlkd, gather=True),
     response.SRD: SRD,
     response.USKD: USKD,
+    response.MLD: partial(LogitLoss, mld),
+    response.NormKD: partial(LogitLoss, normkd),
+    response.RLD: partial(LogitLoss, rld, labels=True),
+    response.Hard: partial(LogitLoss, hard),
     feature.Hint: Hint,
     feature.AT: AT,
     feature.NST: NST,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isqrt
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from kdschemes.config.code import where_raised
 from kdschemes.errors import UserError, first_line, nearest, out_of_memory, shown
@@ -95,7 +97,8 @@ class CustomNetwork(StagedNetwork):
 
     `stages` are names of its submodules, shallow to deep; None: those that a probe finds, at most four. A stage is
     called as its submodule with `_` for `.`. Its feature is what the submodule returned: a map, also where channels
-    come last; tokens, without a class token; or a vector.
+    come last; tokens, without a class token; or a vector. Hooks on these submodules, which do nothing in the user's own
+    forward passes, are removed with this object.
 
     Raises:
         UserError: it does not return logits for these images and classes, or a stage does not exist.
@@ -119,9 +122,11 @@ class CustomNetwork(StagedNetwork):
         self.stage_names = tuple(self._modules_of)
         self.classifiers = (probe.classifier,) if probe.classifier is not None else ()
         self._recorder = _Recorder()
-        for stage, module in self._modules_of.items():
-            tap = _Tap(stage, probe.layouts[module], self._recorder)
-            network.get_submodule(module).register_forward_hook(tap)
+        handles = [
+            network.get_submodule(module).register_forward_hook(_Tap(stage, probe.layouts[module], self._recorder))
+            for stage, module in self._modules_of.items()
+        ]
+        weakref.finalize(self, _remove, handles)
         self._linear = self._is_linear(probe)
 
     def forward(self, images: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
@@ -192,6 +197,11 @@ class CustomNetwork(StagedNetwork):
     def config(self) -> dict[str, Any]:
         """Return the description of the network, with the names of its stages' modules."""
         return super().config() | {"stages": list(self._modules_of.values())}
+
+
+def _remove(handles: Sequence[RemovableHandle]) -> None:
+    for handle in handles:
+        handle.remove()
 
 
 def make_network(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from kdschemes.errors import UserError, unknown
 from kdschemes.report.charts.accuracy import accuracy_chart
@@ -18,7 +20,7 @@ from kdschemes.report.charts.grid import grid
 from kdschemes.report.charts.losses import losses
 from kdschemes.report.colors import Hue, hue
 from kdschemes.report.data import comparison_rows, run_rows
-from kdschemes.report.document import Section
+from kdschemes.report.document import Chart, Section, Table
 from kdschemes.report.formatting import accuracy, mean_std
 from kdschemes.report.groups import Group
 from kdschemes.report.predictions import read_stored
@@ -103,7 +105,7 @@ def build(
         sections.append(Section(title="Code and commands", tables=[code]))
     if notes:
         sections.append(Section(title="Notes", text="\n\n".join(notes)))
-    return Report(
+    made = Report(
         title=title,
         question=question,
         summary=[
@@ -116,6 +118,36 @@ def build(
         runs=run_rows(groups),
         comparisons=comparison_rows(found),
     )
+    several = finished and all(result.get("multi_label") for group in finished for result in group.results)
+    return _of_average_precision(made) if several else made
+
+
+def _of_average_precision(report: Report) -> Report:
+    """Return a report of images with several labels, whose main metric is the mAP, and not top-1."""
+
+    def named(text: str) -> str:
+        return re.sub("(test|validation) top-1", r"\1 mAP", text, flags=re.IGNORECASE)
+
+    def table(of: Table) -> Table:
+        return replace(of, columns=list(map(named, of.columns)), caption=named(of.caption))
+
+    def chart(of: Chart) -> Chart:
+        text = json.dumps(of.spec.to_dict())
+        spec = cast(Any, type(of.spec)).from_dict(json.loads(named(text)))
+        return replace(of, spec=spec, caption=named(of.caption))
+
+    sections = [
+        replace(
+            each,
+            text=named(each.text),
+            tables=list(map(table, each.tables)),
+            items=list(map(named, each.items)),
+            charts=list(map(chart, each.charts)),
+        )
+        for each in report.sections
+    ]
+    summary, warnings = (list(map(named, lines)) for lines in (report.summary, report.warnings))
+    return replace(report, sections=sections, summary=summary, warnings=warnings)
 
 
 def _results(

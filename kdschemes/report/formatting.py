@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from kdschemes.report.groups import Group, Member
+from kdschemes.storage.results import main_metric
 from kdschemes.tracking.tables import count_text
 
 MEAN_OVER_PEERS = "mean over peers"
@@ -27,10 +28,14 @@ def heads(group: Group) -> list[str]:
 
 
 def metric(member: Member, head: str, which: str, key: str, split: str = "test") -> float | None:
-    """Return one metric of a finished run (`which`: last or best epoch); None where it was not evaluated."""
+    """Return one metric of a finished run (`which`: last or best epoch); None where it was not evaluated.
+
+    `top1` stands for the main metric, which is the mAP of images with several labels.
+    """
     assert member.results is not None
     of = member.results.get("mean_over_peers") if head == MEAN_OVER_PEERS else member.results["heads"].get(head)
-    value = (((of or {}).get(which) or {}).get(split) or {}).get(key)
+    found = ((of or {}).get(which) or {}).get(split) or {}
+    value = found.get(main_metric(found) if key == "top1" else key)
     return None if value is None else float(value)
 
 

@@ -9,10 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from kdschemes.config.naming import NOT_HASHED, flatten, read_config
+from kdschemes.config.naming import NOT_HASHED, flatten, in_line, read_config
 from kdschemes.config.soft_term import effective, is_response
 from kdschemes.errors import UserError
-from kdschemes.storage.results import read_results
+from kdschemes.storage.results import main_metric, read_results
 from kdschemes.study.record import Entry
 from kdschemes.study.spec import label_of
 from kdschemes.study.status import Row, Status, look
@@ -154,7 +154,7 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
             alone.append(Group(label=folder.name, members=(member,), earlier=earlier))
             continue
         keys_of = {key: value for key, value in flatten(config).items() if key not in (*NOT_HASHED, "seed")}
-        keys_of = effective(keys_of, config.get("scheme") or {})
+        keys_of = effective(keys_of, config.get("scheme") or {}) | _continued(member)
         key = repr(sorted(keys_of.items()))
         group = groups[folder.name.rpartition("-seed")[0] or folder.name][key]
         twin = next((other for other in group if other.row.entry.seed == member.row.entry.seed), None)
@@ -169,6 +169,25 @@ def _by_configuration(members: Iterable[Member], *, earlier: bool) -> list[Group
         for label, group in sorted(parts, key=lambda part: part[0]):
             found += _by_protocol(label, _one_per_seed(group), earlier=earlier)
     return found + alone
+
+
+def _continued(member: Member) -> dict[str, Any]:
+    """Return what the run that a run continues from had otherwise, as the key `resume_from`; {} if there is none.
+
+    That run is looked for where it was, then next to the member; its name without the seed stands for one not found.
+    """
+    parent = member.config.get("resume_from")
+    if parent is None:
+        return {}
+    name = Path(parent).name
+    places = (Path(parent), member.folder.parent / name)
+    found = next((replace(member, folder=place) for place in places if config_of(place)), None)
+    if found is None:
+        return {"resume_from": name.rpartition("-seed")[0] or name}
+    before, now = flatten(found.config), flatten(member.config)
+    other = {key: value for key, value in before.items() if key not in (*NOT_HASHED, "seed", "resume_from")}
+    other = {key: value for key, value in other.items() if now.get(key) != value}
+    return {"resume_from": in_line(other | _continued(found))}
 
 
 def _at_its_point(member: Member) -> Member:
@@ -221,7 +240,7 @@ def _whole(results: Mapping[str, Any]) -> bool:
     """Whether results contain what every report reads, in the expected form."""
     primary_head = results["heads"][results["primary_head"]]
     tests = [(primary_head[which] or {}).get("test") or {} for which in ("last", "best")]
-    numbers = [test[key] for test in tests if test for key in ("top1", "nll", "ece")]
+    numbers = [test[key] for test in tests if test for key in (main_metric(test), "nll", "ece")]
     counts = [results["train_seconds"], results["samples"]["train"], results["epochs"]]
     return all(isinstance(float(value), float) for value in (*numbers, *counts)) and bool(results["versions"])
 

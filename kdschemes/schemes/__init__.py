@@ -6,6 +6,7 @@ import torch
 
 from kdschemes.cards.read import register_card
 from kdschemes.config import Config, Train
+from kdschemes.config.losses import KINDS
 from kdschemes.config.plugins import register
 from kdschemes.config.schemes import SCHEMES, Method
 from kdschemes.core.cross_entropy import balanced_weights
@@ -21,6 +22,7 @@ from kdschemes.schemes.online import ONLINE
 from kdschemes.schemes.self_distillation import SELF
 from kdschemes.schemes.supervised import SUPERVISED
 from kdschemes.seeding import seeded
+from kdschemes.storage.naming import short_name
 
 __all__ = ["BUILDERS", "Builder", "Builders", "build_scheme", "register_method"]
 
@@ -50,6 +52,8 @@ def build_scheme(config: Config, data_spec: DataSpec) -> Distillation:
     Raises:
         UserError: a model, a checkpoint, or a loss does not fit.
     """
+    if data_spec.multi_label:
+        _check_multi_label(config)
     with seeded(config.seed, "init", "projections"):
         scheme = BUILDERS[type(config.scheme)](config, data_spec)
     _set_cross_entropy(scheme, config.train, data_spec)
@@ -58,6 +62,29 @@ def build_scheme(config: Config, data_spec: DataSpec) -> Distillation:
             if isinstance(term, Transfer):
                 term.disable_gather()
     return with_average(scheme, config.train.ema) if config.train.ema is not None else scheme
+
+
+def _check_multi_label(config: Config) -> None:
+    """Refuse what needs exactly one label per image.
+
+    Raises:
+        UserError: the method, a loss or an option does.
+    """
+    images = f"the images of data={short_name(config.data.name)} have several labels each"
+    method, scheme = config.scheme.method, config.scheme.name
+    if not config.scheme.multi_label:
+        suited = [f"{name}/{one}" for name, of in SCHEMES.items() for one, made in of.items() if made.multi_label]
+        raise UserError(f"{images}, and method={method} of scheme={scheme} needs one: choose {', '.join(suited)}")
+    for kind, options in config.losses.chosen() if config.scheme.uses_losses else ():
+        if not options.multi_label:
+            suited = sorted(name for name, made in KINDS[kind].items() if getattr(made, "multi_label", name == "none"))
+            raise UserError(f"{images}, and losses.{kind}={options.name} needs one: choose {', '.join(suited)}")
+    smoothed = getattr(config.scheme, "label_smoothing", 0.0)
+    asked = {"train.label_smoothing": config.train.label_smoothing, "train.class_weights": config.train.class_weights}
+    asked |= {"scheme.label_smoothing": smoothed, "data.sampling": config.data.sampling == "balanced"}
+    for key, value in asked.items():
+        if value:
+            raise UserError(f"{images}, and {key} needs one: remove it")
 
 
 def _set_cross_entropy(scheme: Distillation, train: Train, data_spec: DataSpec) -> None:

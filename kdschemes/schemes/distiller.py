@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Num
 from torch import Tensor, nn
 
 from kdschemes.config import Config
+from kdschemes.config.aliases import ALIASES, short_keys
 from kdschemes.config.code import forget, give
 from kdschemes.config.load import load_config
 from kdschemes.core.averages import PredictionBank
@@ -43,11 +44,12 @@ def distill(
     total_steps: int,
     steps_per_epoch: int | None = None,
     train_labels: Int[Tensor, " samples"] | None = None,
+    multi_label: bool = False,
 ) -> Distiller:
     """Return a scheme as one module, whose output is the loss of a batch: `loss = scheme(images, labels)`.
 
     Args:
-        options: KEY=VALUE of the groups scheme, losses, teacher and model, as for `kdschemes train`.
+        options: KEY=VALUE of the groups scheme, losses, teacher and model, as for `kdschemes train`, short keys too.
         student: the network to train, in place; a list: one per peer of an online scheme.
         teacher: the trained network of an offline scheme, or several. It is frozen: evaluation mode, no gradient.
         images: a batch of images, of which only the shape is used.
@@ -56,6 +58,7 @@ def distill(
         steps_per_epoch: optimizer steps per epoch (None: `total_steps`).
         train_labels: the labels of all training samples, for methods that store predictions per sample (each batch then
             needs `index`, the samples' positions in it).
+        multi_label: whether labels are rows of 0 and 1, one column for each class: an image may have several.
 
     Raises:
         UserError: an option is wrong or has no effect, a network does not fit or is given twice, or the method needs
@@ -63,9 +66,8 @@ def distill(
     """
     words = list(options)
     for word in words:
-        group = word.partition("=")[0].partition(".")[0]
-        if group in OF_A_LOOP:
-            raise UserError(f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}")
+        if word.partition("=")[0].partition(".")[0] in OF_A_LOOP:
+            raise _of_a_loop(word)
     for name, value in (("total_steps", total_steps), ("steps_per_epoch", steps_per_epoch or total_steps)):
         if value < 1:
             raise UserError(f"{name}={value}: give a number of optimizer steps, 1 or more")
@@ -83,17 +85,32 @@ def distill(
         words.append(f"teacher.name=[{','.join(given)}]")
         names += given
     try:
-        config = load_config(words, recipes=Path())
+        config = load_config(words, recipes=Path(), say=_silent)
+        own = {field.name for field in fields(config.scheme)}
+        known = {**short_keys(), **ALIASES}
+        for word in options:
+            key = word.partition("=")[0]
+            if key.removeprefix("scheme.") not in own and known.get(key, key).partition(".")[0] in OF_A_LOOP:
+                raise _of_a_loop(word)
         if config.scheme.uses_teacher and teacher is None:
             raise UserError(f"scheme={config.scheme.name} needs a teacher: pass teacher=NETWORK")
         if config.scheme.prerequisites():
             raise UserError(f"method={config.scheme.method} trains other networks first: use kdschemes.train")
-        scheme = build_scheme(config, DataSpec(num_classes, images.shape[1], images.shape[2], train_labels))
+        sizes = num_classes, images.shape[1], images.shape[2]
+        scheme = build_scheme(config, DataSpec(*sizes, train_labels, multi_label=multi_label))
     finally:
         forget(names)
         for network, spec in specs:
             network.spec = spec
-    return Distiller(scheme, config.scheme.method, total_steps, steps_per_epoch or total_steps)
+    return Distiller(scheme, config.scheme.method, total_steps, steps_per_epoch or total_steps, multi_label=multi_label)
+
+
+def _of_a_loop(word: str) -> UserError:
+    return UserError(f"{shown(word)}: data, optimizer and loop are yours; the options here are {_listed(KEYS)}")
+
+
+def _silent(note: str) -> None:
+    """Say nothing about short keys: the caller wrote them in code."""
 
 
 class Distiller(nn.Module):
@@ -105,9 +122,12 @@ class Distiller(nn.Module):
     `losses` and `weights` are each term's value and weight in the last batch; `logits` are those of each head.
     """
 
-    def __init__(self, scheme: Distillation, method: str, total_steps: int, steps_per_epoch: int) -> None:
+    def __init__(
+        self, scheme: Distillation, method: str, total_steps: int, steps_per_epoch: int, *, multi_label: bool = False
+    ) -> None:
         super().__init__()
         _check(scheme, method)
+        self.multi_label = multi_label
         self.scheme = scheme
         self.total_steps, self.steps_per_epoch = total_steps, steps_per_epoch
         self.steps = 0
@@ -123,7 +143,7 @@ class Distiller(nn.Module):
         )
 
     def forward(
-        self, images: Any, labels: Int[Tensor, " n"] | None = None, index: Int[Tensor, " n"] | None = None
+        self, images: Any, labels: Num[Tensor, "n ..."] | None = None, index: Int[Tensor, " n"] | None = None
     ) -> Float[Tensor, ""]:
         """Return the loss of a batch: images, labels (and index), or one tuple or mapping of them."""
         if isinstance(images, Mapping):
@@ -137,6 +157,11 @@ class Distiller(nn.Module):
             raise UserError("this scheme stores something for each sample: pass index, the samples' positions")
         if labels is None:
             raise UserError("a batch needs labels: pass them after the images")
+        if (labels.dim() == 2) != self.multi_label:
+            raise UserError(
+                f"labels are {list(labels.shape)}: give class indices, one per image, or rows of 0 and 1 and "
+                "distill(multi_label=True)"
+            )
         size = len(labels) * world_size()
         index = torch.arange(len(labels), device=labels.device) if index is None else index
         batch_of_all = Batch(images, labels, index, micro_size=size, step_size=size)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+from torch import nn
+
 from kdschemes.config import Config, Model, Teacher
 from kdschemes.config.naming import in_line
 from kdschemes.config.schemes import ExitOptions
@@ -16,6 +18,7 @@ from kdschemes.core.types import DataSpec
 from kdschemes.errors import UserError
 from kdschemes.models import (
     AdaptInput,
+    CustomNetwork,
     ExitNetwork,
     InputSpec,
     StagedNetwork,
@@ -111,6 +114,20 @@ def adapted_inputs(scheme: Distillation) -> list[str]:
             how = ", ".join(f"{group}.{key}={_compact(own)} (data: {_compact(given)})" for key, own, given in pairs)
             found.setdefault(how, []).append(name)
     return [f"{', '.join(names)}: images are adapted to {how}" for how, names in found.items()]
+
+
+def sgd_for_layer_norms(config: Config, scheme: Distillation) -> list[str]:
+    """Return a line if SGD trains a network of the user's own that normalizes by layer norm, as transformers do."""
+    if config.optim.name != "sgd":
+        return []
+    trained = {id(p) for p in scheme.parameters() if p.requires_grad}
+    for module in scheme.modules():
+        if isinstance(module, CustomNetwork) and any(
+            isinstance(part, nn.LayerNorm) and any(id(p) in trained for p in part.parameters())
+            for part in module.modules()
+        ):
+            return ["your network has layer norms, which AdamW with a small learning rate suits: optim.name=adamw"]
+    return []
 
 
 def unknown_inputs(config: Config, data_spec: DataSpec) -> list[str]:

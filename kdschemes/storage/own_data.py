@@ -134,10 +134,16 @@ def _read_images(made: Any, options: OwnData) -> OwnImages:
         kind = "pictures" if any(split.pixels is None for split in found.values()) else kind
     channels, size = reader.size(kind, found, options.image_size)
     labels = np.concatenate([split.labels for name, split in found.items() if name != UNLABELLED])
+    several = labels.ndim == 2
+    if several and UNLABELLED in found:
+        raise reader.wrong("images without labels need others with one label each, and these have several")
+    if several and options.num_classes not in (None, labels.shape[1]):
+        raise reader.wrong(f"labels have {labels.shape[1]} columns, and data.num_classes={options.num_classes}")
     count = options.num_classes or (len(reader.classes) if reader.classes else int(labels.max()) + 1)
-    if labels.min() < 0 or labels.max() >= count:
+    count, largest = (labels.shape[1], 1) if several else (count, count - 1)
+    if labels.min() < 0 or labels.max() > largest:
         raise reader.wrong(
-            f"labels are {labels.min()} to {labels.max()}, and must be 0 to {count - 1} for {count} classes "
+            f"labels are {labels.min()} to {labels.max()}, and must be 0 to {largest} for {count} classes "
             "(data.num_classes)"
         )
     classes = reader.classes if len(reader.classes) == count else [str(label) for label in range(count)]
@@ -194,6 +200,7 @@ class _Reader:
         self.name, self.unlabelled = name, unlabelled
         self.classes: list[str] = []
         self.notes: list[str] = []
+        self.label_shape: tuple[int, ...] | None = None
 
     def wrong(self, why: str) -> UserError:
         return UserError(f"data {self.name}: {why}")
@@ -301,14 +308,19 @@ class _Reader:
         return Split(values, item=lambda position: images[position])
 
     def labels(self, name: str, labels: Any) -> NDArray[np.int64]:
+        """Return labels, one per image, or several: a row of 0 and 1 with a column for each class."""
         try:
-            values = np.asarray(labels)
-            if values.ndim != 1 or values.dtype.kind not in "iub" or not len(values):
+            values = np.stack([np.asarray(row) for row in labels]) if isinstance(labels, list) else np.asarray(labels)
+            whole = values.dtype.kind in "iub" or (values.ndim == 2 and bool(np.isin(values, (0, 1)).all()))
+            if values.ndim not in (1, 2) or not whole or not values.size:
                 raise ValueError(f"{values.dtype} {list(values.shape)}")
+            if self.label_shape not in (None, values.shape[1:]):
+                raise ValueError("other splits have labels of another shape")
         except (ValueError, TypeError, RuntimeError) as error:
             raise self.wrong(
-                f"the labels of {name} must be whole numbers, one an image ({first_line(error)})"
+                f"the labels of {name} must be whole numbers, one an image, or rows of 0 and 1 ({first_line(error)})"
             ) from None
+        self.label_shape = values.shape[1:]
         return values.astype(np.int64)
 
     def kind(self, name: str, split: Split) -> str:

@@ -102,14 +102,24 @@ def read_results(folder: Path) -> dict[str, Any] | None:
     raise UserError(f"{path} is damaged ({fault[:120]}): delete it and run again")
 
 
+def main_metric(metrics: Mapping[str, Any]) -> str:
+    """Return the metric that epochs are chosen by: `map` of images with several labels, else `top1`."""
+    return "map" if "map" in metrics else "top1"
+
+
+def metric_title(metric: str) -> str:
+    """Return how a main metric is called in tables and plots."""
+    return "mAP" if metric == "map" else "top-1"
+
+
 def reported(results: Mapping[str, Any], split: str, head: str | None = None) -> float | None:
-    """Return top-1 in percent after the last epoch, of the primary or another head; None if it was not evaluated."""
+    """Return the main metric after the last epoch, of the primary or another head; None if it was not evaluated."""
     found = (results["heads"].get(head or results["primary_head"]) or {}).get("last") or {}
-    return float(found[split]["top1"]) if found.get(split) else None
+    return float(found[split][main_metric(found[split])]) if found.get(split) else None
 
 
 def worse_teacher(teacher: float | None, student: float | None, images: int, *, alone: bool) -> str | None:
-    """Return that a teacher is worse than its student, by top-1 in percent on so many images; None if it is not.
+    """Return that a teacher is worse than its student, by the main metric on so many images; None if it is not.
 
     `alone`: the student was trained without the teacher. Otherwise, it is the student of this teacher.
     """

@@ -55,8 +55,8 @@ def can_draw() -> bool:
 def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
     """Draw a run's `metrics.jsonl` as a PNG of four panels over epochs.
 
-    They show the training loss (the weighted total, and every term before its weight), the top-1 accuracy and the NLL
-    of every head on the validation split, and the learning rate. A panel without data says so.
+    They show the training loss (the weighted total, and every term before its weight), the top-1 accuracy (or mAP) and
+    the NLL of every head on the validation split, and the learning rate. A panel without data says so.
 
     Raises:
         UserError: the log can't be read, or the plot can't be written.
@@ -68,8 +68,12 @@ def draw_curves(metrics_path: Path, png_path: Path, title: str) -> None:
     (losses, top1), (nll, rate) = figure.subplots(2, 2)
 
     _draw_losses(losses, train)
-    _draw(top1, _lines(val, "(.*)/top1"), STYLES)
-    top1.set(title="Top-1 accuracy on the validation split", ylabel="top-1 (%)")
+    if precision := _lines(val, "(.*)/map"):
+        _draw(top1, precision, STYLES)
+        top1.set(title="Mean average precision on the validation split", ylabel="mAP (%)")
+    else:
+        _draw(top1, _lines(val, "(.*)/top1"), STYLES)
+        top1.set(title="Top-1 accuracy on the validation split", ylabel="top-1 (%)")
     _draw(nll, _lines(val, "(.*)/nll"), STYLES)
     nll.set(title="NLL on the validation split", ylabel="NLL (nats)")
     _draw(rate, _lines(train, "lr()"), STYLES)

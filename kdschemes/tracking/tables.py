@@ -21,6 +21,7 @@ WIDTH = 160
 
 MEASURES = (
     ("balanced %", "balanced_accuracy", 2),
+    ("micro F1 %", "micro_f1", 2),
     ("macro F1 %", "macro_f1", 2),
     ("NLL", "nll", 4),
     ("ECE %", "ece", 2),
@@ -29,8 +30,8 @@ MEASURES = (
 
 UNITS = ((1e15, " P"), (1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k"))
 
-OPTIONAL = ("balanced_accuracy", "macro_f1", "agreement", "kl")
-"""Metrics that not all results have: those of a teacher, and those that older results lack."""
+OPTIONAL = ("balanced_accuracy", "micro_f1", "macro_f1", "agreement", "kl")
+"""Metrics that not all results have: those of one label per image or of several, of a teacher, or of newer results."""
 
 
 def results_table(
@@ -120,10 +121,11 @@ def _headline(results: Mapping[str, Any]) -> str:
 def _accuracy(found: Mapping[str, Any], cost: Mapping[str, Any], primary_head: str, teacher: str | None = None) -> str:
     """Return a table with a column per head, or several below each other."""
     split = "test" if any(entry.get("test") for entry in found.values()) else "val"
-    lines = [(f"{one} top-{k} %", one, f"top{k}", 2) for one in ("val", "test") for k in (1, 5)]
+    measured = {(one, key) for entry in found.values() for one in ("val", "test") for key in entry.get(one) or {}}
+    main = (("mAP %", "map"),) if (split, "map") in measured else (("top-1 %", "top1"), ("top-5 %", "top5"))
+    lines = [(f"{one} {title}", one, key, 2) for one in ("val", "test") for title, key in main]
     lines += [(f"{split} {title}", split, key, digits) for title, key, digits in MEASURES]
     lines += [("agreement %", split, "agreement", 2), ("KL(teacher)", split, "kl", 4)]
-    measured = {(one, key) for entry in found.values() for one in ("val", "test") for key in entry.get(one) or {}}
     shown = [line for line in lines if line[2] not in OPTIONAL or line[1:3] in measured]
     columns = {}
     for name, entry in found.items():

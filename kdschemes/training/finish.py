@@ -115,6 +115,8 @@ def _write_results(run: Run, final: Final, check: Callable[[], None]) -> None:
         "method": config.scheme.method,
         "data": config.data.name,
         "data_digest": run.data.digest,
+        "image_size": run.data.spec.image_size,
+        **({"multi_label": True} if run.data.multi_label else {}),
         "seed": config.seed,
         "epochs": run.epochs_trained,
         "primary_head": scheme.heads[0],
@@ -145,7 +147,8 @@ def _write_results(run: Run, final: Final, check: Callable[[], None]) -> None:
         run.results["resumed_from"] = Path(config.resume_from).name
     if run.log is not None:
         run.log.sync()
-        write_predictions(run.folder, predictions_of(final.last))
+        if not run.data.multi_label:
+            write_predictions(run.folder, predictions_of(final.last))
         if can_draw():
             draw_curves(run.folder / "metrics.jsonl", run.folder / "curves.png", title=run.folder.name)
         else:

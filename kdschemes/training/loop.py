@@ -155,7 +155,7 @@ def end_epoch(pack: Pack, trained: Sequence[Run], epoch: int) -> None:
     for run, found in zip(validated, pack.evaluate(validated, "val"), strict=True):
         with pack.isolate(run):
             run.record_validation(epoch + 1, found.metrics)
-    tops = [run.validation_top1 for run in pack.still_active(validated)]
+    tops = [run.validation_score for run in pack.still_active(validated)]
     if tops and pack.size > 1:
         pack.console.line(f"epoch {epoch + 1}  validation of {len(tops)} runs: {min(tops):.2f} to {max(tops):.2f} %")
     for run in pack.still_active(trained):

@@ -36,7 +36,7 @@ from kdschemes.storage.checkpoint import (
     save_checkpoint,
     save_state,
 )
-from kdschemes.storage.results import read_results, write_json
+from kdschemes.storage.results import main_metric, metric_title, read_results, write_json
 from kdschemes.teacher_cache import announce, caches_of
 from kdschemes.tracking.console import Reporter
 from kdschemes.tracking.metrics_log import continued_row, eval_row, train_row
@@ -66,7 +66,7 @@ class Run:
     ran: bool = True
     pack_size: int = 1
     learning_rate: float = 0.0
-    validation_top1: float = 0.0
+    validation_score: float = 0.0
     term_weights: dict[str, float] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     log: RunLog | None = None
@@ -269,14 +269,16 @@ class Run:
     def record_validation(self, epoch: int, metrics: dict[str, dict[str, float]]) -> None:
         """Log the heads' validation metrics; keep the weights of the primary head's best epoch.
 
-        The best epoch has the highest top-1; ties are broken by lower NLL, then by the earlier epoch.
+        The best epoch has the highest top-1, or with several labels per image the highest mAP, which a checkpoint keeps
+        under the same key; ties are broken by lower NLL, then by the earlier epoch.
         """
         self.write(eval_row("val", epoch, self.state.step, metrics))
         primary_head = self.scheme.heads[0]
-        top1, nll = metrics[primary_head]["top1"], metrics[primary_head]["nll"]
-        self.validation_top1 = top1
+        main = main_metric(metrics[primary_head])
+        top1, nll = metrics[primary_head][main], metrics[primary_head]["nll"]
+        self.validation_score = top1
         if self.pack_size == 1:
-            tops = {head: metrics[head]["top1"] for head in self.scheme.heads}
+            tops = {head: metrics[head][main] for head in self.scheme.heads}
             self.console.epoch(epoch, self.config.train.epochs, tops)
         best = self.state.best
         if best is None or (top1, -nll) > (best["top1"], -best["nll"]):
@@ -290,7 +292,7 @@ class Run:
             train = self.config.train
             self.console.line(
                 f"{who} stops after epoch {epoch} of {train.epochs}: {train.patience} evaluations without a better "
-                f"validation top-1 than {best['top1']:.2f} % (epoch {best['epoch']})"
+                f"validation {metric_title(main)} than {best['top1']:.2f} % (epoch {best['epoch']})"
             )
 
     def save(self) -> None:

@@ -11,7 +11,7 @@ from kdschemes.config.baselines import baseline_runs
 from kdschemes.core.placement import frozen_nodes
 from kdschemes.evaluation.teacher_check import doubt
 from kdschemes.storage.naming import run_name
-from kdschemes.storage.results import read_results, reported, worse_teacher
+from kdschemes.storage.results import main_metric, read_results, reported, worse_teacher
 from kdschemes.training.pack import Pack
 from kdschemes.training.run import Run
 
@@ -41,11 +41,15 @@ def report_teachers(pack: Pack) -> None:
         if data.sizes["val"] < ENOUGH:
             found += pack.evaluate([run], "train", new, keep_predictions=True, at_most=ENOUGH)
         if teacher in new:
-            top1 = found[0].metrics[teacher]["top1"]
-            where = "the validation split" if data.sizes["val"] else f"{len(found[0].labels):,} training images"
-            run.console.line(f"teacher on {where}: {top1:.2f} % (it may have been trained on these images)")
+            metrics = found[0].metrics[teacher]
+            top1, what = metrics[main_metric(metrics)], " mAP" if data.multi_label else ""
+            seen = data.evaluated("val" if data.sizes["val"] else "train", ENOUGH)
+            where = "the validation split" if data.sizes["val"] else f"{seen:,} training images"
+            run.console.line(f"teacher on {where}: {top1:.2f} %{what} (it may have been trained on these images)")
             if data.sizes["val"] and (why := _worse_than_baseline(run, top1)):
                 run.console.line(f"warning: the teacher {why}")
+        if data.multi_label:
+            continue
         if find_spec("scipy") is None:
             run.console.once("scipy is not installed: whether teachers seem to be wrong is not examined")
             continue

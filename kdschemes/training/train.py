@@ -25,7 +25,7 @@ from kdschemes.distributed.collectives import main_process_first, on_main_proces
 from kdschemes.distributed.launch import start_processes
 from kdschemes.errors import ErrorOnMain, TrainingStopped, UserError
 from kdschemes.schemes import build_scheme
-from kdschemes.schemes.networks import adapted_inputs, unknown_inputs
+from kdschemes.schemes.networks import adapted_inputs, sgd_for_layer_norms, unknown_inputs
 from kdschemes.storage.checkpoint import CHECKPOINT
 from kdschemes.storage.naming import run_name
 from kdschemes.storage.results import read_results
@@ -199,6 +199,8 @@ class Trainer:
         scheme = main_process_first(lambda: self._build(resolved, data))
         for line in [*adapted_inputs(scheme), *unknown_inputs(resolved, data.spec)]:
             self.console.line(line)
+        for line in sgd_for_layer_norms(config, scheme):
+            self.console.once(line)
         attach_caches(resolved, scheme, data, self._watch)
         checkpoint = resolved.teacher.checkpoint
         return Run(

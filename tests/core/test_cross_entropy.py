@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from kdschemes.core.cross_entropy import balanced_weights, cross_entropy
+from kdschemes.core.cross_entropy import balanced_weights, binary_cross_entropy, cross_entropy
 from tests.losses import formulas
 from tests.losses.cases import Inputs, Parameters, Reference
 from tests.losses.inputs import gradient, logits
@@ -114,3 +114,31 @@ def test_samples_without_a_label_have_weight_0_in_a_mean_over_all(smoothing: flo
     mixed = cross_entropy(z, labels, partner_labels=labels.flip(0), mix=mix)
     parts = 0.75 * cross_entropy(z, labels) + 0.25 * cross_entropy(z, labels.flip(0))
     assert mixed.item() == pytest.approx(parts.item(), rel=1e-6)
+
+
+def test_several_labels_are_binary_problems_whose_losses_add_up() -> None:
+    z, mix = logits(22, n=3, c=4), torch.tensor([1.0, 0.0, 0.3])
+    rows = torch.tensor([[0, 1, 1, 0], [0, 0, 0, 0], [1, 1, 1, 1]])
+    partners = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1], [0, 0, 0, 0]])
+
+    def loop(targets: list[list[float]]) -> float:
+        total = 0.0
+        for logit_row, row in zip(z.tolist(), targets, strict=True):
+            for logit, y in zip(logit_row, row, strict=True):
+                p = 1 / (1 + math.exp(-logit))
+                total -= y * math.log(p) + (1 - y) * math.log(1 - p)
+        return total / len(targets)
+
+    assert binary_cross_entropy(z, rows).item() == pytest.approx(loop(rows.tolist()), rel=1e-12)
+    mixed = [
+        [m * a + (1 - m) * b for a, b in zip(*pair, strict=True)] for m, *pair in zip(mix, rows, partners, strict=True)
+    ]
+    value = binary_cross_entropy(z, rows, partner_labels=partners, mix=mix)
+    assert value.item() == pytest.approx(loop(mixed), rel=1e-7)
+    z.requires_grad_()
+    torch.testing.assert_close(gradient(binary_cross_entropy(z, rows), z), (torch.sigmoid(z) - rows) / 3)
+    for extreme in (-1e4, 1e4):
+        far = torch.full((1, 2), extreme, requires_grad=True)
+        value = binary_cross_entropy(far, torch.tensor([[0, 1]]))
+        assert value.item() == pytest.approx(1e4)
+        assert gradient(value, far).isfinite().all()

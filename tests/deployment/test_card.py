@@ -31,7 +31,7 @@ def test_networks_of_the_users_own_are_loaded_with_their_code(
     network.spec = replace(network.spec, name=name, code=code)
     config = load_config(["scheme=supervised"], recipes=tmp_path)
     config = replace(config, data=OwnData(name="/home/me/data.py:make"))
-    trained = Trained(tmp_path / "run", "student", "last", "after epoch 1", network, None, ("a", "b"), config, None)
+    trained = Trained(tmp_path / "run", "student", "last", "after epoch 1", network, None, ("a", "b"), config, None, 8)
     text = card(trained, Form("safetensors"), None, "mit", None)
     assert text.startswith(f"# {title}, student of run\n")
     assert f'network = load_model("."{f", {loaded}" if loaded else ""})\n' in text

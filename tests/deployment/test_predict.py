@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+import kdschemes
 from kdschemes import cli
 from kdschemes.config.load import load_config
 from kdschemes.data import open_data
+from kdschemes.deployment.images import Preparation
+from kdschemes.deployment.opened import open_network
 from kdschemes.models import load_model
 
 pytestmark = pytest.mark.slow
@@ -40,6 +44,31 @@ def test_it_is_what_the_network_says(offline: Path, tmp_path: Path, capsys: pyte
     assert cli.main(["predict", str(offline), files[0]]) == 0
     table = capsys.readouterr().out.splitlines()
     assert f"{100 * float(own[0].max()):.2f}" in table[-1]
+
+
+def test_a_network_larger_than_the_images_sees_them_enlarged_from_their_size(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A picture of any size becomes one of 12 pixels, like the run's, and then one of the network's 16."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 255, (24, 12, 12), dtype=np.uint8)
+    made = {"train": (images, np.arange(24) % 3), "test": (images[:6], np.arange(6) % 3)}
+    short = {"epochs": 1, "batch_size": 8}
+    run = kdschemes.train(
+        "scheme=supervised", "model=lenet5", "model.image_size=16", data=made, output_dir=tmp_path, train=short
+    )
+    path = tmp_path / "large.png"
+    Image.fromarray(np.kron(images[0], np.ones((3, 3), np.uint8))).save(path)
+    capsys.readouterr()
+    assert cli.main(["predict", str(run.folder), str(path), "--json", "--top", "3"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+    opened = open_network(run.folder)
+    seen = Preparation(opened)(path)
+    assert seen.shape == (1, 1, 12, 12)
+    with torch.no_grad():
+        expected = opened.network(seen).softmax(1)[0]
+    by_class = {entry["class"]: entry["probability"] for entry in found["classes"]}
+    assert [by_class[str(k)] for k in range(3)] == pytest.approx(expected.tolist(), abs=1e-5)
 
 
 def test_nothing_to_show(offline: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,7 +35,7 @@ CPU = torch.device("cpu")
 FEW = {
     2: [
         *("offline-kd", "online-dml", "self-byot", "even", "relation-rkd", "relation-crd", "accumulated-views"),
-        *("norm-of-the-batch", "held-out-mix", "accumulated-past", "mixup"),
+        *("norm-of-the-batch", "held-out-mix", "accumulated-past", "mixup", "several-labels"),
     ],
     3: ["accumulated-online", "mixup"],
 }

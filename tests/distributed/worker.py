@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,7 @@ class Case:
     batch_size: int = 13
     grad_accum_steps: int = 1
     steps: int = 2
+    several_labels: bool = False
 
 
 CASES = {name: Case(overrides) for name, overrides in DEFAULTS.items()} | {
@@ -51,6 +52,7 @@ CASES = {name: Case(overrides) for name, overrides in DEFAULTS.items()} | {
     "accumulated-partial": Case(VARIANTS["offline-partial_teacher-layer2-hint"], grad_accum_steps=2, steps=1),
     "mixed-peers": Case(VARIANTS["online-dml-mixed-peers"]),
     "average": Case(VARIANTS["self-byot-ema"]),
+    "several-labels": Case([*DEFAULTS["online-dml"], "losses.response=mld", "data.mixup=0.5"], several_labels=True),
     "mixup": Case([*VARIANTS["offline-kd-hint-rkd"], "data.mixup=0.5"]),
     "even": Case(VARIANTS["online-dml-hint-rkd"], batch_size=12),
     "in-turn": Case(VARIANTS["online-dml-sequential"]),
@@ -76,6 +78,12 @@ CASES |= {
 }
 
 
+def two_of_ten(labels: Tensor) -> Tensor:
+    """Return rows of labels: a digit, and the one after it or the one after that."""
+    one_hot = torch.nn.functional.one_hot
+    return one_hot(labels, 10) + one_hot((labels + 1 + torch.arange(len(labels)) % 2) % 10, 10)
+
+
 def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False) -> dict[str, Any]:
     """Take optimizer steps in float64 on digits and return gradients, losses, weights and validation metrics.
 
@@ -83,6 +91,8 @@ def run_case(case: Case, accelerator: Accelerator | None, *, split: bool = False
     """
     config = configure(*case.overrides, "data.val_fraction=0.05", "data.train_fraction=1")
     data = open_data(config.data, seed=config.seed, device=CPU)
+    if case.several_labels:
+        data = replace(data, labels={array: two_of_ten(labels) for array, labels in data.labels.items()})
     scheme = build_scheme(config, data.spec).double()
     if accelerator is not None:
         synchronize_batch_norm(scheme, CPU)

@@ -31,6 +31,8 @@ class LogitCase:
     student_differentiable: bool = True
     """False: the formula holds something constant that depends on the student's logits."""
     teacher_differentiable: bool = True
+    teacher_gradient: bool = True
+    """False: the teacher's is 0."""
     reads_teacher: bool = True
     by_sample: bool = True
     """A batch's value is the mean of its samples' values."""

@@ -314,6 +314,22 @@ def test_a_study_has_a_row_a_point_and_says_what_is_missing(study: Study) -> Non
     assert "![curves](curves.png)" in text
 
 
+def test_runs_that_continue_others_are_seeds_of_one_configuration(tmp_path: Path) -> None:
+    """`resume_from` names another run for each seed. What that run had otherwise distinguishes groups."""
+    runs = []
+    for rate, seed in product((0.1, 0.2), (0, 1)):
+        parent = write_run(tmp_path, supervised(seed, f"optim.lr={rate}"), results(seed, 80.0 + seed))
+        words = [f"resume_from={parent}", f"output_dir={tmp_path}", "optim.lr=0.1"]
+        longer = results(seed, 90.0 + seed + rate, epochs=6)
+        runs.append(write_run(tmp_path, words, longer, epochs=6))
+    head = "supervised-ce-digits-wrn_16_1"
+    labels = [f"{head} resume_from={{{rate}train.epochs: 4}}" for rate in ("", "optim.lr: 0.2, ")]
+    assert {(group.label, len(group.finished)) for group in run_groups(runs)} == {(label, 2) for label in labels}
+    for parent in set(tmp_path.iterdir()) - set(runs):
+        (parent / "config.yaml").unlink()
+    assert [(group.label, len(group.finished)) for group in run_groups(runs[:2])] == [(head, 2)]
+
+
 def test_runs_are_given_as_folders_or_as_the_folder_that_holds_them(tmp_path: Path) -> None:
     first, second = (write_run(tmp_path, supervised(seed), results(seed, 90.0 + seed)) for seed in (0, 1))
     (tmp_path / "studies" / "mine").mkdir(parents=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import kdschemes
 from kdschemes.config.load import load_config
+from kdschemes.core.terms import Supervise, Transfer
 from kdschemes.core.types import Batch, DataSpec, Progress
 from kdschemes.errors import UserError
 from kdschemes.models import create_model
@@ -160,13 +161,25 @@ def test_it_resumes_from_its_state() -> None:
         (["scheme=offline"], "needs a teacher: pass teacher=NETWORK"),
         (["scheme=supervised", "losses.feature=at"], "has no effect"),
         (["experiment=kd"], "experiment=kd: data, optimizer and loop are yours"),
-        (["scheme=online", "temperature=4"], "unknown key 'temperature'; did you mean .*'losses.response.temperature'"),
+        (["lr=0.1"], "lr=0.1: data, optimizer and loop are yours"),
+        (["epochs=4"], "epochs=4: data, optimizer and loop are yours"),
         (["scheme=self", "method=pskd"], "pass train_labels, the labels of all"),
     ],
 )
 def test_what_a_loss_is_not_enough_for_is_refused(options: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         kdschemes.distill(*options, student=net(), **SIZES)
+
+
+def test_short_keys_stand_for_the_keys_of_a_command_line() -> None:
+    scheme = kdschemes.distill("scheme=offline", "T=7", "alpha=0.3", student=net(), teacher=net(8), **SIZES)
+    (term,) = [term for term in scheme.scheme.terms if isinstance(term, Transfer)]
+    assert term.loss.options.temperature == 7
+    scheme(IMAGES, LABELS)
+    assert scheme.weights[term.name] == pytest.approx(0.3)
+    smoothed = kdschemes.distill("scheme=supervised", "label_smoothing=0.2", student=net(), **SIZES)
+    (hard,) = [term for term in smoothed.scheme.terms if isinstance(term, Supervise)]
+    assert hard.label_smoothing == 0.2
 
 
 def test_wrong_arguments_are_refused() -> None:
@@ -190,6 +203,16 @@ def test_networks_are_not_kept_and_those_of_kdschemes_stay_what_they_are() -> No
     del scheme, networks
     gc.collect()
     assert still_there() is None
+
+
+def test_a_network_has_no_hooks_once_its_scheme_is_gone() -> None:
+    student = net()
+    scheme = kdschemes.distill("scheme=offline", "losses.feature=at", student=student, teacher=net(8), **SIZES)
+    scheme(IMAGES, LABELS)
+    assert any(module._forward_hooks for module in student.modules())
+    del scheme
+    gc.collect()
+    assert not any(module._forward_hooks for module in student.modules())
 
 
 def test_steps_in_turn_are_refused() -> None:

@@ -12,11 +12,15 @@ from kdschemes.config import Config
 from kdschemes.config.baselines import baseline_runs
 from kdschemes.config.load import load_config
 from kdschemes.config.prerequisites import prerequisite_runs
+from kdschemes.core.distillation import Distillation
+from kdschemes.core.nodes import Network
 from kdschemes.core.terms import Supervise
-from kdschemes.core.types import Batch
+from kdschemes.core.types import Batch, DataSpec
 from kdschemes.data import open_data
 from kdschemes.errors import UserError
-from kdschemes.schemes import build_scheme
+from kdschemes.schemes import BUILDERS, build_scheme
+from kdschemes.schemes.distill import Edge, distill
+from kdschemes.schemes.networks import student_network
 from kdschemes.storage.checkpoint import CHECKPOINT, load_state
 from kdschemes.storage.naming import run_name
 from kdschemes.tracking.metrics_log import read_rows
@@ -232,13 +236,13 @@ def spec() -> Any:
     return open_data(config.data, seed=0, device=torch.device("cpu")).spec
 
 
-@pytest.mark.parametrize("scheme", ["online", "self", "supervised"])
+@pytest.mark.parametrize("scheme", ["online", "self", "self method=dlb", "supervised"])
 def test_every_cross_entropy_of_a_scheme_is_smoothed_and_weighted(scheme: str, spec: Any) -> None:
-    found = terms(spec, f"scheme={scheme}", "train.label_smoothing=0.1", "train.class_weights=balanced")
+    found = terms(spec, *f"scheme={scheme}".split(), "train.label_smoothing=0.1", "train.class_weights=balanced")
     assert found
     assert all(term.label_smoothing == 0.1 and term.class_weights is not None for term in found)
     assert not any("class_weights" in name for term in found for name in term.state_dict())
-    plain = terms(spec, f"scheme={scheme}")
+    plain = terms(spec, *f"scheme={scheme}".split())
     assert all(term.label_smoothing == 0 and term.class_weights is None for term in plain)
 
 
@@ -247,13 +251,30 @@ def test_every_cross_entropy_of_a_scheme_is_smoothed_and_weighted(scheme: str, s
     [
         (["scheme=supervised", "train.class_weights=[1,2]"], "2 values for 10 classes"),
         (["scheme=supervised", "method=label_smoothing", "train.label_smoothing=0.1"], "both smooth the labels"),
-        (["scheme=self", "method=dlb", "train.label_smoothing=0.1"], "no cross-entropy term of its own"),
     ],
 )
 def test_what_has_no_effect_or_does_not_fit_is_refused(words: list[str], said: str, spec: Any) -> None:
     with pytest.raises(UserError) as error:
         terms(spec, *words)
     assert said in str(error.value)
+
+
+def test_a_method_without_cross_entropy_smooths_no_labels(spec: Any) -> None:
+    def without(config: Config, data_spec: DataSpec) -> Distillation:
+        return distill(
+            {name: Network(name, student_network(config, data_spec, name)) for name in ("student", "other")},
+            supervised={},
+            edges=[Edge("other", "student")],
+            losses=config.losses,
+            heads=["student"],
+            data_spec=data_spec,
+        )
+
+    config = read("scheme=online", "model=wrn_16_1", "train.label_smoothing=0.1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(BUILDERS, type(config.scheme), without)
+        with pytest.raises(UserError, match="label_smoothing has no effect: this method has no cross-entropy term"):
+            build_scheme(config, spec)
 
 
 def test_two_processes_share_the_batches_of_one() -> None:

@@ -32,11 +32,13 @@ class Ramp:
 
     `ce_weight` is the cross-entropy weight that the loss was published with if that is not 1 - alpha; alpha then
     defaults to 1. `reads_labels` means that the loss needs a single label per sample, so mixup is rejected.
-    `bank_size_per_sample` is how many numbers it stores per training image.
+    `multi_label` means that it also suits images with several labels. `bank_size_per_sample` is how many numbers it
+    stores per training image.
     """
 
     ce_weight: ClassVar[float | None] = None
     reads_labels: ClassVar[bool] = False
+    multi_label: ClassVar[bool] = False
 
     schedule: Annotated[
         Literal["constant", "linear", "sigmoid", "cosine"],
@@ -52,6 +54,8 @@ class Ramp:
 @dataclass(frozen=True, kw_only=True)
 class Stages(Ramp):
     """Which stages of the student and the teacher are paired."""
+
+    multi_label: ClassVar[bool] = True
 
     stages: StageChoice = "all"
 

@@ -152,6 +152,8 @@ class ICKD(Stages):
 class SRRL(Ramp):
     """Last features in the teacher's space, and the teacher's classifier's logits on them (Yang et al. 2021)."""
 
+    multi_label: ClassVar[bool] = True
+
     name: Literal["srrl"] = "srrl"
     weight: Weight = 1.0
     alpha: Annotated[float, Field(ge=0, description="weight of feature matching within the term")] = 1.0
@@ -161,6 +163,8 @@ class SRRL(Ramp):
 @dataclass(frozen=True, kw_only=True)
 class CATKD(Ramp):
     """Squared difference of class activation maps (Guo et al. 2023)."""
+
+    multi_label: ClassVar[bool] = True
 
     name: Literal["cat_kd"] = "cat_kd"
     weight: Weight = 0.7
@@ -172,6 +176,7 @@ class CATKD(Ramp):
 class SimKD(Ramp):
     """The last features through a projector, classified by the teacher's classifier (Chen et al. 2022)."""
 
+    multi_label: ClassVar[bool] = True
     ce_weight: ClassVar[float | None] = 0.0
 
     name: Literal["simkd"] = "simkd"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -81,6 +81,8 @@ class PKT(Stages):
 @dataclass(frozen=True, kw_only=True)
 class CRD(Stages):
     """Noise-contrastive estimation against a memory bank of embeddings (Tian et al. 2020)."""
+
+    multi_label: ClassVar[bool] = False
 
     name: Literal["crd"] = "crd"
     weight: WeightOfPair = 0.8

@@ -48,6 +48,8 @@ class SoftCE(Ramp):
 class LogitMSE(Ramp):
     """Squared distance between centered logits: the high-temperature limit of KD."""
 
+    multi_label: ClassVar[bool] = True
+
     name: Literal["logit_mse"] = "logit_mse"
     weight: WeightBesideAlpha = 1.0
     standardize: Standardize = False
@@ -132,6 +134,56 @@ class TFKDReg(Ramp):
     multiplier: Annotated[float, Field(ge=0, description="factor on the mean over samples and classes")] = 100.0
 
 
+@dataclass(frozen=True, kw_only=True)
+class MLD(Ramp):
+    """KL divergence of each class's sigmoid, for images with several labels (Yang et al. 2023)."""
+
+    multi_label: ClassVar[bool] = True
+
+    name: Literal["mld"] = "mld"
+    weight: WeightBesideAlpha = 1.0
+    temperature: Annotated[float, Field(gt=0, description="temperature T of both sigmoids")] = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormKD(Ramp):
+    """KD with a temperature for each sample, from the spread of its logits (Chi et al. 2023)."""
+
+    name: Literal["normkd"] = "normkd"
+    weight: WeightBesideAlpha = 1.0
+    temperature: Annotated[float, Field(gt=0, description="temperature T of logits divided by their std")] = 2.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hard(Ramp):
+    """Cross-entropy with the class that the teacher predicts (Touvron et al. 2021)."""
+
+    ce_weight: ClassVar[float | None] = 0.5
+
+    name: Literal["hard"] = "hard"
+    weight: Weight = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLD(Ramp):
+    """Confidence of the teacher, and its soft targets over the classes it ranks below the label (Sun et al. 2025)."""
+
+    ce_weight: ClassVar[float | None] = 1.0
+    reads_labels: ClassVar[bool] = True
+
+    name: Literal["rld"] = "rld"
+    weight: Weight = 1.0
+    schedule: Annotated[
+        Literal["constant", "linear", "sigmoid", "cosine"],
+        Field(description="weight over training: constant, or a ramp from 0 (cosine: down to 0)"),
+    ] = "linear"
+    temperature: Annotated[float, Field(gt=0, description="temperature T of the correlation part")] = 4.0
+    confidence_temperature: Annotated[float, Field(gt=0, description="temperature of the confidence part")] = 1.0
+    alpha: Annotated[float, Field(ge=0, description="weight of the confidence part within the term")] = 1.0
+    beta: Annotated[float, Field(ge=0, description="weight of the correlation part within the term")] = 8.0
+    standardize: Standardize = False
+
+
 TeacherTemperature = Annotated[float, Field(gt=0, description="temperature T of the teacher; the paper's 1 / gamma")]
 
 PartWeight = Annotated[float, Field(ge=0, description="weight of the part within the term")]
@@ -200,6 +252,7 @@ class MLKD(Ramp):
 class SRD(Stages):
     """Log of a power of the normalized features' difference, plus KL of logits (Miles & Mikolajczyk 2024)."""
 
+    multi_label: ClassVar[bool] = False
     ce_weight: ClassVar[float | None] = 1.0
 
     name: Literal["srd"] = "srd"
@@ -233,4 +286,6 @@ class USKD(Ramp):
     ] = "penultimate"
 
 
-RESPONSE = by_name(KD, SoftCE, LogitMSE, DKD, NKD, DIST, WSLD, TFKDReg, TTM, WTTM, CTKD, MLKD, SRD, USKD)
+RESPONSE = by_name(
+    KD, SoftCE, LogitMSE, DKD, NKD, DIST, WSLD, TFKDReg, TTM, WTTM, CTKD, MLKD, SRD, USKD, MLD, NormKD, RLD, Hard
+)

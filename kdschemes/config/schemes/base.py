@@ -27,7 +27,7 @@ class Method:
     (of the method's keys and `losses`) that it changes. `reads_labels`: the method needs a single label per sample, so
     mixup and cutmix are rejected. `averages`: it keeps a moving average of each trained network. `keeps_predictions`:
     it stores the logits of each training image. `continues_training`: it needs a student that is already trained.
-    `trains_teacher`: its teacher is not frozen.
+    `trains_teacher`: its teacher is not frozen. `multi_label`: it also suits images with several labels.
     """
 
     uses_teacher: ClassVar[bool] = False
@@ -37,6 +37,7 @@ class Method:
     keeps_predictions: ClassVar[bool] = False
     trains_teacher: ClassVar[bool] = False
     continues_training: ClassVar[bool] = False
+    multi_label: ClassVar[bool] = False
     losses: ClassVar[dict[str, Any]] = {}
     variants: ClassVar[dict[str, dict[str, Any]]] = {}
 

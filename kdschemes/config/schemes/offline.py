@@ -25,6 +25,8 @@ class OfflineOptions(Method):
 class OfflineKD(OfflineOptions):
     """One or several frozen teachers teach a student (Hinton et al. 2015)."""
 
+    multi_label: ClassVar[bool] = True
+
     name: Literal["offline"] = "offline"
     method: Literal["kd"] = "kd"
 

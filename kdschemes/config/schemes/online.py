@@ -54,6 +54,7 @@ class PeerOptions(Method):
 class OnlineDML(PeerOptions):
     """Peers trained together, each taught by all others (Zhang et al. 2018)."""
 
+    multi_label: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {"response": {"name": "kd", "temperature": 1.0}}
 
     name: Literal["online"] = "online"

@@ -140,6 +140,7 @@ class SelfTfKDReg(Method):
 class SelfBYOT(ExitOptions):
     """The deepest exit teaches each shallower one (Zhang et al. 2019)."""
 
+    multi_label: ClassVar[bool] = True
     losses: ClassVar[dict[str, Any]] = {
         "response": {"name": "kd", "temperature": 3.0},
         "feature": {"name": "hint", "weight": 0.03},

@@ -38,6 +38,8 @@ class SmoothedLabels(Method):
 class Supervised(SmoothedLabels):
     """Cross-entropy only: the baseline."""
 
+    multi_label: ClassVar[bool] = True
+
     name: Literal["supervised"] = "supervised"
     method: Literal["ce"] = "ce"
 
@@ -54,6 +56,8 @@ class LabelSmoothing(SmoothedLabels):
 @dataclass(frozen=True, kw_only=True)
 class DeepSupervision(SmoothedLabels, ExitOptions):
     """Exits with cross-entropy only: the baseline for self-distillation."""
+
+    multi_label: ClassVar[bool] = True
 
     name: Literal["supervised"] = "supervised"
     method: Literal["deep_supervision"] = "deep_supervision"

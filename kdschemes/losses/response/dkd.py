@@ -43,8 +43,8 @@ def dkd(
     gap_of_others = (log_p.exp() * gap).sum(dim=1) + non_target
     target = divergence_by_gap(
         torch.stack([student_label - teacher_label, gap_of_others], dim=1),
-        _log_label_or_not(teacher_label, teacher_others),
-        _log_label_or_not(student_label, student_others),
+        log_label_or_not(teacher_label, teacher_others),
+        log_label_or_not(student_label, student_others),
     )
     return temperature**2 * (alpha * target + beta * non_target).mean()
 
@@ -59,6 +59,6 @@ def split_label(
     return logits.gather(1, labels[:, None])[:, 0], logits.gather(1, others)
 
 
-def _log_label_or_not(label: Tensor, others: Tensor) -> Tensor:
+def log_label_or_not(label: Tensor, others: Tensor) -> Tensor:
     """Return log p_y and log (1 - p_y) as two columns, given the logits."""
     return functional.log_softmax(torch.stack([label, others.logsumexp(dim=1)], dim=1), dim=1)

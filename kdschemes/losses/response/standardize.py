@@ -18,11 +18,19 @@ def standardize(logits: Float[Tensor, "n c"]) -> Float[Tensor, "n c"]:
     difference and teaches nothing. Logits are divided by their largest magnitude first, so nothing overflows.
     """
     assert logits.shape[1] > 1, "the std over one class is not defined"
+    centered, std = center(logits)
+    return torch.where(std != 0, centered / (std + 1e-7), 0.0)
+
+
+def center(logits: Float[Tensor, "n c"]) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n 1"]]:
+    """Return each sample's logits minus their mean, and their unbiased standard deviation, 0 if all are equal.
+
+    Gradients flow to both; the standard deviation of equal logits has none. The input is at least float32.
+    """
     centered = logits - logits.detach().amax(dim=1, keepdim=True)
     centered = centered - centered.mean(dim=1, keepdim=True)
     largest = centered.detach().abs().amax(dim=1, keepdim=True)
     varies = largest != 0
     scaled = centered / torch.where(varies, largest, 1.0)
     variance = scaled.square().sum(dim=1, keepdim=True) / (logits.shape[1] - 1)
-    std = largest * torch.where(varies, variance, 1.0).sqrt()
-    return torch.where(varies, centered / (std + 1e-7), 0.0)
+    return centered, largest * torch.where(varies, variance, 1.0).sqrt()

@@ -51,9 +51,10 @@ def curve(member: Member, metric: str = "top1") -> Curve:
     try:
         for row in read_rows(member.folder / "metrics.jsonl"):
             if row.get("kind") == "eval" and row.get("split") == "val":
-                head = next(key for key in row if key.endswith("/top1")).removesuffix("/top1")
-                if f"{head}/{metric}" in row:
-                    found[int(row["epoch"])] = float(row[f"{head}/{metric}"])
+                head, _, main = next(key for key in row if key.endswith(("/top1", "/map"))).rpartition("/")
+                key = f"{head}/{main if metric == 'top1' else metric}"
+                if key in row:
+                    found[int(row["epoch"])] = float(row[key])
     except (UserError, KeyError, TypeError, ValueError, StopIteration):
         return {}
     return found

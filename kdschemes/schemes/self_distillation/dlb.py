@@ -13,7 +13,7 @@ from kdschemes.core.cross_entropy import cross_entropy
 from kdschemes.core.distillation import Distillation
 from kdschemes.core.nodes import Node
 from kdschemes.core.schedules import Schedule, constant
-from kdschemes.core.terms import Term
+from kdschemes.core.terms import Supervise
 from kdschemes.core.types import Batch, DataSpec, Output, Outputs
 from kdschemes.schemes.distill import Edge, distill
 from kdschemes.schemes.networks import student_network
@@ -55,11 +55,11 @@ class LastStep(Node):
             self._new.clear()
 
 
-class SuperviseBoth(Term):
+class SuperviseBoth(Supervise):
     """Cross-entropy with the labels of a batch and one of its auxiliary batches, averaged over the samples of both."""
 
     def __init__(self, target: str, again: str, aux_batch: str, weight: Schedule) -> None:
-        super().__init__(f"ce/{target}", target, weight)
+        super().__init__(target, weight)
         self.again, self.aux_batch = again, aux_batch
 
     @property
@@ -76,8 +76,11 @@ class SuperviseBoth(Term):
         return cross_entropy(
             torch.cat([outputs[name].logits for name in self.reads]),
             torch.cat([b.labels for b in both]),
+            label_smoothing=self.label_smoothing,
+            label_smoothing_over=self.label_smoothing_over,
             partner_labels=torch.cat(partners) if partners else None,
             mix=torch.cat(mixes) if mixes else None,
+            class_weights=self.class_weights,
         )
 
 

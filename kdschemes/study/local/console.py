@@ -8,6 +8,7 @@ from typing import Any
 from rich.progress import TextColumn
 
 from kdschemes.printable import printable
+from kdschemes.storage.results import main_metric
 from kdschemes.tracking.console import ProgressConsole
 
 
@@ -39,7 +40,7 @@ def result_line(results: Mapping[str, Any]) -> str:
     """Return the accuracy of a finished run's reported head on the test set, or else on the validation split."""
     last = results["heads"][results["primary_head"]]["last"]
     split = next((split for split in ("test", "val") if last.get(split)), None)
-    reached = f"{split} {last[split]['top1']:.2f} % (last), " if split is not None else ""
+    reached = f"{split} {last[split][main_metric(last[split])]:.2f} % (last), " if split is not None else ""
     return f"{reached}{duration(results['train_seconds'])}"
 
 

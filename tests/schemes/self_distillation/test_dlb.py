@@ -60,6 +60,21 @@ VARIANTS = {"self-dlb-dist": [*DLB, "losses.response=dist"]}
 REFERENCES: dict[str, Reference] = {"DLB": recorded}
 
 
+def test_labels_of_both_batches_are_smoothed_and_their_classes_weighted() -> None:
+    before, now = (Batch(torch.zeros(n, 1, 1, 1), torch.arange(n) % 3, torch.arange(n)) for n in (2, 4))
+    batch = Batch(now.images, now.labels, now.index, aux_batches={"previous": before})
+    term = SuperviseBoth("now", "again", "previous", constant(1.0))
+    term.label_smoothing, term.class_weights = 0.1, torch.tensor([1.0, 2.0, 3.0])
+    z, again = torch.randn(4, 3), torch.randn(2, 3)
+    expected = cross_entropy(
+        torch.cat([z, again]),
+        torch.tensor([0, 1, 2, 0, 0, 1]),
+        label_smoothing=0.1,
+        class_weights=torch.tensor([1.0, 2.0, 3.0]),
+    )
+    assert term({"now": Output(z), "again": Output(again)}, batch) == expected
+
+
 def test_a_step_takes_two_forward_passes() -> None:
     scheme = build(*DLB).train()
     scheme(batch_for(scheme), START)
