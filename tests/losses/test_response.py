@@ -165,7 +165,7 @@ def check_gradient_in_float32(loss: Callable[[Tensor], Tensor], x: Tensor) -> No
     assert (found - truth).abs().max() < 3e-6 * truth.abs().max()
 
 
-@every
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.shift_free])
 @pytest.mark.parametrize("offsets", [(1e4, 0.0), (-1e4, 1e4)], ids=str)
 def test_a_common_offset_costs_no_digits(name: str, offsets: tuple[float, float]) -> None:
     case, (z, v, y) = CASES[name], logits_and_labels(8)
@@ -189,9 +189,10 @@ def test_zero_where_both_are_equal(name: str) -> None:
         value, found = value_and_gradient(case, x.float(), x.float(), y)
         assert value.item() == 0.0
         assert found.abs().max() == 0.0
-        shifted, found = value_and_gradient(case, (x + 8.0).float(), x.float(), y)
-        assert 0.0 <= shifted.item() < 1e-9
-        assert found.abs().max() < 1e-4
+        if case.shift_free:
+            shifted, found = value_and_gradient(case, (x + 8.0).float(), x.float(), y)
+            assert 0.0 <= shifted.item() < 1e-9
+            assert found.abs().max() < 1e-4
     equal = (2.0 * v).requires_grad_()
     value = case.loss(equal, 2.0 * v, y)
     assert value.item() == pytest.approx(0.0, abs=1e-25)
