@@ -97,7 +97,7 @@ def _write(study: Study, pages: Path) -> None:
 
 def _how(study: Study, groups: Sequence[Group]) -> Section:
     results = [result for group in groups for result in group.results]
-    hours = sum(result["train_seconds"] / result.get("pack_size", 1) for result in results) / 3600
+    hours = sum(result["train_seconds"] for result in results) / 3600
     keys = [word.partition("=")[0] for word in study.overrides]
     words = [f"{key}=PATH" if key in PATHS else word for key, word in zip(keys, study.overrides, strict=True)]
     command = shlex.join(["kdschemes", "study", "run", study.name, *words])
@@ -105,7 +105,8 @@ def _how(study: Study, groups: Sequence[Group]) -> Section:
         f"Command: `{command}`",
         f"Settings: all are in `experiments/studies/{study.name}.yaml`.",
         f"Commit of the runs: {_commits(groups)}.",
-        f"Training: {hours:.2f} hours for {len(results)} runs, as the clock says; other work ran beside it.",
+        f"Training: {hours:.2f} hours of one process for {len(results)} runs, as the clock says; other work ran beside "
+        "it.",
     ]
     return Section(title="How it was run", items=lines)
 

@@ -84,7 +84,8 @@ def cost_table(groups: Sequence[Group]) -> Table:
         caption += f" Not measured in these runs: {', '.join(lacking)}."
     if any(value > 1 for group in groups for value in each(group, "pack_size")):
         caption += (
-            " Some runs were trained in one process (a pack): their seconds and memory are those of the whole pack."
+            " Some runs were trained in one process (a pack): their seconds are an equal share of the pack's, their "
+            "memory is that of the whole pack."
         )
     return _without_empty(("run", *COSTS), rows, COSTS, caption)
 

@@ -16,6 +16,9 @@ from kdschemes.report.formatting import accuracy, by_seed, mean_of, shared_teach
 from kdschemes.report.groups import Group
 from kdschemes.report.style import INK, SERIES, ramp
 
+APART = 3.0
+"""How far a level may be from the points beside it, in ranges of these."""
+
 ANY = "any"
 """The value, in a heat map, of a key that a point does not use."""
 
@@ -156,8 +159,15 @@ def _lines(
 ) -> Chart:
     """Return lines over `key`, one for each value of the key `by`, or for anything else in which the points differ.
 
-    `constant` points, which have no such key, are dashed horizontal lines.
+    `constant` points, which have no such key, are dashed horizontal lines; one that is too far from the others, as a
+    much larger teacher is, would hide their differences, and is only in the caption.
     """
+    means_of = [point.mean for point in points]
+    room = APART * (max(means_of) - min(means_of) or 1.0)
+    far = [point for point in constant if not min(means_of) - room <= point.mean <= max(means_of) + room]
+    constant = [point for point in constant if point not in far]
+    if constant and by is None:
+        points = [replace(point, rest=point.rest or "runs") for point in points]
     hue = _numbers(points, by, names) if by is not None else _kinds([*points, *constant])
     means: list[dict[str, Any]] = []
     dots: list[dict[str, Any]] = []
@@ -197,6 +207,7 @@ def _lines(
         f"{'' if by else ', small dots are seeds'}"
         f"{f'; dashed: {_listed(constant)}, whatever {names[key]} is' if constant else ''}."
     )
+    caption += "".join(f" Beyond the axis: {point.rest}, {point.mean:.2f} %." for point in far)
     return Chart(name=name, spec=alt.layer(*layers).properties(width="container", height=320), caption=caption)
 
 

@@ -176,6 +176,23 @@ def test_the_student_alone_and_the_teacher_are_levels_of_one_key(tmp_path: Path)
     assert len(hue([*groups, *(replace(group, label=f"{group.label}!") for group in groups)]).names) == 8
 
 
+def test_a_teacher_that_is_far_away_does_not_hide_the_differences(tmp_path: Path) -> None:
+    text = "{question: Q, base: {scheme: offline, train.epochs: 4, teacher: convnet}, seeds: [0, 1], "
+    study = write_study_of(tmp_path, "far", text + "grid: {scheme.alpha: [0.1, 0.5, 0.9]}}")
+    for number, entry in enumerate(study.runs):
+        words = [f"seed={entry.seed}", "scheme=offline", "teacher=convnet"]
+        words += [f"{key}={value}" for key, value in entry.grid.items()]
+        found = results(entry.seed, 60.0 + 0.1 * number)
+        write_run(
+            tmp_path, words, found | {"teacher": "teacher", "heads": found["heads"] | {"teacher": both(70.0, None)}}
+        )
+    section = grid(study_groups(status(study)))
+    assert section is not None
+    (lines,) = section.charts
+    assert all(row.get("mean", 60.0) < 61 for row in data_of(lines))
+    assert lines.caption.endswith("Beyond the axis: teacher, 70.00 %.")
+
+
 def test_the_front_is_what_nothing_beats() -> None:
     points = [(1.0, 50.0), (3.0, 60.0), (2.0, 49.0), (3.0, 61.0), (4.0, 61.0), (0.5, 40.0)]
     expected = [
