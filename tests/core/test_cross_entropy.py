@@ -130,9 +130,8 @@ def test_several_labels_are_binary_problems_whose_losses_add_up() -> None:
         return total / len(targets)
 
     assert binary_cross_entropy(z, rows).item() == pytest.approx(loop(rows.tolist()), rel=1e-12)
-    mixed = [
-        [m * a + (1 - m) * b for a, b in zip(*pair, strict=True)] for m, *pair in zip(mix, rows, partners, strict=True)
-    ]
+    lists = zip(mix.tolist(), rows.tolist(), partners.tolist(), strict=True)
+    mixed = [[m * a + (1 - m) * b for a, b in zip(own, other, strict=True)] for m, own, other in lists]
     value = binary_cross_entropy(z, rows, partner_labels=partners, mix=mix)
     assert value.item() == pytest.approx(loop(mixed), rel=1e-7)
     z.requires_grad_()

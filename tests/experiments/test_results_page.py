@@ -39,7 +39,7 @@ def test_a_page_and_the_tables_come_from_the_runs(tmp_path: Path) -> None:
     assert f"`{command} 'data.exclude_classes=[1, 2]'`" in page
     assert "Commit of the runs: abc0, abc1, not recorded by 2 runs." in page
     assert "somewhere" not in page
-    assert "Training: 2.00 hours for 4 runs" in page
+    assert "Training: 4.00 hours of one process for 4 runs" in page
     rows = [
         "| [ours]({}ours.md) | alone | 98.92 | 90.50 ± 0.71 | 0, 1 | -8.42 |",
         "| [ours]({}ours.md) | smoothed | 99 | 90.50 ± 0.71 | 0, 1 | -8.50 |",
