@@ -59,7 +59,7 @@ ON_MNIST = {
 }
 """Those whose fully connected networks and omitted classes are those of MNIST."""
 
-LIKE_OTHERS = ("nayak2019_fashion", "cifar100_resnet56_resnet20", "deck_temperature", "deck_length")
+LIKE_OTHERS = ("nayak2019_fashion", "cifar100_resnet56_resnet20", "deck_temperature", "deck_length", "muller2019")
 """Studies whose runs differ from another's only in their data, networks or values."""
 
 ON_DIGITS = ("alpha_digits", "first_look")
@@ -201,7 +201,9 @@ def test_the_smallest_form_of_a_study_runs_to_its_report(name: str, tmp_path: Pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ON_MNIST)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.exhaustive] * (name in LIKE_OTHERS)) for name in ON_MNIST]
+)
 def test_the_smallest_form_of_a_study_of_mnist_runs_to_its_report(name: str, shared: Path, tmp_path: Path) -> None:
     tree = yaml.safe_load(SHIPPED[name].read_text()) | {"seeds": [0]}
     for label in [label for label in tree["variants"] if re.match(r"300? units.*(?<!T=8)(?<!T=40)$", label)]:
